@@ -1,0 +1,334 @@
+"""RLRun, the custom resource: what a user may ask for. The CRD is generated from these classes. PURE."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from scalerl_api.model import ApiModel
+from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
+from scalerl_api.status import RLRunStatus
+
+API_VERSION = "scalerl.io/v1alpha1"
+KIND = "RLRun"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+
+
+class ScratchModel(ApiModel):
+    """A Qwen3-architecture model with random weights and a tokenizer of single characters."""
+
+    hidden_size: int = Field(default=128, ge=16, le=4096)
+    """Width."""
+    layers: int = Field(default=4, ge=1, le=64)
+    """Decoder layers."""
+    heads: int = Field(default=4, ge=1, le=64)
+    """Query heads of `headDim`."""
+    kv_heads: int = Field(default=2, ge=1, le=64)
+    """Key and value heads; divides `heads`."""
+    head_dim: int = Field(default=32, ge=32, le=256)
+    """Width of a head; vLLM's CPU attention needs a multiple of 32."""
+    intermediate_size: int = Field(default=384, ge=16, le=16_384)
+    """Width of the MLP."""
+    tied_embeddings: bool = True
+    """Input and output embeddings are one matrix."""
+
+
+class ModelSpec(ApiModel):
+    """The policy that is trained."""
+
+    source: str = Field(min_length=1, max_length=500)
+    """Hub id, local folder, or `scratch`. Fixed for the run's life."""
+    scratch: ScratchModel | None = None
+    """Sizes of the model to make; only with `source: scratch`."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of weights and activations; the optimizer always keeps float32."""
+
+
+class WarmStartSpec(ApiModel):
+    """Supervised fine-tuning before RL; its end is step 0 of the run."""
+
+    source: str = Field(min_length=1, max_length=500)
+    """JSONL or parquet of `prompt` and `completion`, or `reasoning_gym:<task>` for traces that scalerl writes."""
+    steps: int = Field(ge=1, le=1_000_000)
+    """Optimizer steps."""
+    batch_size: int = Field(default=64, ge=1, le=100_000)
+    """Sequences in one step."""
+    learning_rate: float = Field(default=3e-5, ge=0.0, le=1.0)
+    """Rate after the warm-up."""
+    warmup_steps: int = Field(default=20, ge=0, le=100_000)
+    """Steps of linear warm-up."""
+    wrong_steps: int = Field(default=0, ge=0, le=1_000_000)
+    """The last so many of `steps` see traces of mixed quality: see `wrongShare`."""
+    wrong_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of traces with a wrong answer in those steps; this sets how much is left for RL to gain."""
+
+
+class DatasetSpec(ApiModel):
+    """Prompts with answers."""
+
+    source: str = Field(min_length=1, max_length=500)
+    """Hub id, a .jsonl or .parquet path, or `reasoning_gym:<task>`."""
+    split: str = Field(default="train", min_length=1, max_length=100)
+    """Split of a hub data set."""
+    prompt_field: str = Field(default="prompt", min_length=1, max_length=100)
+    """Column of the prompt."""
+    answer_field: str = Field(default="answer", min_length=1, max_length=100)
+    """Column of the reference answer (for `code`: the tests)."""
+    size: int = Field(default=10_000, ge=1, le=100_000_000)
+    """Rows to generate (`reasoning_gym:`); otherwise the most rows to read."""
+    task: dict[str, int | float | str | bool] = {}
+    """Options of the reasoning_gym task, by its own names."""
+
+
+class NamedDatasetSpec(DatasetSpec):
+    """A downstream test set, evaluated beside the held-out prompts; never trained on."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=52)
+    """Label of its results."""
+
+
+class HeldOutSpec(ApiModel):
+    """The prompts whose pass rate is fitted: split off `train` at random, never trained on."""
+
+    prompts: int = Field(default=1000, ge=1, le=1_000_000)
+    """How many prompts are split off."""
+    samples_per_prompt: int = Field(default=16, ge=1, le=1024)
+    """Completions per prompt; the pass rate is their mean (mean@k)."""
+
+
+class DataSpec(ApiModel):
+    """What is trained on and what is measured on."""
+
+    train: DatasetSpec
+    """Training prompts; `heldOut` is taken out of them."""
+    held_out: HeldOutSpec = HeldOutSpec()
+    """The measured prompts."""
+    downstream: list[NamedDatasetSpec] = Field(default=[], max_length=20)
+    """Further test sets."""
+    prompt_format: Literal["chat", "plain"] = "chat"
+    """`chat`: the tokenizer's chat template. `plain`: `promptTemplate` alone."""
+    prompt_template: str = Field(default="{prompt}", min_length=1, max_length=10_000)
+    """Text around the prompt; holds `{prompt}` once."""
+    max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """The run does not start if more than this share of the rows is malformed."""
+
+
+class RewardSpec(ApiModel):
+    """+1 for a right answer, -1 for a wrong one."""
+
+    verifier: str = Field(pattern=r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$", max_length=300)
+    """`math`, `reasoning_gym`, `code`, or `python:package.module:function`."""
+    timeout_seconds: float = Field(default=10.0, ge=0.1, le=3600.0)
+    """Longest check of one completion; a check that is cut counts as the verifier's failure, not as a wrong answer.
+    A program under `code` that runs longer is wrong."""
+    memory_megabytes: int = Field(default=512, ge=16, le=1_000_000)
+    """`code`: memory of the program under test."""
+
+
+class RecipeSpec(ApiModel):
+    """A preset and what differs from it, by the recipe's own field names."""
+
+    preset: PresetName = "scalerl"
+    """Where the values start."""
+    overrides: dict[str, Any] = {}
+    """Filled from the other keys: `recipe: {preset: scalerl, loss: {kind: gspo}}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        """Everything that is not `preset` is an override."""
+        if not isinstance(data, dict) or "overrides" in data:
+            return data
+        return {"preset": data.get("preset", "scalerl"), "overrides": {k: v for k, v in data.items() if k != "preset"}}
+
+
+class BudgetSpec(ApiModel):
+    """When the run is done."""
+
+    steps: int = Field(ge=1, le=10_000_000)
+    """Optimizer steps."""
+    gpu_hours: float | None = Field(default=None, ge=0.0, le=1e9)
+    """Stop when this much compute is spent, even if steps are left (device-hours on CPU)."""
+    eval_every_steps: int = Field(default=100, ge=1, le=1_000_000)
+    """Steps between evaluations; step 0 and the last step are always evaluated. Each has a checkpoint."""
+
+
+class TrainerSpec(ApiModel):
+    """The trainer group (DeepSpeed): a gang."""
+
+    replicas: int = Field(default=1, ge=1, le=4096)
+    """Pods (processes on CPU)."""
+    gpus_per_replica: int = Field(default=1, ge=0, le=16)
+    """GPUs of one replica; 0 trains on the CPU, one rank per replica."""
+    zero_stage: Literal[1, 2, 3] = 1
+    """What DeepSpeed shards over the ranks: optimizer; and gradients; and weights."""
+    micro_batch_tokens: int = Field(default=16_384, ge=16, le=10_000_000)
+    """Token budget of one packed micro-batch; the longest sequence must fit."""
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel ranks."""
+        return self.replicas * max(1, self.gpus_per_replica)
+
+
+class GeneratorSpec(ApiModel):
+    """The generator pool (vLLM): replicas come and go."""
+
+    min_replicas: int = Field(default=1, ge=1, le=4096)
+    """Fewest replicas to start and keep."""
+    max_replicas: int = Field(default=1, ge=1, le=4096)
+    """Most replicas; on one machine `minReplicas` are run."""
+    gpus_per_replica: int = Field(default=1, ge=0, le=16)
+    """GPUs of one engine (tensor parallel); 0 generates on the CPU."""
+    max_sequences: int = Field(default=256, ge=1, le=65_536)
+    """Completions that one engine runs at once."""
+    gpu_memory_share: float = Field(default=0.9, ge=0.05, le=0.99)
+    """Share of a GPU's memory that the engine takes."""
+    kv_cache_megabytes: int = Field(default=256, ge=16, le=10_000_000)
+    """Key-value cache of an engine on the CPU."""
+
+
+class CheckpointSpec(ApiModel):
+    """What survives a fault."""
+
+    path: str | None = Field(default=None, max_length=1000)
+    """Folder for checkpoints; unset: `checkpoints` in the run's folder."""
+    every_steps: int = Field(default=50, ge=1, le=1_000_000)
+    """Steps between checkpoints."""
+    keep: int = Field(default=3, ge=2, le=1000)
+    """How many are kept. At least 2: the older one replaces a damaged one."""
+
+
+class TargetSpec(ApiModel):
+    """A goal whose time is predicted."""
+
+    pass_rate: float = Field(ge=0.0, le=1.0)
+    """Held-out pass rate to reach."""
+
+
+class ForecastSpec(ApiModel):
+    """How the curve is read."""
+
+    law: Literal["auto", "sigmoid"] = "auto"
+    """`auto`: the rivals are judged too and may lower the verdict. `sigmoid`: Eq. 1 alone."""
+    burn_in_gpu_hours: float | None = Field(default=None, ge=0.0, le=1e9)
+    """Points before it are left out; unset: by the forecaster's stated rule."""
+    target: TargetSpec | None = None
+    """A goal whose time is predicted."""
+
+
+class Bound(ApiModel):
+    """One side of a number."""
+
+    below: float | None = None
+    """True while the number is below this."""
+    above: float | None = None
+    """True while the number is above this."""
+
+
+class StopCondition(ApiModel):
+    """Exactly one measured quantity and its bound."""
+
+    ceiling_upper: Bound | None = None
+    """Upper end of the predicted ceiling's 90 % interval."""
+    remaining_gain: Bound | None = None
+    """Predicted pass rate at the budget, less the one now: upper end."""
+    pass_rate: Bound | None = None
+    """The last measured pass rate."""
+
+
+class StopPolicy(ApiModel):
+    """Ends a run when its condition holds for some evaluations in a row."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=52)
+    """Names the policy in status and logs."""
+    when: StopCondition
+    """The condition."""
+    for_evals: int = Field(default=3, ge=1, le=1000, alias="for")
+    """Consecutive evaluations for which it holds."""
+    mode: Literal["Enforce", "Observe"] = "Enforce"
+    """`Observe` reports and goes on."""
+
+
+class FailurePolicy(ApiModel):
+    """How often a failed run is started again from its checkpoint."""
+
+    max_restarts: int = Field(default=3, ge=0, le=1000)
+    """Restarts before the run fails; a new checkpoint restores the budget."""
+
+
+class Deadlines(ApiModel):
+    """Longest waits, in seconds. A wait that is longer ends the attempt and names its phase."""
+
+    start_seconds: int = Field(default=1800, ge=1, le=604_800)
+    """From the start of the processes until the engines answer."""
+    active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
+    """Whole run, over all attempts; then it is checkpointed and ended."""
+    generate_seconds: int = Field(default=1800, ge=1, le=604_800)
+    """One group of completions; also the trainer's wait for a batch."""
+    train_seconds: int = Field(default=1800, ge=1, le=604_800)
+    """One optimizer step."""
+    sync_seconds: int = Field(default=300, ge=1, le=604_800)
+    """One weight update on every generator."""
+    checkpoint_seconds: int = Field(default=1800, ge=1, le=604_800)
+    """Saving or loading one checkpoint."""
+    eval_seconds: int = Field(default=7200, ge=1, le=604_800)
+    """One evaluation."""
+
+
+class RLRunSpec(ApiModel):
+    """What the user asked for."""
+
+    model: ModelSpec
+    """The policy."""
+    warm_start: WarmStartSpec | None = None
+    """Optional supervised stage before RL."""
+    data: DataSpec
+    """Prompts."""
+    reward: RewardSpec
+    """Verifier."""
+    recipe: RecipeSpec = RecipeSpec()
+    """Algorithm."""
+    budget: BudgetSpec
+    """Length of the run."""
+    trainer: TrainerSpec = TrainerSpec()
+    """Trainer group."""
+    generator: GeneratorSpec = GeneratorSpec()
+    """Generator pool."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Durability."""
+    forecast: ForecastSpec = ForecastSpec()
+    """Curve fit."""
+    stop_policies: list[StopPolicy] = Field(default=[], max_length=20)
+    """Automated stops."""
+    failure_policy: FailurePolicy = FailurePolicy()
+    """Restarts."""
+    deadlines: Deadlines = Deadlines()
+    """Longest waits."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seeds data order, sampling, splits and weights."""
+
+    def resolved_recipe(self) -> Recipe:
+        """Return the recipe with preset and overrides applied. Raises pydantic.ValidationError."""
+        return Recipe.model_validate(merge(PRESETS[self.recipe.preset], self.recipe.overrides))
+
+
+class Metadata(ApiModel, extra="ignore"):
+    """What we read of a resource's metadata; the rest passes by."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=52)
+    namespace: str = Field(default="default", max_length=63)
+
+
+class RLRun(ApiModel):
+    """One run."""
+
+    api_version: Literal["scalerl.io/v1alpha1"] = API_VERSION
+    kind: Literal["RLRun"] = KIND
+    metadata: Metadata
+    spec: RLRunSpec
+    status: RLRunStatus | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.metadata.name

@@ -1,0 +1,124 @@
+"""What operator and runtime say to each other: paths, ports, names, exit codes, JSON bodies. PURE.
+
+Every constant says who writes it and who reads it.
+"""
+
+from typing import Literal
+
+from scalerl_api.model import ApiModel
+
+# Exit codes of the runtime (written by the runtime, read by the actuators).
+EXIT_FINISHED = 0
+EXIT_INVALID = 64  # the spec is wrong; never retried
+EXIT_RETRY = 75  # a fault of the surroundings; does not say the run is bad
+
+# Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
+ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
+ENV_FOLDER = "SCALERL_FOLDER"  # the run's folder: records and, unless the spec says otherwise, checkpoints
+ENV_ATTEMPT = "SCALERL_ATTEMPT"  # 1 for the first start
+ENV_PORT = "SCALERL_PORT"  # the leader's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
+ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
+ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # where the leader leaves its Termination
+
+# Files in the run's folder (written by the runtime, read by the actuators and the report).
+ADDRESS_FILE = "leader.address"  # "host:port", written when the leader's HTTP answers
+METRICS_FILE = "metrics.jsonl"  # one StepRecord a line
+EVALS_FILE = "evals.jsonl"  # one EvalPoint a line, durable before it is announced
+LEDGER_FILE = "ledger.jsonl"  # one line a step: the prompts it trained
+CHECKPOINTS = "checkpoints"
+
+# The leader's HTTP.
+PATH_METRICS = "/metrics"
+PATH_PROGRESS = "/v1/progress"
+PATH_HEALTH = "/healthz"
+PATH_READY = "/readyz"
+
+Phase = Literal["starting", "warmStart", "training", "evaluating", "stopping", "finished"]
+HELD_OUT = "held_out"  # name of the fitted test set; downstream sets have the user's names
+
+
+class EvalPoint(ApiModel):
+    """One evaluation of one version on one test set."""
+
+    index: int
+    """Position in the run's history, from 0; `since` in `/v1/progress` counts these."""
+    dataset: str = HELD_OUT
+    """`held_out`, or the name of a downstream set."""
+    step: int
+    """Optimizer steps done by the evaluated weights."""
+    version: int
+    """The weights' version, the same as `step` unless weights are not pushed every step."""
+    compute_gpu_hours: float
+    """GPU-hours (device-hours on CPU) of the whole run when that step ended; warm start excluded."""
+    pass_rate: float
+    """Mean over prompts and samples, in [0, 1]."""
+    prompts: int
+    samples: int
+    """Completions per prompt."""
+    standard_error: float
+    """Of `pass_rate`, clustered by prompt."""
+    excluded: int = 0
+    """Completions that the verifier could not judge."""
+    mean_tokens: float = 0.0
+    """Mean completion length."""
+    entropy: float | None = None
+    """Mean negative log-probability of the sampled tokens (nats): an estimate of the policy's entropy."""
+    attempt: int = 1
+
+
+class StepRecord(ApiModel):
+    """One optimizer step: a line of metrics.jsonl."""
+
+    step: int
+    time: float
+    """Unix seconds at the step's end."""
+    attempt: int
+    compute_gpu_hours: float
+    reward: float
+    """Mean reward of the batch, in [-1, 1]."""
+    values: dict[str, float]
+    """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
+
+
+class Checkpoint(ApiModel):
+    """The last durable checkpoint."""
+
+    step: int
+    time: float
+    path: str
+
+
+class Progress(ApiModel):
+    """Body of `/v1/progress?since=N`: everything a restarted operator needs."""
+
+    run: str
+    attempt: int
+    phase: Phase
+    detail: str = ""
+    """What is being waited for, for a person."""
+    step: int
+    version: int
+    compute_gpu_hours: float
+    gpu_seconds: dict[str, float] = {}
+    """By role, all attempts that this leader knows of."""
+    idle_fraction: dict[str, float] = {}
+    """By role, of this attempt."""
+    generators_ready: int = 0
+    generator_restarts: int = 0
+    latest: StepRecord | None = None
+    evals: list[EvalPoint] = []
+    """Every point from index `since` on."""
+    checkpoint: Checkpoint | None = None
+    time: float
+    """Unix seconds on the leader's clock."""
+
+
+class Termination(ApiModel):
+    """What the leader says last (the pod's termination message)."""
+
+    reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"]
+    step: int = 0
+    checkpoint_step: int | None = None
+    last_eval: EvalPoint | None = None
+    error: str = ""
+    """One line."""

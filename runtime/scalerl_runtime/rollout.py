@@ -1,0 +1,50 @@
+"""What generation hands to training: completions and their groups. PURE."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a data set, ready for the generator."""
+
+    id: int  # position in its data set; the same in every epoch and after a restart
+    text: str
+    tokens: Ints  # [Tp]
+    answer: str  # what the verifier compares with; JSON where the verifier needs more than a string
+    difficulty: float = 0.0  # any scale, larger is harder; orders the curricula
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sample. The four arrays have one entry per generated token."""
+
+    tokens: Ints  # [T]
+    logps: Floats  # [T] log-probability (nats) under the generator that sampled the token
+    versions: Ints  # [T] version of the weights that sampled the token
+    forced: Flags  # [T] True where the interruption forced the token
+    finish: Literal["stop", "length"]  # `length`: cut at the limit
+    text: str
+    reward: float | None = None  # in [-1, 1]; None: the verifier itself failed
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt's completions."""
+
+    prompt: Prompt
+    epoch: int
+    admitted_version: int  # no token is older than this
+    completions: tuple[Completion, ...]
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """[G] rewards; NaN where the verifier failed."""
+        return np.array([np.nan if c.reward is None else c.reward for c in self.completions], dtype=np.float64)
