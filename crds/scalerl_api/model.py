@@ -1,7 +1,11 @@
 """The base of every API type: frozen, camelCase on the wire, no unknown field. PURE."""
 
-from pydantic import BaseModel, ConfigDict
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 
 class ApiModel(BaseModel):
@@ -15,3 +19,24 @@ class ApiModel(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_strict_as_the_api_server(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would silently convert: `true` or "8" for a whole number, 1 for true."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise PydanticCustomError("int_type" if int in kinds else "float_type", "a number is needed")
+        if isinstance(value, str) and int in kinds and str not in kinds:
+            raise PydanticCustomError("int_type", "a number is needed")
+        if bool in kinds and len(kinds) == 1 and not isinstance(value, bool):
+            raise PydanticCustomError("bool_type", "true or false is needed")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that a field takes: {int, NoneType} for `int | None`; none for a list or a mapping."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType, Literal):
+        return {each if isinstance(each, type) else type(each) for each in get_args(annotation)}
+    return {annotation} if origin is None else set()

@@ -1,16 +1,17 @@
 """RLRun, the custom resource: what a user may ask for. The CRD is generated from these classes. PURE."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.model import ApiModel
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
-API_VERSION = "scalerl.io/v1alpha1"
-KIND = "RLRun"
+API_VERSION: Final = "scalerl.io/v1alpha1"
+KIND: Final = "RLRun"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+VERIFIER_PATTERN = r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$"
 
 
 class ScratchModel(ApiModel):
@@ -75,7 +76,7 @@ class DatasetSpec(ApiModel):
     """Column of the reference answer (for `code`: the tests)."""
     size: int = Field(default=10_000, ge=1, le=100_000_000)
     """Rows to generate (`reasoning_gym:`); otherwise the most rows to read."""
-    task: dict[str, int | float | str | bool] = {}
+    task: dict[str, int | float | str | bool] = Field(default={}, max_length=50)
     """Options of the reasoning_gym task, by its own names."""
 
 
@@ -115,7 +116,7 @@ class DataSpec(ApiModel):
 class RewardSpec(ApiModel):
     """+1 for a right answer, -1 for a wrong one."""
 
-    verifier: str = Field(pattern=r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$", max_length=300)
+    verifier: str = Field(pattern=VERIFIER_PATTERN, max_length=300)
     """`math`, `reasoning_gym`, `code`, or `python:package.module:function`."""
     timeout_seconds: float = Field(default=10.0, ge=0.1, le=3600.0)
     """Longest check of one completion; a check that is cut counts as the verifier's failure, not as a wrong answer.
@@ -139,6 +140,11 @@ class RecipeSpec(ApiModel):
         if not isinstance(data, dict) or "overrides" in data:
             return data
         return {"preset": data.get("preset", "scalerl"), "overrides": {k: v for k, v in data.items() if k != "preset"}}
+
+    @model_serializer
+    def _spread(self) -> dict[str, Any]:
+        """Write what a user would have written, which is also what the CRD knows."""
+        return {"preset": self.preset, **self.overrides}
 
 
 class BudgetSpec(ApiModel):

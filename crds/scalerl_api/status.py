@@ -10,86 +10,138 @@ class Condition(ApiModel):
     """metav1.Condition."""
 
     type: Literal["Ready", "Progressing", "ForecastReady", "StopRecommended", "Complete", "Failed"]
+    """What is said. `Complete` with reason `StoppedByPolicy` is a run that a policy ended: no failure."""
     status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
     reason: str
+    """One CamelCase word, for programs."""
     message: str
+    """One sentence, for people."""
     last_transition_time: datetime
+    """When `status` last changed."""
     observed_generation: int = 1
+    """The spec's generation that this was said about."""
 
 
 class RoleStatus(ApiModel):
     """One role's replicas."""
 
     name: Literal["trainer", "generator"]
+    """The role."""
     desired: int
+    """Replicas that are wanted."""
     ready: int
+    """Replicas that are at work."""
     restarts: int
+    """Replicas that were replaced, over all attempts."""
 
 
 class ProgressStatus(ApiModel):
     """How far the run is."""
 
     phase: str
+    """A summary for `kubectl get`; programs read the conditions."""
     step: int
+    """Optimizer steps done."""
     version: int
+    """The weights that the generators have."""
     pass_rate: float | None = None
+    """The last measured held-out pass rate, in [0, 1]."""
     compute_gpu_hours: float
+    """GPU-hours spent (device-hours on CPU); warm start excluded."""
     eta_seconds: float | None = None
+    """Seconds to the budget's end at the present pace."""
 
 
 class ForecastStatus(ApiModel):
     """The last forecast. Without a fit the numbers are absent, never guessed."""
 
     verdict: Literal["Identified", "Weak", "NotIdentified"]
+    """`Identified`: the interval can be acted on. `Weak`: it is wide, or a rival law disagrees. `NotIdentified`: the
+    points do not say."""
     reason: str
+    """Why, in a sentence."""
     law: str | None = None
+    """The law that was fitted."""
     points: int
+    """Evaluations that were used."""
     ceiling: float | None = None
+    """The pass rate that endless compute would reach (A of Eq. 1)."""
     ceiling_low: float | None = None
+    """Lower end of its 90 % interval."""
     ceiling_high: float | None = None
+    """Upper end of its 90 % interval."""
     c_mid_gpu_hours: float | None = None
+    """Compute at which half of the gain is reached."""
     b: float | None = None
+    """Steepness (B of Eq. 1)."""
     r0: float | None = None
+    """Pass rate before RL (R0 of Eq. 1)."""
     predicted_at_budget: float | None = None
+    """Pass rate at the end of the budget."""
     low: float | None = None
+    """Lower end of its 90 % interval."""
     high: float | None = None
+    """Upper end of its 90 % interval."""
     target_gpu_hours: float | None = None
+    """Compute at which `spec.forecast.target` is reached; absent if it never is."""
+    summary: str | None = None
+    """Ceiling and interval for one column: `0.61 [0.59,0.63]`. Absent without a fit."""
     updated_at: datetime | None = None
+    """When this was computed."""
 
 
 class StopStatus(ApiModel):
     """Which policy spoke."""
 
     policy: str
+    """Its name."""
     mode: Literal["Enforce", "Observe"]
+    """Whether it ended the run or would have."""
     reason: str
+    """What held, with the numbers."""
     saved_gpu_hours: float | None = None
+    """Budget that was left."""
 
 
 class CheckpointStatus(ApiModel):
     """The last durable checkpoint."""
 
     step: int
+    """Optimizer steps it holds."""
     time: datetime
+    """When it became durable."""
     uri: str
+    """Where it is."""
 
 
 class CostStatus(ApiModel):
     """What the run has used, lost work included."""
 
     gpu_seconds: dict[str, float]
+    """By role."""
     idle_fraction: dict[str, float]
+    """By role, in [0, 1]."""
 
 
 class RLRunStatus(ApiModel):
     """What was seen, as of the last write."""
 
     observed_generation: int = 1
+    """The spec's generation that this status is about."""
     conditions: list[Condition] = []
+    """What holds now."""
     roles: list[RoleStatus] = []
+    """Replicas by role."""
     attempt: int = 1
+    """1 for the first start."""
     progress: ProgressStatus | None = None
+    """How far the run is."""
     forecast: ForecastStatus | None = None
+    """The last forecast."""
     stop: StopStatus | None = None
+    """The policy that spoke."""
     checkpoint: CheckpointStatus | None = None
+    """The last durable checkpoint."""
     cost: CostStatus | None = None
+    """What was used."""

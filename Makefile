@@ -1,0 +1,47 @@
+# `make` lists the targets. Everything runs in .venv, which scripts/setup makes.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test unit local check generate golden lock bench gpu clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
+
+setup: ## make .venv; the first time takes minutes and 7 GB, afterwards a second
+	@scripts/setup
+
+demo: setup ## train a small model here, forecast its ceiling, write a report: about 15 minutes
+	@.venv/bin/scalerl run examples/quickstart.yaml
+	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
+
+test: setup check local ## everything that needs no GPU
+
+unit: setup ## fast tests: no process, no network
+	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py
+
+local: setup ## the real vLLM, DeepSpeed and Ray on this machine
+	@$(PYTHON) -m pytest tests/local
+
+check: setup ## format, lint, types, import rules, generated files, unit tests
+	@scripts/check
+
+generate: setup ## write the CRD and the field reference from the types
+	@scripts/generate
+
+golden: setup ## rewrite the expected objects of tests; read the diff
+	@$(PYTHON) -m pytest -q tests/unit --rewrite-golden
+
+lock: ## choose the newest versions that requirements/*.in allow, with hashes
+	@scripts/lock
+
+bench: setup ## measure; docs/benchmarks.md says what
+	@scripts/bench
+
+gpu: setup ## tests that need a CUDA device; elsewhere they are skipped
+	@$(PYTHON) -m pytest -m gpu -rs tests/gpu
+
+clean: ## remove what the tools leave in the tree; runs/ and .venv stay
+	@rm -rf dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

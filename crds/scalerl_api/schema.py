@@ -1,0 +1,251 @@
+"""The CRD, made from the types; `python -m scalerl_api.schema` writes it and docs/api.md. PURE but for `main`.
+
+Kubernetes takes structural schemas only: no `$ref`, no `anyOf`, no `null`; unknown fields are refused by the API server
+itself. Defaults are written into stored objects, so that `kubectl get -o yaml` shows what a run was started with and a
+later release does not change it. The recipe has none: its defaults depend on the preset.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scalerl_api.recipe import Recipe
+from scalerl_api.reference import build_reference
+from scalerl_api.rlrun import API_VERSION, KIND, RLRun, RLRunSpec
+from scalerl_api.status import RLRunStatus
+
+Schema = dict[str, Any]
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "rlruns"
+CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
+REFERENCE_FILE = "docs/api.md"
+
+# name, type, place, 0 for every `kubectl get` or 1 for `-o wide`
+COLUMNS = [
+    ("State", "string", ".status.progress.phase", 0),
+    ("Step", "integer", ".status.progress.step", 0),
+    ("Pass", "number", ".status.progress.passRate", 0),
+    ("Ceiling", "string", ".status.forecast.summary", 0),
+    ("GPU-h", "number", ".status.progress.computeGpuHours", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Verdict", "string", ".status.forecast.verdict", 1),
+    ("Model", "string", ".spec.model.source", 1),
+]
+
+# What the API server checks beyond single fields (CEL): place in the schema -> rule, message. `validation.check_run`
+# has the same rules for a file, and those that need the resolved recipe. A rule sits on no group with a default: the
+# API server tries it on the default `{}` before that is filled.
+RULES: dict[str, list[tuple[str, str]]] = {
+    "": [
+        (
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$')",
+            "metadata.name: 1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends",
+        ),
+    ],
+    "spec": [
+        (
+            "(self.trainer.gpusPerReplica == 0) == (self.generator.gpusPerReplica == 0)",
+            "trainer.gpusPerReplica, generator.gpusPerReplica: both on GPUs or both on the CPU",
+        ),
+        ("self.generator.maxReplicas >= self.generator.minReplicas", "generator.maxReplicas: at least minReplicas"),
+        ("self.model.source != 'scratch' || has(self.warmStart)", "warmStart: needed with model.source: scratch"),
+        (
+            "self.model.source != 'scratch' || self.data.promptFormat == 'plain'",
+            "data.promptFormat: model.source: scratch has no chat template; use plain",
+        ),
+    ],
+    "spec.model": [
+        ("self == oldSelf", "model: fixed for the run's life"),
+        (
+            "(self.source == 'scratch') == has(self.scratch)",
+            "model.scratch: needed with source: scratch, and only then",
+        ),
+    ],
+    "spec.model.scratch": [
+        ("self.heads % self.kvHeads == 0", "model.scratch.kvHeads: must divide heads"),
+        ("self.headDim % 32 == 0", "model.scratch.headDim: must be a multiple of 32"),
+    ],
+    "spec.warmStart": [("self.wrongSteps <= self.steps", "warmStart.wrongSteps: at most steps")],
+    "spec.data": [
+        ("self == oldSelf", "data: fixed for the run's life"),
+        ("self.heldOut.prompts < self.train.size", "data.heldOut.prompts: less than data.train.size"),
+    ],
+    "spec.recipe.length": [
+        (
+            "!has(self.interruptMin) || !has(self.interruptMax) || self.interruptMin <= self.interruptMax",
+            "recipe.length.interruptMin: at most interruptMax",
+        ),
+    ],
+    "spec.stopPolicies[].when": [
+        (
+            "[has(self.ceilingUpper), has(self.remainingGain), has(self.passRate)].filter(set, set).size() == 1",
+            "stopPolicies.when: exactly one condition",
+        ),
+    ],
+}
+for _quantity in ("ceilingUpper", "remainingGain", "passRate"):
+    RULES[f"spec.stopPolicies[].when.{_quantity}"] = [
+        ("has(self.below) != has(self.above)", f"stopPolicies.when.{_quantity}: exactly one of below, above"),
+    ]
+
+# Lists whose entries have a name: unique, and merged by it under server-side apply.
+LIST_KEYS = {
+    "spec.data.downstream": "name",
+    "spec.stopPolicies": "name",
+    "status.conditions": "type",
+    "status.roles": "name",
+}
+
+
+def build_crd() -> Schema:
+    """Return the CustomResourceDefinition of RLRun."""
+    columns = [
+        {"name": name, "type": kind, "jsonPath": path, **({"priority": wide} if wide else {})}
+        for name, kind, path, wide in COLUMNS
+    ]
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": columns,
+        "schema": {"openAPIV3Schema": build_schema()},
+    }
+    names = {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {**names, "shortNames": ["rlr"], "categories": ["all", "scalerl"]},
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }
+
+
+def build_schema() -> Schema:
+    """Return the structural schema of one RLRun, rules included."""
+    spec = _structural(RLRunSpec.model_json_schema(by_alias=True))
+    recipe = _without_defaults(_structural(Recipe.model_json_schema(by_alias=True)))
+    preset = spec["properties"]["recipe"]["properties"]["preset"]
+    spec["properties"]["recipe"]["properties"] = {"preset": preset, **recipe["properties"]}
+    schema = {
+        "description": RLRun.__doc__,
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _without_defaults(_structural(RLRunStatus.model_json_schema(by_alias=True))),
+        },
+    }
+    for path, rules in RULES.items():
+        target = find_schema(schema, path)
+        target["x-kubernetes-validations"] = [{"rule": rule, "message": message} for rule, message in rules]
+    for path, key in LIST_KEYS.items():
+        target = find_schema(schema, path)
+        target |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+    return schema
+
+
+def find_schema(schema: Schema, path: str) -> Schema:
+    """Return the part of `schema` at `path`, such as `spec.stopPolicies[].when`. Raises KeyError."""
+    for part in path.split(".") if path else []:
+        schema = schema["properties"][part.removesuffix("[]")]
+        schema = schema["items"] if part.endswith("[]") else schema
+    return schema
+
+
+def _structural(schema: Schema) -> Schema:
+    """Return pydantic's schema without references, nulls and what Kubernetes does not take."""
+    return _convert(schema, schema.get("$defs", {}))
+
+
+def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    if "$ref" in node:
+        beside = {key: value for key, value in node.items() if key != "$ref"}
+        return _convert({**definitions[node["$ref"].rsplit("/", 1)[1]], **beside}, definitions)
+    kinds = [kind for kind in node.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        beside = {key: value for key, value in node.items() if key != "anyOf"}
+        return _convert({**kinds[0], **beside}, definitions)
+    if kinds:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return _convert_plain(node, definitions)
+
+
+def _convert_plain(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    new: Schema = {}
+    if "description" in node:
+        new["description"] = " ".join(node["description"].split())
+    kept = ("type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "maxItems")
+    new |= {key: copy.copy(node[key]) for key in (*kept, "maxProperties", "required") if key in node}
+    if "const" in node:
+        new["enum"] = [node["const"]]
+    if "items" in node:
+        new["items"] = _convert(node["items"], definitions)
+    if isinstance(node.get("additionalProperties"), dict):
+        new["additionalProperties"] = _convert(node["additionalProperties"], definitions)
+    if "properties" in node:
+        new["properties"] = {name: _convert(field, definitions) for name, field in node["properties"].items()}
+    default = node.get("default")
+    if "properties" in node and default is not None:
+        new["default"] = {}  # the API server fills it from the fields' own defaults
+    elif default is not None and not isinstance(default, (list, dict)):
+        new["default"] = default
+    return new
+
+
+def _without_defaults(schema: Schema) -> Schema:
+    new = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in new:
+        new["properties"] = {name: _without_defaults(field) for name, field in new["properties"].items()}
+    if "items" in new:
+        new["items"] = _without_defaults(new["items"])
+    return new
+
+
+def build_files() -> dict[str, str]:
+    """Return what is generated: path in the repository -> text."""
+    body = yaml.dump(build_crd(), Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
+    head = "# Generated from crds/scalerl_api by `make generate`; do not edit.\n"
+    return {CRD_FILE: head + body, REFERENCE_FILE: build_reference(build_schema())}
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal parts twice instead of by reference."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the generated files into the repository; with --check compare them, 1 if one is stale."""
+    parser = argparse.ArgumentParser(prog="python -m scalerl_api.schema", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository")
+    options = parser.parse_args(arguments)
+    stale = []
+    for name, text in build_files().items():
+        path = options.root / name
+        if options.check and not (path.exists() and path.read_text() == text):
+            stale.append(name)
+        elif not options.check:
+            path.write_text(text)
+    if stale:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run `make generate` and commit the result\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

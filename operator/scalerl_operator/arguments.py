@@ -1,0 +1,124 @@
+"""The command line of `scalerl`. PURE."""
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Train with reinforcement learning, and know the ceiling before the budget is spent.
+
+An RLRun is a YAML file. `scalerl run` carries it out on this machine; the same file runs on a cluster with kubectl.
+"""
+_EXIT_CODES = """\
+exit codes:
+  0    finished, or stopped by a policy
+  1    the run failed
+  2    the command line is wrong
+  64   the spec is wrong; nothing was started
+  75   try again: the surroundings failed, or the run is in use
+  130  interrupted (Ctrl-C); --resume goes on
+"""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as they are written."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; `command` names the subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="scalerl",
+        description=_DESCRIPTION,
+        epilog="examples:\n  scalerl validate run.yaml\n  scalerl run run.yaml\n  scalerl status\n\n" + _EXIT_CODES,
+        formatter_class=_HelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_validate(commands)
+    _add_status(commands)
+    _add_report(commands)
+    _add_fit(commands)
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, examples: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=_HelpFormatter,
+    )
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = """\
+  scalerl run examples/quickstart.yaml
+  scalerl run examples/quickstart.yaml --resume          after a crash, Ctrl-C, or with a larger budget
+  scalerl run run.yaml --folder /data/runs/first --quiet
+
+Ctrl-C once saves a checkpoint and ends the run; twice kills it at once.
+"""
+    parser = _add(commands, "run", "carry out an RLRun on this machine", examples)
+    parser.add_argument("file", type=Path, metavar="FILE", help="the RLRun, a YAML file")
+    parser.add_argument("--folder", type=Path, help="folder for its records (default: runs/<name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run whose records are in the folder")
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only how it ended")
+
+
+def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "check RLRuns and print every fault, without starting anything"
+    parser = _add(commands, "validate", text, "  scalerl validate run.yaml\n  scalerl validate examples/*.yaml\n")
+    parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="an RLRun, a YAML file")
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders lie (default: runs)")
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = "  scalerl status\n  scalerl status quickstart --output yaml\n"
+    parser = _add(commands, "status", "show the runs on this machine", examples)
+    parser.add_argument("target", nargs="?", metavar="NAME|FOLDER", help="one run (default: all)")
+    parser.add_argument("--output", "-o", choices=("table", "yaml"), default="table", help="yaml: the whole RLRun")
+    _add_runs(parser)
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        commands, "report", "write a run's report.html and its pictures anew", "  scalerl report quickstart\n"
+    )
+    parser.add_argument("target", metavar="NAME|FOLDER", help="the run")
+    _add_runs(parser)
+
+
+def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = """\
+  scalerl fit curve.csv --x gpu_hours --y pass_rate --budget 100000
+  scalerl fit curve.csv --x step --y acc --fit-until 500 --picture fit.png     judge the fit on what came later
+"""
+    parser = _add(commands, "fit", "forecast the ceiling of a learning curve in a CSV file", examples)
+    parser.add_argument("file", type=Path, metavar="CSV", help="with a header; lines that begin with # are left out")
+    parser.add_argument("--x", required=True, metavar="COLUMN", help="compute, in any unit, at least 0")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="pass rate, in [0, 1]")
+    parser.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
+    parser.add_argument("--budget", type=_positive, metavar="X", help="also predict the pass rate at this compute")
+    parser.add_argument("--target", type=_share, metavar="Y", help="also predict the compute of this pass rate")
+    parser.add_argument("--fit-until", type=_positive, metavar="X", help="fit the points up to X, judge on the others")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw points, curve and band into this file")
+    parser.add_argument("--json", type=Path, metavar="JSON", help="write the forecast into this file")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value

@@ -1,0 +1,226 @@
+"""The `scalerl` command: arguments, messages and exit codes; the work is in the modules it calls. I/O.
+
+Everything heavy (numpy, scipy, rich, matplotlib) is imported by the command that needs it, so that --help is quick.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
+from scalerl_operator import records
+from scalerl_operator.arguments import build_parser
+from scalerl_operator.records import FolderBusy, RunFolder
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+_EXIT_CODES = {
+    "Finished": EXIT_FINISHED,
+    "StoppedByPolicy": EXIT_FINISHED,
+    "Invalid": EXIT_INVALID,
+    "RetriesExhausted": EXIT_RETRY,
+    "RestartsExhausted": EXIT_FAILED,
+    "DeadlineExceeded": EXIT_FAILED,
+}
+
+
+class UsageError(Exception):
+    """The command cannot be done as it was typed."""
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What a run uses of its surroundings; tests use others."""
+
+    leader: Sequence[str] | None = None
+    """The command that runs a leader; None is the runtime's own."""
+    poll_seconds: float = 1.0
+
+
+def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None = None) -> int:
+    """Do what `arguments` ask for; return the exit code.
+
+    Args:
+        arguments: without the program's name; None reads the command line.
+        machinery: what runs a leader, and how often it is asked.
+    """
+    options = build_parser().parse_args(arguments)
+    commands = {
+        "validate": _validate,
+        "status": _status,
+        "report": _report,
+        "fit": _fit,
+    }
+    try:
+        if options.command == "run":
+            return _run(options, machinery or Machinery())
+        return commands[options.command](options)
+    except InvalidRun as error:
+        return _complain(str(error), EXIT_INVALID)
+    except FolderBusy as error:
+        return _complain(f"scalerl: {error}", EXIT_RETRY)
+    except UsageError as error:
+        return _complain(f"scalerl: {error}", EXIT_USAGE)
+    except BrokenPipeError:  # `scalerl status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(f"{text}\n")
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _validate(options: argparse.Namespace) -> int:
+    """Check every file; one bad one does not hide the next."""
+    code = EXIT_FINISHED
+    for path in options.files:
+        try:
+            run = parse_run(records.load_document(path))
+        except InvalidRun as error:
+            prefix = f"{path}: " if len(options.files) > 1 else ""
+            code = _complain("\n".join(f"{prefix}{fault}" for fault in error.faults), EXIT_INVALID)
+        else:
+            _say(f"{path}: RLRun {run.name} is valid\n")
+    return code
+
+
+def _run(options: argparse.Namespace, machinery: Machinery) -> int:
+    run = parse_run(records.load_document(options.file))
+    text = options.file.read_text(encoding="utf-8")
+    folder = RunFolder(options.folder or Path("runs") / run.name)
+
+    from scalerl_operator.display import open_display
+    from scalerl_operator.interrupts import Interrupts
+    from scalerl_operator.local import FolderInUse, World, drive, prepare_folder
+    from scalerl_operator.processes import LEADER_COMMAND
+
+    with records.lock_folder(folder) as lock, Interrupts().listening() as interrupts:
+        try:
+            prepare_folder(folder, run, text, resume=options.resume)
+        except FolderInUse as error:
+            raise UsageError(str(error)) from error
+        if options.resume and folder.status.exists():
+            run = run.model_copy(update={"status": records.load_run(folder).status})
+        command = machinery.leader or LEADER_COMMAND
+        world = World(interrupts, command=command, poll_seconds=machinery.poll_seconds, inherit=(lock,))
+        with open_display(sys.stdout, os.environ, quiet=options.quiet) as display:
+            done = drive(run, folder, display, world)
+        _close(folder, done.outcome, done.message)
+        if done.outcome == "Interrupted":
+            return EXIT_INTERRUPTED if interrupts.last_signal == signal.SIGINT else EXIT_RETRY
+        return _EXIT_CODES[done.outcome]
+
+
+def _close(folder: RunFolder, outcome: str, message: str) -> None:
+    """Say how the run ended, write the half-way comparison and the report."""
+    from scalerl_operator.judge import compare_halfway
+    from scalerl_operator.wording import format_rows, summary_rows
+
+    run, evals = records.load_run(folder), records.load_evals(folder)
+    found = compare_halfway(records.load_forecasts(folder), evals)
+    halfway = found.summary if found is not None else None
+    if halfway is not None:
+        records.save_text(folder.halfway, halfway.model_dump_json(by_alias=True, indent=2) + "\n")
+    rows = summary_rows(run, outcome, halfway, evals)
+    if evals:
+        from scalerl_operator.report import write_report
+
+        rows.append(("report", str(write_report(folder))))
+    _say("\n" + format_rows(rows))
+    if outcome not in ("Finished", "StoppedByPolicy"):
+        tail = [] if outcome == "Interrupted" else records.load_log_tail(folder, num_lines=15)
+        text = "".join(f"  | {line}\n" for line in tail)
+        sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
+
+
+def _status(options: argparse.Namespace) -> int:
+    folders = _find_folders(options.runs, options.target)
+    if options.output == "yaml":
+        for folder in folders:
+            text = folder.status.read_text(encoding="utf-8")
+            _say(text if len(folders) == 1 else f"---\n{text}")
+        return EXIT_FINISHED
+
+    from scalerl_operator.table import HEADER, status_row
+    from scalerl_operator.wording import format_table
+
+    now = datetime.now(UTC)
+    rows = []
+    for folder in folders:
+        attempts = records.load_attempts(folder)
+        began = attempts[0].started if attempts else None
+        rows.append(status_row(_load_shown(folder), records.is_driven(folder), began, now))
+    _say(format_table(HEADER, rows) if rows else f"no runs in {options.runs}\n")
+    return EXIT_FINISHED
+
+
+def _load_shown(folder: RunFolder) -> RLRun:
+    try:
+        return records.load_run(folder)
+    except InvalidRun as error:
+        raise UsageError(f"{folder.path} is not a run's folder: {error}") from error
+
+
+def _find_folders(runs: Path, target: str | None) -> list[RunFolder]:
+    """Return the folders of runs that `target` names: a folder, a name below `runs`, or all of them."""
+    if target is None:
+        return [RunFolder(path.parent) for path in sorted(runs.glob("*/status.yaml"))]
+    for path in (runs / target, Path(target)):
+        if (path / "status.yaml").exists():
+            return [RunFolder(path)]
+    raise UsageError(f"no run {target!r}: neither {runs / target} nor {target} holds a status.yaml")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from scalerl_operator.report import write_report
+
+    folder = _find_folders(options.runs, options.target)[0]
+    if not records.load_evals(folder):
+        raise UsageError(f"{folder.path} holds no evaluation yet")
+    _say(f"{write_report(folder)}\n")
+    return EXIT_FINISHED
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from scalerl_operator import csv_fit
+    from scalerl_operator.forecast import FitError, fit_forecast, to_json
+    from scalerl_operator.wording import format_rows, format_table
+
+    try:
+        text = options.file.read_text(encoding="utf-8-sig")
+        columns = csv_fit.Columns(options.x, options.y, options.stderr)
+        curve = csv_fit.parse_curve(text, columns, str(options.file))
+        until = options.fit_until if options.fit_until is not None else float("inf")
+        found = fit_forecast(curve.until(until), budget=options.budget, target=options.target)
+    except OSError as error:
+        raise UsageError(f"{options.file}: {error.strerror}") from error
+    except (FitError, UnicodeDecodeError) as error:
+        raise UsageError(str(error)) from error
+    rows = csv_fit.forecast_rows(found)
+    held_back = csv_fit.mean_held_back_error(found, curve, until)
+    if held_back is not None:
+        rows.append(("error held back", f"{held_back[0]:.4f}, mean over {held_back[1]} points past {until:g}"))
+    _say(format_rows(rows) + "\n")
+    _say(format_table(("LAW", "CEILING", "RMSE", "BACK-TEST"), csv_fit.rival_rows(found)))
+    if options.json is not None:
+        import json
+
+        records.save_text(options.json, json.dumps(to_json(found)) + "\n")
+    if options.picture is not None:
+        from scalerl_operator.pictures import draw_fit
+
+        options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
+    return EXIT_FINISHED

@@ -1,0 +1,114 @@
+"""The laws of a learning curve, each as a share of the gain: R = low (1 - g) + ceiling g. PURE.
+
+For fixed shape parameters every law is linear in (low, ceiling), which `linear.solve` finds in closed form. Compute is
+counted in units of the last point's, x in [0, 1]: nothing below depends on whether it is 1e-6 or 1e12.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from scalerl_operator.forecast.points import Array
+
+B_RANGE = (0.3, 8.0)  # the paper's runs have 1.09 to 2.44 (Table 1)
+C_MID_BEYOND = 10.0  # a midpoint further out than ten times the data leaves no trace in them
+OLDEST = 1e-6  # of the last compute; keeps the search finite when the first point is next to zero
+
+
+@dataclass(frozen=True)
+class Law:
+    """One family of curves with one or two shape parameters."""
+
+    name: str
+    axes: Callable[[Array], tuple[Array, Array]]
+    """Points' x [n] -> grids of the two shape coordinates, evenly spaced; the second is [0.0] if there is one only."""
+    gain: Callable[[Array, Array, Array], Array]
+    """x [n], coordinates [m], [m] -> g [m, n], rising in x."""
+    parameters: Callable[[tuple[float, float], tuple[float, float], float], tuple[tuple[str, float], ...]]
+    """(low, ceiling), the two coordinates, last compute -> named parameters in the user's units."""
+
+
+def first_positive(x: Array) -> float:
+    """Return the smallest x above 0, at least OLDEST; 1.0 if there is none."""
+    above = x[x > 0.0]
+    return max(float(above[0]), OLDEST) if len(above) else 1.0
+
+
+def log_compute(x: Array) -> Array:
+    """Return log x with -inf at 0, where every law is at its start."""
+    return np.log(x, out=np.full_like(x, -np.inf), where=x > 0.0)
+
+
+def sigmoid_gain(x: Array, log_c_mid: Array, log_b: Array) -> Array:
+    """Return 1 / (1 + (C_mid / C)^B), [m, n]; 0 at C = 0. Source: Eq. 1 of arXiv:2510.13786."""
+    slope = np.exp(log_b)[:, None]
+    gain: Array = expit(slope * (log_compute(x)[None, :] - log_c_mid[:, None]))
+    return gain
+
+
+def _sigmoid_axes(x: Array) -> tuple[Array, Array]:
+    earliest = np.log(first_positive(x)) - 1.0  # a run may have been past its midpoint when it was first measured
+    return np.linspace(earliest, np.log(C_MID_BEYOND), 40), np.linspace(np.log(B_RANGE[0]), np.log(B_RANGE[1]), 16)
+
+
+def _power_gain(x: Array, log_exponent: Array, _: Array) -> Array:
+    """Return 1 - (C_1 / C)^B from the first positive compute on; the law has no value at 0, and 0 stands there."""
+    start = np.log(first_positive(x))
+    age = np.maximum(log_compute(x), start) - start
+    gain: Array = -np.expm1(-np.exp(log_exponent)[:, None] * age[None, :])
+    return gain
+
+
+def _exponential_gain(x: Array, log_tau: Array, _: Array) -> Array:
+    gain: Array = -np.expm1(-x[None, :] / np.exp(log_tau)[:, None])
+    return gain
+
+
+def _logistic_gain(x: Array, middle: Array, log_width: Array) -> Array:
+    gain: Array = expit((x[None, :] - middle[:, None]) / np.exp(log_width)[:, None])
+    return gain
+
+
+SIGMOID = Law(
+    "sigmoid",
+    _sigmoid_axes,
+    sigmoid_gain,
+    lambda ends, shape, last: (
+        ("ceiling", ends[1]),
+        ("r0", ends[0]),
+        ("c_mid", float(np.exp(shape[0])) * last),
+        ("b", float(np.exp(shape[1]))),
+    ),
+)
+POWER_LAW = Law(  # the paper's A.4: R = A - D / C^B
+    "power law",
+    lambda _: (np.linspace(np.log(0.02), np.log(5.0), 40), np.zeros(1)),
+    _power_gain,
+    lambda ends, shape, _: (("ceiling", ends[1]), ("at_first", ends[0]), ("b", float(np.exp(shape[0])))),
+)
+EXPONENTIAL = Law(
+    "exponential",
+    lambda x: (np.linspace(np.log(first_positive(x)) - 1.0, np.log(C_MID_BEYOND), 40), np.zeros(1)),
+    _exponential_gain,
+    lambda ends, shape, last: (("ceiling", ends[1]), ("r0", ends[0]), ("tau", float(np.exp(shape[0])) * last)),
+)
+LOGISTIC = Law(
+    "logistic",
+    lambda _: (np.linspace(-0.5, 1.5, 36), np.linspace(np.log(0.02), np.log(1.0), 16)),
+    _logistic_gain,
+    lambda ends, shape, last: (
+        ("ceiling", ends[1]),
+        ("lower", ends[0]),
+        ("middle", shape[0] * last),
+        ("width", float(np.exp(shape[1])) * last),
+    ),
+)
+CURVED_RIVALS = (POWER_LAW, EXPONENTIAL, LOGISTIC)
+
+
+def grid(axes: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return the coordinates of every node of the two axes, each [m]."""
+    first, second = np.meshgrid(*axes, indexing="ij")
+    return first.ravel(), second.ravel()

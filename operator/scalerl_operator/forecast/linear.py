@@ -1,0 +1,85 @@
+"""Closed-form weighted least squares in the two linear parameters, under 0 <= low <= ceiling <= 1. PURE."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalerl_operator.forecast.points import Array
+
+SINGULAR = 1e-12  # of the product of the diagonal: below it the two columns say the same
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """Normal equations of R = low (1 - g) + ceiling g for m curves and k columns of weights; every array is [m, k]."""
+
+    a: Array
+    """Sum of w (1 - g)^2."""
+    b: Array
+    """Sum of w g^2."""
+    c: Array
+    """Sum of w g (1 - g)."""
+    p: Array
+    """Sum of w (1 - g) y."""
+    q: Array
+    """Sum of w g y."""
+    yy: Array
+    """[k]: sum of w y^2."""
+
+    def chi2(self, low: Array, ceiling: Array) -> Array:
+        """Return the weighted sum of squared residuals, [m, k], never below 0."""
+        fitted = low * (low * self.a + 2.0 * ceiling * self.c) + ceiling**2 * self.b
+        return np.maximum(self.yy - 2.0 * (low * self.p + ceiling * self.q) + fitted, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The best allowed (low, ceiling) of every curve under every column of weights; every array is [m, k]."""
+
+    low: Array
+    ceiling: Array
+    chi2: Array
+
+
+def normal_equations(gain: Array, y: Array, weights: Array) -> Normal:
+    """Return the sums for gain [m, n], y [n] and weights [n, k]."""
+    wg = gain @ weights
+    wgg = (gain * gain) @ weights
+    wgy = gain @ (weights * y[:, None])
+    total = weights.sum(axis=0)
+    wy = weights.T @ y
+    return Normal(total - 2.0 * wg + wgg, wgg, wg - wgg, wy - wgy, wgy, weights.T @ (y * y))
+
+
+def solve(gain: Array, y: Array, weights: Array) -> Solution:
+    """Fit (low, ceiling) for every curve and weighting.
+
+    Args:
+        gain: [m, n], in [0, 1].
+        y: [n].
+        weights: [n, k], >= 0; 0 leaves a point out.
+
+    The sum of squares is convex: where the free minimum breaks a bound, the best point of the triangle's three sides
+    is the answer.
+    """
+    eq = normal_equations(gain, y, weights)
+    det = eq.a * eq.b - eq.c**2
+    regular = det > SINGULAR * eq.a * eq.b
+    safe = np.where(regular, det, 1.0)
+    low, ceiling = (eq.p * eq.b - eq.q * eq.c) / safe, (eq.q * eq.a - eq.p * eq.c) / safe
+    free = regular & (low >= 0.0) & (low <= ceiling) & (ceiling <= 1.0)
+    best = np.where(free, eq.chi2(low, ceiling), np.inf)
+    zero, one = np.zeros_like(low), np.ones_like(low)
+    level = _clipped(eq.p + eq.q, eq.a + 2.0 * eq.c + eq.b)
+    sides = ((zero, _clipped(eq.q, eq.b)), (_clipped(eq.p - eq.c, eq.a), one), (level, level))
+    for side_low, side_ceiling in sides:
+        chi2 = np.where(free, np.inf, eq.chi2(side_low, side_ceiling))
+        better = chi2 < best
+        low, ceiling = np.where(better, side_low, low), np.where(better, side_ceiling, ceiling)
+        best = np.where(better, chi2, best)
+    return Solution(low, ceiling, best)
+
+
+def _clipped(numerator: Array, denominator: Array) -> Array:
+    ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0.0)
+    return np.clip(ratio, 0.0, 1.0)

@@ -1,0 +1,217 @@
+"""From a run's points to its forecast and its stop recommendation. PURE."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from scalerl_api import RLRun
+from scalerl_api.model import ApiModel
+from scalerl_api.status import ForecastStatus, StopStatus
+from scalerl_api.wire import EvalPoint
+from scalerl_operator.forecast import (
+    FitError,
+    Forecast,
+    Points,
+    binomial_standard_error,
+    curve_band,
+    fit_forecast,
+    from_json,
+    points,
+    to_json,
+)
+from scalerl_operator.history import ForecastLine, compute_unit, find_halfway, held_out
+from scalerl_operator.seen import Judged
+from scalerl_operator.stop import Observation, decide_stop
+
+Z90 = 1.6449  # half-width of a central 90 % interval of a normal, in standard deviations
+
+
+def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
+    """Return the held-out points that can be fitted: those whose compute only grows.
+
+    After a restart the new line of weights has cost more at every step than the lost one, so a lost point of a later
+    step is left out until the new line has measured that step too.
+    """
+    kept: list[EvalPoint] = []
+    for point in held_out(evals):
+        if not kept or (point.compute_gpu_hours > kept[-1].compute_gpu_hours and point.attempt >= kept[-1].attempt):
+            kept.append(point)
+    return points(
+        [point.compute_gpu_hours for point in kept],
+        [point.pass_rate for point in kept],
+        [scatter_of(point) for point in kept],
+        unit=unit,
+    )
+
+
+def scatter_of(point: EvalPoint) -> float:
+    """Return how far this pass rate may lie from the curve by chance: the prompts are the same at every evaluation."""
+    return binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
+
+
+def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget_gpu_hours: float | None, time: float) -> ForecastLine:
+    """Return the forecast that `evals` allow, as of the last of them (held-out, in order, at least one).
+
+    Args:
+        budget_gpu_hours: where the run will end, if that is known.
+        time: Unix seconds, for the record.
+    """
+    last, spec, unit = evals[-1], run.spec.forecast, compute_unit(run)
+    try:
+        found = fit_forecast(
+            fit_points(evals, unit),
+            budget=budget_gpu_hours or None,
+            target=spec.target.pass_rate if spec.target is not None else None,
+            burn_in=spec.burn_in_gpu_hours,
+            law=spec.law,
+        )
+    except FitError as error:  # a leader that measures nonsense; the run itself may be sound
+        found = Forecast("NotIdentified", str(error), "sigmoid", 0, 0.0, unit)
+    return ForecastLine(
+        time=time,
+        step=last.step,
+        compute_gpu_hours=last.compute_gpu_hours,
+        budget_gpu_hours=budget_gpu_hours,
+        body=json.dumps(to_json(found)),
+    )
+
+
+def load_forecast(line: ForecastLine) -> Forecast:
+    """Return the forecast of a line. Raises FitError."""
+    return from_json(json.loads(line.body))
+
+
+def to_status(line: ForecastLine) -> ForecastStatus:
+    """Return the status's view of a forecast. A number that a refusal makes worthless is left out."""
+    found = load_forecast(line)
+    known = found.verdict != "NotIdentified"
+    return ForecastStatus(
+        verdict=found.verdict,
+        reason=found.reason,
+        law=found.law,
+        points=found.points,
+        ceiling=found.ceiling if known else None,
+        ceiling_low=found.ceiling_low,
+        ceiling_high=found.ceiling_high,
+        c_mid_gpu_hours=found.c_mid if known else None,
+        b=found.b if known else None,
+        r0=found.r0,
+        predicted_at_budget=found.predicted_at_budget if known else None,
+        low=found.low,
+        high=found.high,
+        target_gpu_hours=found.target_compute if known else None,
+        updated_at=datetime.fromtimestamp(line.time, UTC),
+    )
+
+
+def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Judged:
+    """Return the newest forecast and the stop policy that holds now."""
+    if not forecasts:
+        return Judged()
+    return Judged(to_status(forecasts[-1]), decide_run_stop(run, forecasts, evals))
+
+
+def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> StopStatus | None:
+    """Return the policy to show: the one that ends the run, else the first that only reports; None if none holds.
+
+    A policy sees each evaluation with the forecast that was made after it. Evaluations newer than the last forecast
+    wait for theirs.
+    """
+    if not run.spec.stop_policies or not forecasts:
+        return None
+    made = {line.step: load_forecast(line) for line in forecasts}
+    history = [
+        Observation(point.pass_rate, point.compute_gpu_hours, made.get(point.step))
+        for point in held_out(evals)
+        if point.step <= forecasts[-1].step
+    ]
+    decision = decide_stop(run.spec.stop_policies, history, budget_gpu_hours=forecasts[-1].budget_gpu_hours)
+    if decision is None:
+        return None
+    hit = decision.first
+    return StopStatus(policy=hit.policy, mode=hit.mode, reason=hit.reason, saved_gpu_hours=hit.saved_gpu_hours)
+
+
+class Halfway(ApiModel):
+    """The forecast as it was made at half of the compute, beside what then happened: halfway.json."""
+
+    made_at_step: int
+    made_at_gpu_hours: float
+    verdict: str
+    reason: str
+    ceiling: float | None
+    ceiling_low: float | None
+    ceiling_high: float | None
+    final_step: int
+    final_gpu_hours: float
+    measured: float
+    """Pass rate of the last evaluation."""
+    measured_error: float
+    """Its standard error by chance of sampling; which prompts were drawn moves forecast and measurement alike."""
+    predicted: float | None
+    """Of the curve at `finalGpuHours`; None where the forecaster had no curve."""
+    low: float | None
+    high: float | None
+    """90 % band of a measurement there: the curve's band and the chance of sampling together."""
+
+    @property
+    def error(self) -> float | None:
+        """Predicted less measured."""
+        return None if self.predicted is None else self.predicted - self.measured
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measurement lies in its band."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= self.measured <= self.high
+
+
+@dataclass(frozen=True)
+class HalfwayCurve:
+    """What the report draws of it."""
+
+    summary: Halfway
+    forecast: Forecast
+
+
+def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> HalfwayCurve | None:
+    """Return the half-way forecast beside the last evaluation; None without a forecast from the first half."""
+    measured = held_out(evals)
+    if not measured:
+        return None
+    last = measured[-1]
+    line = find_halfway(forecasts, last.compute_gpu_hours)
+    if line is None:
+        return None
+    found = load_forecast(line)
+    predicted, low, high = predict(found, last)
+    summary = Halfway(
+        made_at_step=line.step,
+        made_at_gpu_hours=line.compute_gpu_hours,
+        verdict=found.verdict,
+        reason=found.reason,
+        ceiling=found.ceiling,
+        ceiling_low=found.ceiling_low,
+        ceiling_high=found.ceiling_high,
+        final_step=last.step,
+        final_gpu_hours=last.compute_gpu_hours,
+        measured=last.pass_rate,
+        measured_error=scatter_of(last),
+        predicted=predicted,
+        low=low,
+        high=high,
+    )
+    return HalfwayCurve(summary, found)
+
+
+def predict(forecast: Forecast, point: EvalPoint) -> tuple[float | None, float | None, float | None]:
+    """Return (value, low, high) that `forecast` gives a measurement like `point`, at its compute; 90 %."""
+    try:
+        mean, low, high = (float(each[0]) for each in curve_band(forecast, [point.compute_gpu_hours]))
+    except FitError:
+        return None, None, None
+    chance = Z90 * scatter_of(point)
+    return mean, mean - math.hypot(mean - low, chance), mean + math.hypot(high - mean, chance)

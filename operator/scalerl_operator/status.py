@@ -1,0 +1,172 @@
+"""From what was seen to the RLRun's status document, and from a status to one word for a table. PURE."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.status import (
+    CheckpointStatus,
+    Condition,
+    CostStatus,
+    ForecastStatus,
+    ProgressStatus,
+    RoleStatus,
+    StopStatus,
+)
+from scalerl_api.wire import HELD_OUT, Phase, Progress
+from scalerl_operator.seen import Judged, Seen
+
+Truth = Literal["True", "False", "Unknown"]
+Standing = tuple[str, str]
+"""(reason, message): `Running`, `Restarting`, `BackingOff`, `Stopping`, or how it ended."""
+
+COMPLETE = ("Finished", "StoppedByPolicy")  # a policy stop is a result, not a failure
+FAILED = ("Invalid", "RestartsExhausted", "RetriesExhausted", "DeadlineExceeded")
+_PHASE_REASONS: dict[Phase, str] = {
+    "starting": "Starting",
+    "warmStart": "WarmStart",
+    "training": "Training",
+    "evaluating": "Evaluating",
+    "stopping": "Stopping",
+    "finished": "Finishing",
+}
+
+
+def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now: datetime) -> RLRunStatus:
+    """Return the status to write. What the running leader has not said yet is kept from `run.status`."""
+    old = run.status or RLRunStatus()
+    progress = seen.progress
+    attempts = len(seen.attempts)
+    return RLRunStatus(
+        observed_generation=old.observed_generation,
+        conditions=_conditions(old, _wanted(seen, judged, standing), now),
+        roles=_roles(run, seen),
+        attempt=max(1, seen.attempts[-1].number if attempts else 1),
+        progress=_progress(progress, seen) if progress is not None else old.progress,
+        forecast=judged.forecast or old.forecast,
+        stop=judged.stop,
+        checkpoint=_checkpoint(progress) or old.checkpoint,
+        cost=CostStatus(gpu_seconds=progress.gpu_seconds, idle_fraction=progress.idle_fraction)
+        if progress is not None
+        else old.cost,
+    )
+
+
+def _wanted(seen: Seen, judged: Judged, standing: Standing) -> list[tuple[str, Truth, str, str]]:
+    """Return (type, status, reason, message) of every condition; each is always there, so that it can be waited for."""
+    reason, message = standing
+    phase = seen.progress.phase if seen.progress is not None else "starting"
+    detail = seen.progress.detail if seen.progress is not None else ""
+    if reason == "Running":
+        reason, message = _PHASE_REASONS[phase], message or detail
+    over = reason in COMPLETE or reason in FAILED or reason == "Interrupted"
+    ready = seen.running is not None and phase in ("training", "evaluating") and not over
+    return [
+        ("Ready", "True" if ready else "False", reason, message),
+        ("Progressing", "False" if over else "True", reason, message),
+        ("ForecastReady", *_forecast_condition(judged.forecast)),
+        ("StopRecommended", *_stop_condition(judged.stop)),
+        ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
+        ("Failed", "True" if reason in FAILED else "False", reason, message if reason in FAILED else ""),
+    ]
+
+
+def _forecast_condition(forecast: ForecastStatus | None) -> tuple[Truth, str, str]:
+    if forecast is None:
+        return "Unknown", "NoPoints", "no held-out evaluation yet"
+    return "True" if forecast.verdict == "Identified" else "False", forecast.verdict, forecast.reason
+
+
+def _stop_condition(stop: StopStatus | None) -> tuple[Truth, str, str]:
+    if stop is None:
+        return "False", "NoPolicyHolds", ""
+    return "True", stop.mode, f"policy {stop.policy}: {stop.reason}"
+
+
+def _conditions(old: RLRunStatus, wanted: Sequence[tuple[str, Truth, str, str]], now: datetime) -> list[Condition]:
+    """The time moves only when the status does (metav1.Condition)."""
+    before: dict[str, Condition] = {each.type: each for each in old.conditions}
+    built = []
+    for name, truth, reason, message in wanted:
+        earlier = before.get(name)
+        since = earlier.last_transition_time if earlier is not None and earlier.status == truth else now
+        built.append(
+            Condition.model_validate(
+                {
+                    "type": name,
+                    "status": truth,
+                    "reason": reason,
+                    "message": message[:1000],
+                    "last_transition_time": since,
+                    "observed_generation": old.observed_generation,
+                }
+            )
+        )
+    return built
+
+
+def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
+    progress = seen.progress
+    alive = seen.running is not None and progress is not None
+    training = progress is not None and progress.phase in ("training", "evaluating")
+    return [
+        RoleStatus(
+            name="trainer",
+            desired=run.spec.trainer.replicas,
+            ready=run.spec.trainer.replicas if alive and training else 0,
+            restarts=max(0, len(seen.attempts) - 1),
+        ),
+        RoleStatus(
+            name="generator",
+            desired=run.spec.generator.min_replicas,
+            ready=progress.generators_ready if alive and progress is not None else 0,
+            restarts=progress.generator_restarts if progress is not None else 0,
+        ),
+    ]
+
+
+def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
+    held_out = [point for point in seen.evals if point.dataset == HELD_OUT]
+    return ProgressStatus(
+        phase=progress.phase,
+        step=progress.step,
+        version=progress.version,
+        pass_rate=held_out[-1].pass_rate if held_out else None,
+        compute_gpu_hours=progress.compute_gpu_hours,
+        eta_seconds=seen.eta_seconds,
+    )
+
+
+def _checkpoint(progress: Progress | None) -> CheckpointStatus | None:
+    if progress is None or progress.checkpoint is None:
+        return None
+    found = progress.checkpoint
+    return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)
+
+
+def state_word(status: RLRunStatus | None) -> str:
+    """Return the STATE column: how it ended, else what it is doing. Derived from the conditions alone."""
+    if status is None:
+        return "Pending"
+    found = {each.type: each for each in status.conditions}
+    for name in ("Complete", "Failed"):
+        if name in found and found[name].status == "True":
+            return found[name].reason
+    return found["Progressing"].reason if "Progressing" in found else "Pending"
+
+
+def is_over(status: RLRunStatus | None) -> bool:
+    """Whether the run is Complete or Failed."""
+    found = status.conditions if status is not None else []
+    return any(each.type in ("Complete", "Failed") and each.status == "True" for each in found)
+
+
+def format_ceiling(forecast: ForecastStatus | None) -> str:
+    """Return `0.61 [0.59,0.63]`, or the verdict where there is no number to believe."""
+    if forecast is None:
+        return "-"
+    low, high = forecast.ceiling_low, forecast.ceiling_high
+    if forecast.ceiling is None or low is None or high is None:
+        return forecast.verdict
+    return f"{forecast.ceiling:.2f} [{low:.2f},{high:.2f}]"

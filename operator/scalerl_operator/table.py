@@ -1,0 +1,33 @@
+"""One run as a row of `scalerl status`, in the columns of `kubectl get rlruns`. PURE."""
+
+from datetime import datetime
+
+from scalerl_api import RLRun
+from scalerl_operator.status import format_ceiling, is_over, state_word
+from scalerl_operator.wording import format_duration
+
+HEADER = ("NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE")
+
+
+def status_row(run: RLRun, driven: bool, began: datetime | None, now: datetime) -> tuple[str, ...]:
+    """Return the cells of `run`.
+
+    Args:
+        driven: whether a process holds the run's folder. A run that is neither over nor driven was left behind.
+        began: start of its first attempt.
+    """
+    status = run.status
+    state = state_word(status)
+    if not driven and not is_over(status) and state != "Pending":
+        state = "Interrupted"
+    progress = status.progress if status is not None else None
+    rate = progress.pass_rate if progress is not None else None
+    return (
+        run.name,
+        state,
+        f"{progress.step}/{run.spec.budget.steps}" if progress is not None else "-",
+        f"{rate:.3f}" if rate is not None else "-",
+        format_ceiling(status.forecast if status is not None else None),
+        f"{progress.compute_gpu_hours:.4g}" if progress is not None else "-",
+        format_duration((now - began).total_seconds()) if began is not None else "-",
+    )

@@ -1,0 +1,149 @@
+"""How far generation may run ahead of training, and which groups the next step trains on. PURE.
+
+Staleness is bounded by pacing, never by discarding. A group that is admitted while its generator runs version a has a
+*deadline*, the last version that may train on it (a + maxLag in `pipeline`); no token of it is older than a, so if it
+meets its deadline, every token's lag is within the bound. Two rules make sure of that:
+
+- `capacity`: a group is admitted only if all outstanding groups could still be trained by its deadline, P a step;
+- `select_batch`: the earliest deadlines go first, and the trainer waits for a group in flight rather than take a later
+  one in its place when that would make some group late. Long completions are waited for, not starved or thrown away.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scalerl_api.recipe import Recipe
+
+
+class StalenessError(RuntimeError):
+    """Groups are outstanding that can no longer meet their deadlines: the pace was not kept."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The one rule behind the three modes of asynchrony."""
+
+    prompts_per_step: int  # P, groups that a step trains on
+    max_lag: int  # most steps between the version of a token and the version that trains on it
+    cycle: int  # 0: generate and train at once. n: generate n * P groups, then train n steps on them
+
+    def deadline(self, version: int) -> int:
+        """Return the last version that may train on a group admitted at `version`."""
+        if self.cycle:
+            return version - version % self.cycle + self.cycle - 1
+        return version + self.max_lag
+
+    def is_push_due(self, version: int) -> bool:
+        """Return whether the generators get the weights of `version` as soon as they exist."""
+        return self.cycle == 0 or version % self.cycle == 0
+
+
+def build_pace(recipe: Recipe) -> Pace:
+    """Return the pace of the recipe's asynchrony.
+
+    `pipeline`: lag <= max_lag. `offPolicy` with k steps: lag <= k - 1. `synchronous`: lag 0.
+    """
+    mode = recipe.asynchrony
+    if mode.mode == "pipeline":
+        return Pace(recipe.prompts_per_step, mode.max_lag, cycle=0)
+    cycle = mode.off_policy_steps if mode.mode == "offPolicy" else 1
+    return Pace(recipe.prompts_per_step, cycle - 1, cycle=cycle)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The counters of admission; `dataclasses.asdict` gives JSON, `Admission(**...)` takes it back."""
+
+    version: int = 0  # of the trainer: steps done
+    admitted: int = 0  # groups ever handed to a generator, less those withdrawn
+    consumed: int = 0  # groups that went into a step, also those that the step filtered out
+
+    @property
+    def outstanding(self) -> int:
+        """Groups in flight or complete but not yet consumed."""
+        return self.admitted - self.consumed
+
+    def admit(self, num_groups: int = 1) -> "Admission":
+        """Return the state after handing groups to a generator."""
+        return dataclasses.replace(self, admitted=self.admitted + num_groups)
+
+    def withdraw(self, num_groups: int = 1) -> "Admission":
+        """Return the state after groups were lost (a dead generator); their prompts are admitted anew."""
+        if num_groups > self.outstanding:
+            raise ValueError(f"{num_groups} groups withdrawn, {self.outstanding} outstanding")
+        return dataclasses.replace(self, admitted=self.admitted - num_groups)
+
+    def step(self, num_groups: int) -> "Admission":
+        """Return the state after a step consumed groups, whether or not any of them entered the loss."""
+        if num_groups > self.outstanding:
+            raise ValueError(f"{num_groups} groups consumed, {self.outstanding} outstanding")
+        return Admission(self.version + 1, self.admitted, self.consumed + num_groups)
+
+    def resume(self, num_buffered: int) -> "Admission":
+        """Return the state after a restart: only the buffered groups survived, those in flight start anew.
+
+        Without this the lost groups would hold their capacity for ever, or, with counters from zero, the bound break.
+        """
+        return dataclasses.replace(self, admitted=self.consumed + num_buffered)
+
+
+def capacity(pace: Pace, state: Admission, generator_version: int) -> int:
+    """Return how many groups may be handed now to a generator that runs `generator_version`, >= 0.
+
+    With P groups consumed by every step this is (generator_version + max_lag + 1) * P - admitted in `pipeline`.
+    A generator so far behind that its tokens would be too old gets nothing until it is updated.
+    """
+    steps_left = pace.deadline(generator_version) + 1 - state.version
+    return max(0, steps_left * pace.prompts_per_step - state.outstanding)
+
+
+def select_batch(
+    pace: Pace, version: int, completed: Sequence[int], in_flight: Sequence[int], *, num_groups: int | None = None
+) -> tuple[int, ...] | None:
+    """Return the positions in `completed` that the step from `version` trains on; None: wait for a group in flight.
+
+    Args:
+        version: of the trainer.
+        completed: admitted version of each complete group. Equal deadlines go in the order given: completion order in
+            `pipeline`; admission order where a cycle is trained after it is complete, or short ones would go first.
+        in_flight: admitted version of each group that is still being generated.
+        num_groups: how many to choose, P unless a step is refilled.
+
+    The step waits if it lacks groups, if a cycle is not complete, or if taking what is there would leave a group in
+    flight that could no longer meet its deadline. Raises StalenessError if waiting cannot help.
+    """
+    wanted = pace.prompts_per_step if num_groups is None else num_groups
+    if len(completed) < wanted or (pace.cycle and in_flight):
+        return None
+    order = sorted(range(len(completed)), key=lambda i: pace.deadline(completed[i]))
+    chosen, rest = order[:wanted], order[wanted:]
+    late = [completed[i] for i in chosen if pace.deadline(completed[i]) < version]
+    left = [completed[i] for i in rest] + list(in_flight)
+    if not late and _is_feasible(pace, version + 1, left):
+        return tuple(chosen)
+    if in_flight and not late:
+        return None
+    raise StalenessError(
+        f"at version {version} outstanding groups of versions {sorted([*completed, *in_flight])} cannot all be trained "
+        f"within lag {pace.max_lag} at {pace.prompts_per_step} groups a step"
+    )
+
+
+def plan_resume(pace: Pace, version: int, buffered: Sequence[int]) -> tuple[int, ...]:
+    """Return the positions of the buffered groups that can still meet their deadlines after a restart at `version`.
+
+    All of them, unless the pace was made stricter (a smaller maxLag or batch). The prompts of the others are issued
+    anew: their old completions would break the bound.
+    """
+    kept: list[int] = []
+    for position in sorted(range(len(buffered)), key=lambda i: pace.deadline(buffered[i])):
+        if version + len(kept) // pace.prompts_per_step <= pace.deadline(buffered[position]):
+            kept.append(position)
+    return tuple(sorted(kept))
+
+
+def _is_feasible(pace: Pace, version: int, admitted_versions: Sequence[int]) -> bool:
+    """Whether P a step from `version` on, the earliest deadline first, all are trained in time."""
+    deadlines = sorted(map(pace.deadline, admitted_versions))
+    return all(version + i // pace.prompts_per_step <= deadline for i, deadline in enumerate(deadlines))

@@ -1,0 +1,169 @@
+"""From the groups of a step to weighted training samples, and what the step reports of them. PURE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalerl_api.recipe import Length, Recipe
+from scalerl_runtime.algorithm.advantage import compute_advantages
+from scalerl_runtime.algorithm.aggregation import token_weights
+from scalerl_runtime.algorithm.filters import StepDecision, decide_step, is_zero_variance
+from scalerl_runtime.algorithm.interruption import length_penalty
+from scalerl_runtime.rollout import Completion, Flags, Floats, Group, Ints
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion to train on. The per-token arrays have one entry per completion token."""
+
+    prompt_tokens: Ints  # [Tp]
+    completion_tokens: Ints  # [T]
+    logp_gen: Floats  # [T] log-probability (nats) under the generator; finite where `mask`
+    mask: Flags  # [T] True at tokens that enter the loss: all but the forced ones
+    advantage: float
+    weight: float  # of each trained token; sum of weight * token loss over the whole batch is the batch's loss
+    lag: Ints  # [T] training version less the token's version, >= 0
+    group: int  # position of its group in the batch
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What a step saw, over all its groups, also those that left the loss."""
+
+    groups: int
+    completions: int
+    trained_tokens: int
+    reward_mean: float | None  # as verified, before any length penalty; None if no completion could be judged
+    zero_variance_share: float  # of the groups
+    truncation_share: float  # of the completions, those cut at the limit
+    forced_tokens: int
+    excluded: int  # completions that the verifier could not judge
+    completion_tokens_mean: float
+    lag_tokens: tuple[int, ...]  # tokens by lag 0, 1, ...
+    lag_mean: float
+    lag_max: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything one optimizer step needs; no sample means that the optimizer is skipped."""
+
+    samples: tuple[Sample, ...]
+    decision: StepDecision
+    stats: BatchStats
+
+
+def step_rewards(group: Group, length: Length) -> NDArray[np.float64]:
+    """Return the rewards that enter the advantage, [G]: as verified, less the length penalty where that arm is on."""
+    rewards = group.rewards
+    if length.control != "penalty":
+        return rewards
+    limit, cache = length.completion_tokens, length.penalty_cache
+    penalized = [
+        length_penalty(float(reward), len(completion.tokens), limit, cache)
+        for reward, completion in zip(rewards, group.completions, strict=True)
+    ]
+    return np.array(penalized, dtype=np.float64)
+
+
+def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Batch:
+    """Return the samples of the step that trains `version` on these groups.
+
+    Groups of zero variance leave first (unless `keep`); what remains is the batch that deviations and means are taken
+    over, as the paper's effective batch: P of `promptMean` counts the prompts that remain. A completion that the
+    verifier could not judge is no sample and in no mean. A truncated completion keeps its gradient: its reward is what
+    teaches the policy to be brief. Raises ValueError on a completion that no generator may produce.
+    """
+    for group in groups:
+        _check(group, version)
+    rewards = [step_rewards(group, recipe.length) for group in groups]
+    decision = decide_step(recipe.zero_variance, rewards, prompts_per_step=recipe.prompts_per_step)
+    places = [(g, i) for g in decision.kept for i in range(len(rewards[g]))]
+    of_group = np.array([g for g, _ in places], dtype=np.int64)
+    reward = np.array([rewards[g][i] for g, i in places], dtype=np.float64)
+    trained = np.array([_trained_tokens(groups[g].completions[i]) for g, i in places], dtype=np.int64)
+    advantage = compute_advantages(recipe.advantage, reward, of_group)
+    weight = token_weights(recipe.aggregation, trained, of_group)
+    samples = tuple(
+        _build_sample(groups[g], i, _Place(version, g, float(advantage[row]), float(weight[row])))
+        for row, (g, i) in enumerate(places)
+        if trained[row]
+    )
+    return Batch(samples, decision, _stats(groups, rewards, samples, version))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the batch as a whole says about one completion."""
+
+    version: int
+    group: int
+    advantage: float
+    weight: float
+
+
+def _build_sample(group: Group, index: int, place: _Place) -> Sample:
+    completion = group.completions[index]
+    return Sample(
+        prompt_tokens=group.prompt.tokens,
+        completion_tokens=completion.tokens,
+        logp_gen=completion.logps,
+        mask=~completion.forced,
+        advantage=place.advantage,
+        weight=place.weight,
+        lag=np.asarray(place.version - completion.versions, dtype=np.int32),
+        group=place.group,
+    )
+
+
+def _trained_tokens(completion: Completion) -> int:
+    """Tokens that enter the loss; none of a completion that the verifier could not judge."""
+    return 0 if completion.reward is None else int(np.count_nonzero(~completion.forced))
+
+
+def _check(group: Group, version: int) -> None:
+    name = f"a completion of prompt {group.prompt.id}"
+    for completion in group.completions:
+        size = len(completion.tokens)
+        for field, values in (
+            ("logps", completion.logps),
+            ("versions", completion.versions),
+            ("forced", completion.forced),
+        ):
+            if len(values) != size:
+                raise ValueError(f"{name} has {len(values)} {field} for {size} tokens; need one each")
+        newest, oldest = int(completion.versions.max(initial=-1)), int(completion.versions.min(initial=version))
+        if newest > version or oldest < group.admitted_version:
+            raise ValueError(
+                f"{name} has tokens of versions {oldest}..{newest}; need {group.admitted_version}..{version}"
+            )
+        if not np.isfinite(completion.logps[~completion.forced]).all():
+            raise ValueError(f"{name} has a log-probability that is not finite at a token that was not forced")
+
+
+def _stats(
+    groups: Sequence[Group], rewards: Sequence[NDArray[np.float64]], samples: Sequence[Sample], version: int
+) -> BatchStats:
+    completions = [completion for group in groups for completion in group.completions]
+    judged = [completion.reward for completion in completions if completion.reward is not None]
+    lags = np.concatenate([np.empty(0, np.int64), *(version - completion.versions for completion in completions)])
+    return BatchStats(
+        groups=len(groups),
+        completions=len(completions),
+        trained_tokens=sum(int(np.count_nonzero(sample.mask)) for sample in samples),
+        reward_mean=float(np.mean(judged)) if judged else None,
+        zero_variance_share=_mean([is_zero_variance(each) for each in rewards]),
+        truncation_share=_mean([completion.finish == "length" for completion in completions]),
+        forced_tokens=sum(int(np.count_nonzero(completion.forced)) for completion in completions),
+        excluded=len(completions) - len(judged),
+        completion_tokens_mean=_mean([len(completion.tokens) for completion in completions]),
+        lag_tokens=tuple(np.bincount(lags.astype(np.int64)).tolist()),
+        lag_mean=float(lags.mean()) if lags.size else 0.0,
+        lag_max=int(lags.max(initial=0)),
+    )
+
+
+def _mean(values: Sequence[int | bool]) -> float:
+    return float(np.mean(values)) if values else 0.0

@@ -1,0 +1,274 @@
+"""Log-probability and entropy of given tokens straight from hidden states, without the logits' memory. PURE.
+
+N trained positions, H hidden size, V vocabulary. The N x V logits exist a piece at a time, in both directions. The
+forward walks rows, so that a row's softmax sees its whole vocabulary at once. The backward recomputes them and walks
+blocks of the vocabulary, and rows inside a block: so the weight's gradient is summed in float32 a block at a time, and
+no [V, H] float32 sum is held beside a bf16 gradient.
+Nothing is cached between calls: a float32 copy of the weight would be stale after the next optimizer step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Precision = Literal["fp32", "bf16"]
+
+CHUNK_BYTES = 128 * 2**20  # of float32 logits in the forward; on a GPU their exponentials take as much again
+STATS_LOGITS_CPU = 2**18  # logits whose statistics are taken at once: 1 MiB, so that the passes over it hit the cache
+TILE_ROWS_CPU = 256  # of the backward: a few MiB at the default chunk, for the cache too
+TILE_ROWS_GPU = 2048  # enough for full-speed products; temporaries stay far below N x H
+TILE_MIN_COLUMNS = 256
+CAST_NUMBERS = 2**22  # of a low-precision weight held in float32 at a time
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The M trained positions of a packed row of N tokens."""
+
+    hidden: Tensor  # [M, H] states that predict the trained tokens; differentiable
+    target: Tensor  # [M] the trained tokens
+    index: Tensor  # [M] where the trained tokens stand in the row; picks their advantage, logp_gen...
+
+
+def select_positions(hidden: Tensor, tokens: Tensor, trained: Tensor, cu_seqlens: Tensor) -> Positions:
+    """Pick what the head must compute; prompt, masked and forced tokens cost nothing after it.
+
+    Args:
+        hidden: [N, H] last hidden states of the row; state i predicts token i + 1.
+        tokens: [N].
+        trained: [N] bool, True at the tokens whose log-probability is wanted.
+        cu_seqlens: [S + 1] where sequences start and end in the row.
+
+    Raises:
+        ValueError: the first token of a sequence is trained; nothing predicts it.
+    """
+    if bool(trained[cu_seqlens[:-1].long()].any()):
+        raise ValueError("trained is True at the first token of a sequence; no hidden state predicts it")
+    index = trained.nonzero().squeeze(1)
+    return Positions(hidden.index_select(0, index - 1), tokens.index_select(0, index), index)
+
+
+def plan_chunk(vocabulary: int, *, budget_bytes: int = CHUNK_BYTES) -> int:
+    """Rows of float32 logits that fit in `budget_bytes`, at least 1."""
+    return max(1, budget_bytes // (4 * vocabulary))
+
+
+def linear_logprob(
+    hidden: Tensor, weight: Tensor, target: Tensor, *, precision: Precision, temperature: float = 1.0, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of `target` and entropy of the distribution, each [N] float32, in nats.
+
+    Args:
+        hidden: [N, H] states of the trained positions only: the caller leaves prompt, masked and forced tokens out
+            (`select_positions`).
+        weight: [V, H] LM head; the embedding's own Parameter when tied, whose gradient then adds up as usual.
+        target: [N] token ids, 0 <= id < V.
+        precision: `fp32` never rounds logits below float32; `bf16` rounds them to bf16, whatever the operands.
+        temperature: divides the logits, > 0.
+        chunk: rows of logits alive at a time (`plan_chunk`); sets the size of the backward's tiles too.
+
+    Differentiable in hidden and weight, by log-probability and entropy; the entropy's gradient costs only where used.
+    bf16 operands on CUDA are multiplied as they are, with float32 sums and results; there the backward rounds the
+    logits' gradient to bf16, as any bf16 layer's does. All else is multiplied in float32, weights cast piece by piece.
+
+    Raises:
+        ValueError: shapes, temperature or chunk are impossible.
+    Source: FP32 logits, Khatri et al. 2025, arXiv:2510.13786 (ScaleRL), after MiniMax-M1, arXiv:2506.13585.
+    """
+    if hidden.shape[1:] != weight.shape[1:] or target.shape != hidden.shape[:1]:
+        shapes = f"hidden {list(hidden.shape)}, weight {list(weight.shape)}, target {list(target.shape)}"
+        raise ValueError(f"{shapes}; need [N, H], [V, H], [N]")
+    if temperature <= 0 or chunk < 1:
+        raise ValueError(f"temperature is {temperature}, chunk {chunk}; need > 0, >= 1")
+    settings = _Settings(precision, temperature, chunk)
+    logp, entropy = _LinearLogprob.apply(hidden, weight, target, settings)  # type: ignore[no-untyped-call]  # torch
+    return logp, entropy
+
+
+@dataclass(frozen=True)
+class _Settings:
+    precision: Precision
+    temperature: float
+    chunk: int
+
+
+class _Context(Protocol):
+    """What torch's function context offers here, and what we leave on it."""
+
+    settings: _Settings
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
+class _LinearLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context, hidden: Tensor, weight: Tensor, target: Tensor, settings: _Settings
+    ) -> tuple[Tensor, Tensor]:
+        ctx.settings = settings
+        ctx.set_materialize_grads(False)  # an unused entropy then has gradient None, and costs nothing
+        # Autocast would turn float32 products into bf16 ones.
+        with torch.autocast(hidden.device.type, enabled=False):
+            logp, entropy, logsumexp = _forward_stats(hidden, weight, target, settings)
+        ctx.save_for_backward(hidden, weight, target, logsumexp, entropy)
+        return logp, entropy
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: _Context, grad_logp: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
+        scale = 1.0 / ctx.settings.temperature
+        upstream = _Upstream(
+            target,
+            logsumexp,
+            entropy,
+            torch.zeros_like(logsumexp) if grad_logp is None else grad_logp * scale,
+            None if grad_entropy is None else grad_entropy * scale,
+        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            grads = _operand_grads(hidden, weight, upstream, ctx)
+        return *grads, None, None
+
+
+@dataclass(frozen=True)
+class _Upstream:
+    """Per row [N]: what the forward left, and the gradients that came in, over the temperature."""
+
+    target: Tensor
+    logsumexp: Tensor
+    entropy: Tensor
+    grad_logp: Tensor
+    grad_entropy: Tensor | None
+
+    def rows(self, rows: slice) -> "_Upstream":
+        grad_entropy = None if self.grad_entropy is None else self.grad_entropy[rows]
+        return _Upstream(
+            self.target[rows], self.logsumexp[rows], self.entropy[rows], self.grad_logp[rows], grad_entropy
+        )
+
+
+def _pieces(total: int, size: int) -> Iterator[slice]:
+    step = max(1, size)
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _is_native_bf16(left: Tensor, right: Tensor) -> bool:
+    return left.is_cuda and left.dtype == right.dtype == torch.bfloat16
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right with float32 sums and results; their operands as they are, or cast whole."""
+    if _is_native_bf16(left, right):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _finish_logits(product: Tensor, settings: _Settings) -> Tensor:
+    """In place: the product rounded as asked, over the temperature."""
+    if settings.precision == "bf16":
+        product.copy_(product.bfloat16())
+    return product if settings.temperature == 1.0 else product.div_(settings.temperature)
+
+
+def _forward_stats(hidden: Tensor, weight: Tensor, target: Tensor, settings: _Settings) -> tuple[Tensor, ...]:
+    """Log-probability of target, entropy, logsumexp; each [N]."""
+    stats = [torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(3)]
+    num_rows = min(settings.chunk, hidden.shape[0])
+    # On a CPU a fresh buffer costs more, in page faults, than the product that fills it.
+    buffer = None if _is_native_bf16(hidden, weight) else stats[0].new_empty(num_rows, weight.shape[0])
+    for rows in _pieces(hidden.shape[0], settings.chunk):
+        logits = _chunk_logits(hidden[rows], weight, buffer)
+        _finish_logits(logits, settings)
+        at_once = num_rows if logits.is_cuda else STATS_LOGITS_CPU // weight.shape[0]
+        for part in _pieces(logits.shape[0], at_once):
+            where = slice(rows.start + part.start, rows.start + part.stop)
+            for whole, found in zip(stats, _row_stats(logits[part], target[where]), strict=True):
+                whole[where] = found
+        del logits  # or the next chunk is made while this one lives
+    return tuple(stats)
+
+
+def _chunk_logits(hidden: Tensor, weight: Tensor, buffer: Tensor | None) -> Tensor:
+    """hidden @ weight.T in float32, in the buffer's first rows if there is one."""
+    if buffer is None:
+        return _product(hidden, weight.t())
+    logits, left = buffer[: hidden.shape[0]], hidden.float()
+    if weight.dtype == torch.float32:
+        return torch.mm(left, weight.t(), out=logits)
+    for columns in _pieces(weight.shape[0], CAST_NUMBERS // weight.shape[1]):
+        torch.mm(left, weight[columns].float().t(), out=logits[:, columns])
+    return logits
+
+
+def _row_stats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of target, entropy, logsumexp; each [rows]. Overwrites the logits."""
+    peak = logits.amax(1)
+    shifted = logits.sub_(peak[:, None])
+    chosen = shifted.gather(1, target[:, None]).squeeze(1)
+    mass = shifted.exp()
+    total = mass.sum(1)
+    mean = mass.mul_(shifted).sum(1) / total  # of the shifted logits under the softmax
+    log_total = total.log()
+    # Not from the logsumexp: beside a peak of hundreds it has lost the last digits.
+    return chosen - log_total, log_total - mean, peak + log_total
+
+
+def _operand_grads(
+    hidden: Tensor, weight: Tensor, upstream: _Upstream, ctx: _Context
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of hidden and weight, each in its own dtype, None where nobody asked."""
+    on_hidden, on_weight = ctx.needs_input_grad[:2]
+    native = _is_native_bf16(hidden, weight)
+    tile_rows = TILE_ROWS_GPU if hidden.is_cuda else TILE_ROWS_CPU
+    # A tile of the GPU is a quarter of the forward's chunk, unless that is too thin to be worth a product.
+    width = max(TILE_MIN_COLUMNS, ctx.settings.chunk * weight.shape[0] // (4 * TILE_ROWS_GPU))
+    grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if on_hidden else None
+    grad_weight = torch.empty_like(weight) if on_weight else None
+    for columns in _pieces(weight.shape[0], width):
+        block = weight[columns] if native else weight[columns].float()
+        grad_block = torch.zeros_like(block, dtype=torch.float32) if on_weight else None
+        for rows in _pieces(hidden.shape[0], tile_rows):
+            tile = _finish_logits(_product(hidden[rows], block.t()), ctx.settings)
+            grad = _logits_grad(tile, upstream.rows(rows), columns.start)
+            grad = grad.bfloat16() if native else grad
+            if grad_hidden is not None:
+                _add_product(grad_hidden[rows], grad, block)
+            if grad_block is not None:
+                _add_product(grad_block, grad.t(), hidden[rows])
+        if grad_weight is not None and grad_block is not None:
+            grad_weight[columns] = grad_block
+    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight
+
+
+def _logits_grad(logits: Tensor, upstream: _Upstream, first_column: int) -> Tensor:
+    """Gradient by a tile of logits, [rows, columns], written over it.
+
+    By logit j of a row with probabilities p: grad_logp (1[j = target] - p_j) - grad_entropy p_j (log p_j + entropy).
+    """
+    logp = logits.sub_(upstream.logsumexp[:, None])
+    if upstream.grad_entropy is None:
+        grad = logp.exp_().mul_(-upstream.grad_logp[:, None])
+    else:
+        factor = logp * -upstream.grad_entropy[:, None]
+        factor.sub_((upstream.grad_logp + upstream.grad_entropy * upstream.entropy)[:, None])
+        grad = logp.exp_().mul_(factor)
+    column = upstream.target - first_column
+    is_here = (column >= 0) & (column < grad.shape[1])
+    at_target = torch.where(is_here, upstream.grad_logp, 0.0)
+    return grad.scatter_add_(1, column.clamp(0, grad.shape[1] - 1)[:, None], at_target[:, None])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in float32."""
+    if _is_native_bf16(left, right):
+        total.add_(_product(left, right))
+    else:
+        total.addmm_(left.float(), right.float())

@@ -1,0 +1,73 @@
+"""Samples of one packed row, as the arrays that a trainer rank works on. PURE.
+
+Only trained positions carry values: the head sees nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalerl_runtime.rollout import Flags, Floats, Ints
+
+
+@dataclass(frozen=True)
+class TrainSequence:
+    """One sequence with what its trained tokens need; arrays over the sequence's T tokens."""
+
+    tokens: Ints  # [T] prompt and completion
+    trained: Flags  # [T] True where the token is a target of the loss; never the first
+    logp_gen: Floats  # [T] under the generator; read only where trained
+    advantage: float
+    weight: float  # of each trained token in the batch's objective
+    lag: Ints  # [T] steps between the version that sampled a token and the one that trains on it
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) == 0 or self.trained[0]:
+            raise ValueError(f"a sequence of {len(self.tokens)} tokens cannot train its first token")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """N packed tokens of S sequences, M of them trained."""
+
+    tokens: NDArray[np.int64]  # [N]
+    positions: NDArray[np.int64]  # [N] from 0 in each sequence
+    cu_seqlens: NDArray[np.int32]  # [S + 1]
+    select: NDArray[np.int64]  # [M] position whose hidden state predicts the target
+    targets: NDArray[np.int64]  # [M]
+    logp_gen: Floats  # [M]
+    advantage: Floats  # [M]
+    weight: NDArray[np.float64]  # [M]
+    completion: NDArray[np.int64]  # [M] which of the S sequences
+    lag: NDArray[np.int32]  # [M]
+
+
+def build_micro_batch(sequences: Sequence[TrainSequence]) -> MicroBatch:
+    """Pack `sequences` end to end.
+
+    With none, the row is two tokens of weight 0: under ZeRO every rank must run the same number of passes.
+    """
+    if not sequences:
+        zeros = np.zeros(2, np.int32)
+        trained = np.array([False, True])
+        sequences = [TrainSequence(zeros, trained, zeros.astype(np.float32), advantage=0.0, weight=0.0, lag=zeros)]
+    lengths = np.array([len(s.tokens) for s in sequences])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    targets = [np.flatnonzero(s.trained) for s in sequences]
+    counts = [len(t) for t in targets]
+    where = np.concatenate([start + t for start, t in zip(starts, targets, strict=False)])
+    tokens = np.concatenate([s.tokens for s in sequences]).astype(np.int64)
+    return MicroBatch(
+        tokens=tokens,
+        positions=np.concatenate([np.arange(n) for n in lengths]).astype(np.int64),
+        cu_seqlens=starts.astype(np.int32),
+        select=where - 1,
+        targets=tokens[where],
+        logp_gen=np.concatenate([s.logp_gen[t] for s, t in zip(sequences, targets, strict=True)]).astype(np.float32),
+        advantage=np.repeat([s.advantage for s in sequences], counts).astype(np.float32),
+        weight=np.repeat([s.weight for s in sequences], counts).astype(np.float64),
+        completion=np.repeat(np.arange(len(sequences)), counts).astype(np.int64),
+        lag=np.concatenate([s.lag[t] for s, t in zip(sequences, targets, strict=True)]).astype(np.int32),
+    )

@@ -1,0 +1,284 @@
+"""The run's processes: trainer ranks and generator engines as Ray actors. I/O. The only module that imports Ray."""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalerl_runtime.algorithm.microbatch import MicroBatch
+from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling
+from scalerl_runtime.rollout import Ints
+from scalerl_runtime.trainer import StepResult, Trainer, TrainerOptions
+from scalerl_runtime.weights import Bucket, SyncReport
+
+log = logging.getLogger(__name__)
+
+GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
+
+
+class GeneratorLost(RuntimeError):
+    """A generator's process or engine is gone; its work has to be done again."""
+
+    def __init__(self, index: int, cause: object):
+        super().__init__(f"generator {index} is lost: {cause}")
+        self.index = index
+
+
+class TrainerLost(RuntimeError):
+    """A trainer rank is gone; the run goes on from its checkpoint."""
+
+
+class SyncFailed(RuntimeError):
+    """A weight update did not reach these generators."""
+
+    def __init__(self, failed: frozenset[int], cause: object):
+        super().__init__(f"weight update failed on generators {sorted(failed)}: {cause}")
+        self.failed = failed
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A copy of the weights that is ready to be sent."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+    sums: tuple[int, ...]
+    seconds: float  # gathering and copying
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of one copy."""
+        return sum(bucket.num_bytes for bucket in self.buckets)
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """What to start."""
+
+    trainer: TrainerOptions
+    engine: EngineOptions
+    ranks: int
+    generators: int
+    kv_cache: Literal["keep", "recompute"]
+    sync_seconds: float
+
+
+class Fleet:
+    """The actors. Calls raise GeneratorLost or TrainerLost; callers put the deadlines around them."""
+
+    def __init__(self, options: FleetOptions):
+        self.options = options
+        self._trainers: list[Any] = []
+        self._generators: dict[int, Any] = {}
+        self._members: frozenset[int] = frozenset()
+        self._folder: str | None = None
+
+    async def start(self) -> None:
+        """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
+        import ray
+
+        self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
+        await asyncio.to_thread(
+            ray.init,
+            address="local",
+            num_cpus=self.options.ranks + self.options.generators,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            object_store_memory=512 * 2**20,
+            _temp_dir=self._folder,
+        )
+        gpus = 1 if self.options.trainer.device == "cuda" else 0
+        # Three threads: training, sending the copy of the weights meanwhile, and short questions.
+        actor = ray.remote(Trainer).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, concurrency_groups={"train": 1, "send": 1}
+        )
+        ranks = self.options.ranks
+        self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        await self._on_ranks("start", address, port)
+
+    async def start_generator(self, index: int) -> float:
+        """Start (or start again) generator `index`; return its start-up time in seconds."""
+        import ray
+
+        old = self._generators.pop(index, None)
+        if old is not None:
+            ray.kill(old)
+        actor = ray.remote(Generator).options(
+            num_cpus=1, num_gpus=self.options.engine.tensor_parallel, max_restarts=0, max_concurrency=10_000
+        )
+        self._generators[index] = actor.remote(self.options.engine)
+        self._members = self._members - {index}
+        return float(await self._generator(index, "start"))
+
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+        """One completion of `prompt` per request, on generator `index`."""
+        samples: list[Sample] = await self._generator(index, "sample", prompt, list(requests))
+        return samples
+
+    async def train(
+        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
+    ) -> list[StepResult]:
+        """One optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
+        return await self._per_rank(
+            "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
+        )
+
+    async def set_version(self, version: int) -> None:
+        """Name the trainer's present weights."""
+        await self._on_ranks("set_version", version)
+
+    async def imitate(self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float) -> list[StepResult]:
+        """One supervised step."""
+        return await self._per_rank("imitate", batches, learning_rate=learning_rate)
+
+    async def quadratic_work(self) -> float:
+        """Work of attention per squared token over that of the rest per token; packing balances with it."""
+        results = await self._on_ranks("quadratic_work")
+        return float(results[0])
+
+    async def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments; what follows is another objective."""
+        await self._on_ranks("reset_optimizer")
+
+    async def stage(self) -> Staged:
+        """Copy the weights aside; training may go on while the copy is sent."""
+        results = await self._on_ranks("stage_weights")
+        return Staged(*results[0])
+
+    async def probe(self, index: int) -> None:
+        """Return when the generator's engine answers."""
+        await self._generator(index, "probe")
+
+    async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
+        """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
+
+        The transfer group is built anew when the members differ from last time.
+        """
+        loop = asyncio.get_running_loop()
+        if members != self._members:
+            await self._connect(members)
+        await self._on_members(members, "begin_receive", staged.buckets)
+        began = loop.time()
+        try:
+            await self._trainer(self._trainers[0].send_weights.options(concurrency_group="send").remote())
+        except TrainerLost:
+            raise
+        except Exception as error:
+            self._members = frozenset()
+            raise SyncFailed(members, error) from error
+        sent = loop.time() - began
+        stalls = await self._on_members(
+            members, "apply_weights", staged.version, staged.sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS
+        )
+        return SyncReport(
+            version=staged.version,
+            num_bytes=staged.num_bytes,
+            gather_seconds=staged.seconds,
+            send_seconds=sent,
+            stall_seconds=max(stalls),
+        )
+
+    async def _connect(self, members: frozenset[int]) -> None:
+        self._members = frozenset()
+        lead = self._trainers[0]
+        address, port = await self._trainer(lead.address.remote())
+        each = max(1, self.options.engine.tensor_parallel)
+        world = 1 + each * len(members)
+        opened = self._trainer(
+            lead.join_weights.options(concurrency_group="send").remote(address, port, world, GROUP_TIMEOUT_SECONDS)
+        )
+        joined = [
+            self._generator(index, "join_weights", address, port, 1 + each * place, world, GROUP_TIMEOUT_SECONDS)
+            for place, index in enumerate(sorted(members))
+        ]
+        await self._settle(members, [opened, *joined], lead=1)
+        self._members = members
+
+    async def _on_members(self, members: frozenset[int], method: str, *arguments: object) -> list[Any]:
+        calls = [self._generator(index, method, *arguments) for index in sorted(members)]
+        return await self._settle(members, calls, lead=0)
+
+    async def _settle(self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, lead: int) -> list[Any]:
+        """Await all calls, the first `lead` of them the trainer's; turn generators' failures into one SyncFailed."""
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results[:lead]:
+            if isinstance(result, TrainerLost):
+                raise result
+        faults = {
+            index: result
+            for index, result in zip(sorted(members), results[lead:], strict=True)
+            if isinstance(result, BaseException)
+        }
+        if faults:
+            self._members = frozenset()
+            raise SyncFailed(frozenset(faults), next(iter(faults.values())))
+        for result in results[:lead]:
+            if isinstance(result, BaseException):
+                self._members = frozenset()
+                raise SyncFailed(members, result)
+        return results[lead:]
+
+    async def save(self, folder: Path) -> None:
+        """Every rank writes its share under `folder`."""
+        await self._on_ranks("save", folder)
+
+    async def load(self, folder: Path, version: int) -> None:
+        """Every rank takes its share of `version` back."""
+        await self._on_ranks("load", folder, version)
+
+    async def export(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face folder."""
+        await self._on_ranks("export", folder)
+
+    async def stop(self) -> None:
+        """End every process. Harmless when nothing runs."""
+        import ray
+
+        await asyncio.to_thread(ray.shutdown)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _per_rank(self, method: str, batches: Sequence[Sequence[MicroBatch]], **options: float) -> list[Any]:
+        calls = [
+            getattr(trainer, method).options(concurrency_group="train").remote(list(batch), **options)
+            for trainer, batch in zip(self._trainers, batches, strict=True)
+        ]
+        return list(await asyncio.gather(*(self._trainer(call) for call in calls)))
+
+    async def _on_ranks(self, method: str, *arguments: object) -> list[Any]:
+        calls = [
+            getattr(trainer, method).options(concurrency_group="train").remote(*arguments) for trainer in self._trainers
+        ]
+        return list(await asyncio.gather(*(self._trainer(call) for call in calls)))
+
+    async def _trainer(self, reference: Awaitable[Any]) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await reference
+        except RayActorError as error:
+            raise TrainerLost(f"a trainer rank is lost: {_first_line(error)}") from error
+        except RayTaskError as error:
+            raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
+
+    async def _generator(self, index: int, method: str, *arguments: object) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await getattr(self._generators[index], method).remote(*arguments)
+        except RayActorError as error:
+            raise GeneratorLost(index, _first_line(error)) from error
+        except RayTaskError as error:
+            # An engine whose core died answers every call with an error: it is as lost as a dead process.
+            raise GeneratorLost(index, _first_line(error.cause)) from error
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -1,0 +1,447 @@
+"""The leader of a run: puts the parts together, and tells the world how it goes. I/O."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.recipe import Recipe
+from scalerl_api.wire import (
+    ADDRESS_FILE,
+    CHECKPOINTS,
+    ENV_ATTEMPT,
+    ENV_FOLDER,
+    ENV_PORT,
+    ENV_SPEC,
+    ENV_TERMINATION_FILE,
+    ENV_TOKEN_FILE,
+    EVALS_FILE,
+    EXIT_FINISHED,
+    EXIT_INVALID,
+    EXIT_RETRY,
+    LEDGER_FILE,
+    METRICS_FILE,
+    Checkpoint,
+    EvalPoint,
+    Phase,
+    Progress,
+    StepRecord,
+    Termination,
+)
+from scalerl_runtime.accounting import RoleClock
+from scalerl_runtime.algorithm.admission import build_pace
+from scalerl_runtime.checkpoint import CheckpointStore, load_buffer, load_state
+from scalerl_runtime.data import Data, DataUnavailable, load_data
+from scalerl_runtime.demonstrations import load_demonstrations
+from scalerl_runtime.fleet import Fleet, FleetOptions, GeneratorLost, TrainerLost
+from scalerl_runtime.generator import EngineOptions
+from scalerl_runtime.metrics import Publisher
+from scalerl_runtime.pipeline import (
+    Journals,
+    Parts,
+    Pipeline,
+    Position,
+    restore_pool,
+    resume_position,
+    start_position,
+)
+from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
+from scalerl_runtime.records import Journal
+from scalerl_runtime.rewards import Verifier, make_verifier
+from scalerl_runtime.rollout import Prompt
+from scalerl_runtime.scratch import make_scratch_model
+from scalerl_runtime.server import Server
+from scalerl_runtime.trainer import TrainerOptions
+from scalerl_runtime.waits import DeadlineExceeded, within
+from scalerl_runtime.warm import warm_step
+
+log = logging.getLogger(__name__)
+
+FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
+SCRATCH_MODEL = "model-start"
+GENERATOR_THREADS = 1
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the actuator tells the leader: names and places."""
+
+    spec: Path
+    folder: Path
+    attempt: int
+    port: int
+    token_file: Path
+    termination_file: Path
+
+    @classmethod
+    def parse(cls, variables: Mapping[str, str]) -> "Environment":
+        """Read the wire's variables. Raises KeyError with the missing one's name."""
+        return cls(
+            spec=Path(variables[ENV_SPEC]),
+            folder=Path(variables[ENV_FOLDER]),
+            attempt=int(variables.get(ENV_ATTEMPT, "1")),
+            port=int(variables.get(ENV_PORT, "0")),
+            token_file=Path(variables[ENV_TOKEN_FILE]),
+            termination_file=Path(variables[ENV_TERMINATION_FILE]),
+        )
+
+
+class Leader:
+    """One attempt."""
+
+    def __init__(self, environment: Environment, run: RLRun):
+        self.environment = environment
+        self.run = run
+        self.recipe: Recipe = run.spec.resolved_recipe()
+        self.publisher = Publisher()
+        folder = environment.folder
+        self.journals = Journals(
+            metrics=Journal(folder / METRICS_FILE),
+            evals=Journal(folder / EVALS_FILE),
+            ledger=Journal(folder / LEDGER_FILE),
+        )
+        self.store = CheckpointStore(Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep)
+        self.server = Server(self.progress, self._render, environment.token_file.read_text().strip())
+        self.stopping = asyncio.Event()
+        self._phase: Phase = "starting"
+        self._detail = ""
+        self._latest: StepRecord | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
+        self._pipeline: Pipeline | None = None
+        self._position: Position | None = None
+        self._pool: Pool | None = None
+        self._trainer_clock = RoleClock(devices=run.spec.trainer.ranks)
+
+    # -- the attempt -----------------------------------------------------------------------------------------------
+
+    async def lead(self) -> Literal["Finished", "Stopped"]:
+        """Do the whole attempt. Raises InvalidRun, or what ended it."""
+        host = "127.0.0.1" if self.environment.port == 0 else "0.0.0.0"  # noqa: S104 # in a pod its peers must reach it
+        await self.server.start(host, self.environment.port, self.environment.folder / ADDRESS_FILE)
+        model = await asyncio.to_thread(self._prepare_model)
+        tokenizer = await asyncio.to_thread(_load_tokenizer, model)
+        data = await asyncio.to_thread(load_data, self.run, self.recipe, tokenizer, self.run.spec.seed)
+        for fault in data.bad_rows[:10]:
+            log.warning("bad row left out: %s", fault)
+        verifier = await asyncio.to_thread(make_verifier, self.run)
+        fleet = Fleet(self._fleet_options(model))
+        try:
+            return await self._lead(fleet, tokenizer, data, verifier)
+        finally:
+            if self._pool is not None:
+                await self._pool.close()
+            await fleet.stop()
+            await self.server.stop()
+
+    async def _lead(
+        self, fleet: Fleet, tokenizer: Any, data: Data, verifier: Verifier
+    ) -> Literal["Finished", "Stopped"]:
+        deadlines = self.run.spec.deadlines
+        self.on_phase("starting", "trainer and generators")
+        await within(deadlines.start_seconds, "starting the trainer", fleet.start())
+        pool = self._make_pool(fleet, tokenizer, verifier)
+        self._pool = pool
+        for slot in pool.slots.values():
+            pool.start_slot(slot)
+        position, fresh = await self._restore(fleet, pool, data)
+        self._position = position
+        quadratic = await within(deadlines.start_seconds, "asking for the model's size", fleet.quadratic_work())
+        if not await self._warm_start(fleet, position, data, tokenizer, quadratic):
+            return "Stopped"
+        parts = Parts(
+            run=self.run,
+            recipe=self.recipe,
+            pace=pool.options.pace,
+            data=data,
+            fleet=fleet,
+            pool=pool,
+            store=self.store,
+            journals=self.journals,
+            trainer_clock=self._trainer_clock,
+            quadratic=quadratic,
+            attempt=self.environment.attempt,
+        )
+        self.on_phase("starting", "waiting for a generator")
+        await within(deadlines.start_seconds, "waiting for a generator", _until_running(pool))
+        self._pipeline = Pipeline(parts, position, self)
+        self._pipeline.stopping = self.stopping
+        self.server.is_ready = True
+        self.on_phase("training", "")
+        await self._pipeline.run(fresh=fresh)
+        if self.stopping.is_set():
+            return "Stopped"
+        await within(
+            deadlines.checkpoint_seconds, "exporting the model", fleet.export(self.environment.folder / FINAL_MODEL)
+        )
+        self.on_phase("finished", "")
+        return "Finished"
+
+    def _prepare_model(self) -> str:
+        """The model's folder or hub id; a scratch model is made once and kept for later attempts."""
+        spec = self.run.spec.model
+        if spec.source != "scratch":
+            return spec.source
+        assert spec.scratch is not None, "validation asks for its sizes"
+        folder = self.environment.folder / SCRATCH_MODEL
+        if not folder.exists():
+            make_scratch_model(folder, spec.scratch, context_tokens=self._context_tokens(), seed=self.run.spec.seed)
+        return str(folder)
+
+    def _context_tokens(self) -> int:
+        return self.recipe.length.prompt_tokens + self.recipe.length.completion_tokens
+
+    def _fleet_options(self, model: str) -> FleetOptions:
+        spec, recipe = self.run.spec, self.recipe
+        threads = max(1, (os.cpu_count() or 1) // (spec.trainer.ranks + spec.generator.min_replicas))
+        return FleetOptions(
+            trainer=TrainerOptions(
+                model=model,
+                dtype=spec.model.dtype,
+                head=recipe.head,
+                zero_stage=spec.trainer.zero_stage,
+                optimizer=recipe.optimizer,
+                loss=recipe.loss,
+                temperature=recipe.temperature,
+                seed=spec.seed,
+                device="cuda" if spec.trainer.gpus_per_replica else "cpu",
+                cpu_threads=threads,
+            ),
+            engine=EngineOptions(
+                model=model,
+                dtype=spec.model.dtype,
+                head=recipe.head,
+                context_tokens=self._context_tokens(),
+                max_sequences=spec.generator.max_sequences,
+                tensor_parallel=spec.generator.gpus_per_replica,
+                gpu_memory_share=spec.generator.gpu_memory_share,
+                kv_cache_megabytes=spec.generator.kv_cache_megabytes,
+                temperature=recipe.temperature,
+                phrase=recipe.length.phrase if recipe.length.control == "interruption" else None,
+                seed=spec.seed,
+                cpu_threads=threads,
+            ),
+            ranks=spec.trainer.ranks,
+            generators=spec.generator.min_replicas,
+            kv_cache=recipe.asynchrony.kv_cache,
+            sync_seconds=spec.deadlines.sync_seconds,
+        )
+
+    def _make_pool(self, fleet: Fleet, tokenizer: Any, verifier: Verifier) -> Pool:
+        spec, recipe = self.run.spec, self.recipe
+        options = PoolOptions(
+            recipe=recipe,
+            pace=build_pace(recipe),
+            tags=Tags(*(_encode(tokenizer, text) for text in ("<think>", "</think>", recipe.length.phrase))),
+            seed=spec.seed,
+            generate_seconds=spec.deadlines.generate_seconds,
+            start_seconds=spec.deadlines.start_seconds,
+            max_sequences=spec.generator.max_sequences,
+        )
+        devices = max(1, spec.generator.gpus_per_replica)
+        slots = [Slot(index, RoleClock(devices)) for index in range(spec.generator.min_replicas)]
+        return Pool(options, fleet, _Judge(verifier), slots, time.monotonic)
+
+    async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:
+        """The position to go on from, and whether nothing was evaluated yet."""
+        path = await asyncio.to_thread(self.store.latest)
+        if path is None:
+            return start_position(self.recipe), True
+        state = load_state(path)
+        self.on_phase("starting", f"loading {path.name}")
+        await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
+        buffer = load_buffer(path, {p.id: p for p in data.train})
+        position = resume_position(state, self.journals)
+        restore_pool(pool, pool.options.pace, state, buffer)
+        self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
+        return position, not position.num_evals and not position.pending
+
+    async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> bool:
+        """The supervised stage, from where it was left; False when the run is being stopped."""
+        import numpy as np
+
+        spec = self.run.spec.warm_start
+        if spec is None or position.warm_steps >= spec.steps:
+            return True
+        source = load_demonstrations(self.run, tokenizer, data, np.random.default_rng(self.run.spec.seed))
+        began = time.monotonic()
+        while position.warm_steps < spec.steps:
+            done = await warm_step(self.run, fleet, source, position.warm_steps, quadratic)
+            position.warm_steps = done.step
+            pace = (time.monotonic() - began) / done.step
+            self.on_phase("warmStart", f"step {done.step} of {spec.steps}, loss {done.loss:.3f}, {pace:.2f} s a step")
+            if self.stopping.is_set():
+                return False
+        await fleet.reset_optimizer()
+        return True
+
+    def stop(self) -> None:
+        """Checkpoint, then end: what SIGTERM means."""
+        self.on_phase("stopping", "")
+        self.stopping.set()
+
+    # -- what others see -------------------------------------------------------------------------------------------
+
+    def progress(self, since: int) -> Progress:
+        """Body of `/v1/progress`."""
+        pool, now = self._pool, time.monotonic()
+        slots: Sequence[Slot] = list(pool.slots.values()) if pool else []
+        return Progress(
+            run=self.run.name,
+            attempt=self.environment.attempt,
+            phase=self._phase,
+            detail=self._detail,
+            step=self._position.step if self._position else 0,
+            version=max((s.version for s in slots), default=-1) if slots else 0,
+            compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else 0.0,
+            gpu_seconds={
+                "trainer": self._trainer_clock.total(now),
+                "generator": sum(s.clock.total(now) for s in slots),
+            },
+            idle_fraction={
+                "trainer": self._trainer_clock.idle_fraction(now),
+                "generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
+            },
+            generators_ready=sum(s.state == "ready" for s in slots),
+            generator_restarts=pool.counters.restarts if pool else 0,
+            latest=self._latest,
+            evals=[point for point in self._evals if point.index >= since],
+            checkpoint=self._checkpoint,
+            time=time.time(),
+        )
+
+    def _render(self) -> bytes:
+        now, pool = time.monotonic(), self._pool
+        clocks = [("trainer", self._trainer_clock)] + [
+            ("generator", s.clock) for s in (pool.slots.values() if pool else ())
+        ]
+        seconds: dict[tuple[str, str], float] = {}
+        for role, clock in clocks:
+            clock.total(now)
+            for phase, spent in clock.seconds.items():
+                seconds[role, phase] = seconds.get((role, phase), 0.0) + spent
+        for (role, phase), spent in seconds.items():
+            self.publisher.raise_to("gpu_seconds_total", spent, role, phase)
+        progress = self.progress(len(self._evals))
+        self.publisher.set(
+            {
+                "step": progress.step,
+                "version": progress.version,
+                "compute_gpu_hours": progress.compute_gpu_hours,
+                "generators_ready": progress.generators_ready,
+            }
+        )
+        if pool is not None:
+            self.publisher.raise_to("generator_restarts_total", pool.counters.restarts)
+            self.publisher.raise_to("forced_mismatches_total", pool.counters.forced_mismatches)
+            self.publisher.raise_to("verifier_failures_total", pool.counters.excluded)
+        return self.publisher.render()
+
+    def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
+        """See `Observer`."""
+        self._latest = record
+        self.publisher.set(record.values)
+        self.publisher.observe_lags(lags)
+        for name, bucket, value in split:
+            self.publisher.set_labelled(name, bucket, value)
+        self.on_phase("stopping" if self.stopping.is_set() else "training", "")
+
+    def on_eval(self, points: Sequence[EvalPoint]) -> None:
+        """See `Observer`."""
+        for point in points:
+            self._evals.append(point)
+            self.publisher.set_labelled("pass_rate", point.dataset, point.pass_rate)
+            self.publisher.set_labelled("pass_rate_standard_error", point.dataset, point.standard_error)
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """See `Observer`."""
+        self._checkpoint = Checkpoint(step=step, time=time.time(), path=str(path))
+        self.publisher.set({"checkpoint_step": step})
+
+    def on_phase(self, phase: str, detail: str) -> None:
+        """See `Observer`."""
+        self._phase, self._detail = phase, detail  # type: ignore[assignment] # a Phase by contract
+
+    def termination(self, reason: Literal["Finished", "Stopped", "Retry", "Failed"], error: str) -> Termination:
+        """What to say last."""
+        return Termination(
+            reason=reason,
+            step=self._position.step if self._position else 0,
+            checkpoint_step=self._checkpoint.step if self._checkpoint else None,
+            last_eval=self._evals[-1] if self._evals else None,
+            error=error,
+        )
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The verifier behind an awaitable; its failure is no reward, and it says so itself."""
+
+    verifier: Verifier
+
+    async def __call__(self, prompt: Prompt, text: str) -> float | None:
+        verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
+        return verdict.reward
+
+
+async def _until_running(pool: Pool) -> None:
+    while not any(s.state in ("stale", "ready") for s in pool.slots.values()):
+        pool.changed.clear()
+        await pool.changed.wait()
+        if pool.fault is not None:
+            raise pool.fault
+
+
+def _load_tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+async def lead(variables: Mapping[str, str]) -> int:
+    """Lead a run to its end; return the exit code, and leave the last words where the wire says."""
+    environment = Environment.parse(variables)
+    try:
+        run = parse_run(yaml.safe_load(environment.spec.read_text()))
+        leader = Leader(environment, run)
+    except InvalidRun as error:
+        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leader.stop)
+    try:
+        reason = await leader.lead()
+    except InvalidRun as error:
+        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
+    except (TrainerLost, GeneratorLost, DataUnavailable, DeadlineExceeded) as error:
+        log.error("%s", error)
+        return _leave(environment, leader.termination("Retry", _one_line(error)), EXIT_RETRY)
+    except Exception as error:
+        log.exception("the run failed")
+        return _leave(environment, leader.termination("Failed", _one_line(error)), 1)
+    return _leave(environment, leader.termination(reason, ""), EXIT_FINISHED)
+
+
+def _leave(environment: Environment, words: Termination, code: int) -> int:
+    part = environment.termination_file.with_suffix(".part")
+    part.write_text(json.dumps(words.model_dump(by_alias=True, mode="json")))
+    part.replace(environment.termination_file)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or repr(error)
+    return f"{type(error).__name__}: {text.splitlines()[0]}"[:1000]

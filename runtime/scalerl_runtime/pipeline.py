@@ -1,0 +1,539 @@
+"""The asynchronous loop: prompts to generators, groups to trainers, weights back, evaluations beside it. I/O.
+
+    feed ──> Pool (generators) ──> completed groups ──> train ──> Syncer ──> Pool
+                                                          └──> checkpoint ──> evaluate (on a leased generator)
+
+`feed` waits for capacity: a step, new weights, or a generator that comes back. `train` waits for a batch: groups that
+complete. Both wake on `pool.changed`. The syncer waits for new weights or a generator that has none. An evaluation
+waits for its lease. Every one of these waits has a deadline, in the call that starts it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from scalerl_api import RLRun
+from scalerl_api.recipe import Recipe
+from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_runtime.accounting import RoleClock
+from scalerl_runtime.algorithm.admission import Admission, Pace, plan_resume
+from scalerl_runtime.algorithm.batch import Batch, build_batch
+from scalerl_runtime.algorithm.curriculum import Issue, PromptStream, StreamPosition
+from scalerl_runtime.algorithm.filters import PassRateHistory
+from scalerl_runtime.algorithm.microbatch import MicroBatch
+from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller, learning_rate
+from scalerl_runtime.checkpoint import CheckpointStore, PendingEval, RunState
+from scalerl_runtime.data import Data
+from scalerl_runtime.evals import EvalPlan, evaluate
+from scalerl_runtime.fleet import GeneratorLost
+from scalerl_runtime.pool import Pool, Slot
+from scalerl_runtime.records import Journal
+from scalerl_runtime.rollout import Group, Prompt
+from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values
+from scalerl_runtime.syncer import Sender, Syncer
+from scalerl_runtime.trainer import StepResult
+from scalerl_runtime.waits import DeadlineExceeded, within
+from scalerl_runtime.weights import SyncReport
+
+log = logging.getLogger(__name__)
+
+
+class Trainers(Sender, Protocol):
+    """What the pipeline needs of the fleet, beside what pool and syncer need."""
+
+    async def train(
+        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
+    ) -> list[StepResult]:
+        """One optimizer step."""
+        ...
+
+    async def set_version(self, version: int) -> None:
+        """Name the present weights."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write a checkpoint's share."""
+        ...
+
+    async def load(self, folder: Path, version: int) -> None:
+        """Read it back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Journals:
+    """The run folder's records."""
+
+    metrics: Journal
+    evals: Journal
+    ledger: Journal
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the pipeline is put together from."""
+
+    run: RLRun
+    recipe: Recipe
+    pace: Pace
+    data: Data
+    fleet: Trainers
+    pool: Pool
+    store: CheckpointStore
+    journals: Journals
+    trainer_clock: RoleClock
+    quadratic: float  # work of attention against the rest; see packing
+    attempt: int
+    now: Callable[[], float] = time.monotonic
+
+
+@dataclass
+class Position:
+    """Where the run stands; what a checkpoint stores. Changes as the run goes on."""
+
+    step: int
+    warm_steps: int
+    compute_before: float  # GPU-hours of earlier attempts, up to the checkpoint
+    stream: StreamPosition
+    history: PassRateHistory
+    kl: KlController
+    num_evals: int = 0
+    ledger_lines: int = 0
+    pending: list[PendingEval] = field(default_factory=list)
+
+
+class Observer(Protocol):
+    """Who is told what happened; the leader publishes it."""
+
+    def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
+        """A step is done."""
+        ...
+
+    def on_eval(self, points: Sequence[EvalPoint]) -> None:
+        """An evaluation is durable."""
+        ...
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """A checkpoint is durable."""
+        ...
+
+    def on_phase(self, phase: str, detail: str) -> None:
+        """What the run does now, for a person."""
+        ...
+
+
+class Pipeline:
+    """One attempt at a run, from a position to the end of its budget."""
+
+    def __init__(self, parts: Parts, position: Position, observer: Observer):
+        self.parts = parts
+        self.position = position
+        self.observer = observer
+        self.stopping = asyncio.Event()
+        self.last_sync: SyncReport | None = None
+        self.stream = PromptStream(
+            parts.recipe.curriculum,
+            np.array([p.difficulty for p in parts.data.train]),
+            seed=parts.run.spec.seed,
+        )
+        self.prompts = {p.id: p for p in parts.data.train}
+        self._order = [p.id for p in parts.data.train]
+        self._place = {p.id: i for i, p in enumerate(parts.data.train)}
+        self.syncer = Syncer(parts.fleet, parts.pool, parts.run.spec.deadlines.sync_seconds, self._on_sync)
+        self._evaluation: asyncio.Task[None] | None = None
+        self._tokens_seen = 0
+
+    # -- the attempt -----------------------------------------------------------------------------------------------
+
+    async def run(self, *, fresh: bool) -> None:
+        """Train until the budget is spent or `stopping` is set; then every evaluation that is due has been made.
+
+        `fresh`: nothing was evaluated yet, so step 0 is. Raises what ended the run.
+        """
+        for slot in self.parts.pool.slots.values():
+            slot.clock.start(self.parts.now())
+        self.parts.trainer_clock.start(self.parts.now())
+        self.parts.trainer_clock.switch("wait", self.parts.now())
+        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._feed())]
+        try:
+            await self._guarded(self._main(fresh=fresh), background)
+        finally:
+            for task in [*background, *([self._evaluation] if self._evaluation else [])]:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self.parts.pool.close()
+
+    async def _guarded(self, work: "asyncio.Future[None] | object", background: list["asyncio.Task[None]"]) -> None:
+        """Await `work`, but fail as soon as a background task fails."""
+        main = asyncio.ensure_future(work)  # type: ignore[arg-type] # a coroutine
+        done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
+        if main not in done:
+            main.cancel()
+            await asyncio.gather(main, return_exceptions=True)
+        for task in done:
+            await task
+
+    async def _main(self, *, fresh: bool) -> None:
+        await self._catch_up_evals()
+        await self.syncer.offer(self.position.step)
+        if fresh:
+            await self._begin_eval()
+        while not self._is_over():
+            if not await self._step():
+                break
+        if self.stopping.is_set():
+            await self._save("stopping")
+            return
+        await self._finish_evals()
+        await self._save("the end")
+
+    def _is_over(self) -> bool:
+        budget = self.parts.run.spec.budget
+        spent = budget.gpu_hours is not None and self.compute_gpu_hours() >= budget.gpu_hours
+        return self.stopping.is_set() or spent or self.position.step >= budget.steps
+
+    def compute_gpu_hours(self) -> float:
+        """Compute of the surviving history: earlier attempts up to their checkpoint, and all of this one."""
+        now = self.parts.now()
+        seconds = self.parts.trainer_clock.total(now) + sum(s.clock.total(now) for s in self.parts.pool.slots.values())
+        return self.position.compute_before + seconds / 3600
+
+    # -- feeding ---------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        pool = self.parts.pool
+        while True:
+            pool.changed.clear()
+            slot = pool.next_slot()
+            while slot is not None and self._is_wanted():
+                issue = self._next_issue()
+                pool.hand_over(slot, self.prompts[issue.prompt], issue.epoch)
+                slot = pool.next_slot()
+            await self._wake()
+
+    def _is_wanted(self) -> bool:
+        """Whether another group could still be trained; a refilling recipe may need any number."""
+        if self.stopping.is_set():
+            return False
+        left = self.parts.run.spec.budget.steps - self.position.step
+        refills = self.parts.recipe.zero_variance == "refill"
+        return refills or self.parts.pool.admission.outstanding < left * self.parts.recipe.prompts_per_step
+
+    def _next_issue(self) -> Issue:
+        """Next prompt to generate for, by its id."""
+        if self.parts.pool.reissue:
+            epoch, prompt = self.parts.pool.reissue.pop(0)
+            return Issue(prompt, epoch)
+        excluded = {self._place[p] for p in self.position.history.excluded if p in self._place}
+        issue, self.position.stream = self.stream.draw(self.position.stream, excluded)
+        return Issue(self._order[issue.prompt], issue.epoch)
+
+    async def _wake(self) -> None:
+        """Wait until something changed in the pool; raise what broke there."""
+        await self.parts.pool.changed.wait()
+        if self.parts.pool.fault is not None:
+            raise self.parts.pool.fault
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> bool:
+        """One step; False when the run is being stopped instead."""
+        parts, spec = self.parts, self.parts.run.spec
+        began = parts.now()
+        parts.trainer_clock.switch("wait", began)
+        groups = await within(spec.deadlines.generate_seconds, "waiting for a batch", self._take())
+        if groups is None:
+            return False
+        batch = build_batch(groups, parts.recipe, version=self.position.step)
+        waited = parts.now() - began
+        parts.trainer_clock.switch("train", parts.now())
+        packed, results = await self._optimize(batch)
+        self._advance(groups)
+        values = step_values(batch, packed, results) | self._own_values(batch, began, waited)
+        record = StepRecord(
+            step=self.position.step,
+            time=time.time(),
+            attempt=parts.attempt,
+            compute_gpu_hours=self.compute_gpu_hours(),
+            reward=values.get("reward", 0.0),
+            values=values,
+        )
+        parts.journals.metrics.append(record.model_dump(by_alias=True))
+        split = mismatch_values(mismatch_of(results)) if results else []
+        self.observer.on_step(record, batch.stats.lag_tokens, split)
+        parts.trainer_clock.switch("sync", parts.now())
+        await self._after_step()
+        return True
+
+    async def _take(self) -> list[Group] | None:
+        """The groups of the next step, refilled if the recipe says so; None when stopping."""
+        pool, recipe = self.parts.pool, self.parts.recipe
+        taken: list[Group] = []
+        missing = recipe.prompts_per_step
+        while missing:
+            found = pool.select(self.position.step, missing)
+            if found is not None:
+                taken += found
+                missing = build_batch(taken, recipe, version=self.position.step).decision.refill
+                continue
+            if self.stopping.is_set():
+                pool.completed = [*taken, *pool.completed]
+                return None
+            pool.changed.clear()
+            waits = [asyncio.create_task(pool.changed.wait()), asyncio.create_task(self.stopping.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if pool.fault is not None:
+                raise pool.fault
+        return taken
+
+    async def _optimize(self, batch: Batch) -> tuple[Packed | None, list[StepResult]]:
+        parts, spec, version = self.parts, self.parts.run.spec, self.position.step + 1
+        if not batch.samples:
+            await within(spec.deadlines.train_seconds, "naming a version", parts.fleet.set_version(version))
+            return None, []
+        packed = pack(
+            [sequence_of(sample) for sample in batch.samples],
+            budget=spec.trainer.micro_batch_tokens,
+            ranks=spec.trainer.ranks,
+            quadratic=parts.quadratic,
+        )
+        optimizer = parts.recipe.optimizer
+        results = await within(
+            spec.deadlines.train_seconds,
+            f"training step {version}",
+            parts.fleet.train(
+                packed.batches,
+                learning_rate=learning_rate(
+                    self.position.step, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps
+                ),
+                kl_coefficient=self.position.kl.coefficient,
+                version=version,
+            ),
+        )
+        total = results[0].stats
+        for result in results[1:]:
+            total = total + result.stats
+        self.position.kl = self.position.kl.update(total.mean(total.kl))
+        return packed, results
+
+    def _advance(self, groups: Sequence[Group]) -> None:
+        """Count the step: version, admission, history, ledger."""
+        position, pool = self.position, self.parts.pool
+        position.step += 1
+        pool.admission = pool.admission.step(len(groups))
+        if self.parts.recipe.no_positive_resampling:
+            position.history = position.history.record([(g.prompt.id, g.rewards) for g in groups])
+        self.parts.journals.ledger.append(
+            {"step": position.step, "prompts": [[g.epoch, g.prompt.id] for g in groups], "attempt": self.parts.attempt}
+        )
+        position.ledger_lines += 1
+        pool.changed.set()
+
+    def _own_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
+        """Metrics of the step that only the loop knows."""
+        parts, now, optimizer = self.parts, self.parts.now(), self.parts.recipe.optimizer
+        seconds = max(now - began, 1e-9)
+        slots = list(parts.pool.slots.values())
+        sampled = parts.pool.counters.tokens - self._tokens_seen
+        self._tokens_seen = parts.pool.counters.tokens
+        values = {
+            "step_seconds": seconds,
+            "wait_seconds": waited,
+            "tokens_per_second": batch.stats.trained_tokens / seconds,
+            "generator_tokens_per_second": sampled / seconds,
+            "idle_fraction_trainer": parts.trainer_clock.idle_fraction(now),
+            "idle_fraction_generator": sum(s.clock.idle_fraction(now) for s in slots) / len(slots),
+            "buffered_groups": float(len(parts.pool.completed)),
+            "in_flight_groups": float(len(parts.pool.in_flight)),
+            "kl_coefficient": self.position.kl.coefficient,
+            "excluded_prompts": float(len(self.position.history.excluded)),
+            "learning_rate": learning_rate(
+                self.position.step - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps
+            ),
+        }
+        if self.last_sync is not None:
+            sync = self.last_sync
+            values |= {
+                "weight_sync_seconds": sync.gather_seconds + sync.send_seconds + sync.stall_seconds,
+                "weight_gather_seconds": sync.gather_seconds,
+                "weight_send_seconds": sync.send_seconds,
+                "weight_stall_seconds": sync.stall_seconds,
+            }
+        return values
+
+    async def _after_step(self) -> None:
+        budget, checkpoint, step = self.parts.run.spec.budget, self.parts.run.spec.checkpoint, self.position.step
+        if step % budget.eval_every_steps == 0 or step == budget.steps:
+            await self._begin_eval()
+        elif step % checkpoint.every_steps == 0:
+            await self._save(f"step {step}")
+        if self.parts.pace.is_push_due(step):
+            await self.syncer.offer(step)
+
+    def _on_sync(self, report: SyncReport) -> None:
+        self.last_sync = report
+
+    # -- evaluations -----------------------------------------------------------------------------------------------
+
+    async def _begin_eval(self) -> None:
+        """Save this step, then evaluate it while training goes on. One evaluation runs at a time."""
+        await self._join_eval()
+        self.position.pending.append(PendingEval(self.position.step, self.compute_gpu_hours()))
+        await self._save(f"step {self.position.step}, to be evaluated")
+        pending = self.position.pending[-1]
+        lease = await self.syncer.lease(self.position.step)
+        self._evaluation = asyncio.create_task(self._evaluate(pending, lease))
+
+    async def _join_eval(self) -> None:
+        if self._evaluation is not None:
+            seconds = self.parts.run.spec.deadlines.eval_seconds
+            await within(seconds, "waiting for the evaluation before", asyncio.shield(self._evaluation))
+            self._evaluation = None
+
+    async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
+        spec = self.parts.run.spec
+        slot = await within(spec.deadlines.sync_seconds, f"leasing a generator for step {pending.step}", lease)
+        try:
+            points = await within(
+                spec.deadlines.eval_seconds, f"evaluating step {pending.step}", self._measure(pending, slot)
+            )
+        except (GeneratorLost, DeadlineExceeded) as error:
+            log.warning("the evaluation of step %d is put off: %s", pending.step, error)
+            self.parts.pool.lose(slot.index, error)
+            return
+        finally:
+            self.syncer.release(slot)
+        self._record(pending, points)
+
+    async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
+        data, held_out = self.parts.data, self.parts.run.spec.data.held_out
+        sets: Mapping[str, Sequence[Prompt]] = {"held_out": data.held_out, **data.downstream}
+        plan = EvalPlan(
+            step=pending.step,
+            compute_gpu_hours=pending.compute_gpu_hours,
+            samples=held_out.samples_per_prompt,
+            seed=self.parts.run.spec.seed,
+            attempt=self.parts.attempt,
+        )
+        return await evaluate(self.parts.pool, slot, plan, sets, self.position.num_evals)
+
+    def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
+        for point in points:
+            self.parts.journals.evals.append(point.model_dump(by_alias=True))
+        self.position.num_evals += len(points)
+        self.position.pending.remove(pending)
+        self.observer.on_eval(points)
+
+    async def _finish_evals(self) -> None:
+        """All evaluations that are due, those that a lost generator had put off included."""
+        self.observer.on_phase("evaluating", "waiting for the last evaluations")
+        await self._join_eval()
+        await self._catch_up_evals()
+
+    async def _catch_up_evals(self) -> None:
+        """Evaluate earlier steps from their checkpoints, then take the present weights back."""
+        if not self.position.pending:
+            return
+        here = self.position.step
+        present = self.parts.store.path(here)
+        if here not in self.parts.store.steps():
+            present = await self._save("before late evaluations")
+        for pending in list(self.position.pending):
+            self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
+            await self._load(self.parts.store.path(pending.step), pending.step)
+            self.syncer.forget()
+            lease = await self.syncer.lease(pending.step)
+            await self._evaluate(pending, lease)
+        if self.position.pending:
+            raise RuntimeError(f"step {self.position.pending[0].step} could not be evaluated")
+        await self._load(present, here)
+        self.syncer.forget()
+        self.observer.on_phase("training", "")
+
+    # -- durability ------------------------------------------------------------------------------------------------
+
+    async def _save(self, why: str) -> Path:
+        parts, seconds = self.parts, self.parts.run.spec.deadlines.checkpoint_seconds
+        before = parts.trainer_clock.switch("save", parts.now())
+        unfinished = parts.store.begin(self.position.step)
+        await within(seconds, f"saving a checkpoint ({why})", parts.fleet.save(unfinished))
+        protect = frozenset(p.step for p in self.position.pending) | {self.position.step}
+        path = await within(
+            seconds,
+            f"sealing a checkpoint ({why})",
+            asyncio.to_thread(parts.store.commit, unfinished, self.state(), list(parts.pool.completed), protect),
+        )
+        parts.trainer_clock.switch(before, parts.now())
+        self.observer.on_checkpoint(self.position.step, path)
+        return path
+
+    async def _load(self, path: Path, step: int) -> None:
+        seconds = self.parts.run.spec.deadlines.checkpoint_seconds
+        await within(seconds, f"loading {path.name}", self.parts.fleet.load(path, step))
+
+    def state(self) -> RunState:
+        """What a checkpoint taken now stores of the driver."""
+        position, pool = self.position, self.parts.pool
+        return RunState(
+            step=position.step,
+            warm_steps=position.warm_steps,
+            compute_gpu_hours=self.compute_gpu_hours(),
+            consumed=pool.admission.consumed,
+            stream=position.stream.to_dict(),
+            history=position.history.to_dict(),
+            kl=asdict(position.kl),
+            in_flight=(*pool.reissue, *((t.epoch, t.prompt.id) for t in pool.in_flight)),
+            num_evals=position.num_evals,
+            ledger_lines=position.ledger_lines,
+            pending_evals=tuple(position.pending),
+        )
+
+
+def start_position(recipe: Recipe) -> Position:
+    """A run that has not begun."""
+    return Position(
+        step=0,
+        warm_steps=0,
+        compute_before=0.0,
+        stream=StreamPosition(),
+        history=PassRateHistory.empty(recipe.no_positive_threshold),
+        kl=build_kl_controller(recipe.loss),
+    )
+
+
+def resume_position(state: RunState, journals: Journals) -> Position:
+    """Where a checkpoint left the run; the journals are cut back to it.
+
+    An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
+    belongs to this history.
+    """
+    journals.ledger.truncate(state.ledger_lines)
+    recorded = {int(line["step"]) for line in journals.evals.read()}
+    return Position(
+        step=state.step,
+        warm_steps=state.warm_steps,
+        compute_before=state.compute_gpu_hours,
+        stream=StreamPosition.from_dict(state.stream),
+        history=PassRateHistory.from_dict(state.history),
+        kl=KlController(**state.kl),
+        num_evals=sum(1 for _ in journals.evals.read()),
+        ledger_lines=state.ledger_lines,
+        pending=[p for p in state.pending_evals if p.step not in recorded],
+    )
+
+
+def restore_pool(pool: Pool, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
+    """Give the pool back its finished groups; what was being generated goes out again, first."""
+    kept = set(plan_resume(pace, state.step, [g.admitted_version for g in buffer]))
+    pool.completed = [g for i, g in enumerate(buffer) if i in kept]
+    lost = [(g.epoch, g.prompt.id) for i, g in enumerate(buffer) if i not in kept]
+    pool.reissue = [*lost, *state.in_flight]
+    pool.admission = Admission(state.step, state.consumed, state.consumed).resume(len(pool.completed))

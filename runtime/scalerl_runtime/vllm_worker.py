@@ -1,0 +1,96 @@
+"""Runs inside vLLM's worker process: receives weights, and mends the thinking budget. I/O.
+
+vLLM imports this module as `worker_extension_cls` before the model loads. Everything here depends on vLLM 0.32's
+insides; tests/local/test_generator.py fails when a new version moves them.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+from vllm.v1.worker import gpu_input_batch
+
+from scalerl_runtime.weights import Bucket, broadcast, checksum, gloo_group, parse_buckets, view
+
+
+class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
+    """A thinking budget that ends when the thinking ends.
+
+    vLLM 0.32's holder looks for the whole forced phrase only, so a completion that closes its thinking by itself has
+    the phrase forced into its *answer* once thinking and answer together reach the budget.
+    """
+
+    def __init__(self, reasoning_config: Any, *arguments: Any) -> None:
+        super().__init__(reasoning_config, *arguments)
+        self.natural_end = list(reasoning_config.natural_reasoning_end_token_ids or []) if reasoning_config else []
+
+    def _update_think_state(self, state: dict[str, Any]) -> None:
+        if not state.get("in_end") and state.get("thinking_token_budget", -1) != -1 and self.natural_end:
+            output = state.get("output_tok_ids", [])
+            seen = max(0, state.get("natural_seen", 0) - len(self.natural_end) + 1)
+            if self._find_last_sequence_index(output[seen:], self.natural_end) >= 0:
+                state["thinking_token_budget"] = -1
+                state["force_index"] = []
+            state["natural_seen"] = len(output)
+        super()._update_think_state(state)
+
+
+def _make_holder(
+    reasoning_config: Any, max_num_seqs: int, num_spec_tokens: int, device: torch.device, is_pin_memory: bool
+) -> NaturalEndHolder | None:
+    if reasoning_config is None:
+        return None
+    return NaturalEndHolder(reasoning_config, max_num_seqs, num_spec_tokens, device, is_pin_memory)
+
+
+gpu_input_batch.maybe_create_thinking_budget_state_holder = _make_holder
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker; called through `collective_rpc`."""
+
+    def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+        """Join the transfer group of an epoch; `rank` is this engine's first rank."""
+        parallel = self.vllm_config.parallel_config  # type: ignore[attr-defined] # the worker's
+        self._weight_group = gloo_group(
+            address, port, rank=rank + parallel.rank, world=world, timeout_seconds=timeout_seconds
+        )
+
+    def begin_receive(self, layout: list[dict[str, Any]]) -> None:
+        """Receive one update into host memory, in a thread: the engine goes on generating with the weights it has."""
+        self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
+
+    def apply_weights(self, sums: list[int], timeout_seconds: float) -> None:
+        """Load what `begin_receive` received, between two engine steps: running completions need no pause.
+
+        Whatever is wrong is raised before the model is touched, so that a failed transfer leaves a working engine of
+        the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
+        """
+        received, found = self._incoming.result(timeout_seconds)
+        if found != sums:
+            raise RuntimeError(f"weights arrived with checksums {found}; sent were {sums}")
+        runner = self.model_runner  # type: ignore[attr-defined] # the worker's
+        initialize_layerwise_reload(runner.model)
+        for bucket, flat in received:
+            runner.model.load_weights((entry.name, view(flat, entry)) for entry in bucket.entries)
+        finalize_layerwise_reload(runner.model, runner.model_config)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        if not hasattr(self, "_executor"):
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        return self._executor
+
+    def leave_weights(self) -> None:
+        """Drop the transfer group; the trainer is gone or builds a new one."""
+        self._weight_group = None
+
+
+def _receive(group: Any, buckets: tuple[Bucket, ...]) -> tuple[list[tuple[Bucket, torch.Tensor]], list[int]]:
+    received = []
+    for bucket in buckets:
+        flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        broadcast(group, flat)
+        received.append((bucket, flat))
+    return received, [checksum(flat) for _, flat in received]

@@ -1,0 +1,116 @@
+"""Weight transfer from trainer rank 0 to every generator: buckets, checksums, and the gloo sender. I/O.
+
+One update is a list of flat byte buckets; both sides know each bucket's layout, and compare its checksum afterwards.
+The gloo group lives for one *epoch*: it is built anew whenever a generator joins or leaves, so that a dead receiver
+costs one timeout and never hangs the sender.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch.distributed import ProcessGroupGloo, TCPStore
+
+BUCKET_BYTES = 256 * 2**20  # large enough to hide latency, small beside the model
+CHECKSUM_CHUNK = 2**22  # int64 words at a time: bounds the temporary at 32 MiB
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter inside a bucket."""
+
+    name: str  # the Hugging Face name
+    dtype: str  # torch's name without the prefix: "float32"
+    shape: tuple[int, ...]
+    offset: int  # bytes from the bucket's start, a multiple of 8
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Layout of one flat buffer."""
+
+    entries: tuple[Entry, ...]
+    num_bytes: int  # a multiple of 8
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What one update took."""
+
+    version: int
+    num_bytes: int
+    gather_seconds: float  # copying the weights aside, between two steps of the trainer
+    send_seconds: float  # generators keep generating meanwhile
+    stall_seconds: float  # longest time for which an engine made no token
+
+
+def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, limit: int) -> tuple[Bucket, ...]:
+    """Lay parameters out in order, a new bucket when `limit` bytes would be passed.
+
+    Args:
+        parameters: (name, dtype, full shape, size of one element in bytes). Shapes must be the full ones: under ZeRO-3
+            a parameter's own `numel` is 0, its `ds_numel` is not.
+        limit: bytes, > 0; a single larger parameter gets a bucket of its own.
+    """
+    buckets: list[Bucket] = []
+    entries: list[Entry] = []
+    used = 0
+    for name, dtype, shape, item_bytes in parameters:
+        size = item_bytes
+        for extent in shape:
+            size *= extent
+        if entries and used + size > limit:
+            buckets.append(Bucket(tuple(entries), used))
+            entries, used = [], 0
+        entries.append(Entry(name, dtype, tuple(shape), used))
+        used += -(-size // 8) * 8
+    if entries:
+        buckets.append(Bucket(tuple(entries), used))
+    return tuple(buckets)
+
+
+def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[Bucket, ...]:
+    """The buckets that arrived as plain mappings (vLLM's engine takes no classes of ours)."""
+    return tuple(
+        Bucket(
+            tuple(Entry(e["name"], e["dtype"], tuple(e["shape"]), e["offset"]) for e in b["entries"]), b["num_bytes"]
+        )
+        for b in layout
+    )
+
+
+def view(flat: torch.Tensor, entry: Entry) -> torch.Tensor:
+    """The parameter `entry` inside the bytes `flat` [num_bytes], without a copy."""
+    dtype: torch.dtype = getattr(torch, entry.dtype)
+    count = 1
+    for extent in entry.shape:
+        count *= extent
+    return flat[entry.offset : entry.offset + count * dtype.itemsize].view(dtype).view(entry.shape)
+
+
+def checksum(flat: torch.Tensor) -> int:
+    """Position-dependent checksum of the bytes `flat` [n], n a multiple of 8, on any device.
+
+    The sum of the 8-byte words, each times its odd position weight, modulo 2**64: swapped or shifted words change it.
+    """
+    words = flat.view(torch.int64)
+    total = 0
+    for start in range(0, words.numel(), CHECKSUM_CHUNK):
+        chunk = words[start : start + CHECKSUM_CHUNK]
+        weight = torch.arange(start, start + chunk.numel(), device=flat.device, dtype=torch.int64) * 2 + 1
+        total += int((chunk * weight).sum())
+    return total & (2**64 - 1)
+
+
+def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_seconds: float) -> ProcessGroupGloo:
+    """Join the transfer group. Rank 0 (the trainer) serves the store. Raises RuntimeError when a peer is missing."""
+    timeout = timedelta(seconds=timeout_seconds)
+    store = TCPStore(address, port, world, rank == 0, timeout=timeout, wait_for_workers=False)
+    return ProcessGroupGloo(store, rank, world, timeout)
+
+
+def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:
+    """Send (rank 0) or receive the bytes `flat`. Raises RuntimeError after the group's timeout."""
+    group.broadcast(flat, 0).wait()

@@ -1,0 +1,59 @@
+"""What all tests share: the tests' environment, markers by folder, expected objects in files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+# The one home of the tests' environment; what a run needs itself, its code sets.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # sums in one order, and no fight for the cores
+    "HF_HUB_OFFLINE": "1",  # a test that asks a hub is wrong: fail at once
+    "MPLBACKEND": "agg",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write expected objects instead of comparing")
+
+
+def pytest_configure() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """tests/local and tests/gpu carry their marker without saying so; GPU tests are skipped where there is none."""
+    for item in items:
+        if HERE / "local" in item.path.parents:
+            item.add_marker(pytest.mark.local)
+        if HERE / "gpu" in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_items and not _has_cuda():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_cuda() -> bool:
+    import torch  # takes seconds: only when a GPU test was asked for
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(name, text)` compares with golden/<name> beside the test; `make golden` writes it."""
+    folder = request.path.parent / "golden"
+
+    def check(name: str, text: str) -> None:
+        path = folder / name
+        if request.config.getoption("--rewrite-golden"):
+            folder.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text(), f"{path.name} differs; if it should, `make golden` and read the diff"
+
+    return check

@@ -1,0 +1,180 @@
+"""The layout rules that no linter checks: what a path promises, what may be in a tracked file, what is generated."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scalerl_api.schema import main as generate
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("crds", "operator", "runtime")
+MODULES = sorted(path for root in SOURCES for path in (ROOT / root).glob("scalerl_*/**/*.py"))
+IDS = [str(path.relative_to(ROOT)) for path in MODULES]
+every_module = pytest.mark.parametrize("path", MODULES, ids=IDS)
+
+# Packages whose names change under us, or that bring a framework: who alone may know them.
+KNOWN_ONLY_BY = {
+    "ray": {"fleet.py"},
+    "vllm": {"generator.py", "vllm_worker.py"},
+    "deepspeed": {"trainer.py"},
+    "kopf": {"handlers.py", "__main__.py"},
+}
+# What a PURE module cannot need: files, processes, clocks, chance, the network.
+ACTING = {
+    "aiohttp",
+    "asyncio",
+    "os",
+    "random",
+    "secrets",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "threading",
+    "time",
+    "uuid",
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of everything that a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+def summary(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+@pytest.mark.parametrize("root", SOURCES)
+def test_source_root_is_not_a_package(root: str) -> None:
+    assert not (ROOT / root / "__init__.py").exists()
+
+
+def test_tests_are_no_package() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_stdlib_operator_is_not_shadowed() -> None:
+    # -S: site hooks may import `operator` early and hide the fault.
+    code = "import operator; print(operator.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.startswith(str(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("scalerl_api.schema", "torch numpy ray kopf scalerl_operator scalerl_runtime"),
+        ("scalerl_operator.cli", "torch ray vllm deepspeed kopf scalerl_runtime"),
+        ("scalerl_runtime.rollout", "kopf kubernetes scalerl_operator"),
+    ],
+)
+def test_imports_without(module: str, banned: str) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({banned!r}.split())); import {module}"
+    subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
+
+
+@every_module
+def test_module_says_what_it_is(path: Path) -> None:
+    if path.read_text() and path.name != "__init__.py":
+        assert "PURE" in summary(path) or "I/O" in summary(path)
+
+
+@every_module
+def test_pure_module_imports_nothing_that_acts(path: Path) -> None:
+    if "PURE." in summary(path):
+        assert not ACTING & set(imported(path))
+
+
+@every_module
+def test_changing_packages_have_one_home(path: Path) -> None:
+    known = {name for name in imported(path) if name in KNOWN_ONLY_BY}
+    assert not {name for name in known if path.name not in KNOWN_ONLY_BY[name]}
+
+
+@every_module
+def test_module_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@every_module
+def test_functions_are_short(path: Path) -> None:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, functions)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in found}
+    assert {name: length for name, length in lengths.items() if length > 40} == {}
+
+
+def test_generated_files_are_fresh() -> None:
+    assert generate(["--check", "--root", str(ROOT)]) == 0, "run `make generate`"
+
+
+def test_locks_hold_no_address() -> None:
+    for path in (ROOT / "requirements").iterdir():
+        assert "://" not in path.read_text(), path.name
+
+
+def test_every_locked_version_is_exact_and_hashed() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        entries = path.read_text().replace("\\\n", " ").splitlines()
+        if "override" not in path.name:
+            assert [line for line in entries if "==" not in line or "--hash=sha256:" not in line] == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"/(root|home/[a-z]+|work)/",
+        r"pypi[.]org|pythonhosted[.]org|proxy[.]golang[.]org|npmjs[.]org|crates[.]io",
+    ],
+)
+def test_no_tracked_file_names_a_machine_or_a_registry(pattern: str) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git clone")
+    command = ["git", "grep", "-nIE", "--untracked", pattern, "--", ".", ":!tests/test_layout.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_clones_share_packages_but_not_code(tmp_path: Path) -> None:
+    if not (ROOT / ".venv/scalerl-setup").exists():
+        pytest.skip("scripts/setup made no .venv here")
+    if not (ROOT / ".venv/scalerl-setup").read_text().startswith("cpu "):
+        pytest.skip(".venv is not the shared kind")
+    seen = {}
+    for name in ("one", "two"):
+        clone = tmp_path / name
+        for part in (
+            "crds",
+            "operator",
+            "runtime",
+            "requirements",
+            "scripts",
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+        ):
+            (clone / part).parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-r", ROOT / part, clone / part], check=True)
+        environment = {**os.environ, "UV_OFFLINE": "1"}
+        subprocess.run([clone / "scripts/setup"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        # A child of a child, as Ray's workers are; from a folder that is no clone.
+        code = "import scalerl_api, pydantic; print(scalerl_api.__file__, pydantic.__file__)"
+        nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+        done = subprocess.run(
+            [clone / ".venv/bin/python", "-c", nested], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        own, seen[name] = done.stdout.split()
+        assert own == str(clone / "crds/scalerl_api/__init__.py")
+    assert seen["one"] == seen["two"]

@@ -1,0 +1,208 @@
+"""The CRD: structural, with bounds, defaults and rules, and no field that nobody argued for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalerl_api.recipe import Recipe
+from scalerl_api.reference import build_reference, list_fields
+from scalerl_api.schema import LIST_KEYS, RULES, build_crd, build_files, build_schema, find_schema, main
+
+Schema = dict[str, Any]
+# What a CRD's schema may hold (apiextensions.k8s.io/v1), as far as we need it.
+ALLOWED_KEYS = {
+    "type",
+    "format",
+    "description",
+    "properties",
+    "required",
+    "items",
+    "additionalProperties",
+    "enum",
+    "pattern",
+    "default",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "maxProperties",
+    "x-kubernetes-validations",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-preserve-unknown-fields",
+}
+
+
+def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from nodes(field, f"{path}.{name}".lstrip("."))
+    for key, mark in (("items", "[]"), ("additionalProperties", "{}")):
+        if key in schema:
+            yield from nodes(schema[key], path + mark)
+
+
+NODES = dict(nodes(build_schema()))
+SPEC = {path: node for path, node in NODES.items() if path.startswith("spec.")}
+
+
+@pytest.mark.parametrize("path", NODES)
+def test_schema_is_structural(path: str) -> None:
+    node = NODES[path]
+    assert node.keys() <= ALLOWED_KEYS
+    assert "type" in node or "x-kubernetes-preserve-unknown-fields" in node
+    assert not ({"properties", "additionalProperties"} <= node.keys())
+
+
+@pytest.mark.parametrize("path", [path for path in SPEC if not path.endswith("}")])
+def test_spec_field_is_described_and_bounded(path: str) -> None:
+    node = SPEC[path]
+    if not path.endswith("[]"):
+        assert node["description"].endswith((".", "%"))
+    if (
+        node["type"] in ("integer", "number")
+        and "enum" not in node
+        and path.rsplit(".", 1)[1] not in ("below", "above")
+    ):
+        assert node["minimum"] < node["maximum"]
+    if node["type"] == "string" and "enum" not in node:
+        assert node["maxLength"] <= 10_000  # CEL's cost is counted from it
+    if node["type"] == "array":
+        assert node["maxItems"] <= 20
+
+
+# Path -> what the API server must know of it; from the types by hand, no two alike.
+EXAMPLES: dict[str, Schema] = {
+    "spec.trainer.zeroStage": {"type": "integer", "enum": [1, 2, 3], "default": 1},
+    "spec.budget.gpuHours": {"type": "number", "minimum": 0.0, "maximum": 1e9},
+    "spec.budget.evalEverySteps": {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 100},
+    "spec.model.source": {"type": "string", "minLength": 1, "maxLength": 500},
+    "spec.model.scratch.tiedEmbeddings": {"type": "boolean", "default": True},
+    "spec.stopPolicies[].for": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 3},
+    "spec.stopPolicies[].mode": {"type": "string", "enum": ["Enforce", "Observe"], "default": "Enforce"},
+    "spec.recipe.preset": {
+        "type": "string",
+        "enum": ["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"],
+        "default": "scalerl",
+    },
+    "spec.recipe.loss.klTarget": {"type": "number", "minimum": 1e-6, "maximum": 10.0},
+    "status.conditions[].lastTransitionTime": {"type": "string", "format": "date-time"},
+    "status.progress.passRate": {"type": "number"},
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_field_says(path: str) -> None:
+    node = {key: value for key, value in NODES[path].items() if key != "description"}
+    assert node == EXAMPLES[path]
+
+
+def test_recipe_has_every_field_and_no_default() -> None:
+    recipe = NODES["spec.recipe"]
+    assert list(recipe["properties"]) == ["preset", *(field.alias for field in Recipe.model_fields.values())]
+    inside = {path: node for path, node in SPEC.items() if path.startswith("spec.recipe.")}
+    assert [path for path, node in inside.items() if "default" in node] == ["spec.recipe.preset"]
+    assert not any("required" in node for node in inside.values())
+
+
+@pytest.mark.parametrize("path", ["spec.trainer", "spec.deadlines", "spec.data.heldOut", "spec.recipe"])
+def test_absent_group_is_filled_from_its_fields(path: str) -> None:
+    assert NODES[path]["default"] == {}
+
+
+@pytest.mark.parametrize("path", ["spec.warmStart", "spec.model.scratch", "spec.forecast.target", "spec.budget"])
+def test_group_that_means_something_is_never_made_up(path: str) -> None:
+    assert "default" not in NODES[path]
+
+
+def test_status_has_no_default() -> None:
+    assert not [path for path, node in NODES.items() if path.startswith("status") and "default" in node]
+
+
+@pytest.mark.parametrize("path", RULES)
+def test_rule_is_on_no_default_and_its_message_names_the_field(path: str) -> None:
+    assert "default" not in NODES[path]
+    for rule in NODES[path]["x-kubernetes-validations"]:
+        assert ": " in rule["message"]
+
+
+@pytest.mark.parametrize("path", ["spec.model", "spec.data"])
+def test_model_and_data_are_immutable(path: str) -> None:
+    assert "self == oldSelf" in [rule["rule"] for rule in NODES[path]["x-kubernetes-validations"]]
+
+
+@pytest.mark.parametrize(("path", "key"), LIST_KEYS.items())
+def test_named_entries_are_unique(path: str, key: str) -> None:
+    assert NODES[path]["x-kubernetes-list-type"] == "map"
+    assert key in NODES[f"{path}[]"]["required"]
+
+
+def test_columns_of_kubectl_get() -> None:
+    columns = build_crd()["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert [column["name"] for column in columns if not column.get("priority")] == [
+        "State",
+        "Step",
+        "Pass",
+        "Ceiling",
+        "GPU-h",
+        "Age",
+    ]
+    for column in columns:
+        path = column["jsonPath"].lstrip(".")
+        assert path == "metadata.creationTimestamp" or NODES[path]["type"] == column["type"]
+
+
+def test_crd_names_itself() -> None:
+    crd = build_crd()
+    assert crd["metadata"]["name"] == "rlruns.scalerl.io"
+    assert crd["spec"]["names"]["shortNames"] == ["rlr"]
+    assert crd["spec"]["versions"][0]["subresources"] == {"status": {}}
+
+
+def test_find_schema_names_what_is_not_there() -> None:
+    with pytest.raises(KeyError, match="trainr"):
+        find_schema(build_schema(), "spec.trainr")
+
+
+def test_every_spec_field_was_argued_for() -> None:
+    """Options are debt: a field is added to spec_fields.txt with the issue that asked for it."""
+    listed = (Path(__file__).parent / "spec_fields.txt").read_text().split()
+    assert [path for path, _, _ in list_fields(NODES["spec"], "spec")] == listed
+
+
+def test_reference_names_every_field_once() -> None:
+    page = build_reference(build_schema())
+    for path, _, _ in [*list_fields(NODES["spec"], "spec"), *list_fields(NODES["status"], "status")]:
+        assert page.count(f"| `{path}` |") == 1 or path == "spec.recipe"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `spec.checkpoint.keep` | integer | 2 … 1,000 | `3` | How many are kept. "
+        "At least 2: the older one replaces a damaged one. |",
+        "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, or `scratch`. "
+        "Fixed for the run's life. |",
+        "| `spec.recipe.noPositiveResampling` | boolean |  | `true` | A prompt whose historic pass rate reaches "
+        "`noPositiveThreshold` leaves the later epochs for good. |",
+        "| `advantage` | batchStd | groupStd | groupStd | groupStd | groupStd |  |",
+    ],
+)
+def test_reference_row(row: str) -> None:
+    assert row in build_reference(build_schema()).splitlines()
+
+
+def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in build_files():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    root = ["--root", str(tmp_path)]
+    assert main([*root, "--check"]) == 1
+    assert "make generate" in capsys.readouterr().err
+    assert main(root) == 0
+    assert main([*root, "--check"]) == 0
+    (tmp_path / "docs/api.md").write_text("edited by hand")
+    assert main([*root, "--check"]) == 1
+    assert "stale: docs/api.md;" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""A stand-in for `python -m scalerl_runtime leader`: trains nothing, speaks the whole wire.
+
+FAKE_LEADER holds its scenario as JSON; attempts are strings:
+    crash: {attempt: [step, code]}: leaves at that step; 0 or more with a termination message, negative by that signal.
+    hold: {attempt: step}: waits there until it is told to stop.
+    deaf: ignores SIGTERM.   unheard: answers so many polls with 503 first.   spawn: starts processes in own sessions.
+    silent: never says where it answers.   torn: a cut line in evals.jsonl where it crashes.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+from scalerl_api import InvalidRun, parse_run, wire
+
+TICK_SECONDS = 0.004
+COMPUTE_PER_STEP = 0.01
+
+
+class FakeLeader:
+    def __init__(self) -> None:
+        self.folder = Path(os.environ[wire.ENV_FOLDER])
+        self.attempt = int(os.environ[wire.ENV_ATTEMPT])
+        self.scenario = json.loads(os.environ.get("FAKE_LEADER", "{}"))
+        self.token = Path(os.environ[wire.ENV_TOKEN_FILE]).read_text()
+        self.stopping = False
+        self.unheard = self.scenario.get("unheard", 0)
+        self.step, self.checkpoint_step = 0, None
+        self.evals: list[wire.EvalPoint] = []
+        self.phase: wire.Phase = "starting"
+
+    def end(self, reason: str, code: int, error: str = "") -> int:
+        message = wire.Termination.model_validate(
+            {
+                "reason": reason,
+                "step": self.step,
+                "checkpoint_step": self.checkpoint_step,
+                "last_eval": self.evals[-1] if self.evals else None,
+                "error": error,
+            }
+        )
+        Path(os.environ[wire.ENV_TERMINATION_FILE]).write_text(message.model_dump_json(by_alias=True))
+        return code
+
+    def progress(self, since: int) -> str:
+        found = wire.Progress(
+            run=self.run.name,
+            attempt=self.attempt,
+            phase=self.phase,
+            step=self.step,
+            version=self.step,
+            compute_gpu_hours=self.step * COMPUTE_PER_STEP,
+            gpu_seconds={"trainer": 36.0 * self.step, "generator": 36.0 * self.step},
+            idle_fraction={"trainer": 0.2, "generator": 0.1},
+            generators_ready=1,
+            evals=[point for point in self.evals if point.index >= since],
+            checkpoint=wire.Checkpoint(step=self.checkpoint_step, time=time.time(), path="checkpoints")
+            if self.checkpoint_step is not None
+            else None,
+            time=time.time(),
+        )
+        return found.model_dump_json(by_alias=True)
+
+    def serve(self) -> None:
+        leader = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                allowed = self.headers.get("Authorization") == f"Bearer {leader.token}"
+                leader.unheard -= 1
+                code = 503 if leader.unheard >= 0 else 200 if allowed else 401
+                since = int(parse_qs(urlsplit(self.path).query)["since"][0])
+                body = leader.progress(since).encode() if code == 200 else b""
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", int(os.environ[wire.ENV_PORT])), Handler)
+        Thread(target=server.serve_forever, daemon=True).start()
+        if not self.scenario.get("silent"):
+            (self.folder / wire.ADDRESS_FILE).write_text(f"127.0.0.1:{server.server_port}")
+
+    def evaluate(self) -> None:
+        if any(point.step == self.step for point in self.evals):
+            return
+        rate = 0.2 + 0.5 / (1 + math.exp(-(self.step - 30) / 8))
+        point = wire.EvalPoint(
+            index=len(self.evals),
+            step=self.step,
+            version=self.step,
+            compute_gpu_hours=self.step * COMPUTE_PER_STEP,
+            pass_rate=rate,
+            prompts=250,
+            samples=4,
+            standard_error=0.02,
+            attempt=self.attempt,
+        )
+        with (self.folder / wire.EVALS_FILE).open("a") as file:
+            file.write(point.model_dump_json(by_alias=True) + "\n")
+        self.evals.append(point)
+
+    def save(self) -> None:
+        self.checkpoint_step = self.step
+        folder = self.folder / wire.CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        evals = [point.model_dump(mode="json", by_alias=True) for point in self.evals]
+        (folder / "state.new").write_text(json.dumps({"step": self.step, "evals": evals}))
+        os.replace(folder / "state.new", folder / "state.json")
+
+    def load(self) -> None:
+        path = self.folder / wire.CHECKPOINTS / "state.json"
+        if path.exists():
+            state = json.loads(path.read_text())
+            self.step = self.checkpoint_step = state["step"]
+            self.evals = [wire.EvalPoint.model_validate(point) for point in state["evals"]]
+
+    def main(self) -> int:
+        signal.signal(signal.SIGTERM, self.on_term)
+        try:
+            self.run = parse_run(yaml.safe_load(Path(os.environ[wire.ENV_SPEC]).read_text()))
+        except InvalidRun as error:
+            return self.end("Invalid", wire.EXIT_INVALID, str(error).splitlines()[0])
+        if self.scenario.get("spawn"):
+            stubborn = "trap '' TERM; sleep 1000 & wait"
+            subprocess.Popen(["sh", "-c", stubborn], start_new_session=True)
+        self.load()
+        self.serve()
+        return self.train()
+
+    def on_term(self, *_: object) -> None:
+        self.stopping = not self.scenario.get("deaf", False)
+
+    def train(self) -> int:
+        spec = self.run.spec
+        self.phase = "training"
+        while True:
+            if self.step % spec.budget.eval_every_steps == 0 or self.step == spec.budget.steps:
+                self.evaluate()
+            if self.step % spec.checkpoint.every_steps == 0:
+                self.save()
+            if self.step >= spec.budget.steps:
+                self.phase = "finished"
+                self.save()
+                return self.end("Finished", wire.EXIT_FINISHED)
+            crash_step, code = self.scenario.get("crash", {}).get(str(self.attempt), [-1, 0])
+            if self.step == crash_step:
+                return self.crash(code)
+            hold = self.scenario.get("hold", {}).get(str(self.attempt), -1)
+            while self.step == hold and not self.stopping:
+                time.sleep(TICK_SECONDS)
+            if self.stopping:
+                self.save()
+                return self.end("Stopped", wire.EXIT_FINISHED)
+            time.sleep(TICK_SECONDS)
+            self.step += 1
+            record = wire.StepRecord(
+                step=self.step,
+                time=time.time(),
+                attempt=self.attempt,
+                compute_gpu_hours=self.step * COMPUTE_PER_STEP,
+                reward=0.1,
+                values={"entropy": 0.5},
+            )
+            with (self.folder / wire.METRICS_FILE).open("a") as file:
+                file.write(record.model_dump_json(by_alias=True) + "\n")
+
+    def crash(self, code: int) -> int:
+        if self.scenario.get("torn"):
+            with (self.folder / wire.EVALS_FILE).open("a") as file:
+                file.write('{"index": 99, "dataset": "held_')
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        return self.end("Retry" if code == wire.EXIT_RETRY else "Failed", code, f"fell at step {self.step}")
+
+
+if __name__ == "__main__":
+    sys.exit(FakeLeader().main())

@@ -1,0 +1,42 @@
+"""Which early points are left out."""
+
+import numpy as np
+
+from scalerl_operator.forecast.burn_in import find_burn_in
+
+X = np.linspace(0.0, 1.0, 41)
+CURVE = 0.3 + 0.4 * X**2 / (X**2 + 0.2**2)
+NOISE = np.random.default_rng(2).normal(0.0, 0.005, 41)
+VARIANCE = np.full(41, 0.005**2)
+
+
+def test_a_run_that_follows_the_law_keeps_every_point():
+    assert find_burn_in(X, CURVE + NOISE, VARIANCE) == 0
+
+
+def test_without_noise_the_grids_own_misfit_is_no_burn_in():
+    assert find_burn_in(X, CURVE, VARIANCE) == 0
+
+
+def test_a_start_that_the_rest_contradicts_is_left_out_and_no_more():
+    y = CURVE + NOISE
+    y[:4] = [0.05, 0.55, 0.6, 0.5]  # a format is learned, then unlearned
+    assert find_burn_in(X, y, VARIANCE) == 4
+
+
+def test_a_single_bad_point_in_the_middle_drops_nothing():
+    y = CURVE + NOISE
+    y[20] = 0.1
+    assert find_burn_in(X, y, VARIANCE) == 0
+
+
+def test_a_short_run_keeps_every_point():
+    y = CURVE + NOISE
+    y[:4] = [0.05, 0.55, 0.6, 0.5]
+    assert find_burn_in(X[:15] / X[14], y[:15], VARIANCE[:15]) == 0
+
+
+def test_the_scale_of_the_variances_does_not_matter():
+    y = CURVE + NOISE
+    y[:4] = [0.05, 0.55, 0.6, 0.5]
+    assert find_burn_in(X, y, VARIANCE * 1e4) == find_burn_in(X, y, VARIANCE)

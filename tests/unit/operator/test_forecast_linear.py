@@ -1,0 +1,55 @@
+"""The closed-form solve against sums done by hand."""
+
+import numpy as np
+import pytest
+
+from scalerl_operator.forecast.linear import solve
+
+ROWS = [
+    ([0.0, 0.5, 1.0], [0.2, 0.4, 0.6], [1, 1, 1], (0.2, 0.6, 0.0), "points on the curve"),
+    ([0.0, 0.5, 1.0], [0.2, 0.7, 0.6], [1, 0, 1], (0.2, 0.6, 0.0), "weight 0 leaves a point out"),
+    # normal equations 2 low + ceiling... of three points at g = 0, 0, 1: low is the weighted mean (.1 + 3*.3)/4
+    ([0.0, 0.0, 1.0], [0.1, 0.3, 0.6], [1, 3, 1], (0.25, 0.6, 0.03), "weights move the mean; chi2 .0225 + 3*.0025"),
+    # the free ceiling is 1.2; with 1: minimise (.2-l)^2 + (.2-l/2)^2, so 1.25 l = .3
+    ([0.0, 0.5], [0.2, 0.7], [1, 1], (0.24, 1.0, 0.008), "no ceiling above 1"),
+    # the free low is -.6; with 0: ceiling = (.5*.1 + .8) / 1.25
+    ([0.5, 1.0], [0.1, 0.8], [1, 1], (0.0, 0.68, 0.072), "no start below 0"),
+    ([0.0, 1.0], [0.6, 0.2], [1, 1], (0.4, 0.4, 0.08), "a fall is fitted by its mean"),
+    ([0.0, 1.0], [0.6, 0.2], [1, 3], (0.3, 0.3, 0.12), "by its weighted mean: .09 + 3*.01"),
+    ([0.5, 0.5], [0.3, 0.5], [1, 1], (None, None, 0.02), "two equal columns: one of many best curves"),
+    ([0.0, 0.0], [0.3, 0.5], [1, 1], (0.4, None, 0.02), "a ceiling that no point has seen"),
+]
+
+
+@pytest.mark.parametrize(
+    ("gain", "y", "weights", "expected"), [row[:-1] for row in ROWS], ids=[row[-1] for row in ROWS]
+)
+def test_solve_by_hand(gain, y, weights, expected):
+    found = solve(np.array([gain]), np.array(y), np.array(weights, dtype=float)[:, None])
+    for value, wanted in zip((found.low, found.ceiling, found.chi2), expected, strict=True):
+        if wanted is not None:
+            assert value[0, 0] == pytest.approx(wanted, abs=1e-9)
+    assert 0.0 <= found.low[0, 0] <= found.ceiling[0, 0] + 1e-12 <= 1.0 + 1e-9
+
+
+def test_curves_and_weightings_do_not_mix():
+    gain = np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]])
+    weights = np.array([[1.0, 1.0], [1.0, 3.0], [1.0, 1.0]])
+    y = np.array([0.1, 0.3, 0.6])
+    both = solve(gain, y, weights)
+    for row in range(2):
+        for column in range(2):
+            alone = solve(gain[row : row + 1], y, weights[:, column : column + 1])
+            for name in ("low", "ceiling", "chi2"):
+                assert getattr(both, name)[row, column] == pytest.approx(getattr(alone, name)[0, 0], abs=1e-12)
+
+
+def test_no_allowed_pair_on_a_fine_grid_is_better():
+    rng = np.random.default_rng(5)
+    low, ceiling = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201), indexing="ij")
+    allowed = low <= ceiling
+    for _ in range(40):
+        gain, y, weight = rng.random(5), rng.random(5), rng.random(5) + 0.1
+        curve = low[..., None] * (1 - gain) + ceiling[..., None] * gain
+        least = ((curve - y) ** 2 * weight).sum(axis=-1)[allowed].min()
+        assert solve(gain[None, :], y, weight[:, None]).chi2[0, 0] <= least + 1e-12

@@ -1,0 +1,90 @@
+"""The grid posterior against a plain sum over every parameter, and its truncated normals against tables."""
+
+import math
+
+import numpy as np
+import pytest
+
+from scalerl_operator.forecast.noise import Noise
+from scalerl_operator.forecast.posterior import Cut, fit_posterior
+
+
+def _plain_posterior(x, y, sd, levels):
+    """Weighted quantiles of A by brute force: every (A, R0, log C_mid, log B) of a fine grid, priors as documented."""
+    ceilings, starts = np.linspace(0.0, 1.0, 126), np.linspace(0.05, 0.35, 41)
+    mass = np.zeros(len(ceilings))
+    first = math.log(x[x > 0][0])
+    for log_c_mid in np.linspace(first - 1.0, math.log(10.0), 61):
+        for log_b in np.linspace(math.log(0.3), math.log(8.0), 31):
+            share = np.array(
+                [1 / (1 + math.exp(min(math.exp(log_b) * (log_c_mid - math.log(c)), 700))) if c else 0.0 for c in x]
+            )
+            a, r0 = ceilings[:, None, None], starts[None, :, None]
+            residual = (y - r0 - (a - r0) * share) / sd
+            weight = np.exp(-0.5 * (residual**2).sum(axis=-1)) * (a >= r0)[..., 0]
+            mass += weight.sum(axis=1) * math.exp(-0.5 * ((log_b - math.log(1.7)) / math.log(2.0)) ** 2)
+    below = (np.cumsum(mass) - 0.5 * mass) / mass.sum()
+    return np.interp(levels, below, ceilings)
+
+
+WINDOWS = [
+    (4.0, "past the bend: narrow"),
+    (1.0, "at the bend: wide and lopsided"),
+    (0.5, "before it: nearly the whole range"),
+]
+
+
+@pytest.mark.parametrize("ratio", [row[0] for row in WINDOWS], ids=[row[1] for row in WINDOWS])
+def test_ceiling_has_the_quantiles_of_a_plain_sum_over_all_parameters(ratio):
+    sd = 0.02
+    c = np.linspace(0.0, ratio, 10)
+    wiggle = 0.02 * np.array([0.3, -1.1, 0.8, -0.2, 1.3, -0.9, 0.1, 0.7, -1.2, 0.4])
+    y = 0.2 + 0.5 * c**1.7 / (1 + c**1.7) + wiggle
+    known = Noise(np.full(10, sd**2), log_sd=1e-4, smallest=0.5)  # the factor is 1
+    levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+    found = np.quantile(fit_posterior(c / ratio, y, known).ceiling, levels)
+    assert found == pytest.approx(_plain_posterior(c / ratio, y, sd, levels), abs=0.015)
+
+
+def test_the_noise_factor_is_learned_where_there_are_many_points():
+    rng = np.random.default_rng(3)
+    x = np.linspace(0.01, 1.0, 200)
+    y = 0.2 + 0.5 * x / (x + 0.1) + rng.normal(0.0, 0.03, 200)
+    found = fit_posterior(x, y, Noise(np.full(200, 0.01**2), log_sd=0.7, smallest=0.5))
+    assert found.factor == pytest.approx(3.0, rel=0.12)  # .03 / .01; the sd of an sd of 196 is 5 %
+
+
+def test_a_shorter_interval_where_a_point_on_the_curve_is_added():
+    x = np.linspace(0.1, 1.0, 10)
+    y = 0.2 + 0.5 * x**2 / (x**2 + 0.09)
+    widths = []
+    for size in (8, 9, 10):
+        noise = Noise(np.full(size, 0.02**2), log_sd=1e-4, smallest=0.5)
+        low, high = np.quantile(fit_posterior(x[:size] / x[size - 1], y[:size], noise).ceiling, [0.05, 0.95])
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_the_same_points_give_the_same_draws():
+    x, y = np.linspace(0.0, 1.0, 12), np.linspace(0.2, 0.6, 12)
+    noise = Noise(np.full(12, 1e-4), log_sd=0.7, smallest=0.5)
+    one, two = fit_posterior(x, y, noise), fit_posterior(x, y, noise)
+    for name in ("ceiling", "b", "c_mid", "r0"):
+        assert (getattr(one, name) == getattr(two, name)).all()
+    assert (one.r0 <= one.ceiling).all()
+    assert (np.diff(one.ceiling) >= 0.0).all()
+
+
+def test_cut_normal_has_the_quantiles_of_the_table():
+    cut = Cut(np.array([0.5, 0.0, 2.0]), np.array([0.1, 1.0, 0.5]), np.array([1.0, 1.0, 1.0]))
+    # symmetric; P(0 < z < 1) = .34134, its middle at P(z) = .67067, z = .4418; far outside: next to the edge
+    assert cut.quantile(np.array([0.5, 0.5, 0.5]))[:2] == pytest.approx([0.5, 0.4418], abs=1e-3)
+    assert 0.8 < cut.quantile(np.array([0.5, 0.5, 0.5]))[2] < 1.0
+    assert np.exp(cut.log_mass()) == pytest.approx([1.0, 0.34134, 0.02275], abs=1e-4)
+    assert cut.slices(2)[0] == pytest.approx([0.5 - 0.06745, 0.5 + 0.06745], abs=1e-3)  # quartiles
+
+
+def test_cut_normal_without_any_mass_stays_finite():
+    far = Cut(np.array([50.0]), np.array([0.1]), np.array([1.0]))
+    assert np.isfinite(far.log_mass()).all()
+    assert far.quantile(np.array([0.5]))[0] == 1.0

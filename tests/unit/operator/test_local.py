@@ -1,0 +1,275 @@
+"""`scalerl run` end to end with a leader that trains nothing: processes, restarts, records, and what is left behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from scalerl_api import RLRun, wire
+from scalerl_operator import records
+from scalerl_operator.interrupts import Interrupts
+from scalerl_operator.local import World, drive, prepare_folder
+from scalerl_operator.plan import Done, Limits
+from scalerl_operator.records import RunFolder
+from scalerl_operator.seen import Attempt
+from scalerl_operator.wording import View
+
+FAST = Limits(backoff_seconds=0.01, retries=2, exit_seconds=20.0)
+BUDGET = {"steps": 50, "evalEverySteps": 10}
+
+
+@dataclass
+class Recorder:
+    """A display that remembers, and calls back at every look."""
+
+    on_update: Callable[[View], None] = lambda _: None
+    events: list[str] = field(default_factory=list)
+
+    def update(self, view: View) -> None:
+        self.on_update(view)
+
+    def event(self, text: str) -> None:
+        self.events.append(text)
+
+
+@dataclass
+class Stage:
+    """One folder and the scenario of the leaders in it."""
+
+    folder: RunFolder
+    command: list[str]
+    make_run: Callable[..., RLRun]
+    document: Callable[..., dict[str, object]]
+    monkeypatch: pytest.MonkeyPatch
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    recorder: Recorder = field(default_factory=Recorder)
+    limits: Limits = FAST
+
+    def play(self, scenario: dict[str, object], *, resume: bool = False, **spec: object) -> Done:
+        spec = {"budget": BUDGET, **spec}
+        self.monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
+        run = self.make_run(**spec)
+        with records.lock_folder(self.folder) as lock:
+            prepare_folder(self.folder, run, yaml.safe_dump(self.document(**spec)), resume=resume)
+            world = World(self.interrupts, command=self.command, limits=self.limits, poll_seconds=0.02, inherit=(lock,))
+            return drive(run, self.folder, self.recorder, world)
+
+    def steps(self) -> list[int]:
+        return [point.step for point in records.load_evals(self.folder)]
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        return records.load_attempts(self.folder)
+
+
+def leftovers(folder: RunFolder) -> list[str]:
+    """The command lines of all processes that belong to the run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(wire.ENV_FOLDER) == str(folder.path.resolve()):
+                found.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture
+def stage(
+    tmp_path: Path,
+    fake_leader: list[str],
+    make_run: Callable[..., RLRun],
+    document: Callable[..., dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Stage]:
+    folder = RunFolder(tmp_path / "run")
+    yield Stage(folder, fake_leader, make_run, document, monkeypatch)
+    assert leftovers(folder) == [], "every path leaves nothing alive"
+    assert not folder.token.exists(), "a token outlives no leader"
+
+
+def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None:
+    done = stage.play({"spawn": True})
+    assert done.outcome == "Finished"
+    assert stage.steps() == [0, 10, 20, 30, 40, 50]
+    assert [line.step for line in records.load_forecasts(stage.folder)] == [0, 10, 20, 30, 40, 50]
+    status = records.load_run(stage.folder).status
+    assert status is not None
+    assert status.progress is not None
+    assert (status.progress.step, status.progress.phase) == (50, "finished")
+    assert status.progress.pass_rate == pytest.approx(0.2 + 0.5 * 0.9241418)  # logistic(20/8)
+    assert {c.type: c.status for c in status.conditions}["Complete"] == "True"
+
+
+def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
+    modes = []
+
+    def look(_: View) -> None:
+        if stage.folder.token.exists():
+            modes.append(stat.S_IMODE(stage.folder.token.stat().st_mode))
+            token = stage.folder.token.read_text()
+            assert token not in " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+            stage.interrupts.press()
+
+    stage.recorder.on_update = look
+    stage.play({"hold": {"1": 5}})
+    assert modes
+    assert set(modes) == {0o600}
+
+
+def test_a_killed_leader_is_restarted_from_its_checkpoint(stage: Stage) -> None:
+    done = stage.play({"crash": {"1": [23, -9]}, "spawn": True, "torn": True})
+    assert done.outcome == "Finished"
+    first, second = stage.attempts()
+    assert (first.exit_code, first.termination, second.exit_code) == (137, None, 0)
+    assert stage.steps() == [0, 10, 20, 30, 40, 50]
+    text = (stage.folder.path / wire.METRICS_FILE).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in text if json.loads(line)["attempt"] == 2][0] == 21
+
+
+def test_restarts_are_bounded(stage: Stage) -> None:
+    crash = {str(number): [3, 1] for number in range(1, 9)}
+    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1})
+    assert done.outcome == "RestartsExhausted"
+    assert "fell at step 3" in done.message
+    # The first attempt left the checkpoint of step 0, which is no progress.
+    assert [attempt.exit_code for attempt in stage.attempts()] == [1, 1]
+
+
+def test_a_fault_of_the_surroundings_spends_no_restart_but_ends_too(stage: Stage) -> None:
+    crash = {str(number): [3, 75] for number in range(1, 9)}
+    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 0})
+    assert done.outcome == "RetriesExhausted"
+    assert len(stage.attempts()) == 3
+
+
+def test_a_spec_that_the_runtime_refuses_is_not_tried_again(stage: Stage) -> None:
+    stage.monkeypatch.setattr(stage, "document", lambda **_: {"kind": "Nonsense"})
+    done = stage.play({})
+    assert done.outcome == "Invalid"
+    assert len(stage.attempts()) == 1
+
+
+def test_a_policy_stop_saves_and_is_complete(stage: Stage) -> None:
+    policy = {"name": "enough", "when": {"passRate": {"above": 0.25}}, "for": 2}
+    done = stage.play({"hold": {"1": 33}}, stopPolicies=[policy])
+    assert done.outcome == "StoppedByPolicy"
+    status = records.load_run(stage.folder).status
+    assert status is not None
+    found = {c.type: (c.status, c.reason) for c in status.conditions}
+    assert found["Complete"] == ("True", "StoppedByPolicy")
+    assert found["Failed"][0] == "False"
+    assert status.stop is not None
+    assert status.stop.policy == "enough"
+    # logistic(-10/8) = 0.223 and logistic(0) = 0.5: both 0.31 and 0.45 are above, at steps 20 and 30.
+    assert stage.attempts()[0].checkpoint_step == 33
+
+
+def test_interrupt_once_saves_then_resume_goes_on(stage: Stage) -> None:
+    stage.recorder.on_update = lambda view: (
+        stage.interrupts.press() if len(view.evals) == 3 and not stage.interrupts.count else None
+    )
+    done = stage.play({"hold": {"1": 25}, "spawn": True})
+    assert done.outcome == "Interrupted"
+    assert [a.checkpoint_step for a in stage.attempts()] == [25]
+    stage.interrupts, stage.recorder = Interrupts(), Recorder()
+    assert stage.play({}, resume=True).outcome == "Finished"
+    assert stage.steps() == [0, 10, 20, 30, 40, 50]
+    assert [line.step for line in records.load_forecasts(stage.folder)] == [0, 10, 20, 30, 40, 50]
+
+
+def test_interrupt_twice_kills_a_deaf_leader(stage: Stage) -> None:
+    stage.recorder.on_update = lambda view: stage.interrupts.press() if view.progress is not None else None
+    done = stage.play({"hold": {"1": 5}, "deaf": True, "spawn": True})
+    assert done.outcome == "Interrupted"
+    assert stage.attempts()[0].exit_code == 137
+
+
+def test_a_deaf_leader_is_killed_after_its_grace(stage: Stage) -> None:
+    stage.limits = Limits(exit_seconds=0.05)
+    policy = {"name": "enough", "when": {"passRate": {"above": 0.1}}, "for": 1}
+    deadlines = {"checkpointSeconds": 1}
+    done = stage.play({"hold": {"1": 5}, "deaf": True}, stopPolicies=[policy], deadlines=deadlines)
+    assert done.outcome == "StoppedByPolicy"
+    assert stage.attempts()[0].exit_code == 137
+
+
+def test_missed_polls_change_nothing(stage: Stage) -> None:
+    missed = []
+    stage.recorder.on_update = lambda view: missed.append(view.missed_polls)
+    done = stage.play({"unheard": 4, "hold": {}})
+    assert done.outcome == "Finished"
+    assert max(missed) >= 1
+    assert stage.steps() == [0, 10, 20, 30, 40, 50]
+    assert len(stage.attempts()) == 1
+
+
+def test_a_leader_that_never_answers_is_ended_and_counted(stage: Stage) -> None:
+    stage.limits = Limits(backoff_seconds=0.01, exit_seconds=0.05)
+    hold = {"1": 5, "2": 5}
+    done = stage.play({"silent": True, "hold": hold}, deadlines={"startSeconds": 1}, failurePolicy={"maxRestarts": 0})
+    assert done.outcome == "RestartsExhausted"
+    assert "did not answer" in done.message
+
+
+def test_an_error_in_the_driver_leaves_nothing(stage: Stage) -> None:
+    def fail(view: View) -> None:
+        if view.progress is not None:
+            raise RuntimeError("display broke")
+
+    stage.recorder.on_update = fail
+    with pytest.raises(RuntimeError, match="display broke"):
+        stage.play({"hold": {"1": 5}, "spawn": True})
+    assert stage.attempts()[-1].over
+
+
+def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
+    stage: Stage, tmp_path: Path, document: Callable[..., dict[str, object]]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(document(budget=BUDGET)))
+    code = (
+        "import sys; from scalerl_operator.cli import Machinery, main;"
+        f"sys.exit(main(sys.argv[1:], machinery=Machinery({stage.command!r}, 0.02)))"
+    )
+    stage.monkeypatch.setenv("FAKE_LEADER", json.dumps({"hold": {"1": 25}, "spawn": True}))
+    command = [sys.executable, "-c", code, "run", str(file), "--folder", str(stage.folder.path)]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if "step 20:" in line:
+            break
+    assert any("sleep 1000" in each for each in leftovers(stage.folder)), "the stand-in has processes to lose"
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    while records.is_driven(stage.folder):  # the lock lasts until the last of them is gone
+        time.sleep(0.01)
+    assert leftovers(stage.folder) == []
+    assert stage.play({}, resume=True).outcome == "Finished"
+    assert stage.steps() == [0, 10, 20, 30, 40, 50]
+    lost, second = stage.attempts()
+    assert (lost.over, lost.exit_code, lost.checkpoint_step, second.number) == (True, None, 25, 2)
+
+
+def test_environment_of_the_leader_names_places_and_no_secret(stage: Stage) -> None:
+    from scalerl_operator.processes import build_environment
+
+    found = build_environment(stage.folder, 7, {"PATH": "/bin"})
+    assert found[wire.ENV_ATTEMPT] == "7"
+    assert found[wire.ENV_PORT] == "0"
+    assert found["PATH"] == "/bin"
+    path = stage.folder.path.resolve()
+    assert found[wire.ENV_SPEC] == f"{path}/run.yaml"
+    assert found[wire.ENV_FOLDER] == str(path)
+    assert found[wire.ENV_TERMINATION_FILE] == f"{path}/termination.json"
+    assert os.path.dirname(found[wire.ENV_TOKEN_FILE]) == str(path)
