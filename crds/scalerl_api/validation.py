@@ -1,209 +1,318 @@
-"""Exact causal attention for sequences packed into one row, a `transformers` attention called `scalerl_varlen`.
+"""From a YAML document to an RLRun, or to every fault in it. PURE."""
 
-PURE but for `register_attention`, which enters the function in transformers' registry, once per process.
-No mask of row length squared exists: neither here nor in transformers, which asks `_no_mask` for one.
-"""
-
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any, TypeVar, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-ATTENTION_NAME = "scalerl_varlen"  # value of `attn_implementation`
-BUCKET_RATIO = 2  # a bucket's longest over its shortest sequence: padding at most doubles the attention's tokens
-FLASH_CAPABILITY = (8, 0)  # torch's varlen kernel is FlashAttention 2, which needs an Ampere or newer device
-FLASH_MAX_HEAD_DIM = 256
+from scalerl_api.recipe import PRESETS, Recipe, merge
+from scalerl_api.rlrun import NAME_PATTERN, VERIFIER_PATTERN, DatasetSpec, RecipeSpec, RLRun
+from scalerl_api.wire import HELD_OUT
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Sequences of similar length, attended as one padded batch."""
+class Fault:
+    """One thing that is wrong: where, what was found, what is allowed."""
 
-    num_sequences: int
-    length: int  # tokens of the longest
+    path: str
+    value: str
+    allowed: str
 
-
-@dataclass(frozen=True)
-class PackedRow:
-    """Where the sequences of one packed row of N tokens lie; built once, used by every layer."""
-
-    cu_seqlens: Tensor  # [S + 1] int32, on the row's device
-    max_length: int
-    buckets: tuple[Bucket, ...]
-    slots: Tensor  # [N] int64: each token's place in the buckets' padded batches, laid end to end
-
-    @property
-    def num_slots(self) -> int:
-        """Tokens of the padded batches, padding included."""
-        return sum(bucket.num_sequences * bucket.length for bucket in self.buckets)
+    def __str__(self) -> str:
+        """`spec.path: value, what is allowed`."""
+        return f"{self.path}: {self.value}, {self.allowed}"
 
 
-def plan_row(cu_seqlens: Tensor) -> PackedRow:
-    """Lay out the row whose sequence i is tokens cu_seqlens[i] to cu_seqlens[i + 1].
+class InvalidRun(ValueError):
+    """The document is not a run that can be started; never worth a retry."""
 
-    Args:
-        cu_seqlens: [S + 1] integers, 0 first, strictly rising. One device synchronisation reads them.
-
-    Raises:
-        ValueError: does not start at 0, or a sequence is empty.
-    """
-    bounds: list[int] = cu_seqlens.tolist()
-    lengths = [stop - start for start, stop in pairwise(bounds)]
-    if bounds[:1] != [0] or not lengths or min(lengths) < 1:
-        raise ValueError(f"cu_seqlens is {bounds[:8]}; need 0 first, then strictly rising ends of sequences")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    buckets = _plan_buckets([lengths[i] for i in order])
-    widths = [bucket.length for bucket in buckets for _ in range(bucket.num_sequences)]
-    first_slot = [0] * len(lengths)  # by sequence
-    filled = 0
-    for sequence, width in zip(order, widths, strict=True):
-        first_slot[sequence] = filled
-        filled += width
-    shift = torch.tensor([slot - start for slot, start in zip(first_slot, bounds, strict=False)])
-    slots = torch.arange(bounds[-1]) + shift.repeat_interleave(torch.tensor(lengths))
-    device = cu_seqlens.device
-    return PackedRow(cu_seqlens.to(torch.int32), max(lengths), tuple(buckets), slots.to(device))
+    def __init__(self, faults: Sequence[Fault]):
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = tuple(faults)
 
 
-def _plan_buckets(lengths: Sequence[int]) -> list[Bucket]:
-    """Cut falling lengths wherever one is below its bucket's longest over BUCKET_RATIO."""
-    buckets: list[Bucket] = []
-    for length in lengths:
-        if buckets and length * BUCKET_RATIO >= buckets[-1].length:
-            buckets[-1] = Bucket(buckets[-1].num_sequences + 1, buckets[-1].length)
-        else:
-            buckets.append(Bucket(1, length))
-    return buckets
+def parse_run(document: object) -> RLRun:
+    """Return the run that `document` describes. Raises InvalidRun with every fault found."""
+    if not isinstance(document, Mapping):
+        raise InvalidRun([Fault("(document)", _show(document), "an RLRun mapping is needed")])
+    run, faults = _parse_as(RLRun, document)
+    recipe, recipe_faults = _parse_recipe(document)
+    faults += recipe_faults
+    if run is not None and recipe is not None and not faults:
+        faults += check_run(run, recipe)
+    if run is None or faults:
+        raise InvalidRun(faults)
+    return run
 
 
-class _Take(torch.autograd.Function):
-    """Rows of `padded` at unique `slots`; its backward writes rows, where index_select's would add them one by one."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, padded: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
-        ctx.num_slots = padded.shape[0]  # type: ignore[attr-defined]  # contexts carry attributes
-        return padded.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (slots,) = ctx.saved_tensors  # type: ignore[attr-defined]  # known only to the backward node
-        padded = grad.new_zeros(ctx.num_slots, *grad.shape[1:])  # type: ignore[attr-defined]  # set in forward
-        return padded.index_copy_(0, slots, grad), None
+def _parse_recipe(document: Mapping[Any, Any]) -> tuple[Recipe | None, list[Fault]]:
+    """Preset and overrides as one recipe; None where RLRun's own faults say why there is none."""
+    spec = document.get("spec")
+    written = spec.get("recipe", {}) if isinstance(spec, Mapping) else None
+    if not isinstance(written, Mapping):
+        return None, []
+    preset = next((values for name, values in PRESETS.items() if name == written.get("preset", "scalerl")), {})
+    overrides = {key: value for key, value in written.items() if key != "preset"}
+    return _parse_as(Recipe, merge(preset, overrides), prefix=("spec", "recipe"))
 
 
-def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, scale: float | None = None) -> Tensor:
-    """Causal attention inside each sequence of a packed row, [N, heads, D], differentiable.
-
-    Args:
-        query: [N, heads, D].
-        key, value: [N, key heads, D]; key heads divides heads (grouped queries).
-        scale: of the scores; None is D ** -0.5.
-
-    bf16 and fp16 on a device that has the kernel: torch's varlen flash attention. Else padded batches of similar
-    length: a padding token comes after every token of its sequence, so causality alone keeps it out.
-
-    Raises:
-        ValueError: the row has another number of tokens than the layout.
-    """
-    if not query.shape[0] == key.shape[0] == row.slots.shape[0]:
-        raise ValueError(f"row has {query.shape[0]} queries and {key.shape[0]} keys; its layout {row.slots.shape[0]}")
-    if _is_flash_able(query):
-        attended = varlen_attn(
-            query, key, value, row.cu_seqlens, row.cu_seqlens, row.max_length, row.max_length,
-            scale=scale, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
-        assert isinstance(attended, Tensor)  # a pair only when log-sum-exps are asked for
-        return attended
-    return _attend_padded(query, key, value, row, scale=scale)
+def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
+    """Yield what no single field can see is wrong."""
+    yield from _check_model(run)
+    yield from _check_data(run)
+    yield from _check_groups(run, recipe)
+    yield from _check_recipe(run, recipe)
+    yield from _check_length(run, recipe)
+    yield from _check_stop(run)
 
 
-def _is_flash_able(query: Tensor) -> bool:
-    head_dim = query.shape[-1]
-    return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and head_dim % 8 == 0
-        and head_dim <= FLASH_MAX_HEAD_DIM
-        and torch.cuda.get_device_capability(query.device) >= FLASH_CAPABILITY
-    )
+def _check_model(run: RLRun) -> Iterator[Fault]:
+    model, warm = run.spec.model, run.spec.warm_start
+    if model.source == "scratch":
+        yield from _check_scratch(run)
+    elif model.scratch is not None:
+        yield Fault("spec.model.scratch", "set", f"only with source: scratch, not {model.source!r}")
+    if warm is not None and warm.wrong_steps > warm.steps:
+        yield Fault("spec.warmStart.wrongSteps", str(warm.wrong_steps), f"at most steps ({warm.steps})")
 
 
-def _attend_padded(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, scale: float | None) -> Tensor:
-    split = [_pad(tensor, row) for tensor in (query, key, value)]
-    attended = []
-    for bucket, *batch in zip(row.buckets, *split, strict=True):
-        q, k, v = (part.view(bucket.num_sequences, bucket.length, *part.shape[1:]).transpose(1, 2) for part in batch)
-        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-        attended.append(out.transpose(1, 2).flatten(0, 1))
-    padded = attended[0] if len(attended) == 1 else torch.cat(attended)
-    taken: Tensor = _Take.apply(padded, row.slots)  # type: ignore[no-untyped-call]  # torch does not type apply
-    return taken
+def _check_scratch(run: RLRun) -> Iterator[Fault]:
+    sizes = run.spec.model.scratch
+    if sizes is None:
+        yield Fault("spec.model.scratch", "missing", "needed with source: scratch")
+    else:
+        if sizes.heads % sizes.kv_heads:
+            yield Fault("spec.model.scratch.kvHeads", str(sizes.kv_heads), f"must divide heads ({sizes.heads})")
+        if sizes.head_dim % 32:
+            yield Fault("spec.model.scratch.headDim", str(sizes.head_dim), "must be a multiple of 32")
+    if run.spec.warm_start is None:
+        yield Fault("spec.warmStart", "missing", "needed with source: scratch, which can do nothing yet")
+    if run.spec.data.prompt_format == "chat":
+        yield Fault("spec.data.promptFormat", "chat", "source: scratch has no chat template; use plain")
 
 
-def _pad(packed: Tensor, row: PackedRow) -> tuple[Tensor, ...]:
-    """[N, heads, D] as one [sequences * length, heads, D] per bucket, zeros where padded."""
-    padded = packed.new_zeros(row.num_slots, *packed.shape[1:]).index_copy(0, row.slots, packed)
-    return torch.split(padded, [bucket.num_sequences * bucket.length for bucket in row.buckets])
+def _check_data(run: RLRun) -> Iterator[Fault]:
+    data, held_out = run.spec.data, run.spec.data.held_out
+    if held_out.prompts >= data.train.size:
+        allowed = f"less than data.train.size ({data.train.size})"
+        yield Fault("spec.data.heldOut.prompts", str(held_out.prompts), allowed)
+    if data.prompt_template.count("{prompt}") != 1:
+        yield Fault("spec.data.promptTemplate", repr(data.prompt_template), "must hold {prompt} once")
+    names = [each.name for each in data.downstream]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Fault(f"spec.data.downstream[{index}].name", name, "every name once")
+        if name == HELD_OUT:
+            yield Fault(f"spec.data.downstream[{index}].name", name, "taken by the held-out prompts")
+    yield from _check_source(run, "spec.data.train", data.train)
+    for index, each in enumerate(data.downstream):
+        yield from _check_source(run, f"spec.data.downstream[{index}]", each)
 
 
-def _transformers_attention(
-    _module: nn.Module,
-    query: Tensor,  # [1, heads, N, D]
-    key: Tensor,
-    value: Tensor,
-    _mask: None,
-    *,
-    packed_row: PackedRow | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **_others: object,  # what transformers hands to every attention and this one has no use for
-) -> tuple[Tensor, None]:
-    """What transformers calls; returns [1, N, heads, D] and no attention weights."""
-    if packed_row is None or query.shape[0] != 1:
-        raise ValueError(f"{ATTENTION_NAME} attends one packed row, by forward_hidden; got a batch of {query.shape[0]}")
-    if dropout or (sliding_window is not None and sliding_window < packed_row.max_length):
-        raise ValueError(f"{ATTENTION_NAME} has neither dropout ({dropout}) nor a sliding window ({sliding_window})")
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend_row(q, k, v, packed_row, scale=scaling)[None], None
+def _check_source(run: RLRun, path: str, data: DatasetSpec) -> Iterator[Fault]:
+    generated = data.source.startswith("reasoning_gym:")
+    if data.task and not generated:
+        yield Fault(f"{path}.task", "set", "only with source: reasoning_gym:<task>")
+    if run.spec.reward.verifier == "reasoning_gym" and not generated:
+        yield Fault(f"{path}.source", data.source, "reward.verifier reasoning_gym needs reasoning_gym:<task>")
 
 
-def _no_mask(*_args: object, attention_mask: Tensor | None = None, **_others: object) -> None:
-    """The mask of this attention: none. Padding would be silently attended, so a mask for it is refused."""
-    if attention_mask is not None:
-        raise ValueError(f"{ATTENTION_NAME} packs without padding; got an attention mask {list(attention_mask.shape)}")
-
-
-def register_attention() -> None:
-    """Make `attn_implementation="scalerl_varlen"` known to transformers. Harmless when repeated."""
-    AttentionInterface.register(ATTENTION_NAME, _transformers_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
-
-
-def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Last hidden states [N, H] of a packed row: the decoder with its final norm, without the LM head.
-
-    Args:
-        model: causal LM loaded with `attn_implementation=ATTENTION_NAME`; its gradient checkpointing works as ever.
-        tokens: [N] ids of all sequences, end to end.
-        positions: [N], from 0 in each sequence.
-        cu_seqlens: [S + 1] where sequences start and end; see `plan_row`.
-
-    Raises:
-        ValueError: the model has another attention, which would attend across sequences or build an N x N mask.
-    """
-    if model.config._attn_implementation != ATTENTION_NAME:
-        seen = model.config._attn_implementation
-        raise ValueError(
-            f"model's attention is {seen!r}; call register_attention, then load it with {ATTENTION_NAME!r}"
+def _check_groups(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
+    trainer, generator = run.spec.trainer, run.spec.generator
+    if recipe.prompts_per_step % trainer.ranks:
+        yield Fault(
+            "spec.recipe.promptsPerStep",
+            str(recipe.prompts_per_step),
+            f"must be a multiple of the {trainer.ranks} ranks",
         )
-    body = model.base_model
-    out = body(input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed_row=plan_row(cu_seqlens))
-    hidden: Tensor = out.last_hidden_state
-    return hidden[0]
+    if generator.max_replicas < generator.min_replicas:
+        yield Fault(
+            "spec.generator.maxReplicas",
+            str(generator.max_replicas),
+            f"at least minReplicas ({generator.min_replicas})",
+        )
+    if (trainer.gpus_per_replica == 0) != (generator.gpus_per_replica == 0):
+        yield Fault(
+            "spec.generator.gpusPerReplica",
+            str(generator.gpus_per_replica),
+            f"trainer has {trainer.gpus_per_replica}: both on GPUs or both on the CPU",
+        )
+
+
+def _check_recipe(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
+    if recipe.loss.kl_target is not None and recipe.loss.kl_coefficient == 0:
+        yield Fault("spec.recipe.loss.klTarget", str(recipe.loss.kl_target), "only with klCoefficient above 0")
+    warmup = recipe.optimizer.warmup_steps
+    if warmup >= run.spec.budget.steps:
+        yield Fault(
+            "spec.recipe.optimizer.warmupSteps", str(warmup), f"less than budget.steps ({run.spec.budget.steps})"
+        )
+
+
+def _check_length(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
+    length = recipe.length
+    total = length.prompt_tokens + length.completion_tokens
+    if total > run.spec.trainer.micro_batch_tokens:
+        yield Fault(
+            "spec.trainer.microBatchTokens",
+            str(run.spec.trainer.micro_batch_tokens),
+            f"at least promptTokens + thinkTokens + answerTokens ({total})",
+        )
+    if length.interrupt_min > length.interrupt_max:
+        yield Fault(
+            "spec.recipe.length.interruptMin",
+            str(length.interrupt_min),
+            f"at most interruptMax ({length.interrupt_max})",
+        )
+    if length.control == "interruption" and length.interrupt_max > length.think_tokens:
+        yield Fault(
+            "spec.recipe.length.interruptMax",
+            str(length.interrupt_max),
+            f"above the context left for thinking: at most thinkTokens ({length.think_tokens})",
+        )
+    if length.control == "interruption" and "</think>" not in length.phrase:
+        yield Fault("spec.recipe.length.phrase", repr(length.phrase), "must close the thinking with </think>")
+    if length.control == "penalty" and length.penalty_cache > length.completion_tokens:
+        yield Fault(
+            "spec.recipe.length.penaltyCache",
+            str(length.penalty_cache),
+            f"at most thinkTokens + answerTokens ({length.completion_tokens})",
+        )
+
+
+def _check_stop(run: RLRun) -> Iterator[Fault]:
+    policies = run.spec.stop_policies
+    names = [policy.name for policy in policies]
+    for index, policy in enumerate(policies):
+        path = f"spec.stopPolicies[{index}]"
+        if names.count(policy.name) > 1:
+            yield Fault(f"{path}.name", policy.name, "every name once")
+        bounds = [bound for bound in policy.when.__dict__.values() if bound is not None]
+        if len(bounds) != 1:
+            yield Fault(f"{path}.when", f"{len(bounds)} conditions", "exactly one")
+        elif (bounds[0].below is None) == (bounds[0].above is None):
+            seen = "neither below nor above" if bounds[0].below is None else "below and above"
+            yield Fault(f"{path}.when", seen, "exactly one of below, above")
+
+
+def _parse_as(root: type[Model], document: object, prefix: tuple[str, ...] = ()) -> tuple[Model | None, list[Fault]]:
+    """The typed object, or why there is none. Only the YAML's own names count: an API server knows no others."""
+    try:
+        return root.model_validate(document, by_alias=True, by_name=False), []
+    except ValidationError as error:
+        faults = [_fault(item, root, prefix) for item in error.errors()]
+        return None, list({fault.path: fault for fault in faults}.values())
+
+
+def _fault(item: ErrorDetails, root: type[BaseModel], prefix: tuple[str, ...]) -> Fault:
+    location = item["loc"]
+    if location[-1:] and location[-1] in _UNION_MEMBERS:
+        return Fault(
+            _join((*prefix, *location[:-1])), _show(item["input"]), "allowed are a number, a string, true, false"
+        )
+    return Fault(_join((*prefix, *location)), *_explain(item, root))
+
+
+def _explain(item: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
+    """The value that was found and what is allowed, for one pydantic error."""
+    kind, context, value = item["type"], item.get("ctx", {}), _show(item["input"])
+    if kind == "missing":
+        return "missing", "this field is required"
+    if kind == "extra_forbidden":
+        return f"unknown field (value {value})", _suggest(root, item["loc"])
+    if kind == "model_type":
+        return value, f"a mapping is needed; {_fields(_model_at(root, item['loc']))}"
+    if kind == "string_pattern_mismatch":
+        return value, _PATTERNS[context["pattern"]]
+    if kind in _ALLOWED:
+        return value, _ALLOWED[kind].format(**context)
+    message = str(item["msg"])
+    return value, message[0].lower() + message[1:]
+
+
+_UNION_MEMBERS = ("int", "float", "str", "bool")  # pydantic adds the member's name to the place of the error
+
+# What is allowed, by pydantic's name of the error; in braces what pydantic says of the bound.
+_ALLOWED = {
+    "literal_error": "one of {expected}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number is needed",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "too_long": "at most {max_length} entries, not {actual_length}",
+    "int_type": "a whole number is needed, without quotes",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "float_parsing": "a number is needed",
+    "string_type": "a string is needed; put it in quotes",
+    "bool_type": "true or false is needed",
+    "list_type": "a list is needed",
+    "dict_type": "a mapping is needed",
+    "invalid_key": "field names are strings",
+}
+_PATTERNS = {
+    NAME_PATTERN: "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends",
+    VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
+}
+
+
+def _suggest(root: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    """Name the fields that exist where `location` points, the nearest first."""
+    model = _model_at(root, location[:-1])
+    near = difflib.get_close_matches(str(location[-1]), _names(model), n=1)
+    return f"did you mean {near[0]}?" if near else _fields(model)
+
+
+def _fields(model: type[BaseModel]) -> str:
+    return f"fields here are {', '.join(_names(model))}"
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    if model is RecipeSpec:
+        return sorted(["preset", *_names(Recipe)])
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _model_at(root: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model whose fields `location` may name; positions in lists are passed over."""
+    model = root
+    for part in location:
+        if not isinstance(part, int):
+            field = next(each for name, each in model.model_fields.items() if part in (each.alias, name))
+            model = _inner_model(field.annotation) or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = map(_inner_model, get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+def _join(parts: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "(document)"
+
+
+def _show(value: object) -> str:
+    """A value as YAML's reader wrote it, short."""
+    match value:
+        case None:
+            return "empty"
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return "a mapping"
+        case list():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
