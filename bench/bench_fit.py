@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from scalerl_operator.forecast import Columns, Forecast, Points, fit_forecast, parse_csv, points
+from scalerl_operator.csv_fit import Columns, parse_curve
+from scalerl_operator.forecast import Forecast, Points, fit_forecast, points
 
 Array = NDArray[np.float64]
 
@@ -132,11 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("csv", nargs="?", help="learning curve; default: synthetic, with the paper's parameters")
-    parser.add_argument("--x", help="column of compute")
-    parser.add_argument("--y", help="column of the pass rate")
+    parser.add_argument("--x", default="gpu_hours", help="column of compute")
+    parser.add_argument("--y", default="pass_rate", help="column of the pass rate")
     parser.add_argument("--json", help="file for the numbers")
     args = parser.parse_args(argv)
-    curve = parse_csv(Path(args.csv).read_text(), Columns(args.x, args.y)) if args.csv else paper_points()
+    curve = parse_curve(Path(args.csv).read_text(), Columns(args.x, args.y), args.csv) if args.csv else paper_points()
     ours, forecast = time_forecast(curve)
     used = curve.starting_at(forecast.burn_in)
     theirs, grid = time_grid(used, forecast.r0 or 0.0)

@@ -3,9 +3,9 @@
 Run: python bench/bench_head.py [--tokens 8192 --vocab 152064 --hidden 128 --dtype float32 --json PATH]
 
 Each variant runs alone in its own process, one after the other: forward, then backward of a weighted sum of the
-log-probabilities. `extra` is the peak beyond the inputs and beyond the two gradients, which any head must return: the
-process's resident memory on a CPU, allocated memory on CUDA. The naive head and the loop are let off the entropy; the
-fused one returns it. Errors are against float64 on 64 of the rows.
+log-probabilities. `extra` is the higher of two peaks, resident memory on a CPU and allocated memory on CUDA: of the
+forward beyond the inputs, and of the backward beyond inputs and the two gradients, which any head must return.
+The naive head and the loop are let off the entropy; the fused one returns it. Errors are against float64 on 64 rows.
 """
 
 import argparse
@@ -92,24 +92,39 @@ def measure(variant: str, shape: Shape) -> Measured:
     _run(head, make_inputs(Shape(8, 32, 8, shape.dtype, shape.device, 1)))  # loads libraries
     inputs = make_inputs(shape)
     hidden, weight, _, _ = inputs
-    before = _reset_peak(shape.device)
-    seconds = []
-    for _ in range(shape.repeats):
-        hidden.grad = weight.grad = None
-        started = time.perf_counter()
-        logp = _run(head, inputs)
-        seconds.append(time.perf_counter() - started)
-    extra = _peak(shape.device) - before - hidden.nbytes - weight.nbytes
-    return Measured(variant, min(seconds), extra, *_errors(logp, inputs))
+    runs = [_run(head, inputs) for _ in range(shape.repeats)]
+    seconds, extra = min(run.seconds for run in runs), max(run.extra_bytes for run in runs)
+    return Measured(variant, seconds, extra, *_errors(runs[-1].logp, inputs))
 
 
-def _run(head: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class _Run:
+    logp: Tensor
+    seconds: float
+    extra_bytes: int
+
+
+def _run(head: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> _Run:
     hidden, weight, target, upstream = inputs
+    hidden.grad = weight.grad = None
+    before = _reset_peak(hidden.device.type)
+    started = time.perf_counter()
     logp = head(hidden, weight, target)
+    _synchronize(hidden)
+    halfway = time.perf_counter()
+    forward_extra = _peak(hidden.device.type) - before
+    _reset_peak(hidden.device.type)
+    resumed = time.perf_counter()
     torch.autograd.backward(logp, upstream)
-    if hidden.is_cuda:
+    _synchronize(hidden)
+    seconds = halfway - started + time.perf_counter() - resumed
+    backward_extra = _peak(hidden.device.type) - before - hidden.nbytes - weight.nbytes
+    return _Run(logp.detach(), seconds, max(forward_extra, backward_extra))
+
+
+def _synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
         torch.cuda.synchronize()
-    return logp.detach()
 
 
 def _errors(logp: Tensor, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, float]:

@@ -95,8 +95,8 @@ class Fleet:
         )
         gpus = 1 if self.options.trainer.device == "cuda" else 0
         # Three threads: training, sending the copy of the weights meanwhile, and short questions.
-        actor = ray.remote(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, concurrency_groups={"train": 1, "send": 1}
+        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0
         )
         ranks = self.options.ranks
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]

@@ -76,6 +76,7 @@ class WorkerExtension:
         for bucket, flat in received:
             runner.model.load_weights((entry.name, view(flat, entry)) for entry in bucket.entries)
         finalize_layerwise_reload(runner.model, runner.model_config)
+        _refresh_tied_head(runner.model)
 
     def _thread(self) -> ThreadPoolExecutor:
         if not hasattr(self, "_executor"):
@@ -85,6 +86,17 @@ class WorkerExtension:
     def leave_weights(self) -> None:
         """Drop the transfer group; the trainer is gone or builds a new one."""
         self._weight_group = None
+
+
+def _refresh_tied_head(model: Any) -> None:
+    """Prepack a tied head anew: the reload updates the weight it shares with the embedding, not its CPU copy of it.
+
+    Without this a CPU engine with tied embeddings keeps the head of its first weights, and nothing says so.
+    """
+    head = getattr(model, "lm_head", None)
+    embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if head is not None and embedding is not None and getattr(head, "weight", None) is embedding.weight:
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _receive(group: Any, buckets: tuple[Bucket, ...]) -> tuple[list[tuple[Bucket, torch.Tensor]], list[int]]:

@@ -4,10 +4,8 @@ from scalerl_operator.forecast.fit import fit_forecast
 from scalerl_operator.forecast.points import FitError, Points, binomial_standard_error, points
 from scalerl_operator.forecast.result import Forecast, curve_band, from_json, to_json
 from scalerl_operator.forecast.rivals import Rival
-from scalerl_operator.forecast.table import Columns, forecast_rows, parse_csv
 
 __all__ = [
-    "Columns",
     "FitError",
     "Forecast",
     "Points",
@@ -15,9 +13,7 @@ __all__ = [
     "binomial_standard_error",
     "curve_band",
     "fit_forecast",
-    "forecast_rows",
     "from_json",
-    "parse_csv",
     "points",
     "to_json",
 ]

@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from scalerl_operator.forecast.points import Array
 
-B_RANGE = (0.3, 8.0)  # the paper's runs have 1.09 to 2.44 (Table 1)
+B_PRIOR = (float(np.log(1.7)), float(np.log(2.0)))  # log mean and sd; the paper's runs have 1.09 to 2.44 (Table 1)
+B_RANGE = (0.3, 8.0)  # two sd and more on either side
 C_MID_BEYOND = 10.0  # a midpoint further out than ten times the data leaves no trace in them
 OLDEST = 1e-6  # of the last compute; keeps the search finite when the first point is next to zero
 
@@ -28,6 +29,8 @@ class Law:
     """x [n], coordinates [m], [m] -> g [m, n], rising in x."""
     parameters: Callable[[tuple[float, float], tuple[float, float], float], tuple[tuple[str, float], ...]]
     """(low, ceiling), the two coordinates, last compute -> named parameters in the user's units."""
+    penalty: Callable[[Array], Array] = np.zeros_like
+    """Second coordinate -> minus twice its log prior, to be added to chi2."""
 
 
 def first_positive(x: Array) -> float:
@@ -50,7 +53,7 @@ def sigmoid_gain(x: Array, log_c_mid: Array, log_b: Array) -> Array:
 
 def _sigmoid_axes(x: Array) -> tuple[Array, Array]:
     earliest = np.log(first_positive(x)) - 1.0  # a run may have been past its midpoint when it was first measured
-    return np.linspace(earliest, np.log(C_MID_BEYOND), 40), np.linspace(np.log(B_RANGE[0]), np.log(B_RANGE[1]), 16)
+    return np.linspace(earliest, np.log(C_MID_BEYOND), 36), np.linspace(np.log(B_RANGE[0]), np.log(B_RANGE[1]), 14)
 
 
 def _power_gain(x: Array, log_exponent: Array, _: Array) -> Array:
@@ -81,6 +84,7 @@ SIGMOID = Law(
         ("c_mid", float(np.exp(shape[0])) * last),
         ("b", float(np.exp(shape[1]))),
     ),
+    lambda log_b: np.square((log_b - B_PRIOR[0]) / B_PRIOR[1]),
 )
 POWER_LAW = Law(  # the paper's A.4: R = A - D / C^B
     "power law",
@@ -96,7 +100,7 @@ EXPONENTIAL = Law(
 )
 LOGISTIC = Law(
     "logistic",
-    lambda _: (np.linspace(-0.5, 1.5, 36), np.linspace(np.log(0.02), np.log(1.0), 16)),
+    lambda _: (np.linspace(-0.5, 1.5, 28), np.linspace(np.log(0.02), np.log(1.0), 12)),
     _logistic_gain,
     lambda ends, shape, last: (
         ("ceiling", ends[1]),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scalerl_operator.forecast.points import Array
 
@@ -30,6 +31,11 @@ class Normal:
         """Return the weighted sum of squared residuals, [m, k], never below 0."""
         fitted = low * (low * self.a + 2.0 * ceiling * self.c) + ceiling**2 * self.b
         return np.maximum(self.yy - 2.0 * (low * self.p + ceiling * self.q) + fitted, 0.0)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Normal":
+        """Return the sums of the chosen ones [m, k], in one row."""
+        a, b, c, p, q = (each[chosen] for each in (self.a, self.b, self.c, self.p, self.q))
+        return Normal(a, b, c, p, q, np.broadcast_to(self.yy, chosen.shape)[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +74,24 @@ def solve(gain: Array, y: Array, weights: Array) -> Solution:
     safe = np.where(regular, det, 1.0)
     low, ceiling = (eq.p * eq.b - eq.q * eq.c) / safe, (eq.q * eq.a - eq.p * eq.c) / safe
     free = regular & (low >= 0.0) & (low <= ceiling) & (ceiling <= 1.0)
-    best = np.where(free, eq.chi2(low, ceiling), np.inf)
-    zero, one = np.zeros_like(low), np.ones_like(low)
+    chi2 = eq.chi2(low, ceiling)
+    bound = ~free
+    low[bound], ceiling[bound], chi2[bound] = _solve_on_sides(eq.where(bound))
+    return Solution(low, ceiling, chi2)
+
+
+def _solve_on_sides(eq: Normal) -> tuple[Array, Array, Array]:
+    """Return (low, ceiling, chi2), the best of the sides low = 0, ceiling = 1 and low = ceiling."""
+    zero, one = np.zeros_like(eq.a), np.ones_like(eq.a)
     level = _clipped(eq.p + eq.q, eq.a + 2.0 * eq.c + eq.b)
-    sides = ((zero, _clipped(eq.q, eq.b)), (_clipped(eq.p - eq.c, eq.a), one), (level, level))
-    for side_low, side_ceiling in sides:
-        chi2 = np.where(free, np.inf, eq.chi2(side_low, side_ceiling))
+    low, ceiling = zero, _clipped(eq.q, eq.b)
+    best = eq.chi2(low, ceiling)
+    for side_low, side_ceiling in ((_clipped(eq.p - eq.c, eq.a), one), (level, level)):
+        chi2 = eq.chi2(side_low, side_ceiling)
         better = chi2 < best
         low, ceiling = np.where(better, side_low, low), np.where(better, side_ceiling, ceiling)
         best = np.where(better, chi2, best)
-    return Solution(low, ceiling, best)
+    return low, ceiling, best
 
 
 def _clipped(numerator: Array, denominator: Array) -> Array:

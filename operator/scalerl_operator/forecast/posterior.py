@@ -16,8 +16,7 @@ from scalerl_operator.forecast.linear import normal_equations, solve
 from scalerl_operator.forecast.noise import Noise
 from scalerl_operator.forecast.points import Array
 
-B_PRIOR = (float(np.log(1.7)), float(np.log(2.0)))  # log mean and sd; the paper's runs: 1.09 to 2.44
-ZOOMS = ((28, 16), (44, 24))  # nodes along C_mid and B after each zoom
+ZOOMS = ((24, 14), (40, 22))  # nodes along C_mid and B after each zoom
 KEEP = 12.0  # log weights further below the best are dropped: e^-12 of the peak
 SLICES = 5  # of A's distribution at one node
 NUM_DRAWS = 400
@@ -81,7 +80,7 @@ def _weigh(x: Array, y: Array, noise: Noise, axes: tuple[Array, Array]) -> _Node
     factors = noise.factors(float(plain.chi2[best, 0]))
     variances = noise.variances(factors)
     log_prior = noise.log_prior(factors) - 0.5 * np.log(variances).sum(axis=0)
-    log_prior = log_prior - 0.5 * ((log_b[:, None] - B_PRIOR[0]) / B_PRIOR[1]) ** 2
+    log_prior = log_prior - 0.5 * SIGMOID.penalty(log_b)[:, None]
     log_peak = log_prior - 0.5 * solve(gain, y, 1.0 / variances).chi2
     return _Nodes(log_c_mid, log_b, gain, factors, log_prior, log_peak, curve)
 
