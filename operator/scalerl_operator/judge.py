@@ -102,8 +102,16 @@ def to_status(line: ForecastLine) -> ForecastStatus:
         low=found.low,
         high=found.high,
         target_gpu_hours=found.target_compute if known else None,
+        summary=_summarize_ceiling(found) if known else None,
         updated_at=datetime.fromtimestamp(line.time, UTC),
     )
+
+
+def _summarize_ceiling(found: Forecast) -> str | None:
+    """Return `0.61 [0.59,0.63]`; None without a fit."""
+    if found.ceiling is None or found.ceiling_low is None or found.ceiling_high is None:
+        return None
+    return f"{found.ceiling:.2f} [{found.ceiling_low:.2f},{found.ceiling_high:.2f}]"
 
 
 def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Judged:

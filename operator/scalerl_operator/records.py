@@ -6,7 +6,7 @@ Every file that is replaced is replaced atomically; every file that grows grows 
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,10 +135,6 @@ def to_document(run: RLRun) -> dict[str, object]:
     """Return the run as the YAML document a person would write, status included; defaults stay out of the spec."""
     document = run.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
     document = {"apiVersion": run.api_version, "kind": run.kind, **document}
-    recipe = document["spec"].get("recipe")
-    if isinstance(recipe, Mapping):  # overrides lie beside the preset in a spec
-        overrides = recipe.get("overrides", {})
-        document["spec"]["recipe"] = {**{k: v for k, v in recipe.items() if k != "overrides"}, **overrides}
     if run.status is not None:
         document["status"] = run.status.model_dump(mode="json", by_alias=True, exclude_none=True)
     return document

@@ -166,7 +166,4 @@ def format_ceiling(forecast: ForecastStatus | None) -> str:
     """Return `0.61 [0.59,0.63]`, or the verdict where there is no number to believe."""
     if forecast is None:
         return "-"
-    low, high = forecast.ceiling_low, forecast.ceiling_high
-    if forecast.ceiling is None or low is None or high is None:
-        return forecast.verdict
-    return f"{forecast.ceiling:.2f} [{low:.2f},{high:.2f}]"
+    return forecast.summary or forecast.verdict

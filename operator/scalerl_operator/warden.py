@@ -83,7 +83,7 @@ class _Leash:
 
     def run(self, command: list[str]) -> int:
         """Run `command` to its end; return its exit code, negative for a signal. Orphans that end are reaped."""
-        stub = [sys.executable, "-c", _LEASHED, str(os.getpid()), *command]
+        stub = [sys.executable, "-I", "-S", "-c", _LEASHED, str(os.getpid()), *command]
         self._pid = os.posix_spawn(sys.executable, stub, os.environ)
         if self._wish is not None:  # it came while the process was being made
             os.kill(self._pid, self._wish)

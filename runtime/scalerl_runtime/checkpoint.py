@@ -90,7 +90,7 @@ class CheckpointStore:
         """
         (unfinished / STATE).write_text(json.dumps(asdict(state)))
         with (unfinished / BUFFER).open("wb") as file:
-            np.savez(file, **groups_to_arrays(buffer))
+            np.savez(file, **groups_to_arrays(buffer))  # type: ignore[arg-type]  # numpy types only allow_pickle
         files = sorted(p for p in unfinished.rglob("*") if p.is_file())
         manifest = {
             "step": state.step,

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import DatasetSpec, RLRun
 from scalerl_api.validation import Fault, InvalidRun
-
 from scalerl_runtime.prompts import (
     Entry,
     Row,

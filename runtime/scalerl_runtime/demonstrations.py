@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
-
 from scalerl_runtime.data import GENERATED, Data, check_bad_share, parse_records, read_records
 from scalerl_runtime.prompts import Tokenizer, parse_entry_answer, render_rows
 from scalerl_runtime.rollout import Ints, Prompt

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
@@ -45,16 +46,9 @@ from scalerl_runtime.demonstrations import load_demonstrations
 from scalerl_runtime.fleet import Fleet, FleetOptions, GeneratorLost, TrainerLost
 from scalerl_runtime.generator import EngineOptions
 from scalerl_runtime.metrics import Publisher
-from scalerl_runtime.pipeline import (
-    Journals,
-    Parts,
-    Pipeline,
-    Position,
-    restore_pool,
-    resume_position,
-    start_position,
-)
+from scalerl_runtime.pipeline import Parts, Pipeline
 from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
+from scalerl_runtime.position import Journals, Position, restore_pool, resume_position, start_position
 from scalerl_runtime.records import Journal
 from scalerl_runtime.rewards import Verifier, make_verifier
 from scalerl_runtime.rollout import Prompt
@@ -68,7 +62,6 @@ log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
-GENERATOR_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -141,6 +134,7 @@ class Leader:
             if self._pool is not None:
                 await self._pool.close()
             await fleet.stop()
+            verifier.close()
             await self.server.stop()
 
     async def _lead(
@@ -267,8 +261,6 @@ class Leader:
 
     async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> bool:
         """The supervised stage, from where it was left; False when the run is being stopped."""
-        import numpy as np
-
         spec = self.run.spec.warm_start
         if spec is None or position.warm_steps >= spec.steps:
             return True

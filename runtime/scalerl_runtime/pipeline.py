@@ -11,8 +11,8 @@ waits for its lease. Every one of these waits has a deadline, in the call that s
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,18 +22,17 @@ from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_runtime.accounting import RoleClock
-from scalerl_runtime.algorithm.admission import Admission, Pace, plan_resume
+from scalerl_runtime.algorithm.admission import Pace
 from scalerl_runtime.algorithm.batch import Batch, build_batch
-from scalerl_runtime.algorithm.curriculum import Issue, PromptStream, StreamPosition
-from scalerl_runtime.algorithm.filters import PassRateHistory
+from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
 from scalerl_runtime.algorithm.microbatch import MicroBatch
-from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller, learning_rate
+from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.checkpoint import CheckpointStore, PendingEval, RunState
 from scalerl_runtime.data import Data
 from scalerl_runtime.evals import EvalPlan, evaluate
 from scalerl_runtime.fleet import GeneratorLost
 from scalerl_runtime.pool import Pool, Slot
-from scalerl_runtime.records import Journal
+from scalerl_runtime.position import Journals, Position
 from scalerl_runtime.rollout import Group, Prompt
 from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values
 from scalerl_runtime.syncer import Sender, Syncer
@@ -67,15 +66,6 @@ class Trainers(Sender, Protocol):
 
 
 @dataclass(frozen=True)
-class Journals:
-    """The run folder's records."""
-
-    metrics: Journal
-    evals: Journal
-    ledger: Journal
-
-
-@dataclass(frozen=True)
 class Parts:
     """What the pipeline is put together from."""
 
@@ -91,21 +81,6 @@ class Parts:
     quadratic: float  # work of attention against the rest; see packing
     attempt: int
     now: Callable[[], float] = time.monotonic
-
-
-@dataclass
-class Position:
-    """Where the run stands; what a checkpoint stores. Changes as the run goes on."""
-
-    step: int
-    warm_steps: int
-    compute_before: float  # GPU-hours of earlier attempts, up to the checkpoint
-    stream: StreamPosition
-    history: PassRateHistory
-    kl: KlController
-    num_evals: int = 0
-    ledger_lines: int = 0
-    pending: list[PendingEval] = field(default_factory=list)
 
 
 class Observer(Protocol):
@@ -169,9 +144,9 @@ class Pipeline:
             await asyncio.gather(*background, return_exceptions=True)
             await self.parts.pool.close()
 
-    async def _guarded(self, work: "asyncio.Future[None] | object", background: list["asyncio.Task[None]"]) -> None:
+    async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
         """Await `work`, but fail as soon as a background task fails."""
-        main = asyncio.ensure_future(work)  # type: ignore[arg-type] # a coroutine
+        main = asyncio.create_task(work)
         done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
         if main not in done:
             main.cancel()
@@ -495,45 +470,3 @@ class Pipeline:
             ledger_lines=position.ledger_lines,
             pending_evals=tuple(position.pending),
         )
-
-
-def start_position(recipe: Recipe) -> Position:
-    """A run that has not begun."""
-    return Position(
-        step=0,
-        warm_steps=0,
-        compute_before=0.0,
-        stream=StreamPosition(),
-        history=PassRateHistory.empty(recipe.no_positive_threshold),
-        kl=build_kl_controller(recipe.loss),
-    )
-
-
-def resume_position(state: RunState, journals: Journals) -> Position:
-    """Where a checkpoint left the run; the journals are cut back to it.
-
-    An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
-    belongs to this history.
-    """
-    journals.ledger.truncate(state.ledger_lines)
-    recorded = {int(line["step"]) for line in journals.evals.read()}
-    return Position(
-        step=state.step,
-        warm_steps=state.warm_steps,
-        compute_before=state.compute_gpu_hours,
-        stream=StreamPosition.from_dict(state.stream),
-        history=PassRateHistory.from_dict(state.history),
-        kl=KlController(**state.kl),
-        num_evals=sum(1 for _ in journals.evals.read()),
-        ledger_lines=state.ledger_lines,
-        pending=[p for p in state.pending_evals if p.step not in recorded],
-    )
-
-
-def restore_pool(pool: Pool, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
-    """Give the pool back its finished groups; what was being generated goes out again, first."""
-    kept = set(plan_resume(pace, state.step, [g.admitted_version for g in buffer]))
-    pool.completed = [g for i, g in enumerate(buffer) if i in kept]
-    lost = [(g.epoch, g.prompt.id) for i, g in enumerate(buffer) if i not in kept]
-    pool.reissue = [*lost, *state.in_flight]
-    pool.admission = Admission(state.step, state.consumed, state.consumed).resume(len(pool.completed))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
 from scalerl_api.rlrun import DatasetSpec, DataSpec
 from scalerl_api.validation import Fault
-
 from scalerl_runtime.rollout import Ints, Prompt
 
 NUM_SHOWN = 60  # characters of a value in a message

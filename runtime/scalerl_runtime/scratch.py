@@ -5,9 +5,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from scalerl_api.rlrun import ScratchModel
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from scalerl_api.rlrun import ScratchModel
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 THINK, END_THINK = "<think>", "</think>"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
-from scalerl_api.validation import Fault
 
+from scalerl_api.validation import Fault
 from scalerl_runtime.prompts import Entry, find_field
 
 

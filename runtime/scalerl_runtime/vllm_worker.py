@@ -85,7 +85,7 @@ class WorkerExtension:
 
     def leave_weights(self) -> None:
         """Drop the transfer group; the trainer is gone or builds a new one."""
-        self._weight_group = None
+        del self._weight_group
 
 
 def _refresh_tied_head(model: Any) -> None:

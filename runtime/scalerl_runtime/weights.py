@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed import ProcessGroupGloo, TCPStore
+from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]  # torch exports it so
 
 BUCKET_BYTES = 256 * 2**20  # large enough to hide latency, small beside the model
 CHECKSUM_CHUNK = 2**22  # int64 words at a time: bounds the temporary at 32 MiB
@@ -113,4 +113,4 @@ def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_second
 
 def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:
     """Send (rank 0) or receive the bytes `flat`. Raises RuntimeError after the group's timeout."""
-    group.broadcast(flat, 0).wait()
+    group.broadcast(flat, 0).wait()  # type: ignore[attr-defined]  # from the compiled base

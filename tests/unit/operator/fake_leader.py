@@ -109,8 +109,10 @@ class FakeLeader:
             standard_error=0.02,
             attempt=self.attempt,
         )
-        with (self.folder / wire.EVALS_FILE).open("a") as file:
-            file.write(point.model_dump_json(by_alias=True) + "\n")
+        path = self.folder / wire.EVALS_FILE
+        cut = path.exists() and not path.read_text().endswith("\n")
+        with path.open("a") as file:
+            file.write("\n" * cut + point.model_dump_json(by_alias=True) + "\n")
         self.evals.append(point)
 
     def save(self) -> None:

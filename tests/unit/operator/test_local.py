@@ -24,7 +24,7 @@ from scalerl_operator.records import RunFolder
 from scalerl_operator.seen import Attempt
 from scalerl_operator.wording import View
 
-FAST = Limits(backoff_seconds=0.01, retries=2, exit_seconds=20.0)
+FAST = Limits(backoff_seconds=0.01, retries=1, exit_seconds=20.0)
 BUDGET = {"steps": 50, "evalEverySteps": 10}
 
 
@@ -113,17 +113,18 @@ def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None
 def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
     modes = []
 
-    def look(_: View) -> None:
-        if stage.folder.token.exists():
+    def look(view: View) -> None:
+        if view.progress is not None and not modes:
             modes.append(stat.S_IMODE(stage.folder.token.stat().st_mode))
             token = stage.folder.token.read_text()
-            assert token not in " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+            running = psutil.Process().children(recursive=True)
+            assert len(running) == 2, "warden and leader"
+            assert all(token not in " ".join([*each.cmdline(), *each.environ().values()]) for each in running)
             stage.interrupts.press()
 
     stage.recorder.on_update = look
     stage.play({"hold": {"1": 5}})
-    assert modes
-    assert set(modes) == {0o600}
+    assert modes == [0o600]
 
 
 def test_a_killed_leader_is_restarted_from_its_checkpoint(stage: Stage) -> None:
@@ -149,7 +150,7 @@ def test_a_fault_of_the_surroundings_spends_no_restart_but_ends_too(stage: Stage
     crash = {str(number): [3, 75] for number in range(1, 9)}
     done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 0})
     assert done.outcome == "RetriesExhausted"
-    assert len(stage.attempts()) == 3
+    assert len(stage.attempts()) == 2
 
 
 def test_a_spec_that_the_runtime_refuses_is_not_tried_again(stage: Stage) -> None:
