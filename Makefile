@@ -27,7 +27,7 @@ local: setup ## the real vLLM, DeepSpeed and Ray on this machine
 check: setup ## format, lint, types, import rules, generated files, unit tests
 	@scripts/check
 
-generate: setup ## write the CRD and the field reference from the types
+generate: setup ## write the CRD, the field reference and the list of metrics from the code
 	@scripts/generate
 
 golden: setup ## rewrite the expected objects of tests; read the diff

@@ -10,7 +10,6 @@ from pydantic_core import ErrorDetails
 
 from scalerl_api.recipe import PRESETS, Recipe, merge
 from scalerl_api.rlrun import NAME_PATTERN, VERIFIER_PATTERN, DatasetSpec, RecipeSpec, RLRun
-from scalerl_api.wire import HELD_OUT
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -107,8 +106,6 @@ def _check_data(run: RLRun) -> Iterator[Fault]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Fault(f"spec.data.downstream[{index}].name", name, "every name once")
-        if name == HELD_OUT:
-            yield Fault(f"spec.data.downstream[{index}].name", name, "taken by the held-out prompts")
     yield from _check_source(run, "spec.data.train", data.train)
     for index, each in enumerate(data.downstream):
         yield from _check_source(run, f"spec.data.downstream[{index}]", each)

@@ -1,6 +1,7 @@
 """Shows a run while it goes on: a live panel on a terminal, one line per event elsewhere. I/O."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalerl_operator.history import compute_unit
+from scalerl_operator.status import state_word
 from scalerl_operator.wording import (
     View,
     describe_forecast,
@@ -22,6 +24,7 @@ from scalerl_operator.wording import (
 )
 
 PROGRESS_LINES = 20  # over a whole run, without a terminal
+DETAIL_SECONDS = 15.0  # a warm start says something new at every step; a log wants less
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"], Protocol):
@@ -61,11 +64,15 @@ class Quiet:
 
 
 class Lines:
-    """One line for every event, new phase, new forecast and twentieth of the run."""
+    """One line for every event, new state, new forecast and twentieth of the run; details of a state now and then."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+        """Write to `stream`; `clock` gives seconds of any origin."""
         self._stream = stream
-        self._shown: tuple[str, ...] = ("", "", "")
+        self._clock = clock
+        self._state = self._phase = self._forecast = ""
+        self._twentieth = 0
+        self._said = 0.0
 
     def event(self, text: str) -> None:
         """Write one line."""
@@ -74,19 +81,22 @@ class Lines:
 
     def update(self, view: View) -> None:
         """Write what is new since the last look."""
+        self._say_phase(view)
         step = view.progress.step if view.progress is not None else 0
         twentieth = step * PROGRESS_LINES // view.run.spec.budget.steps
+        if twentieth != self._twentieth:
+            self.event(describe_progress(view))
         forecast = view.run.status.forecast if view.run.status is not None else None
-        lines = (
-            describe_phase(view),
-            describe_progress(view) if twentieth else "",
-            f"forecast: {describe_forecast(forecast, compute_unit(view.run))}" if forecast is not None else "",
-        )
-        keys = (lines[0], str(twentieth), lines[2])
-        for line, key, shown in zip(lines, keys, self._shown, strict=True):
-            if line and key != shown:
-                self.event(line)
-        self._shown = keys
+        text = f"forecast: {describe_forecast(forecast, compute_unit(view.run))}" if forecast is not None else ""
+        if text and text != self._forecast:
+            self.event(text)
+        self._twentieth, self._forecast = twentieth, text
+
+    def _say_phase(self, view: View) -> None:
+        state, phase, now = state_word(view.run.status), describe_phase(view), self._clock()
+        if state != self._state or (phase != self._phase and now - self._said >= DETAIL_SECONDS):
+            self.event(phase)
+            self._state, self._phase, self._said = state, phase, now
 
     def __enter__(self) -> "Lines":
         """Open."""
@@ -133,4 +143,5 @@ def build_panel(view: View) -> Panel:
     table.add_row("", ProgressBar(total=view.run.spec.budget.steps, completed=step, width=48))
     for label, text in progress_rows(view):
         table.add_row(label, Text(text, style="cyan" if label in ("pass rate", "forecast") else ""))
-    return Panel(table, title=f"{view.run.name} · {describe_phase(view)}", title_align="left", padding=(0, 1))
+    title = Text(f"{view.run.name} · {describe_phase(view)}")  # not a str: brackets in it would be read as markup
+    return Panel(table, title=title, title_align="left", padding=(0, 1))

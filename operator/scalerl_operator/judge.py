@@ -186,9 +186,12 @@ class HalfwayCurve:
 
 
 def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> HalfwayCurve | None:
-    """Return the half-way forecast beside the last evaluation; None without a forecast from the first half."""
+    """Return the half-way forecast beside the last evaluation; None without a forecast from the first half.
+
+    A run that was measured before its first step only has no half.
+    """
     measured = held_out(evals)
-    if not measured:
+    if not measured or measured[-1].compute_gpu_hours <= 0.0:
         return None
     last = measured[-1]
     line = find_halfway(forecasts, last.compute_gpu_hours)

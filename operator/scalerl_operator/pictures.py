@@ -38,8 +38,8 @@ class CurvePicture:
     halfway: Forecast | None = None
     halfway_at: float | None = None
     """Compute of the newest point that `halfway` had seen."""
-    halfway_line: str = "half of the compute"
-    halfway_label: str = "forecast at half of the compute"
+    halfway_line: str = "the last point it had seen"
+    halfway_label: str = "forecast made at half of the compute"
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ class Panel:
     """(name in a StepRecord's values, label)."""
     scale: float = 1.0
     """Factor from the recorded unit to `unit`."""
+    from_zero: bool = True
+    """The axis begins at 0, so that noise looks as small as it is."""
 
 
 PANELS = (
-    Panel("Training reward", "mean, -1 to 1", (("reward", "reward"),)),
+    Panel("Training reward", "mean, -1 to 1", (("reward", "reward"),), from_zero=False),
     Panel("Entropy", "nats per token", (("entropy", "entropy"),)),
     Panel("Lag of trained tokens", "optimizer steps", (("lag_mean", "mean"), ("lag_max", "largest"))),
     Panel(
@@ -85,33 +87,40 @@ PANELS = (
 
 
 def draw_curve(picture: CurvePicture) -> bytes:
-    """Return a PNG: the learning curve over linear and over logarithmic compute."""
+    """Return a PNG: the learning curve over linear and, once there is a point after 0, over logarithmic compute."""
     figure = Figure(figsize=(12.5, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
-    linear, logarithmic = figure.subplots(1, 2, sharey=True)
     low = _low_end(picture)
-    for axes, start in ((linear, 0.0), (logarithmic, low)):
-        _draw_forecast(axes, picture, start)
-        _draw_halfway(axes, picture, start)
-        _draw_points(axes, picture, start)
-        axes.set_xlabel(f"compute ({picture.points.unit})")
-        _style(axes)
-    _style_log(logarithmic, low, picture.end * 1.05)
+    grid = figure.subplots(1, 1 if low is None else 2, sharey=True, squeeze=False)
+    linear: Axes = grid[0][0]
+    _draw_all(linear, picture, 0.0)
     linear.set_xlim(-0.015 * picture.end, picture.end * 1.02)
     linear.set_ylabel(picture.y_label)
     linear.set_ylim(*_y_limits(picture))
-    logarithmic.set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
     linear.set_title("linear compute", fontsize=10, color=GREY, loc="left")
+    if low is not None:
+        _draw_all(grid[0][1], picture, low)
+        _style_log(grid[0][1], low, picture.end * 1.05)
+        grid[0][1].set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
     figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
     handles, labels = linear.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return _png(figure)
 
 
-def _low_end(picture: CurvePicture) -> float:
-    """Left end of the logarithmic axis: the first point after 0, with room."""
+def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """Everything that the picture has, from compute `start` on."""
+    _draw_forecast(axes, picture, start)
+    _draw_halfway(axes, picture, start)
+    _draw_points(axes, picture, start)
+    axes.set_xlabel(f"compute ({picture.points.unit})")
+    _style(axes)
+
+
+def _low_end(picture: CurvePicture) -> float | None:
+    """Left end of the logarithmic axis: the first point after 0, with room; None while there is no such point."""
     positive = picture.points.compute[picture.points.compute > 0.0]
-    return float(positive[0]) * 0.8 if len(positive) else picture.end / 100.0
+    return float(positive[0]) * 0.8 if len(positive) else None
 
 
 def _y_limits(picture: CurvePicture) -> tuple[float, float]:
@@ -141,6 +150,8 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="its 90 % band")
+    if found.verdict == "NotIdentified":  # its ceiling is not to be believed, so it is not to be seen either
+        return
     if found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None:
         text = f"ceiling {found.ceiling:.3f} [{found.ceiling_low:.3f}, {found.ceiling_high:.3f}]"
         axes.axhspan(found.ceiling_low, found.ceiling_high, color=GREEN, alpha=0.13, lw=0)
@@ -167,12 +178,11 @@ def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
     """Measured points; those that the half-way forecast had not seen are hollow."""
-    points = picture.points
-    error = points.standard_error if points.standard_error is not None else np.zeros_like(points.pass_rate)
+    points, error = picture.points, picture.points.standard_error
     limit = picture.halfway_at if picture.halfway_at is not None else math.inf
     seen = points.compute <= limit
     groups = (
-        (seen & (points.compute >= start), "black", "measured, ± 1 standard error"),
+        (seen & (points.compute >= start), "black", "measured" + (", ± 1 standard error" if error is not None else "")),
         (~seen & (points.compute >= start), "white", "measured after that forecast"),
     )
     for mask, fill, label in groups:
@@ -180,7 +190,7 @@ def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
             axes.errorbar(
                 points.compute[mask],
                 points.pass_rate[mask],
-                yerr=error[mask],
+                yerr=error[mask] if error is not None else None,
                 fmt="o",
                 ms=5,
                 mfc=fill,
@@ -235,7 +245,7 @@ def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
     axes.set_xlabel(f"compute ({unit})")
     axes.set_ylabel("pass rate")
     axes.set_title("Downstream sets, ± 1 standard error (which prompts were drawn included)", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     _style(axes)
     return _png(figure)
 
@@ -284,6 +294,8 @@ def _draw_panel(axes: Axes, panel: Panel, steps: Sequence[StepRecord]) -> None:
     if len(panel.series) > 1:
         # Beside the title: anywhere inside it could cover a line.
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0.0)
     _style(axes)
 
 

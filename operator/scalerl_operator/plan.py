@@ -162,7 +162,8 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
     last = seen.attempts[-1]
     said = last.termination.reason if last.termination is not None else None
     error = last.termination.error if last.termination is not None else ""
-    if last.exit_code == EXIT_FINISHED and said in ("Finished", None):
+    unasked = said is None and last.stop_cause is None
+    if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
         return Done("Finished", f"{run.spec.budget.steps} steps or the compute budget")
     if last.exit_code == EXIT_INVALID:
         return Done("Invalid", error or "the runtime refused the spec")

@@ -90,7 +90,7 @@ def _draw(
         forecast=newest,
         halfway=halfway.forecast if halfway is not None else None,
         halfway_at=halfway.summary.made_at_gpu_hours if halfway is not None else None,
-        halfway_label=f"forecast made there ({halfway.forecast.verdict})" if halfway else "",
+        halfway_label=f"forecast made at half of the compute ({halfway.forecast.verdict})" if halfway else "",
     )
     text = "measured pass rate over compute with the fitted curve, its band, the ceiling and the half-way forecast"
     found = [("pass_rate.png", Picture("Pass rate", pictures.draw_curve(curve), text))]

@@ -27,8 +27,8 @@ def fetch_progress(address: str, token: str, since: int, *, timeout_seconds: flo
     path = f"{PATH_PROGRESS}?since={since}"
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"})
-        answer = connection.getresponse()
-        body = answer.read(MAX_BODY_BYTES + 1)
+        with connection.getresponse() as answer:
+            body = answer.read(MAX_BODY_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
         raise TelemetryError(f"GET {address}{path}: {type(error).__name__}: {error}") from error
     finally:

@@ -7,6 +7,7 @@ A leader starts Ray and vLLM, whose processes live in sessions of their own and 
 their subreaper: every orphan becomes its child, so that none is lost from sight.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -79,7 +80,8 @@ class _Leash:
     def _send(self, number: int) -> None:
         self._wish = number
         if self._pid is not None:
-            os.kill(self._pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just been reaped
+                os.kill(self._pid, number)
 
     def run(self, command: list[str]) -> int:
         """Run `command` to its end; return its exit code, negative for a signal. Orphans that end are reaped."""
@@ -118,6 +120,8 @@ def main(arguments: list[str]) -> int:
     set_death_signal(signal.SIGTERM, int(parent))
     code = leash.run(command)
     kill_descendants()
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)  # a late wish would find Python's handlers gone and change the exit code
     return code if code >= 0 else 128 - code
 
 

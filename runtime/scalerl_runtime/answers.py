@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from scalerl_runtime.prompts import parse_entry_answer
-from scalerl_runtime.scratch import END_THINK, THINK
+from scalerl_runtime.prompts import END_THINK, THINK, parse_entry_answer
 
 PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text

@@ -8,9 +8,8 @@ import numpy as np
 from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data import GENERATED, Data, check_bad_share, parse_records, read_records
-from scalerl_runtime.prompts import Tokenizer, parse_entry_answer, render_rows
+from scalerl_runtime.prompts import END_THINK, THINK, Tokenizer, parse_entry_answer, render_rows
 from scalerl_runtime.rollout import Ints, Prompt
-from scalerl_runtime.scratch import END_THINK, THINK
 from scalerl_runtime.traces import Trace, check_task, miss_answer, write_trace
 
 # A wrong number can be a digit or a sign longer than the right one; no tokenizer makes more than two tokens of that.

@@ -13,6 +13,7 @@ from scalerl_api.rlrun import DatasetSpec, DataSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.rollout import Ints, Prompt
 
+THINK, END_THINK = "<think>", "</think>"  # around the thinking; one token each in the models of this project
 NUM_SHOWN = 60  # characters of a value in a message
 
 

@@ -1,174 +1,230 @@
-"""Rewards completions: +1 right, -1 wrong, nothing where the verifier itself failed. I/O.
-
-Comparisons run in judge processes (`judge.py`): mathematics, a generated task's scorer or a user's function can hang or
-take all memory, and only a process can be ended. Programs run in the sandbox.
-"""
+"""Rewards completions: starts the processes that judge, asks them, and replaces those that hang or die. I/O."""
 
 import json
 import logging
-import multiprocessing
+import os
 import queue
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from scalerl_api import RLRun
+from scalerl_api.rlrun import RewardSpec, RLRun
 from scalerl_api.validation import Fault, InvalidRun
+
 from scalerl_runtime.answers import find_answer, find_program
 from scalerl_runtime.rollout import Prompt
-from scalerl_runtime.sandbox import Limits, SandboxFault, run_program
 
 log = logging.getLogger(__name__)
 
-NUM_JUDGES = 2
-START_SECONDS = 120.0  # a judge imports its verifier: reasoning_gym takes seconds, on a loaded machine many
-RIGHT, WRONG = 1.0, -1.0
-MAX_LOGGED = 20  # failures that are logged one by one; all of them are counted
+START_SECONDS = 120.0  # importing a verifier from a cold disk takes tens of seconds
+MAX_JUDGES = 8  # more would take the generators' cores; a verdict takes about a millisecond
+NUM_LOGGED = 20  # failures that are named; the rest are counted by the caller
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier said."""
+    """What a completion is worth."""
 
-    reward: float | None  # in [-1, 1]; None: it could not say
-    error: str = ""  # why not
+    reward: float | None  # in [-1, 1]; None: the verifier itself failed
+    error: str = ""  # why there is no reward
 
 
-class Verifier(Protocol):
-    """Judges completions; safe to call from many threads."""
+class JudgeLost(RuntimeError):
+    """A judging process ended, hung, or could not start."""
 
-    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
-        """Return the verdict on one completion of `prompt`."""
+
+class Court(Protocol):
+    """Where answers are judged; asked from many threads at once."""
+
+    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+        """Judge one answer."""
         ...
 
     def close(self) -> None:
-        """End what it started."""
+        """End every process."""
         ...
 
 
-class JudgeFault(RuntimeError):
-    """A judge did not answer."""
+class Verifier:
+    """Rewards completions; may be called from many threads at once."""
+
+    def __init__(self, court: Court):
+        self._court = court
+        self._num_failed = 0
+
+    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
+        """Return +1 for a right answer, -1 for a wrong one or none, and no reward if the verifier itself failed.
+
+        The last kind is logged here, the first times. A completion that is cut in its thinking has no answer.
+        """
+        answer = find_answer(prompt.text, completion_text)
+        if answer is None:
+            return Verdict(-1.0)
+        verdict = self._court.ask(prompt.text, answer, prompt.answer)
+        if verdict.reward is None:
+            self._num_failed += 1  # threads may lose a count; it bounds the log and nothing else
+            if self._num_failed <= NUM_LOGGED:
+                log.warning("no reward for a completion of prompt %d: %s", prompt.id, verdict.error)
+        return verdict
+
+    def close(self) -> None:
+        """End every process that judges; whoever still waits for a verdict gets none."""
+        self._court.close()
 
 
 def make_verifier(run: RLRun) -> Verifier:
-    """Return the verifier that the run names. Raises InvalidRun if it cannot be used."""
+    """Return the verifier of `run`, ready to be asked. Raises InvalidRun if it cannot be used, JudgeLost if it dies."""
     spec = run.spec.reward
+    num_judges = min(len(os.sched_getaffinity(0)), MAX_JUDGES)
     if spec.verifier == "code":
-        return CodeVerifier(Limits(spec.timeout_seconds, spec.memory_megabytes))
-    return JudgedVerifier(spec.verifier, spec.timeout_seconds)
+        return Verifier(ProgramCourt(spec, num_judges))
+    pool = JudgePool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_judges=num_judges)
+    try:
+        pool.start()
+    except BaseException:
+        pool.close()
+        raise
+    return Verifier(pool)
 
 
-class CodeVerifier:
-    """A completion's program, followed by the prompt's tests, ends well or it is wrong."""
+class ProgramCourt:
+    """Judges programs by running them against the reference's tests, at most `num_judges` at a time."""
 
-    def __init__(self, limits: Limits):
-        self._limits = limits
+    def __init__(self, spec: RewardSpec, num_judges: int):
+        from scalerl_runtime.sandbox import Sandbox  # late: other verifiers need no sandbox
 
-    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
-        """See `Verifier`."""
-        answer = find_answer(prompt.text, completion_text)
-        if answer is None:
-            return Verdict(WRONG)
-        try:
-            return Verdict(
-                RIGHT if run_program(f"{find_program(answer)}\n\n{prompt.answer}\n", self._limits) else WRONG
-            )
-        except SandboxFault as error:
-            return Verdict(None, str(error))
+        self._sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
+        self._places = threading.BoundedSemaphore(num_judges)
+
+    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:  # noqa: ARG002  # a program is right or not whatever was asked
+        """Run the program in `answer` with the tests in `reference`."""
+        with self._places:
+            outcome = self._sandbox.check(find_program(answer), reference)
+        if outcome.right is None:
+            return Verdict(None, outcome.reason)
+        return Verdict(1.0 if outcome.right else -1.0)
 
     def close(self) -> None:
-        """See `Verifier`; programs end with their verdict."""
+        """End the programs that run."""
+        self._sandbox.close()
 
 
-class JudgedVerifier:
-    """`math`, `reasoning_gym` or `python:...`, each verdict from a judge process with a deadline."""
+class JudgePool:
+    """A fixed number of judges, each asked by one thread at a time; one that fails is replaced when next needed."""
 
-    def __init__(self, verifier: str, timeout_seconds: float):
-        self._whole = verifier.startswith("python:")  # a user's function sees the completion, not only the answer
+    def __init__(self, verifier: str, *, timeout_seconds: float, num_judges: int):
+        self._verifier = verifier
         self._timeout_seconds = timeout_seconds
-        self._start: Callable[[], _Judge] = lambda: _Judge(verifier, timeout_seconds)
-        self._logged = 0
-        self._idle: queue.Queue[_Judge | None] = queue.Queue()
-        self._idle.put(self._start())  # raises InvalidRun here, before any device is taken
-        for _ in range(NUM_JUDGES - 1):
-            self._idle.put(None)  # started when it is needed
+        self._num_judges = num_judges
+        self._free: queue.LifoQueue[Judge | None] = queue.LifoQueue()  # None: a place whose judge is to be started
+        self._started: set[Judge] = set()
+        self._lock = threading.Lock()  # of _started and _closed
+        self._closed = False
 
-    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
-        """See `Verifier`."""
-        answer = completion_text if self._whole else find_answer(prompt.text, completion_text)
-        if answer is None:
-            return Verdict(WRONG)
-        judge = self._idle.get()
+    def start(self) -> None:
+        """Start every judge. Raises InvalidRun, JudgeLost."""
+        judges = [self._start_judge() for _ in range(self._num_judges)]
+        for judge in judges:
+            judge.wait_ready(START_SECONDS)
+            self._free.put(judge)
+
+    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+        """Return a judge's verdict; none if it fails or takes longer than the limit."""
+        judge = self._free.get()
         try:
-            judge = judge or self._start()
-            verdict = judge.ask(prompt.text, answer, prompt.answer, self._timeout_seconds)
-        except (JudgeFault, InvalidRun, OSError) as error:
+            if judge is None:
+                judge = self._start_judge()
+                judge.wait_ready(START_SECONDS)
+            verdict = judge.ask((prompt, answer, reference), self._timeout_seconds)
+        except (JudgeLost, InvalidRun) as error:
             verdict = Verdict(None, str(error))
             if judge is not None:
-                judge.end()
-            judge = None
+                self._end_judge(judge)
+                judge = None
         finally:
-            self._idle.put(judge)
-        if verdict.reward is None:
-            self._report(prompt, verdict.error)
+            self._free.put(judge)
         return verdict
 
-    def _report(self, prompt: Prompt, error: str) -> None:
-        self._logged += 1
-        if self._logged <= MAX_LOGGED:
-            log.warning("no verdict on a completion of prompt %d: %s", prompt.id, error)
-
     def close(self) -> None:
-        """See `Verifier`."""
-        for _ in range(NUM_JUDGES):
-            judge = self._idle.get()
-            if judge is not None:
-                judge.end()
-            self._idle.put(None)
+        """End every judge; a thread that waits for one gets no verdict."""
+        with self._lock:
+            self._closed = True
+            judges, self._started = self._started, set()
+        for judge in judges:
+            judge.end()
+
+    def _start_judge(self) -> "Judge":
+        with self._lock:
+            if self._closed:
+                raise JudgeLost("the verifier is closed")
+            judge = Judge(self._verifier, self._timeout_seconds)
+            self._started.add(judge)
+        return judge
+
+    def _end_judge(self, judge: "Judge") -> None:
+        with self._lock:
+            self._started.discard(judge)
+        judge.end()
 
 
-class _Judge:
-    """One judge process. Raises InvalidRun if its verifier cannot be loaded."""
+class Judge:
+    """The parent's side of `scalerl_runtime.judge`; one question at a time."""
 
     def __init__(self, verifier: str, timeout_seconds: float):
-        ours, theirs = multiprocessing.Pipe()
+        self._verifier = verifier
+        self._connection, theirs = Pipe()
         with theirs:
+            command = [
+                sys.executable,
+                "-m",
+                "scalerl_runtime.judge",
+                verifier,
+                str(theirs.fileno()),
+                str(timeout_seconds),
+            ]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scalerl_runtime.judge", verifier, str(theirs.fileno()), str(timeout_seconds)],
-                pass_fds=[theirs.fileno()],
+                command,
                 stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every judge would be many
+                start_new_session=True,  # Ctrl-C is the leader's; and what a user's function starts ends with its judge
             )
-        self._connection: Connection = ours
-        try:
-            hello = self._receive(START_SECONDS, "starting the verifier")
-        except JudgeFault:
-            self.end()
-            raise
-        if "invalid" in hello:
-            self.end()
-            raise InvalidRun([Fault("spec.reward.verifier", verifier, f"a verifier that loads ({hello['invalid']})")])
 
-    def ask(self, prompt: str, answer: str, reference: str, timeout_seconds: float) -> Verdict:
-        """Return the verdict. Raises JudgeFault when there is none in time; the judge is useless then."""
-        self._connection.send_bytes(json.dumps([prompt, answer, reference]).encode())
-        said = self._receive(timeout_seconds, "judging a completion")
-        reward = said.get("reward")
-        return Verdict(float(reward)) if isinstance(reward, float | int) else Verdict(None, str(said.get("error")))
+    def wait_ready(self, timeout_seconds: float) -> None:
+        """Wait until it can be asked. Raises InvalidRun if the verifier cannot be used, JudgeLost."""
+        said = self._receive(timeout_seconds, f"the verifier {self._verifier} did not start")
+        if "invalid" in said:
+            allowed = "a verifier that can be imported and called"
+            raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({said['invalid']})")])
 
-    def _receive(self, seconds: float, what: str) -> dict[str, object]:
+    def ask(self, question: tuple[str, str, str], timeout_seconds: float) -> Verdict:
+        """Return its verdict on (prompt, answer, reference). Raises JudgeLost."""
         try:
-            if not self._connection.poll(seconds):
-                raise JudgeFault(f"{what} took longer than {seconds:g} s")
-            said: dict[str, object] = json.loads(self._connection.recv_bytes())
-        except (EOFError, ConnectionError) as error:
-            raise JudgeFault(f"{what}: the judge's process ended") from error
-        return said
+            self._connection.send_bytes(json.dumps(question).encode())
+        except OSError as error:
+            raise JudgeLost(f"the verifier {self._verifier} is gone ({error})") from error
+        said = self._receive(timeout_seconds, f"the verifier {self._verifier} gave no verdict")
+        if "error" in said:
+            return Verdict(None, str(said["error"]))
+        return Verdict(float(said["reward"]))
 
     def end(self) -> None:
-        """Kill the process."""
-        self._process.kill()
+        """Kill it with all that it started. Harmless when repeated."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._connection.close()
+
+    def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float]:
+        try:
+            if not self._connection.poll(timeout_seconds):
+                raise JudgeLost(f"{failure} within {timeout_seconds:g} s")
+            said: dict[str, str | float] = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise JudgeLost(f"{failure}: its process ended") from error
+        return said

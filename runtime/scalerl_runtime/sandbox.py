@@ -1,107 +1,113 @@
-"""Runs a program that nobody trusts: no network, little memory and time, nothing left behind. I/O.
+"""Runs a program with its tests where it can harm nothing: no network, process, file or signal. I/O."""
 
-The program gets its own network, process and mount namespace where the kernel allows it (`unshare`); elsewhere sockets
-are refused inside its interpreter, which stops a careless program, not a clever one. Limits of the kernel hold in both.
-Real isolation of hostile code takes a machine or pod of its own.
-"""
-
-import contextlib
+import json
+import math
 import os
-import resource
-import shutil
-import signal
+import secrets
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import IO, Literal
 
-MAX_FILE_BYTES = 16 * 2**20
-MAX_PROCESSES = 64  # of the namespace's user; bounds a fork bomb
-GRACE_SECONDS = 1.0  # the kernel's CPU limit is a whole number of seconds, the wall's is not
+from scalerl_runtime import confined
 
-# Runs before the program where there is no namespace; `socket` is what every network module is built on.
-NO_SOCKETS = """
-import socket as _socket
-def _refuse(*_a, **_k): raise PermissionError("no network in the sandbox")
-_socket.socket.connect = _socket.socket.bind = _socket.socket.sendto = _refuse
-_socket.create_connection = _socket.getaddrinfo = _refuse
-del _socket
-"""
-
-
-class SandboxFault(RuntimeError):
-    """The sandbox could not be set up; nothing is known about the program."""
+MAX_RESULT_BYTES = 4096  # ready, nonce or one line of error; a program that finds the pipe cannot flood us
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a program may use."""
+class Outcome:
+    """What became of a program."""
 
-    wall_seconds: float
-    memory_megabytes: int
-
-
-def run_program(source: str, limits: Limits) -> bool:
-    """Run Python `source`; return whether it ended by itself, in time, with exit code 0. Raises SandboxFault."""
-    folder = tempfile.mkdtemp(prefix="scalerl-sandbox-")
-    try:
-        prefix = isolation()
-        program = Path(folder) / "program.py"
-        program.write_text(source if prefix else NO_SOCKETS + source)
-        return _run([*prefix, sys.executable, "-I", str(program)], folder, limits)
-    except OSError as error:
-        raise SandboxFault(f"the sandbox could not start: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    kind: Literal["passed", "failed", "timeout", "unavailable"]  # `unavailable`: the sandbox itself did not start
+    detail: str = ""
 
 
-@lru_cache(maxsize=1)
-def isolation() -> tuple[str, ...]:
-    """The command that puts a program into namespaces of its own; empty where that is not allowed."""
-    program = shutil.which("unshare")
-    if program is None:
-        return ()
-    mapped = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    command = (program, *mapped, "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-    tried = subprocess.run([*command, "true"], capture_output=True, timeout=30, check=False)
-    return command if tried.returncode == 0 else ()
+def run_program(
+    program: str,
+    tests: str,
+    *,
+    timeout_seconds: float,
+    memory_megabytes: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Run `program` and then `tests` in its namespace; passed if both end without an exception.
+
+    Args:
+        program, tests: Python source; the standard library is there, installed packages are not.
+        timeout_seconds: wall clock, with the interpreter's start (about 0.05 s); processor time is bounded likewise.
+        memory_megabytes: address space on top of the interpreter's.
+        clock: seconds, monotonic.
+
+    The tests share a process with the program. One that looks for the tests' frames can cheat; one that ends early,
+    crashes, hangs or prints without end cannot.
+    """
+    nonce = secrets.token_hex(16)
+    request = {
+        "program": program,
+        "tests": tests,
+        "nonce": nonce,
+        "memory_bytes": memory_megabytes * 2**20,
+        "cpu_seconds": math.ceil(timeout_seconds) + 1,
+    }
+    deadline = clock() + timeout_seconds
+    # A file, not a pipe: writing the request can then wait for nobody. A folder of its own: nothing to read nearby.
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryDirectory(prefix="scalerl-sandbox-") as folder:
+        stdin.write(json.dumps(request).encode())
+        stdin.seek(0)
+        try:
+            process = _start(stdin, Path(folder))
+        except OSError as error:
+            return Outcome("unavailable", f"the sandbox did not start: {error}")
+        with process:
+            try:
+                result, ended = _read_result(process, deadline, clock)
+            finally:
+                process.kill()  # it is alone: the filter lets it start nothing that could outlive it
+    return judge_result(result, ended=ended, nonce=nonce)
 
 
-def _run(command: Sequence[str], folder: str, limits: Limits) -> bool:
-    process = subprocess.Popen(
+def judge_result(result: bytes, *, ended: bool, nonce: str) -> Outcome:
+    """Return the outcome that the program's result bytes stand for; `ended` is False if the time ran out."""
+    if not result.startswith(confined.READY):
+        shown = result.decode(errors="replace").strip() or "it said nothing"
+        return Outcome("unavailable", f"the sandbox was not set up: {shown}")
+    if result == confined.READY + nonce.encode():
+        return Outcome("passed")
+    return Outcome("failed" if ended else "timeout")
+
+
+def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-I", "-S", str(Path(confined.__file__))]
+    return subprocess.Popen(
         command,
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: _limit(limits),  # noqa: PLW1509 # no thread of ours holds a lock that it takes
+        cwd=folder,
+        env={},
+        start_new_session=True,  # Ctrl-C is for the leader, which ends us in order
+        close_fds=True,
     )
-    try:
-        return process.wait(limits.wall_seconds) == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the program's children too; with a namespace all die with it
-        process.wait()
 
 
-def _limit(limits: Limits) -> None:
-    """Set the kernel's limits; runs in the child."""
-    seconds = int(limits.wall_seconds + GRACE_SECONDS)
-    memory = limits.memory_megabytes * 2**20
-    for kind, value in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
-    ):
-        resource.setrlimit(kind, (value, value))
-    if os.geteuid() != 0:  # root is not bound by it; there the memory and time limits bound a fork bomb
-        resource.setrlimit(resource.RLIMIT_NPROC, (MAX_PROCESSES, MAX_PROCESSES))
+def _read_result(process: "subprocess.Popen[bytes]", deadline: float, clock: Callable[[], float]) -> tuple[bytes, bool]:
+    """Return the result bytes, and whether the process closed them before the deadline."""
+    assert process.stdout is not None, "opened as a pipe"
+    descriptor = process.stdout.fileno()
+    poll = select.poll()  # select() fails above descriptor 1023, which a driver reaches
+    poll.register(descriptor, select.POLLIN)
+    result = b""
+    while len(result) < MAX_RESULT_BYTES:
+        remaining = deadline - clock()
+        if remaining <= 0 or not poll.poll(remaining * 1000):
+            return result, False
+        chunk = os.read(descriptor, MAX_RESULT_BYTES - len(result))
+        if not chunk:
+            return result, True
+        result += chunk
+    return result, True

@@ -9,9 +9,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from scalerl_api.rlrun import ScratchModel
+from scalerl_runtime.prompts import END_THINK, THINK
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-THINK, END_THINK = "<think>", "</think>"
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))  # newline and printable ASCII
 
 # A round number of rows keeps the engine's vocabulary padding out of the weights that are sent to it.

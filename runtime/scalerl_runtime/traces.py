@@ -31,7 +31,7 @@ def check_task(task: str, path: str) -> Fault | None:
 
 
 def miss_answer(answer: str, rng: np.random.Generator) -> str:
-    """Return a wrong answer near `answer`: a number off by 1 to 9 in its last place, or a word with one other letter."""
+    """Return a wrong answer near it: a number off by 1 to 9 in the last place, or a word with one other letter."""
     if answer.isalpha():
         place = int(rng.integers(len(answer)))
         others = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter != answer[place].lower()]

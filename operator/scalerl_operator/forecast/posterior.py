@@ -116,8 +116,7 @@ def _draw(nodes: _Nodes, y: Array, noise: Noise) -> Posterior:
     passed = np.cumsum(weight.ravel()[order])
     taken = order[np.searchsorted(passed, (np.arange(NUM_DRAWS) + 0.5) / NUM_DRAWS * passed[-1])]
     node = taken // SLICES
-    u = np.modf(np.arange(1.0, NUM_DRAWS + 1.0) * GOLDEN)[0]
-    r0 = Cut(*(v.ravel()[taken] for v in (r0_cut.mean, r0_cut.sd, r0_cut.high))).quantile(u)
+    r0 = Cut(*(v.ravel()[taken] for v in (r0_cut.mean, r0_cut.sd, r0_cut.high))).quantile(_spaced(NUM_DRAWS))
     return Posterior(
         ceiling=ceiling.ravel()[taken],
         b=np.exp(nodes.log_b[row[node]]),
@@ -150,6 +149,15 @@ class Cut:
         return np.clip(uncut, 0.0, self.high)
 
     def slices(self, count: int) -> Array:
-        """Return the middles of `count` parts of equal mass, [..., count]."""
+        """Return one quantile out of each of `count` parts of equal mass, [m, count].
+
+        Where in its part it lies differs from row to row: rows together fill the tails, which middles would cut off.
+        """
         wide = Cut(*(v[:, None] + np.zeros(count) for v in (self.mean, self.sd, self.high)))
-        return wide.quantile((np.arange(count) + 0.5) / count)
+        return wide.quantile((np.arange(count) + _spaced(len(self.mean))[:, None]) / count)
+
+
+def _spaced(count: int) -> Array:
+    """Return `count` numbers that fill (0, 1) evenly, in no order."""
+    spaced: Array = np.modf(np.arange(1.0, count + 1.0) * GOLDEN)[0]
+    return spaced

@@ -16,6 +16,7 @@ WEAK_WIDTH = 0.20  # a window that ends at C_mid leaves .28, one to 2 C_mid .05 
 WIDTH_OF_GAIN = 0.5  # an interval wider than half of the whole gain says little, however narrow
 RISE = 16.0  # fall of chi2 from a constant to the curve, 3 more parameters: chance 1 in 900
 REACH = 2.0  # a run to 2 C_mid identifies its ceiling at the paper's noise
+FURTHER = 1.5  # times the last compute: a shorter way on would hardly change the interval
 BETTER = 0.75  # a rival whose back-test error is below this share of the sigmoid's is clearly better
 BETTER_BY = 1.0  # and by this many noise sd: less is luck, or of no use
 DECLINE_SDS = 4.0  # of the difference of two means; a run has many pairs
@@ -142,10 +143,8 @@ def _amount(compute: float, e: _Evidence) -> str:
 
 def _more(e: _Evidence) -> str:
     """What would settle it: a longer run, or, past the bend, less noise as well."""
-    needed = REACH * e.c_mid
-    if e.last_compute < needed:
-        return f"needs evals up to about {_amount(needed, e)}"
-    return f"needs evals up to about {_amount(1.5 * e.last_compute, e)}, or with less noise than sd {e.sigma:.3f}"
+    longer = f"needs evals up to about {_amount(max(REACH * e.c_mid, FURTHER * e.last_compute), e)}"
+    return longer if e.last_compute < REACH * e.c_mid else f"{longer}, or with less noise than sd {e.sigma:.3f}"
 
 
 def find_decline(points: Points) -> str | None:

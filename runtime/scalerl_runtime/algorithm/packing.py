@@ -32,7 +32,7 @@ class PackStats:
 class PackPlan:
     """packs[rank][micro] holds the indices of the sequences of one row, rising; every rank has equally many rows.
 
-    A row is empty when there are fewer sequences than rows. Its rank must still take part in every collective of a
+    A row can be empty, as with fewer sequences than ranks. Its rank must still take part in every collective of a
     forward and a backward: it runs a stand-in, one token with no trained position, whose loss is an empty sum.
     """
 
@@ -56,9 +56,10 @@ def plan_packs(lengths: Sequence[int], *, budget: int, ranks: int, quadratic: fl
     _check(lengths, budget=budget, ranks=ranks, quadratic=quadratic)
     tokens = np.asarray(lengths, dtype=np.int64)
     work = tokens + quadratic * tokens.astype(np.float64) ** 2
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = tuple(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)))
+    batch = _Batch(tokens, work, order, budget, ranks)
     num_rows = -(-int(tokens.sum()) // (budget * ranks))
-    while not (plans := _plan_candidates(order, tokens, work, budget, num_rows * ranks, ranks)):
+    while not (plans := _plan_candidates(batch, num_rows * ranks)):
         num_rows += 1
     balanced = [plan for plan in plans if plan.stats.imbalance <= IMBALANCE_GOAL]
     if balanced:
@@ -77,26 +78,32 @@ def _check(lengths: Sequence[int], *, budget: int, ranks: int, quadratic: float)
 _Numbers = NDArray[np.int64] | NDArray[np.float64]
 
 
-def _plan_candidates(
-    order: Sequence[int], tokens: NDArray[np.int64], work: NDArray[np.float64], budget: int, num_packs: int, ranks: int
-) -> list[PackPlan]:
+@dataclass(frozen=True)
+class _Batch:
+    tokens: NDArray[np.int64]  # [B]
+    work: NDArray[np.float64]  # [B]
+    order: tuple[int, ...]  # longest sequence first
+    budget: int
+    ranks: int
+
+
+def _plan_candidates(batch: _Batch, num_packs: int) -> list[PackPlan]:
     """Plans with this many packs, those that exist: of equal rows, of equal work, and of the fullest rows."""
-    fills = (_fill_packs(order, tokens, load, budget, num_packs) for load in (tokens, work, -tokens))
-    return [_deal_packs(packs, tokens, work, budget, ranks) for packs in fills if packs is not None]
+    fills = (_fill_packs(batch, load, num_packs) for load in (batch.tokens, batch.work, -batch.tokens))
+    return [_deal_packs(packs, batch) for packs in fills if packs is not None]
 
 
-def _fill_packs(
-    order: Sequence[int], tokens: NDArray[np.int64], load: _Numbers, budget: int, num_packs: int
-) -> list[list[int]] | None:
+def _fill_packs(batch: _Batch, load: _Numbers, num_packs: int) -> list[list[int]] | None:
     """Longest sequence first into the least loaded pack that has room; None if one finds no room.
 
     A load that falls with the tokens makes it the fullest pack that has room.
     """
+    tokens = batch.tokens
     packs: list[list[int]] = [[] for _ in range(num_packs)]
     filled = np.zeros(num_packs, dtype=np.int64)
     loads = np.zeros(num_packs)
-    for index in order:
-        open_loads = np.where(filled + tokens[index] <= budget, loads, np.inf)
+    for index in batch.order:
+        open_loads = np.where(filled + tokens[index] <= batch.budget, loads, np.inf)
         pack = int(open_loads.argmin())
         if open_loads[pack] == np.inf:
             return None
@@ -106,22 +113,20 @@ def _fill_packs(
     return packs
 
 
-def _deal_packs(
-    packs: list[list[int]], tokens: NDArray[np.int64], work: NDArray[np.float64], budget: int, ranks: int
-) -> PackPlan:
+def _deal_packs(packs: list[list[int]], batch: _Batch) -> PackPlan:
     """Deal packs to ranks: those of similar work are one micro-batch, and the rank that lags takes the heaviest."""
-    pack_work = np.array([work[pack].sum() for pack in packs])
+    pack_work = np.array([batch.work[pack].sum() for pack in packs])
     heaviest_first = np.argsort(-pack_work, kind="stable")
-    dealt: list[list[int]] = [[] for _ in range(ranks)]
-    totals = np.zeros(ranks)
-    for start in range(0, len(packs), ranks):
+    dealt: list[list[int]] = [[] for _ in range(batch.ranks)]
+    totals = np.zeros(batch.ranks)
+    for start in range(0, len(packs), batch.ranks):
         behind_first = np.argsort(totals, kind="stable")
-        for rank, pack in zip(behind_first, heaviest_first[start : start + ranks], strict=True):
+        for rank, pack in zip(behind_first, heaviest_first[start : start + batch.ranks], strict=True):
             dealt[rank].append(int(pack))
             totals[rank] += pack_work[pack]
     rows = tuple(tuple(tuple(sorted(packs[pack])) for pack in hand) for hand in dealt)
-    pack_tokens = np.array([tokens[pack].sum() for pack in packs])
-    return PackPlan(rows, _measure(pack_tokens, pack_work[np.array(dealt, dtype=np.int64)], budget))
+    pack_tokens = np.array([batch.tokens[pack].sum() for pack in packs])
+    return PackPlan(rows, _measure(pack_tokens, pack_work[np.array(dealt, dtype=np.int64)], batch.budget))
 
 
 def _measure(pack_tokens: NDArray[np.int64], dealt_work: NDArray[np.float64], budget: int) -> PackStats:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -78,9 +79,15 @@ def fake_leader() -> list[str]:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> RunFolder:
-    """The folder of a finished run of 240 steps with two attempts and two downstream sets; numbers from a model."""
-    folder = RunFolder(tmp_path / "runs" / "adder-digits")
+def run_folder(finished_folder: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of `finished_folder` to write in, at `runs/adder-digits` of the test's own folder."""
+    return RunFolder(shutil.copytree(finished_folder.path, tmp_path / "runs" / "adder-digits"))
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The folder of a finished run of 240 steps with two attempts and two downstream sets; only to be read."""
+    folder = RunFolder(tmp_path_factory.mktemp("finished") / "adder-digits")
     folder.path.mkdir(parents=True)
     document = _document(
         budget={"steps": 240, "evalEverySteps": 10},

@@ -124,6 +124,9 @@ class FakeLeader:
         os.replace(folder / "state.new", folder / "state.json")
 
     def load(self) -> None:
+        evals = self.folder / wire.EVALS_FILE
+        if evals.exists():  # a line that a crash has cut would swallow the next one
+            evals.write_bytes(evals.read_bytes().rpartition(b"\n")[0] + b"\n")
         path = self.folder / wire.CHECKPOINTS / "state.json"
         if path.exists():
             state = json.loads(path.read_text())

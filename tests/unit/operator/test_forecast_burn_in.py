@@ -24,6 +24,19 @@ def test_a_start_that_the_rest_contradicts_is_left_out_and_no_more():
     assert find_burn_in(X, y, VARIANCE) == 4
 
 
+def test_the_shortest_stretch_is_left_out_that_makes_the_rest_fit_not_the_best():
+    y = CURVE + np.random.default_rng(3).normal(0.0, 0.005, 41)
+    y[:4] = [0.05, 0.55, 0.6, 0.5]  # without 10 points the rest happens to fit even better than without 4
+    assert find_burn_in(X, y, VARIANCE) == 4
+
+
+def test_a_start_that_fits_badly_but_disturbs_little_is_kept():
+    x = np.linspace(0.0, 1.0, 81)
+    y = 0.3 + 0.4 * x**2 / (x**2 + 0.2**2) + np.random.default_rng(1).normal(0.0, 0.005, 81)
+    y[:3] += [0.03, 0.03, -0.03]  # six errors each: the F-test alone would drop them
+    assert find_burn_in(x, y, np.full(81, 0.005**2)) == 0
+
+
 def test_a_single_bad_point_in_the_middle_drops_nothing():
     y = CURVE + NOISE
     y[20] = 0.1

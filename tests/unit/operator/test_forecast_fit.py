@@ -52,6 +52,16 @@ def test_points_without_noise_give_their_parameters_back():
     assert found.rmse < 0.002
 
 
+def test_a_steeper_curve_gives_its_parameters_back_too():
+    # B = 2: the share at C is C^2 / (C^2 + 100)
+    x = [0.0, 2.5, 10 / 3, 5.0, 10.0, 20.0, 30.0, 70.0, 130.0]
+    share = [0.0, 1 / 17, 0.1, 0.2, 0.5, 0.8, 0.9, 0.98, 169 / 170]
+    found = fit_forecast(points(x, [0.2 + 0.4 * each for each in share]), budget=990.0, target=0.52)
+    assert found.ceiling == pytest.approx(0.6, abs=0.003)
+    assert (found.c_mid, found.b) == pytest.approx((10.0, 2.0), rel=0.02)
+    assert found.target_compute == pytest.approx(20.0, rel=0.02)  # .52 is four fifths of the gain
+
+
 def test_intervals_hold_their_value_and_are_ordered():
     found = fit_forecast(_curve(4, 25, sd=0.02), budget=64_000.0, target=0.6)
     for name, low, high in (
@@ -114,6 +124,11 @@ REFUSALS = [
         points(range(20), [0.2 + 0.03 * i for i in range(10)] + [0.47 - 0.03 * i for i in range(10)]),
         "collapsed",
         "a collapse",
+    ),
+    (
+        points(range(60), 0.5 + np.random.default_rng(1).normal(0.0, 0.02, 60)),
+        "no rise beyond the noise",
+        "noise alone",
     ),
     (points([0.0], [0.3]), "1 usable points", "the evaluation before the first step alone"),
 ]
@@ -217,6 +232,8 @@ def _with_draws(*draws):
 
 
 def test_curve_band_by_hand():
+    steep, _, _ = curve_band(_with_draws((0.6, 2.0, 10.0, 0.2)), [20.0])
+    assert steep == pytest.approx([0.52])
     one = _with_draws((0.6, 1.0, 10.0, 0.2))
     mean, low, high = curve_band(one, [0.0, 10.0, 30.0, 1e15])
     assert mean == pytest.approx([0.2, 0.4, 0.5, 0.6])
@@ -244,11 +261,15 @@ def test_json_of_something_else_is_an_error():
         from_json({"a": 1})
 
 
-def test_a_law_without_rivals_reports_them_all_the_same():
-    rise = points(np.linspace(0, 1, 30), [0.1 + 0.5 / (1 + math.exp(-(x - 0.5) / 0.1)) for x in np.linspace(0, 1, 30)])
+def test_a_rival_that_made_the_points_lowers_the_verdict_unless_the_user_chose_the_law():
+    x = np.linspace(0, 1, 40)
+    rise = points(x, 0.1 + 0.5 / (1 + np.exp(-(x - 0.5) / 0.1)), np.full(40, 0.003))
     auto, alone = fit_forecast(rise), fit_forecast(rise, law="sigmoid")
+    assert (auto.verdict, alone.verdict) == ("Weak", "Identified")
+    assert "the logistic forecast this run's past better" in auto.reason
     assert auto.rivals == alone.rivals
-    assert {rival.name for rival in auto.rivals} == {"power law", "exponential", "logistic", "plateau"}
+    assert [rival.name for rival in auto.rivals] == ["power law", "exponential", "logistic", "plateau"]
+    assert auto.rivals[2].ceiling == pytest.approx(0.6, abs=0.003)
 
 
 def test_the_papers_grid_agrees_on_the_papers_curve(bench):

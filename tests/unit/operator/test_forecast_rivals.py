@@ -63,15 +63,13 @@ def test_the_law_that_made_the_points_forecasts_them_best():
 
 
 def test_a_backtest_never_sees_what_it_predicts():
-    y = 0.2 + 0.5 * X**2 / (X**2 + 0.3**2)
-    later = y.copy()
-    later[18:] = 0.0  # after every origin
-    for before, after in zip(fit_rivals(X, y, SMALL, 1.0)[:3], fit_rivals(X, later, SMALL, 1.0)[:3], strict=True):
-        assert before.backtest_error is not None
-        # 5 origins, of which each asks about the last 2 of its points ahead: the predictions stay, the answers change
-        assert after.backtest_error > before.backtest_error + 0.1
-    short = fit_rivals(X[:18], y[:18], SMALL[:18], 1.0)
-    assert short[0].backtest_error is not None
+    """The two later points at 0, then at 1: a forecast p that stays the same is wrong by p, then by 1 - p."""
+    x = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 1.0])  # one origin, after 5 points; both later ones are within twice .5
+    seen, variance = [0.2, 0.3, 0.38, 0.42, 0.45], np.full(7, 1e-4)
+    zeros, ones = np.array([*seen, 0.0, 0.0]), np.array([*seen, 1.0, 1.0])
+    for low, high in zip(fit_rivals(x, zeros, variance, 1.0), fit_rivals(x, ones, variance, 1.0), strict=True):
+        assert low.backtest_error + high.backtest_error == pytest.approx(1.0)
+    assert sigmoid_backtest(x, zeros, variance) + sigmoid_backtest(x, ones, variance) == pytest.approx(1.0)
 
 
 def test_a_short_run_has_no_backtest():

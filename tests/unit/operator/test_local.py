@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -54,6 +55,7 @@ class Stage:
     interrupts: Interrupts = field(default_factory=Interrupts)
     recorder: Recorder = field(default_factory=Recorder)
     limits: Limits = FAST
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def play(self, scenario: dict[str, object], *, resume: bool = False, **spec: object) -> Done:
         spec = {"budget": BUDGET, **spec}
@@ -69,6 +71,12 @@ class Stage:
 
     def attempts(self) -> tuple[Attempt, ...]:
         return records.load_attempts(self.folder)
+
+
+def hasty_clock() -> datetime:
+    """A clock on which a second of patience is over in 20 ms."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    return begin + 50 * (datetime.now(UTC) - begin)
 
 
 def leftovers(folder: RunFolder) -> list[str]:
@@ -196,7 +204,7 @@ def test_interrupt_twice_kills_a_deaf_leader(stage: Stage) -> None:
 
 
 def test_a_deaf_leader_is_killed_after_its_grace(stage: Stage) -> None:
-    stage.limits = Limits(exit_seconds=0.05)
+    stage.limits, stage.now = Limits(exit_seconds=0.05), hasty_clock
     policy = {"name": "enough", "when": {"passRate": {"above": 0.1}}, "for": 1}
     deadlines = {"checkpointSeconds": 1}
     done = stage.play({"hold": {"1": 5}, "deaf": True}, stopPolicies=[policy], deadlines=deadlines)
@@ -215,9 +223,10 @@ def test_missed_polls_change_nothing(stage: Stage) -> None:
 
 
 def test_a_leader_that_never_answers_is_ended_and_counted(stage: Stage) -> None:
-    stage.limits = Limits(backoff_seconds=0.01, exit_seconds=0.05)
-    hold = {"1": 5, "2": 5}
-    done = stage.play({"silent": True, "hold": hold}, deadlines={"startSeconds": 1}, failurePolicy={"maxRestarts": 0})
+    stage.limits, stage.now = Limits(exit_seconds=0.05), hasty_clock
+    done = stage.play(
+        {"silent": True, "hold": {"1": 5}}, deadlines={"startSeconds": 1}, failurePolicy={"maxRestarts": 0}
+    )
     assert done.outcome == "RestartsExhausted"
     assert "did not answer" in done.message
 
@@ -259,7 +268,8 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     assert stage.play({}, resume=True).outcome == "Finished"
     assert stage.steps() == [0, 10, 20, 30, 40, 50]
     lost, second = stage.attempts()
-    assert (lost.over, lost.exit_code, lost.checkpoint_step, second.number) == (True, None, 25, 2)
+    assert (lost.over, lost.exit_code, second.number) == (True, None, 2)
+    assert lost.checkpoint_step in range(20, 26), "the warden asked it to save, wherever it was on its way to 25"
 
 
 def test_environment_of_the_leader_names_places_and_no_secret(stage: Stage) -> None:

@@ -1,0 +1,64 @@
+"""The real leader with an assassin: `python faulty_leader.py PLAN.json`.
+
+PLAN holds a list of [phase, nth call of it in this attempt, victim]; the first one is due, and is removed as it strikes.
+Phases are the fleet's calls; the kill falls while the call is under way. Only SIGKILL is used.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+from scalerl_runtime import __main__ as entry
+from scalerl_runtime import evals, pipeline
+from scalerl_runtime.fleet import Fleet
+
+PLAN = Path(sys.argv[1])
+TITLES = {"trainer": "ray::Trainer", "generator": "ray::Generator", "engine": "VLLM::EngineCore"}
+calls: Counter[str] = Counter()
+
+
+def strike(victim: str) -> None:
+    if victim == "leader":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for child in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith(TITLES[victim]):
+            child.kill()
+
+
+def watched(phase: str, original: Any) -> Any:
+    async def call(*arguments: Any, **options: Any) -> Any:
+        calls[phase] += 1
+        plan = json.loads(PLAN.read_text())
+        if not plan or plan[0][0] != phase or calls[phase] < plan[0][1]:
+            return await original(*arguments, **options)
+        victim = plan[0][2]
+        PLAN.write_text(json.dumps(plan[1:]))
+        work = asyncio.ensure_future(original(*arguments, **options))
+        await asyncio.sleep(0.01)  # under way
+        if phase == "saving":
+            await asyncio.gather(work, return_exceptions=True)  # written, not sealed
+        strike(victim)
+        return await work
+
+    return call
+
+
+Fleet.sample = watched("generating", Fleet.sample)  # type: ignore[method-assign]
+Fleet.train = watched("training", Fleet.train)  # type: ignore[method-assign]
+Fleet.push = watched("broadcasting", Fleet.push)  # type: ignore[method-assign]
+Fleet.save = watched("saving", Fleet.save)  # type: ignore[method-assign]
+pipeline.evaluate = watched("evaluating", evals.evaluate)  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+    sys.argv = [sys.argv[0], "leader"]
+    sys.exit(entry.main())

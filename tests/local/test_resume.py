@@ -1,0 +1,65 @@
+"""kill -9 of any process at each phase: no eval point lost, no prompt trained twice or skipped, the bound intact."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from scalerl_api import parse_run
+from scalerl_operator.cli import Machinery, main
+from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
+from scalerl_runtime.data import load_data
+from scalerl_runtime.scratch import build_tokenizer
+
+LEADER = Path(__file__).with_name("faulty_leader.py")
+PHASES = ["generating", "training", "broadcasting", "saving", "evaluating"]
+NTH = {"generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
+MAX_COMMANDS = 8  # `scalerl run --resume` until it is finished; one per kill of the leader, and some to spare
+
+
+def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
+    """(epoch, prompt id) of the first `count` prompts, from the data and the seed alone."""
+    run = parse_run(yaml.safe_load(run_file.read_text()))
+    recipe = run.spec.resolved_recipe()
+    data = load_data(run, recipe, build_tokenizer(64), run.spec.seed)
+    import numpy as np
+
+    stream = PromptStream("uniform", np.array([p.difficulty for p in data.train]), seed=run.spec.seed)
+    position, found = StreamPosition(), set()
+    for _ in range(count):
+        issue, position = stream.draw(position)
+        found.add((issue.epoch, data.train[issue.prompt].id))
+    return found
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("victim", ["leader", "trainer", "generator", "engine"])
+def test_resume_matrix(
+    victim: str,
+    tmp_path: Path,
+    write_run: Callable[[dict[str, Any]], Path],
+    lines: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
+    phases = PHASES if victim != "engine" else ["generating", "broadcasting", "evaluating"]
+    plan.write_text(json.dumps([[phase, NTH[phase], victim] for phase in phases]))
+    machinery = Machinery(leader=[sys.executable, str(LEADER), str(plan)], poll_seconds=0.2)
+    command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
+    codes = [main(command, machinery=machinery)]
+    while codes[-1] != 0 and len(codes) < MAX_COMMANDS:
+        codes.append(main([*command, "--resume"], machinery=machinery))
+    log = (folder / "leader.log").read_text()[-4000:] if (folder / "leader.log").exists() else ""
+    assert codes[-1] == 0, f"{codes}\n{log}"
+    assert json.loads(plan.read_text()) == [], "every kill must have struck"
+    ledger = lines(folder / "ledger.jsonl")
+    assert [line["step"] for line in ledger] == list(range(1, 15))
+    trained = [tuple(prompt) for line in ledger for prompt in line["prompts"]]
+    assert len(trained) == len(set(trained)) == 14 * 4, "none twice"
+    assert set(trained) == first_issues(run_file, 14 * 4), "none skipped"
+    assert [line["step"] for line in lines(folder / "evals.jsonl")] == [0, 4, 8, 12, 14]
+    assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
+    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]

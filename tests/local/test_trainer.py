@@ -1,0 +1,83 @@
+"""Real DeepSpeed on the CPU: however the work is cut up, the update is the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scalerl_api.rlrun import ScratchModel
+from scalerl_runtime.scratch import make_scratch_model
+
+RANK = Path(__file__).with_name("trainer_rank.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trainer")
+    make_scratch_model(path / "model", ScratchModel(hidden_size=64, layers=2), context_tokens=64, seed=3)
+    return path
+
+
+def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    """Losses (summed over ranks), gradient norms and micro-batches by step; and the weights after the last one."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"model": str(folder / "model"), **case}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK), str(path), str(rank), str(port)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(case["ranks"])
+    ]
+    for process in ranks:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output.decode()[-3000:]
+    by_rank = [json.loads(path.with_suffix(f".{rank}.losses").read_text()) for rank in range(case["ranks"])]
+    losses = [
+        [sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)
+    ]
+    return losses, torch.load(path.with_suffix(".weights"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    """One rank, one micro-batch; it also leaves a checkpoint after two steps."""
+    return run_case(folder, "whole", ranks=1, stage=1, budget=100_000, save=str(folder / "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "stage", "budget"),
+    [
+        pytest.param("accumulated", 1, 1, 60, id="many micro-batches give the update of one"),
+        pytest.param("stage1", 2, 1, 60, id="two ranks, ZeRO 1"),
+        pytest.param("stage2", 2, 2, 60, id="two ranks, ZeRO 2"),
+        pytest.param("stage3", 2, 3, 60, id="two ranks, ZeRO 3: weights gathered by bucket"),
+    ],
+)
+def test_same_loss_curve_and_weights(folder: Path, whole: Any, name: str, ranks: int, stage: int, budget: int) -> None:
+    losses, weights = run_case(folder, name, ranks=ranks, stage=stage, budget=budget)
+    expected, reference = whole
+    assert losses[0][2] > 1, "the case must cut the batch up"
+    assert [step[0] for step in losses] == pytest.approx([step[0] for step in expected], abs=2e-6)
+    assert [step[1] for step in losses] == pytest.approx([step[1] for step in expected], rel=1e-4)
+    assert set(weights) == set(reference)
+    for key, value in reference.items():
+        assert weights[key].shape == value.shape
+        torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_restart_from_a_checkpoint_repeats_the_run(folder: Path, whole: Any) -> None:
+    losses, weights = run_case(folder, "resumed", ranks=1, stage=1, budget=100_000, resume=str(folder / "checkpoint"))
+    assert [step[0] for step in losses] == [step[0] for step in whole[0][2:]], "bit for bit"
+    for key, value in whole[1].items():
+        assert torch.equal(weights[key], value), key

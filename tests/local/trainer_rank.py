@@ -1,0 +1,74 @@
+"""One trainer rank as a process: `python trainer_rank.py CASE.json RANK PORT`; leaves its losses and weights beside CASE."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from scalerl_api.recipe import Loss, Optimizer
+from scalerl_runtime.algorithm.microbatch import TrainSequence
+from scalerl_runtime.step import pack
+from scalerl_runtime.trainer import Trainer, TrainerOptions
+from scalerl_runtime.weights import view
+
+
+def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> list[TrainSequence]:
+    """Random sequences of unequal length, with advantages of both signs and a weight that sums to one over the batch."""
+    lengths = rng.integers(6, 30, size=count)
+    trained = sum(int(length) - 4 for length in lengths)
+    return [
+        TrainSequence(
+            tokens=rng.integers(0, vocabulary, size=length).astype(np.int32),
+            trained=np.arange(length) >= 4,
+            logp_gen=np.full(length, -4.6, dtype=np.float32),
+            advantage=float(rng.normal()),
+            weight=1.0 / trained,
+            lag=np.zeros(length, dtype=np.int32),
+        )
+        for length in lengths
+    ]
+
+
+def main() -> None:
+    path, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    case = json.loads(path.read_text())
+    options = TrainerOptions(
+        model=case["model"],
+        dtype="float32",
+        head="fp32",
+        zero_stage=case["stage"],
+        optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0, epsilon=1e-8),
+        loss=Loss(),
+        temperature=1.0,
+        seed=0,
+        device="cpu",
+    )
+    trainer = Trainer(options, rank, case["ranks"])
+    trainer.start("127.0.0.1", port)
+    losses = []
+    first = 0
+    if case.get("resume"):
+        trainer.load(Path(case["resume"]), 2)
+        first = 2
+    for step in range(first, 4):
+        rng = np.random.default_rng(step)
+        packed = pack(make_sequences(rng, 12, 90), budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
+        result = trainer.train(packed.batches[rank], learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
+        losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
+        if case.get("save") and step == 1:
+            trainer.save(Path(case["save"]))
+    version, buckets, _, _ = trainer.stage_weights()
+    assert version == 4
+    if rank == 0:
+        weights = {
+            entry.name: view(flat, entry).clone()
+            for bucket, flat in zip(buckets, trainer._staged, strict=True)
+            for entry in bucket.entries
+        }
+        torch.save(weights, path.with_suffix(".weights"))
+    path.with_suffix(f".{rank}.losses").write_text(json.dumps(losses))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A learning curve from CSV text: what is read, what is refused, what is reported."""
+
+import pytest
+
+from scalerl_operator.csv_fit import Columns, forecast_rows, mean_held_back_error, parse_curve, rival_rows
+from scalerl_operator.forecast import FitError, Forecast, Rival
+
+COLUMNS = Columns("hours", "rate", "error")
+KNOWN = {"draws": ((0.8, 1.0, 1.0, 0.2),), "ceiling": 0.8, "ceiling_low": 0.75, "ceiling_high": 0.85}
+
+
+def forecast(**values: object) -> Forecast:
+    given = {"verdict": "Weak", "reason": "it is wide", "law": "sigmoid", "points": 7, "burn_in": 0.0, "unit": "hours"}
+    return Forecast(**{**given, **values})  # type: ignore[arg-type] # a table of values
+
+
+def test_rows_are_sorted_and_rows_without_a_value_are_left_out() -> None:
+    text = "# a comment\nrate,other,hours,error\n0.5,x,2,0.02\n\n,x,3,0.02\n0.3,,1,0.03\n0.6,x,,0.02\n0.1,x,0,0\n"
+    found = parse_curve(text, COLUMNS, "curve.csv")
+    assert found.compute.tolist() == [0.0, 1.0, 2.0]
+    assert found.pass_rate.tolist() == [0.1, 0.3, 0.5]
+    assert found.standard_error is not None
+    assert found.standard_error.tolist() == [0.0, 0.03, 0.02]
+    assert found.unit == "hours"
+
+
+def test_the_error_column_may_be_missing() -> None:
+    found = parse_curve("hours,rate\n1,0.5\n", Columns("hours", "rate"), "curve.csv")
+    assert found.standard_error is None
+
+
+BAD_ROWS = [
+    ("", "curve.csv: no column 'hours'; the header has nothing", "empty file"),
+    ("step,rate,error\n", "no column 'hours'; the header has step, rate, error", "the header names what there is"),
+    ("hours,rate,error\n1,0.5,0\n2,abc,0\n", "row 2, column rate: 'abc' is not a number", "text"),
+    ("hours,rate,error\n1,nan,0\n", "row 1, column rate: 'nan' is not finite", "not a number"),
+    ("hours,rate,error\n1,0.5,\n", "row 1, column error: '' is not a number", "an error is missing"),
+    ("hours,rate,error\n-1,0.5,0\n", "row 1, column hours: -1; compute is at least 0", "negative compute"),
+    ("hours,rate,error\n1,55,0\n", "row 1, column rate: 55; a pass rate is in [0, 1], not in percent", "percent"),
+    ("hours,rate,error\n1,0.5,-0.1\n", "row 1, column error: -0.1; a standard error is at least 0", "negative error"),
+    ("hours,rate,error\n1,0.5,0\n1,0.6,0\n", "column hours: 1 is there twice", "the same compute twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), [r[:2] for r in BAD_ROWS], ids=[r[2] for r in BAD_ROWS])
+def test_a_bad_file_is_refused_by_row_and_column(text: str, message: str) -> None:
+    with pytest.raises(FitError) as caught:
+        parse_curve(text, COLUMNS, "curve.csv")
+    assert message in str(caught.value)
+
+
+def test_the_error_on_held_back_points_is_the_mean_distance() -> None:
+    curve = parse_curve("hours,rate\n1,0.5\n2,0.65\n4,0.66\n", Columns("hours", "rate"), "curve.csv")
+    # One draw: 0.2 + 0.6 x / (1 + x) is 0.6 at 2 and 0.68 at 4, so the distances are 0.05 and 0.02.
+    found = mean_held_back_error(forecast(**KNOWN), curve, 1.0)
+    assert found == (pytest.approx(0.035), 2)
+    assert mean_held_back_error(forecast(**KNOWN), curve, 4.0) is None, "nothing was held back"
+    assert mean_held_back_error(forecast(), curve, 1.0) is None, "there is no curve"
+
+
+def test_what_is_not_known_has_no_row() -> None:
+    assert [label for label, _ in forecast_rows(forecast())] == ["verdict", "reason", "points"]
+
+
+def test_numbers_come_with_interval_and_unit() -> None:
+    found = forecast(**KNOWN, c_mid=12.34567, budget=40.0, predicted_at_budget=0.7, low=0.6, target=0.7, burn_in=1.5)
+    rows = dict(forecast_rows(found))
+    assert rows["ceiling A"] == "0.8 [0.75, 0.85]"
+    assert rows["midpoint C_mid"] == "12.35 hours"
+    assert rows["at 40 hours"] == "0.7 [0.6, ?]"
+    assert rows["reaches 0.7 at"] == "not in most of the curves that fit"
+    assert rows["left out before"] == "1.5 hours"
+
+
+def test_the_sigmoid_stands_first_among_the_laws() -> None:
+    rival = Rival(name="power", parameters=(), ceiling=None, rmse=0.0213, backtest_error=0.05)
+    found = forecast(**KNOWN, rmse=0.01, rivals=(rival,))
+    assert rival_rows(found) == [("sigmoid", "0.8000", "0.0100", "-"), ("power", "-", "0.0213", "0.0500")]

@@ -1,0 +1,107 @@
+"""From points to forecasts, stop recommendations, and the half-way forecast beside what happened."""
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+
+from scalerl_api import RLRun
+from scalerl_api.wire import EvalPoint
+from scalerl_operator.forecast import Forecast, to_json
+from scalerl_operator.history import ForecastLine
+from scalerl_operator.judge import compare_halfway, fit_points, judge_points, predict, scatter_of, summarize, to_status
+
+MakePoint = Callable[..., EvalPoint]
+
+
+def straight(**values: object) -> Forecast:
+    """A forecast of one draw: A 0.8, B 1, C_mid 1, R0 0.2, which is 0.5 at compute 1 and 0.6 at 2."""
+    known = {"ceiling": 0.8, "ceiling_low": 0.75, "ceiling_high": 0.85, "draws": ((0.8, 1.0, 1.0, 0.2),)}
+    given = {"verdict": "Identified", "reason": "it bends", "law": "sigmoid", "points": 9, "burn_in": 0.0}
+    return Forecast(**{**given, "unit": "GPU-h", **known, **values})  # type: ignore[arg-type] # a table of values
+
+
+def line(step: int, hours: float, forecast: Forecast, budget: float | None = None) -> ForecastLine:
+    return ForecastLine(1000.0 + step, step, hours, budget, json.dumps(to_json(forecast)))
+
+
+def test_points_of_a_lost_line_of_weights_are_left_out(point: MakePoint) -> None:
+    evals = [
+        point(0, step=0, compute_gpu_hours=0.0),
+        point(1, step=10, compute_gpu_hours=1.0),
+        point(3, step=20, compute_gpu_hours=2.5, attempt=2),  # again after a crash, at more compute
+        point(2, step=30, compute_gpu_hours=2.4),  # before the crash
+        point(4, step=40, compute_gpu_hours=4.0, attempt=2),
+        point(5, step=40, compute_gpu_hours=5.0, dataset="aime24"),
+    ]
+    found = fit_points(evals, "GPU-h")
+    assert found.compute.tolist() == [0.0, 1.0, 2.5, 4.0]
+
+
+def test_scatter_is_binomial_over_what_was_judged(point: MakePoint) -> None:
+    # 98 completions, 49 right: (49 + 1) / 100 = 0.5; sqrt(0.25 / 98)
+    measured = point(1, pass_rate=0.5, prompts=25, samples=4, excluded=2, standard_error=0.9)
+    assert scatter_of(measured) == pytest.approx(math.sqrt(0.25 / 98))
+
+
+def test_too_few_points_are_refused_and_not_guessed(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    made = judge_points(make_run(), [point(0, compute_gpu_hours=0.0), point(1)], None, 5.0)
+    assert (made.step, made.compute_gpu_hours, made.time) == (10, 0.02, 5.0)
+    status = to_status(made)
+    assert status.verdict == "NotIdentified"
+    assert (status.ceiling, status.summary, status.predicted_at_budget) == (None, None, None)
+
+
+def test_a_refusal_shows_its_interval_and_no_number() -> None:
+    found = straight(verdict="NotIdentified", predicted_at_budget=0.7, low=0.5, high=0.9, c_mid=1.0, b=1.0, r0=0.2)
+    status = to_status(line(10, 1.0, found))
+    assert (status.ceiling, status.c_mid_gpu_hours, status.b, status.predicted_at_budget) == (None,) * 4
+    assert (status.ceiling_low, status.ceiling_high, status.low, status.high, status.r0) == (0.75, 0.85, 0.5, 0.9, 0.2)
+    believed = to_status(line(10, 1.0, straight()))
+    assert believed.summary == "0.80 [0.75,0.85]"
+
+
+def test_a_policy_waits_for_the_forecast_of_its_evaluation(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    run = make_run(stopPolicies=[{"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 2}])
+    evals = [point(1), point(2), point(3)]
+    first = [line(10, 0.02, straight())]
+    assert summarize(run, first, evals).stop is None, "one evaluation has its forecast"
+    second = [*first, line(20, 0.04, straight(), budget=0.24)]
+    found = summarize(run, second, evals).stop
+    assert found is not None
+    assert (found.policy, found.mode) == ("low", "Enforce")
+    assert found.saved_gpu_hours == pytest.approx(0.2), "budget 0.24 less the 0.04 of that evaluation, not of a newer one"
+
+
+def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoint) -> None:
+    evals = [point(1, compute_gpu_hours=1.0), point(2, compute_gpu_hours=2.0, pass_rate=0.55)]
+    forecasts = [line(10, 1.0, straight()), line(20, 2.0, straight(ceiling=0.9))]
+    found = compare_halfway(forecasts, evals)
+    assert found is not None
+    summary = found.summary
+    assert (summary.made_at_step, summary.final_step, summary.measured) == (10, 20, 0.55)
+    assert summary.predicted == pytest.approx(0.6)  # 0.2 + 0.6 * 2 / (1 + 2)
+    assert summary.error == pytest.approx(0.05)
+    # One draw has no width: the band is the chance of sampling alone, 1.6449 sqrt(p (1 - p) / 1000), p = 551 / 1002
+    chance = 1.6449 * math.sqrt(551 / 1002 * 451 / 1002 / 1000)
+    assert summary.low == pytest.approx(0.6 - chance)
+    assert summary.high == pytest.approx(0.6 + chance)
+    assert summary.inside is False, "0.55 is below 0.574"
+    near = [evals[0], point(2, compute_gpu_hours=2.0, pass_rate=0.58)]
+    again = compare_halfway(forecasts, near)
+    assert again is not None
+    assert again.summary.inside is True
+
+
+def test_without_a_curve_nothing_is_predicted(point: MakePoint) -> None:
+    assert predict(straight(draws=()), point(1)) == (None, None, None)
+    found = compare_halfway([line(10, 1.0, straight(draws=()))], [point(2, compute_gpu_hours=2.0)])
+    assert found is not None
+    assert (found.summary.error, found.summary.inside) == (None, None)
+
+
+def test_a_run_without_a_first_half_has_no_half_way_forecast(point: MakePoint) -> None:
+    assert compare_halfway([line(20, 2.0, straight())], [point(2, compute_gpu_hours=2.0)]) is None
+    assert compare_halfway([line(0, 0.0, straight())], [point(0, compute_gpu_hours=0.0)]) is None
+    assert compare_halfway([], []) is None
