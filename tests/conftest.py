@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE / "local" in item.path.parents:
             item.add_marker(pytest.mark.local)
+            item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM, Ray and DeepSpeed warn as they like
         if HERE / "gpu" in item.path.parents:
             item.add_marker(pytest.mark.gpu)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]

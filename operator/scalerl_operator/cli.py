@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api import Fault, InvalidRun, RLRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
 from scalerl_operator import records
 from scalerl_operator.arguments import build_parser
@@ -90,11 +90,15 @@ def _validate(options: argparse.Namespace) -> int:
         try:
             run = parse_run(records.load_document(path))
         except InvalidRun as error:
-            prefix = f"{path}: " if len(options.files) > 1 else ""
-            code = _complain("\n".join(f"{prefix}{fault}" for fault in error.faults), EXIT_INVALID)
+            code = _complain("\n".join(_name_fault(path, fault, options.files) for fault in error.faults), EXIT_INVALID)
         else:
             _say(f"{path}: RLRun {run.name} is valid\n")
     return code
+
+
+def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
+    """Return the fault in one line; of several files it says which, unless it does already."""
+    return f"{fault}" if len(files) == 1 or fault.path.startswith(str(path)) else f"{path}: {fault}"
 
 
 def _run(options: argparse.Namespace, machinery: Machinery) -> int:

@@ -38,11 +38,11 @@ class RunDisplay(AbstractContextManager["RunDisplay"], Protocol):
 
 
 def open_display(stream: TextIO, environment: Mapping[str, str], *, quiet: bool) -> RunDisplay:
-    """Return the display that suits `stream`. `NO_COLOR` (any value) turns colours off, as no-color.org says."""
+    """Return the display that suits `stream`. `NO_COLOR`, set and not empty, turns colours off (no-color.org)."""
     if quiet:
         return Quiet()
     if stream.isatty() and environment.get("TERM") != "dumb":
-        return Panelled(Console(file=stream, no_color="NO_COLOR" in environment, highlight=False))
+        return Panelled(Console(file=stream, no_color=bool(environment.get("NO_COLOR")), highlight=False))
     return Lines(stream)
 
 

@@ -114,6 +114,8 @@ class _Driver:
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
     judged: Judged = Judged()
     missed: int = 0
+    since: int = 0
+    """Points that the running leader has told; the one before may have counted others by the same numbers."""
     written: RLRunStatus | None = None
 
     def __post_init__(self) -> None:
@@ -162,16 +164,15 @@ class _Driver:
         address = leader.read_address()
         if address is None:
             return
-        # A leader that has just started may know more points, or other indices, than the one before.
-        since = next_index(self.seen.evals) if self.seen.heard is not None else 0
         try:
-            progress = fetch_progress(address, leader.token, since, timeout_seconds=self.world.answer_seconds)
+            progress = fetch_progress(address, leader.token, self.since, timeout_seconds=self.world.answer_seconds)
         except TelemetryError:
             self.missed += 1
             return
         self.missed = 0
         if not self.pace or progress.step != self.pace[-1][1]:
             self.pace.append((progress.time, progress.step))
+        self.since = max(self.since, next_index(progress.evals))
         self._add_evals(progress.evals)
         self.seen = replace(self.seen, progress=progress, heard=self.world.now())
 
@@ -256,7 +257,7 @@ class _Driver:
         self._write_attempt(Attempt(number=number, started=self.world.now()))
         grace = self.run.spec.deadlines.checkpoint_seconds + self.world.limits.exit_seconds
         self.pace.clear()
-        self.missed = 0
+        self.missed = self.since = 0
         self.seen = replace(self.seen, heard=None)
         self.leader = Leader(self.folder, number, self.world.command, grace_seconds=grace, inherit=self.world.inherit)
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))

@@ -23,6 +23,7 @@ SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 SERIES_MARKERS = ("o", "s", "^", "D")
 DPI = 140
 CURVE_POINTS = 300
+START_SHARE = 1e-3  # of the compute shown: what lies before is the start, and has no place on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,11 @@ def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def _low_end(picture: CurvePicture) -> float | None:
-    """Left end of the logarithmic axis: the first point after 0, with room; None while there is no such point."""
-    positive = picture.points.compute[picture.points.compute > 0.0]
+    """Left end of the logarithmic axis: the first point after the start, with room; None while there is no such point.
+
+    The evaluation of step 0 may lie a few microseconds after 0, five decades before the next.
+    """
+    positive = picture.points.compute[picture.points.compute > START_SHARE * picture.end]
     return float(positive[0]) * 0.8 if len(positive) else None
 
 

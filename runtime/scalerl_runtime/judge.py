@@ -58,6 +58,10 @@ def load_judge(verifier: str) -> Judge:
         if not callable(function):
             raise TypeError(f"{name} in {module} is a {type(function).__name__}, not a function")
         return lambda prompt, completion, reference: function(prompt, completion, reference)
+    if verifier == "math":
+        is_right_mathematics("$1$", "$1$")  # what it imports must not eat the first question's time
+    else:
+        importlib.import_module("reasoning_gym")  # the same
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     is_right = {"math": is_right_mathematics, "reasoning_gym": is_right_entry}[verifier]
     return lambda _prompt, answer, reference: is_right(answer, reference)

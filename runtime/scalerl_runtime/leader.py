@@ -19,12 +19,6 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.wire import (
     ADDRESS_FILE,
     CHECKPOINTS,
-    ENV_ATTEMPT,
-    ENV_FOLDER,
-    ENV_PORT,
-    ENV_SPEC,
-    ENV_TERMINATION_FILE,
-    ENV_TOKEN_FILE,
     EVALS_FILE,
     EXIT_FINISHED,
     EXIT_INVALID,
@@ -43,10 +37,11 @@ from scalerl_runtime.algorithm.admission import build_pace
 from scalerl_runtime.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.data import Data, DataUnavailable, load_data
 from scalerl_runtime.demonstrations import load_demonstrations
-from scalerl_runtime.fleet import Fleet, FleetOptions, GeneratorLost, TrainerLost
-from scalerl_runtime.generator import EngineOptions
+from scalerl_runtime.fleet import Fleet, GeneratorLost, TrainerLost
+from scalerl_runtime.launch import Environment, build_fleet_options, context_tokens
 from scalerl_runtime.metrics import Publisher
-from scalerl_runtime.pipeline import Parts, Pipeline
+from scalerl_runtime.parts import Parts
+from scalerl_runtime.pipeline import Pipeline
 from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
 from scalerl_runtime.position import Journals, Position, restore_pool, resume_position, start_position
 from scalerl_runtime.records import Journal
@@ -54,7 +49,6 @@ from scalerl_runtime.rewards import Verifier, make_verifier
 from scalerl_runtime.rollout import Prompt
 from scalerl_runtime.scratch import make_scratch_model
 from scalerl_runtime.server import Server
-from scalerl_runtime.trainer import TrainerOptions
 from scalerl_runtime.waits import DeadlineExceeded, within
 from scalerl_runtime.warm import warm_step
 
@@ -62,30 +56,6 @@ log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the actuator tells the leader: names and places."""
-
-    spec: Path
-    folder: Path
-    attempt: int
-    port: int
-    token_file: Path
-    termination_file: Path
-
-    @classmethod
-    def parse(cls, variables: Mapping[str, str]) -> "Environment":
-        """Read the wire's variables. Raises KeyError with the missing one's name."""
-        return cls(
-            spec=Path(variables[ENV_SPEC]),
-            folder=Path(variables[ENV_FOLDER]),
-            attempt=int(variables.get(ENV_ATTEMPT, "1")),
-            port=int(variables.get(ENV_PORT, "0")),
-            token_file=Path(variables[ENV_TOKEN_FILE]),
-            termination_file=Path(variables[ENV_TERMINATION_FILE]),
-        )
 
 
 class Leader:
@@ -127,7 +97,7 @@ class Leader:
         for fault in data.bad_rows[:10]:
             log.warning("bad row left out: %s", fault)
         verifier = await asyncio.to_thread(make_verifier, self.run)
-        fleet = Fleet(self._fleet_options(model))
+        fleet = Fleet(build_fleet_options(self.run, self.recipe, model, num_cpus=os.cpu_count() or 1))
         try:
             return await self._lead(fleet, tokenizer, data, verifier)
         finally:
@@ -188,47 +158,10 @@ class Leader:
         assert spec.scratch is not None, "validation asks for its sizes"
         folder = self.environment.folder / SCRATCH_MODEL
         if not folder.exists():
-            make_scratch_model(folder, spec.scratch, context_tokens=self._context_tokens(), seed=self.run.spec.seed)
+            make_scratch_model(
+                folder, spec.scratch, context_tokens=context_tokens(self.recipe), seed=self.run.spec.seed
+            )
         return str(folder)
-
-    def _context_tokens(self) -> int:
-        return self.recipe.length.prompt_tokens + self.recipe.length.completion_tokens
-
-    def _fleet_options(self, model: str) -> FleetOptions:
-        spec, recipe = self.run.spec, self.recipe
-        threads = max(1, (os.cpu_count() or 1) // (spec.trainer.ranks + spec.generator.min_replicas))
-        return FleetOptions(
-            trainer=TrainerOptions(
-                model=model,
-                dtype=spec.model.dtype,
-                head=recipe.head,
-                zero_stage=spec.trainer.zero_stage,
-                optimizer=recipe.optimizer,
-                loss=recipe.loss,
-                temperature=recipe.temperature,
-                seed=spec.seed,
-                device="cuda" if spec.trainer.gpus_per_replica else "cpu",
-                cpu_threads=threads,
-            ),
-            engine=EngineOptions(
-                model=model,
-                dtype=spec.model.dtype,
-                head=recipe.head,
-                context_tokens=self._context_tokens(),
-                max_sequences=spec.generator.max_sequences,
-                tensor_parallel=spec.generator.gpus_per_replica,
-                gpu_memory_share=spec.generator.gpu_memory_share,
-                kv_cache_megabytes=spec.generator.kv_cache_megabytes,
-                temperature=recipe.temperature,
-                phrase=recipe.length.phrase if recipe.length.control == "interruption" else None,
-                seed=spec.seed,
-                cpu_threads=threads,
-            ),
-            ranks=spec.trainer.ranks,
-            generators=spec.generator.min_replicas,
-            kv_cache=recipe.asynchrony.kv_cache,
-            sync_seconds=spec.deadlines.sync_seconds,
-        )
 
     def _make_pool(self, fleet: Fleet, tokenizer: Any, verifier: Verifier) -> Pool:
         spec, recipe = self.run.spec, self.recipe

@@ -11,96 +11,30 @@ waits for its lease. Every one of these waits has a deadline, in the call that s
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from scalerl_api import RLRun
-from scalerl_api.recipe import Recipe
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_runtime.accounting import RoleClock
-from scalerl_runtime.algorithm.admission import Pace
 from scalerl_runtime.algorithm.batch import Batch, build_batch
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
-from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.checkpoint import CheckpointStore, PendingEval, RunState
-from scalerl_runtime.data import Data
+from scalerl_runtime.checkpoint import PendingEval, RunState
 from scalerl_runtime.evals import EvalPlan, evaluate
 from scalerl_runtime.fleet import GeneratorLost
-from scalerl_runtime.pool import Pool, Slot
-from scalerl_runtime.position import Journals, Position
+from scalerl_runtime.parts import Observer, Parts
+from scalerl_runtime.pool import Slot
+from scalerl_runtime.position import Position
 from scalerl_runtime.rollout import Group, Prompt
-from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values
-from scalerl_runtime.syncer import Sender, Syncer
+from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values, sync_values
+from scalerl_runtime.syncer import Syncer
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import DeadlineExceeded, within
 from scalerl_runtime.weights import SyncReport
 
 log = logging.getLogger(__name__)
-
-
-class Trainers(Sender, Protocol):
-    """What the pipeline needs of the fleet, beside what pool and syncer need."""
-
-    async def train(
-        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
-    ) -> list[StepResult]:
-        """One optimizer step."""
-        ...
-
-    async def set_version(self, version: int) -> None:
-        """Name the present weights."""
-        ...
-
-    async def save(self, folder: Path) -> None:
-        """Write a checkpoint's share."""
-        ...
-
-    async def load(self, folder: Path, version: int) -> None:
-        """Read it back."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the pipeline is put together from."""
-
-    run: RLRun
-    recipe: Recipe
-    pace: Pace
-    data: Data
-    fleet: Trainers
-    pool: Pool
-    store: CheckpointStore
-    journals: Journals
-    trainer_clock: RoleClock
-    quadratic: float  # work of attention against the rest; see packing
-    attempt: int
-    now: Callable[[], float] = time.monotonic
-
-
-class Observer(Protocol):
-    """Who is told what happened; the leader publishes it."""
-
-    def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
-        """A step is done."""
-        ...
-
-    def on_eval(self, points: Sequence[EvalPoint]) -> None:
-        """An evaluation is durable."""
-        ...
-
-    def on_checkpoint(self, step: int, path: Path) -> None:
-        """A checkpoint is durable."""
-        ...
-
-    def on_phase(self, phase: str, detail: str) -> None:
-        """What the run does now, for a person."""
-        ...
 
 
 class Pipeline:
@@ -334,15 +268,7 @@ class Pipeline:
                 self.position.step - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps
             ),
         }
-        if self.last_sync is not None:
-            sync = self.last_sync
-            values |= {
-                "weight_sync_seconds": sync.gather_seconds + sync.send_seconds + sync.stall_seconds,
-                "weight_gather_seconds": sync.gather_seconds,
-                "weight_send_seconds": sync.send_seconds,
-                "weight_stall_seconds": sync.stall_seconds,
-            }
-        return values
+        return values | (sync_values(self.last_sync) if self.last_sync else {})
 
     async def _after_step(self) -> None:
         budget, checkpoint, step = self.parts.run.spec.budget, self.parts.run.spec.checkpoint, self.position.step
@@ -361,7 +287,8 @@ class Pipeline:
     async def _begin_eval(self) -> None:
         """Save this step, then evaluate it while training goes on. One evaluation runs at a time."""
         await self._join_eval()
-        self.position.pending.append(PendingEval(self.position.step, self.compute_gpu_hours()))
+        compute = self.compute_gpu_hours() if self.position.step else 0.0
+        self.position.pending.append(PendingEval(self.position.step, compute))
         await self._save(f"step {self.position.step}, to be evaluated")
         pending = self.position.pending[-1]
         lease = await self.syncer.lease(self.position.step)

@@ -11,14 +11,13 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Protocol
 
-from scalerl_api.rlrun import RewardSpec, RLRun
+from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
-
 from scalerl_runtime.answers import find_answer, find_program
 from scalerl_runtime.rollout import Prompt
+from scalerl_runtime.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +53,19 @@ class Court(Protocol):
 class Verifier:
     """Rewards completions; may be called from many threads at once."""
 
-    def __init__(self, court: Court):
+    def __init__(self, court: Court, *, whole: bool):
+        """`whole`: judge the completion with its thinking, as a user's function does, not the answer alone."""
         self._court = court
+        self._whole = whole
         self._num_failed = 0
 
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         """Return +1 for a right answer, -1 for a wrong one or none, and no reward if the verifier itself failed.
 
-        The last kind is logged here, the first times. A completion that is cut in its thinking has no answer.
+        The last kind is logged here, the first times. A completion that is cut in its thinking has no answer and is
+        wrong without being asked about, except where a `python:` function judges whole completions.
         """
-        answer = find_answer(prompt.text, completion_text)
+        answer = completion_text if self._whole else find_answer(prompt.text, completion_text)
         if answer is None:
             return Verdict(-1.0)
         verdict = self._court.ask(prompt.text, answer, prompt.answer)
@@ -79,31 +81,33 @@ class Verifier:
 
 
 def make_verifier(run: RLRun) -> Verifier:
-    """Return the verifier of `run`, ready to be asked. Raises InvalidRun if it cannot be used, JudgeLost if it dies."""
+    """Return the verifier of `run`, ready to be asked.
+
+    Raises InvalidRun if it cannot be imported, JudgeLost if it dies doing so, SandboxUnavailable without a sandbox.
+    """
     spec = run.spec.reward
     num_judges = min(len(os.sched_getaffinity(0)), MAX_JUDGES)
     if spec.verifier == "code":
-        return Verifier(ProgramCourt(spec, num_judges))
+        sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
+        return Verifier(ProgramCourt(sandbox, num_judges), whole=False)
     pool = JudgePool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_judges=num_judges)
     try:
         pool.start()
     except BaseException:
         pool.close()
         raise
-    return Verifier(pool)
+    return Verifier(pool, whole=spec.verifier.startswith("python:"))
 
 
 class ProgramCourt:
-    """Judges programs by running them against the reference's tests, at most `num_judges` at a time."""
+    """Judges programs by running them against the reference's tests, at most `num_places` at a time."""
 
-    def __init__(self, spec: RewardSpec, num_judges: int):
-        from scalerl_runtime.sandbox import Sandbox  # late: other verifiers need no sandbox
+    def __init__(self, sandbox: Sandbox, num_places: int):
+        self._sandbox = sandbox
+        self._places = threading.BoundedSemaphore(num_places)
 
-        self._sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
-        self._places = threading.BoundedSemaphore(num_judges)
-
-    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:  # noqa: ARG002  # a program is right or not whatever was asked
-        """Run the program in `answer` with the tests in `reference`."""
+    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:  # noqa: ARG002  # tests say what is right
+        """Run the program in `answer` with the tests in `reference`; one that is cut or crashes is wrong."""
         with self._places:
             outcome = self._sandbox.check(find_program(answer), reference)
         if outcome.right is None:
@@ -216,8 +220,9 @@ class Judge:
 
     def end(self) -> None:
         """Kill it with all that it started. Harmless when repeated."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # else the number may be another process's by now
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float]:

@@ -17,6 +17,7 @@ from typing import IO, Literal
 from scalerl_runtime import confined
 
 MAX_RESULT_BYTES = 4096  # ready, nonce or one line of error; a program that finds the pipe cannot flood us
+TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64  # a loaded machine starts an interpreter late
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,39 @@ class Outcome:
     """What became of a program."""
 
     kind: Literal["passed", "failed", "timeout", "unavailable"]  # `unavailable`: the sandbox itself did not start
-    detail: str = ""
+    reason: str = ""  # why it is unavailable
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the program passed; None if nothing is known about it."""
+        return None if self.kind == "unavailable" else self.kind == "passed"
+
+
+class SandboxUnavailable(RuntimeError):
+    """This machine cannot confine a program."""
+
+
+class Sandbox:
+    """The same limits for every program; any number of threads may check at once."""
+
+    def __init__(self, *, timeout_seconds: float, memory_megabytes: int):
+        """See `run_program`. Raises SandboxUnavailable, found out by a trial."""
+        self._timeout_seconds = timeout_seconds
+        self._memory_megabytes = memory_megabytes
+        trial = run_program("x = 1", "assert x == 1", timeout_seconds=TRIAL_SECONDS, memory_megabytes=TRIAL_MEGABYTES)
+        if not trial.right:
+            raise SandboxUnavailable(
+                f"programs need Linux with seccomp on x86_64 or arm64: {trial.kind} {trial.reason}"
+            )
+
+    def check(self, program: str, tests: str) -> Outcome:
+        """Run one program with its tests."""
+        return run_program(
+            program, tests, timeout_seconds=self._timeout_seconds, memory_megabytes=self._memory_megabytes
+        )
+
+    def close(self) -> None:
+        """Nothing is held between programs, and one that runs ends in its time, or with us."""
 
 
 def run_program(

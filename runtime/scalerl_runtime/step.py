@@ -10,6 +10,7 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, buil
 from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
 from scalerl_runtime.algorithm.packing import PackStats, plan_packs
 from scalerl_runtime.trainer import StepResult
+from scalerl_runtime.weights import SyncReport
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,13 @@ def mismatch_values(mismatch: Mapping[str, Mismatch]) -> list[tuple[str, str, fl
         if bucket != ALL:
             found += [("mismatch_kl_by_lag", bucket, each.kl_k3), ("mismatch_abs_by_lag", bucket, each.abs_mean)]
     return found
+
+
+def sync_values(report: SyncReport) -> dict[str, float]:
+    """The last weight update's metrics."""
+    return {
+        "weight_sync_seconds": report.gather_seconds + report.send_seconds + report.stall_seconds,
+        "weight_gather_seconds": report.gather_seconds,
+        "weight_send_seconds": report.send_seconds,
+        "weight_stall_seconds": report.stall_seconds,
+    }

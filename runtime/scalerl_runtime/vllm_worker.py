@@ -26,6 +26,16 @@ class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm 
         super().__init__(reasoning_config, *arguments)
         self.natural_end = list(reasoning_config.natural_reasoning_end_token_ids or []) if reasoning_config else []
 
+    def _init_state_entry(self, prompt_tok_ids: list[int] | None, thinking_token_budget: int) -> dict[str, Any]:
+        """Thinking that the prompt both opens and closes is over."""
+        prompt = prompt_tok_ids or []
+        start = self._find_last_sequence_index(prompt, self.think_start_token_ids)
+        closed = self.natural_end and self._find_last_sequence_index(prompt, self.natural_end) > start
+        state: dict[str, Any] = super()._init_state_entry(
+            None if closed and start >= 0 else prompt_tok_ids, thinking_token_budget
+        )
+        return {**state, "prompt_tok_ids": prompt_tok_ids}
+
     def _update_think_state(self, state: dict[str, Any]) -> None:
         if not state.get("in_end") and state.get("thinking_token_budget", -1) != -1 and self.natural_end:
             output = state.get("output_tok_ids", [])

@@ -1,6 +1,6 @@
 """The real leader with an assassin: `python faulty_leader.py PLAN.json`.
 
-PLAN holds a list of [phase, nth call of it in this attempt, victim]; the first one is due, and is removed as it strikes.
+PLAN holds a list of [phase, nth call of it in this attempt, victim]; the first is due, and is removed as it strikes.
 Phases are the fleet's calls; the kill falls while the call is under way. Only SIGKILL is used.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from scalerl_runtime import __main__ as entry
 from scalerl_runtime import evals, pipeline
 from scalerl_runtime.fleet import Fleet

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
 from scalerl_api import parse_run
 from scalerl_operator.cli import Machinery, main
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition

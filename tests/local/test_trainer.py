@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.scratch import make_scratch_model
 
@@ -43,9 +44,7 @@ def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], d
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output.decode()[-3000:]
     by_rank = [json.loads(path.with_suffix(f".{rank}.losses").read_text()) for rank in range(case["ranks"])]
-    losses = [
-        [sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)
-    ]
+    losses = [[sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)]
     return losses, torch.load(path.with_suffix(".weights"))
 
 

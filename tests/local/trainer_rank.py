@@ -1,4 +1,4 @@
-"""One trainer rank as a process: `python trainer_rank.py CASE.json RANK PORT`; leaves its losses and weights beside CASE."""
+"""One trainer rank: `python trainer_rank.py CASE.json RANK PORT` leaves its losses and weights beside CASE."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_runtime.algorithm.microbatch import TrainSequence
 from scalerl_runtime.step import pack
@@ -14,7 +15,7 @@ from scalerl_runtime.weights import view
 
 
 def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> list[TrainSequence]:
-    """Random sequences of unequal length, with advantages of both signs and a weight that sums to one over the batch."""
+    """Random sequences of unequal length, advantages of both signs, weights that sum to one over the batch."""
     lengths = rng.integers(6, 30, size=count)
     trained = sum(int(length) - 4 for length in lengths)
     return [

@@ -3,8 +3,9 @@
 FAKE_LEADER holds its scenario as JSON; attempts are strings:
     crash: {attempt: [step, code]}: leaves at that step; 0 or more with a termination message, negative by that signal.
     hold: {attempt: step}: waits there until it is told to stop.
-    deaf: ignores SIGTERM.   unheard: answers so many polls with 503 first.   spawn: starts processes in own sessions.
-    silent: never says where it answers.   torn: a cut line in evals.jsonl where it crashes.
+    deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before it trains.
+    spawn: starts processes in own sessions.   silent: never says where it answers.
+    torn: a cut line in evals.jsonl where it crashes.
 """
 
 import json
@@ -144,6 +145,8 @@ class FakeLeader:
             subprocess.Popen(["sh", "-c", stubborn], start_new_session=True)
         self.load()
         self.serve()
+        while self.unheard > 0:
+            time.sleep(TICK_SECONDS)
         return self.train()
 
     def on_term(self, *_: object) -> None:

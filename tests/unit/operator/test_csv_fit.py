@@ -11,7 +11,7 @@ KNOWN = {"draws": ((0.8, 1.0, 1.0, 0.2),), "ceiling": 0.8, "ceiling_low": 0.75, 
 
 def forecast(**values: object) -> Forecast:
     given = {"verdict": "Weak", "reason": "it is wide", "law": "sigmoid", "points": 7, "burn_in": 0.0, "unit": "hours"}
-    return Forecast(**{**given, **values})  # type: ignore[arg-type] # a table of values
+    return Forecast(**{**given, **values})
 
 
 def test_rows_are_sorted_and_rows_without_a_value_are_left_out() -> None:
@@ -73,6 +73,6 @@ def test_numbers_come_with_interval_and_unit() -> None:
 
 
 def test_the_sigmoid_stands_first_among_the_laws() -> None:
-    rival = Rival(name="power", parameters=(), ceiling=None, rmse=0.0213, backtest_error=0.05)
+    rival = Rival(name="power", parameters=(), ceiling=0.9, rmse=0.0213, backtest_error=0.05)
     found = forecast(**KNOWN, rmse=0.01, rivals=(rival,))
-    assert rival_rows(found) == [("sigmoid", "0.8000", "0.0100", "-"), ("power", "-", "0.0213", "0.0500")]
+    assert rival_rows(found) == [("sigmoid", "0.8000", "0.0100", "-"), ("power", "0.9000", "0.0213", "0.0500")]

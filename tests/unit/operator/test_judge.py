@@ -19,7 +19,7 @@ def straight(**values: object) -> Forecast:
     """A forecast of one draw: A 0.8, B 1, C_mid 1, R0 0.2, which is 0.5 at compute 1 and 0.6 at 2."""
     known = {"ceiling": 0.8, "ceiling_low": 0.75, "ceiling_high": 0.85, "draws": ((0.8, 1.0, 1.0, 0.2),)}
     given = {"verdict": "Identified", "reason": "it bends", "law": "sigmoid", "points": 9, "burn_in": 0.0}
-    return Forecast(**{**given, "unit": "GPU-h", **known, **values})  # type: ignore[arg-type] # a table of values
+    return Forecast(**{**given, "unit": "GPU-h", **known, **values})
 
 
 def line(step: int, hours: float, forecast: Forecast, budget: float | None = None) -> ForecastLine:
@@ -71,7 +71,9 @@ def test_a_policy_waits_for_the_forecast_of_its_evaluation(make_run: Callable[..
     found = summarize(run, second, evals).stop
     assert found is not None
     assert (found.policy, found.mode) == ("low", "Enforce")
-    assert found.saved_gpu_hours == pytest.approx(0.2), "budget 0.24 less the 0.04 of that evaluation, not of a newer one"
+    assert found.saved_gpu_hours == pytest.approx(0.2), (
+        "budget 0.24 less the 0.04 of that evaluation, not of a newer one"
+    )
 
 
 def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoint) -> None:

@@ -63,7 +63,14 @@ class Stage:
         run = self.make_run(**spec)
         with records.lock_folder(self.folder) as lock:
             prepare_folder(self.folder, run, yaml.safe_dump(self.document(**spec)), resume=resume)
-            world = World(self.interrupts, command=self.command, limits=self.limits, poll_seconds=0.02, inherit=(lock,))
+            world = World(
+                self.interrupts,
+                now=self.now,
+                command=self.command,
+                limits=self.limits,
+                poll_seconds=0.02,
+                inherit=(lock,),
+            )
             return drive(run, self.folder, self.recorder, world)
 
     def steps(self) -> list[int]:
@@ -145,6 +152,20 @@ def test_a_killed_leader_is_restarted_from_its_checkpoint(stage: Stage) -> None:
     assert [json.loads(line)["step"] for line in text if json.loads(line)["attempt"] == 2][0] == 21
 
 
+def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage) -> None:
+    """Attempt 1 told points 0 to 2; attempt 2 goes on from step 15, where its point 2 is another one, of step 20."""
+
+    def press_when_told(view: View) -> None:
+        if any(point.step == 20 and point.attempt == 2 for point in view.evals) and not stage.interrupts.count:
+            stage.interrupts.press()
+
+    stage.recorder.on_update = press_when_told
+    # Without the point the leader would wait at step 25 for ever.
+    done = stage.play({"crash": {"1": [23, 1]}, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
+    assert done.outcome == "Interrupted"
+    assert [(point.step, point.attempt) for point in records.load_evals(stage.folder)] == [(0, 1), (10, 1), (20, 2)]
+
+
 def test_restarts_are_bounded(stage: Stage) -> None:
     crash = {str(number): [3, 1] for number in range(1, 9)}
     done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1})
@@ -170,7 +191,7 @@ def test_a_spec_that_the_runtime_refuses_is_not_tried_again(stage: Stage) -> Non
 
 def test_a_policy_stop_saves_and_is_complete(stage: Stage) -> None:
     policy = {"name": "enough", "when": {"passRate": {"above": 0.25}}, "for": 2}
-    done = stage.play({"hold": {"1": 33}}, stopPolicies=[policy])
+    done = stage.play({"hold": {"1": 30}}, stopPolicies=[policy])
     assert done.outcome == "StoppedByPolicy"
     status = records.load_run(stage.folder).status
     assert status is not None
@@ -180,13 +201,15 @@ def test_a_policy_stop_saves_and_is_complete(stage: Stage) -> None:
     assert status.stop is not None
     assert status.stop.policy == "enough"
     # logistic(-10/8) = 0.223 and logistic(0) = 0.5: both 0.31 and 0.45 are above, at steps 20 and 30.
-    assert stage.attempts()[0].checkpoint_step == 33
+    assert stage.attempts()[0].checkpoint_step == 30
 
 
 def test_interrupt_once_saves_then_resume_goes_on(stage: Stage) -> None:
-    stage.recorder.on_update = lambda view: (
-        stage.interrupts.press() if len(view.evals) == 3 and not stage.interrupts.count else None
-    )
+    def press_once_at_25(view: View) -> None:
+        if view.progress is not None and view.progress.step == 25 and not stage.interrupts.count:
+            stage.interrupts.press()
+
+    stage.recorder.on_update = press_once_at_25
     done = stage.play({"hold": {"1": 25}, "spawn": True})
     assert done.outcome == "Interrupted"
     assert [a.checkpoint_step for a in stage.attempts()] == [25]

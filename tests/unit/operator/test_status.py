@@ -150,12 +150,8 @@ def test_forecast_and_policy_have_their_conditions(make_run: Callable[..., RLRun
 
 CEILINGS = [
     (None, "-", "no forecast"),
-    ({"verdict": "NotIdentified"}, "NotIdentified", "a refusal is a word and no number"),
-    (
-        {"verdict": "Weak", "ceiling": 0.614, "ceiling_low": 0.588, "ceiling_high": 0.633},
-        "0.61 [0.59,0.63]",
-        "a number",
-    ),
+    ({"verdict": "NotIdentified", "ceiling_low": 0.2}, "NotIdentified", "a refusal is a word and no number"),
+    ({"verdict": "Weak", "summary": "0.61 [0.59,0.63]"}, "0.61 [0.59,0.63]", "a number with its interval"),
 ]
 
 

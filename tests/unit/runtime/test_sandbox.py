@@ -4,7 +4,7 @@ import pytest
 
 from scalerl_runtime import confined, sandbox
 from scalerl_runtime.confined import build_filter
-from scalerl_runtime.sandbox import judge_result, run_program
+from scalerl_runtime.sandbox import Sandbox, SandboxUnavailable, judge_result, run_program
 
 TESTS = "assert square(3) == 9\nassert square(-2) == 4"
 RIGHT = "def square(x):\n    return x * x\n"
@@ -130,7 +130,7 @@ assert count == 0, count
 def test_flooding_the_result_pipe_is_not_passing_and_is_bounded():
     program = """
 import os
-for descriptor in range(64):
+for descriptor in range(3, 64):
     try:
         while True: os.write(descriptor, b'x' * 4096)
     except OSError: pass
@@ -149,7 +149,7 @@ def test_a_deadline_before_the_sandbox_stands_is_no_verdict():
 def test_a_sandbox_that_cannot_start_is_no_verdict(monkeypatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
     outcome = run_program(RIGHT, TESTS, timeout_seconds=30.0, memory_megabytes=64)
-    assert (outcome.kind, "did not start" in outcome.detail) == ("unavailable", True)
+    assert (outcome.kind, "did not start" in outcome.reason) == ("unavailable", True)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,21 @@ def test_a_sandbox_that_cannot_start_is_no_verdict(monkeypatch):
     ],
 )
 def test_result_bytes(result, ended, kind, rule):
-    assert judge_result(result, ended=ended, nonce="0f").kind == kind, rule
+    outcome = judge_result(result, ended=ended, nonce="0f")
+    assert outcome.kind == kind, rule
+    assert outcome.right is {"passed": True, "failed": False, "timeout": False, "unavailable": None}[kind], rule
+
+
+def test_sandbox_checks_within_its_limits():
+    checked = Sandbox(timeout_seconds=30.0, memory_megabytes=40)
+    assert checked.check(RIGHT, TESTS).right is True
+    assert checked.check("x = bytearray(60 * 2**20)\n" + RIGHT, TESTS).right is False
+
+
+def test_a_machine_that_cannot_confine_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
+    with pytest.raises(SandboxUnavailable, match="programs need Linux with seccomp"):
+        Sandbox(timeout_seconds=1.0, memory_megabytes=40)
 
 
 def test_an_unknown_machine_is_refused():

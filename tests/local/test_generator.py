@@ -1,0 +1,229 @@
+"""A real vLLM engine on the CPU: interruptions, weights in flight, versions, agreement with the trainer."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from scalerl_api.rlrun import ScratchModel
+from scalerl_runtime.algorithm.head import linear_logprob
+from scalerl_runtime.algorithm.interruption import forced_mask
+from scalerl_runtime.attention import ATTENTION_NAME, forward_hidden, register_attention
+from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling
+from scalerl_runtime.scratch import build_tokenizer, make_scratch_model
+from scalerl_runtime.weights import Bucket, broadcast, checksum, gloo_group, plan_buckets, view
+
+PHRASE = "time is up</think>"
+CONTEXT = 160
+
+
+@dataclass
+class Rig:
+    """One engine, and a trainer's side made of a plain model."""
+
+    loop: asyncio.AbstractEventLoop
+    generator: Generator
+    model: torch.nn.Module
+    buckets: tuple[Bucket, ...]
+    group: object
+    version: int = -1
+
+    def run(self, work: object) -> object:
+        return self.loop.run_until_complete(work)  # type: ignore[arg-type]
+
+    def flats(self) -> list[torch.Tensor]:
+        weights = dict(self.model.named_parameters())
+        flats = []
+        for bucket in self.buckets:
+            flat = torch.zeros(bucket.num_bytes, dtype=torch.uint8)
+            for entry in bucket.entries:
+                view(flat, entry).copy_(weights[entry.name].detach())
+            flats.append(flat)
+        return flats
+
+    async def push(self, kv_cache: str = "keep", *, spoil: bool = False) -> None:
+        """Send the model's present weights as the next version."""
+        flats = self.flats()
+        sums = tuple(checksum(flat) + int(spoil) for flat in flats)
+        await self.generator.begin_receive(self.buckets)
+        await asyncio.to_thread(lambda: [broadcast(self.group, flat) for flat in flats])  # type: ignore[arg-type]
+        await self.generator.apply_weights(self.version + 1, sums, kv_cache, 30.0)  # type: ignore[arg-type]
+        self.version += 1
+
+    def change(self, seed: int) -> None:
+        """Other weights, far enough to change what is likely."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+
+    def logps(self, prompt: np.ndarray, sample: Sample) -> np.ndarray:
+        """The trainer's log-probabilities of a sample's tokens."""
+        tokens = torch.from_numpy(np.concatenate([prompt, sample.tokens]).astype(np.int64))
+        with torch.no_grad():
+            hidden = forward_hidden(
+                self.model,
+                tokens,
+                torch.arange(len(tokens)),
+                torch.tensor([0, len(tokens)]),  # type: ignore[arg-type]
+            )
+            first = len(prompt)
+            logp, _ = linear_logprob(
+                hidden[first - 1 : -1], self.model.lm_head.weight, tokens[first:], precision="fp32", chunk=64
+            )
+        return logp.numpy()
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("engine") / "model"
+    make_scratch_model(folder, ScratchModel(hidden_size=64, layers=2), context_tokens=CONTEXT, seed=1)
+    register_attention()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
+    options = EngineOptions(
+        model=str(folder), dtype="float32", head="fp32", context_tokens=CONTEXT, max_sequences=64, tensor_parallel=0,
+        gpu_memory_share=0.9, kv_cache_megabytes=64, temperature=1.0, phrase=PHRASE, seed=0,
+    )  # fmt: skip
+    loop = asyncio.new_event_loop()
+    generator = Generator(options)
+    loop.run_until_complete(generator.start())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    opened: list[object] = []
+    thread = threading.Thread(
+        target=lambda: opened.append(gloo_group("127.0.0.1", port, rank=0, world=2, timeout_seconds=60.0))
+    )
+    thread.start()
+    loop.run_until_complete(generator.join_weights("127.0.0.1", port, 1, 2, 60.0))
+    thread.join()
+    named = [(n, "float32", tuple(p.shape), 4) for n, p in model.named_parameters()]
+    rig = Rig(loop, generator, model, plan_buckets(named, limit=2**17), opened[0])
+    assert len(rig.buckets) > 1
+    rig.run(rig.push())
+    yield rig
+    loop.run_until_complete(generator.stop())
+    loop.close()
+
+
+def encode(text: str) -> np.ndarray:
+    return np.array(build_tokenizer(CONTEXT).encode(text), dtype=np.int32)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(int(token) for token in encode(text))
+
+
+def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: Rig) -> None:
+    """Wrong before `_refresh_tied_head`: the engine kept the head of its first weights."""
+    prompt = encode("12 + 7 =<think>")
+    rig.change(5)
+    rig.run(rig.push())
+    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(40, 1.0)] * 8))  # type: ignore[assignment]
+    for sample in samples:
+        assert set(sample.versions.tolist()) == {rig.version}
+        assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
+    prompt = encode("1 + 1 =<think>")
+    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=12)] * 16))  # type: ignore[assignment]
+    phrase, end = ids(PHRASE), ids("</think>")
+    interrupted = 0
+    for sample in samples:
+        found = forced_mask(sample.tokens, phrase, end, 12, 0)
+        assert found.mismatches == 0, sample.text
+        if found.mask.any():
+            interrupted += 1
+            assert tuple(sample.tokens[found.mask]) == phrase[: int(found.mask.sum())]
+            assert np.flatnonzero(found.mask)[0] == 12
+            # The log-probability is the model's own, not the 0 of a forced choice: it must be masked, not trusted.
+            assert sample.logps[found.mask].max() < -0.5
+    assert interrupted > 0
+
+
+def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
+    """vLLM 0.32 alone would force the phrase into the answer: it looks for the whole phrase only."""
+    prompt = encode("1 + 1 =<think>2</think>")  # the thinking is over before the first token
+    opened = encode("1 + 1 =<think>")
+    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=10)] * 8))  # type: ignore[assignment]
+    assert not any("time is up" in sample.text for sample in samples)
+    many: list[Sample] = rig.run(rig.generator.sample(opened, [Sampling(60, 1.0, think_budget=50)] * 64))  # type: ignore[assignment]
+    natural = [s for s in many if ids("</think>")[0] in s.tokens[:50].tolist()]
+    assert natural, "random weights write every token, the end of thinking too"
+    assert not any("time is up" in sample.text for sample in natural)
+
+
+def test_update_without_pause_is_atomic(rig: Rig) -> None:
+    """Weights change under running completions: versions are contiguous, and each span fits its own weights."""
+
+    async def scenario() -> tuple[list[Sample], dict[int, dict[str, torch.Tensor]]]:
+        prompt = encode("9 - 4 =<think>")
+        weights = {rig.version: {n: p.detach().clone() for n, p in rig.model.named_parameters()}}
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        for seed in (11, 12):
+            await asyncio.sleep(0.15)
+            rig.change(seed)
+            await rig.push()
+            weights[rig.version] = {n: p.detach().clone() for n, p in rig.model.named_parameters()}
+        return await work, weights
+
+    samples, weights = rig.run(scenario())  # type: ignore[misc]
+    spans = [sorted(set(sample.versions.tolist())) for sample in samples]
+    assert all(np.all(np.diff(sample.versions) >= 0) for sample in samples)
+    assert all(set(span) <= set(weights) for span in spans)
+    assert any(len(span) > 1 for span in spans), "an update must have met running completions"
+
+
+def test_no_stale_prefix_hit_after_update(rig: Rig) -> None:
+    """A prompt seen under older weights is computed anew under the new ones."""
+    prompt = encode("77 + 11 - 22 =<think>77+11=88 ")  # longer than a cache block
+    rig.run(rig.generator.sample(prompt, [Sampling(4, 1.0)] * 2))
+    rig.change(21)
+    rig.run(rig.push())
+    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(30, 1.0)] * 4))  # type: ignore[assignment]
+    for sample in samples:
+        assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+@pytest.mark.parametrize("kv_cache", ["keep", "recompute"])
+def test_kv_policy(rig: Rig, kv_cache: str) -> None:
+    """`recompute`: tokens after the update are those of the new weights alone. `keep`: the stale cache is in them."""
+
+    async def scenario() -> list[Sample]:
+        prompt = encode("5 + 5 =<think>")
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        await asyncio.sleep(0.2)
+        rig.change(31)
+        await rig.push(kv_cache)
+        return await work
+
+    samples: list[Sample] = rig.run(scenario())  # type: ignore[assignment]
+    prompt, differences = encode("5 + 5 =<think>"), []
+    for sample in samples:
+        new = sample.versions == rig.version
+        if new.any() and not new.all():
+            differences.append(np.abs(rig.logps(prompt, sample) - sample.logps)[new].mean())
+    assert differences, "the update must have met running completions"
+    if kv_cache == "recompute":
+        assert max(differences) < 1e-3
+    else:
+        assert np.mean(differences) > 1e-2
+
+
+def test_a_spoiled_update_is_refused_and_the_engine_goes_on(rig: Rig) -> None:
+    prompt = encode("3 + 3 =<think>")
+    rig.change(41)
+    with pytest.raises(Exception, match="checksums"):
+        rig.run(rig.push(spoil=True))
+    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(10, 1.0)] * 2))  # type: ignore[assignment]
+    assert {v for s in samples for v in s.versions.tolist()} == {rig.version}, "still the version before"
+    rig.run(rig.push())
+    fresh: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(10, 1.0)]))  # type: ignore[assignment]
+    assert np.abs(rig.logps(prompt, fresh[0]) - fresh[0].logps).max() < 1e-4

@@ -1,0 +1,278 @@
+"""The `scalerl` command: what it prints, and its exit codes."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalerl_operator import records
+from scalerl_operator.cli import Machinery, main
+from scalerl_operator.records import RunFolder
+
+Document = Callable[..., dict[str, object]]
+SHORT = {"steps": 40, "evalEverySteps": 10}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def write_run(place: Path, document: Document) -> Callable[..., Path]:
+    """`write_run(budget={..})`: a file with the small run."""
+
+    def write(name: str = "tiny.yaml", **spec: object) -> Path:
+        path = place / name
+        path.write_text(yaml.safe_dump(document(**{"budget": SHORT, **spec})))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(fake_leader: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`run(scenario, arguments..)`: `scalerl run` with the fake leader."""
+
+    def call(scenario: dict[str, object], *arguments: object) -> int:
+        monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
+        return main(["run", *map(str, arguments)], machinery=Machinery(fake_leader, 0.02))
+
+    return call
+
+
+def test_a_run_prints_what_happened_and_the_half_way_forecast(
+    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run({}, write_run()) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "eval held_out at step 40: pass rate 0.589 ± 0.020 (250 prompts x 4)\n" in out  # 0.2 + 0.5 logistic(10/8)
+    summary = dict(map(str.strip, line.split("  ", 1)) for line in out.rpartition("\n\n")[2].splitlines())
+    assert summary["run"] == "tiny: Finished"
+    assert summary["made at half"].startswith("step 20, 0.2 device-h: NotIdentified")
+    assert summary["then measured"].startswith("0.589 ± 0.016 (step 40, 0.4 device-h)")
+    folder = place / "runs" / "tiny"
+    assert json.loads((folder / "halfway.json").read_text())["madeAtStep"] == 20
+    assert (folder / "report.html").exists()
+    assert "\x1b" not in out, "no terminal, no escape sequences"
+
+
+def test_a_quiet_run_says_only_how_it_ended(
+    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run({}, write_run(), "--quiet", "--folder", place / "here") == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("\nrun")
+    assert (place / "here" / "status.yaml").exists()
+
+
+def test_an_invalid_run_starts_nothing(
+    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run({}, write_run(budget={"steps": 0})) == 64
+    assert capsys.readouterr().err.startswith("spec.budget.steps: 0, ")
+    assert not (place / "runs").exists()
+
+
+def test_a_failed_run_exits_1_and_shows_the_end_of_the_log(
+    write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_run(failurePolicy={"maxRestarts": 0})
+    assert run({"crash": {"1": [3, 1]}}, file, "--quiet") == 1
+    err = capsys.readouterr().err
+    assert "  | --- attempt 1 ---\n" in err
+    assert "scalerl: RestartsExhausted: attempt 1 ended with exit code 1: fell at step 3" in err
+
+
+def test_records_are_neither_overwritten_nor_mixed(
+    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run({}, write_run(), "--quiet") == 0
+    before = (place / "runs" / "tiny" / "evals.jsonl").read_text()
+    assert run({}, write_run(), "--quiet") == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert run({}, write_run(seed=5), "--quiet", "--resume") == 64
+    assert capsys.readouterr().err == "spec.seed: 5, fixed for the run's life (0)\n"
+    assert run({}, write_run(), "--quiet", "--resume") == 0, "a finished run is finished"
+    assert (place / "runs" / "tiny" / "evals.jsonl").read_text() == before
+    longer = write_run(budget={"steps": 60, "evalEverySteps": 10})
+    assert run({}, longer, "--quiet", "--resume") == 0, "a larger budget lets it go on"
+    points = records.load_evals(RunFolder(place / "runs" / "tiny"))
+    assert [each.step for each in points] == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_a_folder_in_use_is_tried_again_later(
+    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with records.lock_folder(RunFolder(place / "runs" / "tiny")):
+        assert run({}, write_run()) == 75
+    assert "is in use" in capsys.readouterr().err
+
+
+INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "the machine goes down")]
+
+
+@pytest.mark.parametrize(("number", "code"), [r[:2] for r in INTERRUPTS], ids=[r[2] for r in INTERRUPTS])
+def test_a_signal_saves_and_ends(
+    write_run: Callable[..., Path], fake_leader: list[str], place: Path, number: int, code: int
+) -> None:
+    script = (
+        "import sys; from scalerl_operator.cli import Machinery, main;"
+        f"sys.exit(main(sys.argv[1:], machinery=Machinery({fake_leader!r}, 0.02)))"
+    )
+    command = [sys.executable, "-c", script, "run", str(write_run())]
+    scenario = {**os.environ, "FAKE_LEADER": json.dumps({"hold": {"1": 15}})}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=scenario, cwd=place) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "step 10:" in line:
+                break
+        process.send_signal(number)
+        rest, err = process.stdout.read(), process.stderr.read()
+    assert process.returncode == code
+    assert "tiny: Interrupted" in rest
+    assert "--resume goes on from the checkpoint" in err
+    assert records.load_attempts(RunFolder(place / "runs" / "tiny"))[0].checkpoint_step in range(10, 16)
+
+
+def test_on_a_terminal_there_is_a_panel(write_run: Callable[..., Path], fake_leader: list[str], place: Path) -> None:
+    script = (
+        "import sys; from scalerl_operator.cli import Machinery, main;"
+        f"sys.exit(main(sys.argv[1:], machinery=Machinery({fake_leader!r}, 0.02)))"
+    )
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "FAKE_LEADER": "{}"}
+    command = [sys.executable, "-c", script, "run", str(write_run())]
+    with subprocess.Popen(command, stdout=slave, stderr=slave, env=environment, cwd=place) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                found = os.read(master, 4096)
+            except OSError:  # the last process that held it is gone
+                break
+            if not found:
+                break
+            shown += found
+    os.close(master)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert "╭─ tiny" in text
+    assert "tiny: Finished" in text
+    assert "\x1b[36m" not in text, "NO_COLOR"
+
+
+def test_validate_prints_every_fault_of_every_file(
+    write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    good, bad = write_run(), write_run("bad.yaml", budget={"steps": 0, "evalEverySteps": "often"})
+    torn = place / "torn.yaml"
+    torn.write_text("a: [1\n")
+    assert main(["validate", str(good), str(bad), str(torn), "no.yaml"]) == 64
+    out, err = capsys.readouterr()
+    assert out == f"{good}: RLRun tiny is valid\n"
+    lines = err.splitlines()
+    assert lines[0].startswith(f"{bad}: spec.budget.steps: 0, ")
+    assert lines[1].startswith(f"{bad}: spec.budget.evalEverySteps: 'often', ")
+    assert lines[2].startswith(f"{torn}:2:1: ")
+    assert lines[3].startswith("no.yaml: No such file or directory, ")
+    assert len(lines) == 4
+    assert main(["validate", str(good)]) == 0
+
+
+def test_status_lists_the_runs_and_finds_one(
+    run_folder: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--runs", str(run_folder.path.parent)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE"]
+    assert row.split()[:3] == ["adder-digits", "Finished", "240/240"]
+    assert main(["status", str(run_folder.path), "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["status"]["progress"]["step"] == 240
+    assert main(["status", "--runs", str(place / "none")]) == 0
+    assert capsys.readouterr().out.startswith("no runs in ")
+    assert main(["status", "missing"]) == 2
+    assert "no run 'missing'" in capsys.readouterr().err
+
+
+def test_report_writes_the_report(run_folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    (run_folder.path / "metrics.jsonl").unlink()
+    assert main(["report", "adder-digits", "--runs", str(run_folder.path.parent)]) == 0
+    assert capsys.readouterr().out == f"{run_folder.path / 'report.html'}\n"
+    (run_folder.path / "evals.jsonl").unlink()
+    assert main(["report", str(run_folder.path)]) == 2
+    assert "no evaluation yet" in capsys.readouterr().err
+
+
+@pytest.fixture
+def curve(place: Path) -> Path:
+    """A CSV of 0.1 + 0.5 x^2 / (16 + x^2) at 0 .. 39, whose ceiling is 0.6."""
+    path = place / "curve.csv"
+    path.write_text("hours,rate\n" + "".join(f"{x},{0.1 + 0.5 * x**2 / (16 + x**2):.6f}\n" for x in range(40)))
+    return path
+
+
+def test_fit_forecasts_a_csv(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["--budget", "80", "--target", "0.55", "--picture", "fit.png", "--json", "fit.json"]
+    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", *wanted]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("verdict")
+    assert "Identified" in out
+    laws = [line.split() for line in out.partition("\n\n")[2].splitlines()]
+    assert laws[0] == ["LAW", "CEILING", "RMSE", "BACK-TEST"]
+    assert laws[1][:2] == ["sigmoid", f"{json.loads((place / 'fit.json').read_text())['ceiling']:.4f}"]
+    found = json.loads((place / "fit.json").read_text())
+    assert found["ceiling"] == pytest.approx(0.6, abs=0.005)
+    assert found["target_compute"] == pytest.approx(12.0, abs=0.3)  # 0.9 = x^2 / (16 + x^2) at x = 12
+    assert (place / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fit_judges_itself_on_what_it_has_not_seen(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--fit-until", "20"]) == 0
+    assert "mean over 19 points past 20" in capsys.readouterr().out
+
+
+USAGE = [
+    ([], "no command"),
+    (["dance"], "unknown command"),
+    (["run"], "no file"),
+    (["fit", "x.csv", "--x", "a"], "no column for y"),
+    (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "-1"], "a budget below 0"),
+    (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "much"], "a budget that is no number"),
+    (["fit", "x.csv", "--x", "a", "--y", "b", "--target", "1.5"], "a target above 1"),
+]
+
+
+@pytest.mark.parametrize("arguments", [r[0] for r in USAGE], ids=[r[1] for r in USAGE])
+def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: scalerl" in capsys.readouterr().err
+
+
+def test_a_csv_that_cannot_be_fitted_is_a_usage_error(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(curve), "--x", "hours", "--y", "accuracy"]) == 2
+    assert "no column 'accuracy'; the header has hours, rate" in capsys.readouterr().err
+    assert main(["fit", "none.csv", "--x", "hours", "--y", "rate"]) == 2
+    assert "none.csv: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["status"], ["report"], ["fit"]], ids=str)
+def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "examples:" in capsys.readouterr().out

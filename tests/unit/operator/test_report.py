@@ -1,0 +1,89 @@
+"""The report of a run folder: files, numbers, and what an unfinished run leaves out."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scalerl_api.wire import EVALS_FILE, METRICS_FILE
+from scalerl_operator import records
+from scalerl_operator.forecast import Points, fit_forecast, points
+from scalerl_operator.page import Page, Picture, Table, build_page
+from scalerl_operator.pictures import PANELS, draw_fit
+from scalerl_operator.records import RunFolder
+from scalerl_operator.report import write_report
+
+
+@pytest.fixture(scope="module")
+def report(finished_folder: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the finished run, written once."""
+    path = shutil.copytree(finished_folder.path, tmp_path_factory.mktemp("report") / "adder-digits")
+    return write_report(RunFolder(path))
+
+
+def cut(folder: RunFolder, *, evals: int) -> None:
+    """Leave the first `evals` evaluations of each of the three sets, and the steps and forecasts up to there."""
+    for name, count in ((EVALS_FILE, 3 * evals), ("forecasts.jsonl", evals), (METRICS_FILE, 10 * (evals - 1))):
+        lines = (folder.path / name).read_text().splitlines(keepends=True)
+        (folder.path / name).write_text("".join(lines[:count]))
+
+
+def test_the_report_is_one_file_with_its_pictures(report: Path) -> None:
+    text = report.read_text()
+    assert text.count("data:image/png;base64,") == 3
+    for name in ("pass_rate.png", "downstream.png", "training.png"):
+        with Image.open(report.parent / name) as image:
+            assert image.width > 1500
+    assert "http" not in text, "it needs nothing from outside"
+
+
+def test_the_report_says_what_happened(report: Path) -> None:
+    text = report.read_text()
+    status = records.load_run(RunFolder(report.parent)).status
+    assert status is not None
+    assert status.forecast is not None
+    wanted = (
+        "<title>adder-digits",
+        "Finished",
+        f"{status.forecast.ceiling:.2f} [",
+        "was killed by signal 9",
+        "made at half",
+        "step 120, 0.252 device-h",
+        "exponential",
+        "<td>long-sums</td>",
+        "reasoning_gym:chain_sum",
+    )
+    assert [each for each in wanted if each not in text] == []
+
+
+def test_panels_are_metrics_that_the_runtime_measures() -> None:
+    metrics = pytest.importorskip("scalerl_runtime.metrics")
+    known = {metric.name for metric in metrics.STEP_METRICS}
+    assert [name for panel in PANELS for name, _ in panel.series if name not in known] == []
+
+
+@pytest.mark.parametrize("evals", [1, 8], ids=["before the first step", "no verdict yet"])
+def test_a_run_that_has_just_begun_has_a_report(run_folder: RunFolder, evals: int) -> None:
+    cut(run_folder, evals=evals)
+    text = write_report(run_folder).read_text()
+    assert (run_folder.path / "pass_rate.png").exists()
+    assert (run_folder.path / "training.png").exists() == (evals > 1)
+    assert ("none: no evaluation in the first half" in text) == (evals == 1)
+
+
+def test_text_from_outside_cannot_become_markup() -> None:
+    evil = "<script>alert('x')</script>"
+    table = Table(evil, (evil,), [(evil,)], evil)
+    picture = Picture(evil, b"png", f'"{evil}')
+    text = build_page(Page(evil, evil, evil, [(evil, evil)], [table, picture], evil))
+    assert "<script>" not in text
+    assert 'alt="&quot;&lt;script' in text
+
+
+def test_a_fit_of_a_csv_is_drawn_with_its_held_back_points() -> None:
+    curve: Points = points(list(range(12)), [0.1 + 0.5 * x**2 / (16 + x**2) for x in range(12)])
+    found = fit_forecast(curve.until(8.0), budget=20.0)
+    with Image.open(io.BytesIO(draw_fit(curve, found, 8.0, y_label="rate"))) as image:
+        assert image.width > 1500

@@ -1,0 +1,98 @@
+import pytest
+
+from scalerl_runtime.answers import find_answer, find_program, is_right_entry, is_right_mathematics
+from scalerl_runtime.prompts import Entry, build_entry_answer
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "answer", "rule"),
+    [
+        ("2+2=", "4", "4", "nobody thought: all of it is the answer"),
+        ("2+2=", " 4\n", "4", "space around an answer is none of it"),
+        ("2+2=", "<think>2+2=4</think>4", "4", "the answer follows the thinking"),
+        ("2+2=", "<think>a</think>5<think>b</think> 4", "4", "the last thinking counts"),
+        ("2+2=", "<think>2+2=4", None, "cut in its thinking"),
+        ("2+2=", "5<think>2+2=4", None, "an answer before unfinished thinking is none"),
+        ("2+2=<think>", "2+2=4", None, "the prompt opened the thinking"),
+        ("2+2=<think>", "2+2=4</think>4", "4", "and the completion closed it"),
+        ("<think>x</think>2+2=", "4", "4", "an example in the prompt is closed"),
+        ("2+2=", "<think>a</think>", "", "nothing after the thinking is an empty answer"),
+        ("2+2=", "", "", "an empty completion is an empty answer"),
+    ],
+)
+def test_find_answer(prompt, completion, answer, rule):
+    assert find_answer(prompt, completion) == answer, rule
+
+
+@pytest.mark.parametrize(
+    ("answer", "program", "rule"),
+    [
+        ("x = 1", "x = 1", "no fence: all of it"),
+        ("So:\n```python\nx = 1\n```\nDone.", "x = 1\n", "what the fence holds"),
+        ("```\nx = 1\n```", "x = 1\n", "a fence without a language"),
+        ("```python\nx = 1\n```\nBetter:\n```python\nx = 2\n```", "x = 2\n", "the last of several"),
+        ("```python\nx = 1", "```python\nx = 1", "a fence that is never closed is no fence"),
+    ],
+)
+def test_find_program(answer, program, rule):
+    assert find_program(answer) == program, rule
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right", "rule"),
+    [
+        ("42", "42", True, "the same number"),
+        ("43", "42", False, "another number"),
+        (r"The answer is $\frac{1}{2}$.", "0.5", True, "a fraction and its decimal"),
+        (r"$\boxed{\frac{2}{4}}$", r"\frac{1}{2}", True, "an unreduced fraction, in a box"),
+        (r"$2x + 2y$", "2(x+y)", True, "an expanded product"),
+        (r"$x^2$", "2x", False, "another expression"),
+        (r"$\sqrt{8}$", r"$2\sqrt{2}$", True, "two forms of a root"),
+        (r"$\{1, 2\}$", r"$\{2, 1\}$", True, "sets have no order"),
+        (r"$(1, 2)$", r"$(2, 1)$", False, "tuples have"),
+        ("-7", "7", False, "the sign counts"),
+        ("1,000", "1000", True, "a separator of thousands"),
+        ("no idea", "42", False, "words are no number"),
+        ("", "42", False, "nothing is wrong"),
+    ],
+)
+def test_mathematics(answer, reference, right, rule):
+    assert is_right_mathematics(answer, reference) is right, rule
+
+
+def test_a_reference_that_is_no_mathematics_is_not_the_answers_fault():
+    with pytest.raises(ValueError, match="reference answer '' is not mathematics"):
+        is_right_mathematics("42", "")
+
+
+ENTRY = build_entry_answer(Entry("chain_sum", {}, {"question": "12 + 7 =", "answer": "19", "metadata": {}}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "rule"),
+    [
+        ("19", True, "the record's answer"),
+        ("18", False, "another number"),
+        ("it is 19 or so", False, "part of a score is not right"),
+        ("", False, "nothing"),
+    ],
+)
+def test_generated_entry(answer, right, rule):
+    assert is_right_entry(answer, ENTRY) is right, rule
+
+
+BROKEN = build_entry_answer(Entry("gcd", {}, {"question": "?", "answer": "3"}))
+
+
+def test_a_scorer_broken_by_the_answer_says_wrong_and_one_broken_by_itself_raises(monkeypatch):
+    """reasoning_gym's scorers do not expect every answer; the record's own they must be able to score."""
+    from scalerl_runtime import answers
+
+    def score(answer: str, _record: dict[str, object]) -> float:
+        return 1.0 if int(answer) == 3 else 0.0
+
+    monkeypatch.setattr(answers, "_find_scorer", lambda _: (score, {}, "3"))
+    assert answers.is_right_entry("three", BROKEN) is False
+    monkeypatch.setattr(answers, "_find_scorer", lambda _: (score, {}, "III"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        answers.is_right_entry("three", BROKEN)

@@ -1,0 +1,258 @@
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalerl_api import InvalidRun, parse_run
+from scalerl_runtime.judge import judge_question, parse_reward
+from scalerl_runtime.prompts import Entry, build_entry_answer
+from scalerl_runtime.rewards import JudgePool, ProgramCourt, Verdict, Verifier, make_verifier
+from scalerl_runtime.rollout import Prompt
+from scalerl_runtime.sandbox import Outcome
+
+USER_MODULE = '''
+import os, signal, sys, time
+
+def says(prompt, completion, reference):
+    """What the reference asks for."""
+    return eval(completion)
+
+def not_a_function_of_three(completion):
+    return True
+
+number = 7
+'''
+
+
+def prompt(answer: str, text: str = "?") -> Prompt:
+    return Prompt(31, text, np.zeros(1, np.int32), answer)
+
+
+def run_with(verifier: str, **reward: object):
+    document = {
+        "apiVersion": "scalerl.io/v1alpha1",
+        "kind": "RLRun",
+        "metadata": {"name": "judged"},
+        "spec": {
+            "model": {"source": "Qwen/Qwen3-8B"},
+            "data": {"train": {"source": "rows.jsonl", "size": 5000}},
+            "reward": {"verifier": verifier, **reward},
+            "budget": {"steps": 400},
+        },
+    }
+    if verifier == "reasoning_gym":
+        document["spec"]["data"]["train"]["source"] = "reasoning_gym:chain_sum"
+    return parse_run(document)
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(USER_MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.fixture
+def make():
+    """`make(verifier, timeoutSeconds=...)`; closed at the end."""
+    made = []
+
+    def start(verifier: str, **reward: object) -> Verifier:
+        made.append(make_verifier(run_with(verifier, **reward)))
+        return made[-1]
+
+    yield start
+    for verifier in made:
+        verifier.close()
+
+
+class FakeCourt:
+    """Says what it is told to, and remembers what it was asked."""
+
+    def __init__(self, verdict: Verdict):
+        self.verdict = verdict
+        self.asked: list[tuple[str, str, str]] = []
+
+    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+        self.asked.append((prompt, answer, reference))
+        return self.verdict
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_court_is_asked_about_the_answer_without_the_thinking():
+    court = FakeCourt(Verdict(1.0))
+    assert Verifier(court, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Verdict(1.0)
+    assert court.asked == [("12+7=", "19", "19")]
+
+
+def test_unfinished_thinking_is_wrong_without_being_asked_about():
+    court = FakeCourt(Verdict(1.0))
+    assert Verifier(court, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Verdict(-1.0)
+    assert court.asked == []
+
+
+def test_a_users_function_sees_the_whole_completion():
+    court = FakeCourt(Verdict(0.5))
+    assert Verifier(court, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Verdict(0.5)
+    assert court.asked == [("12+7=", "<think>12+7", "19")]
+
+
+def test_infra_failure_not_negative_reward(caplog: pytest.LogCaptureFixture):
+    """A verifier that fails says nothing about the answer; -1 would teach the model something false."""
+    verdict = Verifier(FakeCourt(Verdict(None, "out of order")), whole=False).verify(prompt("19"), "19")
+    assert verdict == Verdict(None, "out of order")
+    assert "prompt 31: out of order" in caplog.text
+
+
+def test_only_the_first_failures_are_logged(caplog: pytest.LogCaptureFixture):
+    verifier = Verifier(FakeCourt(Verdict(None, "out of order")), whole=False)
+    for _ in range(50):
+        verifier.verify(prompt("19"), "19")
+    assert len(caplog.records) == 20
+
+
+class FakeSandbox:
+    def __init__(self, outcome: Outcome):
+        self.outcome = outcome
+        self.checked: list[tuple[str, str]] = []
+
+    def check(self, program: str, tests: str) -> Outcome:
+        self.checked.append((program, tests))
+        return self.outcome
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "rule"),
+    [
+        (Outcome("passed"), Verdict(1.0), "a program that passes its tests is right"),
+        (Outcome("failed"), Verdict(-1.0), "one that fails or crashes is wrong"),
+        (Outcome("timeout"), Verdict(-1.0), "so is one that is cut"),
+        (Outcome("unavailable", "no room"), Verdict(None, "no room"), "without a sandbox nothing is known"),
+    ],
+)
+def test_programs(outcome, verdict, rule):
+    sandbox = FakeSandbox(outcome)
+    court = ProgramCourt(sandbox, num_places=1)
+    assert court.ask("Square x.", "```python\nx = 1\n```", "assert x == 1") == verdict, rule
+    assert sandbox.checked == [("x = 1\n", "assert x == 1")]
+
+
+def test_code_is_judged_in_the_sandbox(make):
+    verifier = make("code", timeoutSeconds=30.0)
+    tests = prompt("assert square(3) == 9")
+    assert verifier.verify(tests, "```python\ndef square(x):\n    return x * x\n```") == Verdict(1.0)
+    assert verifier.verify(tests, "<think>x*x</think>def square(x):\n    return x + x\n") == Verdict(-1.0)
+
+
+def test_mathematics_is_judged(make):
+    verifier = make("math", timeoutSeconds=30.0)
+    assert verifier.verify(prompt("0.5"), r"<think>half</think>$\frac{1}{2}$") == Verdict(1.0)
+    assert verifier.verify(prompt("0.5"), "2") == Verdict(-1.0)
+    assert verifier.verify(prompt(""), "2").reward is None, "a reference that is no mathematics"
+
+
+def test_generated_tasks_are_judged_by_many_threads_at_once(make):
+    """An answer must reach its own asker: thread i asks about i and about i + 1."""
+    verifier = make("reasoning_gym", timeoutSeconds=60.0)
+
+    def both(number: int) -> tuple[float | None, float | None]:
+        record = {"question": "?", "answer": str(number), "metadata": {}}
+        asked = prompt(build_entry_answer(Entry("chain_sum", {}, record)))
+        return verifier.verify(asked, str(number)).reward, verifier.verify(asked, str(number + 1)).reward
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(both, range(60))) == {(1.0, -1.0)}
+
+
+@pytest.mark.usefixtures("user_module")
+def test_a_users_function_is_judged_and_survives_its_failures(make, caplog: pytest.LogCaptureFixture):
+    verifier = make("python:my_rewards:says", timeoutSeconds=1.0)
+    rows = [
+        ("True", 1.0, "", "True is right"),
+        ("False", -1.0, "", "False is wrong"),
+        ("0.25", 0.25, "", "a number is the reward"),
+        ("1.5", None, "number from -1 to 1", "out of range"),
+        ("float('nan')", None, "number from -1 to 1", "not a number"),
+        ("None", None, "returned None", "nothing"),
+        ("1 / 0", None, "ZeroDivisionError: division by zero", "it raises"),
+        ("time.sleep(900)", None, "gave no verdict within 1 s", "it hangs"),
+        ("os._exit(0)", None, "its process ended", "it ends its process"),
+        ("sys.exit()", None, "its process ended", "it leaves"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", None, "its process ended", "it crashes"),
+        ("print('hm') or True", 1.0, "", "it prints, and after all that it still answers"),
+    ]
+    for completion, reward, error, rule in rows:
+        verdict = verifier.verify(prompt("ok"), completion)
+        assert verdict.reward == reward, rule
+        assert error in verdict.error, rule
+    assert "prompt 31" in caplog.text
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize(
+    ("path", "said", "rule"),
+    [
+        ("my_rewards:number", "number in my_rewards is a int, not a function", "not a function"),
+        ("my_rewards:nothing", "has no attribute 'nothing'", "no such function"),
+        ("not_there:says", "No module named 'not_there'", "no such module"),
+    ],
+)
+def test_a_path_that_leads_nowhere_stops_the_run(path, said, rule):
+    with pytest.raises(InvalidRun, match=said) as caught:
+        make_verifier(run_with(f"python:{path}"))
+    assert caught.value.faults[0].path == "spec.reward.verifier", rule
+
+
+@pytest.mark.usefixtures("user_module")
+def test_close_ends_every_judge_and_releases_who_waits():
+    pool = JudgePool("python:my_rewards:says", timeout_seconds=600.0, num_judges=1)
+    pool.start()
+    judge = next(iter(pool._started))
+    verdicts = []
+    asking = [
+        threading.Thread(target=lambda: verdicts.append(pool.ask("?", "time.sleep(900)", "")), daemon=True)
+        for _ in range(2)
+    ]
+    for thread in asking:
+        thread.start()
+    pool.close()
+    for thread in asking:
+        thread.join(timeout=60)
+    assert [verdict.reward for verdict in verdicts] == [None, None]
+    with pytest.raises(ProcessLookupError):
+        os.kill(judge._process.pid, 0)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("returned", "reward", "rule"),
+    [
+        (True, 1.0, "True"),
+        (False, -1.0, "False is -1 and not 0"),
+        (0, 0.0, "an integer"),
+        (-1, -1.0, "the lower bound"),
+        (np.float32(0.5), 0.5, "a number of another library"),
+    ],
+)
+def test_what_a_verifier_may_return(returned, reward, rule):
+    assert parse_reward(returned) == reward, rule
+
+
+@pytest.mark.parametrize("returned", ["1", None, 1.0001, float("inf"), [1.0], 1j])
+def test_what_a_verifier_may_not_return(returned):
+    with pytest.raises(ValueError, match="a bool or a number from -1 to 1 is allowed"):
+        parse_reward(returned)
+
+
+def test_a_failure_is_told_by_name():
+    def judge(_prompt: str, _answer: str, _reference: str) -> object:
+        raise MemoryError("4 GiB")
+
+    assert judge_question(judge, ["", "", ""]) == {"error": "MemoryError: 4 GiB"}
