@@ -150,12 +150,15 @@ def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
 
 def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
     """vLLM 0.32 alone would force the phrase into the answer: it looks for the whole phrase only."""
-    prompt = encode("1 + 1 =<think>2</think>")  # the thinking is over before the first token
+    opens, closes = ids("<think>")[0], ids("</think>")[0]
+    over = encode("1 + 1 =<think>2</think>")  # closed by the prompt
+    samples: list[Sample] = rig.run(rig.generator.sample(over, [Sampling(60, 1.0, think_budget=10)] * 32))  # type: ignore[assignment]
+    answers = [sample for sample in samples if opens not in sample.tokens]
+    assert answers
+    assert not any("time is up" in sample.text for sample in answers)
     opened = encode("1 + 1 =<think>")
-    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=10)] * 8))  # type: ignore[assignment]
-    assert not any("time is up" in sample.text for sample in samples)
-    many: list[Sample] = rig.run(rig.generator.sample(opened, [Sampling(60, 1.0, think_budget=50)] * 64))  # type: ignore[assignment]
-    natural = [s for s in many if ids("</think>")[0] in s.tokens[:50].tolist()]
+    many: list[Sample] = rig.run(rig.generator.sample(opened, [Sampling(60, 1.0, think_budget=40)] * 64))  # type: ignore[assignment]
+    natural = [s for s in many if closes in s.tokens[:40] and opens not in s.tokens]
     assert natural, "random weights write every token, the end of thinking too"
     assert not any("time is up" in sample.text for sample in natural)
 

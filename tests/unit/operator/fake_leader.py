@@ -5,7 +5,7 @@ FAKE_LEADER holds its scenario as JSON; attempts are strings:
     hold: {attempt: step}: waits there until it is told to stop.
     deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before it trains.
     spawn: starts processes in own sessions.   silent: never says where it answers.
-    torn: a cut line in evals.jsonl where it crashes.
+    torn: a cut line in evals.jsonl where it crashes.   told: crashes only once all its points have been taken in.
 """
 
 import json
@@ -36,6 +36,7 @@ class FakeLeader:
         self.token = Path(os.environ[wire.ENV_TOKEN_FILE]).read_text()
         self.stopping = False
         self.unheard = self.scenario.get("unheard", 0)
+        self.asked_since = 0
         self.step, self.checkpoint_step = 0, None
         self.evals: list[wire.EvalPoint] = []
         self.phase: wire.Phase = "starting"
@@ -54,6 +55,7 @@ class FakeLeader:
         return code
 
     def progress(self, since: int) -> str:
+        self.asked_since = since
         found = wire.Progress(
             run=self.run.name,
             attempt=self.attempt,
@@ -187,6 +189,8 @@ class FakeLeader:
                 file.write(record.model_dump_json(by_alias=True) + "\n")
 
     def crash(self, code: int) -> int:
+        while self.scenario.get("told") and self.asked_since < len(self.evals):
+            time.sleep(TICK_SECONDS)
         if self.scenario.get("torn"):
             with (self.folder / wire.EVALS_FILE).open("a") as file:
                 file.write('{"index": 99, "dataset": "held_')

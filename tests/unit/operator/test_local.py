@@ -161,7 +161,7 @@ def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage)
 
     stage.recorder.on_update = press_when_told
     # Without the point the leader would wait at step 25 for ever.
-    done = stage.play({"crash": {"1": [23, 1]}, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
+    done = stage.play({"crash": {"1": [23, 1]}, "told": True, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
     assert done.outcome == "Interrupted"
     assert [(point.step, point.attempt) for point in records.load_evals(stage.folder)] == [(0, 1), (10, 1), (20, 2)]
 
