@@ -16,6 +16,7 @@ from scalerl_api import Fault, InvalidRun, RLRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
 from scalerl_operator import records
 from scalerl_operator.arguments import build_parser
+from scalerl_operator.plan import Limits
 from scalerl_operator.records import FolderBusy, RunFolder
 
 EXIT_FAILED = 1
@@ -42,6 +43,7 @@ class Machinery:
     leader: Sequence[str] | None = None
     """The command that runs a leader; None is the runtime's own."""
     poll_seconds: float = 1.0
+    limits: Limits = Limits()
 
 
 def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None = None) -> int:
@@ -119,7 +121,13 @@ def _run(options: argparse.Namespace, machinery: Machinery) -> int:
         if options.resume and folder.status.exists():
             run = run.model_copy(update={"status": records.load_run(folder).status})
         command = machinery.leader or LEADER_COMMAND
-        world = World(interrupts, command=command, poll_seconds=machinery.poll_seconds, inherit=(lock,))
+        world = World(
+            interrupts,
+            command=command,
+            limits=machinery.limits,
+            poll_seconds=machinery.poll_seconds,
+            inherit=(lock,),
+        )
         with open_display(sys.stdout, os.environ, quiet=options.quiet) as display:
             done = drive(run, folder, display, world)
         _close(folder, done.outcome, done.message)

@@ -14,6 +14,7 @@ import yaml
 
 from scalerl_operator import records
 from scalerl_operator.cli import Machinery, main
+from scalerl_operator.plan import Limits
 from scalerl_operator.records import RunFolder
 
 Document = Callable[..., dict[str, object]]
@@ -45,7 +46,8 @@ def run(fake_leader: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def call(scenario: dict[str, object], *arguments: object) -> int:
         monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
-        return main(["run", *map(str, arguments)], machinery=Machinery(fake_leader, 0.02))
+        limits = Limits(backoff_seconds=0.01, retries=1)
+        return main(["run", *map(str, arguments)], machinery=Machinery(fake_leader, 0.02, limits))
 
     return call
 
@@ -92,6 +94,23 @@ def test_a_failed_run_exits_1_and_shows_the_end_of_the_log(
     err = capsys.readouterr().err
     assert "  | --- attempt 1 ---\n" in err
     assert "scalerl: RestartsExhausted: attempt 1 ended with exit code 1: fell at step 3" in err
+
+
+def test_a_run_that_its_surroundings_fail_is_to_be_tried_again(
+    write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run({"crash": {"1": [3, 75], "2": [3, 75]}}, write_run(), "--quiet") == 75
+    assert "scalerl: RetriesExhausted: " in capsys.readouterr().err
+
+
+def test_a_run_that_a_policy_ends_is_a_success(
+    write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = {"name": "enough", "when": {"passRate": {"above": 0.2}}, "for": 2}
+    assert run({"hold": {"1": 10}}, write_run(stopPolicies=[policy]), "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert "tiny: StoppedByPolicy" in out
+    assert err == ""
 
 
 def test_records_are_neither_overwritten_nor_mixed(

@@ -31,7 +31,7 @@ def test_points_of_a_lost_line_of_weights_are_left_out(point: MakePoint) -> None
         point(0, step=0, compute_gpu_hours=0.0),
         point(1, step=10, compute_gpu_hours=1.0),
         point(3, step=20, compute_gpu_hours=2.5, attempt=2),  # again after a crash, at more compute
-        point(2, step=30, compute_gpu_hours=2.4),  # before the crash
+        point(2, step=30, compute_gpu_hours=2.6),  # before the crash
         point(4, step=40, compute_gpu_hours=4.0, attempt=2),
         point(5, step=40, compute_gpu_hours=5.0, dataset="aime24"),
     ]

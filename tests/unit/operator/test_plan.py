@@ -146,6 +146,7 @@ AGAIN_ROWS = [
     ((over(1, 75),), Wait(NOW + timedelta(seconds=10)), "the surroundings need time from the first"),
     ((over(1, 75), over(2, 75), over(3, 75)), Wait(NOW + timedelta(seconds=40)), "10, 20, 40 s"),
     (tuple(over(n, 75) for n in range(1, 9)), Wait(NOW + timedelta(seconds=600)), "1280 s are cut to 600 s"),
+    (tuple(over(n, 75) for n in range(1, 11)), Wait(NOW + timedelta(seconds=600)), "ten tries are allowed"),
     ((over(1, 0, termination=told("Stopped")),), Wait(NOW + timedelta(seconds=10)), "stopped by somebody else: again"),
     ((over(1, 1), over(2, 75), over(3, 1)), Wait(NOW + timedelta(seconds=10)), "a retry between costs no restart"),
     (

@@ -84,14 +84,7 @@ def test_an_entry_is_stored_as_a_literal_inside_json():
     assert parse_entry_answer(stored) == entry
 
 
-@pytest.mark.parametrize(
-    ("value", "said", "rule"),
-    [
-        (object(), "cannot be stored", "an object has no literal"),
-        (float("nan"), "cannot be stored", "nan reads as a name"),
-    ],
-)
-def test_a_record_without_a_literal_is_refused(value, said, rule):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize("value", [object(), float("nan")], ids=["an object has no literal", "nan reads as a name"])
+def test_a_record_without_a_literal_is_refused(value):
+    with pytest.raises(ValueError, match="cannot be stored"):
         build_entry_answer(Entry("gcd", {}, {"answer": "6", "x": value}))
-        pytest.fail(rule)
