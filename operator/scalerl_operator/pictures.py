@@ -153,7 +153,7 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
     x = _grid(start, picture.end * 1.02)
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
-    axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="its 90 % band")
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="90 % band of the fit")
     if found.verdict == "NotIdentified":  # its ceiling is not to be believed, so it is not to be seen either
         return
     if found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None:
@@ -174,7 +174,15 @@ def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=ORANGE, lw=2, ls="--", label=picture.halfway_label)
     axes.fill_between(
-        x, low, high, facecolor="none", edgecolor=ORANGE, alpha=0.45, lw=0, hatch="////", label="its 90 % band"
+        x,
+        low,
+        high,
+        facecolor="none",
+        edgecolor=ORANGE,
+        alpha=0.45,
+        lw=0,
+        hatch="////",
+        label="90 % band of the forecast",
     )
     axes.plot(x, low, color=ORANGE, lw=0.8, alpha=0.7)
     axes.plot(x, high, color=ORANGE, lw=0.8, alpha=0.7)

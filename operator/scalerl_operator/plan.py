@@ -164,7 +164,8 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
     error = last.termination.error if last.termination is not None else ""
     unasked = said is None and last.stop_cause is None
     if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
-        return Done("Finished", f"{run.spec.budget.steps} steps or the compute budget")
+        step = last.termination.step if last.termination is not None else run.spec.budget.steps
+        return Done("Finished", f"budget spent at step {step}")
     if last.exit_code == EXIT_INVALID:
         return Done("Invalid", error or "the runtime refused the spec")
     ending = _ending(run, seen, judged, now)

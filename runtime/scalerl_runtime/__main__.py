@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("role", choices=["leader"], help="leader: drives the run; the others are Ray's")
     parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from scalerl_runtime.leader import lead
+    from scalerl_runtime.attempt import lead
 
     return asyncio.run(lead(os.environ))
 

@@ -6,23 +6,19 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import (
     ADDRESS_FILE,
     CHECKPOINTS,
     EVALS_FILE,
-    EXIT_FINISHED,
-    EXIT_INVALID,
-    EXIT_RETRY,
     LEDGER_FILE,
     METRICS_FILE,
     Checkpoint,
@@ -35,9 +31,9 @@ from scalerl_api.wire import (
 from scalerl_runtime.accounting import RoleClock
 from scalerl_runtime.algorithm.admission import build_pace
 from scalerl_runtime.checkpoint import CheckpointStore, load_buffer, load_state
-from scalerl_runtime.data import Data, DataUnavailable, load_data
+from scalerl_runtime.data import Data, load_data
 from scalerl_runtime.demonstrations import load_demonstrations
-from scalerl_runtime.fleet import Fleet, GeneratorLost, TrainerLost
+from scalerl_runtime.fleet import Fleet
 from scalerl_runtime.launch import Environment, build_fleet_options, context_tokens
 from scalerl_runtime.metrics import Publisher
 from scalerl_runtime.parts import Parts
@@ -49,13 +45,14 @@ from scalerl_runtime.rewards import Verifier, make_verifier
 from scalerl_runtime.rollout import Prompt
 from scalerl_runtime.scratch import make_scratch_model
 from scalerl_runtime.server import Server
-from scalerl_runtime.waits import DeadlineExceeded, within
+from scalerl_runtime.waits import within
 from scalerl_runtime.warm import warm_step
 
 log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
+COST = "cost.json"  # device-seconds by role of all attempts, lost work included
 
 
 class Leader:
@@ -80,6 +77,7 @@ class Leader:
         self._latest: StepRecord | None = None
         self._checkpoint: Checkpoint | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
+        self._cost_before = _load_cost(folder / COST)
         self._pipeline: Pipeline | None = None
         self._position: Position | None = None
         self._pool: Pool | None = None
@@ -91,15 +89,17 @@ class Leader:
         """Do the whole attempt. Raises InvalidRun, or what ended it."""
         host = "127.0.0.1" if self.environment.port == 0 else "0.0.0.0"  # noqa: S104 # in a pod its peers must reach it
         await self.server.start(host, self.environment.port, self.environment.folder / ADDRESS_FILE)
-        model = await asyncio.to_thread(self._prepare_model)
-        tokenizer = await asyncio.to_thread(_load_tokenizer, model)
-        data = await asyncio.to_thread(load_data, self.run, self.recipe, tokenizer, self.run.spec.seed)
+        start, seed = self.run.spec.deadlines.start_seconds, self.run.spec.seed
+        model = await within(start, "making the model", asyncio.to_thread(self._prepare_model))
+        tokenizer = await within(start, "loading the tokenizer", asyncio.to_thread(_load_tokenizer, model))
+        loading = asyncio.to_thread(load_data, self.run, self.recipe, tokenizer, seed)
+        data = await within(start, "loading the data", loading)
         for fault in data.bad_rows[:10]:
             log.warning("bad row left out: %s", fault)
-        verifier = await asyncio.to_thread(make_verifier, self.run)
+        verifier = await within(start, "starting the verifier", asyncio.to_thread(make_verifier, self.run))
         fleet = Fleet(build_fleet_options(self.run, self.recipe, model, num_cpus=os.cpu_count() or 1))
         try:
-            return await self._lead(fleet, tokenizer, data, verifier)
+            return await self._until_stopped(self._lead(fleet, tokenizer, data, verifier))
         finally:
             if self._pool is not None:
                 await self._pool.close()
@@ -107,21 +107,39 @@ class Leader:
             verifier.close()
             await self.server.stop()
 
+    async def _until_stopped(
+        self, work: Coroutine[None, None, Literal["Finished", "Stopped"]]
+    ) -> Literal["Finished", "Stopped"]:
+        """Await `work`. Before the pipeline runs there is nothing to save: a stop ends it where it stands."""
+        attempt = asyncio.create_task(work)
+        stop = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait([attempt, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not attempt.done() and self._pipeline is None:
+            attempt.cancel()
+            await asyncio.gather(attempt, return_exceptions=True)
+            return "Stopped"
+        return await attempt
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT as `stop`. Again after Ray's start: its core installs handlers that abort."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
     async def _lead(
         self, fleet: Fleet, tokenizer: Any, data: Data, verifier: Verifier
     ) -> Literal["Finished", "Stopped"]:
         deadlines = self.run.spec.deadlines
         self.on_phase("starting", "trainer and generators")
         await within(deadlines.start_seconds, "starting the trainer", fleet.start())
+        self.listen()
         pool = self._make_pool(fleet, tokenizer, verifier)
         self._pool = pool
-        for slot in pool.slots.values():
-            pool.start_slot(slot)
         position, fresh = await self._restore(fleet, pool, data)
         self._position = position
         quadratic = await within(deadlines.start_seconds, "asking for the model's size", fleet.quadratic_work())
-        if not await self._warm_start(fleet, position, data, tokenizer, quadratic):
-            return "Stopped"
+        await self._warm_start(fleet, position, data, tokenizer, quadratic)
         parts = Parts(
             run=self.run,
             recipe=self.recipe,
@@ -176,7 +194,10 @@ class Leader:
         )
         devices = max(1, spec.generator.gpus_per_replica)
         slots = [Slot(index, RoleClock(devices)) for index in range(spec.generator.min_replicas)]
-        return Pool(options, fleet, _Judge(verifier), slots, time.monotonic)
+        pool = Pool(options, fleet, _Judge(verifier), slots, time.monotonic)
+        for slot in slots:
+            pool.start_slot(slot)  # beside the warm start
+        return pool
 
     async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
@@ -192,11 +213,11 @@ class Leader:
         self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
         return position, not position.num_evals and not position.pending
 
-    async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> bool:
-        """The supervised stage, from where it was left; False when the run is being stopped."""
+    async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> None:
+        """The supervised stage; its end is step 0, whose checkpoint is the first."""
         spec = self.run.spec.warm_start
         if spec is None or position.warm_steps >= spec.steps:
-            return True
+            return
         source = load_demonstrations(self.run, tokenizer, data, np.random.default_rng(self.run.spec.seed))
         began = time.monotonic()
         while position.warm_steps < spec.steps:
@@ -204,10 +225,7 @@ class Leader:
             position.warm_steps = done.step
             pace = (time.monotonic() - began) / done.step
             self.on_phase("warmStart", f"step {done.step} of {spec.steps}, loss {done.loss:.3f}, {pace:.2f} s a step")
-            if self.stopping.is_set():
-                return False
-        await fleet.reset_optimizer()
-        return True
+        await within(self.run.spec.deadlines.train_seconds, "forgetting the optimizer", fleet.reset_optimizer())
 
     def stop(self) -> None:
         """Checkpoint, then end: what SIGTERM means."""
@@ -228,10 +246,7 @@ class Leader:
             step=self._position.step if self._position else 0,
             version=max((s.version for s in slots), default=-1) if slots else 0,
             compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else 0.0,
-            gpu_seconds={
-                "trainer": self._trainer_clock.total(now),
-                "generator": sum(s.clock.total(now) for s in slots),
-            },
+            gpu_seconds=self._cost(),
             idle_fraction={
                 "trainer": self._trainer_clock.idle_fraction(now),
                 "generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
@@ -243,6 +258,18 @@ class Leader:
             checkpoint=self._checkpoint,
             time=time.time(),
         )
+
+    def _cost(self) -> dict[str, float]:
+        now = time.monotonic()
+        slots = self._pool.slots.values() if self._pool else ()
+        spent = {"trainer": self._trainer_clock.total(now), "generator": sum(s.clock.total(now) for s in slots)}
+        return {role: self._cost_before.get(role, 0.0) + seconds for role, seconds in spent.items()}
+
+    def _save_cost(self) -> None:
+        file = self.environment.folder / COST
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(self._cost()))
+        part.replace(file)
 
     def _render(self) -> bytes:
         now, pool = time.monotonic(), self._pool
@@ -274,6 +301,7 @@ class Leader:
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """See `Observer`."""
         self._latest = record
+        self._save_cost()
         self.publisher.set(record.values)
         self.publisher.observe_lags(lags)
         for name, bucket, value in split:
@@ -326,6 +354,12 @@ async def _until_running(pool: Pool) -> None:
             raise pool.fault
 
 
+def _load_cost(file: Path) -> dict[str, float]:
+    """What earlier attempts used; nothing before the first."""
+    found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
 def _load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
@@ -334,39 +368,3 @@ def _load_tokenizer(model: str) -> Any:
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False))
-
-
-async def lead(variables: Mapping[str, str]) -> int:
-    """Lead a run to its end; return the exit code, and leave the last words where the wire says."""
-    environment = Environment.parse(variables)
-    try:
-        run = parse_run(yaml.safe_load(environment.spec.read_text()))
-        leader = Leader(environment, run)
-    except InvalidRun as error:
-        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, leader.stop)
-    try:
-        reason = await leader.lead()
-    except InvalidRun as error:
-        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    except (TrainerLost, GeneratorLost, DataUnavailable, DeadlineExceeded) as error:
-        log.error("%s", error)
-        return _leave(environment, leader.termination("Retry", _one_line(error)), EXIT_RETRY)
-    except Exception as error:
-        log.exception("the run failed")
-        return _leave(environment, leader.termination("Failed", _one_line(error)), 1)
-    return _leave(environment, leader.termination(reason, ""), EXIT_FINISHED)
-
-
-def _leave(environment: Environment, words: Termination, code: int) -> int:
-    part = environment.termination_file.with_suffix(".part")
-    part.write_text(json.dumps(words.model_dump(by_alias=True, mode="json")))
-    part.replace(environment.termination_file)
-    return code
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip() or repr(error)
-    return f"{type(error).__name__}: {text.splitlines()[0]}"[:1000]

@@ -1,4 +1,4 @@
-"""What a pipeline is put together from, and whom it tells. Declarations only."""
+"""What a pipeline is put together from, and whom it tells. PURE: declarations only."""
 
 import time
 from collections.abc import Callable, Sequence

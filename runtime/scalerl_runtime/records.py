@@ -17,26 +17,39 @@ class Journal:
         self.path = path
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line and wait until it is on disk."""
-        with self.path.open("ab") as file:
+        """Write one line and wait until it is on disk. A line that a kill cut short is closed first."""
+        with self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Every whole line, oldest first."""
-        if not self.path.exists():
-            return
-        for line in self.path.read_bytes().split(b"\n")[:-1]:
-            yield json.loads(line)
+        return (json.loads(line) for line in self._whole_lines())
+
+    def _whole_lines(self) -> list[bytes]:
+        """A cut line is left out: its event was told to nobody."""
+        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        return [line for line in lines if _is_object(line)]
 
     def truncate(self, lines: int) -> None:
         """Keep the first `lines`; what follows belongs to steps that a resumed run does again."""
         if not self.path.exists():
             return
-        kept = self.path.read_bytes().split(b"\n")[:-1][:lines]
+        kept = self._whole_lines()[:lines]
         part = self.path.with_suffix(".part")
         part.write_bytes(b"".join(line + b"\n" for line in kept))
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(self.path)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

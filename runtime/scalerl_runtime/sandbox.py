@@ -80,13 +80,8 @@ def run_program(
     crashes, hangs or prints without end cannot.
     """
     nonce = secrets.token_hex(16)
-    request = {
-        "program": program,
-        "tests": tests,
-        "nonce": nonce,
-        "memory_bytes": memory_megabytes * 2**20,
-        "cpu_seconds": math.ceil(timeout_seconds) + 1,
-    }
+    limits = {"memory_bytes": memory_megabytes * 2**20, "cpu_seconds": math.ceil(timeout_seconds) + 1}
+    request = {"program": program, "tests": tests, "nonce": nonce, **limits}
     deadline = clock() + timeout_seconds
     # A file, not a pipe: writing the request can then wait for nobody. A folder of its own: nothing to read nearby.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryDirectory(prefix="scalerl-sandbox-") as folder:

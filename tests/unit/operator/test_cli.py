@@ -6,8 +6,10 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -69,15 +71,6 @@ def test_a_run_prints_what_happened_and_the_half_way_forecast(
     assert "\x1b" not in out, "no terminal, no escape sequences"
 
 
-def test_a_quiet_run_says_only_how_it_ended(
-    write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run({}, write_run(), "--quiet", "--folder", place / "here") == 0
-    out, _ = capsys.readouterr()
-    assert out.startswith("\nrun")
-    assert (place / "here" / "status.yaml").exists()
-
-
 def test_an_invalid_run_starts_nothing(
     write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +110,7 @@ def test_records_are_neither_overwritten_nor_mixed(
     write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run({}, write_run(), "--quiet") == 0
+    assert capsys.readouterr().out.startswith("\nrun"), "quiet: only how it ended"
     before = (place / "runs" / "tiny" / "evals.jsonl").read_text()
     assert run({}, write_run(), "--quiet") == 2
     assert "--resume goes on with it" in capsys.readouterr().err
@@ -143,27 +137,28 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "the machine 
 
 @pytest.mark.parametrize(("number", "code"), [r[:2] for r in INTERRUPTS], ids=[r[2] for r in INTERRUPTS])
 def test_a_signal_saves_and_ends(
-    write_run: Callable[..., Path], fake_leader: list[str], place: Path, number: int, code: int
+    write_run: Callable[..., Path],
+    run: Callable[..., int],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
 ) -> None:
-    script = (
-        "import sys; from scalerl_operator.cli import Machinery, main;"
-        f"sys.exit(main(sys.argv[1:], machinery=Machinery({fake_leader!r}, 0.02)))"
-    )
-    command = [sys.executable, "-c", script, "run", str(write_run())]
-    scenario = {**os.environ, "FAKE_LEADER": json.dumps({"hold": {"1": 15}})}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=scenario, cwd=place) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if "step 10:" in line:
-                break
-        process.send_signal(number)
-        rest, err = process.stdout.read(), process.stderr.read()
-    assert process.returncode == code
-    assert "tiny: Interrupted" in rest
+    folder = RunFolder(place / "runs" / "tiny")
+
+    def send() -> None:
+        while not any(point.step == 10 for point in records.load_evals(folder)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    sender = Thread(target=send, daemon=True)
+    sender.start()
+    assert run({"hold": {"1": 15}}, write_run()) == code
+    sender.join()
+    out, err = capsys.readouterr()
+    assert "tiny: Interrupted" in out
     assert "--resume goes on from the checkpoint" in err
-    assert records.load_attempts(RunFolder(place / "runs" / "tiny"))[0].checkpoint_step in range(10, 16)
+    assert records.load_attempts(folder)[0].checkpoint_step in range(10, 16)
 
 
 def test_on_a_terminal_there_is_a_panel(write_run: Callable[..., Path], fake_leader: list[str], place: Path) -> None:

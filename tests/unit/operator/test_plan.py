@@ -215,3 +215,14 @@ def test_the_status_says_why_it_waits(run: RLRun) -> None:
     conditions = {each.type: each for each in plan_run(run, seen, Judged(), NOW).status.conditions}
     assert conditions["Progressing"].reason == "BackingOff"
     assert conditions["Progressing"].message == "attempt 2 ended with exit code 1; next try at 12:00:10"
+
+
+def test_a_finished_run_says_where(run: RLRun) -> None:
+    action = decide(run, Seen((over(1, 0, termination=told("Finished", 97)),)), Judged(), NOW, LIMITS)
+    assert action == Done("Finished", "budget spent at step 97"), "gpuHours may end it before the last step"
+
+
+def test_exit_code_0_without_a_word_is_the_end_only_if_nobody_asked(run: RLRun) -> None:
+    assert isinstance(decide(run, Seen((over(1, 0),)), Judged(), NOW, LIMITS), Done)
+    asked = over(1, 0, stop_cause="DeadlineExceeded")
+    assert decide(run, Seen((asked,)), Judged(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=10))

@@ -50,6 +50,15 @@ def test_find_program(answer, program, rule):
         (r"$\sqrt{8}$", r"$2\sqrt{2}$", True, "two forms of a root"),
         (r"$\{1, 2\}$", r"$\{2, 1\}$", True, "sets have no order"),
         (r"$(1, 2)$", r"$(2, 1)$", False, "tuples have"),
+        (r"\frac12", "0.5", True, "LaTeX that nobody marked as such"),
+        ("x^2", "$x^2$", True, "a formula that nobody marked as such"),
+        ("$(1, 2)$", "$1 < x < 2$", True, "an interval for the inequality that was asked for"),
+        (
+            "$1 < x < 2$",
+            "$(1, 2)$",
+            False,
+            "the other way round it may be a point: the reference is the first argument",
+        ),
         ("-7", "7", False, "the sign counts"),
         ("1,000", "1000", True, "a separator of thousands"),
         ("no idea", "42", False, "words are no number"),
@@ -93,6 +102,7 @@ def test_a_scorer_broken_by_the_answer_says_wrong_and_one_broken_by_itself_raise
 
     monkeypatch.setattr(answers, "_find_scorer", lambda _: (score, {}, "3"))
     assert answers.is_right_entry("three", BROKEN) is False
-    monkeypatch.setattr(answers, "_find_scorer", lambda _: (score, {}, "III"))
-    with pytest.raises(ValueError, match="invalid literal"):
-        answers.is_right_entry("three", BROKEN)
+    for solution in ("III", "4", None):  # it raises for the solution too, finds it wrong, or has none
+        monkeypatch.setattr(answers, "_find_scorer", lambda _, kept=solution: (score, {}, kept))
+        with pytest.raises(ValueError, match="invalid literal"):
+            answers.is_right_entry("three", BROKEN)

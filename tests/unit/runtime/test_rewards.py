@@ -51,7 +51,7 @@ def run_with(verifier: str, **reward: object):
 @pytest.fixture
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards.py").write_text(USER_MODULE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -173,16 +173,16 @@ def test_generated_tasks_are_judged_by_many_threads_at_once(make):
 
 @pytest.mark.usefixtures("user_module")
 def test_a_users_function_is_judged_and_survives_its_failures(make, caplog: pytest.LogCaptureFixture):
-    verifier = make("python:my_rewards:says", timeoutSeconds=1.0)
+    verifier = make("python:my_rewards:says", timeoutSeconds=60.0)
     rows = [
         ("True", 1.0, "", "True is right"),
         ("False", -1.0, "", "False is wrong"),
         ("0.25", 0.25, "", "a number is the reward"),
+        ("len('<think>ab') / 10", 0.9, "", "the thinking is its to judge, finished or not"),
         ("1.5", None, "number from -1 to 1", "out of range"),
         ("float('nan')", None, "number from -1 to 1", "not a number"),
         ("None", None, "returned None", "nothing"),
         ("1 / 0", None, "ZeroDivisionError: division by zero", "it raises"),
-        ("time.sleep(900)", None, "gave no verdict within 1 s", "it hangs"),
         ("os._exit(0)", None, "its process ended", "it ends its process"),
         ("sys.exit()", None, "its process ended", "it leaves"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", None, "its process ended", "it crashes"),
@@ -193,6 +193,15 @@ def test_a_users_function_is_judged_and_survives_its_failures(make, caplog: pyte
         assert verdict.reward == reward, rule
         assert error in verdict.error, rule
     assert "prompt 31" in caplog.text
+
+
+@pytest.mark.usefixtures("user_module")
+def test_a_judge_that_hangs_is_cut_and_replaced(make):
+    """Each time a judge must have been there to hang: a place whose judge is gone says something else."""
+    verifier = make("python:my_rewards:says", timeoutSeconds=0.3)
+    for _ in range(3):
+        verdict = verifier.verify(prompt("ok"), "time.sleep(900)")
+        assert (verdict.reward, "gave no verdict within 0.3 s" in verdict.error) == (None, True)
 
 
 @pytest.mark.usefixtures("user_module")
