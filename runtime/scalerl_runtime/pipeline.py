@@ -351,13 +351,13 @@ class Pipeline:
         for pending in list(self.position.pending):
             self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
             await self._load(self.parts.store.path(pending.step), pending.step)
-            self.syncer.forget()
+            await self.syncer.forget()
             lease = await self.syncer.lease(pending.step)
             await self._evaluate(pending, lease)
         if self.position.pending:
             raise RuntimeError(f"step {self.position.pending[0].step} could not be evaluated")
         await self._load(present, here)
-        self.syncer.forget()
+        await self.syncer.forget()
         self.observer.on_phase("training", "")
 
     # -- durability ------------------------------------------------------------------------------------------------

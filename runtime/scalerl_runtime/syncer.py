@@ -75,9 +75,10 @@ class Syncer:
         self._wanted.set()
         return future
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """The trainer's weights were replaced from outside: what is staged is not theirs any more."""
-        self.staged, self._newest = None, -1
+        async with self._sending:
+            self.staged, self._newest = None, -1
 
     def release(self, slot: Slot) -> None:
         """The evaluation is over; the slot may be updated again."""
@@ -91,19 +92,18 @@ class Syncer:
     async def _catch_up(self) -> None:
         if self._newest >= 0 and self._lease is None:
             await self._stage()
-        if self.staged is None:
+        staged = self.staged
+        if staged is None:
             return
-        while members := self.pool.behind(self.staged.version):
+        while members := self.pool.behind(staged.version):
             try:
                 report = await within(
-                    self.sync_seconds,
-                    f"sending weights of version {self.staged.version}",
-                    self.fleet.push(members, self.staged),
+                    self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
                 )
             except SyncFailed as error:
                 await self._mend(members, error)
             else:
-                self.pool.updated(members, self.staged.version)
+                self.pool.updated(members, staged.version)
                 self._on_sync(report)
         self._grant()
 

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+
+from scalerl_runtime.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    PendingEval,
+    RunState,
+    groups_from_arrays,
+    groups_to_arrays,
+    load_buffer,
+    load_state,
+)
+from scalerl_runtime.rollout import Completion, Group, Prompt
+
+PROMPTS = {i: Prompt(i, f"p{i}", np.array([i], np.int32), "") for i in (4, 9)}
+
+
+def completion(tokens, finish="stop", reward=1.0):
+    size = len(tokens)
+    return Completion(
+        tokens=np.array(tokens, np.int32),
+        logps=np.linspace(-1.0, -0.25, size).astype(np.float32),
+        versions=np.arange(3, 3 + size, dtype=np.int32),
+        forced=np.arange(size) == 1,
+        finish=finish,
+        text=f"é{tokens}\n",
+        reward=reward,
+    )
+
+
+GROUPS = [
+    Group(PROMPTS[9], 2, 3, (completion([5, 6, 7]), completion([], reward=None))),
+    Group(PROMPTS[4], 1, 2, (completion([8], finish="length", reward=-1.0),)),
+]
+
+
+def seal(store, step, protect=frozenset(), weights="w"):
+    unfinished = store.begin(step)
+    (unfinished / "rank0").mkdir()
+    (unfinished / "rank0" / "weights.bin").write_text(f"{weights}{step}")
+    return store.commit(unfinished, RunState(step=step, warm_steps=1, compute_gpu_hours=0.5), GROUPS, protect)
+
+
+def test_state_comes_back_whole(tmp_path):
+    state = RunState(
+        step=7,
+        warm_steps=40,
+        compute_gpu_hours=1.5,
+        consumed=21,
+        stream={"epoch": 2, "place": 3, "reissue": []},
+        in_flight=((2, 4), (2, 9)),
+        num_evals=3,
+        ledger_lines=7,
+        pending_evals=(PendingEval(4, 0.75),),
+    )
+    store = CheckpointStore(tmp_path, 2)
+    path = store.commit(store.begin(7), state, [], frozenset())
+    assert path.name == "step-00000007"
+    assert load_state(path) == state
+    assert load_buffer(path, {}) == []
+
+
+def test_buffer_is_laid_out_end_to_end():
+    arrays = groups_to_arrays(GROUPS)
+    assert arrays["group"].tolist() == [[9, 2, 3, 2], [4, 1, 2, 1]], "prompt, epoch, admitted version, completions"
+    assert arrays["length"].tolist() == [3, 0, 1]
+    assert arrays["tokens"].tolist() == [5, 6, 7, 8]
+    assert arrays["versions"].tolist() == [3, 4, 5, 3]
+    assert arrays["cut"].tolist() == [False, False, True]
+    assert np.array_equal(arrays["reward"], [1.0, np.nan, -1.0], equal_nan=True)
+    assert [arrays[k].dtype for k in ("tokens", "logps", "versions", "forced")] == ["int32", "float32", "int32", "bool"]
+
+
+def test_buffer_comes_back_bit_for_bit(tmp_path):
+    path = seal(CheckpointStore(tmp_path, 2), 1)
+    first, second = load_buffer(path, PROMPTS)
+    assert (first.prompt.id, first.epoch, first.admitted_version, len(first.completions)) == (9, 2, 3, 2)
+    assert (second.prompt.id, second.epoch, second.admitted_version, len(second.completions)) == (4, 1, 2, 1)
+    for found, given in zip([*first.completions, *second.completions], [c for g in GROUPS for c in g.completions]):
+        for name in ("tokens", "logps", "versions", "forced"):
+            assert getattr(found, name).tobytes() == getattr(given, name).tobytes()
+        assert (found.finish, found.text, found.reward) == (given.finish, given.text, given.reward)
+
+
+def test_unknown_prompt_is_named(tmp_path):
+    path = seal(CheckpointStore(tmp_path, 2), 1)
+    with pytest.raises(CheckpointError, match="prompt 9 is not in the data set"):
+        load_buffer(path, {4: PROMPTS[4]})
+    with pytest.raises(KeyError):
+        groups_from_arrays(groups_to_arrays(GROUPS), {})
+
+
+def test_state_of_another_layout_is_an_error(tmp_path):
+    (tmp_path / "state.json").write_text(json.dumps({"step": 1, "in_flight": [], "pending_evals": [], "new": 1}))
+    with pytest.raises(CheckpointError, match="state.json"):
+        load_state(tmp_path)
+
+
+def test_unfinished_checkpoint_is_invisible(tmp_path):
+    store = CheckpointStore(tmp_path, 2)
+    assert store.latest() is None
+    seal(store, 1)
+    (store.begin(2) / "weights.bin").write_text("half")
+    assert store.steps() == [1]
+    assert store.latest() == store.path(1)
+    assert list(store.begin(2).iterdir()) == [], "a new beginning is empty"
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(file):
+    data = bytearray(file.read_bytes())
+    data[0] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["rank0/weights.bin", "state.json", "buffer.npz"])
+@pytest.mark.parametrize(
+    ("damage", "rule"),
+    [
+        (_cut, "a byte is missing"),
+        (_flip, "same size, another bit"),
+        (lambda file: file.unlink(), "gone"),
+    ],
+)
+def test_damaged_checkpoint_is_passed_over(tmp_path, caplog, name, damage, rule):
+    store = CheckpointStore(tmp_path, 3)
+    for step in (1, 2):
+        seal(store, step)
+    damage(store.path(2) / name)
+    assert store.latest() == store.path(1), rule
+    assert name in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": '])
+def test_checkpoint_without_a_manifest_is_passed_over(tmp_path, text):
+    store = CheckpointStore(tmp_path, 3)
+    for step in (1, 2):
+        seal(store, step)
+    (store.path(2) / "manifest.json").write_text(text)
+    assert store.latest() == store.path(1)
+
+
+def test_old_checkpoints_go_and_protected_ones_stay(tmp_path):
+    store = CheckpointStore(tmp_path, 2)
+    for step in (1, 2, 3, 10):
+        seal(store, step, protect=frozenset({1}))
+    assert store.steps() == [1, 3, 10], "the two newest by number, and what an evaluation still needs"
+    seal(store, 11)
+    assert store.steps() == [10, 11]
+
+
+def test_same_step_again_replaces_the_first(tmp_path):
+    store = CheckpointStore(tmp_path, 2)
+    seal(store, 5)
+    path = seal(store, 5, weights="new")
+    assert (path / "rank0" / "weights.bin").read_text() == "new5"
+    assert store.latest() == path
