@@ -13,6 +13,7 @@ from scalerl_runtime.weights import SyncReport
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 10.0  # a generator that does not answer for so long after a failed update is lost
+MAX_FAILURES = 5  # of one update in a row: each either buries a generator or met one that was just born
 
 
 class Sender(Protocol):
@@ -57,10 +58,10 @@ class Syncer:
     async def offer(self, version: int) -> None:
         """The trainer's weights are of `version` now: stage them unless a copy is being sent, and have them sent.
 
-        While one is being sent the newest version is noted, and staged afterwards.
+        While one is being sent, or has to be sent for a lease, the newest version is noted and staged afterwards.
         """
         self._newest = version
-        if not self._sending.locked():
+        if not self._sending.locked() and self._lease is None:
             async with self._sending:
                 await self._stage()
         self._wanted.set()
@@ -95,12 +96,16 @@ class Syncer:
         staged = self.staged
         if staged is None:
             return
+        failures = 0
         while members := self.pool.behind(staged.version):
             try:
                 report = await within(
                     self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
                 )
             except SyncFailed as error:
+                failures += 1
+                if failures == MAX_FAILURES:
+                    raise
                 await self._mend(members, error)
             else:
                 self.pool.updated(members, staged.version)
@@ -131,5 +136,3 @@ class Syncer:
                 lost |= {index}
         for index in lost:
             self.pool.lose(index, error)
-        if not lost:
-            raise error

@@ -17,8 +17,15 @@ class DeadlineExceeded(RuntimeError):
 
 
 async def within(seconds: float, phase: str, awaitable: Awaitable[T]) -> T:
-    """Await `awaitable` for at most `seconds`. Raises DeadlineExceeded with the phase's name."""
+    """Await `awaitable` for at most `seconds`. Raises DeadlineExceeded with the phase's name.
+
+    Not `asyncio.wait_for`: Python 3.11's drops a cancellation that arrives as the awaited call completes, and a
+    background task that missed its cancellation is waited for for ever.
+    """
     try:
-        return await asyncio.wait_for(awaitable, seconds)
+        async with asyncio.timeout(seconds) as deadline:
+            return await awaitable
     except TimeoutError as error:
+        if not deadline.expired():
+            raise
         raise DeadlineExceeded(phase, seconds) from error

@@ -79,7 +79,9 @@ def test_buffer_comes_back_bit_for_bit(tmp_path):
     first, second = load_buffer(path, PROMPTS)
     assert (first.prompt.id, first.epoch, first.admitted_version, len(first.completions)) == (9, 2, 3, 2)
     assert (second.prompt.id, second.epoch, second.admitted_version, len(second.completions)) == (4, 1, 2, 1)
-    for found, given in zip([*first.completions, *second.completions], [c for g in GROUPS for c in g.completions]):
+    for found, given in zip(
+        [*first.completions, *second.completions], [c for g in GROUPS for c in g.completions], strict=True
+    ):
         for name in ("tokens", "logps", "versions", "forced"):
             assert getattr(found, name).tobytes() == getattr(given, name).tobytes()
         assert (found.finish, found.text, found.reward) == (given.finish, given.text, given.reward)

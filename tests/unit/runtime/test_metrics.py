@@ -7,9 +7,13 @@ from scalerl_runtime.metrics import STATE_METRICS, STEP_METRICS, Publisher, docu
 
 
 def samples(publisher):
-    """Value by name and labels, as Prometheus reads it."""
+    """Value by name and labels (in the order of their names), as Prometheus reads it."""
     families = text_string_to_metric_families(publisher.render().decode())
-    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    return {
+        (s.name, *(value for _, value in sorted(s.labels.items()))): s.value
+        for family in families
+        for s in family.samples
+    }
 
 
 def test_gauges_counters_and_labels_are_read_by_prometheus():
@@ -21,7 +25,7 @@ def test_gauges_counters_and_labels_are_read_by_prometheus():
     assert found["scalerl_reward",] == -0.25
     assert found["scalerl_step",] == 3.0
     assert found["scalerl_pass_rate", "held_out"] == 0.5
-    assert found["scalerl_gpu_seconds_total", "trainer", "wait"] == 7.0
+    assert found["scalerl_gpu_seconds_total", "wait", "trainer"] == 7.0
 
 
 def test_counter_never_falls():

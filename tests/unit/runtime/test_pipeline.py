@@ -60,7 +60,7 @@ RUN = {
         "seed": 5,
     },
 }
-DEADLINES = {"startSeconds": 11, "generateSeconds": 12, "trainSeconds": 13, "syncSeconds": 14, "checkpointSeconds": 15}
+DEADLINES = {"startSeconds": 11, "generateSeconds": 90, "trainSeconds": 13, "syncSeconds": 14, "checkpointSeconds": 15}
 
 
 class LeapingSelector(selectors.DefaultSelector):
@@ -81,7 +81,7 @@ class Inline(ThreadPoolExecutor):
         future = Future()
         try:
             future.set_result(function(*arguments, **keywords))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # the caller gets it from the future
             future.set_exception(error)
         return future
 
@@ -136,7 +136,7 @@ class FakeFleet:
     async def sample(self, index, prompt, requests):
         name, begun = int(prompt[0]), self.generators.get(index)
         alive = await self._take("evaluate" if name >= HELD_OUT else "sample", index)
-        if not alive:
+        if begun is None or not alive:
             raise GeneratorLost(index, "killed")
         ended = self.generators[index]
         self.sampled.append((name, begun, ended))
@@ -144,7 +144,7 @@ class FakeFleet:
         tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
         return [Sample(tokens, logps, versions, f"{name}/{i}", "stop") for i in range(len(requests))]
 
-    async def train(self, batches, *, learning_rate, kl_coefficient, version):
+    async def train(self, batches, *, version, **_rates):
         await self._take("train")
         assert version == self.version + 1, "steps are made one after the other, on the weights before"
         self.version = version
@@ -164,10 +164,11 @@ class FakeFleet:
         return Staged(self.version, (), (), 0.0)
 
     async def push(self, members, staged):
+        born = {index: self.births[index] for index in members & self.generators.keys()}
         await self._take("push")
         if self.faults.get(("push", self.calls["push"])) == "lose one":
-            self.generators.pop(min(members))
-        dead = frozenset(members - self.generators.keys())
+            self.generators.pop(min(members), None)
+        dead = frozenset(i for i in members if i not in self.generators or born.get(i) != self.births[i])
         if dead:
             raise SyncFailed(dead, "killed")
         for index in members:
@@ -195,7 +196,7 @@ class Quiet:
     def __init__(self):
         self.steps, self.points = [], []
 
-    def on_step(self, record, lags, split):
+    def on_step(self, record, *_tokens):
         self.steps.append(record.step)
 
     def on_eval(self, points):
@@ -219,7 +220,7 @@ class Attempt:
         self.passes = passes
         self.pipeline = None
 
-    async def judge(self, prompt, text):
+    async def judge(self, _prompt, text):
         await asyncio.sleep(0)
         return 1.0 if self.passes(text) else -1.0
 
@@ -385,7 +386,7 @@ def test_stopping_in_a_wait_saves_and_the_next_attempt_goes_on(tmp_path):
 
 
 def test_all_groups_filtered_makes_progress_in_the_pipeline(tmp_path):
-    attempt = Attempt(tmp_path, FakeFleet(1), passes=lambda text: True)
+    attempt = Attempt(tmp_path, FakeFleet(1), passes=lambda _text: True)
     play(attempt.go())
     assert_whole_history(attempt)
     assert attempt.fleet.calls["train"] == 0, "nothing to learn from: the optimizer is skipped"
@@ -420,7 +421,7 @@ def test_refill_replaces_groups_without_variance(tmp_path, seed):
 )
 def test_a_call_that_never_returns_ends_the_attempt_with_its_name(tmp_path, call, number, phase):
     fleet = FakeFleet(1, {(call, number): "hang"})
-    passes = (lambda text: True) if call == "set_version" else (lambda text: text.endswith("0"))
+    passes = (lambda _text: True) if call == "set_version" else (lambda text: text.endswith("0"))
     attempt = Attempt(tmp_path, fleet, {"deadlines": DEADLINES}, passes)
     with pytest.raises(DeadlineExceeded, match=phase):
         play(attempt.go())
@@ -431,3 +432,25 @@ def test_a_generator_that_never_answers_is_replaced(tmp_path):
     play(attempt.go())
     assert_whole_history(attempt)
     assert attempt.pipeline.parts.pool.counters.restarts == 1
+
+
+def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):
+    """Step 4 is to be evaluated while no generator runs; what is ready trains on, and must not replace its copy."""
+    fleet = FakeFleet(1)
+    attempt = Attempt(tmp_path, fleet, {"generator": {"minReplicas": 1, "maxReplicas": 1}})
+    start, train = fleet.start_generator, fleet.train
+
+    async def slow_start(index):
+        await asyncio.sleep(20.0)
+        return await start(index)
+
+    async def kill_at_4(batches, *, version, **rates):
+        results = await train(batches, version=version, **rates)
+        if version == 4:
+            fleet.generators.clear()
+            attempt.pipeline.parts.pool.lose(0, "killed")
+        return results
+
+    fleet.start_generator, fleet.train = slow_start, kill_at_4
+    play(attempt.go())
+    assert_whole_history(attempt)

@@ -18,7 +18,8 @@ def join_pair(seconds):
     port = free_port()
     with ThreadPoolExecutor(2) as threads:
         pair = [
-            threads.submit(gloo_group, "127.0.0.1", port, rank=rank, world=2, timeout_seconds=seconds) for rank in (0, 1)
+            threads.submit(gloo_group, "127.0.0.1", port, rank=rank, world=2, timeout_seconds=seconds)
+            for rank in (0, 1)
         ]
         return [member.result() for member in pair]
 
