@@ -12,9 +12,14 @@ from scalerl_runtime.data import DataUnavailable
 from scalerl_runtime.fleet import GeneratorLost, TrainerLost
 from scalerl_runtime.launch import Environment
 from scalerl_runtime.leader import Leader
+from scalerl_runtime.rewards import JudgeLost
+from scalerl_runtime.sandbox import SandboxUnavailable
 from scalerl_runtime.waits import DeadlineExceeded
 
 log = logging.getLogger(__name__)
+
+# Faults that say nothing against the run: another start, perhaps elsewhere, may succeed.
+SURROUNDINGS = (TrainerLost, GeneratorLost, DataUnavailable, DeadlineExceeded, JudgeLost, SandboxUnavailable)
 
 
 async def lead(variables: Mapping[str, str]) -> int:
@@ -30,7 +35,7 @@ async def lead(variables: Mapping[str, str]) -> int:
         reason = await leader.lead()
     except InvalidRun as error:
         return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    except (TrainerLost, GeneratorLost, DataUnavailable, DeadlineExceeded) as error:
+    except SURROUNDINGS as error:
         log.error("%s", error)
         return _leave(environment, leader.termination("Retry", _one_line(error)), EXIT_RETRY)
     except Exception as error:
