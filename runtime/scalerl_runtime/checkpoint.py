@@ -102,10 +102,13 @@ class CheckpointStore:
         _sync(unfinished / MANIFEST)
         _sync(unfinished)
         final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
-        if final.exists():  # the same step again, after a resume from an older one
-            shutil.rmtree(final)
+        old = final.with_name(final.name + UNFINISHED + "-old")
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # the same step again, after a resume from an older one, or at the end
+            final.rename(old)
         unfinished.rename(final)
         _sync(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
         self._prune(protect)
         return final
 

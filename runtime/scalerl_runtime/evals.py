@@ -1,8 +1,9 @@
 """Evaluation of one version on prompts that are never trained on. I/O at `evaluate`; the arithmetic is pure."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.pool import Pool, Slot
 from scalerl_runtime.rollout import Prompt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ async def evaluate(
     # Half of the engine: the other half goes on generating for the trainer.
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
-        results = await asyncio.gather(*(_sample(pool, slot, plan, prompt, turns) for prompt in prompts))
+        results = await _all_or_none([_sample(pool, slot, plan, prompt, turns) for prompt in prompts])
         found = score(np.array([rewards for rewards, _, _ in results]))
         lengths = [length for _, lengths, _ in results for length in lengths]
         surprise = [value for _, _, values in results for value in values]
@@ -87,6 +90,17 @@ async def evaluate(
             )
         )
     return points
+
+
+async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """Await all; when one fails the others are cancelled, so that none samples on a slot that is lost."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _sample(

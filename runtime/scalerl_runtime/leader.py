@@ -208,7 +208,7 @@ class Leader:
         self.on_phase("starting", f"loading {path.name}")
         await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in data.train})
-        position = resume_position(state, self.journals)
+        position = resume_position(state, self.journals, 1 + len(data.downstream))
         restore_pool(pool, pool.options.pace, state, buffer)
         self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
         return position, not position.num_evals and not position.pending
@@ -348,8 +348,7 @@ class _Judge:
 
 async def _until_running(pool: Pool) -> None:
     while not any(s.state in ("stale", "ready") for s in pool.slots.values()):
-        pool.changed.clear()
-        await pool.changed.wait()
+        await pool.changed.wait_past(pool.changed.count)
         if pool.fault is not None:
             raise pool.fault
 

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from scalerl_runtime.evals import EvalPlan, evaluate
 from scalerl_runtime.fleet import GeneratorLost
 from scalerl_runtime.parts import Observer, Parts
 from scalerl_runtime.pool import Slot
-from scalerl_runtime.position import Position
+from scalerl_runtime.position import Position, snapshot
 from scalerl_runtime.rollout import Group, Prompt
 from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values, sync_values
 from scalerl_runtime.syncer import Syncer
@@ -57,6 +56,7 @@ class Pipeline:
         self.syncer = Syncer(parts.fleet, parts.pool, parts.run.spec.deadlines.sync_seconds, self._on_sync)
         self._evaluation: asyncio.Task[None] | None = None
         self._tokens_seen = 0
+        self._dropped = 0  # groups of the step under way that a refill replaces
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
@@ -81,10 +81,12 @@ class Pipeline:
     async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
         """Await `work`, but fail as soon as a background task fails."""
         main = asyncio.create_task(work)
-        done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
-        if main not in done:
-            main.cancel()
-            await asyncio.gather(main, return_exceptions=True)
+        try:
+            done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not main.done():
+                main.cancel()
+                await asyncio.gather(main, return_exceptions=True)
         for task in done:
             await task
 
@@ -118,13 +120,13 @@ class Pipeline:
     async def _feed(self) -> None:
         pool = self.parts.pool
         while True:
-            pool.changed.clear()
+            seen = pool.changed.count
             slot = pool.next_slot()
             while slot is not None and self._is_wanted():
                 issue = self._next_issue()
                 pool.hand_over(slot, self.prompts[issue.prompt], issue.epoch)
                 slot = pool.next_slot()
-            await self._wake()
+            await self._wake(seen)
 
     def _is_wanted(self) -> bool:
         """Whether another group could still be trained; a refilling recipe may need any number."""
@@ -143,9 +145,9 @@ class Pipeline:
         issue, self.position.stream = self.stream.draw(self.position.stream, excluded)
         return Issue(self._order[issue.prompt], issue.epoch)
 
-    async def _wake(self) -> None:
+    async def _wake(self, seen: int) -> None:
         """Wait until something changed in the pool; raise what broke there."""
-        await self.parts.pool.changed.wait()
+        await self.parts.pool.changed.wait_past(seen)
         if self.parts.pool.fault is not None:
             raise self.parts.pool.fault
 
@@ -186,22 +188,37 @@ class Pipeline:
         taken: list[Group] = []
         missing = recipe.prompts_per_step
         while missing:
+            seen = pool.changed.count
             found = pool.select(self.position.step, missing)
             if found is not None:
                 taken += found
-                missing = build_batch(taken, recipe, version=self.position.step).decision.refill
+                decision = build_batch(taken, recipe, version=self.position.step).decision
+                missing = decision.refill
+                self._drop(len(decision.dropped) if missing else 0)
                 continue
             if self.stopping.is_set():
+                self._drop(0)
                 pool.completed = [*taken, *pool.completed]
                 return None
-            pool.changed.clear()
-            waits = [asyncio.create_task(pool.changed.wait()), asyncio.create_task(self.stopping.wait())]
+            waits = [asyncio.create_task(pool.changed.wait_past(seen)), asyncio.create_task(self.stopping.wait())]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
             if pool.fault is not None:
                 raise pool.fault
         return taken
+
+    def _drop(self, count: int) -> None:
+        """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
+        pool = self.parts.pool
+        pool.admission = pool.admission.drop(count - self._dropped)
+        self._dropped = count
+        pool.changed.set()
+
+    def _rate(self, version: int) -> float:
+        """Learning rate of the step to `version`."""
+        optimizer = self.parts.recipe.optimizer
+        return learning_rate(version - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps)
 
     async def _optimize(self, batch: Batch) -> tuple[Packed | None, list[StepResult]]:
         parts, spec, version = self.parts, self.parts.run.spec, self.position.step + 1
@@ -214,15 +231,12 @@ class Pipeline:
             ranks=spec.trainer.ranks,
             quadratic=parts.quadratic,
         )
-        optimizer = parts.recipe.optimizer
         results = await within(
             spec.deadlines.train_seconds,
             f"training step {version}",
             parts.fleet.train(
                 packed.batches,
-                learning_rate=learning_rate(
-                    self.position.step, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps
-                ),
+                learning_rate=self._rate(version),
                 kl_coefficient=self.position.kl.coefficient,
                 version=version,
             ),
@@ -248,7 +262,7 @@ class Pipeline:
 
     def _own_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
         """Metrics of the step that only the loop knows."""
-        parts, now, optimizer = self.parts, self.parts.now(), self.parts.recipe.optimizer
+        parts, now = self.parts, self.parts.now()
         seconds = max(now - began, 1e-9)
         slots = list(parts.pool.slots.values())
         sampled = parts.pool.counters.tokens - self._tokens_seen
@@ -264,9 +278,7 @@ class Pipeline:
             "in_flight_groups": float(len(parts.pool.in_flight)),
             "kl_coefficient": self.position.kl.coefficient,
             "excluded_prompts": float(len(self.position.history.excluded)),
-            "learning_rate": learning_rate(
-                self.position.step - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps
-            ),
+            "learning_rate": self._rate(self.position.step),
         }
         return values | (sync_values(self.last_sync) if self.last_sync else {})
 
@@ -302,7 +314,8 @@ class Pipeline:
 
     async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
         spec = self.parts.run.spec
-        slot = await within(spec.deadlines.sync_seconds, f"leasing a generator for step {pending.step}", lease)
+        patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to come back
+        slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
         try:
             points = await within(
                 spec.deadlines.eval_seconds, f"evaluating step {pending.step}", self._measure(pending, slot)
@@ -383,17 +396,4 @@ class Pipeline:
 
     def state(self) -> RunState:
         """What a checkpoint taken now stores of the driver."""
-        position, pool = self.position, self.parts.pool
-        return RunState(
-            step=position.step,
-            warm_steps=position.warm_steps,
-            compute_gpu_hours=self.compute_gpu_hours(),
-            consumed=pool.admission.consumed,
-            stream=position.stream.to_dict(),
-            history=position.history.to_dict(),
-            kl=asdict(position.kl),
-            in_flight=(*pool.reissue, *((t.epoch, t.prompt.id) for t in pool.in_flight)),
-            num_evals=position.num_evals,
-            ledger_lines=position.ledger_lines,
-            pending_evals=tuple(position.pending),
-        )
+        return snapshot(self.position, self.parts.pool, self.compute_gpu_hours())

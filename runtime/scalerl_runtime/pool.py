@@ -22,7 +22,7 @@ from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budg
 from scalerl_runtime.fleet import GeneratorLost
 from scalerl_runtime.generator import Sample, Sampling
 from scalerl_runtime.rollout import Completion, Group, Ints, Prompt
-from scalerl_runtime.waits import DeadlineExceeded, within
+from scalerl_runtime.waits import DeadlineExceeded, Signal, within
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Pool:
         self.in_flight: list[Ticket] = []
         self.reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
         self.counters = Counters()
-        self.changed = asyncio.Event()
+        self.changed = Signal()
         self.fault: BaseException | None = None  # what ends the run; raised by whoever waits
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()

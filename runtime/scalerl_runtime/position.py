@@ -1,7 +1,8 @@
 """Where a run stands: what a checkpoint stores of it, and how it is taken up again. I/O only on the journals."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.algorithm.admission import Admission, Pace, plan_resume
@@ -50,14 +51,32 @@ def start_position(recipe: Recipe) -> Position:
     )
 
 
-def resume_position(state: RunState, journals: Journals) -> Position:
+def snapshot(position: Position, pool: Pool, compute_gpu_hours: float) -> RunState:
+    """What a checkpoint taken now stores of the driver."""
+    return RunState(
+        step=position.step,
+        warm_steps=position.warm_steps,
+        compute_gpu_hours=compute_gpu_hours,
+        consumed=pool.admission.consumed,
+        stream=position.stream.to_dict(),
+        history=position.history.to_dict(),
+        kl=asdict(position.kl),
+        in_flight=(*pool.reissue, *((t.epoch, t.prompt.id) for t in pool.in_flight)),
+        num_evals=position.num_evals,
+        ledger_lines=position.ledger_lines,
+        pending_evals=tuple(position.pending),
+    )
+
+
+def resume_position(state: RunState, journals: Journals, num_sets: int) -> Position:
     """Where a checkpoint left the run; the journals are cut back to it.
 
     An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
     belongs to this history.
     """
     journals.ledger.truncate(state.ledger_lines)
-    recorded = {int(line["step"]) for line in journals.evals.read()}
+    lines = Counter(int(line["step"]) for line in journals.evals.read())
+    recorded = {step for step, count in lines.items() if count >= num_sets}  # fewer: killed between two test sets
     return Position(
         step=state.step,
         warm_steps=state.warm_steps,
@@ -65,7 +84,7 @@ def resume_position(state: RunState, journals: Journals) -> Position:
         stream=StreamPosition.from_dict(state.stream),
         history=PassRateHistory.from_dict(state.history),
         kl=KlController(**state.kl),
-        num_evals=sum(1 for _ in journals.evals.read()),
+        num_evals=lines.total(),
         ledger_lines=state.ledger_lines,
         pending=[p for p in state.pending_evals if p.step not in recorded],
     )

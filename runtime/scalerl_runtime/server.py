@@ -55,7 +55,7 @@ class Server:
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             return web.json_response({"error": "a bearer token is needed"}, status=401)
         since = request.query.get("since", "0")
-        if not since.isdigit():
+        if not since.isdecimal():
             return web.json_response({"error": f"since is {since!r}; need a whole number >= 0"}, status=400)
         return web.Response(
             text=self._progress(int(since)).model_dump_json(by_alias=True), content_type="application/json"

@@ -29,3 +29,30 @@ async def within(seconds: float, phase: str, awaitable: Awaitable[T]) -> T:
         if not deadline.expired():
             raise
         raise DeadlineExceeded(phase, seconds) from error
+
+
+class Signal:
+    """Something changed: for any number of waiters, each of which remembers what it has seen.
+
+    An `asyncio.Event` that several tasks clear loses wake-ups: one task's clear hides the change from another that had
+    not begun to wait.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def set(self) -> None:
+        """Wake everybody who waits for a change after an earlier count."""
+        self.count += 1
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_past(self, seen: int) -> None:
+        """Return when the count is above `seen`; at once if it is already."""
+        while self.count <= seen:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter

@@ -80,6 +80,10 @@ class Admission:
             raise ValueError(f"{num_groups} groups consumed, {self.outstanding} outstanding")
         return Admission(self.version + 1, self.admitted, self.consumed + num_groups)
 
+    def drop(self, num_groups: int) -> "Admission":
+        """Return the state after groups were set aside for a refill: they leave room, the step is still to come."""
+        return dataclasses.replace(self, consumed=self.consumed + num_groups)
+
     def resume(self, num_buffered: int) -> "Admission":
         """Return the state after a restart: only the buffered groups survived, those in flight start anew.
 

@@ -241,7 +241,7 @@ class Attempt:
         if path is not None:
             state = load_state(path)
             await self.fleet.load(path, state.step)
-            position = resume_position(state, self.journals)
+            position = resume_position(state, self.journals, 1)
             restore_pool(pool, pace, state, load_buffer(path, {p.id: p for p in prompts}))
         parts = Parts(
             self.run, self.recipe, pace, data, self.fleet, pool, self.store, self.journals, RoleClock(1), 0.0, 1, clock
