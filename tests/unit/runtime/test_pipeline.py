@@ -435,7 +435,7 @@ def test_a_generator_that_never_answers_is_replaced(tmp_path):
 
 
 def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):
-    """Step 4 is to be evaluated while no generator runs; what is ready trains on, and must not replace its copy."""
+    """Step 4 is to be evaluated while no generator runs; what is ready trains on. (The copy itself: test_syncer.py.)"""
     fleet = FakeFleet(1)
     attempt = Attempt(tmp_path, fleet, {"generator": {"minReplicas": 1, "maxReplicas": 1}})
     start, train = fleet.start_generator, fleet.train
