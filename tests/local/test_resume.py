@@ -61,6 +61,7 @@ def test_resume_matrix(
     trained = [tuple(prompt) for line in ledger for prompt in line["prompts"]]
     assert len(trained) == len(set(trained)) == 14 * 4, "none twice"
     assert set(trained) == first_issues(run_file, 14 * 4), "none skipped"
-    assert [line["step"] for line in lines(folder / "evals.jsonl")] == [0, 4, 8, 12, 14]
+    # An evaluation whose generator died is made up for at the end, from its own checkpoint.
+    assert sorted(line["step"] for line in lines(folder / "evals.jsonl")) == [0, 4, 8, 12, 14]
     assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
     assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
