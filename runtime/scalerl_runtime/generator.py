@@ -136,10 +136,6 @@ class Generator:
         """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
         await self.sample(np.array([0], dtype=np.int32), [Sampling(max_tokens=1, temperature=1.0)])
 
-    async def leave_weights(self) -> None:
-        """Drop the transfer group."""
-        await self._engine.collective_rpc("leave_weights")
-
     async def stop(self) -> None:
         """End the engine's processes."""
         if self._engine is not None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_runtime.algorithm.batch import Batch, build_batch
+from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
+from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.checkpoint import PendingEval, RunState
 from scalerl_runtime.evals import EvalPlan, evaluate
@@ -192,7 +193,7 @@ class Pipeline:
             found = pool.select(self.position.step, missing)
             if found is not None:
                 taken += found
-                decision = build_batch(taken, recipe, version=self.position.step).decision
+                decision = decide_groups(taken, recipe)
                 missing = decision.refill
                 self._drop(len(decision.dropped) if missing else 0)
                 continue
@@ -241,9 +242,7 @@ class Pipeline:
                 version=version,
             ),
         )
-        total = results[0].stats
-        for result in results[1:]:
-            total = total + result.stats
+        total = sum((result.stats for result in results), LossStats())
         self.position.kl = self.position.kl.update(total.mean(total.kl))
         return packed, results
 

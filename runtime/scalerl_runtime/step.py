@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_runtime.algorithm.batch import Batch, Sample
+from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
 from scalerl_runtime.algorithm.packing import PackStats, plan_packs
@@ -68,9 +69,7 @@ def step_values(batch: Batch, packed: Packed | None, results: Sequence[StepResul
         values["reward"] = stats.reward_mean
     if packed is None or not results:
         return values
-    total = results[0].stats
-    for result in results[1:]:
-        total = total + result.stats
+    total = sum((result.stats for result in results), LossStats())
     seconds = max(result.seconds for result in results)
     return values | {
         "loss": total.loss,

@@ -214,11 +214,8 @@ class Trainer:
             seen.append(logp.detach().cpu().numpy())
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
-        total = stats[0]
-        for other in stats[1:]:
-            total = total + other
         return StepResult(
-            stats=total,
+            stats=sum(stats, LossStats()),
             grad_norm=float(norm if norm is not None else float("nan")),
             seconds=time.monotonic() - began,
             tokens=sum(len(b.tokens) for b in batches),
@@ -276,10 +273,6 @@ class Trainer:
         for flat in self._staged:
             broadcast(self._group, flat)
         return time.monotonic() - began
-
-    def leave_weights(self) -> None:
-        """Rank 0 only: drop the transfer group."""
-        self._group = None
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of model, optimizer and generators of randomness under `folder`."""

@@ -93,10 +93,6 @@ class WorkerExtension:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="weights")
         return self._executor
 
-    def leave_weights(self) -> None:
-        """Drop the transfer group; the trainer is gone or builds a new one."""
-        del self._weight_group
-
 
 def _refresh_tied_head(model: Any) -> None:
     """Prepack a tied head anew: the reload updates the weight it shares with the embedding, not its CPU copy of it.

@@ -68,6 +68,12 @@ def step_rewards(group: Group, length: Length) -> NDArray[np.float64]:
     return np.array(penalized, dtype=np.float64)
 
 
+def decide_groups(groups: Sequence[Group], recipe: Recipe) -> StepDecision:
+    """Return which of the groups at hand enter the loss, and how many more to wait for."""
+    rewards = [step_rewards(group, recipe.length) for group in groups]
+    return decide_step(recipe.zero_variance, rewards, prompts_per_step=recipe.prompts_per_step)
+
+
 def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Batch:
     """Return the samples of the step that trains `version` on these groups.
 
@@ -79,7 +85,7 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
     for group in groups:
         _check(group, version)
     rewards = [step_rewards(group, recipe.length) for group in groups]
-    decision = decide_step(recipe.zero_variance, rewards, prompts_per_step=recipe.prompts_per_step)
+    decision = decide_groups(groups, recipe)
     places = [(g, i) for g in decision.kept for i in range(len(rewards[g]))]
     of_group = np.array([g for g, _ in places], dtype=np.int64)
     reward = np.array([rewards[g][i] for g, i in places], dtype=np.float64)
