@@ -22,7 +22,7 @@ unit: setup ## fast tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py
 
 local: setup ## the real vLLM, DeepSpeed and Ray on this machine
-	@$(PYTHON) -m pytest tests/local
+	@$(PYTHON) -m pytest -W default tests/local # what vLLM leaves open is reported at the very end, outside any test
 
 check: setup ## format, lint, types, import rules, generated files, unit tests
 	@scripts/check
