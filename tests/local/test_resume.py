@@ -37,6 +37,11 @@ def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
     return found
 
 
+def family() -> set[psutil.Process]:
+    """This process's living descendants; other tests' engines leave Python's resource tracker among them."""
+    return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+
+
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("victim", ["leader", "trainer", "generator", "engine"])
 def test_resume_matrix(
@@ -45,6 +50,7 @@ def test_resume_matrix(
     write_run: Callable[[dict[str, Any]], Path],
     lines: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
+    before = family()
     run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
     # An engine core that dies under a weight update is noticed by the sync deadline only (300 s): not waited for here.
     phases = PHASES if victim != "engine" else ["generating"]
@@ -65,4 +71,4 @@ def test_resume_matrix(
     # An evaluation whose generator died is made up for at the end, from its own checkpoint.
     assert sorted(line["step"] for line in lines(folder / "evals.jsonl")) == [0, 4, 8, 12, 14]
     assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
-    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    assert family() <= before, "a process is left behind"
