@@ -20,7 +20,7 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=IDS)
 # Packages whose names change under us, or that bring a framework: who alone may know them.
 KNOWN_ONLY_BY = {
     "ray": {"fleet.py"},
-    "vllm": {"generator.py", "vllm_worker.py"},
+    "vllm": {"generator.py", "vllm_worker.py", "vllm_sender.py"},  # main process, worker process, trainer
     "deepspeed": {"trainer.py"},
     "kopf": {"handlers.py", "__main__.py"},
 }

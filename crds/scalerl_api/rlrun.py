@@ -189,6 +189,8 @@ class GeneratorSpec(ApiModel):
     """Completions that one engine runs at once."""
     gpu_memory_share: float = Field(default=0.9, ge=0.05, le=0.99)
     """Share of a GPU's memory that the engine takes."""
+    colocated: bool = False
+    """The one engine shares the one trainer's GPU; weights then go through host memory. For one machine."""
     kv_cache_megabytes: int = Field(default=256, ge=16, le=10_000_000)
     """Key-value cache of an engine on the CPU."""
 
@@ -270,7 +272,7 @@ class Deadlines(ApiModel):
     active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
     """Whole run, over all attempts; then it is checkpointed and ended."""
     generate_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """One group of completions; also the trainer's wait for a batch."""
+    """One group of completions; a generator that takes longer is replaced, and the group generated again."""
     train_seconds: int = Field(default=1800, ge=1, le=604_800)
     """One optimizer step."""
     sync_seconds: int = Field(default=300, ge=1, le=604_800)
@@ -279,6 +281,11 @@ class Deadlines(ApiModel):
     """Saving or loading one checkpoint."""
     eval_seconds: int = Field(default=7200, ge=1, le=604_800)
     """One evaluation."""
+
+    @property
+    def batch_seconds(self) -> int:
+        """Longest wait for a batch: a hung generator is found out, replaced and updated, and generates again."""
+        return self.generate_seconds + self.start_seconds + self.sync_seconds + self.generate_seconds
 
 
 class RLRunSpec(ApiModel):

@@ -13,6 +13,8 @@ from scalerl_api.rlrun import NAME_PATTERN, VERIFIER_PATTERN, DatasetSpec, Recip
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_COLOCATED_SHARE = 0.7  # weights, gradients and AdamW's float32 state take 18 bytes a parameter, an engine 2
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -139,6 +141,21 @@ def _check_groups(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
             str(generator.gpus_per_replica),
             f"trainer has {trainer.gpus_per_replica}: both on GPUs or both on the CPU",
         )
+    yield from _check_colocated(run)
+
+
+def _check_colocated(run: RLRun) -> Iterator[Fault]:
+    """One device holds one trainer rank and one engine; together they have to fit in its memory."""
+    trainer, generator = run.spec.trainer, run.spec.generator
+    if not generator.colocated:
+        return
+    sizes = (trainer.replicas, trainer.gpus_per_replica, generator.min_replicas, generator.gpus_per_replica)
+    if sizes != (1, 1, 1, 1):
+        allowed = "only with one replica of one GPU in trainer and generator"
+        yield Fault("spec.generator.colocated", "true", allowed)
+    if generator.gpu_memory_share > MAX_COLOCATED_SHARE:
+        allowed = f"at most {MAX_COLOCATED_SHARE} with colocated: the trainer needs the rest"
+        yield Fault("spec.generator.gpuMemoryShare", str(generator.gpu_memory_share), allowed)
 
 
 def _check_recipe(run: RLRun, recipe: Recipe) -> Iterator[Fault]:

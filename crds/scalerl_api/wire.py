@@ -74,8 +74,8 @@ class StepRecord(ApiModel):
     """Unix seconds at the step's end."""
     attempt: int
     compute_gpu_hours: float
-    reward: float
-    """Mean reward of the batch, in [-1, 1]."""
+    reward: float | None = None
+    """Mean reward of the batch, in [-1, 1]; absent if no completion of it could be judged."""
     values: dict[str, float]
     """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
 

@@ -290,7 +290,8 @@ def _existing(panel: Panel, steps: Sequence[StepRecord]) -> Panel | None:
 
 def _series(steps: Sequence[StepRecord], name: str) -> tuple[list[int], list[float]]:
     if name == "reward":
-        return [each.step for each in steps], [each.reward for each in steps]
+        judged = [(each.step, each.reward) for each in steps if each.reward is not None]
+        return [step for step, _ in judged], [reward for _, reward in judged]
     found = [(each.step, each.values[name]) for each in steps if name in each.values]
     return [step for step, _ in found], [value for _, value in found]
 

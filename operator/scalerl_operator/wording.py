@@ -101,7 +101,8 @@ def _learning(view: View, progress: Progress) -> list[tuple[str, str]]:
         gain = f", from {first.pass_rate:.3f}" if len(points) > 1 else ""
         rows.append(("pass rate", f"{last.pass_rate:.3f} ± {last.standard_error:.3f}{gain}"))
     if progress.latest is not None:
-        rows.append(("reward", f"{progress.latest.reward:+.3f}"))
+        if progress.latest.reward is not None:
+            rows.append(("reward", f"{progress.latest.reward:+.3f}"))
         entropy = progress.latest.values.get("entropy")
         if entropy is not None:
             rows.append(("entropy", f"{entropy:.3f} nats"))

@@ -1,11 +1,12 @@
 """Durable checkpoints: one manifest with checksums, one atomic rename, the one before as a spare. I/O."""
 
+import asyncio
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalerl_runtime.rollout import Completion, Group, Prompt
+from scalerl_runtime.waits import within
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,30 @@ class CheckpointStore:
                 return self.path(step)
             log.warning("checkpoint %s is damaged (%s); using the one before", self.path(step), fault)
         return None
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Writes checkpoints of a run that goes on meanwhile."""
+
+    store: CheckpointStore
+    save: Callable[[Path], Awaitable[None]]
+    """Has every trainer rank write its share into a folder."""
+    seconds: float
+    """Deadline of each of the two parts."""
+
+    async def write(
+        self, step: int, take: Callable[[], tuple[RunState, list[Group]]], *, protect: frozenset[int], why: str
+    ) -> Path:
+        """Write and seal the checkpoint of `step`; return where it lies.
+
+        `take` gives the driver's share once the trainer's is written: groups that complete meanwhile are in it.
+        """
+        unfinished = self.store.begin(step)
+        await within(self.seconds, f"saving a checkpoint ({why})", self.save(unfinished))
+        state, buffer = take()
+        sealing = asyncio.to_thread(self.store.commit, unfinished, state, buffer, protect)
+        return await within(self.seconds, f"sealing a checkpoint ({why})", sealing)
 
 
 def find_damage(path: Path) -> str | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalerl_runtime.algorithm.microbatch import MicroBatch
-from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling
+from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling, Update
 from scalerl_runtime.rollout import Ints
 from scalerl_runtime.trainer import StepResult, Trainer, TrainerOptions
-from scalerl_runtime.weights import Bucket, SyncReport
+from scalerl_runtime.weights import Bucket, SyncReport, Transport
 
 log = logging.getLogger(__name__)
 
+COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
 
 
@@ -46,7 +47,6 @@ class Staged:
 
     version: int
     buckets: tuple[Bucket, ...]
-    sums: tuple[int, ...]
     seconds: float  # gathering and copying
 
     @property
@@ -64,7 +64,8 @@ class FleetOptions:
     ranks: int
     generators: int
     kv_cache: Literal["keep", "recompute"]
-    sync_seconds: float
+    transport: Transport
+    colocated: bool  # trainer and generator share one device
 
 
 class Fleet:
@@ -93,7 +94,8 @@ class Fleet:
             object_store_memory=512 * 2**20,
             _temp_dir=self._folder,
         )
-        gpus = 1 if self.options.trainer.device == "cuda" else 0
+        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
+        gpus = COLOCATED_GPUS if self.options.colocated else own
         # Three threads: training, sending the copy of the weights meanwhile, and short questions.
         actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
             num_cpus=1, num_gpus=gpus, max_restarts=0
@@ -110,9 +112,8 @@ class Fleet:
         old = self._generators.pop(index, None)
         if old is not None:
             ray.kill(old)
-        actor = ray.remote(Generator).options(
-            num_cpus=1, num_gpus=self.options.engine.tensor_parallel, max_restarts=0, max_concurrency=10_000
-        )
+        gpus = COLOCATED_GPUS if self.options.colocated else self.options.engine.tensor_parallel
+        actor = ray.remote(Generator).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=10_000)
         self._generators[index] = actor.remote(self.options.engine)
         self._members = self._members - {index}
         return float(await self._generator(index, "start"))
@@ -159,24 +160,21 @@ class Fleet:
     async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
         """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
 
-        The transfer group is built anew when the members differ from last time.
+        The transfer group is built anew when the members differ from last time, or when last time failed.
         """
-        loop = asyncio.get_running_loop()
-        if members != self._members:
+        connected, self._members = self._members, frozenset()
+        if members != connected:
             await self._connect(members)
-        await self._on_members(members, "begin_receive", staged.buckets)
-        began = loop.time()
-        try:
-            await self._trainer(self._trainers[0].send_weights.options(concurrency_group="send").remote())
-        except TrainerLost:
-            raise
-        except Exception as error:
-            self._members = frozenset()
-            raise SyncFailed(members, error) from error
-        sent = loop.time() - began
-        stalls = await self._on_members(
-            members, "apply_weights", staged.version, staged.sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS
-        )
+        sums = await self._trainer(self._on_sender("sum_weights"))
+        update = Update(staged.version, staged.buckets, sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS)
+        if self.options.transport == "nccl":  # vLLM receives and loads in one call: the trainer sends meanwhile
+            calls = self._calls(members, "receive_and_load", update)
+            (sent, *stalls) = await self._settle(members, [self._send(), *calls], lead=1)
+        else:
+            await self._settle(members, self._calls(members, "begin_receive", staged.buckets))
+            (sent,) = await self._settle(members, [self._send()], lead=1)
+            stalls = await self._settle(members, self._calls(members, "load_received", update))
+        self._members = members
         return SyncReport(
             version=staged.version,
             num_bytes=staged.num_bytes,
@@ -185,45 +183,48 @@ class Fleet:
             stall_seconds=max(stalls),
         )
 
+    def _on_sender(self, method: str, *arguments: object) -> Any:
+        """A call on trainer rank 0 that runs beside its training."""
+        return getattr(self._trainers[0], method).options(concurrency_group="send").remote(*arguments)
+
+    async def _send(self) -> float:
+        return float(await self._trainer(self._on_sender("send_weights")))
+
     async def _connect(self, members: frozenset[int]) -> None:
-        self._members = frozenset()
         lead = self._trainers[0]
         address, port = await self._trainer(lead.address.remote())
         each = max(1, self.options.engine.tensor_parallel)
         world = 1 + each * len(members)
-        opened = self._trainer(
-            lead.join_weights.options(concurrency_group="send").remote(address, port, world, GROUP_TIMEOUT_SECONDS)
-        )
+        opened = self._trainer(self._on_sender("join_weights", address, port, world, GROUP_TIMEOUT_SECONDS))
         joined = [
             self._generator(index, "join_weights", address, port, 1 + each * place, world, GROUP_TIMEOUT_SECONDS)
             for place, index in enumerate(sorted(members))
         ]
         await self._settle(members, [opened, *joined], lead=1)
-        self._members = members
 
-    async def _on_members(self, members: frozenset[int], method: str, *arguments: object) -> list[Any]:
-        calls = [self._generator(index, method, *arguments) for index in sorted(members)]
-        return await self._settle(members, calls, lead=0)
+    def _calls(self, members: frozenset[int], method: str, *arguments: object) -> list[Awaitable[Any]]:
+        return [self._generator(index, method, *arguments) for index in sorted(members)]
 
-    async def _settle(self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, lead: int) -> list[Any]:
-        """Await all calls, the first `lead` of them the trainer's; turn generators' failures into one SyncFailed."""
+    async def _settle(self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, lead: int = 0) -> list[Any]:
+        """Await all calls, the first `lead` of them the trainer's, the others the members', if any.
+
+        Raises TrainerLost, or one SyncFailed that names the members that failed; all of them if only the trainer did.
+        """
         results = await asyncio.gather(*calls, return_exceptions=True)
         for result in results[:lead]:
             if isinstance(result, TrainerLost):
                 raise result
         faults = {
             index: result
-            for index, result in zip(sorted(members), results[lead:], strict=True)
+            for index, result in zip(sorted(members), results[lead:], strict=False)
             if isinstance(result, BaseException)
         }
         if faults:
-            self._members = frozenset()
             raise SyncFailed(frozenset(faults), next(iter(faults.values())))
         for result in results[:lead]:
             if isinstance(result, BaseException):
-                self._members = frozenset()
                 raise SyncFailed(members, result)
-        return results[lead:]
+        return results
 
     async def save(self, folder: Path) -> None:
         """Every rank writes its share under `folder`."""

@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from scalerl_runtime.rollout import Floats, Ints
-from scalerl_runtime.weights import Bucket
+from scalerl_runtime.waits import while_alive
+from scalerl_runtime.weights import Bucket, Transport
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class EngineOptions:
     phrase: str | None  # forced when a thinking budget is spent
     seed: int
     cpu_threads: int = 1
+    transport: Transport = "gloo"
+    native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
+    worker_extension: str = "scalerl_runtime.vllm_worker.WorkerExtension"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,17 @@ class Sample:
     versions: Ints
     text: str
     finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A weight update as an engine sees it."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+    sums: tuple[int, ...]  # one per parameter
+    kv_cache: Literal["keep", "recompute"]
+    timeout_seconds: float
 
 
 class Generator:
@@ -98,39 +115,60 @@ class Generator:
 
     async def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
         """Join the transfer group of an epoch as ranks `rank`..."""
-        await self._engine.collective_rpc("join_weights", args=(address, port, rank, world, timeout_seconds))
+        if self.options.transport == "nccl":
+            await self._rpc("join_native", address, port, rank, world)
+        else:
+            await self._rpc("join_weights", address, port, rank, world, timeout_seconds)
 
     async def begin_receive(self, buckets: tuple[Bucket, ...]) -> None:
-        """Start to receive an update in the background; the trainer may send as soon as this returns."""
-        await self._engine.collective_rpc("begin_receive", args=([asdict(bucket) for bucket in buckets],))
+        """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns."""
+        await self._rpc("begin_receive", _layout(buckets))
 
-    async def apply_weights(
-        self, version: int, sums: tuple[int, ...], kv_cache: Literal["keep", "recompute"], timeout_seconds: float
-    ) -> float:
-        """Take over the update as `version`; return the seconds for which the engine made no token.
+    async def load_received(self, update: Update) -> float:
+        """Take over what was received; return the seconds for which the engine made no token.
+
+        Raises when the update did not arrive whole; the engine then still works, with the weights it had.
+        """
+        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
+
+    async def receive_and_load(self, update: Update) -> float:
+        """Transport `nccl`: take part in the broadcast and take its weights over; return the seconds without a token.
+
+        Raises when it did not arrive whole; the engine is then useless.
+        """
+        return await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
+
+    async def _apply(self, update: Update, method: str, *arguments: object) -> float:
+        """Have the worker do `method`, and name what it then has.
 
         `keep`: running completions go on with the cache that older weights computed. `recompute`: their cache is
-        dropped and computed anew with the new weights. Raises when the update did not arrive whole; the engine then
-        still works, with the weights it had.
+        dropped and computed anew with the new weights.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        if kv_cache == "recompute":
-            await self._engine.pause_generation(mode="keep", clear_cache=True)
+        if update.kv_cache == "recompute":
+            await self._answered(self._engine.pause_generation(mode="keep", clear_cache=True))
         try:
             # The version follows in the engine's queue before it steps again: no token is labelled wrongly.
             await asyncio.gather(
-                self._engine.collective_rpc("apply_weights", args=(list(sums), timeout_seconds)),
-                self._engine.update_weight_version(str(version)),
+                self._rpc(method, *arguments),
+                self._answered(self._engine.update_weight_version(str(update.version))),
             )
         except Exception:
-            await self._engine.update_weight_version(str(self.version))
+            await self._answered(self._engine.update_weight_version(str(self.version)))
             raise
         finally:
-            if kv_cache == "recompute":
-                await self._engine.resume_generation()
-        self.version = version
+            if update.kv_cache == "recompute":
+                await self._answered(self._engine.resume_generation())
+        self.version = update.version
         return clock() - began
+
+    async def _rpc(self, method: str, *arguments: object) -> None:
+        await self._answered(self._engine.collective_rpc(method, args=arguments))
+
+    async def _answered(self, call: Awaitable[T]) -> T:
+        """The engine core's answer. vLLM leaves whoever waits for a dead core's waiting for ever."""
+        return await while_alive(call, lambda: bool(self._engine.errored), "the engine's core")
 
     async def probe(self) -> None:
         """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
@@ -159,7 +197,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "max_model_len": options.context_tokens,
         "max_num_seqs": options.max_sequences,
         "enable_prefix_caching": True,
-        "worker_extension_cls": "scalerl_runtime.vllm_worker.WorkerExtension",
+        "worker_extension_cls": options.worker_extension,
         # At temperature 1 the raw distribution is the one sampled from, and it stays finite at forced tokens.
         "logprobs_mode": "raw_logprobs" if options.temperature == 1.0 else "processed_logprobs",
         "seed": options.seed,
@@ -168,6 +206,10 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "distributed_executor_backend": "uni" if options.tensor_parallel <= 1 else "mp",
         "enforce_eager": options.tensor_parallel == 0,
     }
+    if options.transport == "nccl":
+        from vllm.config import WeightTransferConfig
+
+        arguments["weight_transfer_config"] = WeightTransferConfig(backend=options.native_backend)
     if options.head == "fp32":
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     if options.phrase is not None:
@@ -181,6 +223,11 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         arguments["tensor_parallel_size"] = options.tensor_parallel
         arguments["gpu_memory_utilization"] = options.gpu_memory_share
     return arguments
+
+
+def _layout(buckets: tuple[Bucket, ...]) -> list[dict[str, Any]]:
+    """As plain mappings: the engine's wire takes no classes of ours."""
+    return [asdict(bucket) for bucket in buckets]
 
 
 def _parse_output(output: Any) -> Sample:

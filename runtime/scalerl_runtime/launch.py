@@ -17,6 +17,7 @@ from scalerl_api.wire import (
 from scalerl_runtime.fleet import FleetOptions
 from scalerl_runtime.generator import EngineOptions
 from scalerl_runtime.trainer import TrainerOptions
+from scalerl_runtime.weights import Transport
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def context_tokens(recipe: Recipe) -> int:
 def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int) -> FleetOptions:
     """What the fleet is started with; `model` is a folder or hub id. On a CPU the processes share `num_cpus` evenly."""
     spec = run.spec
+    transport = choose_transport(run)
     threads = max(1, num_cpus // (spec.trainer.ranks + spec.generator.min_replicas))
     return FleetOptions(
         trainer=TrainerOptions(
@@ -63,6 +65,7 @@ def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int
             temperature=recipe.temperature,
             seed=spec.seed,
             device="cuda" if spec.trainer.gpus_per_replica else "cpu",
+            transport=transport,
             cpu_threads=threads,
         ),
         engine=EngineOptions(
@@ -77,10 +80,17 @@ def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int
             temperature=recipe.temperature,
             phrase=recipe.length.phrase if recipe.length.control == "interruption" else None,
             seed=spec.seed,
+            transport=transport,
             cpu_threads=threads,
         ),
         ranks=spec.trainer.ranks,
         generators=spec.generator.min_replicas,
         kv_cache=recipe.asynchrony.kv_cache,
-        sync_seconds=spec.deadlines.sync_seconds,
+        transport=transport,
+        colocated=spec.generator.colocated,
     )
+
+
+def choose_transport(run: RLRun) -> Transport:
+    """NCCL between devices; gloo on CPUs, and where trainer and engine share a device, which NCCL refuses."""
+    return "nccl" if run.spec.trainer.gpus_per_replica and not run.spec.generator.colocated else "gloo"

@@ -30,7 +30,7 @@ from scalerl_api.wire import (
 )
 from scalerl_runtime.accounting import RoleClock
 from scalerl_runtime.algorithm.admission import build_pace
-from scalerl_runtime.checkpoint import CheckpointStore, load_buffer, load_state
+from scalerl_runtime.checkpoint import CheckpointStore, RunState, Saver, load_buffer, load_state
 from scalerl_runtime.data import Data, load_data
 from scalerl_runtime.demonstrations import load_demonstrations
 from scalerl_runtime.fleet import Fleet
@@ -39,14 +39,14 @@ from scalerl_runtime.metrics import Publisher
 from scalerl_runtime.parts import Parts
 from scalerl_runtime.pipeline import Pipeline
 from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
-from scalerl_runtime.position import Journals, Position, restore_pool, resume_position, start_position
+from scalerl_runtime.position import Journals, Position, restore_pool, resume_position, snapshot, start_position
 from scalerl_runtime.records import Journal
 from scalerl_runtime.rewards import Verifier, make_verifier
-from scalerl_runtime.rollout import Prompt
+from scalerl_runtime.rollout import Group, Prompt
 from scalerl_runtime.scratch import make_scratch_model
 from scalerl_runtime.server import Server
 from scalerl_runtime.waits import within
-from scalerl_runtime.warm import warm_step
+from scalerl_runtime.warm import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -214,18 +214,29 @@ class Leader:
         return position, not position.num_evals and not position.pending
 
     async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> None:
-        """The supervised stage; its end is step 0, whose checkpoint is the first."""
-        spec = self.run.spec.warm_start
+        """The supervised stage; its end is step 0 of the run, and its checkpoints are of step 0 too."""
+        spec, pool = self.run.spec.warm_start, self._pool
+        assert pool is not None, "made before"
         if spec is None or position.warm_steps >= spec.steps:
             return
-        source = load_demonstrations(self.run, tokenizer, data, np.random.default_rng(self.run.spec.seed))
-        began = time.monotonic()
-        while position.warm_steps < spec.steps:
-            done = await warm_step(self.run, fleet, source, position.warm_steps, quadratic)
-            position.warm_steps = done.step
-            pace = (time.monotonic() - began) / done.step
-            self.on_phase("warmStart", f"step {done.step} of {spec.steps}, loss {done.loss:.3f}, {pace:.2f} s a step")
-        await within(self.run.spec.deadlines.train_seconds, "forgetting the optimizer", fleet.reset_optimizer())
+        saver = Saver(self.store, fleet.save, self.run.spec.deadlines.checkpoint_seconds)
+
+        def take() -> tuple[RunState, list[Group]]:
+            return snapshot(position, pool, 0.0), []  # nothing is generated yet
+
+        async def save(done: int) -> None:
+            position.warm_steps = done
+            self.on_checkpoint(0, await saver.write(0, take, protect=frozenset(), why=f"warm start, step {done}"))
+
+        stage = WarmStart(
+            run=self.run,
+            fleet=fleet,
+            source=load_demonstrations(self.run, tokenizer, data, np.random.default_rng(self.run.spec.seed)),
+            quadratic=quadratic,
+            save=save,
+            tell=lambda text: self.on_phase("warmStart", text),
+        )
+        position.warm_steps = await stage.go_on(position.warm_steps)
 
     def stop(self) -> None:
         """Checkpoint, then end: what SIGTERM means."""

@@ -21,7 +21,7 @@ from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.checkpoint import PendingEval, RunState
+from scalerl_runtime.checkpoint import PendingEval, RunState, Saver
 from scalerl_runtime.evals import EvalPlan, evaluate
 from scalerl_runtime.fleet import GeneratorLost
 from scalerl_runtime.parts import Observer, Parts
@@ -54,6 +54,7 @@ class Pipeline:
         self.prompts = {p.id: p for p in parts.data.train}
         self._order = [p.id for p in parts.data.train]
         self._place = {p.id: i for i, p in enumerate(parts.data.train)}
+        self.saver = Saver(parts.store, parts.fleet.save, parts.run.spec.deadlines.checkpoint_seconds)
         self.syncer = Syncer(parts.fleet, parts.pool, parts.run.spec.deadlines.sync_seconds, self._on_sync)
         self._evaluation: asyncio.Task[None] | None = None
         self._tokens_seen = 0
@@ -156,10 +157,10 @@ class Pipeline:
 
     async def _step(self) -> bool:
         """One step; False when the run is being stopped instead."""
-        parts, spec = self.parts, self.parts.run.spec
+        parts = self.parts
         began = parts.now()
         parts.trainer_clock.switch("wait", began)
-        groups = await within(spec.deadlines.generate_seconds, "waiting for a batch", self._take())
+        groups = await self._take()
         if groups is None:
             return False
         batch = build_batch(groups, parts.recipe, version=self.position.step)
@@ -173,7 +174,7 @@ class Pipeline:
             time=time.time(),
             attempt=parts.attempt,
             compute_gpu_hours=self.compute_gpu_hours(),
-            reward=values.get("reward", 0.0),
+            reward=values.get("reward"),
             values=values,
         )
         parts.journals.metrics.append(record.model_dump(by_alias=True))
@@ -185,29 +186,37 @@ class Pipeline:
 
     async def _take(self) -> list[Group] | None:
         """The groups of the next step, refilled if the recipe says so; None when stopping."""
-        pool, recipe = self.parts.pool, self.parts.recipe
+        pool, recipe, seconds = self.parts.pool, self.parts.recipe, self.parts.run.spec.deadlines.batch_seconds
         taken: list[Group] = []
         missing = recipe.prompts_per_step
         while missing:
-            seen = pool.changed.count
-            found = pool.select(self.position.step, missing)
-            if found is not None:
-                taken += found
-                decision = decide_groups(taken, recipe)
-                missing = decision.refill
-                self._drop(len(decision.dropped) if missing else 0)
-                continue
-            if self.stopping.is_set():
+            found = await within(seconds, "waiting for a batch", self._select(missing))
+            if found is None:
                 self._drop(0)
                 pool.completed = [*taken, *pool.completed]
                 return None
+            taken += found
+            decision = decide_groups(taken, recipe)
+            missing = decision.refill
+            self._drop(len(decision.dropped) if missing else 0)
+        return taken
+
+    async def _select(self, count: int) -> list[Group] | None:
+        """`count` groups as soon as the next step may take them; None when stopping."""
+        pool = self.parts.pool
+        while True:
+            seen = pool.changed.count
+            found = pool.select(self.position.step, count)
+            if found is not None or self.stopping.is_set():
+                return found
             waits = [asyncio.create_task(pool.changed.wait_past(seen)), asyncio.create_task(self.stopping.wait())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
             if pool.fault is not None:
                 raise pool.fault
-        return taken
 
     def _drop(self, count: int) -> None:
         """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
@@ -328,13 +337,13 @@ class Pipeline:
         self._record(pending, points)
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
-        data, held_out = self.parts.data, self.parts.run.spec.data.held_out
+        data, spec = self.parts.data, self.parts.run.spec
         sets: Mapping[str, Sequence[Prompt]] = {"held_out": data.held_out, **data.downstream}
         plan = EvalPlan(
             step=pending.step,
             compute_gpu_hours=pending.compute_gpu_hours,
-            samples=held_out.samples_per_prompt,
-            seed=self.parts.run.spec.seed,
+            samples=spec.data.held_out.samples_per_prompt,
+            seed=spec.seed,
             attempt=self.parts.attempt,
         )
         return await evaluate(self.parts.pool, slot, plan, sets, self.position.num_evals)
@@ -375,24 +384,17 @@ class Pipeline:
     # -- durability ------------------------------------------------------------------------------------------------
 
     async def _save(self, why: str) -> Path:
-        parts, seconds = self.parts, self.parts.run.spec.deadlines.checkpoint_seconds
+        parts = self.parts
         before = parts.trainer_clock.switch("save", parts.now())
-        unfinished = parts.store.begin(self.position.step)
-        await within(seconds, f"saving a checkpoint ({why})", parts.fleet.save(unfinished))
         protect = frozenset(p.step for p in self.position.pending) | {self.position.step}
-        path = await within(
-            seconds,
-            f"sealing a checkpoint ({why})",
-            asyncio.to_thread(parts.store.commit, unfinished, self.state(), list(parts.pool.completed), protect),
-        )
+        path = await self.saver.write(self.position.step, self._contents, protect=protect, why=why)
         parts.trainer_clock.switch(before, parts.now())
         self.observer.on_checkpoint(self.position.step, path)
         return path
 
     async def _load(self, path: Path, step: int) -> None:
-        seconds = self.parts.run.spec.deadlines.checkpoint_seconds
-        await within(seconds, f"loading {path.name}", self.parts.fleet.load(path, step))
+        await within(self.saver.seconds, f"loading {path.name}", self.parts.fleet.load(path, step))
 
-    def state(self) -> RunState:
+    def _contents(self) -> tuple[RunState, list[Group]]:
         """What a checkpoint taken now stores of the driver."""
-        return snapshot(self.position, self.parts.pool, self.compute_gpu_hours())
+        return snapshot(self.position, self.parts.pool, self.compute_gpu_hours()), list(self.parts.pool.completed)

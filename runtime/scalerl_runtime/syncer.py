@@ -102,7 +102,7 @@ class Syncer:
                 report = await within(
                     self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
                 )
-            except SyncFailed as error:
+            except (SyncFailed, DeadlineExceeded) as error:
                 failures += 1
                 if failures == MAX_FAILURES:
                     raise
@@ -125,10 +125,11 @@ class Syncer:
                 self._wanted.set()  # a newer version may have been noted meanwhile
                 return
 
-    async def _mend(self, members: frozenset[int], error: SyncFailed) -> None:
+    async def _mend(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
         """Find out who is dead; the living are tried again in a new group."""
         log.warning("%s", error)
-        lost = error.failed if error.failed != members else frozenset()
+        failed = error.failed if isinstance(error, SyncFailed) else members
+        lost = failed if failed != members else frozenset()
         for index in members - lost:
             try:
                 await within(PROBE_SECONDS, f"probing generator {index}", self.fleet.probe(index))

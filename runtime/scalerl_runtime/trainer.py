@@ -22,9 +22,10 @@ from scalerl_runtime.rollout import Floats, Ints
 from scalerl_runtime.weights import (
     BUCKET_BYTES,
     Bucket,
-    broadcast,
-    checksum,
-    gloo_group,
+    GlooSender,
+    Transport,
+    WeightSender,
+    bucket_checksums,
     plan_buckets,
     view,
 )
@@ -45,6 +46,7 @@ class TrainerOptions:
     temperature: float
     seed: int
     device: Literal["cpu", "cuda"]
+    transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
     cpu_threads: int = 1
 
 
@@ -111,7 +113,7 @@ class Trainer:
         self.rank = rank
         self.world = world
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
-        self._group: Any = None
+        self._sender: WeightSender | None = None
         self._buckets: tuple[Bucket, ...] = ()
         self._staged: list[Tensor] = []
 
@@ -238,25 +240,26 @@ class Trainer:
         count = sum(math.prod(_full_shape(p)) for _, p in self._names)
         return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
 
-    def stage_weights(self) -> tuple[int, tuple[Bucket, ...], tuple[int, ...], float]:
-        """Copy the weights into host buckets on rank 0; return version, layout, checksums and the seconds taken.
+    def stage_weights(self) -> tuple[int, tuple[Bucket, ...], float]:
+        """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
 
         Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. Nothing here waits for a generator:
         the copy is sent while the next step trains.
         """
         began = time.monotonic()
         parameters = dict(self._names)
+        where = self._engine.device if self.options.transport == "nccl" else torch.device("cpu")
         staged = []
         for bucket in self._buckets:
             members = [parameters[entry.name] for entry in bucket.entries]
             with self._gathered(members):
                 if self.rank == 0:
-                    flat = torch.zeros(bucket.num_bytes, dtype=torch.uint8)
+                    flat = torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=where)
                     for entry, parameter in zip(bucket.entries, members, strict=True):
                         view(flat, entry).copy_(parameter.detach())
                     staged.append(flat)
         self._staged = staged
-        return self._version, self._buckets, tuple(checksum(flat) for flat in staged), time.monotonic() - began
+        return self._version, self._buckets, time.monotonic() - began
 
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:
         import deepspeed
@@ -264,14 +267,30 @@ class Trainer:
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.options.zero_stage == 3)
 
     def join_weights(self, address: str, port: int, world: int, timeout_seconds: float) -> None:
-        """Rank 0 only: open the transfer group of an epoch."""
-        self._group = gloo_group(address, port, rank=0, world=world, timeout_seconds=timeout_seconds)
+        """Rank 0 only: open the transfer group of an epoch, and leave the one before."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        if self.options.transport == "nccl":
+            from scalerl_runtime.vllm_sender import NcclSender
+
+            torch.cuda.set_device(self._engine.device)  # Ray's threads begin with the default
+            self._sender = NcclSender(address, port, world=world, timeout_seconds=timeout_seconds)
+        else:
+            self._sender = GlooSender(address, port, world=world, timeout_seconds=timeout_seconds)
+
+    def sum_weights(self) -> tuple[int, ...]:
+        """Rank 0 only: checksums of the staged parameters, in order; beside the training, as the sending is."""
+        return tuple(
+            value for b, f in zip(self._buckets, self._staged, strict=True) for value in bucket_checksums(b, f)
+        )
 
     def send_weights(self) -> float:
-        """Rank 0 only: broadcast the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""
+        """Rank 0 only: send the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""
+        if self._sender is None:
+            raise RuntimeError("no transfer group is open")
         began = time.monotonic()
-        for flat in self._staged:
-            broadcast(self._group, flat)
+        self._sender.send(self._buckets, self._staged)
         return time.monotonic() - began
 
     def save(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ vLLM imports this module as `worker_extension_cls` before the model loads. Every
 insides; tests/local/test_generator.py fails when a new version moves them.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,17 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 from vllm.v1.worker import gpu_input_batch
 
-from scalerl_runtime.weights import Bucket, broadcast, checksum, gloo_group, parse_buckets, view
+from scalerl_runtime.weights import (
+    PACKED_BUFFER_BYTES,
+    PACKED_BUFFERS,
+    Bucket,
+    broadcast,
+    bucket_checksums,
+    gloo_group,
+    parse_buckets,
+    tensor_checksum,
+    view,
+)
 
 
 class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
@@ -59,34 +70,85 @@ gpu_input_batch.maybe_create_thinking_budget_state_holder = _make_holder
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker; called through `collective_rpc`."""
+    """Mixed into vLLM's worker; called through `collective_rpc`.
+
+    An update is one call of `load_received` (gloo) or `receive_and_load` (vLLM's own engine): it falls between two
+    engine steps, so running completions need no pause. vLLM's three calls one by one would need it: a step between
+    them meets half a model, and the engine dies.
+    """
 
     def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
-        """Join the transfer group of an epoch; `rank` is this engine's first rank."""
+        """Join the gloo group of an epoch; `rank` is this engine's first rank."""
         parallel = self.vllm_config.parallel_config  # type: ignore[attr-defined] # the worker's
         self._weight_group = gloo_group(
             address, port, rank=rank + parallel.rank, world=world, timeout_seconds=timeout_seconds
+        )
+
+    def join_native(self, address: str, port: int, rank: int, world: int) -> None:
+        """Join the group of an epoch of vLLM's own engine, leaving the one before."""
+        self.shutdown_weight_transfer_engine()  # type: ignore[attr-defined] # the worker's
+        self.init_weight_transfer_engine(  # type: ignore[attr-defined] # the worker's
+            {
+                "master_address": address,
+                "master_port": port,
+                "rank_offset": rank,
+                "world_size": world,
+                "packed": True,
+                "packed_buffer_size_bytes": PACKED_BUFFER_BYTES,
+                "packed_num_buffers": PACKED_BUFFERS,
+            }
         )
 
     def begin_receive(self, layout: list[dict[str, Any]]) -> None:
         """Receive one update into host memory, in a thread: the engine goes on generating with the weights it has."""
         self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
 
-    def apply_weights(self, sums: list[int], timeout_seconds: float) -> None:
-        """Load what `begin_receive` received, between two engine steps: running completions need no pause.
+    def load_received(self, sums: list[int], timeout_seconds: float) -> None:
+        """Load what `begin_receive` received.
 
         Whatever is wrong is raised before the model is touched, so that a failed transfer leaves a working engine of
         the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
         """
         received, found = self._incoming.result(timeout_seconds)
-        if found != sums:
-            raise RuntimeError(f"weights arrived with checksums {found}; sent were {sums}")
+        _compare(found, sums)
         runner = self.model_runner  # type: ignore[attr-defined] # the worker's
         initialize_layerwise_reload(runner.model)
         for bucket, flat in received:
             runner.model.load_weights((entry.name, view(flat, entry)) for entry in bucket.entries)
         finalize_layerwise_reload(runner.model, runner.model_config)
         _refresh_tied_head(runner.model)
+
+    def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> None:
+        """Receive one update by vLLM's own engine, which loads parameters as they arrive.
+
+        There is no room on a device for a second copy of the weights, so what is wrong shows after the fact: when this
+        raises, the engine's weights are spoiled.
+        """
+        model = self.weight_transfer_engine.model  # type: ignore[attr-defined] # the worker's
+        entries = [entry for bucket in parse_buckets(layout) for entry in bucket.entries]
+        found: list[int] = []
+        load = model.load_weights
+
+        def load_and_sum(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+            arrived = list(weights)
+            found.extend(tensor_checksum(tensor) for _, tensor in arrived)
+            return load(arrived)
+
+        model.load_weights = load_and_sum  # on the instance: it hides the class's until it is deleted
+        try:
+            self.start_weight_update()  # type: ignore[attr-defined] # the worker's
+            self.update_weights(  # type: ignore[attr-defined] # the worker's
+                {
+                    "names": [entry.name for entry in entries],
+                    "dtype_names": [entry.dtype for entry in entries],
+                    "shapes": [list(entry.shape) for entry in entries],
+                }
+            )
+            self.finish_weight_update()  # type: ignore[attr-defined] # the worker's
+        finally:
+            del model.load_weights
+        _refresh_tied_head(model)
+        _compare(found, sums)
 
     def _thread(self) -> ThreadPoolExecutor:
         if not hasattr(self, "_executor"):
@@ -111,4 +173,12 @@ def _receive(group: Any, buckets: tuple[Bucket, ...]) -> tuple[list[tuple[Bucket
         flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
         broadcast(group, flat)
         received.append((bucket, flat))
-    return received, [checksum(flat) for _, flat in received]
+    return received, [value for bucket, flat in received for value in bucket_checksums(bucket, flat)]
+
+
+def _compare(found: list[int], sent: list[int]) -> None:
+    wrong = [place for place, (a, b) in enumerate(zip(found, sent, strict=False)) if a != b]
+    if wrong or len(found) != len(sent):
+        raise RuntimeError(
+            f"{len(found)} parameters arrived and {len(sent)} were sent; checksums differ at {wrong[:5]}"
+        )

@@ -1,10 +1,14 @@
 """Waits that end: every await of the runtime has a deadline and a name. I/O (asyncio only)."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class PeerDied(RuntimeError):
+    """Another process was to answer, and is gone."""
 
 
 class DeadlineExceeded(RuntimeError):
@@ -29,6 +33,19 @@ async def within(seconds: float, phase: str, awaitable: Awaitable[T]) -> T:
         if not deadline.expired():
             raise
         raise DeadlineExceeded(phase, seconds) from error
+
+
+async def while_alive(call: Awaitable[T], is_dead: Callable[[], bool], who: str, *, poll_seconds: float = 0.5) -> T:
+    """Await `call`, whose answer comes from another process. Raises PeerDied when that is dead and has not answered."""
+    task = asyncio.ensure_future(call)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=poll_seconds)
+            if not task.done() and is_dead():
+                raise PeerDied(f"{who} died before it answered")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 class Signal:

@@ -1,15 +1,17 @@
 """The supervised stage before RL. I/O."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from scalerl_api import RLRun
+from scalerl_api.rlrun import WarmStartSpec
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.demonstrations import Demonstration, DemonstrationSource
+from scalerl_runtime.demonstrations import Demonstration
 from scalerl_runtime.step import pack
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import within
@@ -22,13 +24,69 @@ class Imitator(Protocol):
         """One supervised step."""
         ...
 
+    async def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments."""
+        ...
+
+
+class Batches(Protocol):
+    """Where the demonstrations come from."""
+
+    def batch(self, step: int, size: int) -> list[Demonstration]:
+        """Those of a step; the same whenever it is asked for."""
+        ...
+
 
 @dataclass(frozen=True)
-class WarmStep:
-    """What one supervised step gave."""
+class WarmStart:
+    """The stage, put together. Killed at any moment, it goes on from its last checkpoint."""
 
-    step: int  # done, from 1
-    loss: float  # nats per token
+    run: RLRun
+    fleet: Imitator
+    source: Batches
+    quadratic: float  # see packing
+    save: Callable[[int], Awaitable[None]]
+    """Writes a checkpoint of so many steps done."""
+    tell: Callable[[str], None]
+    """Says how far it is, for a person."""
+
+    async def go_on(self, done: int) -> int:
+        """Do what is left after `done` steps; return how many are done then: all of them.
+
+        Every `checkpoint.everySteps` steps are saved, but not the last one: after it the optimizer is reset, and a
+        checkpoint from before would carry the old moments into RL.
+        """
+        spec = self.run.spec.warm_start
+        if spec is None or done >= spec.steps:
+            return done
+        began, first = time.monotonic(), done
+        while done < spec.steps:
+            loss = await self._step(spec, done)
+            done += 1
+            pace = (time.monotonic() - began) / (done - first)
+            self.tell(f"step {done} of {spec.steps}, loss {loss:.3f}, {pace:.2f} s a step")
+            if done % self.run.spec.checkpoint.every_steps == 0 and done < spec.steps:
+                await self.save(done)
+        seconds = self.run.spec.deadlines.train_seconds
+        await within(seconds, "forgetting the optimizer", self.fleet.reset_optimizer())
+        return done
+
+    async def _step(self, spec: WarmStartSpec, step: int) -> float:
+        """Do supervised step `step`, counted from 0; return its loss in nats per token."""
+        trainer = self.run.spec.trainer
+        packed = pack(
+            sequences_of(self.source.batch(step, spec.batch_size)),
+            budget=trainer.micro_batch_tokens,
+            ranks=trainer.ranks,
+            quadratic=self.quadratic,
+        )
+        rate = learning_rate(step, base=spec.learning_rate, warmup_steps=spec.warmup_steps)
+        results = await within(
+            self.run.spec.deadlines.train_seconds,
+            f"warm start, step {step + 1}",
+            self.fleet.imitate(packed.batches, learning_rate=rate),
+        )
+        return sum(result.stats.loss for result in results)
 
 
 def sequences_of(demonstrations: Sequence[Demonstration]) -> list[TrainSequence]:
@@ -46,22 +104,3 @@ def sequences_of(demonstrations: Sequence[Demonstration]) -> list[TrainSequence]
         )
         for d, t in zip(demonstrations, trained, strict=True)
     ]
-
-
-async def warm_step(run: RLRun, fleet: Imitator, source: DemonstrationSource, step: int, quadratic: float) -> WarmStep:
-    """Do supervised step `step`, counted from 0."""
-    spec = run.spec.warm_start
-    assert spec is not None, "only a run with a warm start has steps of it"
-    packed = pack(
-        sequences_of(source.batch(step, spec.batch_size)),
-        budget=run.spec.trainer.micro_batch_tokens,
-        ranks=run.spec.trainer.ranks,
-        quadratic=quadratic,
-    )
-    rate = learning_rate(step, base=spec.learning_rate, warmup_steps=spec.warmup_steps)
-    results = await within(
-        run.spec.deadlines.train_seconds,
-        f"warm start, step {step + 1}",
-        fleet.imitate(packed.batches, learning_rate=rate),
-    )
-    return WarmStep(step + 1, sum(result.stats.loss for result in results))

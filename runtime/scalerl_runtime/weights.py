@@ -1,20 +1,29 @@
-"""Weight transfer from trainer rank 0 to every generator: buckets, checksums, and the gloo sender. I/O.
+"""Weight transfer from trainer rank 0 to every generator: buckets, checksums, senders. I/O.
 
-One update is a list of flat byte buckets; both sides know each bucket's layout, and compare its checksum afterwards.
-The gloo group lives for one *epoch*: it is built anew whenever a generator joins or leaves, so that a dead receiver
-costs one timeout and never hangs the sender.
+One update is a list of flat byte buckets; both sides know each bucket's layout, and compare the checksum of each of
+its parameters. The group that carries it lives for one *epoch*: it is built anew whenever a generator joins or leaves,
+so that a dead receiver costs one timeout and never hangs the sender.
+
+    gloo   the trainer's host copy to the engines' host memory, while they go on generating; then loaded at once
+    nccl   the trainer's device copy through vLLM's own engine (`vllm_sender.py`), loaded as it arrives
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]  # torch exports it so
 
+PACKED_BUFFER_BYTES = 512 * 2**20  # `nccl`: of vLLM's packed buffers, which both ends must agree on
+PACKED_BUFFERS = 2
 BUCKET_BYTES = 256 * 2**20  # large enough to hide latency, small beside the model
 CHECKSUM_CHUNK = 2**22  # int64 words at a time: bounds the temporary at 32 MiB
+WORD_BYTES = 8  # parameters begin at multiples of it, so that they can be summed word by word
+
+Transport = Literal["gloo", "nccl"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,12 @@ class Entry:
     dtype: str  # torch's name without the prefix: "float32"
     shape: tuple[int, ...]
     offset: int  # bytes from the bucket's start, a multiple of 8
+
+    @property
+    def num_bytes(self) -> int:
+        """Size without padding."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return math.prod(self.shape) * dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -58,14 +73,12 @@ def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, l
     entries: list[Entry] = []
     used = 0
     for name, dtype, shape, item_bytes in parameters:
-        size = item_bytes
-        for extent in shape:
-            size *= extent
+        size = item_bytes * math.prod(shape)
         if entries and used + size > limit:
             buckets.append(Bucket(tuple(entries), used))
             entries, used = [], 0
         entries.append(Entry(name, dtype, tuple(shape), used))
-        used += -(-size // 8) * 8
+        used += _whole_words(size)
     if entries:
         buckets.append(Bucket(tuple(entries), used))
     return tuple(buckets)
@@ -84,10 +97,22 @@ def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[Bucket, ...]:
 def view(flat: torch.Tensor, entry: Entry) -> torch.Tensor:
     """The parameter `entry` inside the bytes `flat` [num_bytes], without a copy."""
     dtype: torch.dtype = getattr(torch, entry.dtype)
-    count = 1
-    for extent in entry.shape:
-        count *= extent
-    return flat[entry.offset : entry.offset + count * dtype.itemsize].view(dtype).view(entry.shape)
+    return flat[entry.offset : entry.offset + entry.num_bytes].view(dtype).view(entry.shape)
+
+
+def bucket_checksums(bucket: Bucket, flat: torch.Tensor) -> list[int]:
+    """The checksum of each parameter in the bucket's bytes `flat`, in order."""
+    return [checksum(flat[e.offset : e.offset + _whole_words(e.num_bytes)]) for e in bucket.entries]
+
+
+def tensor_checksum(tensor: torch.Tensor) -> int:
+    """The checksum of a parameter that lies outside a bucket; the same as inside."""
+    flat = tensor.contiguous().view(-1).view(torch.uint8)
+    missing = _whole_words(flat.numel()) - flat.numel()
+    # A view into a larger buffer may begin between two words, which cannot be read as words.
+    if missing or flat.storage_offset() % WORD_BYTES:
+        flat = torch.cat([flat, flat.new_zeros(missing)])
+    return checksum(flat)
 
 
 def checksum(flat: torch.Tensor) -> int:
@@ -102,6 +127,38 @@ def checksum(flat: torch.Tensor) -> int:
         weight = torch.arange(start, start + chunk.numel(), device=flat.device, dtype=torch.int64) * 2 + 1
         total += int((chunk * weight).sum())
     return total & (2**64 - 1)
+
+
+def _whole_words(num_bytes: int) -> int:
+    return -(-num_bytes // WORD_BYTES) * WORD_BYTES
+
+
+class WeightSender(Protocol):
+    """Rank 0's end of one transfer group."""
+
+    def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
+        """Send one update to every member. Raises RuntimeError when one is dead, within the group's timeout."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group."""
+        ...
+
+
+class GlooSender:
+    """Through the host."""
+
+    def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
+        self._group = gloo_group(address, port, rank=0, world=world, timeout_seconds=timeout_seconds)
+
+    def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
+        """See `WeightSender`."""
+        del buckets  # the receivers were told the layout before
+        for flat in flats:
+            broadcast(self._group, flat)
+
+    def close(self) -> None:
+        """The group's sockets close with the last reference to it."""
 
 
 def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_seconds: float) -> ProcessGroupGloo:

@@ -87,24 +87,18 @@ class StreamPosition:
 
     epoch: int = 0
     place: int = 0  # next place in the epoch's order
-    reissue: tuple[Issue, ...] = ()  # handed out before anything else
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-able value for `from_dict`."""
-        return {"epoch": self.epoch, "place": self.place, "reissue": [[i.prompt, i.epoch] for i in self.reissue]}
+        return {"epoch": self.epoch, "place": self.place}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "StreamPosition":
         """Return the position that `to_dict` described. Raises ValueError on anything else."""
         match data:
-            case {"epoch": int(epoch), "place": int(place), "reissue": list(reissue)}:
-                return cls(epoch, place, tuple(Issue(int(prompt), int(of)) for prompt, of in reissue))
-        raise ValueError(f"stream position has keys {sorted(data)}; need epoch, place, reissue")
-
-    def reissuing(self, issues: Collection[Issue]) -> "StreamPosition":
-        """Return the position after a restart that lost these: they come first, and once, in their own epochs."""
-        known = set(self.reissue)
-        return StreamPosition(self.epoch, self.place, (*self.reissue, *(i for i in issues if i not in known)))
+            case {"epoch": int(epoch), "place": int(place)}:
+                return cls(epoch, place)
+        raise ValueError(f"stream position has keys {sorted(data)}; need epoch, place")
 
 
 class PromptStream:
@@ -127,13 +121,10 @@ class PromptStream:
 
         Args:
             position: where the stream stands.
-            excluded: prompts that have left; passed over, except among those to be reissued, whose generation was
-                under way. Give a set: it is searched for every prompt.
+            excluded: prompts that have left; passed over. Give a set: it is searched for every prompt.
 
         Raises AllPromptsExcludedError if no prompt is left.
         """
-        if position.reissue:
-            return position.reissue[0], StreamPosition(position.epoch, position.place, position.reissue[1:])
         epoch, place = position.epoch, position.place
         for _ in range(2 * len(self._difficulty)):  # the rest of this epoch and one whole epoch show every prompt
             order = self._order(epoch)

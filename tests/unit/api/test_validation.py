@@ -137,6 +137,14 @@ REJECTED: dict[str, tuple[dict[str, Any], str]] = {
         {"spec.generator.gpusPerReplica": 0},
         "spec.generator.gpusPerReplica: 0, trainer has 1: both on GPUs or both on the CPU",
     ),
+    "a device holds one rank and one engine": (
+        {"spec.generator": {"colocated": True, "minReplicas": 2, "maxReplicas": 2, "gpuMemoryShare": 0.4}},
+        "spec.generator.colocated: true, only with one replica of one GPU in trainer and generator",
+    ),
+    "a shared device leaves room for the trainer": (
+        {"spec.trainer.replicas": 1, "spec.generator": {"colocated": True, "gpuMemoryShare": 0.8}},
+        "spec.generator.gpuMemoryShare: 0.8, at most 0.7 with colocated: the trainer needs the rest",
+    ),
     "warm-up ends before the run does": (
         {"spec.budget.steps": 100},
         "spec.recipe.optimizer.warmupSteps: 100, less than budget.steps (100)",

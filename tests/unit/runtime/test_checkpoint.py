@@ -50,7 +50,7 @@ def test_state_comes_back_whole(tmp_path):
         warm_steps=40,
         compute_gpu_hours=1.5,
         consumed=21,
-        stream={"epoch": 2, "place": 3, "reissue": []},
+        stream={"epoch": 2, "place": 3},
         in_flight=((2, 4), (2, 9)),
         num_evals=3,
         ledger_lines=7,

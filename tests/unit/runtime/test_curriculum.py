@@ -5,7 +5,6 @@ import pytest
 
 from scalerl_runtime.algorithm.curriculum import (
     AllPromptsExcludedError,
-    Issue,
     PromptStream,
     StreamPosition,
     epoch_order,
@@ -129,28 +128,19 @@ def test_exclusion_in_the_middle_of_an_epoch_repeats_nothing():
     assert len({issue.prompt for issue in first + second}) == 5
 
 
-def test_reissued_prompts_come_first_and_once():
+def test_a_stored_position_goes_on_where_it_was():
     stream = PromptStream("uniform", DIFFICULTY[:6], seed=2)
-    issues, position = draw(stream, 8)
-    lost = [issues[4], issues[7]]
-    resumed = position.reissuing(lost)
-    restored = StreamPosition.from_dict(json.loads(json.dumps(resumed.to_dict())))
-    assert restored == resumed
-    excluded = {issues[4].prompt}  # its generation was under way: it still comes
-    again, _ = draw(stream, 3, restored, excluded)
-    assert again[:2] == lost
-    assert again[1].epoch == 1
-    assert again[2] == draw(stream, 1, position, excluded)[0][0]
-    # a second crash before the re-issued ones are trained does not double them
-    assert resumed.reissuing(lost) == resumed
+    everything, _ = draw(stream, 12)
+    _, position = draw(stream, 8)
+    restored = StreamPosition.from_dict(json.loads(json.dumps(position.to_dict())))
+    assert restored == position == StreamPosition(epoch=1, place=2)
+    assert draw(PromptStream("uniform", DIFFICULTY[:6], seed=2), 4, restored)[0] == everything[8:]
 
 
 def test_everything_excluded_is_a_clear_error():
     stream = PromptStream("uniform", DIFFICULTY[:4], seed=2)
     with pytest.raises(AllPromptsExcludedError, match="all 4 prompts have left the run"):
         stream.draw(StreamPosition(), {0, 1, 2, 3})
-    issue, _ = stream.draw(StreamPosition(reissue=(Issue(2, 0),)), {0, 1, 2, 3})
-    assert issue == Issue(2, 0)
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -164,5 +154,5 @@ def test_one_prompt_left_is_always_found(place):
 def test_a_stream_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="0 prompts"):
         PromptStream("uniform", np.empty(0), seed=0)
-    with pytest.raises(ValueError, match="need epoch, place, reissue"):
+    with pytest.raises(ValueError, match="need epoch, place"):
         StreamPosition.from_dict({"epoch": 1})

@@ -19,7 +19,7 @@ class Fleet:
         self.pushed: list[int] = []
 
     async def stage(self) -> Staged:
-        return Staged(self.version, (), (), 0.0)
+        return Staged(self.version, (), 0.0)
 
     async def push(self, _members: frozenset[int], staged: Staged) -> SyncReport:
         await asyncio.sleep(0)

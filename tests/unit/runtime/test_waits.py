@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from scalerl_runtime.waits import DeadlineExceeded, within
+from scalerl_runtime.waits import DeadlineExceeded, PeerDied, while_alive, within
 
 
 async def answer():
@@ -51,3 +51,35 @@ def test_cancellation_is_not_swallowed_when_the_work_is_done_at_that_moment():
         return waiting.cancelled()
 
     assert asyncio.run(main())
+
+
+def test_a_dead_peer_is_not_waited_for():
+    """vLLM leaves the waiter of a dead engine core waiting: what it was asked is cancelled, and who died is said."""
+    cancelled = []
+
+    async def hang():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    looks = iter([False, False, True])
+    with pytest.raises(PeerDied, match="^the engine died before it answered$"):
+        asyncio.run(while_alive(hang(), lambda: next(looks), "the engine", poll_seconds=0.001))
+    assert (cancelled, list(looks)) == ([True], [])
+
+
+def test_an_answer_counts_whatever_became_of_the_peer():
+    assert asyncio.run(while_alive(answer(), lambda: True, "the engine")) == 7
+    with pytest.raises(OSError, match="disk"):
+        asyncio.run(while_alive(fail(), lambda: True, "the engine"))
+
+
+def test_giving_up_on_a_living_peer_cancels_the_question():
+    async def scenario():
+        asked = asyncio.get_running_loop().create_future()
+        with pytest.raises(DeadlineExceeded, match="asking"):
+            await within(0.01, "asking", while_alive(asked, lambda: False, "the engine", poll_seconds=0.001))
+        return asked.cancelled()
+
+    assert asyncio.run(scenario())

@@ -4,7 +4,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from scalerl_runtime.weights import Bucket, Entry, broadcast, checksum, gloo_group, parse_buckets, plan_buckets, view
+from scalerl_runtime.weights import (
+    Bucket,
+    Entry,
+    GlooSender,
+    broadcast,
+    bucket_checksums,
+    checksum,
+    gloo_group,
+    parse_buckets,
+    plan_buckets,
+    tensor_checksum,
+    view,
+)
 
 
 def free_port():
@@ -69,6 +81,38 @@ def test_checksum_differs(change, rule):
 def test_checksum_of_chunks_counts_positions_through(monkeypatch):
     monkeypatch.setattr("scalerl_runtime.weights.CHECKSUM_CHUNK", 2)
     assert checksum(torch.tensor([1, 1, 1], dtype=torch.int64).view(torch.uint8)) == 1 + 3 + 5
+
+
+def test_checksums_of_a_bucket_are_those_of_its_parameters():
+    """3 bfloat16 ones are the 6 bytes 80 3f ..., padded with zeros to a word; the float32 pair follows at byte 8."""
+    bucket = Bucket((Entry("a", "bfloat16", (3,), 0), Entry("b", "float32", (1, 2), 8)), 16)
+    flat = torch.zeros(16, dtype=torch.uint8)
+    a, b = torch.ones(3, dtype=torch.bfloat16), torch.tensor([[1.0, -2.0]])
+    view(flat, bucket.entries[0]).copy_(a)
+    view(flat, bucket.entries[1]).copy_(b)
+    assert bucket_checksums(bucket, flat) == [0x3F803F803F80, 0xC0000000_3F800000]
+    assert [tensor_checksum(a), tensor_checksum(b)] == bucket_checksums(bucket, flat), "the same outside of a bucket"
+
+
+def test_checksum_of_a_view_between_two_words():
+    """vLLM's packed buffers put parameters end to end: one may begin at any even byte, and be read as words no more."""
+    packed = torch.arange(40, dtype=torch.uint8)
+    assert tensor_checksum(packed[6:22]) == tensor_checksum(packed[6:22].clone())
+    assert tensor_checksum(packed[6:22].view(torch.bfloat16).view(2, 4)) == tensor_checksum(packed[6:22].clone())
+
+
+def test_the_gloo_sender_sends_every_bucket():
+    port = free_port()
+    with ThreadPoolExecutor(2) as threads:
+        receiver = threads.submit(gloo_group, "127.0.0.1", port, rank=1, world=2, timeout_seconds=5.0)
+        sender = GlooSender("127.0.0.1", port, world=2, timeout_seconds=5.0)
+        flats = [torch.full((16,), value, dtype=torch.uint8) for value in (3, 4)]
+        sent = threads.submit(sender.send, (), flats)
+        for flat in flats:
+            taken = torch.zeros(16, dtype=torch.uint8)
+            broadcast(receiver.result(), taken)
+            assert torch.equal(taken, flat)
+        sent.result()
 
 
 def test_broadcast_brings_the_bytes():
