@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from scalerl_runtime.rollout import Floats, Ints
-from scalerl_runtime.waits import while_alive
+from scalerl_runtime.waits import PeerDied, while_alive
 from scalerl_runtime.weights import Bucket, Transport
 
 T = TypeVar("T")
@@ -154,11 +154,13 @@ class Generator:
                 self._rpc(method, *arguments),
                 self._answered(self._engine.update_weight_version(str(update.version))),
             )
+        except PeerDied:
+            raise
         except Exception:
             await self._answered(self._engine.update_weight_version(str(self.version)))
             raise
         finally:
-            if update.kv_cache == "recompute":
+            if update.kv_cache == "recompute" and not self._engine.errored:
                 await self._answered(self._engine.resume_generation())
         self.version = update.version
         return clock() - began

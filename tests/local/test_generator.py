@@ -5,8 +5,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -15,9 +18,10 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.algorithm.head import linear_logprob
 from scalerl_runtime.algorithm.interruption import forced_mask
 from scalerl_runtime.attention import ATTENTION_NAME, forward_hidden, register_attention
-from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling
+from scalerl_runtime.generator import EngineOptions, Generator, Sample, Sampling, Update
 from scalerl_runtime.scratch import build_tokenizer, make_scratch_model
-from scalerl_runtime.weights import Bucket, broadcast, checksum, gloo_group, plan_buckets, view
+from scalerl_runtime.waits import PeerDied
+from scalerl_runtime.weights import Bucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
 
 PHRASE = "time is up</think>"
 CONTEXT = 160
@@ -32,6 +36,7 @@ class Rig:
     model: torch.nn.Module
     buckets: tuple[Bucket, ...]
     group: object
+    processes: frozenset[psutil.Process]
     version: int = -1
 
     def run(self, work: object) -> object:
@@ -48,13 +53,24 @@ class Rig:
         return flats
 
     async def push(self, kv_cache: str = "keep", *, spoil: bool = False) -> None:
-        """Send the model's present weights as the next version."""
+        """Send the model's present weights as the next version, as the fleet does."""
         flats = self.flats()
-        sums = tuple(checksum(flat) + int(spoil) for flat in flats)
-        await self.generator.begin_receive(self.buckets)
-        await asyncio.to_thread(lambda: [broadcast(self.group, flat) for flat in flats])  # type: ignore[arg-type]
-        await self.generator.apply_weights(self.version + 1, sums, kv_cache, 30.0)  # type: ignore[arg-type]
+        sums = [value for b, flat in zip(self.buckets, flats, strict=True) for value in bucket_checksums(b, flat)]
+        sums[-1] += int(spoil)
+        update = Update(self.version + 1, self.buckets, tuple(sums), kv_cache, 30.0)  # type: ignore[arg-type]
+        if self.generator.options.transport == "nccl":
+            await asyncio.gather(self.generator.receive_and_load(update), asyncio.to_thread(self.send_singly, flats))
+        else:
+            await self.generator.begin_receive(self.buckets)
+            await asyncio.to_thread(lambda: [broadcast(self.group, flat) for flat in flats])  # type: ignore[arg-type]
+            await self.generator.load_received(update)
         self.version += 1
+
+    def send_singly(self, flats: list[torch.Tensor]) -> None:
+        """What native_engine.py receives: parameter by parameter."""
+        for bucket, flat in zip(self.buckets, flats, strict=True):
+            for entry in bucket.entries:
+                broadcast(self.group, view(flat, entry).reshape(-1).view(torch.uint8))  # type: ignore[arg-type]
 
     def change(self, seed: int) -> None:
         """Other weights, far enough to change what is likely."""
@@ -82,17 +98,40 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("engine") / "model"
+    yield from start_rig(tmp_path_factory.mktemp("engine") / "model", {})
+
+
+@pytest.fixture(scope="module")
+def native_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """The same over the transport `nccl`, whose engine is native_engine.py's."""
+    options = {
+        "transport": "nccl",
+        "native_backend": "gloo_native",
+        "worker_extension": "native_engine.WorkerExtension",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))  # spawned processes get it with the rest of the path
+        yield from start_rig(tmp_path_factory.mktemp("native") / "model", options)
+
+
+def engine_cores() -> frozenset[psutil.Process]:
+    return frozenset(p for p in psutil.Process().children(recursive=True) if p.name().startswith("VLLM::EngineCor"))
+
+
+def start_rig(folder: Path, changes: dict[str, Any]) -> Iterator[Rig]:
     make_scratch_model(folder, ScratchModel(hidden_size=64, layers=2), context_tokens=CONTEXT, seed=1)
     register_attention()
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION_NAME)
     options = EngineOptions(
         model=str(folder), dtype="float32", head="fp32", context_tokens=CONTEXT, max_sequences=64, tensor_parallel=0,
         gpu_memory_share=0.9, kv_cache_megabytes=64, temperature=1.0, phrase=PHRASE, seed=0,
+        **changes,
     )  # fmt: skip
     loop = asyncio.new_event_loop()
     generator = Generator(options)
+    before = engine_cores()
     loop.run_until_complete(generator.start())
+    processes = engine_cores() - before
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -104,10 +143,10 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     loop.run_until_complete(generator.join_weights("127.0.0.1", port, 1, 2, 60.0))
     thread.join()
     named = [(n, "float32", tuple(p.shape), 4) for n, p in model.named_parameters()]
-    rig = Rig(loop, generator, model, plan_buckets(named, limit=2**17), opened[0])
-    assert len(rig.buckets) > 1
-    rig.run(rig.push())
-    yield rig
+    built = Rig(loop, generator, model, plan_buckets(named, limit=2**17), opened[0], processes)
+    assert len(built.buckets) > 1
+    built.run(built.push())
+    yield built
     loop.run_until_complete(generator.stop())
     loop.close()
 
@@ -230,3 +269,66 @@ def test_a_spoiled_update_is_refused_and_the_engine_goes_on(rig: Rig) -> None:
     rig.run(rig.push())
     fresh: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(10, 1.0)]))  # type: ignore[assignment]
     assert np.abs(rig.logps(prompt, fresh[0]) - fresh[0].logps).max() < 1e-4
+
+
+def test_native_updates_reach_running_completions_and_agree_with_the_trainer(native_rig: Rig) -> None:
+    """The transport `nccl`: vLLM's three calls in one, so that no step falls between them; the tied head is fresh."""
+
+    async def scenario() -> list[Sample]:
+        prompt = encode("9 - 4 =<think>")
+        work = asyncio.ensure_future(native_rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        for seed in (51, 52):
+            await asyncio.sleep(0.15)
+            native_rig.change(seed)
+            await native_rig.push("recompute")
+        return await work
+
+    samples: list[Sample] = native_rig.run(scenario())  # type: ignore[assignment]
+    prompt = encode("9 - 4 =<think>")
+    assert any(len(set(sample.versions.tolist())) > 1 for sample in samples), "an update must have met some"
+    for sample in samples:
+        newest = sample.versions == native_rig.version
+        assert np.abs(native_rig.logps(prompt, sample) - sample.logps)[newest].max(initial=0.0) < 1e-4
+
+
+def test_a_spoiled_native_update_is_said_and_the_next_one_mends_it(native_rig: Rig) -> None:
+    prompt = encode("3 + 3 =<think>")
+    native_rig.change(61)
+    with pytest.raises(Exception, match="checksums"):
+        native_rig.run(native_rig.push(spoil=True))
+    native_rig.run(native_rig.push())
+    samples: list[Sample] = native_rig.run(native_rig.generator.sample(prompt, [Sampling(20, 1.0)] * 2))  # type: ignore[assignment]
+    for sample in samples:
+        assert set(sample.versions.tolist()) == {native_rig.version}
+        assert np.abs(native_rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_the_packed_transfer_of_vllm_is_still_where_we_call_it() -> None:
+    """What only a device can run: at least its names and arguments are those of the installed vLLM."""
+    import inspect
+
+    from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, trainer_init
+    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+    assert {"rank_offset", "packed", "packed_buffer_size_bytes", "packed_num_buffers"} <= set(
+        inspect.signature(NCCLWeightTransferInitInfo).parameters
+    )
+    assert {"init_info"} <= set(inspect.signature(trainer_init).parameters)
+    assert {"iterator", "group", "src", "post_iter_func", "buffer_size_bytes", "num_buffers"} <= set(
+        inspect.signature(packed_nccl_broadcast_producer).parameters
+    )
+
+
+def test_a_dead_core_is_noticed_under_an_update(native_rig: Rig) -> None:
+    """Last of all: it costs the engine. Whoever waits for a dead core would wait for ever."""
+
+    async def scenario() -> None:
+        update = Update(native_rig.version + 1, native_rig.buckets, (), "keep", 30.0)
+        waiting = asyncio.ensure_future(native_rig.generator.receive_and_load(update))  # nobody sends
+        await asyncio.sleep(1.0)
+        for process in native_rig.processes:
+            process.kill()
+        with pytest.raises(PeerDied, match="the engine's core died"):
+            await asyncio.wait_for(waiting, 60)
+
+    native_rig.run(scenario())
