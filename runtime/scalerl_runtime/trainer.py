@@ -156,7 +156,7 @@ class Trainer:
         )
         self._names = _parameter_names(policy)
         self._buckets = plan_buckets(
-            ((name, options.dtype, _full_shape(p), getattr(torch, options.dtype).itemsize) for name, p in self._names),
+            ((name, options.dtype, full_shape(p), getattr(torch, options.dtype).itemsize) for name, p in self._names),
             limit=BUCKET_BYTES,
         )
 
@@ -237,7 +237,7 @@ class Trainer:
     def quadratic_work(self) -> float:
         """Layers * width / parameters: work of attention per squared token over that of the rest per token."""
         config = self._engine.module.model.config
-        count = sum(math.prod(_full_shape(p)) for _, p in self._names)
+        count = sum(math.prod(full_shape(p)) for _, p in self._names)
         return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
 
     def stage_weights(self) -> tuple[int, tuple[Bucket, ...], float]:
@@ -331,7 +331,7 @@ def _parameter_names(policy: Policy) -> list[tuple[str, nn.Parameter]]:
     return [(name.removeprefix("model."), p) for name, p in policy.named_parameters()]
 
 
-def _full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """ZeRO-3 leaves an empty placeholder; the full shape is DeepSpeed's."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
@@ -339,8 +339,8 @@ def _full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimizer:
     """AdamW; norms and biases do not decay."""
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if len(_full_shape(p)) >= 2]
-    vectors = [p for p in parameters if len(_full_shape(p)) < 2]
+    matrices = [p for p in parameters if len(full_shape(p)) >= 2]
+    vectors = [p for p in parameters if len(full_shape(p)) < 2]
     return torch.optim.AdamW(
         [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=options.learning_rate,

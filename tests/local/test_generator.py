@@ -259,6 +259,24 @@ def test_kv_policy(rig: Rig, kv_cache: str) -> None:
         assert np.mean(differences) > 1e-2
 
 
+def test_forced_tokens_masked_even_if_preempted_by_updates(rig: Rig) -> None:
+    """`recompute` preempts whatever runs; inside a forced phrase that restarts it, and its first part stays behind."""
+    prompt = encode("2 + 2 =<think>")
+
+    async def scenario() -> list[Sample]:
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=12)] * 64))
+        while not work.done():
+            await rig.push("recompute")
+        return await work
+
+    samples: list[Sample] = rig.run(scenario())  # type: ignore[assignment]
+    phrase, end = ids(PHRASE), ids("</think>")
+    masks = [forced_mask(sample.tokens, phrase, end, 12, 0) for sample in samples]
+    assert sum(found.mismatches for found in masks) == 0
+    assert any(found.mask.any() for found in masks)
+    assert any(len(set(sample.versions.tolist())) > 2 for sample in samples), "several updates must have met some"
+
+
 def test_a_spoiled_update_is_refused_and_the_engine_goes_on(rig: Rig) -> None:
     prompt = encode("3 + 3 =<think>")
     rig.change(41)

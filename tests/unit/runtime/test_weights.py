@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from scalerl_runtime.trainer import full_shape
 from scalerl_runtime.weights import (
     Bucket,
     Entry,
@@ -46,6 +47,17 @@ def test_buckets_by_hand():
         Bucket((Entry("d", "float32", (), 0),), 8),
     )
     assert plan_buckets([], limit=40) == ()
+
+
+def test_zero3_bucket_by_ds_numel():
+    """Under ZeRO-3 a parameter is an empty placeholder: buckets laid out by its own size would all be empty."""
+    placeholder = torch.nn.Parameter(torch.empty(0))
+    placeholder.ds_shape = torch.Size((3, 5))
+    whole = torch.nn.Parameter(torch.empty(2))
+    named = [("a", placeholder), ("b", whole)]
+    (bucket,) = plan_buckets(((n, "float32", full_shape(p), 4) for n, p in named), limit=1000)
+    assert [(e.shape, e.offset) for e in bucket.entries] == [((3, 5), 0), ((2,), 64)]
+    assert bucket.num_bytes == 64 + 8
 
 
 def test_buckets_survive_as_plain_mappings():
