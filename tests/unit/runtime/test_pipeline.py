@@ -125,6 +125,8 @@ class FakeFleet:
         fault = self.faults.get((call, self.calls[call]))
         if fault == "hang":
             await asyncio.Event().wait()
+        if fault == "slow":
+            await asyncio.sleep(10.0)
         if fault == "die":
             self.generators.pop(index, None)
         born = self.births[index]
@@ -432,10 +434,14 @@ def test_a_call_that_never_returns_ends_the_attempt_with_its_name(tmp_path, call
         play(attempt.go())
 
 
+@pytest.mark.parametrize("mode", ["pipeline", "synchronous"])
+@pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("number", [1, 4, 20])
-def test_a_generator_that_never_answers_is_replaced(tmp_path, number):
+def test_a_generator_that_never_answers_is_replaced(tmp_path, number, replicas, mode):
     """It is found out by the group's deadline; the trainer's own wait must be longer than that and the new start."""
-    attempt = Attempt(tmp_path, FakeFleet(1, {("sample", number): "hang"}), {"deadlines": DEADLINES})
+    faults = {("sample", number): "hang", ("start", replicas + 1): "slow"}
+    changes = {"deadlines": DEADLINES, "generator": {"minReplicas": replicas}}
+    attempt = Attempt(tmp_path, FakeFleet(1, faults), {**changes, "recipe": {"asynchrony": {"mode": mode}}})
     play(attempt.go())
     assert_whole_history(attempt)
     assert attempt.pipeline.parts.pool.counters.restarts == 1
