@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from control_plane import ControlPlane, start_control_plane
+from leftovers import list_traces
 from node import check_machine, load_image, remove_node, start_node, take_place
 from processes import ClusterError, load_processes, stop_all
 from programs import Programs, find_programs
@@ -35,6 +37,8 @@ def main() -> int:
             find_programs(with_node=options.node)
         elif options.command == "up":
             up(state, with_node=options.node)
+        elif options.command == "repeat":
+            repeat(state, options.times, with_node=options.node)
         else:
             down(state)
     except ClusterError as error:
@@ -105,6 +109,21 @@ def down(state: Path) -> None:
         _say(f"no cluster in {state}")
 
 
+def repeat(state: Path, times: int, *, with_node: bool) -> None:
+    """Start and stop `times` times. Raises ClusterError with what is there afterwards and was not before."""
+    down(state)
+    before = list_traces(state)
+    for number in range(1, times + 1):
+        started = time.monotonic()
+        up(state, with_node=with_node)
+        is_up = time.monotonic()
+        down(state)
+        stopped = time.monotonic()
+        if left := list_traces(state) - before:
+            raise ClusterError(f"left behind after {number} starts:\n" + "\n".join(sorted(left)))
+        _say(f"{number} of {times}: up in {is_up - started:.1f} s, down in {stopped - is_up:.1f} s, nothing left")
+
+
 def _remove(state: Path) -> None:
     stop_all(state)
     remove_node(state)
@@ -136,7 +155,9 @@ def _parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up", help="start a cluster, in place of what is in the folder")
     programs = commands.add_parser("programs", help="find or compile what a cluster is made of")
-    for command in (start, programs):
+    again = commands.add_parser("repeat", help="start and stop it many times; fails if anything is left behind")
+    again.add_argument("times", type=int)
+    for command in (start, programs, again):
         command.add_argument("--node", action="store_true", help="with a node that runs pods (root)")
     commands.add_parser("down", help="stop it and leave nothing behind")
     commands.add_parser("load", help="import an image into the node").add_argument("archive", type=Path)

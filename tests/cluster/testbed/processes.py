@@ -40,7 +40,9 @@ class Process:
 def start(state: Path, name: str, command: Sequence[str | Path]) -> Process:
     """Start `command` in a session of its own, its output in <state>/log/<name>."""
     log = state / "log" / name
-    log.parent.mkdir(parents=True, exist_ok=True)
+    temporary = state / "tmp"
+    for folder in (log.parent, temporary):
+        folder.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(
             [str(part) for part in command],
@@ -49,6 +51,7 @@ def start(state: Path, name: str, command: Sequence[str | Path]) -> Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C at the terminal is for the command that waits, which then stops us
             cwd=state,
+            env={**os.environ, "TMPDIR": str(temporary)},
         )
     process = Process(name, child.pid, _start_time(child.pid) or "ended")
     with (state / "processes").open("a") as file:
