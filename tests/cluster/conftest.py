@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -46,6 +47,8 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """The cluster with our CRD, policy and roles."""
     if given := os.environ.get("KUBECONFIG"):
+        if not shutil.which("kubectl"):
+            pytest.exit("KUBECONFIG is set, but there is no kubectl on PATH", returncode=1)
         found = Cluster(given, is_ours=False, path=os.environ["PATH"])
         _install(found)
         yield found

@@ -54,6 +54,7 @@ def start(state: Path, name: str, command: Sequence[str | Path]) -> Process:
             env={**os.environ, "TMPDIR": str(temporary)},
         )
     process = Process(name, child.pid, _start_time(child.pid) or "ended")
+    child.returncode = 0  # the object shall not complain that nobody waited: the process outlives it
     with (state / "processes").open("a") as file:
         file.write(f"{process.name} {process.pid} {process.started}\n")
     return process

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from scalerl_api import InvalidRun, parse_run
+from scalerl_api.rules import CRD_RULES, POLICY_RULES, Rule
 
 Edit = Callable[[dict[str, Any]], dict[str, Any]]
 ADMISSION = Path(__file__).parents[2] / "admission"
@@ -33,6 +34,26 @@ def test_accepted(changes: dict[str, Any], edit: Edit) -> None:
 @pytest.mark.parametrize("row", [*REJECTED, *FIELDS], ids=[row["case"] for row in [*REJECTED, *FIELDS]])
 def test_rejected(row: dict[str, Any], edit: Edit) -> None:
     assert faults(edit(row["changes"])) == [row["message"]]
+
+
+@pytest.mark.parametrize("rule", [*CRD_RULES, *POLICY_RULES], ids=lambda rule: f"{rule.at}.{rule.blamed}:{rule.seen}")
+def test_every_rule_has_a_rejected_example(rule: Rule[Any]) -> None:
+    place = f"{rule.at}.{rule.blamed}".strip(".").replace("[]", "[0]")
+    words = rule.allowed.format_map(Anything()).split("...")[0]
+    assert any(row["message"].startswith(f"{place}: ") and words in row["message"] for row in REJECTED)
+
+
+class Anything(dict[str, "Anything"]):
+    """Stands for every value in a message."""
+
+    def __missing__(self, key: str) -> "Anything":
+        return self
+
+    def __getattr__(self, name: str) -> "Anything":
+        return self
+
+    def __format__(self, _spec: str) -> str:
+        return "..."
 
 
 def test_what_yaml_reads_as_a_string_is_a_number(edit: Edit) -> None:
