@@ -5,7 +5,6 @@ Messages are those of `scalerl validate`: `spec.path: value, what is allowed`.
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -28,7 +27,7 @@ SUMS = {
 }
 
 # What is for the API server alone: a file has no such values, or the types check them.
-_SCALARS = "type({options}[key]) in [int, double, string, bool]"
+_SCALARS = " || ".join(f"type({{options}}[key]) == {kind}" for kind in ("int", "double", "string", "bool"))
 SERVER_ONLY = [
     (
         "!has(object.spec.data.train.task) || object.spec.data.train.task.all(key, "
@@ -128,14 +127,10 @@ def _message(template: str, rule: Rule[Any], to_cel: Callable[[str], str]) -> Ob
     pieces = re.split(r"(?<!\{)\{([a-z_.]+)\}", template)
     if len(pieces) == 1:
         return {"message": template.format()}
-    texts = [_quoted(piece.format()) for piece in pieces[::2]]
+    texts = [piece.format() for piece in pieces[::2]]
     values = [f"string({rule.derived.get(piece) or to_cel(piece)})" for piece in pieces[1::2]]
-    parts = [part for pair in zip_longest(texts, values) for part in pair if part and part != _quoted("")]
-    return {"messageExpression": " + ".join(parts)}
-
-
-def _quoted(text: str) -> str:
-    return '"' + text + '"'
+    # Not by `+`: its cost is counted from the longest text there can be, and string(integer) has no known bound.
+    return {"messageExpression": f'"{"%s".join(texts)}".format([{", ".join(values)}])'}
 
 
 def _of_self(name: str) -> str:

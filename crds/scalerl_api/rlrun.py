@@ -127,8 +127,8 @@ class DataSpec(ApiModel):
 
     @property
     def ungenerated(self) -> str:
-        """Names of the downstream sets that no reasoning_gym task writes."""
-        return ", ".join(each.name for each in self.downstream if not each.is_generated)
+        """The first downstream set that no reasoning_gym task writes; empty if there is none."""
+        return next((each.name for each in self.downstream if not each.is_generated), "")
 
 
 class RewardSpec(ApiModel):

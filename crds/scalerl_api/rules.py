@@ -50,9 +50,9 @@ class Resolved:
     recipe: Recipe
 
     @property
-    def stray_tasks(self) -> str:
-        """Names of downstream sets with options, though nothing is generated."""
-        return ", ".join(each.name for each in self.spec.data.downstream if each.task and not each.is_generated)
+    def stray_task(self) -> str:
+        """The first downstream set with options though nothing is generated; empty if there is none."""
+        return next((each.name for each in self.spec.data.downstream if each.task and not each.is_generated), "")
 
 
 def _bound(quantity: str) -> Rule[Bound]:
@@ -69,7 +69,7 @@ def _bound(quantity: str) -> Rule[Bound]:
 
 _GENERATED = "each.source.startsWith('reasoning_gym:')"
 _HAS_STRAY_TASK = f"(!{_GENERATED} && has(each.task) && each.task.size() > 0)"
-_STRAY_TASKS = f"object.spec.data.downstream.filter(each, {_HAS_STRAY_TASK}).map(each, each.name).join(', ')"
+_STRAY_TASK_NAME = f"object.spec.data.downstream.filter(each, {_HAS_STRAY_TASK})[0].name"
 _SET = "[has(self.ceilingUpper), has(self.remainingGain), has(self.passRate)].filter(set, set).size()"
 
 # No rule sits on a group with a default: the API server tries it on the default `{}` before that is filled.
@@ -122,9 +122,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         holds=lambda it: it.reward.verifier != "reasoning_gym" or not it.data.ungenerated,
         seen="{it.data.ungenerated}",
         allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
-        derived={
-            "it.data.ungenerated": f"self.data.downstream.filter(each, !{_GENERATED}).map(each, each.name).join(', ')"
-        },
+        derived={"it.data.ungenerated": f"self.data.downstream.filter(each, !{_GENERATED})[0].name"},
     ),
     Rule[RLRunSpec](
         at="spec",
@@ -280,9 +278,9 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         at="",
         blamed="spec.data.downstream",
         cel=f"!has(object.spec.data.downstream) || object.spec.data.downstream.all(each, !{_HAS_STRAY_TASK})",
-        holds=lambda it: not it.stray_tasks,
-        seen="{it.stray_tasks} with a task",
+        holds=lambda it: not it.stray_task,
+        seen="{it.stray_task} with a task",
         allowed="only with source: reasoning_gym:<task>",
-        derived={"it.stray_tasks": _STRAY_TASKS},
+        derived={"it.stray_task": _STRAY_TASK_NAME},
     ),
 )

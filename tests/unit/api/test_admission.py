@@ -21,7 +21,8 @@ def find_validation(blamed: str) -> dict[str, Any]:
 
 def test_values_are_shown_in_a_message() -> None:
     assert find_validation(".generator.maxReplicas")["messageExpression"] == (
-        'string(self.generator.maxReplicas) + ", at least minReplicas (" + string(self.generator.minReplicas) + ")"'
+        '"%s, at least minReplicas (%s)".format('
+        "[string(self.generator.maxReplicas), string(self.generator.minReplicas)])"
     )
 
 
@@ -32,7 +33,7 @@ def test_a_message_without_values_is_plain() -> None:
 
 
 def test_braces_in_a_message_are_kept() -> None:
-    assert find_validation(".promptTemplate")["messageExpression"].endswith('" places, must hold {prompt} once"')
+    assert find_validation(".promptTemplate")["messageExpression"].startswith('"%s places, must hold {prompt} once"')
 
 
 def test_optional_fixed_field_may_be_neither_set_nor_removed() -> None:
