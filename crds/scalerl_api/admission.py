@@ -18,6 +18,10 @@ Object = dict[str, Any]
 POLICY_NAME = f"{PLURAL}.{GROUP}"
 OPTIONAL_FIXED = ("warmStart", "checkpoint.path")  # may be absent; setting or removing them is a change too
 
+# A run that was stored before a rule must still take labels and lose finalizers, or it could not be deleted. In the CRD
+# the API server itself passes over what did not change.
+SPEC_CHANGES = "oldObject == null || object.spec != oldObject.spec"
+
 # Sums that the rules use, in the variables that come before them; in Python they are properties.
 SUMS = {
     "ranks": "object.spec.trainer.replicas * "
@@ -78,6 +82,7 @@ def build_policy() -> list[Object]:
     policy = {
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [resources]},
+        "matchConditions": [{"name": "spec-changes", "expression": SPEC_CHANGES}],
         "variables": [{"name": name, "expression": cel} for name, cel in _variables().items()],
         "validations": validations,
     }

@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 TESTBED = HERE / "testbed"
 STATE = ROOT / ".cluster-tests"  # beside the one of `make cluster-up`
 OBJECTS = sorted((ROOT / "crds").glob("*.yaml"))
-POLICY_SECONDS = 60.0  # an API server takes a second or two to notice a new policy
+NOTICE_SECONDS = 60.0  # Kubernetes takes a second or two to notice a new policy or role
 
 Document = dict[str, Any]
 
@@ -84,6 +84,15 @@ def _install(cluster: Cluster) -> None:
     assert done.returncode == 0, done.stderr
     established = cluster.kubectl("wait", "--for=condition=Established", "crd/rlruns.scalerl.io", "--timeout=60s")
     assert established.returncode == 0, established.stderr
+    view = ("get", "clusterrole", "view", "-o", "jsonpath={.rules[*].apiGroups}")
+    _wait("Kubernetes' view role has ours", lambda: "scalerl.io" in cluster.kubectl(*view).stdout)
+
+
+def _wait(phase: str, is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + NOTICE_SECONDS
+    while not is_done():
+        assert time.monotonic() < deadline, f"not after {NOTICE_SECONDS:g} s: {phase}"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -119,9 +128,11 @@ def ask(api: client.ApiClient, edit: Callable[[Document], Document]) -> Callable
             return message
         return None
 
-    # The policy is enforced a moment after it is made.
-    deadline = time.monotonic() + POLICY_SECONDS
-    while asked(edit({"spec.budget.steps": 100})) is None:
-        assert time.monotonic() < deadline, f"the policy is not enforced after {POLICY_SECONDS:g} s"
-        time.sleep(0.2)
+    _wait("the policy is enforced", lambda: asked(edit({"spec.budget.steps": 100})) is not None)
     return asked
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[str, Callable[[], bool]], None]:
+    """`wait_for(phase, is_done)` polls; the deadline's message names the phase."""
+    return _wait

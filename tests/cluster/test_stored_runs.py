@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from scalerl_api import parse_run
 
 Document = dict[str, Any]
 Edit = Callable[[Document], Document]
+ROOT = Path(__file__).parents[2]
 RUNS = {"group": "scalerl.io", "version": "v1alpha1", "plural": "rlruns"}
 NAME = "small"
 
@@ -289,3 +291,28 @@ def _may(api: client.ApiClient, namespace: str, user: str, verb: str, resource: 
     answer = client.AuthorizationV1Api(api).create_subject_access_review(review)
     allowed: bool = answer.status.allowed
     return allowed
+
+
+def test_run_of_an_older_release_can_still_be_labelled_and_repaired(
+    runs: Runs, cluster: Any, edit: Edit, wait_for: Callable[[str, Callable[[], bool]], None]
+) -> None:
+    """A rule that came after the run must not stand in the way of its labels, its finalizers and its deletion."""
+    broken = edit({"spec.budget.steps": 100})  # the warm-up never ends
+    policy = str(ROOT / "crds/scalerl.io_rlruns_policy.yaml")
+
+    def is_refused() -> bool:
+        done = cluster.kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(broken))
+        return "warmupSteps" in done.stderr
+
+    assert cluster.kubectl("delete", "-f", policy).returncode == 0
+    try:
+        wait_for("the policy is gone", lambda: not is_refused())
+        runs.create(broken)
+    finally:
+        assert cluster.kubectl("apply", "--server-side", "-f", policy).returncode == 0
+    wait_for("the policy is back", is_refused)
+    assert runs.change({"metadata.labels": {"team": "maths"}}) is None
+    assert "spec.recipe.optimizer.warmupSteps: 100, less than budget.steps (99)" in (
+        runs.change({"spec.budget.steps": 99}) or ""
+    )
+    assert runs.change({"spec.budget.steps": 200}) is None

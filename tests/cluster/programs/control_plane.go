@@ -1,6 +1,7 @@
 //go:build tools
 
-// Package programs pins what the test cluster is made of; go.mod has the versions. This file: what needs no root.
+// Package programs pins what the test cluster is made of; go.mod has the versions. This file: what needs no root,
+// in the order of compilation.
 package programs
 
 import (
@@ -10,5 +11,4 @@ import (
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
 	_ "k8s.io/kubernetes/cmd/kube-scheduler"
 	_ "sigs.k8s.io/kwok/cmd/kwok"
-	_ "helm.sh/helm/v4/cmd/helm"
 )

@@ -2,9 +2,10 @@
 
 package programs
 
-// What a node with real pods needs besides the control plane.
+// What a node with real pods needs besides the control plane, and what its tests install the chart with.
 import (
-	_ "github.com/coredns/coredns"
-	_ "k8s.io/kubernetes/cmd/kube-proxy"
 	_ "k8s.io/kubernetes/cmd/kubelet"
+	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "github.com/coredns/coredns"
+	_ "helm.sh/helm/v4/cmd/helm"
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from processes import ClusterError
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODE = ("kubelet", "kube-proxy", "coredns")
+NODE = ("kubelet", "kube-proxy", "coredns", "helm")
 FOLDER_VARIABLE = "SCALERL_CLUSTER_BIN"
 COMPILE = Path(__file__).parents[1] / "compile"
 

@@ -84,6 +84,11 @@ def test_policy_is_bound_to_every_run_and_refuses() -> None:
     assert POLICY["spec"]["failurePolicy"] == "Fail"
 
 
+def test_policy_leaves_alone_what_does_not_change_the_spec() -> None:
+    (condition,) = POLICY["spec"]["matchConditions"]
+    assert condition["expression"] == "oldObject == null || object.spec != oldObject.spec"
+
+
 @pytest.mark.parametrize(
     ("level", "may_write"), [("view", False), ("edit", True), ("admin", True)], ids=["view", "edit", "admin"]
 )
