@@ -104,7 +104,8 @@ def describe(row: dict[str, Any]) -> str:
     ahead, half = row["forecast"], row["halfway"]
     made = "none"
     if half is not None and half.get("predicted") is not None:
-        made = f"{half['predicted']:.3f} [{half['low']:.3f}, {half['high']:.3f}] {half['verdict']}, {half['predicted'] - half['measured']:+.3f}"
+        error = half["predicted"] - half["measured"]
+        made = f"{half['predicted']:.3f} [{half['low']:.3f}, {half['high']:.3f}] {half['verdict']}, {error:+.3f}"
     reached = f"{row['target_seconds']:.0f} s" if row["target_seconds"] is not None else "not"
     ceiling = "refused" if ahead.get("ceiling") is None else f"{ahead['ceiling']:.3f}"
     cells = (

@@ -4,17 +4,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from scalerl_api.recipe import PRESETS, Recipe
+from scalerl_api.rules import FIXED
 
 Schema = dict[str, Any]
 
-INTRODUCTION = """\
+_FIXED_NAMES = ", ".join(f"`{path}`" for path in FIXED)
+INTRODUCTION = f"""\
 # RLRun, field by field
 
 Generated from `crds/scalerl_api` by `make generate`. The example to start from is `examples/quickstart.yaml`.
 
-An unknown field is an error. A number's unit is in its name. `spec.model` and `spec.data` are fixed for a run's life; a
+An unknown field is an error. A number's unit is in its name. Fixed for a run's life are {_FIXED_NAMES}; a
 change of any other field takes effect when the run's processes start the next time. `scalerl validate FILE` names
-every fault of a file as `spec.path: value, what is allowed`.
+every fault of a file as `spec.path: value, what is allowed`, and so does the API server.
 
 ## Spec
 

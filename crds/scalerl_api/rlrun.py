@@ -8,9 +8,12 @@ from scalerl_api.model import ApiModel
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
+GROUP = "scalerl.io"
+PLURAL = "rlruns"
 API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
 VERIFIER_PATTERN = r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$"
 
 
@@ -79,6 +82,11 @@ class DatasetSpec(ApiModel):
     task: dict[str, int | float | str | bool] = Field(default={}, max_length=50)
     """Options of the reasoning_gym task, by its own names."""
 
+    @property
+    def is_generated(self) -> bool:
+        """Whether a reasoning_gym task writes the rows."""
+        return self.source.startswith("reasoning_gym:")
+
 
 class NamedDatasetSpec(DatasetSpec):
     """A downstream test set, evaluated beside the held-out prompts; never trained on."""
@@ -111,6 +119,16 @@ class DataSpec(ApiModel):
     """Text around the prompt; holds `{prompt}` once."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """The run does not start if more than this share of the rows is malformed."""
+
+    @property
+    def num_places(self) -> int:
+        """How often the template holds `{prompt}`."""
+        return self.prompt_template.count("{prompt}")
+
+    @property
+    def ungenerated(self) -> str:
+        """The first downstream set that no reasoning_gym task writes; empty if there is none."""
+        return next((each.name for each in self.downstream if not each.is_generated), "")
 
 
 class RewardSpec(ApiModel):
@@ -232,6 +250,11 @@ class Bound(ApiModel):
     above: float | None = None
     """True while the number is above this."""
 
+    @property
+    def num_set(self) -> int:
+        """How many of the two are given."""
+        return len(self.model_dump(exclude_none=True))
+
 
 class StopCondition(ApiModel):
     """Exactly one measured quantity and its bound."""
@@ -242,6 +265,11 @@ class StopCondition(ApiModel):
     """Predicted pass rate at the budget, less the one now: upper end."""
     pass_rate: Bound | None = None
     """The last measured pass rate."""
+
+    @property
+    def num_set(self) -> int:
+        """How many quantities are given."""
+        return len(self.model_dump(exclude_none=True))
 
 
 class StopPolicy(ApiModel):
