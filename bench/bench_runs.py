@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 EXAMPLE = Path("examples/quickstart.yaml")
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 5.0
 RUN_SECONDS = 3600.0  # no run takes so long; one that hangs is killed
 
 

@@ -75,6 +75,7 @@ class Generator:
     def __init__(self, options: EngineOptions):
         self.options = options
         self.version = -1  # nothing may be generated for training before the first weights
+        self._is_spoiled = False
         self._ids = itertools.count()
         self._engine: Any = None
 
@@ -134,9 +135,12 @@ class Generator:
     async def receive_and_load(self, update: Update) -> float:
         """Transport `nccl`: take part in the broadcast and take its weights over; return the seconds without a token.
 
-        Raises when it did not arrive whole; the engine is then useless.
+        Raises when it did not arrive whole; the engine is then useless, and `probe` says so.
         """
-        return await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
+        self._is_spoiled = True
+        stall = await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
+        self._is_spoiled = False
+        return stall
 
     async def _apply(self, update: Update, method: str, *arguments: object) -> float:
         """Have the worker do `method`, and name what it then has.
@@ -174,6 +178,8 @@ class Generator:
 
     async def probe(self) -> None:
         """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
+        if self._is_spoiled:
+            raise RuntimeError("the engine's weights are those of a broken update")
         await self.sample(np.array([0], dtype=np.int32), [Sampling(max_tokens=1, temperature=1.0)])
 
     async def stop(self) -> None:

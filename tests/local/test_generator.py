@@ -314,7 +314,10 @@ def test_a_spoiled_native_update_is_said_and_the_next_one_mends_it(native_rig: R
     native_rig.change(61)
     with pytest.raises(Exception, match="checksums"):
         native_rig.run(native_rig.push(spoil=True))
+    with pytest.raises(RuntimeError, match="broken update"):
+        native_rig.run(native_rig.generator.probe())
     native_rig.run(native_rig.push())
+    native_rig.run(native_rig.generator.probe())
     samples: list[Sample] = native_rig.run(native_rig.generator.sample(prompt, [Sampling(20, 1.0)] * 2))  # type: ignore[assignment]
     for sample in samples:
         assert set(sample.versions.tolist()) == {native_rig.version}
