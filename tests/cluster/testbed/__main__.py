@@ -1,6 +1,6 @@
 """The project's test cluster: `python tests/cluster/testbed programs | up | down | load`. I/O.
 
-With KUBECONFIG set, that cluster is meant, and nothing is started or stopped.
+With another cluster's KUBECONFIG set, `up` starts nothing.
 """
 
 import argparse
@@ -31,16 +31,16 @@ def main() -> int:
     try:
         if options.command == "load":
             print(load_image(state, options.archive), end="")
-        elif os.environ.get("KUBECONFIG"):
-            _say(f"KUBECONFIG is set ({os.environ['KUBECONFIG']}): using that cluster as it is")
+        elif options.command == "down":
+            down(state)
+        elif os.environ.get("KUBECONFIG", str(state / "kubeconfig")) not in ("", str(state / "kubeconfig")):
+            _say(f"KUBECONFIG is set ({os.environ['KUBECONFIG']}): use that cluster, or unset it")
         elif options.command == "programs":
             find_programs(with_node=options.node)
         elif options.command == "up":
             up(state, with_node=options.node)
-        elif options.command == "repeat":
-            repeat(state, options.times, with_node=options.node)
         else:
-            down(state)
+            repeat(state, options.times, with_node=options.node)
     except ClusterError as error:
         _say(str(error))
         return 1
@@ -59,9 +59,11 @@ def up(state: Path, *, with_node: bool) -> None:
         try:
             control_plane = _start(state, programs, with_node=with_node)
         except BaseException:  # Ctrl-C too: half a cluster is of no use, and would stay
-            stop_all(state)
-            _say(f"stopped again; the logs are in {state / 'log'}")
-            remove_node(state)
+            _say(f"stopping again; the logs are in {state / 'log'}")
+            try:
+                stop_all(state)
+            finally:
+                remove_node(state)
             raise
     _say("ready; to use it:")
     print(f"export KUBECONFIG={control_plane.kubeconfig} PATH={programs['kubectl'].parent}:$PATH")

@@ -1,4 +1,7 @@
-"""What a cluster could leave on a machine, as lines of text to compare before and after. I/O."""
+"""What a cluster could leave on a machine, as lines of text to compare before and after. I/O.
+
+Others work on the machine meanwhile, so only what bears a mark of ours, or of Kubernetes, is listed.
+"""
 
 import os
 import shutil
@@ -9,34 +12,36 @@ from pathlib import Path
 from node import CGROUPS
 
 # Where a node's programs write, if they are not kept from it.
-FOLDERS = ["/run/netns", "/run/containerd", "/run/runc", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd"]
+FOLDERS = ["/run/containerd", "/run/runc", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd"]
 FOLDERS += ["/var/log/pods", "/var/log/containers", "/etc/cni/net.d"]
+# Words in mounts, interfaces, routes and rules: our interfaces and networks, CNI's and kube-proxy's.
+MARKS = ("scalerl", "10.213.", "10.214.", "cni", "KUBE-", "kubelet", "containerd")
+COMMANDS = (["ip", "-oneline", "link"], ["ip", "route"], ["iptables-save"], ["ip6tables-save"])
 
 
 def list_traces(state: Path) -> set[str]:
     """Return processes of `state`, and this machine's mounts, interfaces, routes, iptables rules, cgroups, files."""
-    traces = {f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines()}
-    traces |= {f"interface {path.name}" for path in Path("/sys/class/net").iterdir()}
+    lines = [f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines()]
+    for command in COMMANDS:
+        if os.geteuid() == 0 and shutil.which(command[0]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            lines += [f"{command[0]} {line}" for line in done.stdout.splitlines()]
+    traces = {line for line in lines if any(mark in line for mark in (str(state), *MARKS))}
     traces |= {f"cgroup {path}" for path in CGROUPS.glob("**/scalerl-*")}
     traces |= {f"file {path}" for folder in FOLDERS for path in Path(folder).glob("*")}
     traces |= {f"file {path}" for path in (state, *map(Path, FOLDERS)) if path.exists()}
-    traces |= {f"process {line}" for line in _processes(state)}
-    for command in (["ip", "route"], ["iptables-save"], ["ip6tables-save"]):
-        if os.geteuid() == 0 and shutil.which(command[0]):
-            lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-            traces |= {f"{command[0]} {line}" for line in lines if not line.startswith(("#", ":"))}
-    return traces
+    return traces | {f"process {line}" for line in _processes(state)}
 
 
 def _processes(state: Path) -> Iterator[str]:
-    """Processes that name the state folder, or that are in a network which is not ours (a node's pods)."""
-    own_network = os.readlink("/proc/self/ns/net")
+    """Processes that were started for the state folder, or whose numbers are not ours (a node's pods)."""
+    own_numbers = os.readlink("/proc/self/ns/pid")
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            foreign = os.readlink(folder / "ns/net") != own_network
-            working = os.readlink(folder / "cwd").startswith(str(state))
+            is_a_pods = os.readlink(folder / "ns/pid") != own_numbers
+            is_ours = f"TMPDIR={state}".encode() in (folder / "environ").read_bytes()
         except OSError:  # it ended meanwhile, or is another user's
             continue
-        if foreign or working:
+        if is_a_pods or is_ours:
             yield f"{folder.name} {command}"

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ INIT = Path(__file__).with_name("node_init.sh")
 PAUSE_SOURCE = Path(__file__).with_name("pause.c")
 PAUSE_IMAGE = "localhost/pause:1"
 GPUS = 8  # that the node says it has
+CGROUP_SECONDS = 10.0
 DEBIAN_PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
@@ -141,10 +143,17 @@ def remove_node(state: Path) -> None:
         return
     place = Place(int((state / "place").read_text()))
     subprocess.run(["ip", "link", "delete", place.interface], capture_output=True)  # gone if the node had its end
-    for folder in _cgroups(place):
-        for inner in sorted(folder.rglob("*/"), reverse=True):
-            inner.rmdir()
-        folder.rmdir()
+    deadline = time.monotonic() + CGROUP_SECONDS
+    while folders := list(_cgroups(place)):
+        try:
+            for folder in folders:
+                for inner in sorted(folder.rglob("*/"), reverse=True):
+                    inner.rmdir()
+                folder.rmdir()
+        except OSError as error:  # busy: the kernel has not yet let go of what was killed
+            if time.monotonic() > deadline:
+                raise ClusterError(f"removing cgroups: {error}, for {CGROUP_SECONDS:g} s") from None
+            time.sleep(0.1)
 
 
 def _cgroups(place: Place) -> Iterator[Path]:

@@ -30,6 +30,7 @@ run kubelet "$BIN_KUBELET" --config="$node/kubelet.yaml" --kubeconfig="$node/kub
   --hostname-override="$NODE_NAME" --node-ip="$NODE_IP"
 run kube-proxy "$BIN_KUBE_PROXY" --config="$node/kube-proxy.yaml"
 run coredns "$BIN_COREDNS" -conf "$node/Corefile"
+trap exit TERM # the first process of a namespace gets no signal that it did not ask for
 # The first program that ends ends the node, so that nobody waits for half of one.
 wait -n
 echo "a program of the node ended; see log/containerd, kubelet, kube-proxy, coredns"

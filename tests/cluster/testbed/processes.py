@@ -79,7 +79,7 @@ def _stop(process: Process) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
         if process.is_alive():
-            os.kill(process.pid, number)
+            os.killpg(process.pid, number)  # each leads a group; a node's first process is in that of its `unshare`
         while process.is_alive() and time.monotonic() < deadline:
             _reap(process.pid)
             time.sleep(0.02)
