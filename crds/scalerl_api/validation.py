@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from scalerl_api.recipe import PRESETS, Recipe, merge
-from scalerl_api.rlrun import NAME_PATTERN, VERIFIER_PATTERN, DatasetSpec, RecipeSpec, RLRun
+from scalerl_api.rlrun import NAME_PATTERN, QUANTITY_PATTERN, VERIFIER_PATTERN, DatasetSpec, RecipeSpec, RLRun
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -255,6 +255,7 @@ _ALLOWED = {
 }
 _PATTERNS = {
     NAME_PATTERN: "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends",
+    QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
 }
 

@@ -9,7 +9,7 @@ from scalerl_api.model import ApiModel
 from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress, Termination
 
-Cause = Literal["Interrupted", "StoppedByPolicy", "DeadlineExceeded", "Stuck"]
+Cause = Literal["Interrupted", "Suspended", "StoppedByPolicy", "DeadlineExceeded", "Stuck", "GangBroken"]
 """Why an actuator asked a leader to end."""
 
 
@@ -24,6 +24,8 @@ class Attempt(ApiModel):
     stop_time: datetime | None = None
     """When it was asked."""
     ended: datetime | None = None
+    infrastructure: bool = False
+    """A node, an eviction or a deletion by others ended it: it says nothing against the run."""
     exit_code: int | None = None
     """128 + N for signal N; None while it runs, and when nobody was there to see the end."""
     termination: Termination | None = None
@@ -38,6 +40,19 @@ class Attempt(ApiModel):
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What remains of attempts that are no longer listed one by one."""
+
+    active_seconds: float = 0.0
+    failures: int = 0
+    """Those that cost a restart, since the last new checkpoint."""
+    retries: int = 0
+    """Those that cost none, since the last new checkpoint."""
+    checkpoint_step: int = 0
+    """Newest checkpoint that one of them left; 0 for none."""
+
+
+@dataclass(frozen=True)
 class Seen:
     """Everything a decision may look at, as of one moment."""
 
@@ -49,6 +64,10 @@ class Seen:
     """The last answer of the running attempt."""
     heard: datetime | None = None
     """When that answer came; None while the running attempt has not answered."""
+    watched: datetime | None = None
+    """Since when this operator asks the leader: silence before that says nothing; None: since the attempt's start."""
+    earlier: Earlier = Earlier()
+    """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
     """The run's points, without doubles."""
     eta_seconds: float | None = None

@@ -23,6 +23,7 @@ Standing = tuple[str, str]
 
 COMPLETE = ("Finished", "StoppedByPolicy")  # a policy stop is a result, not a failure
 FAILED = ("Invalid", "RestartsExhausted", "RetriesExhausted", "DeadlineExceeded")
+PAUSED = ("Interrupted", "Suspended")
 _PHASE_REASONS: dict[Phase, str] = {
     "starting": "Starting",
     "warmStart": "WarmStart",
@@ -60,11 +61,12 @@ def _wanted(seen: Seen, judged: Judged, standing: Standing) -> list[tuple[str, T
     detail = seen.progress.detail if seen.progress is not None else ""
     if reason == "Running":
         reason, message = _PHASE_REASONS[phase], message or detail
-    over = reason in COMPLETE or reason in FAILED or reason == "Interrupted"
+    over = reason in COMPLETE or reason in FAILED or reason in PAUSED
     ready = seen.running is not None and phase in ("training", "evaluating") and not over
     return [
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
+        ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
         ("ForecastReady", *_forecast_condition(judged.forecast)),
         ("StopRecommended", *_stop_condition(judged.stop)),
         ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
@@ -115,7 +117,7 @@ def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
             name="trainer",
             desired=run.spec.trainer.replicas,
             ready=run.spec.trainer.replicas if alive and training else 0,
-            restarts=max(0, len(seen.attempts) - 1),
+            restarts=max(0, seen.attempts[-1].number - 1) if seen.attempts else 0,
         ),
         RoleStatus(
             name="generator",
