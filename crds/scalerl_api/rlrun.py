@@ -228,8 +228,8 @@ class CheckpointSpec(ApiModel):
     keep: int = Field(default=3, ge=2, le=1000)
     """How many are kept. At least 2: the older one replaces a damaged one."""
     claim_name: str | None = Field(default=None, min_length=1, max_length=253)
-    """On a cluster: the PersistentVolumeClaim of the run's folder, which every node can write; never deleted. Unset: one
-    named `<run>-checkpoints` is made, and kept when the run is deleted. Read when a run's pods start."""
+    """On a cluster: the PersistentVolumeClaim of the run's folder, which every node can write; never deleted. Unset:
+    one named `<run>-checkpoints` is made, and kept when the run is deleted. Read when a run's pods start."""
     claim_size: str = Field(default="100Gi", pattern=QUANTITY_PATTERN, max_length=12)
     """Size of the claim that is made. Changing it later has no effect."""
     storage_class_name: str | None = Field(default=None, min_length=1, max_length=253)

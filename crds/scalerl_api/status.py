@@ -5,6 +5,9 @@ from typing import Literal
 
 from scalerl_api.model import ApiModel
 
+StopCause = Literal["Interrupted", "Suspended", "StoppedByPolicy", "DeadlineExceeded", "Stuck", "GangBroken"]
+"""Why an actuator asked a leader to end."""
+
 
 class Condition(ApiModel):
     """metav1.Condition."""
@@ -137,7 +140,7 @@ class AttemptStatus(ApiModel):
     """When its leader's process began."""
     seen: bool = False
     """Whether the leader's pod has existed: if it does not now, it is lost."""
-    stop_cause: str | None = None
+    stop_cause: StopCause | None = None
     """Why it was asked to end; absent while nobody has asked."""
     stop_time: datetime | None = None
     """When it was asked."""

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.status import StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
-from scalerl_operator.seen import Attempt, Cause, Judged, Seen
+from scalerl_operator.seen import Attempt, Judged, Seen
 from scalerl_operator.status import build_status
 
 Outcome = Literal[
@@ -51,14 +52,14 @@ class Start:
 class Terminate:
     """Ask the leader to checkpoint and end (SIGTERM)."""
 
-    cause: Cause
+    cause: StopCause
 
 
 @dataclass(frozen=True)
 class Kill:
     """End the leader and all its processes at once."""
 
-    cause: Cause
+    cause: StopCause
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
 def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: Limits) -> bool:
     """Whether the leader has not answered for too long. A few missed polls are nothing."""
     if seen.heard is None:
-        return now - max(attempt.started, seen.watched or attempt.started) > timedelta(seconds=run.spec.deadlines.start_seconds)
+        return now - max(attempt.started, seen.watched or attempt.started) > timedelta(
+            seconds=run.spec.deadlines.start_seconds
+        )
     return now - seen.heard > timedelta(seconds=limits.silence_seconds)
 
 

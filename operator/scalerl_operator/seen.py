@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from scalerl_api.model import ApiModel
-from scalerl_api.status import ForecastStatus, StopStatus
+from scalerl_api.status import ForecastStatus, StopCause, StopStatus
 from scalerl_api.wire import EvalPoint, Progress, Termination
-
-Cause = Literal["Interrupted", "Suspended", "StoppedByPolicy", "DeadlineExceeded", "Stuck", "GangBroken"]
-"""Why an actuator asked a leader to end."""
 
 
 class Attempt(ApiModel):
@@ -19,7 +15,7 @@ class Attempt(ApiModel):
     number: int
     """1 for the run's first."""
     started: datetime
-    stop_cause: Cause | None = None
+    stop_cause: StopCause | None = None
     """Why it was asked to end; None while nobody has asked."""
     stop_time: datetime | None = None
     """When it was asked."""

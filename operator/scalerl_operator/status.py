@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from scalerl_api import RLRun, RLRunStatus
+from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import (
     CheckpointStatus,
     Condition,
@@ -162,6 +162,26 @@ def is_over(status: RLRunStatus | None) -> bool:
     """Whether the run is Complete or Failed."""
     found = status.conditions if status is not None else []
     return any(each.type in ("Complete", "Failed") and each.status == "True" for each in found)
+
+
+def over_since(status: RLRunStatus | None) -> datetime | None:
+    """Return when the run became Complete or Failed; None if it is neither."""
+    found = status.conditions if status is not None else []
+    times = [
+        each.last_transition_time for each in found if each.type in ("Complete", "Failed") and each.status == "True"
+    ]
+    return max(times, default=None)
+
+
+def describe_invalid(
+    status: RLRunStatus | None, generation: int, faults: Sequence[Fault], now: datetime
+) -> RLRunStatus:
+    """Return the status of a spec that cannot be understood: what runs goes on, and a better spec is taken at once."""
+    old = (status or RLRunStatus()).model_copy(update={"observed_generation": generation})
+    message = "; ".join(map(str, faults))
+    wanted: list[tuple[str, Truth, str, str]] = [("Progressing", "False", "InvalidSpec", message)]
+    kept = [each for each in old.conditions if each.type != "Progressing"]
+    return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)]})
 
 
 def format_ceiling(forecast: ForecastStatus | None) -> str:

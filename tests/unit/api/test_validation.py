@@ -196,6 +196,8 @@ def test_policies_with_one_name_are_both_shown(edit: Edit) -> None:
     ]
 
 
+CHECKPOINT_FIELDS = "fields here are claimName, claimSize, everySteps, keep, path, storageClassName"
+
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "true is not a number": (
         {"spec.budget.steps": True},
@@ -224,11 +226,11 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "nothing for a string": ({"spec.model.source": ""}, "spec.model.source: '', at least 1 characters"),
     "nothing for a mapping": (
         {"spec.checkpoint": None},
-        "spec.checkpoint: empty, a mapping is needed; fields here are everySteps, keep, path",
+        f"spec.checkpoint: empty, a mapping is needed; {CHECKPOINT_FIELDS}",
     ),
     "a list for a mapping": (
         {"spec.checkpoint": [1]},
-        "spec.checkpoint: a list, a mapping is needed; fields here are everySteps, keep, path",
+        f"spec.checkpoint: a list, a mapping is needed; {CHECKPOINT_FIELDS}",
     ),
     "a mapping for a list": ({"spec.stopPolicies": STOP}, "spec.stopPolicies: a mapping, a list is needed"),
     "a list inside the task's options": (
@@ -274,7 +276,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing near": (
         {"spec.checkpoint.zzz": 1},
-        "spec.checkpoint.zzz: unknown field (value 1), fields here are everySteps, keep, path",
+        f"spec.checkpoint.zzz: unknown field (value 1), {CHECKPOINT_FIELDS}",
     ),
 }
 
