@@ -57,6 +57,7 @@ def to_seen(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earli
             ended=each.ended,
             infrastructure=each.infrastructure,
             exit_code=each.exit_code,
+            error=each.error,
             termination=_termination(each),
             checkpoint_step=each.checkpoint_step,
         )

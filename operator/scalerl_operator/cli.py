@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
         "status": _status,
         "report": _report,
         "fit": _fit,
+        "operator": _operator,
     }
     try:
         if options.command == "run":
@@ -237,3 +238,9 @@ def _fit(options: argparse.Namespace) -> int:
 
         options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
     return EXIT_FINISHED
+
+
+def _operator(options: argparse.Namespace) -> int:
+    from scalerl_operator.serve import main
+
+    return main(options)

@@ -6,7 +6,6 @@ Pods are as restricted as the pod security standard of that name asks. Their env
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from scalerl_api import Fault, RLRun
 from scalerl_api.rlrun import API_VERSION, KIND, PodTemplate
@@ -258,12 +257,6 @@ def build_annotations(ceiling: str | None, interval: str | None) -> dict[str, st
     return {names.ANNOTATION_CEILING: ceiling, names.ANNOTATION_INTERVAL: interval}
 
 
-def reference(owner: Owner) -> dict[str, Any]:
-    """Return what an Event says about whom it is."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": owner.name,
-        "namespace": owner.namespace,
-        "uid": owner.uid,
-    }
+def reference(key: tuple[str, str], uid: str) -> Json:
+    """Return what an Event says about which run it is; `key` is (namespace, name)."""
+    return {"apiVersion": API_VERSION, "kind": KIND, "namespace": key[0], "name": key[1], "uid": uid}

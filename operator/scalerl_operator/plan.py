@@ -255,7 +255,7 @@ def describe_exit(attempt: Attempt) -> str:
         how = f"was killed by signal {attempt.exit_code - 128}"
     else:
         how = f"ended with exit code {attempt.exit_code}"
-    error = attempt.termination.error if attempt.termination is not None else ""
+    error = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
     return f"attempt {attempt.number} {how}" + (f": {error}" if error else "")
 
 

@@ -24,6 +24,8 @@ class Attempt(ApiModel):
     """A node, an eviction or a deletion by others ended it: it says nothing against the run."""
     exit_code: int | None = None
     """128 + N for signal N; None while it runs, and when nobody was there to see the end."""
+    error: str = ""
+    """One line of what its surroundings say of its end: OOMKilled."""
     termination: Termination | None = None
     """The leader's last words; a killed one leaves none."""
     checkpoint_step: int | None = None

@@ -54,6 +54,8 @@ class SeenPod:
     run: Key
     name: str
     uid: str
+    owner: str
+    """uid of its run: a run of the same name that is gone may still have pods."""
     version: int
     place: Place
     attempt: int | None
@@ -186,6 +188,7 @@ def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPo
         run=(metadata["namespace"], labels[LABEL_RUN]),
         name=metadata["name"],
         uid=metadata["uid"],
+        owner=next((each["uid"] for each in metadata.get("ownerReferences", []) if each.get("controller")), ""),
         version=int(metadata["resourceVersion"]),
         place=place,
         attempt=attempt,

@@ -35,6 +35,7 @@ def pod(place: str, attempt: int | None = 4, **values: Any) -> SeenPod:
         run=("research", "tiny"),
         name=f"tiny-{place}",
         uid=f"uid-{place}",
+        owner="5e7a",
         version=77,
         place=Place(where, int(index)),
         attempt=attempt if role == "trainer" else None,
