@@ -5,9 +5,10 @@ PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench gpu clean
+.PHONY: cluster-test cluster-up cluster-down cluster-repeat
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
 
 setup: ## make .venv; the first time takes minutes and 7 GB, afterwards a second
 	@scripts/setup
@@ -16,7 +17,7 @@ demo: setup ## train a small model here, forecast its ceiling, write a report: a
 	@.venv/bin/scalerl run examples/quickstart.yaml
 	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
 
-test: setup check local ## everything that needs no GPU
+test: setup check cluster-test local ## everything that needs no GPU
 
 unit: setup ## fast tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py
@@ -29,6 +30,23 @@ check: setup ## format, lint, types, import rules, generated files, unit tests
 
 generate: setup ## write the CRD, the field reference and the list of metrics from the code
 	@scripts/generate
+
+# NODE=1: with a real node that runs pods, which needs root; else nodes are only said to exist.
+TESTBED := $(PYTHON) tests/cluster/testbed
+WITH := $(if $(NODE),--node)
+
+cluster-test: setup ## a real API server: KUBECONFIG's, or one made here (the first time compiled: 15 minutes)
+	@[ -n "$$KUBECONFIG" ] || $(TESTBED) programs
+	@$(PYTHON) -m pytest -q tests/cluster
+
+cluster-up: setup ## start a Kubernetes here and say how to use it; NODE=1: with a node (root)
+	@$(TESTBED) up $(WITH)
+
+cluster-down: setup ## stop it; nothing is left
+	@$(TESTBED) down
+
+cluster-repeat: setup ## start and stop it TIMES (20) times and look for what is left; NODE=1: with a node
+	@$(TESTBED) repeat $(WITH) $(or $(TIMES),20)
 
 golden: setup ## rewrite the expected objects of tests; read the diff
 	@$(PYTHON) -m pytest -q tests/unit --rewrite-golden

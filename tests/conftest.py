@@ -1,10 +1,13 @@
 """What all tests share: the tests' environment, markers by folder, expected objects in files."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 HERE = Path(__file__).parent
 
@@ -26,11 +29,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """tests/local and tests/gpu carry their marker without saying so; GPU tests are skipped where there is none."""
+    """A test that needs more than this process has its folder's marker; GPU tests are skipped where there is none."""
     for item in items:
         if HERE / "local" in item.path.parents:
             item.add_marker(pytest.mark.local)
             item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM, Ray and DeepSpeed warn as they like
+        if HERE / "cluster" in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
         if HERE / "gpu" in item.path.parents:
             item.add_marker(pytest.mark.gpu)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
@@ -58,3 +63,21 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{path.name} differs; if it should, `make golden` and read the diff"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def edit() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`edit({"spec.budget.steps": 3})` is tests/admission/valid.yaml with that value there."""
+    valid = yaml.safe_load((HERE / "admission/valid.yaml").read_text())
+
+    def edited(changes: dict[str, Any]) -> dict[str, Any]:
+        document = copy.deepcopy(valid)
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            at = document
+            for parent in parents:
+                at = at.setdefault(parent, {})
+            at[last] = copy.deepcopy(value)
+        return document
+
+    return edited

@@ -75,6 +75,11 @@ class Length(ApiModel):
         """Most tokens of one completion."""
         return self.think_tokens + self.answer_tokens
 
+    @property
+    def sequence_tokens(self) -> int:
+        """Most tokens of prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Optimizer(ApiModel):
     """AdamW with a linear warm-up to a constant rate."""

@@ -5,14 +5,18 @@ from typing import Any, Final, Literal
 from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.model import ApiModel
+from scalerl_api.pods import PodTemplate
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
+GROUP = "scalerl.io"
+PLURAL = "rlruns"
 API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
 MANAGED_BY: Final = "scalerl.io/operator"
 QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
+NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
 VERIFIER_PATTERN = r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$"
 
 
@@ -81,6 +85,11 @@ class DatasetSpec(ApiModel):
     task: dict[str, int | float | str | bool] = Field(default={}, max_length=50)
     """Options of the reasoning_gym task, by its own names."""
 
+    @property
+    def is_generated(self) -> bool:
+        """Whether a reasoning_gym task writes the rows."""
+        return self.source.startswith("reasoning_gym:")
+
 
 class NamedDatasetSpec(DatasetSpec):
     """A downstream test set, evaluated beside the held-out prompts; never trained on."""
@@ -113,6 +122,16 @@ class DataSpec(ApiModel):
     """Text around the prompt; holds `{prompt}` once."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """The run does not start if more than this share of the rows is malformed."""
+
+    @property
+    def num_places(self) -> int:
+        """How often the template holds `{prompt}`."""
+        return self.prompt_template.count("{prompt}")
+
+    @property
+    def ungenerated(self) -> str:
+        """The first downstream set that no reasoning_gym task writes; empty if there is none."""
+        return next((each.name for each in self.downstream if not each.is_generated), "")
 
 
 class RewardSpec(ApiModel):
@@ -158,25 +177,6 @@ class BudgetSpec(ApiModel):
     """Stop when this much compute is spent, even if steps are left (device-hours on CPU)."""
     eval_every_steps: int = Field(default=100, ge=1, le=1_000_000)
     """Steps between evaluations; step 0 and the last step are always evaluated. Each has a checkpoint."""
-
-
-class TemplateMetadata(ApiModel):
-    """What a user may write on a role's pods."""
-
-    labels: dict[str, str] = Field(default={}, max_length=50)
-    """Further labels; those of `scalerl.io/` and `app.kubernetes.io/` are the operator's."""
-    annotations: dict[str, str] = Field(default={}, max_length=50)
-    """Further annotations."""
-
-
-class PodTemplate(ApiModel):
-    """A Kubernetes PodTemplateSpec that is merged into a role's pods."""
-
-    metadata: TemplateMetadata = TemplateMetadata()
-    """Labels and annotations."""
-    spec: dict[str, bool | int | str | list[Any] | dict[str, Any]] = Field(default={}, max_length=100)
-    """A PodSpec: nodeSelector, tolerations, volumes, priorityClassName, ... The container `runtime` is the role's own;
-    others run beside it. What the operator sets itself is refused by name. Only read on a cluster."""
 
 
 class TrainerSpec(ApiModel):
@@ -262,6 +262,11 @@ class Bound(ApiModel):
     above: float | None = None
     """True while the number is above this."""
 
+    @property
+    def num_set(self) -> int:
+        """How many of the two are given."""
+        return len(self.model_dump(exclude_none=True))
+
 
 class StopCondition(ApiModel):
     """Exactly one measured quantity and its bound."""
@@ -272,6 +277,11 @@ class StopCondition(ApiModel):
     """Predicted pass rate at the budget, less the one now: upper end."""
     pass_rate: Bound | None = None
     """The last measured pass rate."""
+
+    @property
+    def num_set(self) -> int:
+        """How many quantities are given."""
+        return len(self.model_dump(exclude_none=True))
 
 
 class StopPolicy(ApiModel):

@@ -14,16 +14,18 @@ from typing import Any
 
 import yaml
 
+from scalerl_api.admission import build_policy, build_roles, build_validations
 from scalerl_api.recipe import Recipe
 from scalerl_api.reference import build_reference
-from scalerl_api.rlrun import API_VERSION, KIND, RLRun, RLRunSpec
+from scalerl_api.rlrun import API_VERSION, GROUP, KIND, PLURAL, RLRun, RLRunSpec
 from scalerl_api.status import RLRunStatus
 
 Schema = dict[str, Any]
 
-GROUP, VERSION = API_VERSION.split("/")
-PLURAL = "rlruns"
+VERSION = API_VERSION.split("/")[1]
 CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
+POLICY_FILE = f"crds/{GROUP}_{PLURAL}_policy.yaml"
+ROLES_FILE = f"crds/{GROUP}_{PLURAL}_roles.yaml"
 REFERENCE_FILE = "docs/api.md"
 
 # name, type, place, 0 for every `kubectl get` or 1 for `-o wide`
@@ -37,62 +39,6 @@ COLUMNS = [
     ("Verdict", "string", ".status.forecast.verdict", 1),
     ("Model", "string", ".spec.model.source", 1),
 ]
-
-# What the API server checks beyond single fields (CEL): place in the schema -> rule, message. `validation.check_run`
-# has the same rules for a file, and those that need the resolved recipe. A rule sits on no group with a default: the
-# API server tries it on the default `{}` before that is filled.
-RULES: dict[str, list[tuple[str, str]]] = {
-    "": [
-        (
-            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$')",
-            "metadata.name: 1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends",
-        ),
-    ],
-    "spec": [
-        (
-            "(self.trainer.gpusPerReplica == 0) == (self.generator.gpusPerReplica == 0)",
-            "trainer.gpusPerReplica, generator.gpusPerReplica: both on GPUs or both on the CPU",
-        ),
-        ("self.generator.maxReplicas >= self.generator.minReplicas", "generator.maxReplicas: at least minReplicas"),
-        ("self.model.source != 'scratch' || has(self.warmStart)", "warmStart: needed with model.source: scratch"),
-        (
-            "self.model.source != 'scratch' || self.data.promptFormat == 'plain'",
-            "data.promptFormat: model.source: scratch has no chat template; use plain",
-        ),
-    ],
-    "spec.model": [
-        ("self == oldSelf", "model: fixed for the run's life"),
-        (
-            "(self.source == 'scratch') == has(self.scratch)",
-            "model.scratch: needed with source: scratch, and only then",
-        ),
-    ],
-    "spec.model.scratch": [
-        ("self.heads % self.kvHeads == 0", "model.scratch.kvHeads: must divide heads"),
-        ("self.headDim % 32 == 0", "model.scratch.headDim: must be a multiple of 32"),
-    ],
-    "spec.warmStart": [("self.wrongSteps <= self.steps", "warmStart.wrongSteps: at most steps")],
-    "spec.data": [
-        ("self == oldSelf", "data: fixed for the run's life"),
-        ("self.heldOut.prompts < self.train.size", "data.heldOut.prompts: less than data.train.size"),
-    ],
-    "spec.recipe.length": [
-        (
-            "!has(self.interruptMin) || !has(self.interruptMax) || self.interruptMin <= self.interruptMax",
-            "recipe.length.interruptMin: at most interruptMax",
-        ),
-    ],
-    "spec.stopPolicies[].when": [
-        (
-            "[has(self.ceilingUpper), has(self.remainingGain), has(self.passRate)].filter(set, set).size() == 1",
-            "stopPolicies.when: exactly one condition",
-        ),
-    ],
-}
-for _quantity in ("ceilingUpper", "remainingGain", "passRate"):
-    RULES[f"spec.stopPolicies[].when.{_quantity}"] = [
-        ("has(self.below) != has(self.above)", f"stopPolicies.when.{_quantity}: exactly one of below, above"),
-    ]
 
 # Lists whose entries have a name: unique, and merged by it under server-side apply.
 LIST_KEYS = {
@@ -149,9 +95,8 @@ def build_schema() -> Schema:
             "status": _without_defaults(_structural(RLRunStatus.model_json_schema(by_alias=True))),
         },
     }
-    for path, rules in RULES.items():
-        target = find_schema(schema, path)
-        target["x-kubernetes-validations"] = [{"rule": rule, "message": message} for rule, message in rules]
+    for path, validation in build_validations():
+        find_schema(schema, path).setdefault("x-kubernetes-validations", []).append(validation)
     for path, key in LIST_KEYS.items():
         target = find_schema(schema, path)
         target |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
@@ -217,9 +162,17 @@ def _without_defaults(schema: Schema) -> Schema:
 
 def build_files() -> dict[str, str]:
     """Return what is generated: path in the repository -> text."""
-    body = yaml.dump(build_crd(), Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
+    return {
+        CRD_FILE: _dump([build_crd()]),
+        POLICY_FILE: _dump(build_policy()),
+        ROLES_FILE: _dump(build_roles()),
+        REFERENCE_FILE: build_reference(build_schema()),
+    }
+
+
+def _dump(objects: Sequence[Schema]) -> str:
     head = "# Generated from crds/scalerl_api by `make generate`; do not edit.\n"
-    return {CRD_FILE: head + body, REFERENCE_FILE: build_reference(build_schema())}
+    return head + yaml.dump_all(objects, Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _PlainDumper(yaml.SafeDumper):

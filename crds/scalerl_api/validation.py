@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_snake
 from pydantic_core import ErrorDetails
 
 from scalerl_api.recipe import PRESETS, Recipe, merge
-from scalerl_api.rlrun import NAME_PATTERN, QUANTITY_PATTERN, VERIFIER_PATTERN, DatasetSpec, RecipeSpec, RLRun
+from scalerl_api.rlrun import NAME_ALLOWED, NAME_PATTERN, QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
+from scalerl_api.rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,139 +64,38 @@ def _parse_recipe(document: Mapping[Any, Any]) -> tuple[Recipe | None, list[Faul
 
 def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
     """Yield what no single field can see is wrong."""
-    yield from _check_model(run)
-    yield from _check_data(run)
-    yield from _check_groups(run, recipe)
-    yield from _check_recipe(run, recipe)
-    yield from _check_length(run, recipe)
-    yield from _check_stop(run)
+    yield from _check_names("spec.data.downstream", [each.name for each in run.spec.data.downstream])
+    yield from _check_names("spec.stopPolicies", [each.name for each in run.spec.stop_policies])
+    for rule in CRD_RULES:
+        for path, part in _find_parts(run, "", rule.at.split(".")):
+            yield from _try_rule(rule, path, part)
+    for rule in POLICY_RULES:
+        yield from _try_rule(rule, "", Resolved(run.spec, recipe))
 
 
-def _check_model(run: RLRun) -> Iterator[Fault]:
-    model, warm = run.spec.model, run.spec.warm_start
-    if model.source == "scratch":
-        yield from _check_scratch(run)
-    elif model.scratch is not None:
-        yield Fault("spec.model.scratch", "set", f"only with source: scratch, not {model.source!r}")
-    if warm is not None and warm.wrong_steps > warm.steps:
-        yield Fault("spec.warmStart.wrongSteps", str(warm.wrong_steps), f"at most steps ({warm.steps})")
-
-
-def _check_scratch(run: RLRun) -> Iterator[Fault]:
-    sizes = run.spec.model.scratch
-    if sizes is None:
-        yield Fault("spec.model.scratch", "missing", "needed with source: scratch")
-    else:
-        if sizes.heads % sizes.kv_heads:
-            yield Fault("spec.model.scratch.kvHeads", str(sizes.kv_heads), f"must divide heads ({sizes.heads})")
-        if sizes.head_dim % 32:
-            yield Fault("spec.model.scratch.headDim", str(sizes.head_dim), "must be a multiple of 32")
-    if run.spec.warm_start is None:
-        yield Fault("spec.warmStart", "missing", "needed with source: scratch, which can do nothing yet")
-    if run.spec.data.prompt_format == "chat":
-        yield Fault("spec.data.promptFormat", "chat", "source: scratch has no chat template; use plain")
-
-
-def _check_data(run: RLRun) -> Iterator[Fault]:
-    data, held_out = run.spec.data, run.spec.data.held_out
-    if held_out.prompts >= data.train.size:
-        allowed = f"less than data.train.size ({data.train.size})"
-        yield Fault("spec.data.heldOut.prompts", str(held_out.prompts), allowed)
-    if data.prompt_template.count("{prompt}") != 1:
-        yield Fault("spec.data.promptTemplate", repr(data.prompt_template), "must hold {prompt} once")
-    names = [each.name for each in data.downstream]
+def _check_names(path: str, names: Sequence[str]) -> Iterator[Fault]:
+    """The API server does this by itself: the lists are keyed by name."""
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Fault(f"spec.data.downstream[{index}].name", name, "every name once")
-    yield from _check_source(run, "spec.data.train", data.train)
-    for index, each in enumerate(data.downstream):
-        yield from _check_source(run, f"spec.data.downstream[{index}]", each)
+            yield Fault(f"{path}[{index}].name", name, "every name once")
 
 
-def _check_source(run: RLRun, path: str, data: DatasetSpec) -> Iterator[Fault]:
-    generated = data.source.startswith("reasoning_gym:")
-    if data.task and not generated:
-        yield Fault(f"{path}.task", "set", "only with source: reasoning_gym:<task>")
-    if run.spec.reward.verifier == "reasoning_gym" and not generated:
-        yield Fault(f"{path}.source", data.source, "reward.verifier reasoning_gym needs reasoning_gym:<task>")
+def _try_rule(rule: Rule[Any], path: str, part: object) -> Iterator[Fault]:
+    if not rule.holds(part):
+        where = f"{path}.{rule.blamed}".strip(".")
+        yield Fault(where, rule.seen.format(it=part), rule.allowed.format(it=part))
 
 
-def _check_groups(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
-    trainer, generator = run.spec.trainer, run.spec.generator
-    if recipe.prompts_per_step % trainer.ranks:
-        yield Fault(
-            "spec.recipe.promptsPerStep",
-            str(recipe.prompts_per_step),
-            f"must be a multiple of the {trainer.ranks} ranks",
-        )
-    if generator.max_replicas < generator.min_replicas:
-        yield Fault(
-            "spec.generator.maxReplicas",
-            str(generator.max_replicas),
-            f"at least minReplicas ({generator.min_replicas})",
-        )
-    if (trainer.gpus_per_replica == 0) != (generator.gpus_per_replica == 0):
-        yield Fault(
-            "spec.generator.gpusPerReplica",
-            str(generator.gpus_per_replica),
-            f"trainer has {trainer.gpus_per_replica}: both on GPUs or both on the CPU",
-        )
-
-
-def _check_recipe(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
-    if recipe.loss.kl_target is not None and recipe.loss.kl_coefficient == 0:
-        yield Fault("spec.recipe.loss.klTarget", str(recipe.loss.kl_target), "only with klCoefficient above 0")
-    warmup = recipe.optimizer.warmup_steps
-    if warmup >= run.spec.budget.steps:
-        yield Fault(
-            "spec.recipe.optimizer.warmupSteps", str(warmup), f"less than budget.steps ({run.spec.budget.steps})"
-        )
-
-
-def _check_length(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
-    length = recipe.length
-    total = length.prompt_tokens + length.completion_tokens
-    if total > run.spec.trainer.micro_batch_tokens:
-        yield Fault(
-            "spec.trainer.microBatchTokens",
-            str(run.spec.trainer.micro_batch_tokens),
-            f"at least promptTokens + thinkTokens + answerTokens ({total})",
-        )
-    if length.interrupt_min > length.interrupt_max:
-        yield Fault(
-            "spec.recipe.length.interruptMin",
-            str(length.interrupt_min),
-            f"at most interruptMax ({length.interrupt_max})",
-        )
-    if length.control == "interruption" and length.interrupt_max > length.think_tokens:
-        yield Fault(
-            "spec.recipe.length.interruptMax",
-            str(length.interrupt_max),
-            f"above the context left for thinking: at most thinkTokens ({length.think_tokens})",
-        )
-    if length.control == "interruption" and "</think>" not in length.phrase:
-        yield Fault("spec.recipe.length.phrase", repr(length.phrase), "must close the thinking with </think>")
-    if length.control == "penalty" and length.penalty_cache > length.completion_tokens:
-        yield Fault(
-            "spec.recipe.length.penaltyCache",
-            str(length.penalty_cache),
-            f"at most thinkTokens + answerTokens ({length.completion_tokens})",
-        )
-
-
-def _check_stop(run: RLRun) -> Iterator[Fault]:
-    policies = run.spec.stop_policies
-    names = [policy.name for policy in policies]
-    for index, policy in enumerate(policies):
-        path = f"spec.stopPolicies[{index}]"
-        if names.count(policy.name) > 1:
-            yield Fault(f"{path}.name", policy.name, "every name once")
-        bounds = [bound for bound in policy.when.__dict__.values() if bound is not None]
-        if len(bounds) != 1:
-            yield Fault(f"{path}.when", f"{len(bounds)} conditions", "exactly one")
-        elif (bounds[0].below is None) == (bounds[0].above is None):
-            seen = "neither below nor above" if bounds[0].below is None else "below and above"
-            yield Fault(f"{path}.when", seen, "exactly one of below, above")
+def _find_parts(value: object, path: str, steps: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Every part of a run at `steps`, such as `spec`, `stopPolicies[]`, with its place; none where it is unset."""
+    if not steps or value is None:
+        yield from [(path, value)] if value is not None else []
+        return
+    name = steps[0].removesuffix("[]")
+    inner, place = getattr(value, to_snake(name)), f"{path}.{name}".lstrip(".")
+    entries = [(place, inner)] if name == steps[0] else [(f"{place}[{i}]", each) for i, each in enumerate(inner)]
+    for where, each in entries:
+        yield from _find_parts(each, where, steps[1:])
 
 
 def _parse_as(root: type[Model], document: object, prefix: tuple[str, ...] = ()) -> tuple[Model | None, list[Fault]]:
@@ -254,7 +155,7 @@ _ALLOWED = {
     "invalid_key": "field names are strings",
 }
 _PATTERNS = {
-    NAME_PATTERN: "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends",
+    NAME_PATTERN: NAME_ALLOWED,
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import kopf
 
-from scalerl_api.schema import GROUP, PLURAL, VERSION
+from scalerl_api.rlrun import API_VERSION, PLURAL
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 
 Body = Mapping[str, Any]
@@ -74,7 +74,7 @@ def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.O
         loop.call_soon_threadsafe(watches.on_pod, dict(body), type == "DELETED")
 
     kopf.on.login(registry=registry)(login)
-    kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(on_run)
+    kopf.on.event(*API_VERSION.split("/"), PLURAL, registry=registry)(on_run)
     kopf.on.event("", "v1", "pods", registry=registry)(on_pod)
     return registry
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from scalerl_api.rlrun import API_VERSION
-from scalerl_api.schema import PLURAL
+from scalerl_api.rlrun import API_VERSION, PLURAL
 from scalerl_operator.names import FIELD_MANAGER
 
 Json = dict[str, Any]

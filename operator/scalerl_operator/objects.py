@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scalerl_api import Fault, RLRun
-from scalerl_api.rlrun import API_VERSION, KIND, PodTemplate
+from scalerl_api.pods import PodTemplate
+from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_FOLDER,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scalerl_api import Fault
-from scalerl_api.rlrun import PodTemplate
+from scalerl_api.pods import PodTemplate
 from scalerl_operator.names import (
     CONTAINER,
     OWNED_PREFIXES,

@@ -16,7 +16,7 @@ CHANGES: list[tuple[str, dict[str, object], list[str]]] = [
     (
         "where checkpoints are",
         {"checkpoint": {"path": "/elsewhere", "everySteps": 5}},
-        ["spec.checkpoint.path: '/elsewhere', fixed for the run's life (None)"],
+        ["spec.checkpoint.path: '/elsewhere', fixed for the run's life (unset)"],
     ),
     (
         "one size deep inside",

@@ -1,0 +1,286 @@
+"""What no single field can see is wrong: each rule once, for a file (Python) and for the API server (CEL). PURE.
+
+`validation` tries `holds` on a parsed file. `schema` writes `cel` into the CRD, and what needs the recipe, or values
+that the CRD's own rules do not see, into a ValidatingAdmissionPolicy. Message and place are shared; that both sides
+take and refuse the same documents is tested on a real API server (tests/cluster).
+
+In messages `{it.max_replicas}` is a value of the part that the rule is about.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from scalerl_api.recipe import Recipe
+from scalerl_api.rlrun import Bound, DataSpec, RLRunSpec, ScratchModel, StopCondition, WarmStartSpec
+
+Part = TypeVar("Part")
+
+# Parts of the spec that may not change in a run that has started: points before and after would be of different runs,
+# or its checkpoints would not be found. The recipe may change, knowingly: annealing a rate is how runs are saved.
+FIXED = ("model", "warmStart", "data", "reward", "seed", "checkpoint.path", "managedBy")
+FIXED_MESSAGE = "fixed for the run's life"
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Part]):
+    """One condition on a part of the spec."""
+
+    at: str
+    """The part, `it` here and `self` in CEL; `[]` stands for any entry of a list."""
+    blamed: str
+    """What is blamed, below `at`; empty for `at` itself."""
+    cel: str
+    """Holds for a good part."""
+    holds: Callable[[Part], bool]
+    """The same in Python."""
+    seen: str
+    """The value that was found, with `{it...}` for values."""
+    allowed: str
+    """What would be right."""
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """CEL for names in messages that are properties in Python."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run's spec beside its recipe with preset and overrides applied."""
+
+    spec: RLRunSpec
+    recipe: Recipe
+
+    @property
+    def stray_task(self) -> str:
+        """The first downstream set with options though nothing is generated; empty if there is none."""
+        return next((each.name for each in self.spec.data.downstream if each.task and not each.is_generated), "")
+
+
+def _bound(quantity: str) -> Rule[Bound]:
+    return Rule[Bound](
+        at=f"spec.stopPolicies[].when.{quantity}",
+        blamed="",
+        cel="has(self.below) != has(self.above)",
+        holds=lambda it: it.num_set == 1,
+        seen="{it.num_set} bounds",
+        allowed="exactly one of below, above",
+        derived={"it.num_set": "[has(self.below), has(self.above)].filter(set, set).size()"},
+    )
+
+
+_GENERATED = "each.source.startsWith('reasoning_gym:')"
+_HAS_STRAY_TASK = f"(!{_GENERATED} && has(each.task) && each.task.size() > 0)"
+_STRAY_TASK_NAME = f"object.spec.data.downstream.filter(each, {_HAS_STRAY_TASK})[0].name"
+_SET = "[has(self.ceilingUpper), has(self.remainingGain), has(self.passRate)].filter(set, set).size()"
+
+# No rule sits on a group with a default: the API server tries it on the default `{}` before that is filled.
+CRD_RULES: tuple[Rule[Any], ...] = (
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="generator.gpusPerReplica",
+        cel="(self.trainer.gpusPerReplica == 0) == (self.generator.gpusPerReplica == 0)",
+        holds=lambda it: (it.trainer.gpus_per_replica == 0) == (it.generator.gpus_per_replica == 0),
+        seen="{it.generator.gpus_per_replica}",
+        allowed="trainer has {it.trainer.gpus_per_replica}: both on GPUs or both on the CPU",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="generator.maxReplicas",
+        cel="self.generator.maxReplicas >= self.generator.minReplicas",
+        holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,
+        seen="{it.generator.max_replicas}",
+        allowed="at least minReplicas ({it.generator.min_replicas})",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="warmStart",
+        cel="self.model.source != 'scratch' || has(self.warmStart)",
+        holds=lambda it: it.model.source != "scratch" or it.warm_start is not None,
+        seen="missing",
+        allowed="needed with source: scratch, which can do nothing yet",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="data.promptFormat",
+        cel="self.model.source != 'scratch' || self.data.promptFormat == 'plain'",
+        holds=lambda it: it.model.source != "scratch" or it.data.prompt_format == "plain",
+        seen="{it.data.prompt_format}",
+        allowed="source: scratch has no chat template; use plain",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="data.train.source",
+        cel="self.reward.verifier != 'reasoning_gym' || self.data.train.source.startsWith('reasoning_gym:')",
+        holds=lambda it: it.reward.verifier != "reasoning_gym" or it.data.train.is_generated,
+        seen="{it.data.train.source}",
+        allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="data.downstream",
+        cel="self.reward.verifier != 'reasoning_gym' || !has(self.data.downstream) || "
+        f"self.data.downstream.all(each, {_GENERATED})",
+        holds=lambda it: it.reward.verifier != "reasoning_gym" or not it.data.ungenerated,
+        seen="{it.data.ungenerated}",
+        allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
+        derived={"it.data.ungenerated": f"self.data.downstream.filter(each, !{_GENERATED})[0].name"},
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="model.scratch",
+        cel="self.model.source != 'scratch' || has(self.model.scratch)",
+        holds=lambda it: it.model.source != "scratch" or it.model.scratch is not None,
+        seen="missing",
+        allowed="needed with source: scratch",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="model.scratch",
+        cel="self.model.source == 'scratch' || !has(self.model.scratch)",
+        holds=lambda it: it.model.source == "scratch" or it.model.scratch is None,
+        seen="set",
+        allowed="only with source: scratch, not '{it.model.source}'",
+    ),
+    Rule[ScratchModel](
+        at="spec.model.scratch",
+        blamed="kvHeads",
+        cel="self.heads % self.kvHeads == 0",
+        holds=lambda it: it.heads % it.kv_heads == 0,
+        seen="{it.kv_heads}",
+        allowed="must divide heads ({it.heads})",
+    ),
+    Rule[ScratchModel](
+        at="spec.model.scratch",
+        blamed="headDim",
+        cel="self.headDim % 32 == 0",
+        holds=lambda it: it.head_dim % 32 == 0,
+        seen="{it.head_dim}",
+        allowed="must be a multiple of 32",
+    ),
+    Rule[WarmStartSpec](
+        at="spec.warmStart",
+        blamed="wrongSteps",
+        cel="self.wrongSteps <= self.steps",
+        holds=lambda it: it.wrong_steps <= it.steps,
+        seen="{it.wrong_steps}",
+        allowed="at most steps ({it.steps})",
+    ),
+    Rule[DataSpec](
+        at="spec.data",
+        blamed="heldOut.prompts",
+        cel="self.heldOut.prompts < self.train.size",
+        holds=lambda it: it.held_out.prompts < it.train.size,
+        seen="{it.held_out.prompts}",
+        allowed="less than data.train.size ({it.train.size})",
+    ),
+    Rule[DataSpec](
+        at="spec.data",
+        blamed="promptTemplate",
+        cel="self.promptTemplate.split('{prompt}').size() == 2",
+        holds=lambda it: it.num_places == 1,
+        seen="{it.num_places} places",
+        allowed="must hold {{prompt}} once",
+        derived={"it.num_places": "(self.promptTemplate.split('{prompt}').size() - 1)"},
+    ),
+    Rule[StopCondition](
+        at="spec.stopPolicies[].when",
+        blamed="",
+        cel=f"{_SET} == 1",
+        holds=lambda it: it.num_set == 1,
+        seen="{it.num_set} conditions",
+        allowed="exactly one",
+        derived={"it.num_set": _SET},
+    ),
+    *(_bound(quantity) for quantity in ("ceilingUpper", "remainingGain", "passRate")),
+)
+
+POLICY_RULES: tuple[Rule[Any], ...] = (
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.promptsPerStep",
+        cel="variables.promptsPerStep % variables.ranks == 0",
+        holds=lambda it: it.recipe.prompts_per_step % it.spec.trainer.ranks == 0,
+        seen="{it.recipe.prompts_per_step}",
+        allowed="must be a multiple of the {it.spec.trainer.ranks} ranks",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.loss.klTarget",
+        cel="!has(object.spec.recipe.loss) || !has(object.spec.recipe.loss.klTarget) || variables.klCoefficient > 0.0",
+        holds=lambda it: it.recipe.loss.kl_target is None or it.recipe.loss.kl_coefficient > 0,
+        seen="{it.recipe.loss.kl_target}",
+        allowed="only with klCoefficient above 0",
+        derived={"it.recipe.loss.kl_target": "object.spec.recipe.loss.klTarget"},  # has no default, so no variable
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.optimizer.warmupSteps",
+        cel="variables.warmupSteps < object.spec.budget.steps",
+        holds=lambda it: it.recipe.optimizer.warmup_steps < it.spec.budget.steps,
+        seen="{it.recipe.optimizer.warmup_steps}",
+        allowed="less than budget.steps ({it.spec.budget.steps})",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.trainer.microBatchTokens",
+        cel="variables.sequenceTokens <= object.spec.trainer.microBatchTokens",
+        holds=lambda it: it.recipe.length.sequence_tokens <= it.spec.trainer.micro_batch_tokens,
+        seen="{it.spec.trainer.micro_batch_tokens}",
+        allowed="at least promptTokens + thinkTokens + answerTokens ({it.recipe.length.sequence_tokens})",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.length.interruptMin",
+        cel="variables.interruptMin <= variables.interruptMax",
+        holds=lambda it: it.recipe.length.interrupt_min <= it.recipe.length.interrupt_max,
+        seen="{it.recipe.length.interrupt_min}",
+        allowed="at most interruptMax ({it.recipe.length.interrupt_max})",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.length.interruptMax",
+        cel="variables.control != 'interruption' || variables.interruptMax <= variables.thinkTokens",
+        holds=lambda it: (
+            it.recipe.length.control != "interruption"
+            or it.recipe.length.interrupt_max <= it.recipe.length.think_tokens
+        ),
+        seen="{it.recipe.length.interrupt_max}",
+        allowed="above the context left for thinking: at most thinkTokens ({it.recipe.length.think_tokens})",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.length.phrase",
+        cel="variables.control != 'interruption' || variables.phrase.contains('</think>')",
+        holds=lambda it: it.recipe.length.control != "interruption" or "</think>" in it.recipe.length.phrase,
+        seen="'{it.recipe.length.phrase}'",
+        allowed="must close the thinking with </think>",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.length.penaltyCache",
+        cel="variables.control != 'penalty' || variables.penaltyCache <= variables.completionTokens",
+        holds=lambda it: (
+            it.recipe.length.control != "penalty"
+            or it.recipe.length.penalty_cache <= it.recipe.length.completion_tokens
+        ),
+        seen="{it.recipe.length.penalty_cache}",
+        allowed="at most thinkTokens + answerTokens ({it.recipe.length.completion_tokens})",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.data.train.task",
+        cel="object.spec.data.train.source.startsWith('reasoning_gym:') || "
+        "!has(object.spec.data.train.task) || object.spec.data.train.task.size() == 0",
+        holds=lambda it: it.spec.data.train.is_generated or not it.spec.data.train.task,
+        seen="set",
+        allowed="only with source: reasoning_gym:<task>",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.data.downstream",
+        cel=f"!has(object.spec.data.downstream) || object.spec.data.downstream.all(each, !{_HAS_STRAY_TASK})",
+        holds=lambda it: not it.stray_task,
+        seen="{it.stray_task} with a task",
+        allowed="only with source: reasoning_gym:<task>",
+        derived={"it.stray_task": _STRAY_TASK_NAME},
+    ),
+)

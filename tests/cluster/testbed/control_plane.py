@@ -1,0 +1,154 @@
+"""etcd, API server, controller manager, scheduler, and kwok for nodes and pods that are only said to exist. I/O."""
+
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import ClusterError, Process, fetch, run, start, wait
+from programs import Programs
+
+LOCAL = "127.0.0.1"
+SERVICE_RANGE = "10.96.0.0/16"
+KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server, as pods see it
+FAKE_NODE = "kwok.x-k8s.io/node=fake"  # kwok plays the nodes with this annotation, and their pods
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running control plane, as its users need it."""
+
+    state: Path
+    programs: Programs
+    url: str
+    kubeconfig: Path
+
+    def kubectl(self, *arguments: str | Path) -> str:
+        """Run kubectl as administrator and return what it prints."""
+        return run(self.programs["kubectl"], "--kubeconfig", self.kubeconfig, *arguments)
+
+
+def start_control_plane(state: Path, programs: Programs, *, address: str = LOCAL) -> ControlPlane:
+    """Start everything that needs no root; `address` is where nodes, if there are any, reach the API server."""
+    etcd_port, peer_port, api_port = find_free_ports(3)
+    _make_certificates(state, address)
+    control_plane = ControlPlane(state, programs, f"https://{LOCAL}:{api_port}", state / "kubeconfig")
+    write_kubeconfig(control_plane.kubeconfig, state, control_plane.url)
+    etcd = start(state, "etcd", _etcd_command(state, programs, etcd_port, peer_port))
+    # One of etcd and the API server is enough to wait for: readyz covers both.
+    api = start(state, "kube-apiserver", _api_command(state, programs, etcd_port, api_port, address))
+    _wait_for_api(control_plane, etcd, api)
+    client: list[str | Path] = ["--kubeconfig", control_plane.kubeconfig]
+    alone = [*client, "--leader-elect=false", "--secure-port=0"]
+    keys = [f"--service-account-private-key-file={state}/pki/sa.key", f"--root-ca-file={state}/pki/ca.crt"]
+    manager = [programs["kube-controller-manager"], *alone, *keys, "--use-service-account-credentials"]
+    start(state, "kube-controller-manager", manager)
+    start(state, "kube-scheduler", [programs["kube-scheduler"], *alone])
+    fake = ["--manage-all-nodes=false", f"--manage-nodes-with-annotation-selector={FAKE_NODE}"]
+    start(state, "kwok", [programs["kwok"], *client, *fake])
+    return control_plane
+
+
+def _etcd_command(state: Path, programs: Programs, port: int, peer_port: int) -> list[str | Path]:
+    client, peer = f"http://{LOCAL}:{port}", f"http://{LOCAL}:{peer_port}"
+    return [
+        programs["etcd"],
+        f"--data-dir={state}/etcd",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--unsafe-no-fsync",  # this data need not survive a power cut
+    ]
+
+
+def _api_command(state: Path, programs: Programs, etcd_port: int, port: int, address: str) -> list[str | Path]:
+    pki = state / "pki"
+    with_nodes = address != LOCAL
+    return [
+        programs["kube-apiserver"],
+        f"--etcd-servers=http://{LOCAL}:{etcd_port}",
+        f"--secure-port={port}",
+        # Without nodes nobody needs it from elsewhere, and an announced 127.0.0.1 would be refused.
+        *([f"--advertise-address={address}"] if with_nodes else [f"--bind-address={LOCAL}"]),
+        *([] if with_nodes else ["--endpoint-reconciler-type=none"]),
+        f"--tls-cert-file={pki}/api.crt",
+        f"--tls-private-key-file={pki}/api.key",
+        f"--client-ca-file={pki}/ca.crt",
+        f"--service-account-key-file={pki}/sa.pub",
+        f"--service-account-signing-key-file={pki}/sa.key",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        "--authorization-mode=Node,RBAC",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        "--allow-privileged=true",
+        f"--kubelet-client-certificate={pki}/admin.crt",
+        f"--kubelet-client-key={pki}/admin.key",
+        "--kubelet-preferred-address-types=InternalIP",  # a node's name has no DNS entry
+    ]
+
+
+def _wait_for_api(control_plane: ControlPlane, etcd: Process, api: Process) -> None:
+    pki = control_plane.state / "pki"
+    context = ssl.create_default_context(cafile=pki / "ca.crt")
+    context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+
+    def missing() -> str | None:
+        return fetch(f"{control_plane.url}/readyz", context) if etcd.is_alive() else "etcd ended"
+
+    wait(control_plane.state, "starting the API server", seconds=120, until=missing, process=api)
+
+
+def _make_certificates(state: Path, address: str) -> None:
+    pki = state / "pki"
+    pki.mkdir(mode=0o700)
+    authority = pki / "ca"
+    _openssl(
+        "req", "-x509", *_new_key(authority), "-subj", "/CN=testcluster", "-days", "30", "-out", f"{authority}.crt"
+    )
+    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/sa.key")
+    _openssl("ec", "-in", f"{pki}/sa.key", "-pubout", "-out", f"{pki}/sa.pub")
+    service = [f"DNS:{name}" for name in ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")]
+    addresses = [f"IP:{each}" for each in dict.fromkeys((LOCAL, address, KUBERNETES_SERVICE))]
+    _sign(pki, "api", "/CN=kube-apiserver", ",".join(service + addresses))
+    _sign(pki, "admin", "/O=system:masters/CN=admin", "DNS:admin")
+
+
+def _sign(pki: Path, name: str, subject: str, names: str) -> None:
+    key = pki / name
+    signed_by = ["-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key", "-days", "30", "-x509"]
+    extension = ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:false"]
+    _openssl("req", *_new_key(key), "-subj", subject, *signed_by, *extension, "-out", f"{key}.crt")
+
+
+def _new_key(path: Path) -> list[str]:
+    return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{path}.key"]
+
+
+def _openssl(*arguments: str) -> None:
+    try:
+        run("openssl", *arguments)
+    except FileNotFoundError:
+        raise ClusterError("certificates: no openssl on this machine (Debian: openssl)") from None
+
+
+def write_kubeconfig(path: Path, state: Path, url: str) -> None:
+    """Write the administrator's kubeconfig for the API server at `url`."""
+    pki = state / "pki"
+    path.write_text(f"""\
+apiVersion: v1
+kind: Config
+clusters: [{{name: test, cluster: {{server: "{url}", certificate-authority: "{pki}/ca.crt"}}}}]
+users: [{{name: admin, user: {{client-certificate: "{pki}/admin.crt", client-key: "{pki}/admin.key"}}}}]
+contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]
+current-context: test
+""")
+
+
+def find_free_ports(number: int) -> list[int]:
+    """Return ports that are free now, no two alike."""
+    sockets = [socket.create_server((LOCAL, 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,0 +1,41 @@
+"""Where the cluster's programs are: SCALERL_CLUSTER_BIN, else PATH, else compiled here. I/O."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from processes import ClusterError
+
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+NODE = ("kubelet", "kube-proxy", "coredns")
+FOLDER_VARIABLE = "SCALERL_CLUSTER_BIN"
+COMPILE = Path(__file__).parents[1] / "compile"
+
+
+Programs = Mapping[str, Path]  # name -> where it is
+
+
+def find_programs(*, with_node: bool) -> Programs:
+    """Return the programs of the level. Raises ClusterError where they cannot be had."""
+    names = CONTROL_PLANE + (NODE if with_node else ())
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return _from_folder(Path(folder), names)
+    on_path = {name: shutil.which(name) for name in names}
+    if all(on_path.values()):
+        return {name: Path(path) for name, path in on_path.items() if path}
+    sets = ["control_plane", *(["node"] if with_node else [])]
+    done = subprocess.run([COMPILE, *sets], stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(1)  # it has said why
+    return _from_folder(Path(done.stdout.strip()), names)
+
+
+def _from_folder(folder: Path, names: Sequence[str]) -> Programs:
+    programs = {name: folder.absolute() / name for name in names}
+    missing = [name for name, path in programs.items() if not os.access(path, os.X_OK)]
+    if missing:
+        raise ClusterError(f"{folder} has no {', '.join(missing)}")
+    return programs
