@@ -25,6 +25,7 @@ ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
 ENV_LEADER = "SCALERL_LEADER"  # DNS name of the leader's pod; set: the run's processes are spread over pods
 ENV_POD_IP = "SCALERL_POD_IP"  # where this pod's peers reach it
+ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the leader's pod itself)
 ENV_LAST_WORDS = "SCALERL_LAST_WORDS"  # where Kubernetes reads the Termination from
 
 # Fixed ports of a pod (read by both, and by a NetworkPolicy). Ray chooses at random what it is not told.

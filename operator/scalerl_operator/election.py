@@ -14,9 +14,9 @@ Step = Literal["take", "renew", "wait"]
 class Terms:
     """Times in seconds. A dead leader is replaced after at most duration + 2 retries."""
 
-    duration: float = 10.0
+    duration: float = 14.0
     """How long a lease holds without being renewed."""
-    renew: float = 6.0
+    renew: float = 10.0
     """Who has not been able to renew for so long stops leading: well before another may begin."""
     retry: float = 2.0
     """Between two looks."""

@@ -136,7 +136,7 @@ class _Replica:
         try:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
-                log.error("%s ended: %s", task.get_name(), task.exception() or "no error")
+                log.error("%s ended", task.get_name(), exc_info=task.exception())
         finally:
             await _cancel(*tasks)
             await asyncio.to_thread(end_watches)

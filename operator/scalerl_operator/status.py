@@ -181,7 +181,9 @@ def describe_invalid(
     message = "; ".join(map(str, faults))
     wanted: list[tuple[str, Truth, str, str]] = [("Progressing", "False", "InvalidSpec", message)]
     kept = [each for each in old.conditions if each.type != "Progressing"]
-    return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)]})
+    progress = old.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
+    shown = progress.model_copy(update={"phase": "InvalidSpec"})
+    return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)], "progress": shown})
 
 
 def format_ceiling(forecast: ForecastStatus | None) -> str:

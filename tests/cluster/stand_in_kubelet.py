@@ -2,7 +2,7 @@
 
 `python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
 How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals` and
-`phase` are what it tells; `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whom it is for.
+`phase` are what it tells; `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is.
 """
 
 import http.server

@@ -168,12 +168,15 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
         kubelet = subprocess.Popen(
             [sys.executable, str(HERE / "stand_in_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
         )
-    first = start("first")
-    found.until("the first operator leads", first.is_leading)
-    yield found
-    for process in [*processes, kubelet]:
-        process.kill()
-        process.wait()
+    processes.append(kubelet)
+    try:
+        first = start("first")
+        found.until("the first operator leads", first.is_leading)
+        yield found
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     core.delete_namespace(namespace)
 
 
