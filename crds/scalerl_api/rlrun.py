@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.model import ApiModel
+from scalerl_api.pods import PodTemplate
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
@@ -13,6 +14,8 @@ PLURAL = "rlruns"
 API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+MANAGED_BY: Final = "scalerl.io/operator"
+QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
 NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
 VERIFIER_PATTERN = r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$"
 
@@ -187,6 +190,8 @@ class TrainerSpec(ApiModel):
     """What DeepSpeed shards over the ranks: optimizer; and gradients; and weights."""
     micro_batch_tokens: int = Field(default=16_384, ge=16, le=10_000_000)
     """Token budget of one packed micro-batch; the longest sequence must fit."""
+    template: PodTemplate = PodTemplate()
+    """Pods of the group, on a cluster."""
 
     @property
     def ranks(self) -> int:
@@ -211,6 +216,8 @@ class GeneratorSpec(ApiModel):
     """The one engine shares the one trainer's GPU; weights then go through host memory. For one machine."""
     kv_cache_megabytes: int = Field(default=256, ge=16, le=10_000_000)
     """Key-value cache of an engine on the CPU."""
+    template: PodTemplate = PodTemplate()
+    """Pods of the pool, on a cluster."""
 
 
 class CheckpointSpec(ApiModel):
@@ -222,6 +229,13 @@ class CheckpointSpec(ApiModel):
     """Steps between checkpoints."""
     keep: int = Field(default=3, ge=2, le=1000)
     """How many are kept. At least 2: the older one replaces a damaged one."""
+    claim_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """On a cluster: the PersistentVolumeClaim of the run's folder, which every node can write; never deleted. Unset:
+    one named `<run>-checkpoints` is made, and kept when the run is deleted. Read when a run's pods start."""
+    claim_size: str = Field(default="100Gi", pattern=QUANTITY_PATTERN, max_length=12)
+    """Size of the claim that is made. Changing it later has no effect."""
+    storage_class_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """Storage class of the claim that is made; unset: the cluster's default. Changing it later has no effect."""
 
 
 class TargetSpec(ApiModel):
@@ -319,6 +333,12 @@ class Deadlines(ApiModel):
 class RLRunSpec(ApiModel):
     """What the user asked for."""
 
+    suspend: bool = False
+    """Save a checkpoint, end every process and free its devices; false again goes on from there, at once."""
+    managed_by: str = Field(default=MANAGED_BY, min_length=1, max_length=63)
+    """Who runs it; the operator leaves any other value than its own alone. Fixed for the run's life."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315_360_000)
+    """On a cluster: seconds from the run's end until the operator deletes it; unset: never."""
     model: ModelSpec
     """The policy."""
     warm_start: WarmStartSpec | None = None

@@ -18,7 +18,7 @@ Part = TypeVar("Part")
 
 # Parts of the spec that may not change in a run that has started: points before and after would be of different runs,
 # or its checkpoints would not be found. The recipe may change, knowingly: annealing a rate is how runs are saved.
-FIXED = ("model", "warmStart", "data", "reward", "seed", "checkpoint.path")
+FIXED = ("model", "warmStart", "data", "reward", "seed", "checkpoint.path", "managedBy")
 FIXED_MESSAGE = "fixed for the run's life"
 
 MAX_COLOCATED_SHARE = 0.7  # weights, gradients and AdamW's float32 state take 18 bytes a parameter, an engine 2

@@ -5,11 +5,14 @@ from typing import Literal
 
 from scalerl_api.model import ApiModel
 
+StopCause = Literal["Interrupted", "Suspended", "StoppedByPolicy", "DeadlineExceeded", "Stuck", "GangBroken"]
+"""Why an actuator asked a leader to end."""
+
 
 class Condition(ApiModel):
     """metav1.Condition."""
 
-    type: Literal["Ready", "Progressing", "ForecastReady", "StopRecommended", "Complete", "Failed"]
+    type: Literal["Ready", "Progressing", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"]
     """What is said. `Complete` with reason `StoppedByPolicy` is a run that a policy ended: no failure."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -124,6 +127,52 @@ class CostStatus(ApiModel):
     """By role, in [0, 1]."""
 
 
+class AttemptStatus(ApiModel):
+    """One life of the trainer group on a cluster."""
+
+    number: int
+    """1 for the run's first."""
+    replicas: int
+    """Trainer pods that it has."""
+    created: datetime
+    """When its pods were asked for."""
+    started: datetime | None = None
+    """When its leader's process began."""
+    seen: bool = False
+    """Whether the leader's pod has existed: if it does not now, it is lost."""
+    stop_cause: StopCause | None = None
+    """Why it was asked to end; absent while nobody has asked."""
+    stop_time: datetime | None = None
+    """When it was asked."""
+    ended: datetime | None = None
+    """When its leader's end was seen."""
+    exit_code: int | None = None
+    """Of what ended it, 128 + N for signal N; absent if that left none."""
+    infrastructure: bool = False
+    """A node, an eviction or a deletion by others ended it: it costs no restart."""
+    said: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"] | None = None
+    """The leader's last word."""
+    error: str = ""
+    """One line."""
+    step: int = 0
+    """Optimizer steps at its end."""
+    checkpoint_step: int | None = None
+    """Newest durable checkpoint known when it ended."""
+
+
+class EarlierAttempts(ApiModel):
+    """What remains of attempts that are no longer listed."""
+
+    active_seconds: float = 0.0
+    """How long they ran."""
+    failures: int = 0
+    """Those that cost a restart, since the last new checkpoint."""
+    retries: int = 0
+    """Those that cost none, since the last new checkpoint."""
+    checkpoint_step: int | None = None
+    """Newest checkpoint that one of them left."""
+
+
 class RLRunStatus(ApiModel):
     """What was seen, as of the last write."""
 
@@ -145,3 +194,7 @@ class RLRunStatus(ApiModel):
     """The last durable checkpoint."""
     cost: CostStatus | None = None
     """What was used."""
+    attempts: list[AttemptStatus] = []
+    """On a cluster: the last attempts, oldest first."""
+    earlier: EarlierAttempts | None = None
+    """On a cluster: the attempts before those."""

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_snake
 from pydantic_core import ErrorDetails
 
 from scalerl_api.recipe import PRESETS, Recipe, merge
-from scalerl_api.rlrun import NAME_ALLOWED, NAME_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
+from scalerl_api.rlrun import NAME_ALLOWED, NAME_PATTERN, QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
 from scalerl_api.rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -156,6 +156,7 @@ _ALLOWED = {
 }
 _PATTERNS = {
     NAME_PATTERN: NAME_ALLOWED,
+    QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
 }
 

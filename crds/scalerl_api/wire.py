@@ -20,6 +20,25 @@ ENV_PORT = "SCALERL_PORT"  # the leader's HTTP port; 0 lets the kernel choose, s
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
 ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # where the leader leaves its Termination
 
+# Only on a cluster (written by the operator, read by the runtime's pods).
+ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
+ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
+ENV_LEADER = "SCALERL_LEADER"  # DNS name of the leader's pod; set: the run's processes are spread over pods
+ENV_POD_IP = "SCALERL_POD_IP"  # where this pod's peers reach it
+ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the leader's pod itself)
+ENV_LAST_WORDS = "SCALERL_LAST_WORDS"  # where Kubernetes reads the Termination from
+
+# Fixed ports of a pod (read by both, and by a NetworkPolicy). Ray chooses at random what it is not told.
+PORT_HTTP = 8480  # the leader's HTTP
+PORT_RAY_GCS = 6379
+PORT_RAY_NODE = 6380
+PORT_RAY_OBJECTS = 6381
+PORT_RAY_AGENT = 6382  # runtime environments
+PORT_RAY_DASHBOARD_GRPC = 6383
+PORT_RAY_DASHBOARD_HTTP = 6384
+PORT_RAY_METRICS = 6385
+PORTS_RAY_WORKERS = (10_002, 10_999)  # first and last: one for every Ray process of a pod
+
 # Files in the run's folder (written by the runtime, read by the actuators and the report).
 ADDRESS_FILE = "leader.address"  # "host:port", written when the leader's HTTP answers
 METRICS_FILE = "metrics.jsonl"  # one StepRecord a line

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_report(commands)
     _add_fit(commands)
+    _add_operator(commands)
     return parser
 
 
@@ -108,6 +109,23 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--fit-until", type=_positive, metavar="X", help="fit the points up to X, judge on the others")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw points, curve and band into this file")
     parser.add_argument("--json", type=Path, metavar="JSON", help="write the forecast into this file")
+
+
+def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = (
+        "  scalerl operator --image registry.example/scalerl-runtime:0.1.0 --token-key-file /etc/scalerl/token-key\n"
+    )
+    parser = _add(commands, "operator", "run the Kubernetes operator (what the chart starts)", examples)
+    parser.add_argument("--image", required=True, help="of the runtime, where a run's pod template names none")
+    parser.add_argument("--token-key-file", required=True, type=Path, help="secret of at least 16 bytes, all replicas'")
+    parser.add_argument("--namespace", action="append", default=[], help="serve this one, repeatable (default: all)")
+    parser.add_argument("--lease-namespace", default="default", help="of the lease (default: default)")
+    parser.add_argument("--lease-name", default="scalerl-operator", help="of the lease (default: scalerl-operator)")
+    parser.add_argument("--identity", help="of this replica (default: host name and a random part)")
+    parser.add_argument("--http", type=int, default=8081, metavar="PORT", help="health and metrics (default: 8081)")
+    parser.add_argument(
+        "--poll-seconds", type=_positive, default=10.0, help="between questions to a leader (default: 10)"
+    )
 
 
 def _positive(text: str) -> float:

@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 _EXIT_CODES = {
     "Finished": EXIT_FINISHED,
     "StoppedByPolicy": EXIT_FINISHED,
+    "Suspended": EXIT_FINISHED,
     "Invalid": EXIT_INVALID,
     "RetriesExhausted": EXIT_RETRY,
     "RestartsExhausted": EXIT_FAILED,
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
         "status": _status,
         "report": _report,
         "fit": _fit,
+        "operator": _operator,
     }
     try:
         if options.command == "run":
@@ -152,7 +154,7 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
 
         rows.append(("report", str(write_report(folder))))
     _say("\n" + format_rows(rows))
-    if outcome not in ("Finished", "StoppedByPolicy"):
+    if outcome not in ("Finished", "StoppedByPolicy", "Suspended"):
         tail = [] if outcome == "Interrupted" else records.load_log_tail(folder, num_lines=15)
         text = "".join(f"  | {line}\n" for line in tail)
         sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
@@ -236,3 +238,9 @@ def _fit(options: argparse.Namespace) -> int:
 
         options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
     return EXIT_FINISHED
+
+
+def _operator(options: argparse.Namespace) -> int:
+    from scalerl_operator.serve import main
+
+    return main(options)

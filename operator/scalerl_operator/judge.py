@@ -21,7 +21,7 @@ from scalerl_operator.forecast import (
     points,
     to_json,
 )
-from scalerl_operator.history import ForecastLine, compute_unit, find_halfway, held_out
+from scalerl_operator.history import ForecastLine, budget_gpu_hours, compute_unit, find_halfway, held_out
 from scalerl_operator.seen import Judged
 from scalerl_operator.stop import Observation, decide_stop
 
@@ -51,18 +51,18 @@ def scatter_of(point: EvalPoint) -> float:
     return binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
 
 
-def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget_gpu_hours: float | None, time: float) -> ForecastLine:
+def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:
     """Return the forecast that `evals` allow, as of the last of them (held-out, in order, at least one).
 
     Args:
-        budget_gpu_hours: where the run will end, if that is known.
+        budget: compute (GPU-hours) at which the run will end, if that is known.
         time: Unix seconds, for the record.
     """
     last, spec, unit = evals[-1], run.spec.forecast, compute_unit(run)
     try:
         found = fit_forecast(
             fit_points(evals, unit),
-            budget=budget_gpu_hours or None,
+            budget=budget or None,
             target=spec.target.pass_rate if spec.target is not None else None,
             burn_in=spec.burn_in_gpu_hours,
             law=spec.law,
@@ -73,9 +73,27 @@ def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget_gpu_hours: float
         time=time,
         step=last.step,
         compute_gpu_hours=last.compute_gpu_hours,
-        budget_gpu_hours=budget_gpu_hours,
+        budget_gpu_hours=budget,
         body=json.dumps(to_json(found)),
     )
+
+
+def judge_missing(
+    run: RLRun, evals: Sequence[EvalPoint], made: Sequence[ForecastLine], time: float
+) -> list[ForecastLine]:
+    """Return `made` with a forecast after each of the last evaluations that a stop policy may look at.
+
+    An operator that has started anew makes those again; what lies before them decides nothing any more.
+    """
+    measured = held_out(evals)
+    wanted = max((policy.for_evals for policy in run.spec.stop_policies), default=1)
+    lines = {line.step: line for line in made}
+    for count in range(max(1, len(measured) - wanted + 1), len(measured) + 1):
+        point = measured[count - 1]
+        if point.step not in lines:
+            budget = budget_gpu_hours(run, point.step, point.compute_gpu_hours)
+            lines[point.step] = judge_points(run, measured[:count], budget, time)
+    return [lines[step] for step in sorted(lines)]
 
 
 def load_forecast(line: ForecastLine) -> Forecast:

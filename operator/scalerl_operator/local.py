@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
+from scalerl_api.status import StopCause
 from scalerl_api.wire import EvalPoint
 from scalerl_operator import records
 from scalerl_operator.changes import find_fixed_changes
@@ -29,7 +30,7 @@ from scalerl_operator.judge import judge_points, summarize
 from scalerl_operator.plan import Done, Kill, Limits, Start, Terminate, Wait, describe_exit, plan_run
 from scalerl_operator.processes import LEADER_COMMAND, Leader
 from scalerl_operator.records import RunFolder
-from scalerl_operator.seen import Attempt, Cause, Judged, Seen
+from scalerl_operator.seen import Attempt, Judged, Seen
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
 from scalerl_operator.wording import View, describe_eval
 
@@ -262,7 +263,7 @@ class _Driver:
         self.leader = Leader(self.folder, number, self.world.command, grace_seconds=grace, inherit=self.world.inherit)
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))
 
-    def _note_stop(self, cause: Cause) -> None:
+    def _note_stop(self, cause: StopCause) -> None:
         attempt = self.seen.attempts[-1]
         if attempt.stop_cause is None:
             self._write_attempt(attempt.model_copy(update={"stop_cause": cause, "stop_time": self.world.now()}))

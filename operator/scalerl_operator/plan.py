@@ -8,13 +8,22 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.status import StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
-from scalerl_operator.seen import Attempt, Cause, Judged, Seen
+from scalerl_operator.seen import Attempt, Judged, Seen
 from scalerl_operator.status import build_status
 
 Outcome = Literal[
-    "Finished", "StoppedByPolicy", "Interrupted", "Invalid", "RestartsExhausted", "RetriesExhausted", "DeadlineExceeded"
+    "Finished",
+    "StoppedByPolicy",
+    "Interrupted",
+    "Suspended",
+    "Invalid",
+    "RestartsExhausted",
+    "RetriesExhausted",
+    "DeadlineExceeded",
 ]
+HOPELESS = ("Stuck", "GangBroken")  # who is asked to end for these will not save anything: short patience
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,14 @@ class Start:
 class Terminate:
     """Ask the leader to checkpoint and end (SIGTERM)."""
 
-    cause: Cause
+    cause: StopCause
 
 
 @dataclass(frozen=True)
 class Kill:
     """End the leader and all its processes at once."""
 
-    cause: Cause
+    cause: StopCause
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Plan:
 def plan_run(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits | None = None) -> Plan:
     """Return the next action and the status that goes with it; `run.status` is the one written last."""
     action = decide(run, seen, judged, now, limits or Limits())
-    return Plan(action, build_status(run, seen, judged, _standing(action, seen), now))
+    return Plan(action, build_status(run, seen, judged, describe_standing(action, seen), now))
 
 
 def decide(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
@@ -119,7 +128,7 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
     attempt = seen.attempts[-1]
     if attempt.stop_time is not None and attempt.stop_cause is not None:
         patience = limits.exit_seconds
-        if attempt.stop_cause != "Stuck":  # who is stuck will not save anything
+        if attempt.stop_cause not in HOPELESS:
             patience += run.spec.deadlines.checkpoint_seconds
         until = attempt.stop_time + timedelta(seconds=patience)
         return Kill(attempt.stop_cause) if seen.interrupts > 1 or now >= until else Wait(until)
@@ -127,6 +136,8 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
         return Kill("Interrupted") if seen.interrupts > 1 else Terminate("Interrupted")
     if judged.stop is not None and judged.stop.mode == "Enforce":
         return Terminate("StoppedByPolicy")
+    if run.spec.suspend:
+        return Terminate("Suspended")
     if _is_overdue(run, seen, now):
         return Terminate("DeadlineExceeded")
     return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else Wait()
@@ -135,7 +146,9 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
 def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: Limits) -> bool:
     """Whether the leader has not answered for too long. A few missed polls are nothing."""
     if seen.heard is None:
-        return now - attempt.started > timedelta(seconds=run.spec.deadlines.start_seconds)
+        return now - max(attempt.started, seen.watched or attempt.started) > timedelta(
+            seconds=run.spec.deadlines.start_seconds
+        )
     return now - seen.heard > timedelta(seconds=limits.silence_seconds)
 
 
@@ -144,7 +157,8 @@ def _is_overdue(run: RLRun, seen: Seen, now: datetime) -> bool:
     limit = run.spec.deadlines.active_seconds
     if limit is None:
         return False
-    return sum(((each.ended or now) - each.started).total_seconds() for each in seen.attempts) >= limit
+    listed = sum(((each.ended or now) - each.started).total_seconds() for each in seen.attempts)
+    return seen.earlier.active_seconds + listed >= limit
 
 
 def _ending(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Done | None:
@@ -155,6 +169,8 @@ def _ending(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Done | Non
         return Done("StoppedByPolicy", f"policy {judged.stop.policy}: {judged.stop.reason}")
     if _is_overdue(run, seen, now):
         return Done("DeadlineExceeded", f"active for longer than {run.spec.deadlines.active_seconds} s")
+    if run.spec.suspend:
+        return Done("Suspended", "spec.suspend is true; false goes on from the checkpoint")
     return None
 
 
@@ -162,7 +178,7 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
     last = seen.attempts[-1]
     said = last.termination.reason if last.termination is not None else None
     error = last.termination.error if last.termination is not None else ""
-    unasked = said is None and last.stop_cause is None
+    unasked = said is None and last.stop_cause is None and not last.infrastructure
     if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
         step = last.termination.step if last.termination is not None else run.spec.budget.steps
         return Done("Finished", f"budget spent at step {step}")
@@ -179,6 +195,8 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
 def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
     """Start again, later or never, by what the attempts since the last new checkpoint have cost."""
     last = seen.attempts[-1]
+    if last.stop_cause == "Suspended":
+        return Start(last.number + 1)
     spent, retries = count_failures(seen)
     why = describe_exit(last)
     if spent > run.spec.failure_policy.max_restarts:
@@ -201,13 +219,16 @@ def count_failures(seen: Seen) -> tuple[int, int]:
 
     That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it.
     """
-    known = max((a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt), default=0)
-    spent = retries = 0
+    before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
+    known = max(before, default=seen.earlier.checkpoint_step)
+    spent, retries = seen.earlier.failures, seen.earlier.retries
     for attempt in seen.current:
         if not attempt.over:
             continue
         if (attempt.checkpoint_step or 0) > known:
             known, spent, retries = attempt.checkpoint_step or 0, 0, 0
+        if attempt.stop_cause == "Suspended":
+            continue
         if _is_retry(attempt):
             retries += 1
         else:
@@ -219,24 +240,26 @@ def _is_retry(attempt: Attempt) -> bool:
     """Whether the surroundings ended it: it asked for another try, or it was told to stop by somebody else."""
     if attempt.stop_cause == "Stuck":
         return False
-    return attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
+    return attempt.infrastructure or attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
 
 
 def describe_exit(attempt: Attempt) -> str:
     """Return one line for a person: how `attempt` ended."""
     if attempt.stop_cause == "Stuck":
         how = "did not answer and was ended"
+    elif attempt.infrastructure:
+        how = "was ended by its surroundings"
     elif attempt.exit_code is None:
         how = "ended unseen"
     elif attempt.exit_code > 128:
         how = f"was killed by signal {attempt.exit_code - 128}"
     else:
         how = f"ended with exit code {attempt.exit_code}"
-    error = attempt.termination.error if attempt.termination is not None else ""
+    error = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
     return f"attempt {attempt.number} {how}" + (f": {error}" if error else "")
 
 
-def _standing(action: Action, seen: Seen) -> tuple[str, str]:
+def describe_standing(action: Action, seen: Seen) -> tuple[str, str]:
     """Return (reason, message) of the run's standing: the one word that its conditions are built from."""
     running = seen.running
     match action:

@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from scalerl_api.model import ApiModel
-from scalerl_api.status import ForecastStatus, StopStatus
+from scalerl_api.status import ForecastStatus, StopCause, StopStatus
 from scalerl_api.wire import EvalPoint, Progress, Termination
-
-Cause = Literal["Interrupted", "StoppedByPolicy", "DeadlineExceeded", "Stuck"]
-"""Why an actuator asked a leader to end."""
 
 
 class Attempt(ApiModel):
@@ -19,13 +15,17 @@ class Attempt(ApiModel):
     number: int
     """1 for the run's first."""
     started: datetime
-    stop_cause: Cause | None = None
+    stop_cause: StopCause | None = None
     """Why it was asked to end; None while nobody has asked."""
     stop_time: datetime | None = None
     """When it was asked."""
     ended: datetime | None = None
+    infrastructure: bool = False
+    """A node, an eviction or a deletion by others ended it: it says nothing against the run."""
     exit_code: int | None = None
     """128 + N for signal N; None while it runs, and when nobody was there to see the end."""
+    error: str = ""
+    """One line of what its surroundings say of its end: OOMKilled."""
     termination: Termination | None = None
     """The leader's last words; a killed one leaves none."""
     checkpoint_step: int | None = None
@@ -35,6 +35,19 @@ class Attempt(ApiModel):
     def over(self) -> bool:
         """True when the leader is gone."""
         return self.ended is not None
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What remains of attempts that are no longer listed one by one."""
+
+    active_seconds: float = 0.0
+    failures: int = 0
+    """Those that cost a restart, since the last new checkpoint."""
+    retries: int = 0
+    """Those that cost none, since the last new checkpoint."""
+    checkpoint_step: int = 0
+    """Newest checkpoint that one of them left; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,10 @@ class Seen:
     """The last answer of the running attempt."""
     heard: datetime | None = None
     """When that answer came; None while the running attempt has not answered."""
+    watched: datetime | None = None
+    """Since when this operator asks the leader: silence before that says nothing; None: since the attempt's start."""
+    earlier: Earlier = Earlier()
+    """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
     """The run's points, without doubles."""
     eta_seconds: float | None = None

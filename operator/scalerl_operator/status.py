@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from scalerl_api import RLRun, RLRunStatus
+from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import (
     CheckpointStatus,
     Condition,
@@ -23,6 +23,7 @@ Standing = tuple[str, str]
 
 COMPLETE = ("Finished", "StoppedByPolicy")  # a policy stop is a result, not a failure
 FAILED = ("Invalid", "RestartsExhausted", "RetriesExhausted", "DeadlineExceeded")
+PAUSED = ("Interrupted", "Suspended")
 _PHASE_REASONS: dict[Phase, str] = {
     "starting": "Starting",
     "warmStart": "WarmStart",
@@ -60,11 +61,12 @@ def _wanted(seen: Seen, judged: Judged, standing: Standing) -> list[tuple[str, T
     detail = seen.progress.detail if seen.progress is not None else ""
     if reason == "Running":
         reason, message = _PHASE_REASONS[phase], message or detail
-    over = reason in COMPLETE or reason in FAILED or reason == "Interrupted"
+    over = reason in COMPLETE or reason in FAILED or reason in PAUSED
     ready = seen.running is not None and phase in ("training", "evaluating") and not over
     return [
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
+        ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
         ("ForecastReady", *_forecast_condition(judged.forecast)),
         ("StopRecommended", *_stop_condition(judged.stop)),
         ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
@@ -115,7 +117,7 @@ def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
             name="trainer",
             desired=run.spec.trainer.replicas,
             ready=run.spec.trainer.replicas if alive and training else 0,
-            restarts=max(0, len(seen.attempts) - 1),
+            restarts=max(0, seen.attempts[-1].number - 1) if seen.attempts else 0,
         ),
         RoleStatus(
             name="generator",
@@ -160,6 +162,28 @@ def is_over(status: RLRunStatus | None) -> bool:
     """Whether the run is Complete or Failed."""
     found = status.conditions if status is not None else []
     return any(each.type in ("Complete", "Failed") and each.status == "True" for each in found)
+
+
+def over_since(status: RLRunStatus | None) -> datetime | None:
+    """Return when the run became Complete or Failed; None if it is neither."""
+    found = status.conditions if status is not None else []
+    times = [
+        each.last_transition_time for each in found if each.type in ("Complete", "Failed") and each.status == "True"
+    ]
+    return max(times, default=None)
+
+
+def describe_invalid(
+    status: RLRunStatus | None, generation: int, faults: Sequence[Fault], now: datetime
+) -> RLRunStatus:
+    """Return the status of a spec that cannot be understood: what runs goes on, and a better spec is taken at once."""
+    old = (status or RLRunStatus()).model_copy(update={"observed_generation": generation})
+    message = "; ".join(map(str, faults))
+    wanted: list[tuple[str, Truth, str, str]] = [("Progressing", "False", "InvalidSpec", message)]
+    kept = [each for each in old.conditions if each.type != "Progressing"]
+    progress = old.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
+    shown = progress.model_copy(update={"phase": "InvalidSpec"})
+    return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)], "progress": shown})
 
 
 def format_ceiling(forecast: ForecastStatus | None) -> str:

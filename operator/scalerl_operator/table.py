@@ -18,7 +18,7 @@ def status_row(run: RLRun, driven: bool, began: datetime | None, now: datetime) 
     """
     status = run.status
     state = state_word(status)
-    if not driven and not is_over(status) and state != "Pending":
+    if not driven and not is_over(status) and state not in ("Pending", "Suspended"):
         state = "Interrupted"
     progress = status.progress if status is not None else None
     rate = progress.pass_rate if progress is not None else None

@@ -1,21 +1,68 @@
-"""`python -m scalerl_runtime leader`: the entry point of every process that an actuator starts. I/O."""
+"""`python -m scalerl_runtime leader|worker`: the entry point of every process that an actuator starts. I/O."""
 
 import argparse
 import asyncio
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.wire import ENV_CLUSTER, ENV_LEADER, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
+from scalerl_runtime.pod import JoinFailed, Seat, leave_last_words, start_head, work
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run the role that the command line names; return the exit code of the wire."""
     parser = argparse.ArgumentParser(prog="python -m scalerl_runtime", description="A process of an RLRun.")
-    parser.add_argument("role", choices=["leader"], help="leader: drives the run; the others are Ray's")
-    parser.parse_args()
+    text = "leader: drives the run; worker: a further pod, whose processes are Ray's"
+    parser.add_argument("role", choices=["leader", "worker"], help=text)
+    role = parser.parse_args().role
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_lead(os.environ) if role == "leader" else _work(os.environ))
+
+
+async def _lead(variables: Mapping[str, str]) -> int:
     from scalerl_runtime.attempt import lead
 
-    return asyncio.run(lead(os.environ))
+    try:
+        if ENV_LEADER in variables:
+            variables = {**variables, ENV_CLUSTER: await _start_head(variables)}
+        return await lead(variables)
+    except JoinFailed as error:
+        log.error("%s", error)
+        return EXIT_RETRY
+    finally:
+        leave_last_words(variables)
+
+
+async def _start_head(variables: Mapping[str, str]) -> str:
+    """Start Ray's head in this pod. A spec that is wrong is left to the leader, who says so."""
+    try:
+        seat = Seat.parse(variables, _load(variables))
+    except InvalidRun:
+        return ""
+    folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
+    return await start_head(seat, num_cpus=os.cpu_count() or 1, folder=folder)
+
+
+async def _work(variables: Mapping[str, str]) -> int:
+    try:
+        seat = Seat.parse(variables, _load(variables))
+    except InvalidRun as error:
+        log.error("%s", error)
+        return EXIT_INVALID
+    return await work(seat, num_cpus=os.cpu_count() or 1)
+
+
+def _load(variables: Mapping[str, str]) -> RLRun:
+    return parse_run(yaml.safe_load(Path(variables[ENV_SPEC]).read_text()))
 
 
 if __name__ == "__main__":

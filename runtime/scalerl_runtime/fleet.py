@@ -71,8 +71,10 @@ class FleetOptions:
 class Fleet:
     """The actors. Calls raise GeneratorLost or TrainerLost; callers put the deadlines around them."""
 
-    def __init__(self, options: FleetOptions):
+    def __init__(self, options: FleetOptions, cluster: str | None = None):
+        """Take actors' places in `cluster`, whose nodes offer their role as a resource; None: all in one of our own."""
         self.options = options
+        self.cluster = cluster
         self._trainers: list[Any] = []
         self._generators: dict[int, Any] = {}
         self._members: frozenset[int] = frozenset()
@@ -82,28 +84,39 @@ class Fleet:
         """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
         import ray
 
+        await self._join()
+        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
+        gpus = COLOCATED_GPUS if self.options.colocated else own
+        # Three threads: training, sending the copy of the weights meanwhile, and short questions.
+        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._place("trainer")
+        )
+        ranks = self.options.ranks
+        self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        await self._on_ranks("start", address, port)
+
+    def _place(self, role: str) -> dict[str, float] | None:
+        return {role: 1.0} if self.cluster is not None else None
+
+    async def _join(self) -> None:
+        """Become a driver of Ray's cluster, of our own unless there is one."""
+        import ray
+
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        if self.cluster is not None:
+            await asyncio.to_thread(ray.init, address=self.cluster, **quiet)
+            return
         self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
         await asyncio.to_thread(
             ray.init,
             address="local",
             num_cpus=self.options.ranks + self.options.generators,
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
             object_store_memory=512 * 2**20,
             _temp_dir=self._folder,
+            **quiet,
         )
-        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
-        gpus = COLOCATED_GPUS if self.options.colocated else own
-        # Three threads: training, sending the copy of the weights meanwhile, and short questions.
-        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0
-        )
-        ranks = self.options.ranks
-        self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
-        address, port = await self._trainer(self._trainers[0].address.remote())
-        await self._on_ranks("start", address, port)
 
     async def start_generator(self, index: int) -> float:
         """Start (or start again) generator `index`; return its start-up time in seconds."""
@@ -113,7 +126,13 @@ class Fleet:
         if old is not None:
             ray.kill(old)
         gpus = COLOCATED_GPUS if self.options.colocated else self.options.engine.tensor_parallel
-        actor = ray.remote(Generator).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=10_000)
+        actor = ray.remote(Generator).options(
+            num_cpus=1,
+            num_gpus=gpus,
+            max_restarts=0,
+            max_concurrency=10_000,
+            resources=self._place("generator"),
+        )
         self._generators[index] = actor.remote(self.options.engine)
         self._members = self._members - {index}
         return float(await self._generator(index, "start"))

@@ -8,6 +8,7 @@ from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import (
     ENV_ATTEMPT,
+    ENV_CLUSTER,
     ENV_FOLDER,
     ENV_PORT,
     ENV_SPEC,
@@ -30,6 +31,8 @@ class Environment:
     port: int
     token_file: Path
     termination_file: Path
+    cluster: str | None = None
+    """Ray's head, where the run is spread over pods; None: everything is in this process's own cluster."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -41,6 +44,7 @@ class Environment:
             port=int(variables.get(ENV_PORT, "0")),
             token_file=Path(variables[ENV_TOKEN_FILE]),
             termination_file=Path(variables[ENV_TERMINATION_FILE]),
+            cluster=variables.get(ENV_CLUSTER) or None,
         )
 
 

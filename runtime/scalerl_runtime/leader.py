@@ -97,7 +97,8 @@ class Leader:
         for fault in data.bad_rows[:10]:
             log.warning("bad row left out: %s", fault)
         verifier = await within(start, "starting the verifier", asyncio.to_thread(make_verifier, self.run))
-        fleet = Fleet(build_fleet_options(self.run, self.recipe, model, num_cpus=os.cpu_count() or 1))
+        options = build_fleet_options(self.run, self.recipe, model, num_cpus=os.cpu_count() or 1)
+        fleet = Fleet(options, self.environment.cluster)
         try:
             return await self._until_stopped(self._lead(fleet, tokenizer, data, verifier))
         finally:

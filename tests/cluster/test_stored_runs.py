@@ -92,6 +92,7 @@ FIXED: dict[str, tuple[Document, str]] = {
     "another seed": ({"spec.seed": 8}, "spec.seed"),
     "other checkpoints": ({"spec.checkpoint.path": "/elsewhere"}, "spec.checkpoint.path"),
     "the default place of checkpoints": ({"spec.checkpoint.path": None}, "spec.checkpoint.path"),
+    "another manager": ({"spec.managedBy": "kueue.x-k8s.io/multikueue"}, "spec.managedBy"),
 }
 
 

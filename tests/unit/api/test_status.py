@@ -63,6 +63,26 @@ cost:
     generator: 28081440.0
   idleFraction:
     trainer: 0.06
+attempts:
+- number: 2
+  replicas: 5
+  created: '2026-11-22T08:00:00Z'
+  started: '2026-11-22T08:01:30Z'
+  seen: true
+  stopCause: StoppedByPolicy
+  stopTime: '2026-11-23T09:21:00Z'
+  ended: '2026-11-23T09:24:00Z'
+  exitCode: 137
+  infrastructure: false
+  said: Stopped
+  error: 'RuntimeError: no space left'
+  step: 7299
+  checkpointStep: 7250
+earlier:
+  activeSeconds: 8400.5
+  failures: 3
+  retries: 6
+  checkpointStep: 400
 """
 
 

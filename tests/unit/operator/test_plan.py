@@ -9,7 +9,7 @@ from scalerl_api import RLRun
 from scalerl_api.status import StopStatus
 from scalerl_api.wire import EvalPoint, Termination
 from scalerl_operator.plan import Done, Kill, Limits, Start, Terminate, Wait, count_failures, decide, plan_run
-from scalerl_operator.seen import Attempt, Judged, Seen
+from scalerl_operator.seen import Attempt, Earlier, Judged, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LIMITS = Limits(backoff_seconds=10, backoff_max_seconds=600, retries=10, exit_seconds=30, silence_seconds=600)
@@ -64,6 +64,20 @@ RUNNING_ROWS = [
         Judged(),
         Wait(),
         "the time between attempts does not: 6000 + 1199 s",
+    ),
+    (Seen((running(started=ago(6000)),), watched=ago(1800)), Judged(), Wait(), "silence before we asked says nothing"),
+    (Seen((running(started=ago(6000)),), watched=ago(1801)), Judged(), Terminate("Stuck"), "silence since does"),
+    (
+        Seen((running(started=ago(1200)),), heard=NOW, earlier=Earlier(active_seconds=6000.0)),
+        Judged(),
+        Terminate("DeadlineExceeded"),
+        "attempts that are no longer listed count for the deadline: 6000 + 1200 s",
+    ),
+    (
+        Seen((running(stop_cause="GangBroken", stop_time=ago(30)),), heard=NOW),
+        Judged(),
+        Kill("GangBroken"),
+        "who has lost a member cannot save, and has exit_seconds only",
     ),
     (Seen((running(),), heard=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
     (Seen((running(),), heard=NOW), stop("Observe"), Wait(), "an observing policy does not"),
@@ -155,12 +169,52 @@ AGAIN_ROWS = [
         "a new checkpoint restores the budget: two failures, not three",
     ),
     ((over(1, 0, stop_cause="Stuck"),), Start(2), "a stuck leader that obeys is a failure"),
+    (
+        tuple(over(n, 137, infrastructure=True) for n in range(1, 5)),
+        Wait(NOW + timedelta(seconds=80)),
+        "four lost nodes cost no restart, though two are allowed; 10, 20, 40, 80 s",
+    ),
+    (
+        (over(1, 0, infrastructure=True),),
+        Wait(NOW + timedelta(seconds=10)),
+        "an evicted leader that left no word has not finished",
+    ),
+    ((over(1, 137, stop_cause="GangBroken"),), Start(2), "a member that was killed is a failure of the run"),
+    (
+        (over(1, 1), over(2, 0, stop_cause="Suspended", termination=told("Stopped"))),
+        Start(3),
+        "resumed: at once, whatever failed before",
+    ),
+    (
+        (over(1, 1), over(2, 1), over(3, 1, stop_cause="Suspended"), over(4, 75)),
+        Wait(NOW + timedelta(seconds=10)),
+        "a suspended attempt counts as nothing: two failures, two allowed, and one retry",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("attempts", "action"), [r[:2] for r in AGAIN_ROWS], ids=[r[2] for r in AGAIN_ROWS])
 def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[Attempt, ...], action: object) -> None:
     assert decide(run, Seen(attempts), Judged(), NOW, LIMITS) == action
+
+
+def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -> None:
+    run = make_run(suspend=True)
+    assert decide(run, Seen((running(),), heard=NOW), Judged(), NOW, LIMITS) == Terminate("Suspended")
+    ended = Seen((over(1, 0, termination=told("Stopped"), stop_cause="Suspended"),))
+    conditions = {each.type: each for each in plan_run(run, ended, Judged(), NOW).status.conditions}
+    assert {kind: conditions[kind].status for kind in ("Suspended", "Progressing", "Complete", "Failed")} == {
+        "Suspended": "True",
+        "Progressing": "False",
+        "Complete": "False",
+        "Failed": "False",
+    }
+
+
+def test_failures_that_are_no_longer_listed_count() -> None:
+    earlier = Earlier(failures=2, retries=1, checkpoint_step=40)
+    assert count_failures(Seen((over(7, 1, checkpoint_step=40),), earlier=earlier)) == (3, 1)
+    assert count_failures(Seen((over(7, 1, checkpoint_step=50),), earlier=earlier)) == (1, 0)
 
 
 def test_failures_of_an_earlier_invocation_are_forgiven() -> None:

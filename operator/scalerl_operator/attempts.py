@@ -1,0 +1,172 @@
+"""A run's attempts on a cluster: what the status remembers, what pods say of them now. PURE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from scalerl_api import RLRunStatus
+from scalerl_api.status import AttemptStatus, EarlierAttempts, StopCause
+from scalerl_api.wire import EXIT_RETRY, Termination
+from scalerl_operator.plan import count_failures
+from scalerl_operator.seen import Attempt, Earlier, Seen
+from scalerl_operator.sights import SeenPod, parse_last_words
+
+LISTED = 10  # attempts in the status; what older ones cost is summed
+
+
+@dataclass(frozen=True)
+class History:
+    """All attempts of a run."""
+
+    listed: tuple[AttemptStatus, ...] = ()
+    earlier: EarlierAttempts = EarlierAttempts()
+
+    @property
+    def last(self) -> AttemptStatus | None:
+        """The newest; it may be running."""
+        return self.listed[-1] if self.listed else None
+
+    @property
+    def running(self) -> AttemptStatus | None:
+        """The one that is not over."""
+        return self.last if self.last is not None and self.last.ended is None else None
+
+    def replace_last(self, attempt: AttemptStatus) -> "History":
+        """Return the history with `attempt` in the place of the newest."""
+        return History((*self.listed[:-1], attempt), self.earlier)
+
+
+def load_history(status: RLRunStatus | None) -> History:
+    """Return what the status remembers."""
+    if status is None:
+        return History()
+    return History(tuple(status.attempts), status.earlier or EarlierAttempts())
+
+
+def to_seen(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earlier]:
+    """Return the attempts as `plan` knows them.
+
+    While pods wait for a node no time runs: an attempt begins with its leader's process.
+    """
+    found = tuple(
+        Attempt(
+            number=each.number,
+            started=each.started or each.ended or now,
+            stop_cause=each.stop_cause,
+            stop_time=each.stop_time,
+            ended=each.ended,
+            infrastructure=each.infrastructure,
+            exit_code=each.exit_code,
+            error=each.error,
+            termination=_termination(each),
+            checkpoint_step=each.checkpoint_step,
+        )
+        for each in history.listed
+    )
+    before = history.earlier
+    return found, Earlier(before.active_seconds, before.failures, before.retries, before.checkpoint_step or 0)
+
+
+def _termination(attempt: AttemptStatus) -> Termination | None:
+    if attempt.said is None:
+        return None
+    return Termination(
+        reason=attempt.said, step=attempt.step, checkpoint_step=attempt.checkpoint_step, error=attempt.error
+    )
+
+
+def trim(history: History, now: datetime) -> History:
+    """Return the history with its oldest attempts summed, so that the status stays small."""
+    if len(history.listed) <= LISTED:
+        return history
+    old = History(history.listed[:-LISTED], history.earlier)
+    attempts, earlier = to_seen(old, now)
+    failures, retries = count_failures(Seen(attempts, earlier=earlier))
+    known = [each.checkpoint_step for each in attempts if each.checkpoint_step is not None]
+    active = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
+    summed = EarlierAttempts(
+        active_seconds=earlier.active_seconds + active,
+        failures=failures,
+        retries=retries,
+        checkpoint_step=max([*known, earlier.checkpoint_step]) or None,
+    )
+    return History(history.listed[-LISTED:], summed)
+
+
+def begin(history: History, number: int, replicas: int, now: datetime) -> History:
+    """Return the history with a new attempt, whose pods are to be made."""
+    return trim(
+        History((*history.listed, AttemptStatus(number=number, replicas=replicas, created=now)), history.earlier), now
+    )
+
+
+def ask_to_end(history: History, cause: StopCause, now: datetime) -> History:
+    """Return the history in which the running attempt was asked to end; the first cause stays."""
+    running = history.running
+    if running is None or running.stop_cause is not None:
+        return history
+    return history.replace_last(running.model_copy(update={"stop_cause": cause, "stop_time": now}))
+
+
+def refresh(history: History, pods: Sequence[SeenPod], checkpoint_step: int | None, now: datetime) -> History:
+    """Return the history as the pods show it: whether the newest attempt has begun, and how it has ended.
+
+    Args:
+        checkpoint_step: newest durable checkpoint that the leader has told of, for one that leaves no word.
+    """
+    running = history.running
+    if running is None:
+        return history
+    mine = [each for each in pods if each.attempt == running.number]
+    leader = next((each for each in mine if each.is_leader), None)
+    if leader is None and not running.seen:
+        stopped = {"ended": now}  # before it had begun
+        return history if running.stop_cause is None else history.replace_last(running.model_copy(update=stopped))
+    if leader is None:  # nobody saw its end; if we did not ask for it, somebody else did
+        closed = {"ended": now, "infrastructure": running.stop_cause is None, "checkpoint_step": checkpoint_step}
+        return history.replace_last(running.model_copy(update=closed))
+    running = running.model_copy(update={"seen": True, "started": running.started or leader.started})
+    if leader.over:
+        told = {"checkpoint_step": checkpoint_step}
+        running = running.model_copy(update={"ended": now, **told, **_close(running, leader, mine)})
+    return history.replace_last(running)
+
+
+def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> dict[str, object]:
+    """How an attempt ended: by the leader's own word, unless that is that it has lost a member."""
+    words = parse_last_words(leader)
+    found: dict[str, object] = {}
+    if words is not None:
+        found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
+    if words is not None and words.checkpoint_step is not None:
+        found["checkpoint_step"] = words.checkpoint_step
+    if leader.exit_code == EXIT_RETRY or attempt.stop_cause == "GangBroken":
+        member = next((each for each in mine if is_broken(each) and not each.is_leader), None)
+        if member is not None:
+            lost = member.lost or member.deleting is not None or member.exit_code is None
+            error = f"{member.place.hostname} ended: {member.reason or member.phase}"
+            return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
+    if words is None and leader.reason not in ("Completed", "Error"):
+        found["error"] = leader.reason
+    by_others = leader.lost or leader.deleting is not None or leader.exit_code is None
+    lost = attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
+    return found | {"exit_code": leader.exit_code, "infrastructure": lost}
+
+
+def is_broken(pod: SeenPod) -> bool:
+    """Whether a trainer's pod is of no more use."""
+    return pod.over or pod.deleting is not None
+
+
+def find_broken(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> str | None:
+    """Return which member the running gang has lost; None for a whole gang, or one that is not complete yet.
+
+    The leader's pod is made last: when it has been seen, every member has been made.
+    """
+    if not attempt.seen:
+        return None
+    mine = {each.place.index: each for each in pods if each.attempt == attempt.number}
+    for index in range(attempt.replicas):
+        if index not in mine or (index > 0 and is_broken(mine[index])):
+            return f"trainer-{index}"
+    return None

@@ -1,0 +1,283 @@
+"""The actuator for a cluster: what is seen of a run, and carrying a plan out. I/O.
+
+Sights come from the watch caches; nothing is read from the API server to look at a run.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import yaml
+
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.rlrun import API_VERSION, KIND
+from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.leaders import Leaders
+from scalerl_operator.names import FIELD_MANAGER, LEADER
+from scalerl_operator.objects import Owner, PodOptions, build_common, build_pod, reference
+from scalerl_operator.podplan import Create, Delete, PodPlan
+from scalerl_operator.sights import Key, SeenPod, SeenRun, Sight, parse_seen_pod, parse_seen_run
+from scalerl_operator.store import Store
+from scalerl_operator.writing import Happening, is_due, list_happenings, wanted_annotations
+
+log = logging.getLogger(__name__)
+
+
+class NotLeading(Exception):
+    """Another replica leads, or may do so by now: nothing may be written."""
+
+
+class Cluster(Protocol):
+    """What the reconciler works on."""
+
+    def observe(self, key: Key) -> Sight | None:
+        """Return everything of one run as of now; None if it is gone."""
+
+    async def apply(self, sight: Sight, plan: PodPlan) -> None:
+        """Carry `plan` out."""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What the operator acts with."""
+
+    options: PodOptions
+    token_key: bytes
+    """From it the runs' tokens are derived: no Secret has to be read."""
+    is_leading: Callable[[], bool]
+    """Whether this replica holds the lease, by its own clock."""
+    now: Callable[[], datetime]
+
+
+def derive_token(token_key: bytes, uid: str) -> str:
+    """Return the token that guards /v1 of the run's leader. Without the key nobody can tell it from the uid."""
+    return hmac.new(token_key, uid.encode(), hashlib.sha256).hexdigest()
+
+
+@dataclass
+class _Written:
+    """What this operator has written of a run."""
+
+    uid: str
+    status_time: datetime | None = None
+    common: str = ""
+    """Digest of the shared objects that were applied."""
+
+
+class KubeCluster:
+    """A real cluster, or whatever speaks its API."""
+
+    def __init__(self, kube: Kube, store: Store, leaders: Leaders, rights: Rights):
+        self._kube = kube
+        self._store = store
+        self._leaders = leaders
+        self._rights = rights
+        self._written: dict[Key, _Written] = {}
+
+    def observe(self, key: Key) -> Sight | None:
+        """Return everything of one run as of now; None if it is gone."""
+        run = self._store.run(key)
+        if run is None:
+            self._written.pop(key, None)
+            self._leaders.forget(key)
+            self._store.forget(key)
+            return None
+        return Sight(run, self._store.pods(run), self._leaders.told(run))
+
+    async def apply(self, sight: Sight, plan: PodPlan) -> None:
+        """Carry `plan` out: the status first, for it holds the intention. Raises KubeError, NotLeading."""
+        written = self._written.get(sight.run.key)
+        if written is None or written.uid != sight.run.uid:
+            written = self._written[sight.run.key] = _Written(sight.run.uid)
+        try:
+            if plan.status is not None:
+                await self._write_status(sight.run, plan.status, written)
+            if plan.changes:
+                await self._change(sight, plan, written)
+            if plan.delete_run:
+                await self._delete_run(sight.run)
+        except KubeError as error:
+            if error.status == 404 and await self._is_gone(sight.run):
+                self._store.drop_run(sight.run)
+                return
+            raise
+
+    async def _is_gone(self, run: SeenRun) -> bool:
+        """Whether the run itself is what was not found."""
+        try:
+            found = await self._kube.get(RUNS, *run.key)
+        except KubeError as error:
+            if error.status == 404:
+                return True
+            raise
+        return bool(found["metadata"]["uid"] != run.uid)
+
+    def _check_leading(self) -> None:
+        if not self._rights.is_leading():
+            raise NotLeading
+
+    async def _write_status(self, run: SeenRun, status: RLRunStatus, written: _Written) -> None:
+        now = self._rights.now()
+        if is_due(run.status, status, written.status_time, now):
+            self._check_leading()
+            document = {
+                **_head(run),
+                "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            }
+            stored = await self._kube.apply(RUNS, document, "status")
+            written.status_time = now
+            self._store.put_run(parse_seen_run(stored))
+            for happening in list_happenings(run.status, status, now):
+                await self._tell(run, happening)
+        await self._annotate(run, wanted_annotations(status))
+
+    async def _annotate(self, run: SeenRun, wanted: dict[str, str]) -> None:
+        if any(run.annotations.get(name) != value for name, value in wanted.items()):
+            self._check_leading()
+            head = _head(run)
+            head["metadata"]["annotations"] = wanted
+            self._store.put_run(parse_seen_run(await self._kube.apply(RUNS, head)))
+
+    async def _change(self, sight: Sight, plan: PodPlan, written: _Written) -> None:
+        if sight.run.run is not None and any(isinstance(each, Create) for each in plan.changes):
+            await self._share(self._owner(sight.run, sight.run.run), written)
+        tasks = [self._one(sight.run, change) for change in plan.changes if not _is_leaders(change)]
+        _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
+        for change in plan.changes:
+            if _is_leaders(change):  # its pod says that all others were made
+                await self._one(sight.run, change)
+
+    async def _one(self, run: SeenRun, change: Create | Delete) -> None:
+        self._check_leading()
+        match change:
+            case Create():
+                await self._create(run, change)
+            case Delete():
+                await self._delete(run, change)
+
+    def _owner(self, seen: SeenRun, run: RLRun) -> Owner:
+        document = yaml.safe_dump(seen.document, sort_keys=False, allow_unicode=True, width=120)
+        return Owner(run, seen.uid, document, derive_token(self._rights.token_key, seen.uid))
+
+    async def _share(self, owner: Owner, written: _Written) -> None:
+        """Apply what the pods share, unless this operator has done so with the same words."""
+        objects = build_common(owner)
+        digest = hashlib.sha256(repr(objects).encode()).hexdigest()
+        if digest == written.common:
+            return
+        self._check_leading()
+        tasks = [self._kube.apply(CHILDREN[each["kind"]], each) for each in objects]
+        _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
+        written.common = digest
+
+    async def _create(self, run: SeenRun, change: Create) -> None:
+        """Make a pod. Not applied: that would change one of the same name that is on its way out."""
+        if run.run is None:
+            return
+        pod = build_pod(self._owner(run, run.run), change.place, change.attempt, self._rights.options)
+        try:
+            self._put(await self._kube.create(PODS, pod))
+        except KubeError as error:
+            if error.status in (403, 422):  # quota, policy, a template that the API server refuses
+                await self._tell(run, Happening("FailedCreate", str(error)[:1000], "Warning"))
+            raise
+
+    def _put(self, document: Json) -> None:
+        pod = parse_seen_pod(document)
+        if pod is not None:
+            self._store.put_pod(pod)
+
+    async def _delete(self, run: SeenRun, change: Delete) -> None:
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": change.uid}}
+        if change.now:
+            options["gracePeriodSeconds"] = 0
+        try:
+            found = await self._kube.delete(PODS, run.key[0], change.name, options)
+        except KubeError as error:
+            if error.status not in (404, 409):
+                raise
+            self._drop(run, change)
+            return
+        if found.get("kind") == "Pod" and "deletionTimestamp" in found["metadata"]:
+            self._put(found)
+
+    def _drop(self, run: SeenRun, change: Delete) -> None:
+        """The pod is no longer stored: its event was missed."""
+        for pod in self._store.pods(run):
+            if pod.uid == change.uid:
+                self._store.drop_pod(pod)
+
+    async def _delete_run(self, run: SeenRun) -> None:
+        self._check_leading()
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": run.uid},
+            "propagationPolicy": "Background",
+        }
+        await self._kube.delete(RUNS, *run.key, options)
+
+    async def _tell(self, run: SeenRun, happening: Happening) -> None:
+        """Make an Event, or count one with the same words. An event that cannot be written is not worth a retry."""
+        name, now = happening.event_name(run.key[1], run.uid), self._rights.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            try:
+                await self._kube.create(EVENTS, _event(run, happening, name, now))
+            except KubeError as error:
+                if error.status != 409:
+                    raise
+                count = (await self._kube.get(EVENTS, run.key[0], name)).get("count", 1)
+                await self._kube.merge(EVENTS, run.key[0], name, {"count": count + 1, "lastTimestamp": now})
+        except KubeError as error:
+            log.warning("%s/%s: event %s is lost: %s", *run.key, happening.reason, error)
+
+
+def _is_leaders(change: Create | Delete) -> bool:
+    return isinstance(change, Create) and change.place == LEADER
+
+
+def _raise_first(results: Sequence[object]) -> None:
+    """Raise the first failure of tasks that have all ended."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _head(run: SeenRun) -> Json:
+    """The run as the object of an apply; with its uid, so that a new run of the same name is not taken for it."""
+    metadata: Json = {"name": run.key[1], "namespace": run.key[0], "uid": run.uid}
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata}
+
+
+def _event(run: SeenRun, happening: Happening, name: str, now: str) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": run.key[0]},
+        "involvedObject": reference(run.key, run.uid),
+        "type": happening.kind,
+        "reason": happening.reason,
+        "message": happening.message,
+        "count": 1,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "source": {"component": FIELD_MANAGER},
+        "reportingComponent": FIELD_MANAGER,
+        "reportingInstance": "",
+    }
+
+
+async def load_store(kube: Kube, store: Store, namespaces: Sequence[str | None], selector: str) -> set[Key]:
+    """Bring the caches to what is stored now; return the runs of which something was news. Raises KubeError."""
+    news: set[Key] = set()
+    for namespace in namespaces:
+        runs, version = await kube.list(RUNS, namespace)
+        pods, _ = await kube.list(PODS, namespace, selector)
+        found: list[SeenPod] = [pod for pod in map(parse_seen_pod, pods) if pod is not None]
+        news |= store.reconcile_lists(map(parse_seen_run, runs), found, version, namespace)
+    return news

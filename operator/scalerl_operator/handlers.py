@@ -1,0 +1,96 @@
+"""The watches, by kopf: an event only fills the caches and marks a run. I/O. It decides nothing and writes nothing.
+
+kopf writes annotations and finalizers for handlers of changes and for daemons; `on.event` is neither. It runs in a
+thread with a loop of its own: its signal handlers stay away from ours, and its work from the reconciler's pace.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+
+from scalerl_api.rlrun import API_VERSION, PLURAL
+from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
+
+Body = Mapping[str, Any]
+OnEvent = Callable[[Body, bool], None]
+"""(object, whether it is deleted)."""
+
+SERVER_SECONDS = 300  # a watch is asked anew so often, so that one that died unseen costs no more than that
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Watches:
+    """What is watched, and who is told; in the caller's loop."""
+
+    on_run: OnEvent
+    on_pod: OnEvent
+    on_end: Callable[[], None]
+    """The watches have ended, asked for or not."""
+    namespaces: Sequence[str] = ()
+    """Empty: all."""
+
+
+def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Start watching in a thread of its own; return how to stop it.
+
+    Every object that exists is told of soon after, and again after a reconnection.
+    """
+    stop, ended = threading.Event(), threading.Event()
+    registry = _build_registry(watches, loop)
+
+    def run() -> None:
+        try:
+            asyncio.run(_watch(registry, watches, stop))
+        finally:
+            ended.set()
+            loop.call_soon_threadsafe(watches.on_end)
+
+    threading.Thread(target=run, name="watches", daemon=True).start()
+
+    def end() -> None:
+        stop.set()
+        ended.wait(STOP_SECONDS)
+
+    return end
+
+
+def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        found: kopf.ConnectionInfo | None = kopf.login_with_service_account(**arguments)
+        return found or kopf.login_with_kubeconfig(**arguments)
+
+    async def on_run(type: str | None, body: Body, **_: Any) -> None:
+        loop.call_soon_threadsafe(watches.on_run, dict(body), type == "DELETED")
+
+    async def on_pod(type: str | None, body: Body, **_: Any) -> None:
+        loop.call_soon_threadsafe(watches.on_pod, dict(body), type == "DELETED")
+
+    kopf.on.login(registry=registry)(login)
+    kopf.on.event(*API_VERSION.split("/"), PLURAL, registry=registry)(on_run)
+    kopf.on.event("", "v1", "pods", registry=registry)(on_pod)
+    return registry
+
+
+async def _watch(registry: kopf.OperatorRegistry, watches: Watches, stop: threading.Event) -> None:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # events are ours
+    settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.label_selectors["pods"] = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
+    settings.scanning.disabled = True  # else it must read all namespaces and CRDs; ours is there before we are
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    await kopf.operator(
+        registry=registry,
+        settings=settings,
+        standalone=True,
+        clusterwide=not watches.namespaces,
+        namespaces=tuple(watches.namespaces),
+        stop_flag=stop,
+    )

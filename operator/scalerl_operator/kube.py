@@ -1,0 +1,211 @@
+"""The Kubernetes API over HTTP: the few calls that the operator needs. I/O.
+
+Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from scalerl_api.rlrun import API_VERSION, PLURAL
+from scalerl_operator.names import FIELD_MANAGER
+
+Json = dict[str, Any]
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ANSWER_SECONDS = 15.0  # longest wait for one answer; a list of 10,000 pods takes 2
+PAGE = 1000
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
+
+
+class KubeError(Exception):
+    """The API server said no, or nothing."""
+
+    def __init__(self, what: str, status: int, reason: str, message: str):
+        super().__init__(f"{what}: {status or 'no answer'} {reason}: {message}")
+        self.status = status
+        """HTTP's number; 0 for no answer."""
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the API server is and how it is spoken to."""
+
+    server: str
+    tls: ssl.SSLContext | None
+    token: Callable[[], str | None]
+    """Read for every call: a service account's token is replaced every hour."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind, as a path of the API."""
+
+    prefix: str
+    """`/api/v1`, `/apis/policy/v1`."""
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        """Return the path of one object, or of the list."""
+        parts = [self.prefix, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]
+        return "/".join(part for part in parts if part)
+
+
+RUNS = Resource(f"/apis/{API_VERSION}", PLURAL)
+PODS = Resource("/api/v1", "pods")
+EVENTS = Resource("/api/v1", "events")
+LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
+CHILDREN = {
+    "Service": Resource("/api/v1", "services"),
+    "ConfigMap": Resource("/api/v1", "configmaps"),
+    "Secret": Resource("/api/v1", "secrets"),
+    "PersistentVolumeClaim": Resource("/api/v1", "persistentvolumeclaims"),
+    "PodDisruptionBudget": Resource("/apis/policy/v1", "poddisruptionbudgets"),
+}
+
+
+def load_connection(environment: Mapping[str, str]) -> Connection:
+    """Return the pod's own connection, else that of KUBECONFIG. Raises OSError or kubernetes' ConfigException."""
+    if "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment:
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
+        tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        address = f"[{host}]" if ":" in host else host
+        return Connection(f"https://{address}:{port}", tls, lambda: (ACCOUNT / "token").read_text().strip())
+    return _load_kubeconfig(environment.get("KUBECONFIG"))
+
+
+def _load_kubeconfig(path: str | None) -> Connection:
+    from kubernetes import client, config  # here only: a person's machine, with its login programs
+
+    found = client.Configuration()
+    load: Callable[..., None] = config.load_kube_config
+    load(config_file=path, client_configuration=found)
+    tls = None
+    if found.host.startswith("https:"):
+        tls = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        if found.cert_file:
+            tls.load_cert_chain(found.cert_file, found.key_file)
+        if not found.verify_ssl:
+            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+
+    def token() -> str | None:
+        key = found.get_api_key_with_prefix("BearerToken", alias="authorization")
+        return key.removeprefix("Bearer ") if key else None
+
+    return Connection(found.host.rstrip("/"), tls, token)
+
+
+class Kube:
+    """A client. Raises KubeError; every call ends after ANSWER_SECONDS."""
+
+    def __init__(
+        self, connection: Connection, *, parallel: int = 32, counted: Callable[[str, str], None] | None = None
+    ):
+        """Take part in at most `parallel` calls at a time; `counted(verb, plural)` is told of every write."""
+        self._connection = connection
+        self._slots = asyncio.Semaphore(parallel)
+        self._counted = counted or (lambda _verb, _plural: None)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), connector=aiohttp.TCPConnector(limit=parallel)
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        """Return one object."""
+        return await self._call("GET", resource.path(namespace, name))
+
+    async def list(self, resource: Resource, namespace: str | None, selector: str = "") -> tuple[list[Json], int]:
+        """Return all objects, and the resourceVersion at which they were read."""
+        found: list[Json] = []
+        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._call("GET", resource.path(namespace), query=query)
+            found += page["items"]
+            kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
+            if not page["metadata"].get("continue"):
+                return [{**kind, **item} for item in found], int(page["metadata"]["resourceVersion"])
+            query["continue"] = page["metadata"]["continue"]
+
+    async def create(self, resource: Resource, document: Json) -> Json:
+        """Make an object; status 409 if there is one of that name."""
+        self._counted("create", resource.plural)
+        path = resource.path(document["metadata"]["namespace"])
+        return await self._call("POST", path, body=document, query={"fieldManager": FIELD_MANAGER})
+
+    async def replace(self, resource: Resource, document: Json) -> Json:
+        """Write an object over the version that it names; status 409 if that is no longer the newest."""
+        self._counted("replace", resource.plural)
+        metadata = document["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        return await self._call("PUT", path, body=document, query={"fieldManager": FIELD_MANAGER})
+
+    async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
+        """Make our fields of an object be so, whoever else has written them (server-side apply)."""
+        self._counted("apply", f"{resource.plural}/{subresource}" if subresource else resource.plural)
+        metadata = document["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"], subresource)
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._call("PATCH", path, body=document, query=query, kind=APPLY)
+
+    async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
+        """Write some fields of an object."""
+        self._counted("merge", resource.plural)
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("PATCH", resource.path(namespace, name), body=document, query=query, kind=MERGE)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
+        """Delete an object, by DeleteOptions; status 404 if it is gone, 409 if `options` ask for another uid."""
+        self._counted("delete", resource.plural)
+        return await self._call("DELETE", resource.path(namespace, name), body=options)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        kind: str = "",
+    ) -> Json:
+        headers = {"Accept": "application/json", "Content-Type": kind or "application/json"}
+        token = self._connection.token()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        what = f"{method} {path}"
+        try:
+            async with (
+                self._slots,
+                self._session.request(
+                    method,
+                    self._connection.server + path,
+                    params=query,
+                    data=json.dumps(body) if body is not None else None,
+                    headers=headers,
+                    ssl=self._connection.tls if self._connection.tls is not None else True,
+                ) as answer,
+            ):
+                text = await answer.text()
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(what, 0, type(error).__name__, str(error)) from error
+        return _read(what, status, text)
+
+
+def _read(what: str, status: int, text: str) -> Json:
+    try:
+        found: Json = json.loads(text)
+    except ValueError as error:
+        raise KubeError(what, status, "NotJson", text[:200]) from error
+    if status >= 400:
+        raise KubeError(what, status, found.get("reason", ""), found.get("message", "")[:1000])
+    return found

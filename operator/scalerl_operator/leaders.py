@@ -1,0 +1,186 @@
+"""Asks the running leaders how far they are, and judges their points, both away from the event loop. I/O.
+
+Everything here is rebuilt from the leaders when an operator starts: who asks since 0 is told the whole history.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scalerl_api import RLRun
+from scalerl_api.wire import PORT_HTTP, EvalPoint, Progress
+from scalerl_operator.gauges import Gauges
+from scalerl_operator.history import ForecastLine, eta_seconds, held_out, merge_evals, next_index
+from scalerl_operator.judge import judge_missing, summarize
+from scalerl_operator.seen import Judged
+from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
+from scalerl_operator.store import Store
+from scalerl_operator.telemetry import TelemetryError, fetch_progress
+
+POLL_SECONDS = 10.0
+ANSWER_SECONDS = 3.0
+PARALLEL = 32  # questions at a time: 1,000 leaders that answer in 50 ms take 2 s; 32 dead ones delay others 3 s
+PACE_SAMPLES = 1000
+
+Ask = Callable[[str, str, int], Progress]
+"""(host:port, token, since) -> the answer. Raises TelemetryError."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the poller needs from outside."""
+
+    now: Callable[[], datetime]
+    token: Callable[[str], str]
+    """From a run's uid to its leader's token."""
+    dirty: Callable[[Key], None]
+    """Told of a run about which something is news."""
+    ask: Ask = lambda address, token, since: fetch_progress(address, token, since, timeout_seconds=ANSWER_SECONDS)
+    poll_seconds: float = POLL_SECONDS
+
+
+@dataclass
+class _Memory:
+    """What is remembered of one run."""
+
+    uid: str
+    pod: str = ""
+    attempt: int = 0
+    watched: datetime | None = None
+    asked: bool = False
+    heard: datetime | None = None
+    progress: Progress | None = None
+    evals: tuple[EvalPoint, ...] = ()
+    since: int = 0
+    pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
+    forecasts: list[ForecastLine] = field(default_factory=list)
+    judged: Judged | None = None
+    judged_by: int = 0
+    """Generation of the spec that it was judged by: policies may change."""
+    due: float = 0.0
+    busy: bool = False
+
+
+class Leaders:
+    """The poller."""
+
+    def __init__(self, store: Store, gauges: Gauges, means: Means):
+        self._store = store
+        self._gauges = gauges
+        self._means = means
+        self._memories: dict[Key, _Memory] = {}
+        self._askers: Executor = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="ask")
+        self._fitters: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fit")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def told(self, run: SeenRun) -> Told:
+        """Return what is known of `run` now."""
+        memory = self._memories.get(run.key)
+        if memory is None or memory.uid != run.uid:
+            return Told()
+        eta = eta_seconds(run.run, memory.pace) if run.run is not None else None
+        return Told(
+            watched=memory.watched,
+            asked=memory.asked,
+            attempt=memory.attempt,
+            progress=memory.progress,
+            heard=memory.heard,
+            evals=memory.evals,
+            eta_seconds=eta,
+            judged=memory.judged,
+        )
+
+    def forget(self, key: Key) -> None:
+        """Drop a run that is deleted."""
+        self._memories.pop(key, None)
+        self._gauges.forget_run(key)
+
+    async def poll_forever(self) -> None:
+        """Ask every running leader every POLL_SECONDS."""
+        while True:
+            for run, pod in self._store.leaders():
+                memory = self._memory(run, pod)
+                if not memory.busy and time.monotonic() >= memory.due:
+                    memory.busy = True
+                    task = asyncio.create_task(self._visit(run, pod, memory))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+            await asyncio.sleep(min(1.0, self._means.poll_seconds / 4))
+
+    async def close(self) -> None:
+        """Wait for nothing: answers under way are for nobody."""
+        for task in list(self._tasks):
+            task.cancel()
+        self._askers.shutdown(wait=False, cancel_futures=True)
+        self._fitters.shutdown(wait=False, cancel_futures=True)
+
+    def _memory(self, run: SeenRun, pod: SeenPod) -> _Memory:
+        memory = self._memories.get(run.key)
+        if memory is None or memory.uid != run.uid:
+            memory = self._memories[run.key] = _Memory(run.uid)
+        if memory.pod != pod.uid:  # another leader: it counts its points by its own numbers
+            memory.pod, memory.attempt, memory.since = pod.uid, pod.attempt or 0, 0
+            memory.watched, memory.heard, memory.asked = self._means.now(), None, False
+            memory.pace.clear()
+        return memory
+
+    async def _visit(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
+        try:
+            await self._ask(run, pod, memory)
+            latest = self._store.run(run.key)
+            if latest is not None and latest.run is not None:
+                await self._judge(latest, latest.run, memory)
+        finally:
+            memory.due = time.monotonic() + self._means.poll_seconds
+            memory.busy = False
+        self._gauges.show_run(run.key, self.told(run))
+
+    async def _ask(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
+        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+        question = (f"{host}:{PORT_HTTP}", self._means.token(run.uid), memory.since)
+        try:
+            progress = await asyncio.get_running_loop().run_in_executor(self._askers, self._means.ask, *question)
+        except TelemetryError:
+            self._gauges.polls.labels("missed").inc()
+            if not memory.asked:
+                memory.asked = True
+                self._means.dirty(run.key)
+            return
+        self._gauges.polls.labels("answered").inc()
+        if memory.pod == pod.uid:
+            self._take(run, progress, memory)
+
+    def _take(self, run: SeenRun, progress: Progress, memory: _Memory) -> None:
+        if not memory.pace or progress.step != memory.pace[-1][1]:
+            memory.pace.append((progress.time, progress.step))
+        news = memory.progress is None or _still(memory.progress) != _still(progress) or not memory.asked
+        memory.since = max(memory.since, next_index(progress.evals))
+        memory.evals = merge_evals(memory.evals, progress.evals)
+        memory.progress, memory.heard, memory.asked = progress, self._means.now(), True
+        if news:
+            self._means.dirty(run.key)
+
+    async def _judge(self, seen: SeenRun, run: RLRun, memory: _Memory) -> None:
+        """Judge the points that have not been, once each; and anew what policies say when the spec has changed."""
+        measured = held_out(memory.evals)
+        known = memory.forecasts[-1].step if memory.forecasts else None
+        if not measured or (measured[-1].step == known and memory.judged_by == seen.generation):
+            return
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+        when = self._means.now().timestamp()
+        before, evals = list(memory.forecasts), memory.evals
+        lines = await loop.run_in_executor(self._fitters, judge_missing, run, evals, before, when)
+        memory.judged = await loop.run_in_executor(self._fitters, summarize, run, lines, evals)
+        memory.forecasts, memory.judged_by = lines, seen.generation
+        self._gauges.fits.inc(len(lines) - len(before))
+        self._gauges.fit_seconds.observe(time.monotonic() - began)
+        self._means.dirty(seen.key)
+
+
+def _still(progress: Progress) -> Progress:
+    """What an answer says, without the leader's clock."""
+    return progress.model_copy(update={"time": 0.0, "gpu_seconds": {}, "idle_fraction": {}, "compute_gpu_hours": 0.0})

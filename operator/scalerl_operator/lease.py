@@ -1,0 +1,124 @@
+"""Keeps this replica's part in the election: reads and writes the Lease. I/O."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from scalerl_operator.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
+from scalerl_operator.kube import LEASES, Json, Kube, KubeError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which lease, and who we are."""
+
+    namespace: str
+    name: str
+    me: str
+
+
+class LeaseKeeper:
+    """One replica's view of the lease. Between renewals `is_leading` is answered by the local clock."""
+
+    def __init__(self, kube: Kube, identity: Identity, terms: Terms | None = None):
+        self._kube = kube
+        self._identity = identity
+        self._terms = terms or Terms()
+        self._watched = Watched()
+        self._renewed: float | None = None
+        self._clock: Callable[[], float] = time.monotonic
+        self.beat = self._clock()
+        """When the lease was last looked at: a standby's liveness."""
+
+    def is_leading(self) -> bool:
+        """Whether this replica may write now."""
+        return is_valid(self._renewed, self._clock(), self._terms)
+
+    async def acquire(self) -> None:
+        """Return once this replica leads."""
+        while True:
+            if await self._look():
+                log.info("%s leads", self._identity.me)
+                return
+            await asyncio.sleep(self._terms.retry)
+
+    async def keep(self) -> None:
+        """Return when this replica no longer leads."""
+        while self.is_leading():
+            await asyncio.sleep(self._terms.retry)
+            await self._look()
+        log.error("%s no longer leads: the lease could not be renewed", self._identity.me)
+
+    async def release(self) -> None:
+        """Let another replica lead at once. Nothing is done by one that does not lead."""
+        if not self.is_leading():
+            return
+        self._renewed = None
+        try:
+            stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+            if stored["spec"].get("holderIdentity") == self._identity.me:
+                stored["spec"]["holderIdentity"] = ""
+                await self._kube.replace(LEASES, stored)
+        except KubeError as error:
+            log.warning("the lease was not released, others wait for its end: %s", error)
+
+    async def _look(self) -> bool:
+        """Take, renew or leave the lease; return whether this replica leads by it now."""
+        began = self.beat = self._clock()
+        try:
+            async with asyncio.timeout(self._terms.retry):
+                return await self._take_part(began)
+        except (KubeError, TimeoutError) as error:
+            if not (isinstance(error, KubeError) and error.status == 409):  # another was quicker
+                log.warning("the lease could not be looked at: %s", error or "no answer")
+            return False
+
+    async def _take_part(self, began: float) -> bool:
+        stored = await self._read()
+        self._watched = watch(self._watched, _parse(stored), self._clock())
+        step = choose(self._watched, self._identity.me, self._clock(), self._terms)
+        if step == "wait":
+            return False
+        written = await self._write(stored)
+        self._watched = Watched(_parse(written), self._clock())
+        self._renewed = began  # the writing took time, of which others know nothing
+        return True
+
+    async def _read(self) -> Json | None:
+        try:
+            return await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _write(self, stored: Json | None) -> Json:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        before = stored["spec"] if stored is not None else {}
+        again = before.get("holderIdentity") == self._identity.me
+        spec = {
+            "holderIdentity": self._identity.me,
+            "leaseDurationSeconds": int(self._terms.duration),
+            "acquireTime": before.get("acquireTime", now) if again else now,
+            "renewTime": now,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (0 if again or not before else 1),
+        }
+        if stored is not None:
+            return await self._kube.replace(LEASES, {**stored, "spec": spec})
+        head = {"namespace": self._identity.namespace, "name": self._identity.name}
+        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": head, "spec": spec}
+        return await self._kube.create(LEASES, lease)
+
+
+def _parse(stored: Json | None) -> LeaseSeen | None:
+    if stored is None:
+        return None
+    spec = stored.get("spec", {})
+    return LeaseSeen(
+        spec.get("holderIdentity", ""), stored["metadata"]["resourceVersion"], spec.get("leaseTransitions", 0)
+    )

@@ -1,0 +1,119 @@
+"""Names, labels and places of everything that the operator makes for a run. PURE."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["trainer", "generator"]
+ROLES: tuple[Role, ...] = ("trainer", "generator")
+
+FIELD_MANAGER = "scalerl-operator"
+LABEL_RUN = "scalerl.io/run"
+LABEL_ROLE = "scalerl.io/role"
+LABEL_INDEX = "scalerl.io/index"
+LABEL_ATTEMPT = "scalerl.io/attempt"  # trainers only: generators outlive attempts
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+OWNED_PREFIXES = ("scalerl.io/", "app.kubernetes.io/")
+ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"
+ANNOTATION_INTERVAL = "scalerl.io/predicted-ceiling-interval"
+
+CONTAINER = "runtime"  # the role's own container; a user's template may name it to add to it
+SPEC_KEY = "run.yaml"  # in the ConfigMap
+TOKEN_KEY = "token"  # in the Secret
+
+# Places in a run's pods.
+SPEC_FOLDER = "/etc/scalerl"
+TOKEN_FOLDER = "/etc/scalerl-token"
+RUN_FOLDER = "/var/lib/scalerl/run"
+LAST_WORDS = "/dev/termination-log"
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 # the pod's own, in memory of nobody else
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+VOLUME_PREFIX = "scalerl-"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One pod's place in its run."""
+
+    role: Role
+    index: int
+
+    @property
+    def hostname(self) -> str:
+        """`trainer-0`; the run's headless Service is the domain."""
+        return f"{self.role}-{self.index}"
+
+
+LEADER = Place("trainer", 0)
+
+
+def pod_name(run: str, place: Place) -> str:
+    """Return the pod's name, the same in every attempt: the API server then never holds two pods of one place."""
+    return f"{run}-{place.hostname}"
+
+
+def service_name(run: str) -> str:
+    """Return the headless Service's name; pods are `<hostname>.<service>.<namespace>.svc`."""
+    return run
+
+
+def config_name(run: str) -> str:
+    """Return the name of the ConfigMap with the run's spec."""
+    return f"{run}-spec"
+
+
+def token_name(run: str) -> str:
+    """Return the name of the Secret with the run's token."""
+    return f"{run}-token"
+
+
+def budget_name(run: str) -> str:
+    """Return the name of the trainers' PodDisruptionBudget."""
+    return f"{run}-trainer"
+
+
+def claim_name(run: str) -> str:
+    """Return the name of the PersistentVolumeClaim that is made where the user names none."""
+    return f"{run}-checkpoints"
+
+
+def folder_in_claim(run: str, uid: str) -> str:
+    """Return the run's folder in its claim. A later run of the same name has another: their points never mix."""
+    return f"{run}-{uid[:8]}"
+
+
+def leader_host(run: str, namespace: str) -> str:
+    """Return the leader's DNS name in the cluster."""
+    return f"{LEADER.hostname}.{service_name(run)}.{namespace}.svc"
+
+
+def selector(run: str, role: Role | None = None) -> dict[str, str]:
+    """Return the labels that never change, for selectors."""
+    return {LABEL_RUN: run} | ({LABEL_ROLE: role} if role is not None else {})
+
+
+def common_labels(run: str, component: str) -> dict[str, str]:
+    """Return the labels of every object of a run."""
+    return {
+        "app.kubernetes.io/name": "scalerl",
+        "app.kubernetes.io/instance": run,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "scalerl",
+        LABEL_MANAGED_BY: FIELD_MANAGER,
+        LABEL_RUN: run,
+    }
+
+
+def pod_labels(run: str, place: Place, attempt: int | None) -> dict[str, str]:
+    """Return a pod's labels; `attempt` is None for generators."""
+    labels = common_labels(run, place.role) | {LABEL_ROLE: place.role, LABEL_INDEX: str(place.index)}
+    return labels | ({LABEL_ATTEMPT: str(attempt)} if attempt is not None else {})
+
+
+def parse_place(labels: Mapping[str, str]) -> tuple[Place, int | None] | None:
+    """Return place and attempt that a pod's labels say; None for a pod that is not a run's."""
+    index, attempt = labels.get(LABEL_INDEX, ""), labels.get(LABEL_ATTEMPT, "")
+    for role in ROLES:
+        if labels.get(LABEL_ROLE) == role and index.isdecimal():
+            return Place(role, int(index)), int(attempt) if attempt.isdecimal() else None
+    return None

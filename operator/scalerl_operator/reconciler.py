@@ -1,0 +1,98 @@
+"""Takes runs that something happened to, decides, and carries out: the loop of the operator. I/O.
+
+It holds no decision: those are `plan_pods` about a run and `WorkQueue` about whose turn it is.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from scalerl_operator.cluster import Cluster
+from scalerl_operator.gauges import Gauges
+from scalerl_operator.kube import KubeError
+from scalerl_operator.plan import Limits
+from scalerl_operator.podplan import plan_pods
+from scalerl_operator.queue import WorkQueue
+from scalerl_operator.sights import Key
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own bound
+
+
+class Reconciler:
+    """Workers on one queue. One run is never in two hands."""
+
+    def __init__(self, cluster: Cluster, gauges: Gauges, limits: Limits, now: Callable[[], datetime]):
+        self._cluster = cluster
+        self._gauges = gauges
+        self._limits = limits
+        self._now = now
+        self._queue = WorkQueue[Key]()
+        self._woken = asyncio.Event()
+        self.beat = time.monotonic()
+        """When a worker last looked for work: liveness."""
+
+    def mark(self, key: Key) -> None:
+        """Something happened to a run."""
+        self._queue.add(key, time.monotonic())
+        self._woken.set()
+
+    async def work_forever(self) -> None:
+        """Run the workers until cancelled, or until one must not go on. Raises NotLeading."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            self.beat = time.monotonic()
+            self._gauges.depth.set(len(self._queue))
+            found = self._queue.take(self.beat)
+            if found is None:
+                await self._sleep()
+                continue
+            key, waited = found
+            self._gauges.wait_seconds.observe(waited)
+            await self._pass(key)
+
+    async def _sleep(self) -> None:
+        """Until something is marked or the next key is due; a second at most, for the sake of `beat`."""
+        due = self._queue.next_due()
+        wait = min(1.0, max(0.0, due - time.monotonic())) if due is not None else 1.0
+        self._woken.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
+
+    async def _pass(self, key: Key) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(PASS_SECONDS):
+                until = await self.reconcile(key)
+        except (KubeError, TimeoutError) as error:
+            delay = self._queue.fail(key, time.monotonic())
+            self._gauges.retries.inc()
+            self._gauges.reconciles.labels("error").inc()
+            log.warning("%s/%s: again in %.1f s: %s", *key, delay, error or f"a pass took longer than {PASS_SECONDS} s")
+        else:
+            self._queue.succeed(key, time.monotonic())
+            self._gauges.reconciles.labels("done").inc()
+            if until is not None:
+                self._queue.add(key, time.monotonic(), delay=max(0.0, (until - self._now()).total_seconds()))
+                self._woken.set()
+        self._gauges.reconcile_seconds.observe(time.monotonic() - began)
+
+    async def reconcile(self, key: Key) -> datetime | None:
+        """Bring one run nearer to what is wanted; return when to look again. Raises KubeError, NotLeading."""
+        sight = self._cluster.observe(key)
+        if sight is None:
+            self._queue.forget(key)
+            return None
+        plan = plan_pods(sight, self._now(), self._limits)
+        await self._cluster.apply(sight, plan)
+        return plan.until

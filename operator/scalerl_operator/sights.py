@@ -1,0 +1,224 @@
+"""What the API server says, as values: a run, its pods, what its leader told. PURE.
+
+Dicts end here: everything behind this module is typed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
+from scalerl_api.wire import EvalPoint, Progress, Termination
+from scalerl_operator.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
+from scalerl_operator.objects import check_templates
+from scalerl_operator.seen import Judged
+
+Key = tuple[str, str]
+"""(namespace, name) of a run."""
+
+# A pod that Kubernetes ended without its container's doing: `status.reason`, where no DisruptionTarget says so.
+_LOST_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity")
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """An RLRun as it is stored."""
+
+    key: Key
+    uid: str
+    version: int
+    """resourceVersion: of two sights of an object the one with the larger number is the later."""
+    generation: int
+    managed_by: str
+    deleting: bool
+    annotations: Mapping[str, str]
+    document: Mapping[str, Any]
+    """Name, namespace and spec, as the leader reads them."""
+    run: RLRun | None
+    """None if it cannot be understood."""
+    faults: tuple[Fault, ...] = ()
+    """Why it cannot."""
+    status: RLRunStatus | None = None
+    """As it was written last; fields that a newer operator added are left out."""
+    is_status_foreign: bool = False
+    """The status is not empty and cannot be understood: to act without it could start a run that is over."""
+
+
+@dataclass(frozen=True)
+class SeenPod:
+    """A pod of a run."""
+
+    run: Key
+    name: str
+    uid: str
+    owner: str
+    """uid of its run: a run of the same name that is gone may still have pods."""
+    version: int
+    place: Place
+    attempt: int | None
+    """Of a trainer's pod."""
+    created: datetime
+    phase: str = "Pending"
+    ready: bool = False
+    ip: str = ""
+    started: datetime | None = None
+    """When the container `runtime` began."""
+    exit_code: int | None = None
+    """Of the container `runtime`, once it has ended for good."""
+    last_words: str = ""
+    """Its termination message."""
+    reason: str = ""
+    """The container's or pod's own word for its end: OOMKilled, Evicted."""
+    lost: bool = False
+    """A node, an eviction or a preemption ended it, not its process."""
+    deleting: datetime | None = None
+    """When its grace ends; None while nobody has deleted it."""
+    gone: bool = False
+    """It is no longer stored; this is the last that was seen of it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its process has ended for good."""
+        return self.ended or self.exit_code is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs, a user's further containers included: it holds no device."""
+        return self.gone or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it drives the run."""
+        return self.place == LEADER
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the running leader has told this operator, and what that means."""
+
+    watched: datetime | None = None
+    """Since when it is asked; None before."""
+    asked: bool = False
+    """Whether it has been asked at least once, answered or not."""
+    attempt: int = 0
+    """Whom this is about."""
+    progress: Progress | None = None
+    heard: datetime | None = None
+    """When it answered last."""
+    evals: tuple[EvalPoint, ...] = ()
+    eta_seconds: float | None = None
+    judged: Judged | None = None
+    """None until a point was judged by this operator."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One run with everything of it, as of one moment."""
+
+    run: SeenRun
+    pods: tuple[SeenPod, ...] = ()
+    told: Told = field(default_factory=Told)
+
+
+def parse_seen_run(document: Mapping[str, Any]) -> SeenRun:
+    """Return the run in an API server's JSON."""
+    metadata = document["metadata"]
+    key = (metadata["namespace"], metadata["name"])
+    bare = {
+        "apiVersion": document["apiVersion"],
+        "kind": document["kind"],
+        "metadata": {"name": key[1], "namespace": key[0]},
+        "spec": document.get("spec", {}),
+    }
+    run, faults = _parse_spec(bare)
+    status = _parse_status(document.get("status"))
+    return SeenRun(
+        key=key,
+        uid=metadata["uid"],
+        version=int(metadata["resourceVersion"]),
+        generation=int(metadata.get("generation", 1)),
+        managed_by=bare["spec"].get("managedBy", ""),
+        deleting="deletionTimestamp" in metadata,
+        annotations=dict(metadata.get("annotations", {})),
+        document=bare,
+        run=run,
+        faults=faults,
+        status=status,
+        is_status_foreign=status is None and bool(document.get("status")),
+    )
+
+
+def _parse_spec(bare: Mapping[str, Any]) -> tuple[RLRun | None, tuple[Fault, ...]]:
+    try:
+        run = parse_run(bare)
+    except InvalidRun as error:
+        return None, error.faults
+    faults = tuple(check_templates(run))
+    return (None, faults) if faults else (run, ())
+
+
+def _parse_status(value: object) -> RLRunStatus | None:
+    """A field that a newer operator added is passed over."""
+    if not value:
+        return None
+    try:
+        return RLRunStatus.model_validate(value, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPod | None:
+    """Return the pod in an API server's JSON; None for a pod that is not a run's."""
+    metadata, status = document["metadata"], document.get("status", {})
+    labels = metadata.get("labels", {})
+    found = parse_place(labels)
+    if found is None or LABEL_RUN not in labels:
+        return None
+    place, attempt = found
+    state = _container_state(status)
+    ended = state.get("terminated") or {}
+    running = state.get("running") or ended
+    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+    for_good = bool(ended) and document.get("spec", {}).get("restartPolicy") != "Always"
+    reason = ended.get("reason") or status.get("reason", "")
+    return SeenPod(
+        run=(metadata["namespace"], labels[LABEL_RUN]),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner=next((each["uid"] for each in metadata.get("ownerReferences", []) if each.get("controller")), ""),
+        version=int(metadata["resourceVersion"]),
+        place=place,
+        attempt=attempt,
+        created=_time(metadata["creationTimestamp"]),
+        phase=status.get("phase", "Pending"),
+        ready=conditions.get("Ready") == "True",
+        ip=status.get("podIP", ""),
+        started=_time(running["startedAt"]) if running.get("startedAt") else None,
+        exit_code=int(ended["exitCode"]) if for_good else None,
+        last_words=ended.get("message", ""),
+        reason=reason,
+        lost=conditions.get("DisruptionTarget") == "True" or status.get("reason", "") in _LOST_REASONS,
+        deleting=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
+        gone=gone,
+    )
+
+
+def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = [each for each in status.get("containerStatuses", []) if each["name"] == CONTAINER]
+    state: Mapping[str, Any] = found[0].get("state", {}) if found else {}
+    return state
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def parse_last_words(pod: SeenPod) -> Termination | None:
+    """Return the leader's Termination; None if it left none that can be read."""
+    try:
+        return Termination.model_validate_json(pod.last_words)
+    except ValidationError:
+        return None

@@ -1,0 +1,179 @@
+"""A run that is spread over pods: Ray's node in this pod, and the last words where Kubernetes reads them. I/O.
+
+Every port is fixed, so that a NetworkPolicy can name it. The leader's pod holds Ray's head; every other pod joins it
+over the run's headless Service and serves until it is told to end.
+"""
+
+import asyncio
+import json
+import logging
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalerl_api import RLRun
+from scalerl_api.wire import (
+    ENV_LAST_WORDS,
+    ENV_LEADER,
+    ENV_POD_IP,
+    ENV_ROLE,
+    ENV_TERMINATION_FILE,
+    EXIT_FINISHED,
+    EXIT_RETRY,
+    PORT_RAY_AGENT,
+    PORT_RAY_DASHBOARD_GRPC,
+    PORT_RAY_DASHBOARD_HTTP,
+    PORT_RAY_GCS,
+    PORT_RAY_METRICS,
+    PORT_RAY_NODE,
+    PORT_RAY_OBJECTS,
+    PORTS_RAY_WORKERS,
+)
+
+log = logging.getLogger(__name__)
+
+FOUND_SECONDS = 600.0  # a worker looks for its leader's name so long: the leader's pod may still wait for a node
+JOIN_RETRY_SECONDS = 5.0
+HEAD_SECONDS = 120.0  # `ray start` returns when the head answers
+END_SECONDS = 20.0  # Ray's processes have so long after SIGTERM
+OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
+
+
+class JoinFailed(RuntimeError):
+    """This pod has no place in Ray's cluster."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """This pod's place in the run."""
+
+    role: str
+    leader: str
+    """DNS name."""
+    address: str
+    """This pod's own IP."""
+    places: int
+    """Actors of its role that it has room for: a trainer's ranks, or one engine."""
+
+    @classmethod
+    def parse(cls, variables: Mapping[str, str], run: RLRun) -> "Seat":
+        """Read the wire's variables. Raises KeyError with the missing one's name."""
+        role = variables[ENV_ROLE]
+        places = max(1, run.spec.trainer.gpus_per_replica) if role == "trainer" else 1
+        return cls(role=role, leader=variables[ENV_LEADER], address=variables[ENV_POD_IP], places=places)
+
+
+def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) -> list[str]:
+    """Return the command of this pod's Ray node. The role is a resource: actors go where their role is."""
+    where = ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={seat.leader}:{PORT_RAY_GCS}", "--block"]
+    first, last = PORTS_RAY_WORKERS
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        *where,
+        f"--node-ip-address={seat.address}",
+        f"--node-manager-port={PORT_RAY_NODE}",
+        f"--object-manager-port={PORT_RAY_OBJECTS}",
+        f"--runtime-env-agent-port={PORT_RAY_AGENT}",
+        f"--dashboard-agent-grpc-port={PORT_RAY_DASHBOARD_GRPC}",
+        f"--dashboard-agent-listen-port={PORT_RAY_DASHBOARD_HTTP}",
+        f"--metrics-export-port={PORT_RAY_METRICS}",
+        f"--min-worker-port={first}",
+        f"--max-worker-port={last}",
+        f"--num-cpus={num_cpus}",
+        f"--resources={json.dumps({seat.role: seat.places})}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        *(["--include-dashboard=false", f"--temp-dir={folder}"] if head else []),
+        "--disable-usage-stats",
+    ]
+
+
+async def start_head(seat: Seat, *, num_cpus: int, folder: str) -> str:
+    """Start Ray's head in the leader's pod; return the address that a driver joins. Raises JoinFailed."""
+    command = build_node_command(seat, head=True, num_cpus=num_cpus, folder=folder)
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        async with asyncio.timeout(HEAD_SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError as error:
+        process.kill()
+        await process.wait()
+        raise JoinFailed(f"starting Ray's head took longer than {HEAD_SECONDS:g} s") from error
+    if process.returncode:
+        raise JoinFailed(f"Ray's head ended with {process.returncode}: {output.decode()[-500:]}")
+    return f"{seat.address}:{PORT_RAY_GCS}"
+
+
+async def work(seat: Seat, *, num_cpus: int) -> int:
+    """Be a Ray node until told to end; return the exit code.
+
+    A trainer whose leader is gone ends: its attempt is over. A generator waits for the next leader, with its pod's
+    place, image and files already there.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    while await _find(seat.leader, stopping):
+        code = await _serve(build_node_command(seat, head=False, num_cpus=num_cpus, folder=""), stopping)
+        if not stopping.is_set():
+            log.warning("Ray's node ended with %d", code)
+            if seat.role == "trainer":
+                return EXIT_RETRY
+            await _pause(JOIN_RETRY_SECONDS, stopping)
+    if not stopping.is_set():
+        log.error("no leader at %s after %g s", seat.leader, FOUND_SECONDS)
+        return EXIT_RETRY
+    return EXIT_FINISHED
+
+
+async def _find(leader: str, stopping: asyncio.Event) -> bool:
+    """Whether the leader's head takes connections before FOUND_SECONDS are over."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + FOUND_SECONDS
+    while not stopping.is_set() and loop.time() < deadline:
+        try:
+            async with asyncio.timeout(JOIN_RETRY_SECONDS):
+                _, writer = await asyncio.open_connection(leader, PORT_RAY_GCS)
+        except (OSError, TimeoutError, socket.gaierror):
+            await _pause(1.0, stopping)
+        else:
+            writer.close()
+            return True
+    return False
+
+
+async def _pause(seconds: float, stopping: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return
+
+
+async def _serve(command: Sequence[str], stopping: asyncio.Event) -> int:
+    """Run the node until it or we end; return its exit code. Nothing of it is alive afterwards."""
+    process = await asyncio.create_subprocess_exec(*command)
+    ended, asked = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
+    await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not ended.done():
+        process.terminate()
+        await asyncio.wait([ended], timeout=END_SECONDS)
+    if not ended.done():
+        process.kill()
+    return await ended
+
+
+def leave_last_words(variables: Mapping[str, str]) -> None:
+    """Copy the leader's Termination to where Kubernetes reads it: a mounted file, which no rename can replace."""
+    place = variables.get(ENV_LAST_WORDS)
+    words = Path(variables.get(ENV_TERMINATION_FILE, ""))
+    if place and words.is_file():
+        shutil.copyfile(words, place)

@@ -1,0 +1,162 @@
+"""A kubelet that runs nothing: gives pods addresses, answers as their leaders, and ends them as a test says.
+
+`python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
+How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals` and
+`phase` are what it tells; `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is.
+"""
+
+import http.server
+import json
+import sys
+import threading
+import time
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+PORT = 8480
+GONE = 404
+Pod = dict[str, Any]
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class StandIn:
+    """Plays every pod of the namespace."""
+
+    def __init__(self, namespace: str):
+        config.load_kube_config()
+        self.core = client.CoreV1Api()
+        self.namespace = namespace
+        self.leaders: dict[str, http.server.ThreadingHTTPServer] = {}
+        self.addresses = iter(f"127.{a}.{b}.{c}" for a in range(70, 250) for b in range(1, 250) for c in range(1, 250))
+        self.behaviour: dict[str, Any] = {}
+
+    def turn(self) -> None:
+        """Look once at every pod."""
+        found = client.ApiClient().sanitize_for_serialization(self.core.list_namespaced_config_map(self.namespace))
+        self.behaviour = {
+            each["metadata"]["name"].removeprefix("behave-"): json.loads(each["data"]["leader"])
+            for each in found["items"]
+            if each["metadata"]["name"].startswith("behave-")
+        }
+        pods = client.ApiClient().sanitize_for_serialization(self.core.list_namespaced_pod(self.namespace))
+        for pod in pods["items"]:
+            try:
+                self.play(pod)
+            except ApiException as error:
+                if error.status not in (GONE, 409):
+                    raise
+
+    def play(self, pod: Pod) -> None:
+        metadata, status = pod["metadata"], pod.get("status", {})
+        uid, run = metadata["uid"], metadata["labels"]["scalerl.io/run"]
+        is_leader = metadata["labels"]["app.kubernetes.io/component"] == "trainer" and (
+            metadata["labels"]["scalerl.io/index"] == "0"
+        )
+        behaviour = self.behaviour.get(run, {}) if is_leader else {}
+        if behaviour.get("attempt", 1) != int(metadata["labels"].get("scalerl.io/attempt", 1)):
+            behaviour = {}
+        if "deletionTimestamp" in metadata:
+            self.end(pod, 0, json.dumps({"reason": "Stopped", "step": 7, "checkpointStep": 7}) if is_leader else "")
+            self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
+        elif not pod["spec"].get("nodeName"):
+            self.bind(pod)
+        elif status.get("phase") == "Pending":
+            self.start(pod, is_leader, run)
+        elif status.get("phase") == "Running" and "exit" in behaviour:
+            self.end(pod, behaviour["exit"], json.dumps(behaviour.get("words", {})), lost=behaviour.get("lost", False))
+        if uid in self.leaders and status.get("phase") in ("Succeeded", "Failed"):
+            self.leaders.pop(uid).shutdown()
+
+    def bind(self, pod: Pod) -> None:
+        body = client.V1Binding(
+            metadata=client.V1ObjectMeta(name=pod["metadata"]["name"]),
+            target=client.V1ObjectReference(api_version="v1", kind="Node", name="stand-in"),
+        )
+        self.core.create_namespaced_binding(self.namespace, body, _preload_content=False)
+
+    def start(self, pod: Pod, is_leader: bool, run: str) -> None:
+        address = next(self.addresses)
+        if is_leader:
+            self.serve(pod["metadata"]["uid"], address, run, int(pod["metadata"]["labels"]["scalerl.io/attempt"]))
+        self.report(
+            pod,
+            {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": now()},
+            {"running": {"startedAt": now()}},
+        )
+
+    def end(self, pod: Pod, code: int, message: str, *, lost: bool = False) -> None:
+        state = {
+            "exitCode": code,
+            "startedAt": now(),
+            "finishedAt": now(),
+            "reason": "Error" if code else "Completed",
+            "message": message,
+        }
+        if pod["metadata"]["uid"] in self.leaders:
+            self.leaders.pop(pod["metadata"]["uid"]).shutdown()
+        phase = "Failed" if code else "Succeeded"
+        self.report(pod, {"phase": phase}, {"terminated": state}, lost=lost)
+
+    def report(self, pod: Pod, status: Pod, state: Pod, *, lost: bool = False) -> None:
+        ready = "running" in state
+        conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+        if lost:
+            conditions.append({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"})
+        container = {"name": "runtime", "ready": ready, "restartCount": 0, "image": "x", "imageID": "x", "state": state}
+        body = {"status": {**status, "conditions": conditions, "containerStatuses": [container]}}
+        self.core.patch_namespaced_pod_status(pod["metadata"]["name"], self.namespace, body)
+
+    def serve(self, uid: str, address: str, run: str, attempt: int) -> None:
+        secret = self.core.read_namespaced_secret(f"{run}-token", self.namespace)
+        token = b64decode(secret.data["token"]).decode()
+        stand_in = self
+
+        class Leader(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") != f"Bearer {token}":
+                    self.send_error(401)
+                    return
+                since = int(parse_qs(urlsplit(self.path).query).get("since", ["0"])[0])
+                body = json.dumps(stand_in.progress(run, attempt, since)).encode()
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer((address, PORT), Leader)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.leaders[uid] = server
+
+    def progress(self, run: str, attempt: int, since: int) -> Pod:
+        told = self.behaviour.get(run, {})
+        step = told.get("step", 1)
+        return {
+            "run": run,
+            "attempt": attempt,
+            "phase": told.get("phase", "training"),
+            "step": step,
+            "version": step,
+            "computeGpuHours": 0.01 * step,
+            "gpuSeconds": {"trainer": 12.0},
+            "generatorsReady": 3,
+            "evals": [each for each in told.get("evals", []) if each["index"] >= since],
+            "checkpoint": {"step": step, "time": time.time(), "path": "/run/checkpoints"} if step > 1 else None,
+            "time": time.time(),
+        }
+
+
+if __name__ == "__main__":
+    player = StandIn(sys.argv[1])
+    while True:
+        player.turn()
+        time.sleep(0.2)

@@ -1,0 +1,388 @@
+"""The operator's own process on a real API server; pods are played by stand_in_kubelet.py."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+HERE = Path(__file__).parent
+SECONDS = 240.0  # longest wait for anything: most take one, a busy machine takes a hundred times that
+TAKE_OVER_SECONDS = 20.0
+GROUP = ("scalerl.io", "v1alpha1")
+Document = dict[str, Any]
+
+SPEC: Document = {
+    "model": {"source": "scratch", "scratch": {}, "dtype": "float32"},
+    "warmStart": {"source": "reasoning_gym:chain_sum", "steps": 30},
+    "data": {
+        "train": {"source": "reasoning_gym:chain_sum", "size": 5000},
+        "heldOut": {"prompts": 250, "samplesPerPrompt": 4},
+        "promptFormat": "plain",
+    },
+    "reward": {"verifier": "reasoning_gym"},
+    "recipe": {"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}},
+    "budget": {"steps": 400, "evalEverySteps": 10},
+    "trainer": {"replicas": 2, "gpusPerReplica": 0, "template": {"spec": {"schedulerName": "stand-in"}}},
+    "generator": {
+        "minReplicas": 3,
+        "maxReplicas": 9,
+        "gpusPerReplica": 0,
+        "template": {"spec": {"schedulerName": "stand-in"}},
+    },
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Operator:
+    """One replica."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+
+    def metrics(self) -> dict[str, float]:
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line[:1] != "#"}
+
+    def writes(self) -> float:
+        return sum(value for name, value in self.metrics().items() if name.startswith("scalerl_operator_writes_total"))
+
+    def is_leading(self) -> bool:
+        try:
+            return self.metrics()["scalerl_operator_leader"] == 1.0
+        except OSError:
+            return False
+
+
+@dataclass
+class Lab:
+    """A namespace with a stand-in kubelet, and what a person would do there with kubectl."""
+
+    api: client.ApiClient
+    namespace: str
+    start: Callable[..., Operator]
+    operators: list[Operator] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.core = client.CoreV1Api(self.api)
+        self.custom = client.CustomObjectsApi(self.api)
+
+    def apply(self, name: str, **spec: Any) -> None:
+        document = {
+            "apiVersion": "/".join(GROUP),
+            "kind": "RLRun",
+            "metadata": {"name": name},
+            "spec": {**SPEC, **spec},
+        }
+        self.custom.create_namespaced_custom_object(*GROUP, self.namespace, "rlruns", document)
+
+    def edit(self, name: str, spec: Document) -> None:
+        self.custom.patch_namespaced_custom_object(*GROUP, self.namespace, "rlruns", name, {"spec": spec})
+
+    def run(self, name: str) -> Document:
+        found: Document = self.custom.get_namespaced_custom_object(*GROUP, self.namespace, "rlruns", name)
+        return found
+
+    def state(self, name: str) -> str:
+        return str(self.run(name).get("status", {}).get("progress", {}).get("phase", ""))
+
+    def attempts(self, name: str) -> list[Document]:
+        return list(self.run(name)["status"]["attempts"])
+
+    def pods(self, name: str) -> dict[str, str]:
+        """Names, shortened to `trainer-0`, with uids."""
+        found = self.core.list_namespaced_pod(self.namespace, label_selector=f"scalerl.io/run={name}").items
+        return {pod.metadata.name.removeprefix(f"{name}-"): pod.metadata.uid for pod in found}
+
+    def behave(self, name: str, **leader: Any) -> None:
+        body = {"metadata": {"name": f"behave-{name}"}, "data": {"leader": json.dumps(leader)}}
+        try:
+            self.core.create_namespaced_config_map(self.namespace, body)
+        except ApiException as error:
+            if error.status != 409:
+                raise
+            self.core.replace_namespaced_config_map(f"behave-{name}", self.namespace, body)
+
+    def events(self, name: str) -> set[str]:
+        found = self.core.list_namespaced_event(self.namespace, field_selector=f"involvedObject.name={name}").items
+        return {event.reason for event in found}
+
+    def until(self, what: str, holds: Callable[[], bool], seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                logs = "\n".join(each.log.read_text()[-3000:] for each in self.operators)
+                pytest.fail(f"{what}: not within {seconds:g} s\n{logs}")
+            time.sleep(0.2)
+
+    def until_training(self, name: str, **spec: Any) -> None:
+        self.apply(name, **spec)
+        self.until(f"{name} trains", lambda: self.state(name) == "Training")
+        self.until("all pods are there", lambda: len(self.pods(name)) == 5)
+
+
+@pytest.fixture(scope="module")
+def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A namespace for this module, a stand-in kubelet, and one operator that serves it."""
+    core, namespace = client.CoreV1Api(api), f"lab-{os.getpid()}"
+    core.create_namespace(
+        {"metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
+    folder = tmp_path_factory.mktemp("lab")
+    environment = {**os.environ, "KUBECONFIG": cluster.kubeconfig}
+    (folder / "key").write_bytes(b"0123456789abcdef0123456789abcdef")
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(identity: str) -> Operator:
+        port, log = free_port(), folder / f"{identity}.log"
+        command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "registry.test/runtime:1"]
+        command += ["--token-key-file", str(folder / "key"), "--namespace", namespace, "--lease-namespace", namespace]
+        command += ["--identity", identity, "--http", str(port), "--poll-seconds", "0.5"]
+        with log.open("ab") as out:
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        processes.append(process)
+        found.operators.append(Operator(process, port, log))
+        return found.operators[-1]
+
+    found = Lab(api, namespace, start)
+    with (folder / "kubelet.log").open("ab") as out:
+        kubelet = subprocess.Popen(
+            [sys.executable, str(HERE / "stand_in_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
+        )
+    processes.append(kubelet)
+    try:
+        first = start("first")
+        found.until("the first operator leads", first.is_leading)
+        yield found
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    core.delete_namespace(namespace)
+
+
+def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
+    """Pods and what they share, then silence, then a forecast, then the end; and the story in events."""
+    lab.until_training("whole")
+    assert set(lab.pods("whole")) == {"trainer-0", "trainer-1", "generator-0", "generator-1", "generator-2"}
+    spec = lab.core.read_namespaced_config_map("whole-spec", lab.namespace).data["run.yaml"]
+    assert "reasoning_gym:chain_sum" in spec
+    assert "kopf" not in json.dumps(lab.run("whole")["metadata"]).lower()
+
+    time.sleep(2.0)
+    writes, version = lab.operators[0].writes(), lab.run("whole")["metadata"]["resourceVersion"]
+    time.sleep(5.0)
+    assert lab.operators[0].writes() == writes, "an idle run costs no write"
+    assert lab.run("whole")["metadata"]["resourceVersion"] == version
+
+    lab.behave("whole", step=300, evals=curve(300))
+    lab.until("a forecast", lambda: "forecast" in lab.run("whole")["status"])
+    lab.until(
+        "the annotations",
+        lambda: "scalerl.io/predicted-ceiling-interval" in lab.run("whole")["metadata"]["annotations"],
+    )
+    ceiling = float(lab.run("whole")["metadata"]["annotations"]["scalerl.io/predicted-ceiling"])
+    assert ceiling == pytest.approx(0.75, abs=0.05)
+    assert lab.operators[0].metrics()[f'scalerl_run_ceiling{{namespace="{lab.namespace}",run="whole"}}'] == (
+        pytest.approx(ceiling, abs=1e-3)
+    )
+
+    lab.behave("whole", step=400, exit=0, words={"reason": "Finished", "step": 400, "checkpointStep": 400})
+    lab.until("it is finished", lambda: lab.state("whole") == "Finished")
+    lab.until("only the leader's log is left", lambda: set(lab.pods("whole")) == {"trainer-0"})
+    conditions = {each["type"]: each["status"] for each in lab.run("whole")["status"]["conditions"]}
+    assert (conditions["Complete"], conditions["Failed"]) == ("True", "False")
+    assert lab.events("whole") >= {"AttemptCreated", "Training", "ForecastChanged", "AttemptEnded", "Finished"}
+
+
+def curve(steps: int) -> list[Document]:
+    """Evaluations of a sigmoid from 0.2 to 0.75 whose middle is at step 60, without noise."""
+    return [
+        {
+            "index": step // 10,
+            "step": step,
+            "version": step,
+            "computeGpuHours": 0.01 * step,
+            "passRate": 0.2 + 0.55 / (1 + (60 / step) ** 2) if step else 0.2,
+            "prompts": 250,
+            "samples": 4,
+            "standardError": 0.015,
+        }
+        for step in range(0, steps + 1, 10)
+    ]
+
+
+def test_suspend_and_resume(lab: Lab) -> None:
+    lab.until_training("pause")
+    lab.edit("pause", {"suspend": True})
+    lab.until("it is suspended", lambda: lab.state("pause") == "Suspended")
+    lab.until("all devices are free", lambda: lab.pods("pause") == {})
+    first = lab.attempts("pause")[0]
+    assert (first["stopCause"], first["said"], first["checkpointStep"]) == ("Suspended", "Stopped", 7)
+    lab.edit("pause", {"suspend": False})
+    lab.until("it trains again", lambda: lab.state("pause") == "Training" and len(lab.pods("pause")) == 5)
+    assert [each["number"] for each in lab.attempts("pause")] == [1, 2]
+
+
+def test_a_crashed_leader_starts_again_and_generators_stay(lab: Lab) -> None:
+    lab.until_training("crash")
+    before = lab.pods("crash")
+    lab.behave("crash", attempt=1, exit=1, words={"reason": "Failed", "step": 3, "error": "no space left"})
+    lab.until("the second attempt trains", lambda: lab.run("crash")["status"]["attempt"] == 2)
+    lab.until("it trains", lambda: lab.state("crash") == "Training")
+    after = lab.pods("crash")
+    assert {name: after[name] == before[name] for name in before} == {
+        "trainer-0": False,
+        "trainer-1": False,
+        "generator-0": True,
+        "generator-1": True,
+        "generator-2": True,
+    }
+    first = lab.attempts("crash")[0]
+    assert (first["exitCode"], first["error"], first["infrastructure"]) == (1, "no space left", False)
+
+
+def test_an_evicted_leader_costs_no_restart(lab: Lab) -> None:
+    lab.until_training("evicted", failurePolicy={"maxRestarts": 0})
+    lab.behave("evicted", attempt=1, exit=137, lost=True)
+    lab.until("it backs off", lambda: lab.state("evicted") == "BackingOff")
+    lab.until("it trains again", lambda: lab.state("evicted") == "Training")
+    assert lab.attempts("evicted")[0]["infrastructure"] is True
+
+
+def test_a_spent_budget_of_restarts_fails_the_run(lab: Lab) -> None:
+    lab.until_training("spent", failurePolicy={"maxRestarts": 0})
+    lab.behave("spent", attempt=1, exit=3, words={"reason": "Failed", "step": 3})
+    lab.until("it has failed", lambda: lab.state("spent") == "RestartsExhausted")
+    conditions = {each["type"]: each["status"] for each in lab.run("spent")["status"]["conditions"]}
+    assert (conditions["Complete"], conditions["Failed"]) == ("False", "True")
+
+
+def test_a_dead_generator_is_replaced_alone(lab: Lab) -> None:
+    lab.until_training("pool")
+    before = lab.pods("pool")
+    lab.core.delete_namespaced_pod("pool-generator-1", lab.namespace, grace_period_seconds=0)
+    lab.until("it is replaced", lambda: lab.pods("pool").get("generator-1") not in (None, before["generator-1"]))
+    after = lab.pods("pool")
+    assert [name for name in before if after[name] != before[name]] == ["generator-1"]
+    assert lab.state("pool") == "Training"
+
+
+def test_generators_are_scaled_while_it_trains(lab: Lab) -> None:
+    lab.until_training("scaled")
+    before = lab.pods("scaled")
+    lab.edit("scaled", {"generator": {"minReplicas": 5}})
+    lab.until("five", lambda: len(lab.pods("scaled")) == 7)
+    lab.edit("scaled", {"generator": {"minReplicas": 1}})
+    lab.until("one", lambda: set(lab.pods("scaled")) == {"trainer-0", "trainer-1", "generator-0"})
+    assert all(before[name] == uid for name, uid in lab.pods("scaled").items())
+
+
+def test_a_policy_stops_a_run_and_that_is_no_failure(lab: Lab) -> None:
+    policy = {"name": "enough", "when": {"passRate": {"above": 0.5}}, "for": 2, "mode": "Enforce"}
+    lab.until_training("policy", stopPolicies=[policy])
+    lab.behave("policy", step=120, evals=curve(120))
+    lab.until("it is stopped", lambda: lab.state("policy") == "StoppedByPolicy")
+    status = lab.run("policy")["status"]
+    conditions = {each["type"]: each["status"] for each in status["conditions"]}
+    assert (conditions["Complete"], conditions["Failed"], status["stop"]["policy"]) == ("True", "False", "enough")
+    assert status["attempts"][0]["stopCause"] == "StoppedByPolicy"
+
+
+def test_time_to_live(lab: Lab) -> None:
+    lab.until_training("brief", ttlSecondsAfterFinished=1)
+    lab.behave("brief", exit=0, words={"reason": "Finished", "step": 400})
+
+    def is_gone() -> bool:
+        try:
+            lab.run("brief")
+        except ApiException as error:
+            return bool(error.status == 404)
+        return False
+
+    lab.until("it is deleted", is_gone)
+
+
+def test_another_managers_run_is_left_alone(lab: Lab) -> None:
+    lab.apply("foreign", managedBy="kueue.x-k8s.io/multikueue")
+    lab.until_training("ours")  # made later, so the other one has been seen
+    assert lab.pods("foreign") == {}
+    assert "status" not in lab.run("foreign")
+
+
+def test_a_refused_template_says_why_and_a_better_one_is_taken(lab: Lab) -> None:
+    lab.apply("template", trainer={"replicas": 2, "gpusPerReplica": 0, "template": {"spec": {"hostname": "x"}}})
+    lab.until("it is refused", lambda: lab.state("template") == "InvalidSpec")
+    message = next(c["message"] for c in lab.run("template")["status"]["conditions"] if c["type"] == "Progressing")
+    assert "spec.trainer.template.spec.hostname" in message
+    lab.edit("template", {"trainer": {"template": {"spec": {"hostname": None, "schedulerName": "stand-in"}}}})
+    lab.until("it trains", lambda: lab.state("template") == "Training")
+
+
+def test_two_edits_at_once_converge(lab: Lab) -> None:
+    lab.until_training("edits")
+    lab.edit("edits", {"generator": {"minReplicas": 6}})
+    lab.edit("edits", {"generator": {"minReplicas": 2}})
+    lab.until("two", lambda: set(lab.pods("edits")) == {"trainer-0", "trainer-1", "generator-0", "generator-1"})
+    generation = lab.run("edits")["metadata"]["generation"]
+    lab.until("it was seen", lambda: lab.run("edits")["status"]["observedGeneration"] == generation)
+
+
+def test_the_leader_is_killed_under_load(lab: Lab) -> None:
+    """Kill -9: the other replica takes over, no pod is lost or made twice, no attempt is spent."""
+    lab.until_training("survivor")
+    lab.start("second")
+    lab.until("the second answers", lambda: b"0.0" in urlopen_metrics(lab.operators[-1]))
+    before = lab.pods("survivor")
+    names = [f"load-{index}" for index in range(5)]
+    for name in names:
+        lab.apply(name)
+    first, second = lab.operators[-2:]
+    first.process.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    lab.until("the other leads", second.is_leading, TAKE_OVER_SECONDS)
+    taken = time.monotonic() - killed
+    for name in names:
+        lab.until(f"{name} trains", lambda name=name: lab.state(name) == "Training")
+        assert len(lab.pods(name)) == 5
+        assert len(lab.attempts(name)) == 1
+    assert lab.pods("survivor") == before
+    assert lab.attempts("survivor")[0].get("ended") is None
+    assert taken < TAKE_OVER_SECONDS
+
+
+def urlopen_metrics(operator: Operator) -> bytes:
+    try:
+        return str(operator.metrics()["scalerl_operator_leader"]).encode()
+    except OSError:
+        return b""
+
+
+def test_a_terminated_leader_hands_over_at_once(lab: Lab) -> None:
+    third = lab.start("third")
+    lab.until("the third answers", lambda: b"0.0" in urlopen_metrics(third))
+    leading = next(each for each in lab.operators if each.process.poll() is None and each.is_leading())
+    leading.process.send_signal(signal.SIGTERM)
+    assert leading.process.wait(timeout=30) == 0
+    released = time.monotonic()
+    lab.until("the third leads", third.is_leading)
+    assert time.monotonic() - released < 6.0, "a released lease is not waited for"

@@ -1,0 +1,144 @@
+"""From an API server's JSON to values."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scalerl_operator.names import Place
+from scalerl_operator.sights import parse_last_words, parse_seen_pod, parse_seen_run
+
+METADATA = {"namespace": "research", "uid": "9f", "resourceVersion": "812", "generation": 3}
+
+
+@pytest.fixture
+def stored(document: Callable[..., dict[str, object]]) -> Callable[..., dict[str, Any]]:
+    def make(spec: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
+        written = document(**(spec or {}))
+        return {**written, "metadata": {"name": "tiny", **METADATA, **values.pop("metadata", {})}, **values}
+
+    return make
+
+
+def test_a_run(stored: Callable[..., dict[str, Any]]) -> None:
+    seen = parse_seen_run(stored({"managedBy": "scalerl.io/operator"}, status={"attempt": 7, "observedGeneration": 2}))
+    assert (seen.key, seen.uid, seen.version, seen.generation) == (("research", "tiny"), "9f", 812, 3)
+    assert (seen.managed_by, seen.deleting) == ("scalerl.io/operator", False)
+    assert seen.run is not None
+    assert seen.run.metadata.namespace == "research"
+    assert seen.status is not None
+    assert seen.status.attempt == 7
+    assert seen.document["metadata"] == {"name": "tiny", "namespace": "research"}
+    assert "status" not in seen.document
+
+
+def test_a_run_that_is_deleted(stored: Callable[..., dict[str, Any]]) -> None:
+    assert parse_seen_run(stored(metadata={"deletionTimestamp": "2026-05-04T12:00:00Z"})).deleting
+
+
+def test_a_run_that_cannot_be_understood_says_why(stored: Callable[..., dict[str, Any]]) -> None:
+    seen = parse_seen_run(stored({"budget": {"steps": 0}}))
+    assert seen.run is None
+    assert [str(fault) for fault in seen.faults] == ["spec.budget.steps: 0, at least 1"]
+
+
+def test_a_template_that_is_refused_says_why(stored: Callable[..., dict[str, Any]]) -> None:
+    seen = parse_seen_run(stored({"trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "a"}}}}))
+    assert seen.run is None
+    assert seen.faults[0].path == "spec.trainer.template.spec.hostname"
+
+
+def test_what_a_newer_operator_added_is_passed_over(stored: Callable[..., dict[str, Any]]) -> None:
+    attempt = {"number": 1, "replicas": 2, "created": "2026-05-04T12:00:00Z", "mood": "good"}
+    seen = parse_seen_run(stored(status={"attempt": 3, "weather": {"rain": True}, "attempts": [attempt]}))
+    assert seen.status is not None
+    assert (seen.status.attempt, seen.status.attempts[0].replicas, seen.is_status_foreign) == (3, 2, False)
+
+
+def test_a_status_that_cannot_be_understood_is_not_taken_for_none(stored: Callable[..., dict[str, Any]]) -> None:
+    seen = parse_seen_run(stored(status={"conditions": [{"type": "Levitating"}]}))
+    assert (seen.status, seen.is_status_foreign) == (None, True)
+    assert not parse_seen_run(stored(status={})).is_status_foreign
+
+
+def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    labels = {
+        "scalerl.io/run": "tiny",
+        "scalerl.io/role": "trainer",
+        "scalerl.io/index": "0",
+        "scalerl.io/attempt": "5",
+    }
+    head = {"name": "tiny-trainer-0", "creationTimestamp": "2026-05-04T11:00:00Z", "labels": labels, **METADATA}
+    return {"metadata": {**head, **metadata}, "spec": {"restartPolicy": "Never"}, "status": status}
+
+
+def container(**state: Any) -> list[dict[str, Any]]:
+    return [{"name": "shipper", "state": {"running": {"startedAt": "2020-01-01T00:00:00Z"}}}] + [
+        {"name": "runtime", "state": state}
+    ]
+
+
+def test_a_running_pod() -> None:
+    status = {
+        "phase": "Running",
+        "podIP": "10.1.2.3",
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": container(running={"startedAt": "2026-05-04T11:02:00Z"}),
+    }
+    seen = parse_seen_pod(pod(status))
+    assert seen is not None
+    assert (seen.run, seen.place, seen.attempt) == (("research", "tiny"), Place("trainer", 0), 5)
+    assert (seen.phase, seen.ip, seen.ready, seen.over, seen.lost) == ("Running", "10.1.2.3", True, False, False)
+    assert seen.started == datetime(2026, 5, 4, 11, 2, tzinfo=UTC)
+
+
+def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
+    ended = {"exitCode": 75, "startedAt": "2026-05-04T11:02:00Z", "reason": "Error", "message": '{"reason": "Retry"}'}
+    seen = parse_seen_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
+    assert seen is not None
+    assert (seen.exit_code, seen.over, seen.ended, seen.reason) == (75, True, False, "Error")
+    words = parse_last_words(seen)
+    assert words is not None
+    assert words.reason == "Retry"
+
+
+def test_a_container_that_will_be_restarted_has_not_ended() -> None:
+    ended = {"exitCode": 1, "startedAt": "2026-05-04T11:02:00Z"}
+    found = pod({"phase": "Running", "containerStatuses": container(terminated=ended)})
+    seen = parse_seen_pod({**found, "spec": {"restartPolicy": "Always"}})
+    assert seen is not None
+    assert (seen.exit_code, seen.over) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Failed", "reason": "Evicted"},
+        {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ],
+)
+def test_a_pod_that_kubernetes_ended(status: dict[str, Any]) -> None:
+    seen = parse_seen_pod(pod(status))
+    assert seen is not None
+    assert (seen.lost, seen.over, seen.exit_code) == (True, True, None)
+
+
+def test_words_that_are_none() -> None:
+    ended = {"exitCode": 137, "message": "Killed"}
+    seen = parse_seen_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
+    assert seen is not None
+    assert parse_last_words(seen) is None
+
+
+def test_somebody_elses_pod() -> None:
+    assert parse_seen_pod(pod({}, labels={"app": "web"})) is None
+
+
+def test_a_pod_that_goes_and_one_that_is_gone() -> None:
+    leaving = parse_seen_pod(pod({"phase": "Running"}, deletionTimestamp="2026-05-04T11:09:00Z"))
+    assert leaving is not None
+    assert (leaving.deleting, leaving.over) == (datetime(2026, 5, 4, 11, 9, tzinfo=UTC), False)
+    gone = parse_seen_pod(pod({"phase": "Running"}), gone=True)
+    assert gone is not None
+    assert gone.over

@@ -1,0 +1,107 @@
+"""The watch caches: sights in any order, missed events, runs of the same name."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scalerl_operator.names import Place
+from scalerl_operator.sights import SeenPod, SeenRun
+from scalerl_operator.store import Store
+
+KEY = ("research", "tiny")
+CREATED = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+def run(version: int, uid: str = "u1", namespace: str = "research") -> SeenRun:
+    return SeenRun((namespace, "tiny"), uid, version, 1, "scalerl.io/operator", False, {}, {}, None)
+
+
+def pod(name: str, version: int, uid: str = "p1", **values: Any) -> SeenPod:
+    role: Any = "trainer" if "trainer" in name else "generator"
+    given = {"owner": "u1", "attempt": 1, "created": CREATED, **values}
+    return SeenPod(KEY, name, uid, version=version, place=Place(role, 0), **given)
+
+
+@pytest.fixture
+def store() -> Store:
+    found = Store()
+    found.put_run(run(10))
+    return found
+
+
+def names(store: Store) -> list[tuple[str, bool]]:
+    seen = store.run(KEY)
+    assert seen is not None
+    return [(each.name, each.gone) for each in store.pods(seen)]
+
+
+def test_an_older_sight_is_no_news(store: Store) -> None:
+    assert not store.put_run(run(10))
+    assert not store.put_run(run(9))
+    assert store.put_run(run(11))
+    assert store.put_pod(pod("trainer-0", 5))
+    assert not store.put_pod(pod("trainer-0", 4))
+
+
+def test_a_trainer_that_is_gone_is_remembered_and_a_generator_is_not(store: Store) -> None:
+    for name in ("trainer-0", "generator-0"):
+        store.put_pod(pod(name, 5))
+        assert store.drop_pod(pod(name, 6, last_words="bye"))
+    assert names(store) == [("trainer-0", True)]
+    seen = store.run(KEY)
+    assert seen is not None
+    assert store.pods(seen)[0].last_words == "bye"
+
+
+def test_what_is_gone_does_not_come_back_but_its_successor_does(store: Store) -> None:
+    store.put_pod(pod("trainer-0", 5))
+    store.drop_pod(pod("trainer-0", 6))
+    assert not store.put_pod(pod("trainer-0", 7))
+    assert store.put_pod(pod("trainer-0", 8, uid="p2"))
+    assert names(store) == [("trainer-0", False)]
+
+
+def test_the_end_of_a_predecessor_says_nothing(store: Store) -> None:
+    store.put_pod(pod("trainer-0", 8, uid="p2"))
+    assert not store.drop_pod(pod("trainer-0", 9, uid="p1"))
+    assert names(store) == [("trainer-0", False)]
+
+
+def test_pods_of_a_run_of_the_same_name_are_not_its_successors(store: Store) -> None:
+    store.put_pod(pod("trainer-0", 5))
+    store.drop_run(run(11))
+    store.put_run(run(12, uid="u2"))
+    assert names(store) == []
+
+
+def test_a_late_end_of_a_run_does_not_end_its_successor(store: Store) -> None:
+    store.put_run(run(12, uid="u2"))
+    store.drop_run(run(11, uid="u1"))
+    assert store.keys() == [KEY]
+
+
+def test_a_list_finds_what_a_watch_has_missed(store: Store) -> None:
+    store.put_run(run(10, namespace="other"))
+    store.put_pod(pod("trainer-0", 5))
+    store.put_pod(pod("generator-0", 30))
+    news = store.reconcile_lists([run(10)], [], 20, "research")
+    assert news == {KEY}
+    assert names(store) == [("generator-0", False), ("trainer-0", True)], "what came after the list is not missed"
+    assert len(store.keys()) == 2, "the list is of one namespace"
+    assert store.reconcile_lists([run(10)], [], 25, None) == {("other", "tiny")}
+
+
+def test_leaders_are_those_that_can_be_asked() -> None:
+    rows = [
+        (pod("trainer-0", 5, ip="10.0.0.1", started=CREATED), 1),
+        (pod("trainer-0", 5, ip="", started=CREATED), 0),
+        (pod("trainer-0", 5, ip="10.0.0.1", started=None), 0),
+        (pod("trainer-0", 5, ip="10.0.0.1", started=CREATED, exit_code=1), 0),
+        (pod("generator-0", 5, ip="10.0.0.1", started=CREATED), 0),
+    ]
+    for seen, count in rows:
+        fresh = Store()
+        fresh.put_run(run(10))
+        fresh.put_pod(seen)
+        assert len(list(fresh.leaders())) == count
