@@ -4,6 +4,8 @@ vLLM imports this module as `worker_extension_cls` before the model loads. Every
 insides; tests/local/test_generator.py fails when a new version moves them.
 """
 
+import ctypes
+import signal
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +26,8 @@ from scalerl_runtime.weights import (
     tensor_checksum,
     view,
 )
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
@@ -79,6 +83,7 @@ class WorkerExtension:
 
     def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
         """Join the gloo group of an epoch; `rank` is this engine's first rank."""
+        _die_with_parent()
         parallel = self.vllm_config.parallel_config  # type: ignore[attr-defined] # the worker's
         self._weight_group = gloo_group(
             address, port, rank=rank + parallel.rank, world=world, timeout_seconds=timeout_seconds
@@ -86,6 +91,7 @@ class WorkerExtension:
 
     def join_native(self, address: str, port: int, rank: int, world: int) -> None:
         """Join the group of an epoch of vLLM's own engine, leaving the one before."""
+        _die_with_parent()
         self.shutdown_weight_transfer_engine()  # type: ignore[attr-defined] # the worker's
         self.init_weight_transfer_engine(  # type: ignore[attr-defined] # the worker's
             {
@@ -154,6 +160,13 @@ class WorkerExtension:
         if not hasattr(self, "_executor"):
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="weights")
         return self._executor
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process with its engine core: inside a collective it would notice nothing, outlive the
+    core, and keep the device's memory from the engine that is started in its place.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _refresh_tied_head(model: Any) -> None:

@@ -352,4 +352,8 @@ def test_a_dead_core_is_noticed_under_an_update(native_rig: Rig) -> None:
         with pytest.raises(PeerDied, match="the engine's core died"):
             await asyncio.wait_for(waiting, 60)
 
+    workers = [child for core in native_rig.processes for child in core.children(recursive=True)]
+    assert workers
     native_rig.run(scenario())
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive, "a worker inside a collective goes with its core, or it would keep the device's memory"
