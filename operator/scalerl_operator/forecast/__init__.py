@@ -9,12 +9,17 @@ from scalerl_operator.forecast.band import (
     point_band,
     shape_interval,
 )
+from scalerl_operator.forecast.compare import Comparison, compare, linearised, margin_of
+from scalerl_operator.forecast.entropy import EntropyForecast, forecast_entropy
 from scalerl_operator.forecast.fit import fit_forecast
+from scalerl_operator.forecast.pilot import expected_width, identified_at, split_budget, stop_point
 from scalerl_operator.forecast.points import FitError, Points, binomial_standard_error, points
 from scalerl_operator.forecast.result import Forecast, from_json, to_json
 from scalerl_operator.forecast.rivals import Rival
 
 __all__ = [
+    "Comparison",
+    "EntropyForecast",
     "FitError",
     "Forecast",
     "Points",
@@ -22,13 +27,21 @@ __all__ = [
     "arrival",
     "binomial_standard_error",
     "ceiling_interval",
+    "compare",
     "curve_band",
+    "expected_width",
     "fit_forecast",
+    "forecast_entropy",
     "from_json",
     "gain_between",
+    "identified_at",
+    "linearised",
+    "margin_of",
     "marginal_gain",
     "point_band",
     "points",
     "shape_interval",
+    "split_budget",
+    "stop_point",
     "to_json",
 ]

@@ -1,7 +1,5 @@
 """Every law judged on the run's own past: fitted to its first points, asked about the later ones. PURE."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from scalerl_operator.forecast.laws import Law, grid
@@ -14,17 +12,6 @@ MIN_AHEAD = 2  # points after the last origin
 HORIZON = 2.0  # an origin at C is asked about points up to 2 C, as the paper's own extrapolations are
 REFINE = 7  # nodes along each axis of the second grid: a third of the first's spacing
 PLATEAU_POINTS = 3  # a plateau is the mean of the last values: one alone is mostly noise
-
-
-@dataclass(frozen=True, eq=False)
-class _Best:
-    """The best curve of a law."""
-
-    shape: tuple[float, float]
-    low: float
-    ceiling: float
-    curve: Array
-    """[n]: at every point of the run, fitted or not."""
 
 
 def origins(n: int) -> list[int]:
@@ -46,8 +33,7 @@ def backtest_law(law: Law, x: Array, y: Array, variance: Array) -> float | None:
     if not starts:
         return None
     seen = np.arange(len(x))[:, None] < np.array(starts)[None, :]
-    curves = _best_curves(law, x, y, seen / variance[:, None])
-    return mean_error(np.array([best.curve for best in curves]), x, y, starts)
+    return mean_error(_best_curves(law, x, y, Precision(seen / variance[:, None])), x, y, starts)
 
 
 def backtest_plateau(x: Array, y: Array) -> float | None:
@@ -66,22 +52,25 @@ def mean_error(predicted: Array, x: Array, y: Array, starts: list[int]) -> float
     return float(np.mean(errors)) if errors else None
 
 
-def _best_curves(law: Law, x: Array, y: Array, weights: Array) -> list[_Best]:
-    """Return the best curve under each column of weights [n, k]: the best node, then the best of a fine grid there."""
+def _best_curves(law: Law, x: Array, y: Array, weights: Precision) -> Array:
+    """Return the best curve at every x under each column of weights [n, k], [k, n]: of a fine grid at its best node."""
     axes = law.axes(x)
     nodes = grid(axes)
-    penalised = solve(law.gain(x, *nodes), y, Precision(weights)).chi2 + law.penalty(nodes[1])[:, None]
+    penalised = solve(law.gain(x, *nodes), y, weights).chi2 + law.penalty(nodes[1])[:, None]
+    around = [
+        grid((_around(axes[0], nodes[0][node]), _around(axes[1], nodes[1][node]))) for node in penalised.argmin(axis=0)
+    ]
+    count = len(around[0][0])
+    first, second = (np.concatenate([each[i] for each in around]) for i in range(2))
+    gain = law.gain(x, first, second)
+    fitted = solve(gain, y, weights)
     curves = []
-    for column, node in enumerate(np.argmin(penalised, axis=0)):
-        around = [_around(axis, at[node]) for axis, at in zip(axes, nodes, strict=True)]
-        first, second = grid((around[0], around[1]))
-        gain = law.gain(x, first, second)
-        fitted = solve(gain, y, Precision(weights[:, column : column + 1]))
-        best = int(np.argmin(fitted.chi2[:, 0] + law.penalty(second)))
-        low, ceiling = float(fitted.low[best, 0]), float(fitted.ceiling[best, 0])
-        shape = (float(first[best]), float(second[best]))
-        curves.append(_Best(shape, low, ceiling, low + (ceiling - low) * gain[best]))
-    return curves
+    for column in range(len(around)):  # its own grid under its own weights; the other blocks are other columns'
+        own = slice(column * count, (column + 1) * count)
+        best = own.start + int(np.argmin(fitted.chi2[own, column] + law.penalty(second[own])))
+        low, ceiling = fitted.low[best, column], fitted.ceiling[best, column]
+        curves.append(low + (ceiling - low) * gain[best])
+    return np.array(curves)
 
 
 def _around(axis: Array, centre: float) -> Array:

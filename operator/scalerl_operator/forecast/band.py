@@ -77,9 +77,10 @@ def shape_interval(forecast: Forecast, *, level: float = LEVEL) -> dict[str, tup
 
 
 def gain_between(forecast: Forecast, start: float, end: float, *, level: float = LEVEL) -> tuple[float, float, float]:
-    """Return the rise of the curve from one compute to another and its interval. Raises FitError without draws."""
+    """Return the rise from one compute to another and its interval, with the drift. Raises FitError without draws."""
     at = np.array([start, end])
-    return _scalars(_spread(forecast, lambda each: np.diff(curves_of(each.law, each.draws, at)), level))
+    middle, low, high = _spread(forecast, lambda each: np.diff(curves_of(each.law, each.draws, at)), level)
+    return _scalars(_widened(middle, low, high, _z(level) * np.diff(_drift(forecast, at))))
 
 
 def marginal_gain(forecast: Forecast, compute: float, *, level: float = LEVEL) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from scalerl_operator.forecast.linear import Precision, normal_equations, solve
 from scalerl_operator.forecast.noise import Levels, Noise
 from scalerl_operator.forecast.points import Array
 
-ZOOMS = ((18, 10), (30, 16))  # nodes along the two shape axes after each zoom
+ZOOMS = ((18, 10), (30, 16))  # nodes along the two shape axes after each zoom; a law with one needs the last only
 KEEP = 12.0  # log weights further below the best are dropped from the grid: e^-12 of the peak
 KEEP_DRAWN = 9.0  # and from the draws
 SLICES = 4  # of A's distribution at one node
@@ -40,7 +40,7 @@ class Posterior:
     correlation: float
     """Posterior mean of the correlation of neighbouring errors."""
     curve: Array
-    """[n]: the curve of least squares, for residuals."""
+    """[n]: the most likely curve, for residuals."""
     log_evidence: float
     """Log of the points' density under the law, up to a constant that all laws share."""
 
@@ -59,7 +59,7 @@ class _Nodes:
     log_peak: Array
     """[m, k]: log prior and likelihood with the linear parameters at their best."""
     curve: Array
-    """[n]: of least squares."""
+    """[n]: the most likely one."""
 
 
 def fit_posterior(law: Law, x: Array, y: Array, noise: Noise, *, num_draws: int) -> Posterior:
@@ -74,24 +74,27 @@ def fit_posterior(law: Law, x: Array, y: Array, noise: Noise, *, num_draws: int)
     """
     axes = law.axes(x)
     prior = sum(float(np.log(np.ptp(axis))) for axis in axes if len(axis) > 1)
-    nodes = _weigh(law, x, y, noise, axes, fine=False)
-    for number, shape in enumerate(ZOOMS, start=1):
+    flat = sum(len(axis) == 1 for axis in axes)
+    gain = law.gain(x, *grid(axes))
+    for shape in ZOOMS[flat:]:
+        chi2 = solve(gain, y, noise.precision(noise.unit())).chi2.min(axis=0)
+        nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=False)))
         axes = _zoom(nodes, axes, shape)
-        nodes = _weigh(law, x, y, noise, axes, fine=number == len(ZOOMS))
+        gain = law.gain(x, *grid(axes))
+    nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=True)))
     cell = sum(float(np.log(axis[1] - axis[0])) for axis in axes if len(axis) > 1)
     return _draw(law, nodes, y, cell - prior, num_draws)
 
 
-def _weigh(law: Law, x: Array, y: Array, noise: Noise, axes: tuple[Array, Array], *, fine: bool) -> _Nodes:
+def _weigh(law: Law, gain: Array, y: Array, noise: Noise, at: tuple[tuple[Array, Array], Levels]) -> _Nodes:
+    axes, levels = at
     first, second = grid(axes)
-    gain = law.gain(x, first, second)
-    plain = solve(gain, y, noise.precision(noise.unit()))
-    best = int(np.argmin(plain.chi2[:, 0]))
-    curve = plain.low[best, 0] + (plain.ceiling[best, 0] - plain.low[best, 0]) * gain[best]
-    levels = noise.levels(plain.chi2.min(axis=0), fine=fine)
     precision = noise.precision(levels)
     log_prior = noise.log_density(levels) - 0.5 * law.penalty(second)[:, None]
-    log_peak = log_prior - 0.5 * solve(gain, y, precision).chi2
+    solution = solve(gain, y, precision)
+    log_peak = log_prior - 0.5 * solution.chi2
+    best = np.unravel_index(int(np.argmax(log_peak)), log_peak.shape)
+    curve = solution.low[best] + (solution.ceiling[best] - solution.low[best]) * gain[best[0]]
     return _Nodes(first, second, gain, levels, precision, log_prior, log_peak, curve)
 
 

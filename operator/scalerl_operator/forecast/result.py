@@ -57,7 +57,7 @@ class Forecast:
     high: float | None = None
     """Of the run's pass rate: with the drift, without the noise of an evaluation."""
     gain_left: float | None = None
-    """Rise of the curve from the last point to the budget."""
+    """Rise of the curve from the last point to the budget; low and high with the drift."""
     gain_left_low: float | None = None
     gain_left_high: float | None = None
     marginal_gain: float | None = None

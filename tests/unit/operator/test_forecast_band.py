@@ -104,6 +104,10 @@ def test_an_interval_of_arrivals_may_end_at_never():
 def test_gains_by_hand():
     one = _forecast(draws=((0.6, 1.0, 10.0, 0.2),))
     assert gain_between(one, 10.0, 30.0) == pytest.approx((0.1,) * 3)  # from half to three quarters of .4
+    wandering = _forecast(draws=((0.6, 1.0, 10.0, 0.2),), drift=0.02)  # sd .02 at one doubling past the last point, 10
+    middle, low, high = gain_between(wandering, 10.0, 20.0)
+    assert middle == pytest.approx(0.4 / 6)
+    assert (low, high) == pytest.approx((0.4 / 6 - 1.6449 * 0.02, 0.4 / 6 + 1.6449 * 0.02), abs=1e-5)
     assert marginal_gain(one, 10.0) == pytest.approx((0.4 / 40.0,) * 3)  # B / (4 C_mid) of the gain
 
 
