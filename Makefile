@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test unit local check generate golden lock bench gpu clean
+.PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: cluster-test cluster-up cluster-down cluster-repeat
 
 help: ## this list
@@ -56,6 +56,9 @@ lock: ## choose the newest versions that requirements/*.in allow, with hashes
 
 bench: setup ## measure; docs/benchmarks.md says what
 	@scripts/bench
+
+bench-forecast: setup ## judge the forecaster; writes the tables of docs/forecast.md and its figures
+	@OMP_NUM_THREADS=1 $(PYTHON) bench/forecast_numbers.py
 
 gpu: setup ## tests that need a CUDA device; elsewhere they are skipped
 	@$(PYTHON) -m pytest -m gpu -rs tests/gpu

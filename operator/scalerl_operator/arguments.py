@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_fit(commands)
     _add_operator(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -101,11 +102,11 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 """
     parser = _add(commands, "fit", "forecast the ceiling of a learning curve in a CSV file", examples)
     parser.add_argument("file", type=Path, metavar="CSV", help="with a header; lines that begin with # are left out")
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="compute, in any unit, at least 0")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="pass rate, in [0, 1]")
-    parser.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
+    _add_columns(parser)
     parser.add_argument("--budget", type=_positive, metavar="X", help="also predict the pass rate at this compute")
     parser.add_argument("--target", type=_share, metavar="Y", help="also predict the compute of this pass rate")
+    parser.add_argument("--entropy", metavar="COLUMN", help="also say when this entropy reaches its floor")
+    parser.add_argument("--entropy-floor", type=_positive, metavar="H", default=0.1, help="nats (default: 0.1)")
     parser.add_argument("--fit-until", type=_positive, metavar="X", help="fit the points up to X, judge on the others")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw points, curve and band into this file")
     parser.add_argument("--json", type=Path, metavar="JSON", help="write the forecast into this file")
@@ -126,6 +127,31 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--poll-seconds", type=_positive, default=10.0, help="between questions to a leader (default: 10)"
     )
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--x", required=True, metavar="COLUMN", help="compute, in any unit, at least 0")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="pass rate, in [0, 1]")
+    parser.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = """\
+  scalerl compare base.csv new_loss.csv --x gpu_hours --y pass_rate
+  scalerl compare base.csv arm*.csv --x step --y acc --replicates base.csv again.csv --picture arms.png
+"""
+    text = "compare learning curves with the first of them: by ceiling, then by efficiency"
+    parser = _add(commands, "compare", text, examples)
+    parser.add_argument("files", type=Path, metavar="CSV", nargs="+", help="one curve each; the first is the baseline")
+    _add_columns(parser)
+    margin = "ceilings closer than this are the same (default: 0.02, the paper's)"
+    parser.add_argument("--margin", type=_positive, metavar="Y", default=0.02, help=margin)
+    replicates = "runs of one recipe, whose ceilings' spread is the margin instead"
+    parser.add_argument("--replicates", type=Path, metavar="CSV", nargs="+", help=replicates)
+    parser.add_argument(
+        "--picture", type=Path, metavar="PNG", help="draw curves and the linearised plot into this file"
+    )
+    parser.add_argument("--json", type=Path, metavar="JSON", help="write the comparison into this file")
 
 
 def _positive(text: str) -> float:

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
         "report": _report,
         "fit": _fit,
         "operator": _operator,
+        "compare": _compare,
     }
     try:
         if options.command == "run":
@@ -209,34 +210,24 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from scalerl_operator import csv_fit
-    from scalerl_operator.forecast import FitError, fit_forecast, to_json
-    from scalerl_operator.wording import format_rows, format_table
+    from scalerl_operator.csv_command import run_fit
+    from scalerl_operator.forecast import FitError
 
     try:
-        text = options.file.read_text(encoding="utf-8-sig")
-        columns = csv_fit.Columns(options.x, options.y, options.stderr)
-        curve = csv_fit.parse_curve(text, columns, str(options.file))
-        until = options.fit_until if options.fit_until is not None else float("inf")
-        found = fit_forecast(curve.until(until), budget=options.budget, target=options.target)
-    except OSError as error:
-        raise UsageError(f"{options.file}: {error.strerror}") from error
-    except (FitError, UnicodeDecodeError) as error:
+        _say(run_fit(options))
+    except FitError as error:
         raise UsageError(str(error)) from error
-    rows = csv_fit.forecast_rows(found)
-    held_back = csv_fit.mean_held_back_error(found, curve, until)
-    if held_back is not None:
-        rows.append(("error held back", f"{held_back[0]:.4f}, mean over {held_back[1]} points past {until:g}"))
-    _say(format_rows(rows) + "\n")
-    _say(format_table(("LAW", "CEILING", "RMSE", "BACK-TEST"), csv_fit.rival_rows(found)))
-    if options.json is not None:
-        import json
+    return EXIT_FINISHED
 
-        records.save_text(options.json, json.dumps(to_json(found)) + "\n")
-    if options.picture is not None:
-        from scalerl_operator.pictures import draw_fit
 
-        options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
+def _compare(options: argparse.Namespace) -> int:
+    from scalerl_operator.csv_command import run_compare
+    from scalerl_operator.forecast import FitError
+
+    try:
+        _say(run_compare(options))
+    except FitError as error:
+        raise UsageError(str(error)) from error
     return EXIT_FINISHED
 
 

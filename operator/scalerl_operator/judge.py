@@ -1,7 +1,6 @@
 """From a run's points to its forecast and its stop recommendation. PURE."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,17 +14,15 @@ from scalerl_operator.forecast import (
     Forecast,
     Points,
     binomial_standard_error,
-    curve_band,
     fit_forecast,
     from_json,
+    point_band,
     points,
     to_json,
 )
 from scalerl_operator.history import ForecastLine, budget_gpu_hours, compute_unit, find_halfway, held_out
 from scalerl_operator.seen import Judged
 from scalerl_operator.stop import Observation, decide_stop
-
-Z90 = 1.6449  # half-width of a central 90 % interval of a normal, in standard deviations
 
 
 def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
@@ -180,7 +177,7 @@ class Halfway(ApiModel):
     """Of the curve at `finalGpuHours`; None where the forecaster had no curve."""
     low: float | None
     high: float | None
-    """90 % band of a measurement there: the curve's band and the chance of sampling together."""
+    """90 % band of a measurement there: the curve's band and the scatter of measurements together."""
 
     @property
     def error(self) -> float | None:
@@ -239,8 +236,7 @@ def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint
 def predict(forecast: Forecast, point: EvalPoint) -> tuple[float | None, float | None, float | None]:
     """Return (value, low, high) that `forecast` gives a measurement like `point`, at its compute; 90 %."""
     try:
-        mean, low, high = (float(each[0]) for each in curve_band(forecast, [point.compute_gpu_hours]))
+        value, low, high = point_band(forecast, [point.compute_gpu_hours], scatter_of(point))
     except FitError:
         return None, None, None
-    chance = Z90 * scatter_of(point)
-    return mean, mean - math.hypot(mean - low, chance), mean + math.hypot(high - mean, chance)
+    return float(value[0]), float(low[0]), float(high[0])

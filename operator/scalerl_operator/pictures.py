@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
-from scalerl_operator.forecast import Forecast, Points, curve_band
+from scalerl_operator.forecast import Forecast, Points, curve_band, point_band
+from scalerl_operator.forecast.laws import LAWS, curves_of
 from scalerl_operator.forecast.points import Array
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#AA4499", "#6B7280"
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 SERIES_MARKERS = ("o", "s", "^", "D")
+RIVAL_STYLES = ((PURPLE, "-."), (GREEN, (0, (5, 3))), (RED, ":"))  # power law, exponential, logistic
 DPI = 140
 CURVE_POINTS = 300
 START_SHARE = 1e-3  # of the compute shown: what lies before is the start, and has no place on a logarithmic axis
@@ -41,6 +43,8 @@ class CurvePicture:
     """Compute of the newest point that `halfway` had seen."""
     halfway_line: str = "the last point it had seen"
     halfway_label: str = "forecast made at half of the compute"
+    with_rivals: bool = False
+    """The other laws' curves too, and the band of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,18 @@ def draw_curve(picture: CurvePicture) -> bytes:
     figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
     handles, labels = linear.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
     """Everything that the picture has, from compute `start` on."""
     _draw_forecast(axes, picture, start)
     _draw_halfway(axes, picture, start)
+    if picture.with_rivals:
+        _draw_rivals(axes, picture, start)
     _draw_points(axes, picture, start)
     axes.set_xlabel(f"compute ({picture.points.unit})")
-    _style(axes)
+    clean_axes(axes)
 
 
 def _low_end(picture: CurvePicture) -> float | None:
@@ -188,6 +194,24 @@ def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
     axes.plot(x, high, color=ORANGE, lw=0.8, alpha=0.7)
 
 
+def _draw_rivals(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """Every law that has a weight, and where nine of ten measurements should lie."""
+    found = picture.halfway or picture.forecast
+    if found is None or not found.draws:
+        return
+    x = _grid(max(start, picture.halfway_at or 0.0), picture.end * 1.02)
+    _, low, high = point_band(found, x)
+    if picture.halfway_at is not None:
+        before = _grid(start, picture.halfway_at)
+        axes.plot(before, curve_band(found, before)[0], color=ORANGE, lw=1.2)
+    axes.fill_between(x, low, high, color=GREY, alpha=0.12, lw=0, label="90 % band of a measurement")
+    for rival, (colour, line) in zip(found.rivals, RIVAL_STYLES, strict=False):
+        if rival.draws:
+            curve = np.median(curves_of(LAWS[rival.name], np.array(rival.draws), x), axis=0)
+            label = f"{rival.name}, weight {rival.weight:.2f}"
+            axes.plot(x, curve, color=colour, lw=1.2, ls=line, label=label)
+
+
 def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
     """Measured points; those that the half-way forecast had not seen are hollow."""
     points, error = picture.points, picture.points.standard_error
@@ -228,6 +252,7 @@ def draw_fit(curve: Points, forecast: Forecast, until: float, *, y_label: str) -
         halfway_at=until if held_back else None,
         halfway_line=f"fitted up to {until:g}",
         halfway_label=f"forecast from the points before ({forecast.verdict})",
+        with_rivals=True,
     )
     return draw_curve(picture)
 
@@ -258,8 +283,8 @@ def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
     axes.set_ylabel("pass rate")
     axes.set_title("Downstream sets, ± 1 standard error (which prompts were drawn included)", loc="left", fontsize=11)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    _style(axes)
-    return _png(figure)
+    clean_axes(axes)
+    return png_of(figure)
 
 
 def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
@@ -279,7 +304,7 @@ def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
     for column in range(columns):  # the lowest panel of every column carries the label
         below = max(row for row in range(rows) if row * columns + column < len(panels))
         grid[below][column].set_xlabel("optimizer step")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _existing(panel: Panel, steps: Sequence[StepRecord]) -> Panel | None:
@@ -309,7 +334,7 @@ def _draw_panel(axes: Axes, panel: Panel, steps: Sequence[StepRecord]) -> None:
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
     if panel.from_zero:
         axes.set_ylim(bottom=0.0)
-    _style(axes)
+    clean_axes(axes)
 
 
 def _smooth(values: Array) -> Array:
@@ -322,7 +347,8 @@ def _smooth(values: Array) -> Array:
     return smooth
 
 
-def _style(axes: Axes) -> None:
+def clean_axes(axes: Axes) -> None:
+    """Draw a light grid and the two axes only."""
     axes.grid(True, color="#E5E7EB", lw=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -341,7 +367,8 @@ def _style_log(axes: Axes, low: float, high: float) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """Return the figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -126,7 +126,7 @@ def _halfway_rows(halfway: HalfwayCurve | None, unit: str) -> list[tuple[str, st
 
 def _rivals(newest: Forecast) -> Table:
     note = "Every law is fitted to the same points. Back-test: mean error of forecasts made from the run's own past."
-    return Table("Laws", ("law", "ceiling", "rmse", "back-test error"), rival_rows(newest), note)
+    return Table("Laws", ("law", "weight", "ceiling", "rmse", "back-test error"), rival_rows(newest), note)
 
 
 def _eval_table(evals: Sequence[EvalPoint], unit: str) -> Table:

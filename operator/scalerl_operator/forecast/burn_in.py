@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from scalerl_operator.forecast.laws import SIGMOID, grid
-from scalerl_operator.forecast.linear import solve
+from scalerl_operator.forecast.linear import Precision, solve
 from scalerl_operator.forecast.noise import CURVE_PARAMETERS
 from scalerl_operator.forecast.points import Array
 
@@ -50,5 +50,5 @@ def find_burn_in(x: Array, y: Array, variance: Array) -> int:
 def _least_chi2(gain: Array, y: Array, variance: Array, drop: IntArray) -> Array:
     """Return the least sum of squares without the first `drop` points, for each of `drop` [k]."""
     kept = np.arange(len(y))[:, None] >= drop[None, :]
-    least: Array = solve(gain, y, kept / variance[:, None]).chi2.min(axis=0)
+    least: Array = solve(gain, y, Precision(kept / variance[:, None])).chi2.min(axis=0)
     return least

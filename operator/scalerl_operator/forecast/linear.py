@@ -11,6 +11,31 @@ SINGULAR = 1e-12  # of the product of the diagonal: below it the two columns say
 
 
 @dataclass(frozen=True, eq=False)
+class Precision:
+    """Inverse covariances of the points under k noise levels: tridiagonal, as those of AR(1) errors are."""
+
+    diagonal: Array
+    """[n, k], >= 0; 0 leaves a point out."""
+    beside: Array | None = None
+    """[n - 1, k]: between neighbours; None for independent errors."""
+
+    def times(self, values: Array) -> Array:
+        """Return precision times values [n], [n, k]."""
+        product: Array = self.diagonal * values[:, None]
+        if self.beside is not None:
+            product[:-1] += self.beside * values[1:, None]
+            product[1:] += self.beside * values[:-1, None]
+        return product
+
+    def square(self, rows: Array) -> Array:
+        """Return row' precision row for each of rows [m, n], [m, k]."""
+        squares: Array = (rows * rows) @ self.diagonal
+        if self.beside is not None:
+            squares += 2.0 * ((rows[:, :-1] * rows[:, 1:]) @ self.beside)
+        return squares
+
+
+@dataclass(frozen=True, eq=False)
 class Normal:
     """Normal equations of R = low (1 - g) + ceiling g for m curves and k columns of weights; every array is [m, k]."""
 
@@ -47,28 +72,25 @@ class Solution:
     chi2: Array
 
 
-def normal_equations(gain: Array, y: Array, weights: Array) -> Normal:
-    """Return the sums for gain [m, n], y [n] and weights [n, k]."""
-    wg = gain @ weights
-    wgg = (gain * gain) @ weights
-    wgy = gain @ (weights * y[:, None])
-    total = weights.sum(axis=0)
-    wy = weights.T @ y
-    return Normal(total - 2.0 * wg + wgg, wgg, wg - wgg, wy - wgy, wgy, weights.T @ (y * y))
+def normal_equations(gain: Array, y: Array, precision: Precision) -> Normal:
+    """Return the sums for gain [m, n], y [n] and a precision of [n, k]."""
+    ones, on_y = precision.times(np.ones(len(y))), precision.times(y)
+    wg, wgg, wgy = gain @ ones, precision.square(gain), gain @ on_y
+    return Normal(ones.sum(axis=0) - 2.0 * wg + wgg, wgg, wg - wgg, on_y.sum(axis=0) - wgy, wgy, y @ on_y)
 
 
-def solve(gain: Array, y: Array, weights: Array) -> Solution:
+def solve(gain: Array, y: Array, precision: Precision) -> Solution:
     """Fit (low, ceiling) for every curve and weighting.
 
     Args:
         gain: [m, n], in [0, 1].
         y: [n].
-        weights: [n, k], >= 0; 0 leaves a point out.
+        precision: of [n, k].
 
     The sum of squares is convex: where the free minimum breaks a bound, the best point of the triangle's three sides
     is the answer.
     """
-    eq = normal_equations(gain, y, weights)
+    eq = normal_equations(gain, y, precision)
     det = eq.a * eq.b - eq.c**2
     regular = det > SINGULAR * eq.a * eq.b
     safe = np.where(regular, det, 1.0)

@@ -35,17 +35,18 @@ class Points:
         """Return n."""
         return len(self.compute)
 
-    def starting_at(self, compute: float) -> "Points":
-        """Return the points at `compute` or later."""
-        keep = self.compute >= compute
+    def where(self, keep: NDArray[np.bool_]) -> "Points":
+        """Return the points that `keep` [n] marks."""
         error = None if self.standard_error is None else self.standard_error[keep]
         return Points(self.compute[keep], self.pass_rate[keep], error, self.unit)
 
+    def starting_at(self, compute: float) -> "Points":
+        """Return the points at `compute` or later."""
+        return self.where(self.compute >= compute)
+
     def until(self, compute: float) -> "Points":
         """Return the points at `compute` or earlier."""
-        keep = self.compute <= compute
-        error = None if self.standard_error is None else self.standard_error[keep]
-        return Points(self.compute[keep], self.pass_rate[keep], error, self.unit)
+        return self.where(self.compute <= compute)
 
 
 def points(

@@ -11,95 +11,111 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from scalerl_operator.forecast.laws import SIGMOID, grid
-from scalerl_operator.forecast.linear import normal_equations, solve
-from scalerl_operator.forecast.noise import Noise
+from scalerl_operator.forecast.laws import Law, grid
+from scalerl_operator.forecast.linear import Precision, normal_equations, solve
+from scalerl_operator.forecast.noise import Levels, Noise
 from scalerl_operator.forecast.points import Array
 
-ZOOMS = ((24, 14), (40, 22))  # nodes along C_mid and B after each zoom
-KEEP = 12.0  # log weights further below the best are dropped: e^-12 of the peak
-SLICES = 5  # of A's distribution at one node
-NUM_DRAWS = 400
+ZOOMS = ((18, 10), (30, 16))  # nodes along the two shape axes after each zoom; a law with one needs the last only
+KEEP = 12.0  # log weights further below the best are dropped from the grid: e^-12 of the peak
+KEEP_DRAWN = 9.0  # and from the draws
+SLICES = 4  # of A's distribution at one node
 RIDGE = 1e-2  # adds a normal prior of sd 10 to A and R0: nothing on [0, 1], but no node is singular
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """The posterior of the sigmoid, x in units of the last compute."""
+    """The posterior of one law, x in units of the last compute."""
 
+    law: Law
     ceiling: Array
-    """[NUM_DRAWS], sorted."""
-    b: Array
-    c_mid: Array
-    r0: Array
+    """[d], sorted."""
+    low: Array
+    first: Array
+    """[d]: the shape coordinates of `Law.axes`."""
+    second: Array
     factor: float
     """Posterior mean of the noise factor."""
+    correlation: float
+    """Posterior mean of the correlation of neighbouring errors."""
     curve: Array
-    """[n]: the curve of least squares, for residuals."""
+    """[n]: the most likely curve, for residuals."""
+    log_evidence: float
+    """Log of the points' density under the law, up to a constant that all laws share."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
     """A grid and its log weights."""
 
-    log_c_mid: Array
-    log_b: Array
+    first: Array
+    second: Array
     gain: Array
-    factors: Array
+    levels: Levels
+    precision: Precision
     log_prior: Array
     """[m, k]: of shape and noise, and the likelihood's share that does not depend on the curve."""
     log_peak: Array
     """[m, k]: log prior and likelihood with the linear parameters at their best."""
     curve: Array
-    """[n]: of least squares."""
+    """[n]: the most likely one."""
 
 
-def fit_posterior(x: Array, y: Array, noise: Noise) -> Posterior:
-    """Return the posterior of the sigmoid.
+def fit_posterior(law: Law, x: Array, y: Array, noise: Noise, *, num_draws: int) -> Posterior:
+    """Return the posterior of a law.
 
     Args:
+        law: one of `laws`.
         x: [n >= 2], compute over the last compute, increasing from >= 0 to 1.
         y: [n], pass rates.
         noise: of the same points.
+        num_draws: d, equally likely.
     """
-    axes = SIGMOID.axes(x)
-    nodes = _weigh(x, y, noise, axes)
-    for shape in ZOOMS:
+    axes = law.axes(x)
+    prior = sum(float(np.log(np.ptp(axis))) for axis in axes if len(axis) > 1)
+    flat = sum(len(axis) == 1 for axis in axes)
+    gain = law.gain(x, *grid(axes))
+    for shape in ZOOMS[flat:]:
+        chi2 = solve(gain, y, noise.precision(noise.unit())).chi2.min(axis=0)
+        nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=False)))
         axes = _zoom(nodes, axes, shape)
-        nodes = _weigh(x, y, noise, axes)
-    return _draw(nodes, y, noise)
+        gain = law.gain(x, *grid(axes))
+    nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=True)))
+    cell = sum(float(np.log(axis[1] - axis[0])) for axis in axes if len(axis) > 1)
+    return _draw(law, nodes, y, cell - prior, num_draws)
 
 
-def _weigh(x: Array, y: Array, noise: Noise, axes: tuple[Array, Array]) -> _Nodes:
-    log_c_mid, log_b = grid(axes)
-    gain = SIGMOID.gain(x, log_c_mid, log_b)
-    plain = solve(gain, y, 1.0 / noise.variance[:, None])
-    best = int(np.argmin(plain.chi2[:, 0]))
-    curve = plain.low[best] + (plain.ceiling[best] - plain.low[best]) * gain[best]
-    factors = noise.factors(float(plain.chi2[best, 0]))
-    variances = noise.variances(factors)
-    log_prior = noise.log_prior(factors) - 0.5 * np.log(variances).sum(axis=0)
-    log_prior = log_prior - 0.5 * SIGMOID.penalty(log_b)[:, None]
-    log_peak = log_prior - 0.5 * solve(gain, y, 1.0 / variances).chi2
-    return _Nodes(log_c_mid, log_b, gain, factors, log_prior, log_peak, curve)
+def _weigh(law: Law, gain: Array, y: Array, noise: Noise, at: tuple[tuple[Array, Array], Levels]) -> _Nodes:
+    axes, levels = at
+    first, second = grid(axes)
+    precision = noise.precision(levels)
+    log_prior = noise.log_density(levels) - 0.5 * law.penalty(second)[:, None]
+    solution = solve(gain, y, precision)
+    log_peak = log_prior - 0.5 * solution.chi2
+    best = np.unravel_index(int(np.argmax(log_peak)), log_peak.shape)
+    curve = solution.low[best] + (solution.ceiling[best] - solution.low[best]) * gain[best[0]]
+    return _Nodes(first, second, gain, levels, precision, log_prior, log_peak, curve)
 
 
 def _zoom(nodes: _Nodes, axes: tuple[Array, Array], shape: tuple[int, int]) -> tuple[Array, Array]:
     """Return finer axes over the nodes that matter and two cells around them, inside the old axes."""
     matter = nodes.log_peak.max(axis=1) > nodes.log_peak.max() - KEEP
     zoomed = []
-    for axis, coordinate, size in zip(axes, (nodes.log_c_mid, nodes.log_b), shape, strict=True):
+    for axis, coordinate, size in zip(axes, (nodes.first, nodes.second), shape, strict=True):
+        if len(axis) == 1:
+            zoomed.append(axis)
+            continue
         margin = 2.0 * (axis[1] - axis[0])
         low, high = coordinate[matter].min() - margin, coordinate[matter].max() + margin
         zoomed.append(np.linspace(max(low, axis[0]), min(high, axis[-1]), size))
     return zoomed[0], zoomed[1]
 
 
-def _draw(nodes: _Nodes, y: Array, noise: Noise) -> Posterior:
+def _draw(law: Law, nodes: _Nodes, y: Array, log_cell: float, num_draws: int) -> Posterior:
     """Integrate A and R0 at the nodes that matter and thin what comes out to equal weights."""
-    row, column = np.nonzero(nodes.log_peak > nodes.log_peak.max() - KEEP)
-    eq = normal_equations(nodes.gain, y, 1.0 / noise.variances(nodes.factors))
+    row, column = np.nonzero(nodes.log_peak > nodes.log_peak.max() - KEEP_DRAWN)
+    eq = normal_equations(nodes.gain, y, nodes.precision)
     a, b, c = eq.a[row, column] + RIDGE, eq.b[row, column] + RIDGE, eq.c[row, column]
     p, q = eq.p[row, column] + 0.5 * RIDGE, eq.q[row, column] + 0.5 * RIDGE
     det = a * b - c**2
@@ -111,19 +127,23 @@ def _draw(nodes: _Nodes, y: Array, noise: Noise) -> Posterior:
     r0_cut = Cut((p_wide - c_wide * ceiling) / a_wide, a_wide**-0.5, ceiling)
     log_weight = nodes.log_prior[row, column] - 0.5 * (chi2 + np.log(det)) + ceiling_cut.log_mass()
     weight = np.exp(log_weight - log_weight.max())[:, None] * np.exp(r0_cut.log_mass())
-    # Equal weights: walk the particles in order of A and take one wherever another 1/NUM_DRAWS of the mass is passed.
+    # Equal weights: walk the particles in order of A and take one wherever another 1/num_draws of the mass is passed.
     order = np.argsort(ceiling, axis=None)
     passed = np.cumsum(weight.ravel()[order])
-    taken = order[np.searchsorted(passed, (np.arange(NUM_DRAWS) + 0.5) / NUM_DRAWS * passed[-1])]
+    taken = order[np.searchsorted(passed, (np.arange(num_draws) + 0.5) / num_draws * passed[-1])]
     node = taken // SLICES
-    r0 = Cut(*(v.ravel()[taken] for v in (r0_cut.mean, r0_cut.sd, r0_cut.high))).quantile(_spaced(NUM_DRAWS))
+    low = Cut(*(v.ravel()[taken] for v in (r0_cut.mean, r0_cut.sd, r0_cut.high))).quantile(_spaced(num_draws))
+    levels, share = nodes.levels, weight.sum(axis=1)
     return Posterior(
+        law=law,
         ceiling=ceiling.ravel()[taken],
-        b=np.exp(nodes.log_b[row[node]]),
-        c_mid=np.exp(nodes.log_c_mid[row[node]]),
-        r0=r0,
-        factor=float(np.average(nodes.factors[column], weights=weight.sum(axis=1))),
+        low=low,
+        first=nodes.first[row[node]],
+        second=nodes.second[row[node]],
+        factor=float(np.average(levels.factors[column], weights=share)),
+        correlation=float(np.average(levels.correlations[column], weights=share)),
         curve=nodes.curve,
+        log_evidence=float(log_weight.max() + np.log(passed[-1] / SLICES)) + log_cell,
     )
 
 

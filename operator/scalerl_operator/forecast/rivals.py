@@ -1,20 +1,30 @@
-"""The other laws, fitted to the same points, and every law judged on the run's own past. PURE."""
+"""Every law's fit to the same points and its weight: how far it is believed against the others. PURE.
+
+weight = prior x (density of the points under the law)^TEMPER / (back-test error + half of the noise)^SHARPNESS
+
+The density says how well a law describes the run, the back-test how well it foretold the run's second half. The density
+is tempered because all laws are wrong: taken at its word it would be sure of one of them within twenty points.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, Law, grid
-from scalerl_operator.forecast.linear import solve
+from scalerl_operator.forecast.backtest import PLATEAU_POINTS, backtest_law, backtest_plateau
+from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, first_positive
+from scalerl_operator.forecast.noise import Noise
 from scalerl_operator.forecast.points import Array
+from scalerl_operator.forecast.posterior import Posterior, fit_posterior
 
 PLATEAU = "plateau"
-PLATEAU_POINTS = 3  # a plateau is the mean of the last values: one alone is mostly noise
-MAX_ORIGINS = 5
-MIN_ORIGIN = 5  # points before the first origin: fewer fit any law
-MIN_AHEAD = 2  # points after the last origin
-HORIZON = 2.0  # an origin at C is asked about points up to 2 C, as the paper's own extrapolations are
-REFINE = 9  # nodes along each axis of the second grid: a quarter of the first's spacing
+Draw = tuple[float, float, float, float]
+PRIOR = {SIGMOID.name: 0.7, **{law.name: 0.1 for law in CURVED_RIVALS}}  # the paper's law, unless the run objects
+TEMPER = 0.5
+SHARPNESS = 2.0  # the origins of a back-test overlap: they say no more than about four independent errors
+NUM_DRAWS = 400
+NUM_RIVAL_DRAWS = 100
+LEAST_WEIGHT = 0.005  # a law below it has no draws: it could not move a 5 % quantile
+DIGITS = 7  # of a stored draw: far below the spread of the draws, and short in JSON
 
 
 @dataclass(frozen=True)
@@ -23,123 +33,104 @@ class Rival:
 
     name: str
     parameters: tuple[tuple[str, float], ...]
-    """(name, value); compute in the points' unit."""
+    """(name, median); compute in the points' unit."""
     ceiling: float
     rmse: float
-    """Root mean squared residual, unweighted."""
+    """Root mean squared residual of the best curve, unweighted."""
     backtest_error: float | None
     """Mean absolute error of the rolling back-test; None for a short run."""
+    weight: float = 0.0
+    """Its share of the interval and band; the sigmoid and all rivals sum to 1. The plateau has none: it has no past."""
+    draws: tuple[Draw, ...] = ()
+    """Equally likely (ceiling, two shape parameters, low); none if its weight is negligible."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Coarse:
-    """A law's coarse grid over the run."""
+class Fitted:
+    """The sigmoid and its rivals on the same points."""
 
-    law: Law
-    axes: tuple[Array, Array]
-    nodes: tuple[Array, Array]
-    gain: Array
-    """[m, n]."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Best:
-    """The best curve of a law."""
-
-    shape: tuple[float, float]
-    low: float
-    ceiling: float
-    curve: Array
-    """[n]: at every point of the run, fitted or not."""
+    sigmoid: Posterior
+    draws: Array
+    """[NUM_DRAWS, 4]: (A, B, C_mid, R0), C_mid in the user's unit."""
+    weight: float
+    backtest_error: float | None
+    rivals: tuple[Rival, ...]
 
 
-def fit_rivals(x: Array, y: Array, variance: Array, last_compute: float) -> tuple[Rival, ...]:
-    """Fit the power law, the exponential, the logistic and the plateau.
+def fit_laws(x: Array, y: Array, noise: Noise, last_compute: float, *, contested: bool) -> Fitted:
+    """Fit the sigmoid, the power law, the exponential, the logistic and the plateau, and weigh them.
 
     Args:
         x: [n >= 2], compute over the last compute.
-        y, variance: [n], pass rates and their variances.
+        y: [n], pass rates.
+        noise: of the same points.
         last_compute: turns parameters back into the user's unit.
+        contested: whether rivals get a weight.
     """
-    curved = tuple(_fit_law(_coarse(law, x), x, y, variance, last_compute) for law in CURVED_RIVALS)
-    return (*curved, _fit_plateau(x, y))
-
-
-def sigmoid_backtest(x: Array, y: Array, variance: Array) -> float | None:
-    """Return the sigmoid's mean absolute error in the rolling back-test."""
-    return _backtest(_coarse(SIGMOID, x), x, y, variance)
-
-
-def backtest_origins(n: int) -> list[int]:
-    """Return the prefix lengths from which the rest of the run is forecast; empty for a short run."""
-    first, last = max(MIN_ORIGIN, n // 2), n - MIN_AHEAD
-    if last < first:
-        return []
-    return sorted({round(k) for k in np.linspace(first, last, MAX_ORIGINS)})
-
-
-def _coarse(law: Law, x: Array) -> _Coarse:
-    axes = law.axes(x)
-    nodes = grid(axes)
-    return _Coarse(law, axes, nodes, law.gain(x, *nodes))
-
-
-def _fit_law(coarse: _Coarse, x: Array, y: Array, variance: Array, last_compute: float) -> Rival:
-    best = _best_curves(coarse, x, y, 1.0 / variance[:, None])[0]
-    return Rival(
-        name=coarse.law.name,
-        parameters=coarse.law.parameters((best.low, best.ceiling), best.shape, last_compute),
-        ceiling=best.ceiling,
-        rmse=float(np.sqrt(np.mean((y - best.curve) ** 2))),
-        backtest_error=_backtest(coarse, x, y, variance),
+    sigmoid = fit_posterior(SIGMOID, x, y, noise, num_draws=NUM_DRAWS)
+    others = [fit_posterior(law, x, y, noise, num_draws=NUM_RIVAL_DRAWS) for law in CURVED_RIVALS]
+    variance = noise.variances(np.array([sigmoid.factor]))[:, 0]
+    errors = [backtest_law(each.law, x, y, variance) for each in (sigmoid, *others)]
+    weights = weigh([sigmoid, *others], errors, float(np.sqrt(np.median(variance)))) if contested else [1.0, 0, 0, 0]
+    first = first_positive(x) * last_compute
+    rivals = tuple(
+        _rival(each, y, (error, weight), (last_compute, first))
+        for each, error, weight in zip(others, errors[1:], weights[1:], strict=True)
+    )
+    return Fitted(
+        sigmoid=sigmoid,
+        draws=_natural(sigmoid, last_compute, first),
+        weight=float(weights[0]),
+        backtest_error=errors[0],
+        rivals=(*rivals, _plateau(x, y)),
     )
 
 
-def _best_curves(coarse: _Coarse, x: Array, y: Array, weights: Array) -> list[_Best]:
-    """Return the best curve under each column of weights [n, k]: the best node, then the best of a fine grid there."""
-    penalised = solve(coarse.gain, y, weights).chi2 + coarse.law.penalty(coarse.nodes[1])[:, None]
-    curves = []
-    for column, node in enumerate(np.argmin(penalised, axis=0)):
-        around = [_around(axis, at[node]) for axis, at in zip(coarse.axes, coarse.nodes, strict=True)]
-        first, second = grid((around[0], around[1]))
-        gain = coarse.law.gain(x, first, second)
-        fitted = solve(gain, y, weights[:, column : column + 1])
-        best = int(np.argmin(fitted.chi2[:, 0] + coarse.law.penalty(second)))
-        low, ceiling = float(fitted.low[best, 0]), float(fitted.ceiling[best, 0])
-        shape = (float(first[best]), float(second[best]))
-        curves.append(_Best(shape, low, ceiling, low + (ceiling - low) * gain[best]))
-    return curves
+def weigh(posteriors: list[Posterior], errors: list[float | None], sigma: float) -> list[float]:
+    """Return the weights of laws, which sum to 1; the formula is at the head of this module.
+
+    Args:
+        posteriors: one for each law, the sigmoid's first.
+        errors: of their back-tests, all known or all None.
+        sigma: noise sd of a point: a smaller difference of errors is luck.
+    """
+    log_weight = np.array([np.log(PRIOR[each.law.name]) + TEMPER * each.log_evidence for each in posteriors])
+    known = [error for error in errors if error is not None]
+    if known:
+        log_weight = log_weight - SHARPNESS * np.log(np.array(known) + 0.5 * sigma)
+    weight = np.exp(log_weight - log_weight.max())
+    return [float(each) for each in weight / weight.sum()]
 
 
-def _around(axis: Array, centre: float) -> Array:
-    if len(axis) == 1:
-        return axis
-    cell = axis[1] - axis[0]
-    return np.linspace(max(centre - cell, axis[0]), min(centre + cell, axis[-1]), REFINE)
+def _rival(found: Posterior, y: Array, judged: tuple[float | None, float], scale: tuple[float, float]) -> Rival:
+    draws, (error, weight) = _natural(found, *scale), judged
+    middle = np.median(draws, axis=0)
+    return Rival(
+        name=found.law.name,
+        parameters=tuple((name, float(value)) for name, value in zip(found.law.names, middle, strict=True) if name),
+        ceiling=float(middle[0]),
+        rmse=float(np.sqrt(np.mean((y - found.curve) ** 2))),
+        backtest_error=error,
+        weight=weight,
+        draws=as_tuples(draws) if weight >= LEAST_WEIGHT else (),
+    )
 
 
-def _fit_plateau(x: Array, y: Array) -> Rival:
-    origins = backtest_origins(len(x))
+def _plateau(x: Array, y: Array) -> Rival:
     level = float(y[-PLATEAU_POINTS:].mean())
     rmse = float(np.sqrt(np.mean((y[-PLATEAU_POINTS:] - level) ** 2)))
-    predicted = np.array([np.full(len(x), y[max(0, k - PLATEAU_POINTS) : k].mean()) for k in origins])
-    return Rival(PLATEAU, (("ceiling", level),), level, rmse, _mean_error(predicted, x, y, origins))
+    return Rival(PLATEAU, (("ceiling", level),), level, rmse, backtest_plateau(x, y))
 
 
-def _backtest(coarse: _Coarse, x: Array, y: Array, variance: Array) -> float | None:
-    """Fit every prefix, one column of weights each, and predict what came after it."""
-    origins = backtest_origins(len(x))
-    if not origins:
-        return None
-    seen = np.arange(len(x))[:, None] < np.array(origins)[None, :]
-    curves = _best_curves(coarse, x, y, seen / variance[:, None])
-    return _mean_error(np.array([best.curve for best in curves]), x, y, origins)
+def as_tuples(draws: Array) -> tuple[Draw, ...]:
+    """Return the rows of draws [d, 4]."""
+    return tuple((a, b, c, d) for a, b, c, d in draws.tolist())
 
 
-def _mean_error(predicted: Array, x: Array, y: Array, origins: list[int]) -> float | None:
-    """Return the mean over origins of the mean absolute error up to HORIZON times the origin's compute."""
-    errors = []
-    for row, k in zip(predicted, origins, strict=True):
-        ahead = x[k:] <= max(HORIZON * x[k - 1], x[k])
-        errors.append(float(np.abs(row[k:] - y[k:])[ahead].mean()))
-    return float(np.mean(errors)) if errors else None
+def _natural(found: Posterior, last_compute: float, first_compute: float) -> Array:
+    """Return the draws (ceiling, two shape parameters, low), [d, 4], in the user's unit, with DIGITS digits."""
+    shape = found.law.natural(found.first, found.second, last_compute, first_compute)
+    draws = np.stack([found.ceiling, *shape, found.low], axis=1)
+    size = np.floor(np.log10(np.maximum(np.abs(draws), 1e-300)))
+    places = np.clip(DIGITS - 1 - size, -300, DIGITS + 300)
+    return np.asarray(np.rint(draws * 10.0**places) / 10.0**places)

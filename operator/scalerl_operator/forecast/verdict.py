@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalerl_operator.forecast.laws import SIGMOID
 from scalerl_operator.forecast.noise import noise_of, scatter
 from scalerl_operator.forecast.points import Points
 from scalerl_operator.forecast.result import Forecast, Verdict
@@ -61,7 +62,8 @@ def judge(forecast: Forecast, *, rise: float, contested: bool) -> tuple[Verdict,
     ratio = evidence.last_compute / evidence.c_mid
     return (
         "Identified",
-        f"the run is {ratio:.1f} times as far as its midpoint and the ceiling is in {_interval(evidence)}",
+        f"the run is {ratio:.1f} times as far as its midpoint and the ceiling is in {_interval(evidence)}"
+        + ("" if forecast.law == SIGMOID.name else f"; the {forecast.law} describes it best"),
     )
 
 

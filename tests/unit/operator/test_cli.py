@@ -1,6 +1,7 @@
 """The `scalerl` command: what it prints, and its exit codes."""
 
 import json
+import math
 import os
 import pty
 import signal
@@ -245,17 +246,51 @@ def test_fit_forecasts_a_csv(curve: Path, place: Path, capsys: pytest.CaptureFix
     assert out.startswith("verdict")
     assert "Identified" in out
     laws = [line.split() for line in out.partition("\n\n")[2].splitlines()]
-    assert laws[0] == ["LAW", "CEILING", "RMSE", "BACK-TEST"]
-    assert laws[1][:2] == ["sigmoid", f"{json.loads((place / 'fit.json').read_text())['ceiling']:.4f}"]
+    assert laws[0] == ["LAW", "WEIGHT", "CEILING", "RMSE", "BACK-TEST"]
+    said = json.loads((place / "fit.json").read_text())
+    assert laws[1][:3] == ["sigmoid", f"{said['weight']:.3f}", f"{said['ceiling']:.4f}"]
     found = json.loads((place / "fit.json").read_text())
     assert found["ceiling"] == pytest.approx(0.6, abs=0.005)
     assert found["target_compute"] == pytest.approx(12.0, abs=0.3)  # 0.9 = x^2 / (16 + x^2) at x = 12
     assert (place / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_orders_curves_and_writes_table_json_and_picture(
+    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [line.split(",") for line in curve.read_text().splitlines()]
+    slower = "\n".join([",".join(rows[0]), *(f"{2 * float(x)},{','.join(rest)}" for x, *rest in rows[1:])])
+    (place / "slower.csv").write_text(slower + "\n")
+    wanted = ["--x", "hours", "--y", "rate", "--json", "cmp.json", "--picture", "cmp.png"]
+    assert main(["compare", str(curve), "slower.csv", *wanted]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "slower"]
+    found = {arm["name"]: arm for arm in json.loads((place / "cmp.json").read_text())["arms"]}
+    assert found["slower"]["compute_ratio"][0] == pytest.approx(2.0, rel=1e-3)  # every point at twice the compute
+    assert found["slower"]["kind"] == "efficiency shaper"
+    assert (place / "cmp.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", str(curve), "none.csv", *wanted[:4]]) == 2
+    assert "none.csv: No such file" in capsys.readouterr().err
+    replicates = ["--replicates", str(curve), "slower.csv"]
+    assert main(["compare", str(curve), "slower.csv", *wanted[:4], *replicates]) == 0
+    assert "(of 2 replicates)" in capsys.readouterr().out
+
+
+def test_fit_plans_and_warns_of_entropy(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(x, 0.3 + 0.3 * x / (x + 10), 0.05 + math.exp(-x / 6)) for x in range(1, 9)]
+    (place / "pilot.csv").write_text("hours,rate,nats\n" + "".join(f"{x},{y:.4f},{h:.4f}\n" for x, y, h in rows))
+    wanted = ["--x", "hours", "--y", "rate", "--entropy", "nats", "--entropy-floor", "0.12"]
+    assert main(["fit", "pilot.csv", *wanted]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.partition("\n\n")[0].splitlines())
+    assert said["identified"].startswith(("near", "not within"))
+    assert said["entropy"].startswith("entropy reaches 0.12 near")
+    assert main(["fit", "pilot.csv", *wanted[:5], "missing"]) == 2
+    assert "no column 'missing'" in capsys.readouterr().err
+
+
 def test_fit_judges_itself_on_what_it_has_not_seen(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--fit-until", "20"]) == 0
-    assert "mean over 19 points past 20" in capsys.readouterr().out
+    assert "over 19 points past 20, " in capsys.readouterr().out
 
 
 USAGE = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scalerl_operator.csv_fit import Columns, forecast_rows, mean_held_back_error, parse_curve, rival_rows
+from scalerl_operator.csv_fit import Columns, forecast_rows, judge_held_back, parse_curve, rival_rows
 from scalerl_operator.forecast import FitError, Forecast, Rival
 
 COLUMNS = Columns("hours", "rate", "error")
@@ -49,13 +49,15 @@ def test_a_bad_file_is_refused_by_row_and_column(text: str, message: str) -> Non
     assert message in str(caught.value)
 
 
-def test_the_error_on_held_back_points_is_the_mean_distance() -> None:
+def test_held_back_points_are_judged_by_distance_and_band() -> None:
     curve = parse_curve("hours,rate\n1,0.5\n2,0.65\n4,0.66\n", Columns("hours", "rate"), "curve.csv")
-    # One draw: 0.2 + 0.6 x / (1 + x) is 0.6 at 2 and 0.68 at 4, so the distances are 0.05 and 0.02.
-    found = mean_held_back_error(forecast(**KNOWN), curve, 1.0)
-    assert found == (pytest.approx(0.035), 2)
-    assert mean_held_back_error(forecast(**KNOWN), curve, 4.0) is None, "nothing was held back"
-    assert mean_held_back_error(forecast(), curve, 1.0) is None, "there is no curve"
+    # One draw: 0.2 + 0.6 x / (1 + x) is 0.6 at 2 and 0.68 at 4, so the distances are 0.05 and 0.02; 1.645 * .02 = .033.
+    found = judge_held_back(forecast(**KNOWN, sigma=0.02), curve, 1.0)
+    assert found is not None
+    assert (found.points, found.inside) == (2, 1)
+    assert found.mean_error == pytest.approx(0.035)
+    assert judge_held_back(forecast(**KNOWN), curve, 4.0) is None, "nothing was held back"
+    assert judge_held_back(forecast(), curve, 1.0) is None, "there is no curve"
 
 
 def test_what_is_not_known_has_no_row() -> None:
@@ -73,6 +75,19 @@ def test_numbers_come_with_interval_and_unit() -> None:
 
 
 def test_the_sigmoid_stands_first_among_the_laws() -> None:
-    rival = Rival(name="power", parameters=(), ceiling=0.9, rmse=0.0213, backtest_error=0.05)
-    found = forecast(**KNOWN, rmse=0.01, rivals=(rival,))
-    assert rival_rows(found) == [("sigmoid", "0.8000", "0.0100", "-"), ("power", "0.9000", "0.0213", "0.0500")]
+    rival = Rival(name="power", parameters=(), ceiling=0.9, rmse=0.0213, backtest_error=0.05, weight=0.25)
+    plateau = Rival(name="plateau", parameters=(), ceiling=0.7, rmse=0.01, backtest_error=None)
+    found = forecast(**KNOWN, rmse=0.01, weight=0.75, rivals=(rival, plateau))
+    assert rival_rows(found) == [
+        ("sigmoid", "0.750", "0.8000", "0.0100", "-"),
+        ("power", "0.250", "0.9000", "0.0213", "0.0500"),
+        ("plateau", "-", "0.7000", "0.0100", "-"),
+    ]
+
+
+def test_gains_are_said_where_there_is_a_budget() -> None:
+    gains = {"gain_left": 0.02, "gain_left_low": 0.01, "gain_left_high": 0.03, "marginal_gain": 0.001}
+    rows = dict(forecast_rows(forecast(**KNOWN, budget=40.0, **gains)))
+    assert rows["gain left to 40 hours"] == "0.02 [0.01, 0.03]"
+    assert rows["gain per unit now"] == "0.001 per hours"
+    assert rows["ceiling A, 80 %"] == "0.8 [0.8, 0.8]"

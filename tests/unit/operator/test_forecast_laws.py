@@ -11,8 +11,10 @@ from scalerl_operator.forecast.laws import (
     LOGISTIC,
     POWER_LAW,
     SIGMOID,
+    curves_of,
     first_positive,
     grid,
+    slopes_of,
 )
 
 LN3 = math.log(3.0)
@@ -56,18 +58,52 @@ def test_every_curve_of_every_grid_rises_within_zero_and_one(law):
     assert (np.diff(gain, axis=1) >= 0.0).all()
 
 
-def test_parameters_come_back_in_the_users_unit():
-    shape = (math.log(0.25), math.log(1.5))
-    assert dict(SIGMOID.parameters((0.2, 0.6), shape, 400.0)) == pytest.approx(
-        {"ceiling": 0.6, "r0": 0.2, "c_mid": 100.0, "b": 1.5}
-    )
-    assert dict(EXPONENTIAL.parameters((0.2, 0.6), shape, 400.0))["tau"] == pytest.approx(100.0)
-    assert dict(LOGISTIC.parameters((0.2, 0.6), (0.5, math.log(0.1)), 400.0)) == pytest.approx(
-        {"ceiling": 0.6, "lower": 0.2, "middle": 200.0, "width": 40.0}
-    )
-    assert dict(POWER_LAW.parameters((0.2, 0.6), shape, 400.0)) == pytest.approx(
-        {"ceiling": 0.6, "at_first": 0.2, "b": 0.25}
-    )
+ONE = np.ones(1)
+NATURAL = [
+    (SIGMOID, (math.log(0.25), math.log(1.5)), (1.5, 100.0), "B, and C_mid at a quarter of 400"),
+    (POWER_LAW, (math.log(0.5), 0.0), (0.5, 8.0), "the exponent, and the first compute, 8"),
+    (EXPONENTIAL, (math.log(0.25), 0.0), (100.0, 0.0), "tau at a quarter of 400"),
+    (LOGISTIC, (0.5, math.log(0.1)), (200.0, 40.0), "middle and width"),
+]
+
+
+@pytest.mark.parametrize(
+    ("law", "shape", "expected"), [row[:-1] for row in NATURAL], ids=[row[0].name for row in NATURAL]
+)
+def test_shape_parameters_come_back_in_the_users_unit(law, shape, expected):
+    first, second = law.natural(shape[0] * ONE, shape[1] * ONE, 400.0, 8.0)
+    assert (first[0], second[0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("law", "shape", "natural"), [row[:-1] for row in NATURAL], ids=[row[0].name for row in NATURAL]
+)
+def test_the_share_in_the_users_unit_is_the_gain_in_the_runs_own(law, shape, natural):
+    compute = np.array([0.0, 8.0, 30.0, 100.0, 250.0, 400.0])
+    share = law.share(np.array([[natural[0]]]), np.array([[natural[1]]]), compute)
+    assert share == pytest.approx(law.gain(compute / 400.0, shape[0] * ONE, shape[1] * ONE))
+
+
+SLOPES = [
+    (SIGMOID, (2.0, 10.0), 10.0, 2.0 / 10.0 / 4.0, "B / (4 C_mid) at the midpoint"),
+    (SIGMOID, (2.0, 10.0), 20.0, 2.0 / 20.0 * 0.8 * 0.2, "B / C times share times rest"),
+    (POWER_LAW, (0.5, 10.0), 40.0, 0.5 / 40.0 * 0.5, "B / C times what is left, a half"),
+    (POWER_LAW, (0.5, 10.0), 5.0, 0.0, "before its first point a power law has no value, so no slope"),
+    (EXPONENTIAL, (50.0, 0.0), 50.0, math.exp(-1.0) / 50.0, "e^-1 / tau after one tau"),
+    (LOGISTIC, (30.0, 5.0), 30.0, 0.25 / 5.0, "1 / (4 width) in the middle"),
+]
+
+
+@pytest.mark.parametrize(("law", "shape", "at", "slope"), [row[:-1] for row in SLOPES], ids=[row[-1] for row in SLOPES])
+def test_slope_by_hand(law, shape, at, slope):
+    columns = [np.array([[value]]) for value in shape]
+    assert law.slope(*columns, np.array([at]))[0, 0] == pytest.approx(slope)
+
+
+def test_curves_and_slopes_by_hand():
+    draws = np.array([[0.6, 2.0, 10.0, 0.2], [0.8, 1.0, 10.0, 0.0]])
+    assert curves_of(SIGMOID, draws, np.array([20.0])) == pytest.approx(np.array([[0.52], [0.8 * 2 / 3]]))
+    assert slopes_of(SIGMOID, draws, np.array([10.0])) == pytest.approx(np.array([[0.4 * 0.05], [0.8 * 0.025]]))
 
 
 def test_first_positive_skips_the_start_and_is_never_next_to_zero():

@@ -1,21 +1,29 @@
-"""The rivals and the rolling back-test."""
+"""Every law fitted to the same points, its weight, and the rolling back-test."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from scalerl_operator.forecast.rivals import backtest_origins, fit_rivals, sigmoid_backtest
+from scalerl_operator.forecast.backtest import backtest_law, backtest_plateau, mean_error, origins
+from scalerl_operator.forecast.laws import CURVED_RIVALS, EXPONENTIAL, LOGISTIC, SIGMOID
+from scalerl_operator.forecast.noise import Noise
+from scalerl_operator.forecast.posterior import fit_posterior
+from scalerl_operator.forecast.rivals import fit_laws, weigh
 
 X = np.linspace(0.05, 1.0, 20)
 SMALL = np.full(20, 1e-6)
+NOISE = Noise(SMALL, log_sd=0.7, smallest=0.5)
+CURVE = 0.2 + 0.5 * X**2 / (X**2 + 0.3**2)
 
 
 def _named(y, last=200.0):
-    return {rival.name: rival for rival in fit_rivals(X, y, SMALL, last)}
+    return {rival.name: rival for rival in fit_laws(X, y, NOISE, last, contested=True).rivals}
 
 
 def test_each_law_finds_its_own_curve():
     power = dict(_named(0.7 - 0.02 / X)["power law"].parameters)  # exponent 1; at the first point .7 - .02/.05 = .3
-    assert power == pytest.approx({"ceiling": 0.7, "at_first": 0.3, "b": 1.0}, abs=0.02)
+    assert power == pytest.approx({"ceiling": 0.7, "at_first": 0.3, "b": 1.0, "first": 10.0}, abs=0.02)
     exponential = dict(_named(0.2 + 0.5 * (1 - np.exp(-X / 0.25)))["exponential"].parameters)
     assert exponential == pytest.approx({"ceiling": 0.7, "r0": 0.2, "tau": 50.0}, rel=0.03)
     logistic = dict(_named(0.1 + 0.5 / (1 + np.exp(-(X - 0.5) / 0.1)))["logistic"].parameters)
@@ -28,38 +36,76 @@ def test_plateau_is_the_mean_of_the_last_three():
     plateau = _named(y)["plateau"]
     assert plateau.ceiling == pytest.approx(0.6)
     assert plateau.rmse == pytest.approx(np.sqrt(0.02 / 3))  # residuals -.1, 0, .1
+    assert (plateau.weight, plateau.draws) == (0.0, ())
+
+
+TRUTHS = [
+    ("sigmoid", CURVE),
+    ("exponential", 0.2 + 0.5 * (1 - np.exp(-X / 0.25))),
+    ("logistic", 0.1 + 0.5 / (1 + np.exp(-(X - 0.5) / 0.1))),
+    ("power law", 0.7 - 0.1 * X**-0.5),
+]
+
+
+@pytest.mark.parametrize(("name", "y"), TRUTHS, ids=[row[0] for row in TRUTHS])
+def test_the_law_that_made_the_points_gets_nearly_all_of_the_weight(name, y):
+    found = fit_laws(X, y, NOISE, 200.0, contested=True)
+    weights = {"sigmoid": found.weight, **{rival.name: rival.weight for rival in found.rivals}}
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert weights[name] > 0.9
+    for rival in found.rivals:
+        assert (len(rival.draws) == 100) == (rival.weight >= 0.005)
+
+
+def test_rivals_have_no_weight_where_the_user_chose_the_law():
+    found = fit_laws(X, TRUTHS[2][1], NOISE, 200.0, contested=False)
+    assert found.weight == 1.0
+    assert [rival.weight for rival in found.rivals] == [0.0] * 4
+
+
+def test_weights_by_hand():
+    posterior = fit_posterior(SIGMOID, X, CURVE, NOISE, num_draws=4)
+    two = [replace(posterior, log_evidence=3.0), replace(posterior, law=EXPONENTIAL, log_evidence=3.0)]
+    assert weigh(two, [None, None], 0.1) == pytest.approx([7 / 8, 1 / 8])  # the priors .7 and .1
+    # errors of .1 and .2 beside half a noise of .1: (.25 / .15)^2 = 25/9 for the better one
+    assert weigh(two, [0.2, 0.1], 0.1) == pytest.approx(
+        [0.7 / (0.7 + 0.1 * 25 / 9), 0.1 * 25 / 9 / (0.7 + 0.1 * 25 / 9)]
+    )
+    two[1] = replace(two[1], log_evidence=3.0 + 2 * np.log(7.0))  # the square root of e^(2 ln 7) outweighs the prior
+    assert weigh(two, [None, None], 0.1) == pytest.approx([0.5, 0.5])
 
 
 def test_origins_start_at_half_of_the_run_and_leave_points_ahead():
-    assert backtest_origins(20) == [10, 12, 14, 16, 18]
-    assert backtest_origins(7) == [5]
-    assert backtest_origins(6) == []
+    assert origins(20) == [10, 12, 14, 16, 18]
+    assert origins(7) == [5]
+    assert origins(6) == []
 
 
 def test_plateau_backtest_by_hand():
     # 7 points: one origin, after 5 of them; horizon 2 * .5 = 1.0, so both later points are asked about
     x = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 1.0])
     y = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7])
-    plateau = fit_rivals(x, y, np.full(7, 1e-4), 1.0)[-1]
-    assert plateau.backtest_error == pytest.approx((0.2 + 0.4) / 2)  # from (.2 + .3 + .4) / 3 = .3
+    assert backtest_plateau(x, y) == pytest.approx((0.2 + 0.4) / 2)  # from (.2 + .3 + .4) / 3 = .3
     # the last point beyond twice the origin is not asked about
     x[-1], x[-2] = 1.0, 0.6
     x[:5] = x[:5] / 2 + 0.1
-    assert fit_rivals(x, y, np.full(7, 1e-4), 1.0)[-1].backtest_error == pytest.approx(0.2)
+    assert backtest_plateau(x, y) == pytest.approx(0.2)
+
+
+def test_the_mean_error_is_over_origins_not_over_points():
+    x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.2, 0.4, 0.8])
+    rows = np.array([np.zeros(4), np.full(4, 0.7)])
+    assert mean_error(rows, x, y, [2, 3]) == pytest.approx(((0.4 + 0.8) / 2 + 0.1) / 2)
+    assert mean_error(rows[:0], x, y, []) is None
 
 
 def test_the_law_that_made_the_points_forecasts_them_best():
-    curve = 0.2 + 0.5 * X**2 / (X**2 + 0.3**2)
-    error = sigmoid_backtest(X, curve, SMALL)
-    rivals = _named(curve)
+    error = backtest_law(SIGMOID, X, CURVE, SMALL)
     assert error is not None
     assert error < 0.01
-    assert all(rival.backtest_error > 2 * error for rival in rivals.values())
-    rise = 0.1 + 0.5 / (1 + np.exp(-(X - 0.5) / 0.1))
-    logistic, sigmoid = _named(rise)["logistic"].backtest_error, sigmoid_backtest(X, rise, SMALL)
-    assert logistic is not None
-    assert sigmoid is not None
-    assert logistic < 0.5 * sigmoid
+    assert all(backtest_law(law, X, CURVE, SMALL) > 2 * error for law in CURVED_RIVALS)
+    rise = TRUTHS[2][1]
+    assert backtest_law(LOGISTIC, X, rise, SMALL) < 0.5 * backtest_law(SIGMOID, X, rise, SMALL)
 
 
 def test_a_backtest_never_sees_what_it_predicts():
@@ -67,12 +113,12 @@ def test_a_backtest_never_sees_what_it_predicts():
     x = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 1.0])  # one origin, after 5 points; both later ones are within twice .5
     seen, variance = [0.2, 0.3, 0.38, 0.42, 0.45], np.full(7, 1e-4)
     zeros, ones = np.array([*seen, 0.0, 0.0]), np.array([*seen, 1.0, 1.0])
-    for low, high in zip(fit_rivals(x, zeros, variance, 1.0), fit_rivals(x, ones, variance, 1.0), strict=True):
-        assert low.backtest_error + high.backtest_error == pytest.approx(1.0)
-    assert sigmoid_backtest(x, zeros, variance) + sigmoid_backtest(x, ones, variance) == pytest.approx(1.0)
+    for law in (SIGMOID, *CURVED_RIVALS):
+        assert backtest_law(law, x, zeros, variance) + backtest_law(law, x, ones, variance) == pytest.approx(1.0)
+    assert backtest_plateau(x, zeros) + backtest_plateau(x, ones) == pytest.approx(1.0)
 
 
 def test_a_short_run_has_no_backtest():
-    for rival in fit_rivals(X[:5], X[:5], SMALL[:5], 1.0):
-        assert rival.backtest_error is None
-    assert sigmoid_backtest(X[:5], X[:5], SMALL[:5]) is None
+    assert backtest_plateau(X[:5], X[:5]) is None
+    for law in (SIGMOID, *CURVED_RIVALS):
+        assert backtest_law(law, X[:5], X[:5], SMALL[:5]) is None

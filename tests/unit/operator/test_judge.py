@@ -87,8 +87,8 @@ def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoin
     assert summary.error == pytest.approx(0.05)
     # One draw has no width: the band is the chance of sampling alone, 1.6449 sqrt(p (1 - p) / 1000), p = 551 / 1002
     chance = 1.6449 * math.sqrt(551 / 1002 * 451 / 1002 / 1000)
-    assert summary.low == pytest.approx(0.6 - chance)
-    assert summary.high == pytest.approx(0.6 + chance)
+    assert summary.low == pytest.approx(0.6 - chance, abs=1e-5)
+    assert summary.high == pytest.approx(0.6 + chance, abs=1e-5)
     assert summary.inside is False, "0.55 is below 0.574"
     near = [evals[0], point(2, compute_gpu_hours=2.0, pass_rate=0.58)]
     again = compare_halfway(forecasts, near)

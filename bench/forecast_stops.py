@@ -1,0 +1,173 @@
+"""Stop policies replayed on finished runs: compute saved, and runs stopped that should have gone on. PURE.
+
+Runs come in groups that are compared with each other, as a sweep's trials are. Every policy sees each run's evaluations
+up to a decision and nothing else; forecast policies decide through `decide_stop`, as the operator does.
+
+Two questions, each with its own wrong stop:
+- *selection* (hopeless, median, ASHA): end runs that will not be among the best. Wrong: a run that would have ended
+  within MARGIN of its group's best.
+- *saturation* (flat, patience): end runs that have nothing left to gain. Wrong: a run that would have gained more than
+  MARGIN.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from forecast_curves import Array
+
+from scalerl_api.rlrun import Bound, StopCondition, StopPolicy
+from scalerl_operator.forecast import Points, fit_forecast
+from scalerl_operator.stop import Observation, decide_stop
+
+MARGIN = 0.02  # the paper's, between equal runs
+FIRST = 0.25  # of the budget: the first decision
+DECISIONS = 9
+SMOOTH = 3  # evaluations whose mean stands for a run's true pass rate where that is not known
+REPEATS = 2  # decisions in a row that a forecast policy must hold
+PATIENCE = 5  # evaluations without a new best by MIN_DELTA
+MIN_DELTA = 0.005
+ETA = 3  # ASHA keeps the best third at each rung
+RUNGS = (1 / 9, 1 / 3)
+SELECTION, SATURATION = ("forecast: ceilingUpper", "median rule", "ASHA"), ("forecast: remainingGain", "patience")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; its last point is the budget's end."""
+
+    points: Points
+    truth: Array
+    """[n]: its pass rate without noise where that is known, else a running mean."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did to runs."""
+
+    policy: str
+    runs: int
+    stopped: int
+    wrong: int
+    saved: float
+    """Share of all runs' budgets."""
+
+
+def from_curve(curve: Points) -> Run:
+    """Return a real run, its truth a running mean."""
+    y = np.convolve(np.pad(curve.pass_rate, SMOOTH // 2, mode="edge"), np.full(SMOOTH, 1 / SMOOTH), mode="valid")
+    return Run(curve, y)
+
+
+def replay(groups: Sequence[Sequence[Run]]) -> list[Outcome]:
+    """Return the outcome of every policy over all groups."""
+    policies = {
+        "forecast: ceilingUpper": _hopeless,
+        "median rule": _median_rule,
+        "ASHA": _asha,
+        "forecast: remainingGain": _flat,
+        "patience": _patience,
+    }
+    outcomes = []
+    forecasts = [[_decisions(run) for run in group] for group in groups]
+    for name, policy in policies.items():
+        stops = [policy(group, made) for group, made in zip(groups, forecasts, strict=True)]
+        outcomes.append(_outcome(name, groups, stops))
+    return outcomes
+
+
+Stops = list[int | None]
+"""Index of the evaluation after which each run of a group was stopped."""
+
+
+def _outcome(name: str, groups: Sequence[Sequence[Run]], stops: list[Stops]) -> Outcome:
+    stopped = wrong = runs = 0
+    saved = 0.0
+    for group, found in zip(groups, stops, strict=True):
+        best = max(float(run.truth[-1]) for run in group)
+        for run, at in zip(group, found, strict=True):
+            runs += 1
+            if at is None:
+                continue
+            stopped += 1
+            saved += 1.0 - float(run.points.compute[at] / run.points.compute[-1])
+            missed = run.truth[-1] > best - MARGIN if name in SELECTION else run.truth[-1] - run.truth[at] > MARGIN
+            wrong += bool(missed)
+    return Outcome(name, runs, stopped, wrong, saved / runs)
+
+
+def _decisions(run: Run) -> list[tuple[int, Observation]]:
+    """Return (index, observation) at each decision."""
+    n, budget = len(run.points), float(run.points.compute[-1])
+    found = []
+    for k in sorted({round(each) for each in np.linspace(max(FIRST * n, 4), n - 2, DECISIONS)}):
+        seen = run.points.until(float(run.points.compute[k]))
+        forecast = fit_forecast(seen, budget=budget)
+        found.append((k, Observation(float(seen.pass_rate[-1]), float(seen.compute[-1]), forecast)))
+    return found
+
+
+def _first_hit(policy: StopPolicy, made: list[tuple[int, Observation]]) -> int | None:
+    for i in range(len(made)):
+        if decide_stop([policy], [each for _, each in made[: i + 1]]) is not None:
+            return made[i][0]
+    return None
+
+
+def _policy(name: str, when: StopCondition) -> StopPolicy:
+    return StopPolicy.model_validate({"name": name, "when": when, "for": REPEATS})
+
+
+def _hopeless(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+    """The user's threshold is MARGIN below the best that the group will reach: the hardest that is still fair."""
+    bound = Bound(below=max(float(run.truth[-1]) for run in group) - MARGIN)
+    policy = _policy("hopeless", StopCondition(ceiling_upper=bound))
+    return [_first_hit(policy, each) for each in made]
+
+
+def _flat(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+    del group
+    policy = _policy("flat", StopCondition(remaining_gain=Bound(below=0.01)))
+    return [_first_hit(policy, each) for each in made]
+
+
+def _patience(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+    """Last-value early stopping, from the first decision on."""
+    stops: Stops = []
+    for run, decisions in zip(group, made, strict=True):
+        best, since, at = -np.inf, 0, None
+        for k, value in enumerate(run.points.pass_rate):
+            best, since = (float(value), 0) if value > best + MIN_DELTA else (best, since + 1)
+            if since >= PATIENCE and k >= decisions[0][0] and k < len(run.points) - 1:
+                at = k
+                break
+        stops.append(at)
+    return stops
+
+
+def _median_rule(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+    """Katib: stop a trial whose best so far is below the median of the others' running means at the same evaluation."""
+    stops: Stops = []
+    for i, run in enumerate(group):
+        others, at = [other for j, other in enumerate(group) if j != i], None
+        for k, _ in made[i]:
+            share = float(run.points.compute[k] / run.points.compute[-1])
+            means = [float(o.points.until(share * float(o.points.compute[-1])).pass_rate.mean()) for o in others]
+            if run.points.pass_rate[: k + 1].max() < np.median(means):
+                at = k
+                break
+        stops.append(at)
+    return stops
+
+
+def _asha(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+    """Successive halving: at each rung the best 1/ETA of those still there go on."""
+    del made
+    stops: Stops = [None] * len(group)
+    for rung in RUNGS:
+        alive = [i for i, at in enumerate(stops) if at is None]
+        at = {i: int(np.argmin(np.abs(group[i].points.compute - rung * group[i].points.compute[-1]))) for i in alive}
+        ranked = sorted(alive, key=lambda i: -float(group[i].points.pass_rate[at[i]]))
+        for i in ranked[max(1, round(len(alive) / ETA)) :]:
+            stops[i] = at[i]
+    return stops

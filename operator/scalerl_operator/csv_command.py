@@ -1,0 +1,115 @@
+"""`scalerl fit` and `scalerl compare`: CSV files in, a table, JSON and a picture out. I/O."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from scalerl_operator import records
+from scalerl_operator.compare_table import comparison_json, comparison_lines, comparison_rows
+from scalerl_operator.csv_fit import (
+    Columns,
+    HeldBack,
+    forecast_rows,
+    judge_held_back,
+    parse_curve,
+    parse_series,
+    rival_rows,
+)
+from scalerl_operator.forecast import (
+    FitError,
+    Forecast,
+    Points,
+    compare,
+    fit_forecast,
+    forecast_entropy,
+    identified_at,
+    margin_of,
+    stop_point,
+    to_json,
+)
+from scalerl_operator.wording import format_rows, format_table
+
+LOSS = 0.01  # pass rate: half of what replicates of one recipe differ by
+LAW_HEADER = ("LAW", "WEIGHT", "CEILING", "RMSE", "BACK-TEST")
+COMPARE_HEADER = ("RUN", "VERDICT", "CEILING", "AGAINST FIRST", "B", "C_MID", "COMPUTE", "WHAT IT IS")
+
+
+def run_fit(options: argparse.Namespace) -> str:
+    """Fit one curve, write what was asked for, return the text to print. Raises FitError for a file that cannot be."""
+    curve = _load(options.file, options)
+    until = options.fit_until if options.fit_until is not None else float("inf")
+    found = fit_forecast(curve.until(until), budget=options.budget, target=options.target)
+    rows, held_back = forecast_rows(found), judge_held_back(found, curve, until)
+    if held_back is not None:
+        rows.append(("held back", _describe(held_back, until)))
+    rows += _plan_rows(found, curve.until(until)) + _entropy_rows(options)
+    if options.json is not None:
+        extra = {"held_back": asdict(held_back)} if held_back is not None else {}
+        records.save_text(options.json, json.dumps({**to_json(found), **extra}) + "\n")
+    if options.picture is not None:
+        from scalerl_operator.pictures import draw_fit
+
+        options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
+    return f"{format_rows(rows)}\n{format_table(LAW_HEADER, rival_rows(found))}"
+
+
+def run_compare(options: argparse.Namespace) -> str:
+    """Compare curves with the first of them; the same as `run_fit` otherwise."""
+    curves = [_load(path, options) for path in options.files]
+    forecasts = [fit_forecast(curve) for curve in curves]
+    margin, source = options.margin, "given"
+    if options.replicates:
+        margin = margin_of([fit_forecast(_load(path, options)) for path in options.replicates])
+        source = f"of {len(options.replicates)} replicates"
+    stems = [path.stem for path in options.files]
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in options.files]
+    found = compare(names, curves, forecasts, margin=margin)
+    if options.json is not None:
+        records.save_text(options.json, json.dumps(comparison_json(found), indent=2) + "\n")
+    if options.picture is not None:
+        from scalerl_operator.compare_picture import draw_comparison
+
+        picture = draw_comparison(found, dict(zip(names, curves, strict=True)), y_label=options.y)
+        options.picture.write_bytes(picture)
+    return f"{format_table(COMPARE_HEADER, comparison_rows(found))}\n{comparison_lines(found, source)}"
+
+
+def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
+    """When the ceiling will be known, and where the run may end."""
+    rows = []
+    if found.draws and found.verdict != "Identified":
+        at = identified_at(found, seen)
+        rows.append(("identified", "not within 30 times the compute" if at is None else f"near {at:.4g} {found.unit}"))
+    stop = stop_point(found, loss=LOSS) if found.verdict != "NotIdentified" else None
+    if stop is not None:
+        rows.append((f"loses less than {LOSS:g}", f"from {stop:.4g} {found.unit} on"))
+    return rows
+
+
+def _entropy_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
+    if options.entropy is None:
+        return []
+    x, y = parse_series(_read(options.file), options.x, options.entropy, str(options.file))
+    found = forecast_entropy(x, y, floor=options.entropy_floor, unit=options.x)
+    return [("entropy", found.reason)]
+
+
+def _load(path: Path, options: argparse.Namespace) -> Points:
+    return parse_curve(_read(path), Columns(options.x, options.y, options.stderr), str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise FitError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FitError(f"{path}: {error}") from error
+
+
+def _describe(found: HeldBack, until: float) -> str:
+    return (
+        f"mean error {found.mean_error:.4f} over {found.points} points past {until:g}, "
+        f"{found.inside} of them in the 90 % band"
+    )

@@ -1,0 +1,116 @@
+"""Plans from a pilot: when its ceiling will be known, where to stop, how to split compute over several runs. PURE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalerl_operator.forecast.band import arrival, curve_band
+from scalerl_operator.forecast.laws import B_PRIOR, SIGMOID
+from scalerl_operator.forecast.points import Array, FitError, Points
+from scalerl_operator.forecast.result import Forecast
+from scalerl_operator.forecast.verdict import IDENTIFIED_WIDTH
+
+Z90 = 1.6449  # half of a normal's central 90 %, in sd
+REACHES = np.geomspace(1.0, 30.0, 18)  # of the pilot's last compute
+MAX_DRAWS = 40  # futures that are looked at
+C_MID_SD = 2.0  # prior sd of log C_mid, as wide as the fit's
+LEVEL_SD = 0.5  # prior sd of A and R0 on [0, 1]
+CHUNKS = 60  # of a budget that is split
+
+
+def sigmoid_gradient(draws: Array, compute: Array) -> Array:
+    """Return dR / d(A, R0, log C_mid, log B) of draws [d, 4] = (A, B, C_mid, R0) at compute [n] > 0, [d, n, 4]."""
+    ceiling, b, c_mid, r0 = (draws[:, i, None] for i in range(4))
+    share = SIGMOID.share(b, c_mid, compute)
+    bend = (ceiling - r0) * share * (1.0 - share) * b
+    return np.stack([share, 1.0 - share, -bend, bend * np.log(compute / c_mid)], axis=-1)
+
+
+def expected_width(forecast: Forecast, curve: Points, compute: float) -> float:
+    """Return the width that the ceiling's 90 % interval is expected to have once the run is at `compute`.
+
+    Args:
+        forecast: of the pilot, with draws. Raises FitError without.
+        curve: the pilot's points; later ones are thought as far apart as they are.
+        compute: at least the pilot's last.
+
+    Median over the forecast's sigmoids, each taken for the truth: Fisher information of all points by then and of the
+    priors. Wandering errors count as fewer points. A lower bound: it knows no other law.
+    """
+    if not forecast.draws or forecast.sigma is None:
+        raise FitError(f"the forecast has no curve: {forecast.reason}")
+    seen = curve.compute[curve.compute > 0.0]
+    step = float(np.median(np.diff(curve.compute)))
+    at = np.append(seen, np.arange(seen[-1] + step, compute * (1.0 + 1e-9), step))
+    rho = forecast.correlation or 0.0
+    variance = forecast.sigma**2 * (1.0 + rho) / (1.0 - rho)
+    draws = np.array(forecast.draws)[:: max(1, len(forecast.draws) // MAX_DRAWS)]
+    gradient = sigmoid_gradient(draws, at)
+    prior = np.diag([LEVEL_SD**-2, LEVEL_SD**-2, C_MID_SD**-2, B_PRIOR[1] ** -2])
+    information = np.einsum("dni,dnj->dij", gradient, gradient) / variance + prior
+    sd = np.sqrt(np.linalg.inv(information)[:, 0, 0])
+    return min(1.0, float(2.0 * Z90 * np.median(sd)))
+
+
+def identified_at(forecast: Forecast, curve: Points, *, width: float = IDENTIFIED_WIDTH) -> float | None:
+    """Return the first compute at which the ceiling's interval is expected to be as narrow as `width`.
+
+    None if not within 30 times the pilot's compute. Arguments and errors as for `expected_width`.
+    """
+    last = float(curve.compute[-1])
+    for reach in REACHES:
+        if expected_width(forecast, curve, last * float(reach)) <= width:
+            return last * float(reach)
+    return None
+
+
+def stop_point(forecast: Forecast, *, loss: float) -> float | None:
+    """Return the compute at which the run may end and lose no more than `loss` of its pass rate at the budget.
+
+    Args:
+        forecast: with a budget.
+        loss: of the pass rate, > 0.
+
+    None without a budget or a curve. The middle curve is asked, so the loss is above that in half of the runs.
+    """
+    if forecast.predicted_at_budget is None or forecast.budget is None:
+        return None
+    return min(arrival(forecast, max(forecast.predicted_at_budget - loss, 0.0))[0], forecast.budget)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One run's part of a budget."""
+
+    compute: float
+    """To spend from now on."""
+    pass_rate: float
+    """Where its middle curve then is."""
+
+
+def split_budget(forecasts: Sequence[Forecast], budget: float) -> tuple[Share, ...]:
+    """Return how to split `budget` so that the sum of the runs' pass rates is largest.
+
+    Args:
+        forecasts: one for each run, with draws, in the same unit. Raises FitError without.
+        budget: compute to be spent from now on by all runs together, > 0.
+
+    Exact for CHUNKS equal parts, by dynamic programming: near its midpoint a curve bends upwards, where taking the
+    steepest first is wrong.
+    """
+    extra = np.linspace(0.0, budget, CHUNKS + 1)
+    best, choices = np.zeros(CHUNKS + 1), []
+    levels = [curve_band(each, (each.last_compute or 0.0) + extra)[0] for each in forecasts]
+    for level in levels:
+        value = np.full((CHUNKS + 1, CHUNKS + 1), -np.inf)  # all parts so far, this run's parts
+        for own in range(CHUNKS + 1):
+            value[own:, own] = best[: CHUNKS + 1 - own] + level[own]
+        choices.append(value.argmax(axis=1))
+        best = value.max(axis=1)
+    left, shares = CHUNKS, []
+    for level, choice in zip(reversed(levels), reversed(choices), strict=True):
+        own = int(choice[left])
+        shares.append(Share(float(extra[own]), float(level[own])))
+        left -= own
+    return tuple(reversed(shares))
