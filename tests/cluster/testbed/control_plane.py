@@ -8,6 +8,7 @@ from pathlib import Path
 from processes import ClusterError, Process, fetch, run, start, wait
 from programs import Programs
 
+START_SECONDS = 300.0  # 5 on a free machine; a busy one took over 120
 LOCAL = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server, as pods see it
@@ -99,7 +100,7 @@ def _wait_for_api(control_plane: ControlPlane, etcd: Process, api: Process) -> N
     def missing() -> str | None:
         return fetch(f"{control_plane.url}/readyz", context) if etcd.is_alive() else "etcd ended"
 
-    wait(control_plane.state, "starting the API server", seconds=120, until=missing, process=api)
+    wait(control_plane.state, "starting the API server", seconds=START_SECONDS, until=missing, process=api)
 
 
 def wait_for_nodes(control_plane: ControlPlane, names: list[str], *, process: Process) -> None:
@@ -114,7 +115,7 @@ def wait_for_nodes(control_plane: ControlPlane, names: list[str], *, process: Pr
         return None
 
     phase = f"waiting for {', '.join(names)} to be Ready"
-    wait(control_plane.state, phase, seconds=120, until=missing, process=process)
+    wait(control_plane.state, phase, seconds=START_SECONDS, until=missing, process=process)
 
 
 def _make_certificates(state: Path, address: str) -> None:
