@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 TESTBED = HERE / "testbed"
 STATE = ROOT / ".cluster-tests"  # beside the one of `make cluster-up`
 OBJECTS = sorted((ROOT / "crds").glob("*.yaml"))
-NOTICE_SECONDS = 60.0  # Kubernetes takes a second or two to notice a new policy or role
+NOTICE_SECONDS = 120.0  # Kubernetes takes a second or two to notice a new policy or role
 
 Document = dict[str, Any]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from control_plane import ControlPlane, start_control_plane
+from control_plane import ControlPlane, start_control_plane, wait_for_nodes
 from leftovers import list_traces
 from node import check_machine, load_image, remove_node, start_node, take_place
 from processes import ClusterError, load_processes, stop_all
@@ -97,7 +97,8 @@ def _add_fake_nodes(control_plane: ControlPlane) -> None:
     file = control_plane.state / "fake-nodes.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
     control_plane.kubectl("create", "-f", file)
-    control_plane.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+    (kwok,) = [process for process in load_processes(control_plane.state) if process.name == "kwok"]
+    wait_for_nodes(control_plane, [f"fake-{index}" for index in range(FAKE_NODES)], process=kwok)
 
 
 def down(state: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from processes import ClusterError, Process, fetch, run, start, wait
 from programs import Programs
 
+START_SECONDS = 300.0  # 5 on a free machine; a busy one took over 120
 LOCAL = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server, as pods see it
+KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
 FAKE_NODE = "kwok.x-k8s.io/node=fake"  # kwok plays the nodes with this annotation, and their pods
 
 
@@ -45,6 +47,8 @@ def start_control_plane(state: Path, programs: Programs, *, address: str = LOCAL
     start(state, "kube-controller-manager", manager)
     start(state, "kube-scheduler", [programs["kube-scheduler"], *alone])
     fake = ["--manage-all-nodes=false", f"--manage-nodes-with-annotation-selector={FAKE_NODE}"]
+    # Without leases the controller manager would hold the nodes for lost within a minute.
+    fake += [f"--config={KWOK_STAGES}", "--node-lease-duration-seconds=40", "--enable-crds="]
     start(state, "kwok", [programs["kwok"], *client, *fake])
     return control_plane
 
@@ -96,7 +100,22 @@ def _wait_for_api(control_plane: ControlPlane, etcd: Process, api: Process) -> N
     def missing() -> str | None:
         return fetch(f"{control_plane.url}/readyz", context) if etcd.is_alive() else "etcd ended"
 
-    wait(control_plane.state, "starting the API server", seconds=120, until=missing, process=api)
+    wait(control_plane.state, "starting the API server", seconds=START_SECONDS, until=missing, process=api)
+
+
+def wait_for_nodes(control_plane: ControlPlane, names: list[str], *, process: Process) -> None:
+    """Wait until the nodes are Ready; `process` is what makes them so."""
+
+    def missing() -> str | None:
+        nodes = [f"node/{name}" for name in names]
+        try:
+            control_plane.kubectl("wait", "--for=condition=Ready", *nodes, "--timeout=1s")
+        except ClusterError as error:
+            return str(error)
+        return None
+
+    phase = f"waiting for {', '.join(names)} to be Ready"
+    wait(control_plane.state, phase, seconds=START_SECONDS, until=missing, process=process)
 
 
 def _make_certificates(state: Path, address: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane import ControlPlane, write_kubeconfig
+from control_plane import ControlPlane, wait_for_nodes, write_kubeconfig
 from image import write_image
 from processes import ClusterError, Process, run, start, wait
 from programs import Programs
@@ -114,15 +114,7 @@ def start_node(control_plane: ControlPlane, place: Place) -> None:
     wait(state, "starting containerd", seconds=60, until=lambda: _try_containerd(state), process=node)
     _load_pause_image(state)
     (state / "node/image-loaded").touch()
-
-    def not_ready() -> str | None:
-        try:
-            control_plane.kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=1s")
-        except ClusterError as error:
-            return str(error)
-        return None
-
-    wait(state, f"waiting for {NAME} to be Ready", seconds=120, until=not_ready, process=node)
+    wait_for_nodes(control_plane, [NAME], process=node)
     add_gpus(control_plane, NAME)
 
 
