@@ -96,7 +96,7 @@ def _add_fake_nodes(control_plane: ControlPlane) -> None:
     ]
     file = control_plane.state / "fake-nodes.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
-    control_plane.kubectl("create", "-f", file)
+    control_plane.kubectl("create", "--validate=false", "-f", file)  # its schema is slow to come from a busy server
     (kwok,) = [process for process in load_processes(control_plane.state) if process.name == "kwok"]
     wait_for_nodes(control_plane, [f"fake-{index}" for index in range(FAKE_NODES)], process=kwok)
 
