@@ -146,6 +146,9 @@ def test_server_fills_in_what_the_types_fill_in(runs: Runs, edit: Edit) -> None:
     ours["data"].pop("downstream")
     ours["data"]["train"].pop("task")
     assert empty.keys() & stored["data"].keys() == set()
+    for role in ("trainer", "generator"):
+        assert ours[role].pop("template") == {"metadata": {"labels": {}, "annotations": {}}, "spec": {}}
+        assert stored[role].pop("template") == {"metadata": {}}
     assert stored == ours
     assert parse_run({**document, "spec": stored}) == parse_run(document)
 
