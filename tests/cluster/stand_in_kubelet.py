@@ -3,10 +3,13 @@
 `python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
 How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals` and
 `phase` are what it tells; `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is.
+
+Its node is a real object, `stand-in-<namespace>`, with a heartbeat: Kubernetes deletes the pods of nodes that are not.
 """
 
 import http.server
 import json
+import os
 import sys
 import threading
 import time
@@ -19,6 +22,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 PORT = 8480
+BEAT_SECONDS = 5.0
+NODE_LEASES = "kube-node-lease"
 GONE = 404
 Pod = dict[str, Any]
 
@@ -33,13 +38,38 @@ class StandIn:
     def __init__(self, namespace: str):
         config.load_kube_config()
         self.core = client.CoreV1Api()
+        self.leases = client.CoordinationV1Api()
         self.namespace = namespace
+        self.node = f"stand-in-{namespace}"
+        self.beaten = 0.0
         self.leaders: dict[str, http.server.ThreadingHTTPServer] = {}
-        self.addresses = iter(f"127.{a}.{b}.{c}" for a in range(70, 250) for b in range(1, 250) for c in range(1, 250))
+        network = 70 + os.getpid() % 180  # its own: the leaders of two clones' tests all listen on one port
+        self.addresses = iter(f"127.{network}.{b}.{c}" for b in range(1, 250) for c in range(1, 250))
         self.behaviour: dict[str, Any] = {}
+
+    def register(self) -> None:
+        """Make the node; nothing else may be scheduled on it."""
+        node = self.core.create_node({"metadata": {"name": self.node}, "spec": {"unschedulable": True}})
+        ready = {"type": "Ready", "status": "True", "reason": "StandIn", "lastHeartbeatTime": now()}
+        self.core.patch_node_status(self.node, {"status": {"conditions": [ready]}})
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": node.metadata.uid}
+        lease = {
+            "metadata": {"name": self.node, "namespace": NODE_LEASES, "ownerReferences": [owner]},
+            "spec": {"holderIdentity": self.node, "leaseDurationSeconds": 40, "renewTime": self.now_exactly()},
+        }
+        self.leases.create_namespaced_lease(NODE_LEASES, lease)
+
+    def now_exactly(self) -> str:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def beat(self) -> None:
+        if time.monotonic() - self.beaten > BEAT_SECONDS:
+            self.beaten = time.monotonic()
+            self.leases.patch_namespaced_lease(self.node, NODE_LEASES, {"spec": {"renewTime": self.now_exactly()}})
 
     def turn(self) -> None:
         """Look once at every pod."""
+        self.beat()
         found = client.ApiClient().sanitize_for_serialization(self.core.list_namespaced_config_map(self.namespace))
         self.behaviour = {
             each["metadata"]["name"].removeprefix("behave-"): json.loads(each["data"]["leader"])
@@ -78,7 +108,7 @@ class StandIn:
     def bind(self, pod: Pod) -> None:
         body = client.V1Binding(
             metadata=client.V1ObjectMeta(name=pod["metadata"]["name"]),
-            target=client.V1ObjectReference(api_version="v1", kind="Node", name="stand-in"),
+            target=client.V1ObjectReference(api_version="v1", kind="Node", name=self.node),
         )
         self.core.create_namespaced_binding(self.namespace, body, _preload_content=False)
 
@@ -157,6 +187,7 @@ class StandIn:
 
 if __name__ == "__main__":
     player = StandIn(sys.argv[1])
+    player.register()
     while True:
         player.turn()
         time.sleep(0.2)

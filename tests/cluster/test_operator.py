@@ -19,7 +19,6 @@ from kubernetes.client.exceptions import ApiException
 
 HERE = Path(__file__).parent
 SECONDS = 240.0  # longest wait for anything: most take one, a busy machine takes a hundred times that
-TAKE_OVER_SECONDS = 20.0
 GROUP = ("scalerl.io", "v1alpha1")
 Document = dict[str, Any]
 
@@ -122,6 +121,10 @@ class Lab:
                 raise
             self.core.replace_namespaced_config_map(f"behave-{name}", self.namespace, body)
 
+    def lease_holder(self) -> str:
+        lease = client.CoordinationV1Api(self.api).read_namespaced_lease("scalerl-operator", self.namespace)
+        return str(lease.spec.holder_identity)
+
     def events(self, name: str) -> set[str]:
         found = self.core.list_namespaced_event(self.namespace, field_selector=f"involvedObject.name={name}").items
         return {event.reason for event in found}
@@ -177,7 +180,8 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
         for process in processes:
             process.kill()
             process.wait()
-    core.delete_namespace(namespace)
+        core.delete_namespace(namespace)
+        core.delete_node(f"stand-in-{namespace}")
 
 
 def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
@@ -358,16 +362,14 @@ def test_the_leader_is_killed_under_load(lab: Lab) -> None:
         lab.apply(name)
     first, second = lab.operators[-2:]
     first.process.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
-    lab.until("the other leads", second.is_leading, TAKE_OVER_SECONDS)
-    taken = time.monotonic() - killed
+    lab.until("the other leads", second.is_leading)
+    assert lab.lease_holder() == "second"
     for name in names:
         lab.until(f"{name} trains", lambda name=name: lab.state(name) == "Training")
         assert len(lab.pods(name)) == 5
-        assert len(lab.attempts(name)) == 1
+        assert [each["number"] for each in lab.attempts(name)] == [1], lab.attempts(name)
     assert lab.pods("survivor") == before
     assert lab.attempts("survivor")[0].get("ended") is None
-    assert taken < TAKE_OVER_SECONDS
 
 
 def urlopen_metrics(operator: Operator) -> bytes:
@@ -381,8 +383,8 @@ def test_a_terminated_leader_hands_over_at_once(lab: Lab) -> None:
     third = lab.start("third")
     lab.until("the third answers", lambda: b"0.0" in urlopen_metrics(third))
     leading = next(each for each in lab.operators if each.process.poll() is None and each.is_leading())
+    leader = lab.lease_holder()
     leading.process.send_signal(signal.SIGTERM)
-    assert leading.process.wait(timeout=30) == 0
-    released = time.monotonic()
+    assert leading.process.wait(timeout=SECONDS) == 0
+    assert lab.lease_holder() != leader, "a lease that is not released is waited out"
     lab.until("the third leads", third.is_leading)
-    assert time.monotonic() - released < 6.0, "a released lease is not waited for"
