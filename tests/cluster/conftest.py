@@ -87,6 +87,15 @@ def _install(cluster: Cluster) -> None:
 
 
 @pytest.fixture(scope="session")
+def helm() -> str:
+    """Where Helm is; the tests that only render need no cluster."""
+    found = subprocess.run([sys.executable, TESTBED, "helm"], capture_output=True, text=True)
+    if found.returncode:
+        pytest.exit(found.stderr.strip(), returncode=1)
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="session")
 def api(cluster: Cluster) -> client.ApiClient:
     """The Python client, as administrator."""
     settings = client.Configuration()

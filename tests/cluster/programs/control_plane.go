@@ -10,5 +10,4 @@ import (
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
 	_ "k8s.io/kubernetes/cmd/kube-scheduler"
 	_ "sigs.k8s.io/kwok/cmd/kwok"
-	_ "helm.sh/helm/v4/cmd/helm"
 )
