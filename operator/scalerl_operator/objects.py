@@ -46,7 +46,7 @@ class Owner:
     document: str
     """The run's YAML, as the leader reads it: without status."""
     token: str
-    """What guards the leader's /v1."""
+    """What guards the leader's /v1, and Ray."""
 
     @property
     def name(self) -> str:
@@ -175,7 +175,7 @@ def build_pod(owner: Owner, place: Place, attempt: int, options: PodOptions) -> 
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(owner, place, attempt, spec.gpus_per_replica, options)],
-            "volumes": list(_volumes(owner, place)),
+            "volumes": list(_volumes(owner)),
         },
     }
     return merge_template(pod, _template(owner, place.role))
@@ -198,7 +198,7 @@ def _container(owner: Owner, place: Place, attempt: int, gpus: int, options: Pod
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": list(_mounts(owner, place)),
+        "volumeMounts": list(_mounts(owner)),
     }
     if gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}, "requests": {GPU: str(gpus)}}
@@ -220,6 +220,9 @@ def _environment(owner: Owner, place: Place, attempt: int) -> Iterator[Json]:
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
     yield {"name": ENV_FOLDER, "value": names.RUN_FOLDER}
+    # Who speaks to Ray runs code in the pod: the run's token guards that too.
+    yield {"name": "RAY_AUTH_MODE", "value": "token"}
+    yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
     if place == LEADER:
@@ -230,20 +233,18 @@ def _environment(owner: Owner, place: Place, attempt: int) -> Iterator[Json]:
         yield {"name": ENV_LAST_WORDS, "value": names.LAST_WORDS}
 
 
-def _mounts(owner: Owner, place: Place) -> Iterator[Json]:
+def _mounts(owner: Owner) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "mountPath": names.SPEC_FOLDER, "readOnly": True}
-    if place == LEADER:
-        yield {"name": _VOLUME_TOKEN, "mountPath": names.TOKEN_FOLDER, "readOnly": True}
+    yield {"name": _VOLUME_TOKEN, "mountPath": names.TOKEN_FOLDER, "readOnly": True}
     folder = names.folder_in_claim(owner.name, owner.uid)
     yield {"name": _VOLUME_RUN, "mountPath": names.RUN_FOLDER, "subPath": folder}
     yield {"name": _VOLUME_SHARED_MEMORY, "mountPath": names.SHARED_MEMORY}
     yield {"name": _VOLUME_SCRATCH, "mountPath": names.SCRATCH_FOLDER}
 
 
-def _volumes(owner: Owner, place: Place) -> Iterator[Json]:
+def _volumes(owner: Owner) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "configMap": {"name": names.config_name(owner.name)}}
-    if place == LEADER:
-        yield {"name": _VOLUME_TOKEN, "secret": {"secretName": names.token_name(owner.name), "defaultMode": 0o440}}
+    yield {"name": _VOLUME_TOKEN, "secret": {"secretName": names.token_name(owner.name), "defaultMode": 0o440}}
     claim = owner.run.spec.checkpoint.claim_name or names.claim_name(owner.name)
     yield {"name": _VOLUME_RUN, "persistentVolumeClaim": {"claimName": claim}}
     # Kubernetes gives 64 MB otherwise; Ray's object store and vLLM's workers share memory here.

@@ -45,11 +45,12 @@ async def _lead(variables: Mapping[str, str]) -> int:
 async def _start_head(variables: Mapping[str, str]) -> str:
     """Start Ray's head in this pod. A spec that is wrong is left to the leader, who says so."""
     try:
-        seat = Seat.parse(variables, _load(variables))
+        run = _load(variables)
     except InvalidRun:
         return ""
+    seat, seconds = Seat.parse(variables, run), run.spec.deadlines.start_seconds
     folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
-    return await start_head(seat, num_cpus=os.cpu_count() or 1, folder=folder)
+    return await start_head(seat, num_cpus=os.cpu_count() or 1, folder=folder, seconds=seconds)
 
 
 async def _work(variables: Mapping[str, str]) -> int:

@@ -37,9 +37,8 @@ from scalerl_api.wire import (
 
 log = logging.getLogger(__name__)
 
-FOUND_SECONDS = 600.0  # a worker looks for its leader's name so long: the leader's pod may still wait for a node
+FOUND_SECONDS = 86_400.0  # a worker looks for its leader so long: the leader's pod may wait for a node for hours
 JOIN_RETRY_SECONDS = 5.0
-HEAD_SECONDS = 120.0  # `ray start` returns when the head answers
 END_SECONDS = 20.0  # Ray's processes have so long after SIGTERM
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
 
@@ -95,17 +94,20 @@ def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) ->
     ]
 
 
-async def start_head(seat: Seat, *, num_cpus: int, folder: str) -> str:
-    """Start Ray's head in the leader's pod; return the address that a driver joins. Raises JoinFailed."""
+async def start_head(seat: Seat, *, num_cpus: int, folder: str, seconds: float) -> str:
+    """Start Ray's head in the leader's pod within `seconds`; return the address that a driver joins.
+
+    Raises JoinFailed.
+    """
     command = build_node_command(seat, head=True, num_cpus=num_cpus, folder=folder)
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        async with asyncio.timeout(HEAD_SECONDS):
+        async with asyncio.timeout(seconds):
             output, _ = await process.communicate()
     except TimeoutError as error:
         process.kill()
         await process.wait()
-        raise JoinFailed(f"starting Ray's head took longer than {HEAD_SECONDS:g} s") from error
+        raise JoinFailed(f"starting Ray's head took longer than {seconds:g} s") from error
     if process.returncode:
         raise JoinFailed(f"Ray's head ended with {process.returncode}: {output.decode()[-500:]}")
     return f"{seat.address}:{PORT_RAY_GCS}"

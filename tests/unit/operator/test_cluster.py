@@ -1,0 +1,261 @@
+"""The actuator and its loop on an API server in memory: what is written, in which order, and what is not."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from scalerl_operator.cluster import KubeCluster, NotLeading, Rights, derive_token, load_store
+from scalerl_operator.gauges import Gauges
+from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
+from scalerl_operator.leaders import Leaders, Means
+from scalerl_operator.objects import PodOptions
+from scalerl_operator.plan import Limits
+from scalerl_operator.reconciler import Reconciler
+from scalerl_operator.sights import parse_seen_pod, parse_seen_run
+from scalerl_operator.status import state_word
+from scalerl_operator.store import Store
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+KEY = ("research", "tiny")
+Json = dict[str, Any]
+
+
+class Server:
+    """Stores objects; speaks as `Kube` does. `refuse` answers a call instead, once."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Json] = {}
+        self.versions = itertools.count(1)
+        self.calls: list[str] = []
+        self.refuse: dict[str, KubeError] = {}
+
+    def _answer(self, verb: str, resource: Resource, name: str) -> None:
+        call = f"{verb} {resource.plural} {name}".strip()
+        if verb not in ("get", "list"):
+            self.calls.append(call)
+        if call in self.refuse:
+            raise self.refuse.pop(call)
+
+    def store(self, resource: Resource, document: Json) -> Json:
+        metadata = document["metadata"]
+        key = (resource.plural, metadata["namespace"], metadata["name"])
+        metadata = {"uid": f"uid-{metadata['name']}", "creationTimestamp": "2026-05-04T12:00:00Z", **metadata}
+        self.objects[key] = {**document, "metadata": {**metadata, "resourceVersion": str(next(self.versions))}}
+        return self.objects[key]
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        self._answer("get", resource, name)
+        if (resource.plural, namespace, name) not in self.objects:
+            raise KubeError("get", 404, "NotFound", name)
+        return self.objects[resource.plural, namespace, name]
+
+    async def list(self, resource: Resource, namespace: str | None, _selector: str = "") -> tuple[list[Json], int]:
+        keys = [key for key in self.objects if key[0] == resource.plural and namespace in (None, key[1])]
+        return [self.objects[key] for key in keys], next(self.versions)
+
+    async def create(self, resource: Resource, document: Json) -> Json:
+        metadata = document["metadata"]
+        self._answer("create", resource, metadata["name"] if resource != EVENTS else document["reason"])
+        if (resource.plural, metadata["namespace"], metadata["name"]) in self.objects:
+            raise KubeError("create", 409, "AlreadyExists", metadata["name"])
+        return self.store(resource, document)
+
+    async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
+        name = document["metadata"]["name"]
+        self._answer("apply", resource, f"{name}/{subresource}" if subresource else name)
+        old = self.objects.get((resource.plural, document["metadata"]["namespace"], name), {})
+        merged = {**old, **document, "metadata": {**old.get("metadata", {}), **document["metadata"]}}
+        return self.store(resource, merged)
+
+    async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
+        self._answer("merge", resource, "")
+        return self.store(resource, {**self.objects[resource.plural, namespace, name], **document})
+
+    async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
+        self._answer("delete", resource, name)
+        found = self.objects.pop((resource.plural, namespace, name), None)
+        if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
+            raise KubeError("delete", 404, "NotFound", name)
+        return {"kind": "Status", "metadata": {}}
+
+
+class World:
+    """One operator on one server, with a clock that is set."""
+
+    def __init__(self, run: Json):
+        self.server, self.store, self.now, self.leading = Server(), Store(), NOW, True
+        self.gauges = Gauges()
+        means = Means(now=lambda: self.now, token=str, dirty=lambda _key: None)
+        self.leaders = Leaders(self.store, self.gauges, means)
+        rights = Rights(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
+        api: Any = self.server
+        self.cluster = KubeCluster(api, self.store, self.leaders, rights)
+        self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
+        self.server.store(RUNS, run)
+
+    async def go(self, passes: int = 1) -> None:
+        """Watch everything, then look at the run."""
+        for _ in range(passes):
+            api: Any = self.server
+            await load_store(api, self.store, [None], "")
+            await self.reconciler.reconcile(KEY)
+
+    def names(self, resource: Resource) -> list[str]:
+        return sorted(name for plural, _, name in self.server.objects if plural == resource.plural)
+
+    @property
+    def state(self) -> str:
+        return state_word(parse_seen_run(self.server.objects["rlruns", *KEY]).status)
+
+
+@pytest.fixture
+def world(document: Callable[..., Json]) -> Callable[..., World]:
+    def make(**spec: Any) -> World:
+        given = {
+            "managedBy": "scalerl.io/operator",
+            "trainer": {"replicas": 2, "gpusPerReplica": 0},
+            "generator": {"minReplicas": 1, "gpusPerReplica": 0},
+        }
+        run = document(**{**given, **spec})
+        run["metadata"] = {"name": "tiny", "namespace": "research", "generation": 1}
+        return World(run)
+
+    return make
+
+
+def play(story: Awaitable[None]) -> None:
+    async def whole() -> None:
+        await story
+
+    asyncio.run(whole())
+
+
+def test_the_intention_is_written_before_a_pod_is_made(world: Callable[..., World]) -> None:
+    found = world()
+    play(found.go(passes=2))
+    calls = found.server.calls
+    assert calls[0] == "apply rlruns tiny/status"
+    assert calls[1] == "create events AttemptCreated"
+    pods = [call.removeprefix("create pods ") for call in calls if "create pods" in call]
+    assert sorted(pods) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
+    assert pods[-1] == "tiny-trainer-0", "its pod says that all others were made"
+    assert calls.index("apply secrets tiny-token") < calls.index("create pods " + pods[0])
+    assert found.names(CHILDREN["PersistentVolumeClaim"]) == ["tiny-checkpoints"]
+
+
+def test_an_idle_run_costs_nothing(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.server.calls.clear()
+        found.now += timedelta(hours=1)
+        await found.go(passes=3)
+
+    play(story())
+    assert found.server.calls == []
+
+
+def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World]) -> None:
+    found = world()
+    found.leading = False
+    with pytest.raises(NotLeading):
+        play(found.go())
+    assert found.server.calls == []
+
+
+def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
+    found = world()
+    found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
+
+    async def story() -> None:
+        with pytest.raises(KubeError, match="exceeded quota"):
+            await found.go()
+        assert "tiny-trainer-0" not in found.names(PODS), "no leader without its members"
+        assert "create events FailedCreate" in found.server.calls
+        await found.go()
+
+    play(story())
+    assert found.names(PODS) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
+
+
+def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        del found.server.objects["pods", "research", "tiny-generator-0"]
+        found.server.objects["rlruns", *KEY]["spec"]["suspend"] = True
+        found.server.store(RUNS, found.server.objects["rlruns", *KEY])
+        found.store.put_run(parse_seen_run(found.server.objects["rlruns", *KEY]))
+        for _ in range(3):
+            await found.reconciler.reconcile(KEY)
+
+    play(story())
+    assert found.names(PODS) == []
+    assert found.state == "Suspended"
+
+
+def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        del found.server.objects["rlruns", *KEY]
+        found.server.refuse["delete pods tiny-generator-0"] = KubeError("delete", 404, "NotFound", "namespace")
+        seen = found.store.run(KEY)
+        assert seen is not None
+        found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 404, "NotFound", "rlruns tiny")
+        pod = parse_seen_pod(found.server.objects["pods", "research", "tiny-trainer-0"])
+        assert pod is not None
+        found.store.drop_pod(pod)
+        await found.reconciler.reconcile(KEY)
+        assert found.store.run(KEY) is None
+        assert await found.reconciler.reconcile(KEY) is None
+
+    play(story())
+
+
+def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        for _ in range(2):
+            found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
+            with pytest.raises(KubeError):
+                await found.go()
+
+    play(story())
+    events = [each for (plural, _, _), each in found.server.objects.items() if plural == "events"]
+    assert {each["reason"]: each["count"] for each in events} == {"AttemptCreated": 1, "FailedCreate": 2}
+
+
+def test_a_failing_pass_comes_again_and_others_are_not_held_up(world: Callable[..., World]) -> None:
+    found = world()
+    found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 500, "InternalError", "etcd is away")
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        working = asyncio.create_task(found.reconciler.work_forever())
+        async with asyncio.timeout(30.0):
+            while found.names(PODS) == []:
+                await asyncio.sleep(0.01)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+    play(story())
+    text = found.gauges.render().decode()
+    assert 'scalerl_operator_reconcile_total{result="error"} 1.0' in text
+    assert "scalerl_operator_retries_total 1.0" in text
+
+
+def test_tokens_differ_by_run_and_by_key() -> None:
+    # HMAC-SHA256 of "uid-1" under "key", by openssl
+    assert derive_token(b"key", "uid-1") == "1d139dbdbb4b313580c78b8c2b2d46abe919ba5004e9ec7cbfa4b94aade1ee1b"
+    assert len({derive_token(b"key", "a"), derive_token(b"key", "b"), derive_token(b"other", "a")}) == 3

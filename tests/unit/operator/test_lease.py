@@ -1,0 +1,139 @@
+"""Two replicas and one Lease, on an API server in memory."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from scalerl_operator.election import Terms
+from scalerl_operator.kube import KubeError, Resource
+from scalerl_operator.lease import Identity, LeaseKeeper
+
+# Real time, so short that a test takes a second: what the clock says is the subject of test_election.
+TERMS = Terms(duration=0.6, renew=0.4, retry=0.05)
+Json = dict[str, Any]
+
+
+class Server:
+    """Holds one Lease, with the API server's optimistic locking."""
+
+    def __init__(self) -> None:
+        self.lease: Json | None = None
+        self.version = 0
+        self.is_away = False
+
+    def _write(self, document: Json) -> Json:
+        self.version += 1
+        head = {**document["metadata"], "resourceVersion": str(self.version)}
+        self.lease = {**document, "metadata": head, "spec": dict(document["spec"])}
+        return self.lease
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise KubeError("any", 0, "ClientConnectorError", "no route")
+
+    async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
+        self._check()
+        if self.lease is None:
+            raise KubeError("get", 404, "NotFound", name)
+        return {**self.lease, "spec": dict(self.lease["spec"])}
+
+    async def create(self, _resource: Resource, document: Json) -> Json:
+        self._check()
+        if self.lease is not None:
+            raise KubeError("create", 409, "AlreadyExists", "lease")
+        return self._write(document)
+
+    async def replace(self, _resource: Resource, document: Json) -> Json:
+        self._check()
+        if document["metadata"]["resourceVersion"] != str(self.version):
+            raise KubeError("replace", 409, "Conflict", "lease")
+        return self._write(document)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def keeper(server: Server, me: str) -> LeaseKeeper:
+    api: Any = server
+    return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), TERMS)
+
+
+def play(story: Awaitable[None]) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(30.0):
+            await story
+
+    asyncio.run(whole())
+
+
+def test_one_leads_and_the_other_waits_until_it_is_dead(server: Server) -> None:
+    first, second = keeper(server, "a"), keeper(server, "b")
+
+    async def story() -> None:
+        await first.acquire()
+        assert first.is_leading()
+        keeping = asyncio.create_task(first.keep())
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(1.0)
+        assert not waiting.done(), "a renewed lease is not taken"
+        keeping.cancel()  # as a kill does
+        await waiting
+        assert second.is_leading()
+        assert not first.is_leading(), "the dead one's own clock has ended its lease before"
+
+    play(story())
+    assert server.lease is not None
+    assert (server.lease["spec"]["holderIdentity"], server.lease["spec"]["leaseTransitions"]) == ("b", 1)
+
+
+def test_a_released_lease_is_taken_at_once(server: Server) -> None:
+    first, second = keeper(server, "a"), keeper(server, "b")
+
+    async def story() -> None:
+        await first.acquire()
+        await first.release()
+        assert not first.is_leading()
+        async with asyncio.timeout(TERMS.duration / 2):
+            await second.acquire()
+
+    play(story())
+
+
+def test_who_cannot_renew_stops_leading(server: Server) -> None:
+    first = keeper(server, "a")
+
+    async def story() -> None:
+        await first.acquire()
+        server.is_away = True
+        await first.keep()
+        assert not first.is_leading()
+
+    play(story())
+
+
+def test_of_two_that_take_it_at_once_one_leads(server: Server) -> None:
+    keepers = [keeper(server, name) for name in "abcd"]
+
+    async def story() -> None:
+        await asyncio.gather(*(each._look() for each in keepers))
+
+    play(story())
+    assert sum(each.is_leading() for each in keepers) == 1
+
+
+def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: Server) -> None:
+    """The same identity, as of a StatefulSet's pod, does not wait for itself."""
+
+    async def story() -> None:
+        await keeper(server, "a").acquire()
+        again = keeper(server, "a")
+        async with asyncio.timeout(TERMS.duration / 2):
+            await again.acquire()
+
+    play(story())
+    assert server.lease is not None
+    assert server.lease["spec"]["leaseTransitions"] == 0
