@@ -27,6 +27,7 @@ CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
 POLICY_FILE = f"crds/{GROUP}_{PLURAL}_policy.yaml"
 ROLES_FILE = f"crds/{GROUP}_{PLURAL}_roles.yaml"
 REFERENCE_FILE = "docs/api.md"
+CHART_FOLDER = "charts/scalerl/files"  # the chart can read only what lies in it: crds/*.yaml once more
 
 # name, type, place, 0 for every `kubectl get` or 1 for `-o wide`
 COLUMNS = [
@@ -162,12 +163,13 @@ def _without_defaults(schema: Schema) -> Schema:
 
 def build_files() -> dict[str, str]:
     """Return what is generated: path in the repository -> text."""
-    return {
+    objects = {
         CRD_FILE: _dump([build_crd()]),
         POLICY_FILE: _dump(build_policy()),
         ROLES_FILE: _dump(build_roles()),
-        REFERENCE_FILE: build_reference(build_schema()),
     }
+    copies = {f"{CHART_FOLDER}/{path}": text for path, text in objects.items()}
+    return {**objects, **copies, REFERENCE_FILE: build_reference(build_schema())}
 
 
 def _dump(objects: Sequence[Schema]) -> str:

@@ -96,6 +96,15 @@ def _wait(phase: str, is_done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="session")
+def helm() -> str:
+    """Where Helm is; the tests that only render need no cluster."""
+    found = subprocess.run([sys.executable, TESTBED, "helm"], capture_output=True, text=True)
+    if found.returncode:
+        pytest.exit(found.stderr.strip(), returncode=1)
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="session")
 def api(cluster: Cluster) -> client.ApiClient:
     """The Python client, as administrator."""
     settings = client.Configuration()

@@ -7,5 +7,4 @@ import (
 	_ "k8s.io/kubernetes/cmd/kubelet"
 	_ "k8s.io/kubernetes/cmd/kube-proxy"
 	_ "github.com/coredns/coredns"
-	_ "helm.sh/helm/v4/cmd/helm"
 )

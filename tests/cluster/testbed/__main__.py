@@ -1,4 +1,4 @@
-"""The project's test cluster: `python tests/cluster/testbed programs | up | down | load`. I/O.
+"""The project's test cluster: `python tests/cluster/testbed programs | up | down | load | helm`. I/O.
 
 With another cluster's KUBECONFIG set, `up` starts nothing.
 """
@@ -18,7 +18,7 @@ from control_plane import ControlPlane, start_control_plane, wait_for_nodes
 from leftovers import list_traces
 from node import check_machine, load_image, remove_node, start_node, take_place
 from processes import ClusterError, load_processes, stop_all
-from programs import Programs, find_programs
+from programs import Programs, find_helm, find_programs
 
 DEFAULT_STATE = Path(__file__).parents[3] / ".cluster"  # in the clone: two clones do not meet
 FAKE_NODES = 2
@@ -31,6 +31,8 @@ def main() -> int:
     try:
         if options.command == "load":
             print(load_image(state, options.archive), end="")
+        elif options.command == "helm":
+            print(find_helm())
         elif options.command == "down":
             down(state)
         elif os.environ.get("KUBECONFIG", str(state / "kubeconfig")) not in ("", str(state / "kubeconfig")):
@@ -162,6 +164,7 @@ def _parse_arguments() -> argparse.Namespace:
     again.add_argument("times", type=int)
     for command in (start, programs, again):
         command.add_argument("--node", action="store_true", help="with a node that runs pods (root)")
+    commands.add_parser("helm", help="find or compile Helm, which the chart's tests use, and say where it is")
     commands.add_parser("down", help="stop it and leave nothing behind")
     commands.add_parser("load", help="import an image into the node").add_argument("archive", type=Path)
     return parser.parse_args()

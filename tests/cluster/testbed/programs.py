@@ -10,7 +10,7 @@ from pathlib import Path
 from processes import ClusterError
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODE = ("kubelet", "kube-proxy", "coredns", "helm")
+NODE = ("kubelet", "kube-proxy", "coredns")
 FOLDER_VARIABLE = "SCALERL_CLUSTER_BIN"
 COMPILE = Path(__file__).parents[1] / "compile"
 
@@ -21,12 +21,20 @@ Programs = Mapping[str, Path]  # name -> where it is
 def find_programs(*, with_node: bool) -> Programs:
     """Return the programs of the level. Raises ClusterError where they cannot be had."""
     names = CONTROL_PLANE + (NODE if with_node else ())
+    return _find(names, ["control_plane", *(["node"] if with_node else [])])
+
+
+def find_helm() -> Path:
+    """Return Helm, which no cluster needs. Raises ClusterError where it cannot be had."""
+    return _find(["helm"], ["chart"])["helm"]
+
+
+def _find(names: Sequence[str], sets: Sequence[str]) -> Programs:
     if folder := os.environ.get(FOLDER_VARIABLE):
         return _from_folder(Path(folder), names)
     on_path = {name: shutil.which(name) for name in names}
     if all(on_path.values()):
         return {name: Path(path) for name, path in on_path.items() if path}
-    sets = ["control_plane", *(["node"] if with_node else [])]
     done = subprocess.run([COMPILE, *sets], stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(1)  # it has said why

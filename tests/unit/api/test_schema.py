@@ -198,7 +198,7 @@ def test_reference_row(row: str) -> None:
 
 def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in build_files():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     root = ["--root", str(tmp_path)]
     assert main([*root, "--check"]) == 1
     assert "make generate" in capsys.readouterr().err

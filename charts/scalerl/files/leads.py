@@ -1,0 +1,51 @@
+"""What `helm test` runs in the operator's image: somebody leads, and the operator's account may see runs. I/O.
+
+    python -c ... LEASE_NAMESPACE LEASE_NAME [NAMESPACE]...
+
+It speaks to the API server only.
+"""
+
+import asyncio
+import os
+import sys
+import time
+
+from scalerl_operator.kube import LEASES, PODS, RUNS, Kube, KubeError, load_connection
+
+WAIT_SECONDS = 120.0  # an install's pods may still start
+RETRY_SECONDS = 2.0  # as often as a lease is renewed
+
+
+async def main(lease_namespace: str, lease_name: str, namespaces: list[str]) -> str:
+    """Return who leads. Raises KubeError where a right or the CRD is missing."""
+    kube = Kube(load_connection(os.environ))
+    try:
+        for namespace in namespaces or [None]:
+            await kube.list(RUNS, namespace)
+            await kube.list(PODS, namespace, "app.kubernetes.io/managed-by=scalerl-operator")
+        return await find_leader(kube, lease_namespace, lease_name)
+    finally:
+        await kube.close()
+
+
+async def find_leader(kube: Kube, namespace: str, name: str) -> str:
+    """Return who renews the lease: its version moves while it is held. By nobody's clock but ours."""
+    deadline, seen = time.monotonic() + WAIT_SECONDS, ""
+    while time.monotonic() < deadline:
+        try:
+            lease = await kube.get(LEASES, namespace, name)
+        except KubeError as error:
+            if error.status != 404:
+                raise
+        else:
+            version, holder = lease["metadata"]["resourceVersion"], lease["spec"].get("holderIdentity", "")
+            if holder and seen and version != seen:
+                return holder
+            seen = version
+        await asyncio.sleep(RETRY_SECONDS)
+    raise SystemExit(f"nobody renews the lease {namespace}/{name} within {WAIT_SECONDS:g} s")
+
+
+if __name__ == "__main__":
+    leader = asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    print(f"runs can be seen; {leader} leads")  # noqa: T201 # a test's last word
