@@ -129,10 +129,14 @@ def _secret(owner: Owner) -> Json:
 
 
 def _disruption_budget(owner: Owner) -> Json:
-    """One trainer at a time: a drain of many nodes costs one restart after the other, and does not hang."""
+    """One trainer at a time: a drain of many nodes costs one restart after the other, and does not hang.
+
+    `maxUnavailable: 1` would say the same, but needs a scale subresource to be counted, and blocks every drain without.
+    """
+    least = owner.run.spec.trainer.replicas - 1
     return {
         **_owned(owner, "policy/v1", "PodDisruptionBudget", names.budget_name(owner.name), "trainer"),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(owner.name, "trainer")}},
+        "spec": {"minAvailable": least, "selector": {"matchLabels": names.selector(owner.name, "trainer")}},
     }
 
 
