@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", type=Path, default=OTHER_CURVES, help="folder of curves that are not shipped")
-    parser.add_argument("--runs", type=int, default=240, help="simulated runs of each kind")
+    parser.add_argument("--runs", type=int, default=600, help="simulated runs of each kind")
     parser.add_argument("--groups", type=int, default=12, help="simulated groups for the stop policies")
     parser.add_argument("--part", choices=tuple(parts), action="append", help="only these")
     args = parser.parse_args(argv)
