@@ -9,7 +9,7 @@ import yaml
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY, Termination
 from scalerl_runtime.data import DataUnavailable
-from scalerl_runtime.fleet import GeneratorLost, TrainerLost
+from scalerl_runtime.fleet import ClusterUnavailable, GeneratorLost, TrainerLost
 from scalerl_runtime.launch import Environment
 from scalerl_runtime.leader import Leader
 from scalerl_runtime.rewards import JudgeLost
@@ -19,7 +19,15 @@ from scalerl_runtime.waits import DeadlineExceeded
 log = logging.getLogger(__name__)
 
 # Faults that say nothing against the run: another start, perhaps elsewhere, may succeed.
-SURROUNDINGS = (TrainerLost, GeneratorLost, DataUnavailable, DeadlineExceeded, JudgeLost, SandboxUnavailable)
+SURROUNDINGS = (
+    ClusterUnavailable,
+    TrainerLost,
+    GeneratorLost,
+    DataUnavailable,
+    DeadlineExceeded,
+    JudgeLost,
+    SandboxUnavailable,
+)
 
 
 async def lead(variables: Mapping[str, str]) -> int:

@@ -33,6 +33,10 @@ class TrainerLost(RuntimeError):
     """A trainer rank is gone; the run goes on from its checkpoint."""
 
 
+class ClusterUnavailable(RuntimeError):
+    """Ray did not start, or cannot be joined: it gives a node 30 s, which a busy machine may exceed."""
+
+
 class SyncFailed(RuntimeError):
     """A weight update did not reach these generators."""
 
@@ -100,23 +104,24 @@ class Fleet:
         return {role: 1.0} if self.cluster is not None else None
 
     async def _join(self) -> None:
-        """Become a driver of Ray's cluster, of our own unless there is one."""
+        """Become a driver of Ray's cluster, of our own unless there is one. Raises ClusterUnavailable."""
         import ray
 
+        where: dict[str, Any] = {"address": self.cluster}
+        if self.cluster is None:
+            self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
+            where = {
+                "address": "local",
+                "num_cpus": self.options.ranks + self.options.generators,
+                "include_dashboard": False,
+                "object_store_memory": 512 * 2**20,
+                "_temp_dir": self._folder,
+            }
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        if self.cluster is not None:
-            await asyncio.to_thread(ray.init, address=self.cluster, **quiet)
-            return
-        self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
-        await asyncio.to_thread(
-            ray.init,
-            address="local",
-            num_cpus=self.options.ranks + self.options.generators,
-            include_dashboard=False,
-            object_store_memory=512 * 2**20,
-            _temp_dir=self._folder,
-            **quiet,
-        )
+        try:
+            await asyncio.to_thread(ray.init, **where, **quiet)
+        except Exception as error:  # Ray raises nothing narrower
+            raise ClusterUnavailable(f"Ray did not start: {_first_line(error)}") from error
 
     async def start_generator(self, index: int) -> float:
         """Start (or start again) generator `index`; return its start-up time in seconds."""
