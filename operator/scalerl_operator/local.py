@@ -202,7 +202,7 @@ class _Driver:
             }
         )
         self._write_attempt(attempt)
-        self.leader = None
+        self.leader, self.missed = None, 0
         self.seen = replace(self.seen, progress=progress)
         self.display.event(describe_exit(attempt))
 
