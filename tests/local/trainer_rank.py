@@ -59,7 +59,7 @@ def main() -> None:
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
         if case.get("save") and step == 1:
             trainer.save(Path(case["save"]))
-    version, buckets, _, _ = trainer.stage_weights()
+    version, buckets, _ = trainer.stage_weights()
     assert version == 4
     if rank == 0:
         weights = {
