@@ -1,0 +1,66 @@
+# syntax=docker/dockerfile:1
+# Two images of one project:
+#
+#   docker build --target operator -t scalerl-operator:0.1.0 .
+#   docker build --target runtime  -t scalerl-runtime:0.1.0 .                                for machines without a GPU
+#   docker build --target runtime  -t scalerl-runtime:0.1.0 --build-arg ACCELERATOR=cuda .   for NVIDIA GPUs
+#
+# `make images` builds both where there is no registry; docs/images.md says what is in them and why.
+
+# Python 3.11, which the lock files are for, with its module venv.
+ARG BASE=python:3.11-slim-bookworm
+
+# -- what only building needs: a compiler for the packages that come as source, and the project's wheel ------------------
+FROM ${BASE} AS build
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+ && headers=$(python3 -c "import sysconfig; print(sysconfig.get_path('include'))") \
+ && { [ -e "$headers/Python.h" ] \
+      || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-dev; } \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY requirements/build.txt requirements/compiled.txt ./
+RUN python3 -m venv /tools && /tools/bin/pip install --quiet --no-cache-dir --require-hashes -r build.txt \
+ && /tools/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --require-hashes --wheel-dir /compiled -r compiled.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY crds/scalerl_api crds/scalerl_api
+COPY operator/scalerl_operator operator/scalerl_operator
+COPY runtime/scalerl_runtime runtime/scalerl_runtime
+RUN /tools/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel . \
+ && /tools/bin/pip install --quiet --no-cache-dir --no-deps --target /project /wheel/*.whl
+
+# -- what both images share ----------------------------------------------------------------------------------------------
+FROM ${BASE} AS common
+RUN groupadd --gid 1000 scalerl \
+ && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin scalerl
+ENV PATH=/opt/scalerl/bin:$PATH PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="0.1.0"
+
+# The installer is fetched and removed in one step, so that no layer has it.
+COPY requirements/uv.txt scripts/install-packages /opt/scalerl-build/
+
+# -- the operator: no torch, no Kubernetes client, no compiler -----------------------------------------------------------
+FROM common AS operator
+COPY requirements/operator.txt /opt/scalerl-build/packages.txt
+RUN /opt/scalerl-build/install-packages
+COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="scalerl-operator" \
+      org.opencontainers.image.description="Reconciles RLRuns and forecasts their ceilings" \
+      org.opencontainers.image.revision="${REVISION}"
+USER 1000:1000
+CMD ["python", "-m", "scalerl_operator", "operator"]
+
+# -- the runtime: torch, vLLM, DeepSpeed, Ray ----------------------------------------------------------------------------
+FROM common AS runtime
+ARG ACCELERATOR=cpu
+COPY requirements/runtime-${ACCELERATOR}.txt /opt/scalerl-build/packages.txt
+COPY --from=build /compiled /opt/scalerl-build/compiled
+RUN /opt/scalerl-build/install-packages
+COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="scalerl-runtime" \
+      org.opencontainers.image.description="Trains an RLRun: vLLM generators and a DeepSpeed trainer, joined by Ray" \
+      org.opencontainers.image.revision="${REVISION}"
+USER 1000:1000
+CMD ["python", "-m", "scalerl_runtime", "leader"]
