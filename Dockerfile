@@ -17,7 +17,7 @@ RUN apt-get update -qq \
  && headers=$(python3 -c "import sysconfig; print(sysconfig.get_path('include'))") \
  && { [ -e "$headers/Python.h" ] \
       || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-dev; } \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 WORKDIR /build
 COPY requirements/build.txt requirements/compiled.txt ./
 RUN python3 -m venv /tools && /tools/bin/pip install --quiet --no-cache-dir --require-hashes -r build.txt \
@@ -57,10 +57,27 @@ ARG ACCELERATOR=cpu
 COPY requirements/runtime-${ACCELERATOR}.txt /opt/scalerl-build/packages.txt
 COPY --from=build /compiled /opt/scalerl-build/compiled
 RUN /opt/scalerl-build/install-packages
+# vLLM's kernels for CPUs want libnuma; Triton compiles its launchers when a GPU is first used.
+RUN if [ "$ACCELERATOR" = cuda ]; then extra="gcc libc6-dev"; fi \
+ && apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 ${extra:-} \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="scalerl-runtime" \
       org.opencontainers.image.description="Trains an RLRun: vLLM generators and a DeepSpeed trainer, joined by Ray" \
       org.opencontainers.image.revision="${REVISION}"
+USER 1000:1000
+CMD ["python", "-m", "scalerl_runtime", "leader"]
+
+# -- the runtime without its packages, for those who mount them: our end-to-end test does -------------------------------
+FROM common AS runtime-code
+RUN python3 -m venv --without-pip /opt/scalerl \
+ && apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /opt/scalerl-build
+COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
+LABEL org.opencontainers.image.title="scalerl-runtime-code" \
+      org.opencontainers.image.description="The runtime's code; its packages have to be mounted, with PYTHONPATH set"
 USER 1000:1000
 CMD ["python", "-m", "scalerl_runtime", "leader"]

@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
-.PHONY: cluster-test cluster-up cluster-down cluster-repeat
+.PHONY: cluster-test cluster-up cluster-down cluster-repeat images e2e
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -47,6 +47,13 @@ cluster-down: setup ## stop it; nothing is left
 
 cluster-repeat: setup ## start and stop it TIMES (20) times and look for what is left; NODE=1: with a node
 	@$(TESTBED) repeat $(WITH) $(or $(TIMES),20)
+
+images: ## build both images with buildah (root); docs/images.md
+	@scripts/images
+
+e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 20 minutes
+	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages
+	@$(PYTHON) -m pytest -x -s tests/e2e
 
 golden: setup ## rewrite the expected objects of tests; read the diff
 	@$(PYTHON) -m pytest -q tests/unit --rewrite-golden

@@ -21,6 +21,11 @@ class RoleClock:
         """Begin to count; `now` in seconds of any monotonic clock."""
         self._since = now
 
+    def stop(self, now: float) -> None:
+        """Count until `now`, and nothing more until the next `start`: the devices are given back."""
+        self._count(now)
+        self._since = None
+
     def switch(self, phase: str, now: float) -> str:
         """Count until `now`, go on in `phase`, and return the phase before."""
         before = self._phase

@@ -138,9 +138,20 @@ class Fleet:
             max_concurrency=10_000,
             resources=self._place("generator"),
         )
-        self._generators[index] = actor.remote(self.options.engine)
+        started = self._generators[index] = actor.remote(self.options.engine)
         self._members = self._members - {index}
-        return float(await self._generator(index, "start"))
+        try:
+            return float(await self._generator(index, "start"))
+        except asyncio.CancelledError:  # nobody waits for it any more: it must not take a place later
+            ray.kill(started)
+            raise
+
+    async def count_places(self) -> int:
+        """Return how many generators have room on the cluster's nodes, those that run included."""
+        import ray
+
+        nodes = await asyncio.to_thread(ray.nodes)
+        return sum(int(node["Resources"].get("generator", 0)) for node in nodes if node["Alive"])
 
     async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
         """One completion of `prompt` per request, on generator `index`."""

@@ -192,12 +192,15 @@ class Leader:
             generate_seconds=spec.deadlines.generate_seconds,
             start_seconds=spec.deadlines.start_seconds,
             max_sequences=spec.generator.max_sequences,
+            devices=max(1, spec.generator.gpus_per_replica),
         )
-        devices = max(1, spec.generator.gpus_per_replica)
-        slots = [Slot(index, RoleClock(devices)) for index in range(spec.generator.min_replicas)]
+        fixed = spec.generator.min_replicas if fleet.cluster is None else 0
+        slots = [Slot(index, RoleClock(options.devices)) for index in range(fixed)]
         pool = Pool(options, fleet, _Judge(verifier), slots, time.monotonic)
         for slot in slots:
             pool.start_slot(slot)  # beside the warm start
+        if fleet.cluster is not None:
+            pool.follow(fleet.count_places)
         return pool
 
     async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:

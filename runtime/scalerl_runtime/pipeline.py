@@ -67,8 +67,7 @@ class Pipeline:
 
         `fresh`: nothing was evaluated yet, so step 0 is. Raises what ended the run.
         """
-        for slot in self.parts.pool.slots.values():
-            slot.clock.start(self.parts.now())
+        self.parts.pool.start_clocks()
         self.parts.trainer_clock.start(self.parts.now())
         self.parts.trainer_clock.switch("wait", self.parts.now())
         background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._feed())]
@@ -281,7 +280,7 @@ class Pipeline:
             "tokens_per_second": batch.stats.trained_tokens / seconds,
             "generator_tokens_per_second": sampled / seconds,
             "idle_fraction_trainer": parts.trainer_clock.idle_fraction(now),
-            "idle_fraction_generator": sum(s.clock.idle_fraction(now) for s in slots) / len(slots),
+            "idle_fraction_generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
             "buffered_groups": float(len(parts.pool.completed)),
             "in_flight_groups": float(len(parts.pool.in_flight)),
             "kl_coefficient": self.position.kl.coefficient,

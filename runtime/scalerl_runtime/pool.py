@@ -4,14 +4,15 @@ A slot is one generator's place. Its states:
 
     starting -> stale (runs, but without the weights of this run) -> ready -> lost -> starting -> ...
 
-Only `ready` slots get prompts; `leased` keeps a ready slot's weights fixed while an evaluation runs on it.
+Only `ready` slots get prompts; `leased` keeps a ready slot's weights fixed while an evaluation runs on it. Where pods
+come and go a lost slot is `vacant`, and costs nothing, until there is a place for it.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,12 +22,15 @@ from scalerl_runtime.algorithm.admission import Admission, Pace, capacity, selec
 from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
 from scalerl_runtime.fleet import GeneratorLost
 from scalerl_runtime.generator import Sample, Sampling
+from scalerl_runtime.places import State, plan_places
 from scalerl_runtime.rollout import Completion, Group, Ints, Prompt
 from scalerl_runtime.waits import DeadlineExceeded, Signal, within
 
 log = logging.getLogger(__name__)
 
 MAX_START_FAILURES = 3  # in a row, of one generator, before the run gives up
+PLACES_SECONDS = 2.0  # between two looks at which pods are there
+PLACES_DEADLINE_SECONDS = 60.0  # of one look
 
 
 class Generators(Protocol):
@@ -55,7 +59,7 @@ class Slot:
 
     index: int
     clock: RoleClock
-    state: Literal["starting", "stale", "ready", "lost"] = "starting"
+    state: State = "starting"
     version: int = -1
     load: int = 0  # completions in flight
     training: int = 0  # those of them that will be trained on
@@ -94,6 +98,7 @@ class PoolOptions:
     generate_seconds: float
     start_seconds: float
     max_sequences: int  # completions that an engine runs at once
+    devices: int = 1  # of one generator
 
 
 @dataclass
@@ -131,6 +136,9 @@ class Pool:
         self.fault: BaseException | None = None  # what ends the run; raised by whoever waits
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: dict[int, asyncio.Task[None]] = {}
+        self._counting = False
+        self._elastic = False
         self.on_stale: Callable[[], None] = lambda: None  # somebody needs weights
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -155,10 +163,47 @@ class Pool:
                 slot.state, slot.version = "ready", version
         self.changed.set()
 
+    def start_clocks(self) -> None:
+        """Count device-seconds from now on."""
+        self._counting = True
+        for slot in self.slots.values():
+            if slot.state != "vacant":
+                slot.clock.start(self._now())
+
     def start_slot(self, slot: Slot) -> None:
         """Start its generator in the background; it is stale until its first weights."""
         slot.state, slot.version = "starting", -1
-        self._spawn(self._start(slot))
+        self._starts[slot.index] = self._spawn(self._start(slot))
+
+    def follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+        """Keep as many slots as there are places, for as long as the pool lives."""
+        self._elastic = True
+        self._spawn(self._follow(count_places))
+
+    async def _follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+        while True:
+            places = await within(PLACES_DEADLINE_SECONDS, "asking Ray which pods are there", count_places())
+            self.resize(places)
+            await asyncio.sleep(PLACES_SECONDS)
+
+    def resize(self, places: int) -> None:
+        """Start generators on free places; give up those that wait for one that is gone."""
+        start, give_up = plan_places({index: slot.state for index, slot in self.slots.items()}, places)
+        for index in give_up:
+            self._starts[index].cancel()
+            self._vacate(self.slots[index])
+        for index in start:
+            slot = self.slots.setdefault(index, Slot(index, RoleClock(self.options.devices)))
+            if self._counting:
+                slot.clock.start(self._now())
+            log.info("generator %d has a place: starting it", index)
+            self.start_slot(slot)
+        if start or give_up:
+            self.changed.set()
+
+    def _vacate(self, slot: Slot) -> None:
+        slot.state, slot.version = "vacant", -1
+        slot.clock.stop(self._now())
 
     async def _start(self, slot: Slot) -> None:
         for attempt in range(1, MAX_START_FAILURES + 1):
@@ -179,15 +224,18 @@ class Pool:
                 return
 
     def lose(self, index: int, cause: object) -> None:
-        """A generator died: its prompts are given out anew, and it is started again."""
+        """A generator died: its prompts are given out anew, and it is started again as soon as it has a place."""
         slot = self.slots[index]
-        if slot.state in ("lost", "starting"):
+        if slot.state in ("lost", "starting", "vacant"):
             return
         log.warning("generator %d is lost (%s); starting it again", index, cause)
         slot.state, slot.leased = "lost", False
         slot.restarts += 1
         self.counters.restarts += 1
-        self.start_slot(slot)
+        if self._elastic:
+            self._vacate(slot)
+        else:
+            self.start_slot(slot)
         self.changed.set()
 
     # -- groups ----------------------------------------------------------------------------------------------------
@@ -303,10 +351,11 @@ class Pool:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

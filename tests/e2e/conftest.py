@@ -1,0 +1,40 @@
+"""One cluster, one installed chart and one run for all end-to-end tests, which follow each other in the run's life."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from lab import OPERATOR_NAMESPACE, Platform, describe, install, say, start_platform  # noqa: E402
+
+NAMESPACE = "research"
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The platform; what went wrong is looked at before it goes."""
+    with start_platform() as found:
+        try:
+            install(found)
+            yield found
+        except BaseException:
+            print(describe(found, [OPERATOR_NAMESPACE, NAMESPACE]))
+            raise
+        finally:
+            if found.timeline:
+                say("timeline: " + json.dumps([(phase, round(seconds, 1)) for phase, seconds in found.timeline]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With a failed test's report, what the cluster shows; the tests after it need what it has not done."""
+    report = yield
+    if report.when == "call" and report.failed:
+        found = item.funcargs.get("platform")
+        if isinstance(found, Platform):
+            report.sections.append(("the cluster", describe(found, [OPERATOR_NAMESPACE, NAMESPACE])))
+        item.session.shouldfail = "the run's life has ended here"
+    return report

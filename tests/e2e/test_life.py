@@ -1,0 +1,228 @@
+"""A run's life on a real cluster: Helm, kubectl, real pods with vLLM, DeepSpeed and Ray. The tests follow each other."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lab import OPERATOR_NAMESPACE, ROOT, Platform, make_namespace, say, wait_for
+
+NAMESPACE = "research"
+RUN = "quickstart"
+Json = dict[str, Any]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+
+
+def quickstart(platform: Platform) -> Json:
+    """The example as it is, but for what this machine's pods need and more checkpoints, for there will be faults."""
+    document: Json = yaml.safe_load((ROOT / "examples/quickstart.yaml").read_text())
+    for role in ("trainer", "generator"):
+        document["spec"][role]["template"] = platform.template()
+    document["spec"]["checkpoint"] = {"everySteps": 10}
+    document["spec"]["failurePolicy"] = {"maxRestarts": 3}
+    return document
+
+
+class Life:
+    """The run as a person sees it with kubectl."""
+
+    def __init__(self, platform: Platform):
+        self.platform = platform
+
+    def status(self) -> Json:
+        found: Json = self.platform.get("rlrun", RUN, namespace=NAMESPACE).get("status", {})
+        return found
+
+    def step(self) -> int:
+        return int(self.status().get("progress", {}).get("step", 0))
+
+    def state(self) -> str:
+        return str(self.status().get("progress", {}).get("phase", ""))
+
+    def attempt(self) -> int:
+        return int(self.status()["attempt"])
+
+    def condition(self, kind: str) -> Json:
+        return next((each for each in self.status().get("conditions", []) if each["type"] == kind), {})
+
+    def ready(self, role: str) -> int:
+        return next(int(each["ready"]) for each in self.status()["roles"] if each["name"] == role)
+
+    def pods(self) -> dict[str, str]:
+        """Names, shortened to `trainer-0`, with uids."""
+        items = self.platform.get("pods", "-l", f"scalerl.io/run={RUN}", namespace=NAMESPACE)["items"]
+        return {each["metadata"]["name"].removeprefix(f"{RUN}-"): each["metadata"]["uid"] for each in items}
+
+    def edit(self, **spec: Any) -> None:
+        patch = json.dumps({"spec": spec})
+        self.platform.kubectl("patch", "rlrun", RUN, "--type=merge", "-p", patch, namespace=NAMESPACE)
+
+    def goes_on(self, why: str, steps: int = 2) -> None:
+        """Wait until it has trained some steps more than now."""
+        before = self.step()
+        wait_for(f"training goes on beyond step {before} ({why})", lambda: self.step() >= before + steps)
+
+    def inside(self, pod: str, code: str) -> str:
+        return self.platform.kubectl("exec", f"{RUN}-{pod}", "--", "python", "-c", code, namespace=NAMESPACE)
+
+    def table(self) -> str:
+        return self.platform.kubectl("get", "rlruns", namespace=NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def life(platform: Platform) -> Life:
+    return Life(platform)
+
+
+def test_the_chart_is_installed_and_says_so(platform: Platform) -> None:
+    platform.helm("test", "scalerl", "-n", OPERATOR_NAMESPACE, "--timeout", "5m")
+    deployment = platform.get("deployment", "scalerl", namespace=OPERATOR_NAMESPACE)
+    assert deployment["status"]["readyReplicas"] == 2
+
+
+def test_a_run_trains_in_pods(platform: Platform, life: Life) -> None:
+    make_namespace(platform, NAMESPACE)
+    began = time.monotonic()
+    platform.kubectl("apply", "-f", "-", text=json.dumps(quickstart(platform)), namespace=NAMESPACE)
+    for phase, is_there in (
+        ("pods exist", lambda: set(life.pods()) == {"trainer-0", "generator-0"}),
+        ("both pods' containers run", lambda: _running(platform) == 2),
+        ("the warm start begins", lambda: life.state() in ("WarmStart", "Running", "Training")),
+        ("the first training step", lambda: life.step() >= 1),
+    ):
+        wait_for(phase, is_there)
+        platform.timeline.append((phase, time.monotonic() - began))
+    assert life.ready("generator") == 1
+    say("\n" + life.table())
+
+
+def _running(platform: Platform) -> int:
+    items = platform.get("pods", "-l", f"scalerl.io/run={RUN}", namespace=NAMESPACE)["items"]
+    return sum("running" in each["state"] for item in items for each in item["status"].get("containerStatuses", []))
+
+
+def test_engine_and_trainer_live_in_their_own_pods(life: Life) -> None:
+    look = (
+        "import pathlib; print([p.read_bytes().split(b'\\0')[0].decode() for p in "
+        "pathlib.Path('/proc').glob('[0-9]*/cmdline') if p.read_bytes()])"
+    )
+    trainer, generator = life.inside("trainer-0", look), life.inside("generator-0", look)
+    assert "ray::Trainer" in trainer and "VLLM" not in trainer
+    assert "VLLM" in generator and "ray::Trainer" not in generator
+
+
+def test_pods_are_restricted_and_their_token_is_secret(platform: Platform, life: Life) -> None:
+    """The namespace refuses any other pod; the token is in no environment, spec or log."""
+    secret = platform.get("secret", f"{RUN}-token", namespace=NAMESPACE)["data"]["token"]
+    token = platform.kubectl("get", "secret", f"{RUN}-token", "-o", "go-template={{.data.token | base64decode}}", namespace=NAMESPACE)
+    seen = json.dumps(platform.get("pods,configmaps,rlruns,events", namespace=NAMESPACE))
+    for pod in life.pods():
+        seen += platform.kubectl("logs", f"{RUN}-{pod}", namespace=NAMESPACE)
+        seen += life.inside(pod, "import os; print(dict(os.environ))")
+    assert len(token) > 20 and token not in seen and secret not in seen
+    unauthorized = (
+        "import urllib.request, urllib.error\n"
+        "try: urllib.request.urlopen('http://127.0.0.1:8480/v1/progress')\n"
+        "except urllib.error.HTTPError as error: print(error.code)"
+    )
+    assert life.inside("trainer-0", unauthorized).strip() == "401"
+
+
+def test_generators_are_added_and_taken_away(platform: Platform, life: Life) -> None:
+    attempt = life.attempt()
+    life.edit(generator={"minReplicas": 2, "maxReplicas": 2})
+    wait_for("a second generator is ready", lambda: life.ready("generator") == 2)
+    life.goes_on("with two generators")
+    life.edit(generator={"minReplicas": 1, "maxReplicas": 1})
+    wait_for("the second generator's pod is gone", lambda: set(life.pods()) == {"trainer-0", "generator-0"})
+    life.goes_on("with one generator again")
+    assert life.attempt() == attempt, "the trainer was not stopped for it"
+
+
+def test_a_lost_generator_rejoins_beside_the_trainer(platform: Platform, life: Life) -> None:
+    attempt, before = life.attempt(), life.pods()
+    platform.kubectl("delete", "pod", f"{RUN}-generator-0", "--force", "--grace-period=0", namespace=NAMESPACE)
+    wait_for("the generator has a new pod", lambda: life.pods().get("generator-0") not in (None, before["generator-0"]))
+    wait_for("the generator is ready", lambda: life.ready("generator") == 1)
+    life.goes_on("after a generator was lost")
+    assert life.attempt() == attempt and life.pods()["trainer-0"] == before["trainer-0"]
+
+
+def test_a_killed_trainer_goes_on_from_its_checkpoint(platform: Platform, life: Life) -> None:
+    wait_for("a checkpoint", lambda: life.status().get("checkpoint", {}).get("step", 0) >= 10)
+    attempt, before, saved = life.attempt(), life.pods(), life.status()["checkpoint"]["step"]
+    kill = (
+        "import os, pathlib, signal\n"
+        "for p in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+        "    if p.read_bytes().startswith(b'ray::Trainer'): os.kill(int(p.parent.name), signal.SIGKILL)"
+    )
+    life.inside("trainer-0", kill)
+    wait_for("another attempt", lambda: life.attempt() == attempt + 1)
+    assert life.pods()["generator-0"] == before["generator-0"], "the generator's pod stays"
+    wait_for("it trains again", lambda: life.state() == "Running")
+    life.goes_on("after the trainer was killed")
+    assert life.step() >= saved
+
+
+def test_operators_that_are_killed_are_not_missed(platform: Platform, life: Life) -> None:
+    attempt, before = life.attempt(), life.pods()
+    selector = ("-l", "app.kubernetes.io/name=scalerl")
+    platform.kubectl("delete", "pod", *selector, "--force", "--grace-period=0", namespace=OPERATOR_NAMESPACE)
+    life.goes_on("after both operators were killed")
+    assert (life.attempt(), life.pods()) == (attempt, before), "nothing was made twice, nothing was lost"
+
+
+def test_suspended_it_frees_everything_and_goes_on_later(platform: Platform, life: Life) -> None:
+    reached = life.step()
+    life.edit(suspend=True)
+    wait_for("it is suspended", lambda: life.state() == "Suspended")
+    wait_for("its pods are gone", lambda: not life.pods())
+    saved = life.status()["checkpoint"]["step"]
+    assert saved >= reached, "the checkpoint was made first"
+    life.edit(suspend=False)
+    wait_for("it trains again", lambda: life.state() == "Running")
+    life.goes_on("after it was resumed")
+    assert life.step() >= saved
+
+
+def test_the_forecast_is_told(platform: Platform, life: Life) -> None:
+    wait_for("a forecast", lambda: "verdict" in life.status().get("forecast", {}))
+    wait_for(
+        "a ceiling with its interval",
+        lambda: life.status()["forecast"]["verdict"] in ("Identified", "Weak"),
+        seconds=2400.0,
+    )
+    forecast = life.status()["forecast"]
+    assert 0.0 < forecast["ceilingLow"] <= forecast["ceiling"] <= forecast["ceilingHigh"] <= 1.0
+    assert forecast["summary"] in life.table()
+    annotations = platform.get("rlrun", RUN, namespace=NAMESPACE)["metadata"]["annotations"]
+    assert annotations["scalerl.io/predicted-ceiling"].startswith("0.")
+    say("\n" + life.table())
+
+
+def test_a_policy_ends_it(platform: Platform, life: Life) -> None:
+    """`Complete`, not failed: everything is saved and freed, and it is said why."""
+    policy = {"name": "good-enough", "when": {"ceilingUpper": {"below": 1.0}}, "for": 1, "mode": "Enforce"}
+    life.edit(stopPolicies=[policy])
+    wait_for("it is complete", lambda: life.condition("Complete").get("status") == "True")
+    status = life.status()
+    assert life.condition("Complete")["reason"] == "StoppedByPolicy"
+    assert status["stop"]["policy"] == "good-enough" and status["stop"]["savedGpuHours"] > 0
+    wait_for("its generators are gone", lambda: not any("generator" in each for each in life.pods()))
+    reasons = {each["reason"] for each in platform.get("events", namespace=NAMESPACE)["items"]}
+    assert "StoppedByPolicy" in reasons
+    say("\n" + life.table() + json.dumps(status["stop"]))
+
+
+def test_deleted_it_leaves_its_checkpoints_only(platform: Platform, life: Life) -> None:
+    platform.kubectl("delete", "rlrun", RUN, "--wait=true", "--timeout=120s", namespace=NAMESPACE)
+    wait_for("its pods are gone", lambda: not life.pods())
+    wait_for(
+        "its objects are gone",
+        lambda: not platform.get("services,secrets,pdb", "-l", f"scalerl.io/run={RUN}", namespace=NAMESPACE)["items"],
+    )
+    claims = platform.get("pvc", namespace=NAMESPACE)["items"]
+    assert f"{RUN}-checkpoints" in {each["metadata"]["name"] for each in claims}
