@@ -196,6 +196,7 @@ def _set_environment(options: EngineOptions) -> None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB, whole numbers only; kv_cache_memory_bytes decides
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # "auto" pins to one core, the trainer's as likely as not
         os.environ["OMP_NUM_THREADS"] = str(options.cpu_threads)
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # the sampler compiles a trifle, which needs a C++ compiler
 
 
 def _engine_arguments(options: EngineOptions) -> dict[str, Any]:

@@ -7,6 +7,7 @@ over the run's headless Service and serves until it is told to end.
 import asyncio
 import json
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -91,7 +92,13 @@ def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) ->
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         *(["--include-dashboard=false", f"--temp-dir={folder}"] if head else []),
         "--disable-usage-stats",
+        "--no-redirect-output",  # what engines and ranks say is in the pod's log, where people look for it
     ]
+
+
+def _environment() -> dict[str, str]:
+    """Ray's own processes say only what is wrong; unless somebody looks for more."""
+    return {"RAY_BACKEND_LOG_LEVEL": "warning", **os.environ}
 
 
 async def start_head(seat: Seat, *, num_cpus: int, folder: str, seconds: float) -> str:
@@ -100,16 +107,16 @@ async def start_head(seat: Seat, *, num_cpus: int, folder: str, seconds: float) 
     Raises JoinFailed.
     """
     command = build_node_command(seat, head=True, num_cpus=num_cpus, folder=folder)
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(seconds):
-            output, _ = await process.communicate()
+            await process.wait()  # its daemons stay, with our log as theirs
     except TimeoutError as error:
         process.kill()
         await process.wait()
         raise JoinFailed(f"starting Ray's head took longer than {seconds:g} s") from error
     if process.returncode:
-        raise JoinFailed(f"Ray's head ended with {process.returncode}: {output.decode()[-500:]}")
+        raise JoinFailed(f"Ray's head ended with {process.returncode}; the log says why")
     return f"{seat.address}:{PORT_RAY_GCS}"
 
 
@@ -161,7 +168,7 @@ async def _pause(seconds: float, stopping: asyncio.Event) -> None:
 
 async def _serve(command: Sequence[str], stopping: asyncio.Event) -> int:
     """Run the node until it or we end; return its exit code. Nothing of it is alive afterwards."""
-    process = await asyncio.create_subprocess_exec(*command)
+    process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     ended, asked = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
     await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()

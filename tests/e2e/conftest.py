@@ -21,7 +21,7 @@ def platform() -> Iterator[Platform]:
             install(found)
             yield found
         except BaseException:
-            print(describe(found, [OPERATOR_NAMESPACE, NAMESPACE]))
+            say(describe(found, [OPERATOR_NAMESPACE, NAMESPACE]))
             raise
         finally:
             if found.timeline:
@@ -29,7 +29,7 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """With a failed test's report, what the cluster shows; the tests after it need what it has not done."""
     report = yield
     if report.when == "call" and report.failed:

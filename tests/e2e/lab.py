@@ -1,9 +1,9 @@
 """What the end-to-end tests stand on: images, a cluster with a real node, the installed chart. I/O.
 
-With KUBECONFIG set that cluster is used; E2E_OPERATOR_IMAGE and E2E_RUNTIME_IMAGE then say which images it can pull, and
-its default StorageClass must give ReadWriteMany volumes. Else everything is made here, as root: images with buildah, a
-cluster of one node. The runtime's image has 7 GB, mostly packages that .venv has already. So unless E2E_FULL is set the
-runs' pods get an image with the runtime's code alone, and its packages as a volume.
+With KUBECONFIG set that cluster is used; E2E_OPERATOR_IMAGE and E2E_RUNTIME_IMAGE then say which images it can pull,
+and its default StorageClass must give ReadWriteMany volumes. Else everything is made here, as root: images with
+buildah, a cluster of one node. The runtime's image has 7 GB, mostly packages that .venv has already. So unless E2E_FULL
+is set the runs' pods get an image with the runtime's code alone, and its packages as a volume.
 """
 
 import json
@@ -35,7 +35,7 @@ class PlatformError(AssertionError):
 
 
 def say(text: str) -> None:
-    print(f"e2e: {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"e2e: {time.strftime('%H:%M:%S')} {text}\n")
 
 
 def call(*command: str | Path, text: str | None = None, seconds: float = WAIT_SECONDS, **extra: str) -> str:
@@ -123,7 +123,7 @@ def start_platform() -> Iterator[Platform]:
         yield Platform(str(STATE / "kubeconfig"), path, images[0], images[-1], is_full, is_ours=True)
     finally:
         if os.environ.get("E2E_KEEP"):
-            say(f"the cluster stays: export KUBECONFIG={STATE}/kubeconfig; end it with {' '.join(map(str, testbed))} down")
+            say(f"the cluster stays: export KUBECONFIG={STATE}/kubeconfig")
         else:
             call(*testbed, "down")
 

@@ -62,6 +62,7 @@ def test_no_port_is_left_to_chance() -> None:
         '--resources={"generator": 3}',
         "--object-store-memory=536870912",
         "--disable-usage-stats",
+        "--no-redirect-output",
     ]
 
 
