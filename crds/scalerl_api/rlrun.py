@@ -203,9 +203,10 @@ class GeneratorSpec(ApiModel):
     """The generator pool (vLLM): replicas come and go."""
 
     min_replicas: int = Field(default=1, ge=1, le=4096)
-    """Fewest replicas to start and keep."""
+    """Replicas that must run before training begins; later it goes on with any."""
     max_replicas: int = Field(default=1, ge=1, le=4096)
-    """Most replicas; on one machine `minReplicas` are run."""
+    """Replicas that pods are made for: those beyond `minReplicas` join when they find a place. One machine runs
+    `minReplicas`."""
     gpus_per_replica: int = Field(default=1, ge=0, le=16)
     """GPUs of one engine (tensor parallel); 0 generates on the CPU."""
     max_sequences: int = Field(default=256, ge=1, le=65_536)

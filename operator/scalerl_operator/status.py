@@ -134,8 +134,8 @@ def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
         phase=progress.phase,
         step=progress.step,
         version=progress.version,
-        pass_rate=held_out[-1].pass_rate if held_out else None,
-        compute_gpu_hours=progress.compute_gpu_hours,
+        pass_rate=round(held_out[-1].pass_rate, 4) if held_out else None,
+        compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
         eta_seconds=seen.eta_seconds,
     )
 

@@ -13,6 +13,7 @@ import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.wire import ENV_CLUSTER, ENV_LEADER, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
+from scalerl_runtime.init import under_init
 from scalerl_runtime.pod import JoinFailed, Seat, leave_last_words, start_head, work
 
 log = logging.getLogger(__name__)
@@ -67,4 +68,4 @@ def _load(variables: Mapping[str, str]) -> RLRun:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(under_init(main))

@@ -154,8 +154,10 @@ class Leader:
             quadratic=quadratic,
             attempt=self.environment.attempt,
         )
-        self.on_phase("starting", "waiting for a generator")
-        await within(deadlines.start_seconds, "waiting for a generator", _until_running(pool))
+        wanted = self.run.spec.generator.min_replicas if fleet.cluster is not None else 1
+        waiting = f"waiting for {wanted} generators" if wanted > 1 else "waiting for a generator"
+        self.on_phase("starting", waiting)
+        await within(deadlines.start_seconds, waiting, _until_running(pool, wanted))
         self._pipeline = Pipeline(parts, position, self)
         self._pipeline.stopping = self.stopping
         self.server.is_ready = True
@@ -361,8 +363,8 @@ class _Judge:
         return verdict.reward
 
 
-async def _until_running(pool: Pool) -> None:
-    while not any(s.state in ("stale", "ready") for s in pool.slots.values()):
+async def _until_running(pool: Pool, wanted: int) -> None:
+    while sum(s.state in ("stale", "ready") for s in pool.slots.values()) < wanted:
         await pool.changed.wait_past(pool.changed.count)
         if pool.fault is not None:
             raise pool.fault
