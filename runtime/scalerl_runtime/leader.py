@@ -1,7 +1,6 @@
 """The leader of a run: puts the parts together, and tells the world how it goes. I/O."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -31,6 +30,7 @@ from scalerl_api.wire import (
 from scalerl_runtime.accounting import RoleClock
 from scalerl_runtime.algorithm.admission import build_pace
 from scalerl_runtime.checkpoint import CheckpointStore, RunState, Saver, load_buffer, load_state
+from scalerl_runtime.cost import CostFile
 from scalerl_runtime.data import Data, load_data
 from scalerl_runtime.demonstrations import load_demonstrations
 from scalerl_runtime.fleet import Fleet
@@ -52,7 +52,6 @@ log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
-COST = "cost.json"  # device-seconds by role of all attempts, lost work included
 
 
 class Leader:
@@ -76,8 +75,10 @@ class Leader:
         self._detail = ""
         self._latest: StepRecord | None = None
         self._checkpoint: Checkpoint | None = None
+        self._saved: RunState | None = None
+        self._saved_path: Path | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
-        self._cost_before = _load_cost(folder / COST)
+        self._cost = CostFile(folder)
         self._pipeline: Pipeline | None = None
         self._position: Position | None = None
         self._pool: Pool | None = None
@@ -89,6 +90,7 @@ class Leader:
         """Do the whole attempt. Raises InvalidRun, or what ended it."""
         host = "127.0.0.1" if self.environment.port == 0 else "0.0.0.0"  # noqa: S104 # in a pod its peers must reach it
         await self.server.start(host, self.environment.port, self.environment.folder / ADDRESS_FILE)
+        await self._find_checkpoint()
         start, seed = self.run.spec.deadlines.start_seconds, self.run.spec.seed
         model = await within(start, "making the model", asyncio.to_thread(self._prepare_model))
         tokenizer = await within(start, "loading the tokenizer", asyncio.to_thread(_load_tokenizer, model))
@@ -154,10 +156,7 @@ class Leader:
             quadratic=quadratic,
             attempt=self.environment.attempt,
         )
-        wanted = self.run.spec.generator.min_replicas if fleet.cluster is not None else 1
-        waiting = f"waiting for {wanted} generators" if wanted > 1 else "waiting for a generator"
-        self.on_phase("starting", waiting)
-        await within(deadlines.start_seconds, waiting, _until_running(pool, wanted))
+        await self._wait_for_generators(pool, self.run.spec.generator.min_replicas if fleet.cluster else 1)
         self._pipeline = Pipeline(parts, position, self)
         self._pipeline.stopping = self.stopping
         self.server.is_ready = True
@@ -170,6 +169,11 @@ class Leader:
         )
         self.on_phase("finished", "")
         return "Finished"
+
+    async def _wait_for_generators(self, pool: Pool, wanted: int) -> None:
+        phase = f"waiting for {wanted} generators" if wanted > 1 else "waiting for a generator"
+        self.on_phase("starting", phase)
+        await within(self.run.spec.deadlines.start_seconds, phase, _until_running(pool, wanted))
 
     def _prepare_model(self) -> str:
         """The model's folder or hub id; a scratch model is made once and kept for later attempts."""
@@ -205,18 +209,25 @@ class Leader:
             pool.follow(fleet.count_places)
         return pool
 
+    async def _find_checkpoint(self) -> None:
+        """Know from the start how far the run is: whoever asks meanwhile must not see it begin anew."""
+        seconds = self.run.spec.deadlines.checkpoint_seconds
+        path = await within(seconds, "looking for a checkpoint", asyncio.to_thread(self.store.latest))
+        if path is not None:
+            self._saved = load_state(path)
+            self._saved_path = path
+            self._checkpoint = Checkpoint(step=self._saved.step, time=path.stat().st_mtime, path=str(path))
+
     async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
-        path = await asyncio.to_thread(self.store.latest)
-        if path is None:
+        path, state = self._saved_path, self._saved
+        if path is None or state is None:
             return start_position(self.recipe), True
-        state = load_state(path)
         self.on_phase("starting", f"loading {path.name}")
         await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in data.train})
         position = resume_position(state, self.journals, 1 + len(data.downstream))
         restore_pool(pool, pool.options.pace, state, buffer)
-        self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
         return position, not position.num_evals and not position.pending
 
     async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> None:
@@ -260,10 +271,10 @@ class Leader:
             attempt=self.environment.attempt,
             phase=self._phase,
             detail=self._detail,
-            step=self._position.step if self._position else 0,
+            step=self._step(),
             version=max((s.version for s in slots), default=-1) if slots else 0,
-            compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else 0.0,
-            gpu_seconds=self._cost(),
+            compute_gpu_hours=self._compute_gpu_hours(),
+            gpu_seconds=self._cost.total(self._spent()),
             idle_fraction={
                 "trainer": self._trainer_clock.idle_fraction(now),
                 "generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
@@ -276,17 +287,20 @@ class Leader:
             time=time.time(),
         )
 
-    def _cost(self) -> dict[str, float]:
+    def _step(self) -> int:
+        if self._position is not None:
+            return self._position.step
+        return self._saved.step if self._saved is not None else 0
+
+    def _compute_gpu_hours(self) -> float:
+        if self._pipeline is not None:
+            return self._pipeline.compute_gpu_hours()
+        return self._saved.compute_gpu_hours if self._saved is not None else 0.0
+
+    def _spent(self) -> dict[str, float]:
         now = time.monotonic()
         slots = self._pool.slots.values() if self._pool else ()
-        spent = {"trainer": self._trainer_clock.total(now), "generator": sum(s.clock.total(now) for s in slots)}
-        return {role: self._cost_before.get(role, 0.0) + seconds for role, seconds in spent.items()}
-
-    def _save_cost(self) -> None:
-        file = self.environment.folder / COST
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(self._cost()))
-        part.replace(file)
+        return {"trainer": self._trainer_clock.total(now), "generator": sum(s.clock.total(now) for s in slots)}
 
     def _render(self) -> bytes:
         now, pool = time.monotonic(), self._pool
@@ -318,7 +332,7 @@ class Leader:
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """See `Observer`."""
         self._latest = record
-        self._save_cost()
+        self._cost.save(self._spent())
         self.publisher.set(record.values)
         self.publisher.observe_lags(lags)
         for name, bucket, value in split:
@@ -345,7 +359,7 @@ class Leader:
         """What to say last."""
         return Termination(
             reason=reason,
-            step=self._position.step if self._position else 0,
+            step=self._step(),
             checkpoint_step=self._checkpoint.step if self._checkpoint else None,
             last_eval=self._evals[-1] if self._evals else None,
             error=error,
@@ -368,12 +382,6 @@ async def _until_running(pool: Pool, wanted: int) -> None:
         await pool.changed.wait_past(pool.changed.count)
         if pool.fault is not None:
             raise pool.fault
-
-
-def _load_cost(file: Path) -> dict[str, float]:
-    """What earlier attempts used; nothing before the first."""
-    found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    return found
 
 
 def _load_tokenizer(model: str) -> Any:
