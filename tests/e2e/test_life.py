@@ -89,7 +89,7 @@ def test_a_run_trains_in_pods(platform: Platform, life: Life) -> None:
     for phase, is_there in (
         ("pods exist", lambda: set(life.pods()) == {"trainer-0", "generator-0"}),
         ("both pods' containers run", lambda: _running(platform) == 2),
-        ("the warm start begins", lambda: life.state() in ("WarmStart", "Running", "Training")),
+        ("the warm start begins", lambda: life.state() in ("WarmStart", "Training")),
         ("the first training step", lambda: life.step() >= 1),
     ):
         wait_for(phase, is_there)
@@ -165,7 +165,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(life: Life) -> None:
     life.inside("trainer-0", kill)
     wait_for("another attempt", lambda: life.attempt() == attempt + 1)
     assert life.pods()["generator-0"] == before["generator-0"], "the generator's pod stays"
-    wait_for("it trains again", lambda: life.state() == "Running")
+    wait_for("it trains again", lambda: life.state() == "Training")
     life.goes_on("after the trainer was killed")
     assert life.step() >= saved
 
@@ -186,7 +186,7 @@ def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
     saved = life.status()["checkpoint"]["step"]
     assert saved >= reached, "the checkpoint was made first"
     life.edit(suspend=False)
-    wait_for("it trains again", lambda: life.state() == "Running")
+    wait_for("it trains again", lambda: life.state() == "Training")
     life.goes_on("after it was resumed")
     assert life.step() >= saved
 
