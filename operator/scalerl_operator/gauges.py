@@ -37,6 +37,12 @@ class Gauges:
             "scalerl_operator_watch_age_seconds", "Time since the last sign of the watches.", registry=on
         )
         self.polls = Counter("scalerl_operator_polls_total", "Questions to leaders.", ["result"], registry=on)
+        self.readings = Counter(
+            "scalerl_operator_prometheus_readings_total",
+            "Readings of the Prometheus server about leaders that do not answer: scraped, not_scraped, or failed.",
+            ["result"],
+            registry=on,
+        )
         self.fits = Counter("scalerl_operator_fits_total", "Forecasts that were made.", registry=on)
         self.fit_seconds = Histogram(
             "scalerl_operator_fit_duration_seconds", "Time of judging a run's new points.", buckets=SECONDS, registry=on

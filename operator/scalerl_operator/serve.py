@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from aiohttp import web
 
@@ -22,11 +23,12 @@ from scalerl_operator.gauges import Gauges
 from scalerl_operator.handlers import Body, Watches, start_watches
 from scalerl_operator.health import start_health
 from scalerl_operator.kube import Kube, KubeError, load_connection
-from scalerl_operator.leaders import Leaders, Means
+from scalerl_operator.leaders import Leaders, Means, Read
 from scalerl_operator.lease import Identity, LeaseKeeper
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.objects import PodOptions
 from scalerl_operator.plan import Limits
+from scalerl_operator.prometheus import Server, fetch_reading
 from scalerl_operator.reconciler import Reconciler
 from scalerl_operator.sights import parse_seen_pod, parse_seen_run
 from scalerl_operator.store import Store
@@ -93,6 +95,7 @@ class _Replica:
             token=lambda uid: derive_token(key, uid),
             dirty=lambda run: self._reconciler.mark(run),
             poll_seconds=options.poll_seconds,
+            read=_reader(options),
         )
         self._leaders = Leaders(self._store, self.gauges, means)
         pods = PodOptions(options.image, limits.exit_seconds)
@@ -197,6 +200,14 @@ class _Replica:
         await self.keeper.release()
         await self._kube.close()
         await self._lease_kube.close()
+
+
+def _reader(options: argparse.Namespace) -> Read | None:
+    """Who reads the Prometheus server; None where none is named."""
+    if options.prometheus_url is None:
+        return None
+    server = Server(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
+    return partial(fetch_reading, server)
 
 
 async def _cancel(*tasks: "asyncio.Task[object]") -> None:

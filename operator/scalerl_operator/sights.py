@@ -45,6 +45,8 @@ class SeenRun:
     """As it was written last; fields that a newer operator added are left out."""
     is_status_foreign: bool = False
     """The status is not empty and cannot be understood: to act without it could start a run that is over."""
+    created: datetime | None = None
+    """By the API server's clock."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def parse_seen_run(document: Mapping[str, Any]) -> SeenRun:
         faults=faults,
         status=status,
         is_status_foreign=status is None and bool(document.get("status")),
+        created=_time(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
     )
 
 

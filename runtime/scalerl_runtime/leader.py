@@ -21,6 +21,9 @@ from scalerl_api.wire import (
     EVALS_FILE,
     LEDGER_FILE,
     METRICS_FILE,
+    SERIES_EARLIER,
+    SERIES_PHASE,
+    SERIES_SPENT,
     Checkpoint,
     EvalPoint,
     Phase,
@@ -52,6 +55,7 @@ log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
+ROLES = ("trainer", "generator")
 COST = "cost.json"  # device-seconds by role of all attempts, lost work included
 
 
@@ -78,8 +82,13 @@ class Leader:
         self._checkpoint: Checkpoint | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
         self._cost_before = _load_cost(folder / COST)
+        for role in ROLES:
+            self.publisher.set_labelled(SERIES_EARLIER, role, self._cost_before.get(role, 0.0))
+        self._show_evals(self._evals)
         self._pipeline: Pipeline | None = None
         self._position: Position | None = None
+        self._newest: tuple[Path, RunState] | None = None
+        self._reached: tuple[int, float] | None = None  # step and compute of the newest checkpoint, once that is read
         self._pool: Pool | None = None
         self._trainer_clock = RoleClock(devices=run.spec.trainer.ranks)
 
@@ -91,6 +100,8 @@ class Leader:
         await self.server.start(host, self.environment.port, self.environment.folder / ADDRESS_FILE)
         start, seed = self.run.spec.deadlines.start_seconds, self.run.spec.seed
         model = await within(start, "making the model", asyncio.to_thread(self._prepare_model))
+        self._newest = await asyncio.to_thread(_find_newest, self.store)
+        self._reached = (self._newest[1].step, self._newest[1].compute_gpu_hours) if self._newest else (0, 0.0)
         tokenizer = await within(start, "loading the tokenizer", asyncio.to_thread(_load_tokenizer, model))
         loading = asyncio.to_thread(load_data, self.run, self.recipe, tokenizer, seed)
         data = await within(start, "loading the data", loading)
@@ -202,16 +213,16 @@ class Leader:
 
     async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
-        path = await asyncio.to_thread(self.store.latest)
-        if path is None:
+        if self._newest is None:
             return start_position(self.recipe), True
-        state = load_state(path)
+        path, state = self._newest
         self.on_phase("starting", f"loading {path.name}")
         await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in data.train})
         position = resume_position(state, self.journals, 1 + len(data.downstream))
         restore_pool(pool, pool.options.pace, state, buffer)
         self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
+        self.publisher.set({"checkpoint_step": state.step})
         return position, not position.num_evals and not position.pending
 
     async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> None:
@@ -250,14 +261,15 @@ class Leader:
         """Body of `/v1/progress`."""
         pool, now = self._pool, time.monotonic()
         slots: Sequence[Slot] = list(pool.slots.values()) if pool else []
+        step, compute = self._reached or (0, 0.0)
         return Progress(
             run=self.run.name,
             attempt=self.environment.attempt,
             phase=self._phase,
             detail=self._detail,
-            step=self._position.step if self._position else 0,
+            step=self._position.step if self._position else step,
             version=max((s.version for s in slots), default=-1) if slots else 0,
-            compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else 0.0,
+            compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else compute,
             gpu_seconds=self._cost(),
             idle_fraction={
                 "trainer": self._trainer_clock.idle_fraction(now),
@@ -294,17 +306,13 @@ class Leader:
             for phase, spent in clock.seconds.items():
                 seconds[role, phase] = seconds.get((role, phase), 0.0) + spent
         for (role, phase), spent in seconds.items():
-            self.publisher.raise_to("gpu_seconds_total", spent, role, phase)
+            self.publisher.raise_to(SERIES_SPENT, spent, role, phase)
+        self.publisher.choose(SERIES_PHASE, self._phase)
         progress = self.progress(len(self._evals))
-        self.publisher.set(
-            {
-                "step": progress.step,
-                "version": progress.version,
-                "compute_gpu_hours": progress.compute_gpu_hours,
-                "generators_ready": progress.generators_ready,
-            }
-        )
+        if self._reached is not None:
+            self.publisher.set({"step": progress.step, "compute_gpu_hours": progress.compute_gpu_hours})
         if pool is not None:
+            self.publisher.set({"version": progress.version, "generators_ready": progress.generators_ready})
             self.publisher.raise_to("generator_restarts_total", pool.counters.restarts)
             self.publisher.raise_to("forced_mismatches_total", pool.counters.forced_mismatches)
             self.publisher.raise_to("verifier_failures_total", pool.counters.excluded)
@@ -322,8 +330,12 @@ class Leader:
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
         """See `Observer`."""
+        self._evals.extend(points)
+        self._show_evals(points)
+
+    def _show_evals(self, points: Sequence[EvalPoint]) -> None:
+        self.publisher.show_evals(self._evals)
         for point in points:
-            self._evals.append(point)
             self.publisher.set_labelled("pass_rate", point.dataset, point.pass_rate)
             self.publisher.set_labelled("pass_rate_standard_error", point.dataset, point.standard_error)
 
@@ -363,6 +375,11 @@ async def _until_running(pool: Pool) -> None:
         await pool.changed.wait_past(pool.changed.count)
         if pool.fault is not None:
             raise pool.fault
+
+
+def _find_newest(store: CheckpointStore) -> tuple[Path, RunState] | None:
+    path = store.latest()
+    return (path, load_state(path)) if path is not None else None
 
 
 def _load_cost(file: Path) -> dict[str, float]:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from scalerl_api.wire import SERIES_PREFIX
 from scalerl_operator.gauges import Gauges
-from scalerl_runtime.metrics import PREFIX, STATE_METRICS, STEP_METRICS
+from scalerl_runtime.metrics import EVAL_METRICS, STATE_METRICS, STEP_METRICS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -59,8 +60,8 @@ def operator_metrics() -> dict[str, str]:
 
 def runtime_metrics() -> dict[str, str]:
     found = {}
-    for metric in (*STEP_METRICS, *STATE_METRICS):
-        name = PREFIX + metric.name
+    for metric in (*STEP_METRICS, *STATE_METRICS, *EVAL_METRICS):
+        name = SERIES_PREFIX + metric.name
         parts = [name + part for part in HISTOGRAM_PARTS] if metric.kind == "histogram" else [name]
         found |= dict.fromkeys(parts, metric.kind)
     return found
