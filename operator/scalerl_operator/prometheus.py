@@ -81,7 +81,7 @@ class _Session:
 
     def ask(self, call: str, parameters: dict[str, str]) -> list[Series]:
         """Return the answer to one call of the API. Raises OSError, HTTPException, SeriesError."""
-        given = {**parameters, "timeout": f"{self._remaining():.3f}s"}
+        given = {**parameters, "timeout": f"{self._remaining():.3f}"}
         self._connection.request("GET", f"{self._path}/api/v1/{call}?{urlencode(given)}", headers=self._headers)
         with self._connection.getresponse() as answer:
             body = self._read(answer)
