@@ -23,6 +23,7 @@ from scalerl_operator.series import Question, Reading
 from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
 from scalerl_operator.store import Store
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
+from scalerl_operator.trace import Trace, trace_curve
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class _Memory:
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
     forecasts: list[ForecastLine] = field(default_factory=list)
     judged: Judged | None = None
+    trace: Trace | None = None
     judged_by: int = 0
     """Generation of the spec that it was judged by: policies may change."""
     due: float = 0.0
@@ -111,6 +113,7 @@ class Leaders:
             evals=memory.evals,
             eta_seconds=eta,
             judged=memory.judged,
+            trace=memory.trace,
         )
 
     def forget(self, key: Key) -> None:
@@ -156,7 +159,8 @@ class Leaders:
         finally:
             memory.due = time.monotonic() + self._means.poll_seconds
             memory.busy = False
-        self._gauges.show_run(run.key, self.told(run))
+        if self._memories.get(run.key) is memory:  # else it was deleted meanwhile, and its series with it
+            self._gauges.show_told(run.key, self.told(run))
 
     async def _ask(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -229,6 +233,7 @@ class Leaders:
         before, evals = list(memory.forecasts), memory.evals
         lines = await loop.run_in_executor(self._fitters, judge_missing, run, evals, before, when)
         memory.judged = await loop.run_in_executor(self._fitters, summarize, run, lines, evals)
+        memory.trace = await loop.run_in_executor(self._fitters, trace_curve, lines[-1], evals)
         memory.forecasts, memory.judged_by = lines, seen.generation
         self._gauges.fits.inc(len(lines) - len(before))
         self._gauges.fit_seconds.observe(time.monotonic() - began)

@@ -21,7 +21,7 @@ from aiohttp import web
 from scalerl_operator.cluster import KubeCluster, Rights, derive_token, load_store
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.handlers import Body, Watches, start_watches
-from scalerl_operator.health import start_health
+from scalerl_operator.health import Signs, find_dead, find_unready, start_health
 from scalerl_operator.kube import Kube, KubeError, load_connection
 from scalerl_operator.leaders import Leaders, Means, Read
 from scalerl_operator.lease import Identity, LeaseKeeper
@@ -35,7 +35,6 @@ from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30.0  # a loop that has not turned for so long is dead
 SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
 LOAD_RETRY_SECONDS = 2.0
 MIN_KEY_BYTES = 16
@@ -102,21 +101,26 @@ class _Replica:
         rights = Rights(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
-        self._synced = False
+        self._synced = self._working = False
         self._watch_sign = self._swept = time.monotonic()
         self._watches_ended = asyncio.Event()
 
     async def start_health(self) -> web.AppRunner:
-        """Serve liveness, readiness and metrics. A standby is ready when it could take over."""
+        """Serve liveness, readiness and metrics."""
         return await start_health(
             self._port,
-            is_live=lambda: time.monotonic() - max(self._reconciler.beat, self.keeper.beat) < BEAT_SECONDS,
-            is_ready=lambda: self._synced or not self.keeper.is_leading(),
+            dead=lambda: find_dead(self._signs(), time.monotonic()),
+            unready=lambda: find_unready(is_leading=self.keeper.is_leading(), is_synced=self._synced),
             render=self._render,
         )
 
+    def _signs(self) -> Signs:
+        if not self._working:
+            return Signs(self.keeper.beat)
+        return Signs(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
+
     def _render(self) -> bytes:
-        self.gauges.leader.set(float(self.keeper.is_leading()))
+        self.gauges.set_leading(self.keeper.is_leading())
         self.gauges.watch_age.set(time.monotonic() - max(self._watch_sign, self._swept))
         return self.gauges.render()
 
@@ -125,10 +129,14 @@ class _Replica:
         keeping = asyncio.create_task(self.keeper.keep(), name="the lease")
         loading = asyncio.create_task(self._load(), name="the first lists")
         await asyncio.wait([keeping, loading, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
+        fault = loading.exception() if loading.done() else None
+        if fault is not None:
+            log.error("%s ended", loading.get_name(), exc_info=fault)
+        if fault is not None or not loading.done():
             await _cancel(keeping, loading)
             return
         end_watches = self._watch()
+        self._reconciler.beat, self._working = time.monotonic(), True
         tasks = [
             keeping,
             asyncio.create_task(self._reconciler.work_forever(), name="the workers"),

@@ -15,6 +15,7 @@ from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
 from scalerl_operator.objects import check_templates
 from scalerl_operator.seen import Judged
+from scalerl_operator.trace import Trace
 
 Key = tuple[str, str]
 """(namespace, name) of a run."""
@@ -114,6 +115,8 @@ class Told:
     eta_seconds: float | None = None
     judged: Judged | None = None
     """None until a point was judged by this operator."""
+    trace: Trace | None = None
+    """Where the curve lies, for dashboards."""
 
 
 @dataclass(frozen=True)

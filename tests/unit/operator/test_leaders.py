@@ -28,6 +28,7 @@ class World:
 
     def __init__(self, run: RLRun):
         self.store, self.gauges, self.now = Store(), Gauges(), NOW
+        self.gauges.set_leading(True)
         self.questions: list[Question] = []
         self.reading: Callable[[Question], Reading] = lambda _question: Reading()
         self.asked: list[tuple[str, str, int]] = []
@@ -182,6 +183,18 @@ def test_what_is_forgotten_leaves_no_series(world: World) -> None:
     play(world.until(lambda: b'scalerl_run_step{namespace="research",run="tiny"} 7.0' in world.gauges.render()))
     world.leaders.forget(KEY)
     assert world.told == Told()
+    assert b'run="tiny"' not in world.gauges.render()
+
+
+def test_a_run_that_is_deleted_while_its_leader_is_asked_leaves_no_series(world: World) -> None:
+    def answer(_since: int) -> Progress:
+        world.store.drop_run(world.run)
+        world.leaders.forget(KEY)
+        return progress()
+
+    world.answer = answer
+    world.place(1)
+    play(world.until(lambda: bool(world.asked) and not world.leaders._tasks))
     assert b'run="tiny"' not in world.gauges.render()
 
 
