@@ -54,6 +54,13 @@ class Gauges:
         self.fit_seconds = Histogram(
             "scalerl_operator_fit_duration_seconds", "Time of judging a run's new points.", buckets=SECONDS, registry=on
         )
+        for counter, results in (
+            (self.reconciles, ("done", "error")),
+            (self.polls, ("answered", "missed")),
+            (self.readings, ("scraped", "not_scraped", "failed")),
+        ):
+            for result in results:  # from 0 on: a rate knows nothing of a series' first value
+                counter.labels(result)
         self._runs = _Runs()
         on.register(self._runs)
 

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ import pytest
 import yaml
 
 from scalerl_runtime.metrics import Publisher
+
+sys.path.insert(
+    0, str(Path(__file__).parents[2] / "bench")
+)  # dashboards.py and recorded.py, as bench/panels.py sees them
 
 SECONDS = 120.0  # longest wait: most take one
 SCRAPE = "400ms"

@@ -197,3 +197,13 @@ def test_only_the_leader_shows_runs(gauges: Gauges) -> None:
     gauges.set_leading(True)
     assert samples(gauges) != {}
     assert b"scalerl_operator_leader 1.0" in gauges.render()
+
+
+def test_what_alerts_rate_is_there_from_0_on(gauges: Gauges) -> None:
+    text = gauges.render().decode()
+    for series in (
+        'reconcile_total{result="error"}',
+        'polls_total{result="missed"}',
+        'prometheus_readings_total{result="failed"}',
+    ):
+        assert f"scalerl_operator_{series} 0.0" in text
