@@ -1,7 +1,13 @@
-"""The operator's own metrics, and those of its runs. I/O (prometheus_client's registry)."""
+"""The operator's own metrics, and those of its runs. I/O (prometheus_client's registry).
 
+`python -m scalerl_operator.gauges` writes docs/operator-metrics.md from them.
+"""
+
+import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -106,3 +112,45 @@ class _Runs(Collector):
             for name, labels, value in list_samples(view):
                 families[name].add_metric([*key, *labels], value)
         yield from families.values()
+
+
+def document() -> str:
+    """docs/operator-metrics.md."""
+    lines = [
+        "# Metrics of the operator",
+        "",
+        "Made by `make generate` from `operator/scalerl_operator/gauges.py` and `run_metrics.py`; do not edit.",
+        "",
+        "Every replica serves them at `/metrics`; those of runs only the one that leads.",
+        "",
+        "## Its own",
+        "",
+        "| name | kind | meaning |",
+        "|---|---|---|",
+    ]
+    for family in Gauges().registry.collect():
+        if not family.name.startswith("scalerl_run_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    lines += ["", "## Of its runs", "", "Gauges with the labels `namespace` and `run`.", ""]
+    lines += ["| name | further labels | meaning |", "|---|---|---|"]
+    lines += [f"| `scalerl_run_{m.name}` | {', '.join(m.labels)} | {m.meaning} |" for m in RUN_METRICS]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page, or with --check say whether it is stale."""
+    parser = argparse.ArgumentParser(description="Write docs/operator-metrics.md.")
+    parser.add_argument("--check", action="store_true", help="exit 1 if the page is stale")
+    parser.add_argument("--out", type=Path, default=Path("docs/operator-metrics.md"))
+    arguments = parser.parse_args()
+    if arguments.check:
+        fresh = arguments.out.exists() and arguments.out.read_text() == document()
+        sys.stderr.write("" if fresh else f"{arguments.out} is stale; run `make generate`\n")
+        return 0 if fresh else 1
+    arguments.out.write_text(document())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

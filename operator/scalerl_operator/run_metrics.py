@@ -32,7 +32,7 @@ RUN_METRICS = (
         "saved_gpu_hours", "Budget that was left when a policy spoke; Observe: would have been.", ("policy", "mode")
     ),
     RunMetric("verdict", "1 for the forecast's verdict; others have no series.", ("verdict",)),
-    RunMetric("ceiling", "Predicted ceiling; absent without a forecast to believe, as what follows."),
+    RunMetric("ceiling", "Predicted ceiling; absent without a forecast to believe, as are the five below."),
     RunMetric("ceiling_low", "Lower end of its 90 % interval."),
     RunMetric("ceiling_high", "Upper end of its 90 % interval."),
     RunMetric("predicted_pass_rate", "Predicted at the end of the budget."),

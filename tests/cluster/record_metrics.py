@@ -74,7 +74,7 @@ class Recording:
 
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder, self.stack = folder, stack
-        self.environment = {**os.environ}
+        self.environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
         self.operators: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         self.began = time.time()
 
@@ -94,7 +94,7 @@ class Recording:
     def start_cluster(self) -> None:
         testbed = [sys.executable, str(HERE / "testbed"), "--state", str(self.folder / "cluster")]
         self.stack.callback(subprocess.run, [*testbed, "down"], check=False)
-        subprocess.run([*testbed, "up"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*testbed, "up"], check=True, stdout=subprocess.DEVNULL, env=self.environment)
         programs = json.loads((self.folder / "cluster/programs.json").read_text())
         self.environment["KUBECONFIG"] = str(self.folder / "cluster/kubeconfig")
         self.environment["PATH"] = f"{Path(programs['kubectl']).parent}:{os.environ['PATH']}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.gauges import Gauges
+from scalerl_operator.gauges import Gauges, document
 from scalerl_operator.seen import Judged
 from scalerl_operator.sights import Key, Told
 from scalerl_operator.trace import GRID_POINTS, Band, Trace
@@ -207,3 +208,8 @@ def test_what_alerts_rate_is_there_from_0_on(gauges: Gauges) -> None:
         'prometheus_readings_total{result="failed"}',
     ):
         assert f"scalerl_operator_{series} 0.0" in text
+
+
+def test_page_is_fresh() -> None:
+    page = Path(__file__).parents[3] / "docs/operator-metrics.md"
+    assert page.read_text() == document(), "run `make generate`"
