@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
-.PHONY: cluster-test cluster-up cluster-down cluster-repeat images e2e
+.PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -17,7 +17,7 @@ demo: setup ## train a small model here, forecast its ceiling, write a report: a
 	@.venv/bin/scalerl run examples/quickstart.yaml
 	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
 
-test: setup check cluster-test local ## everything that needs no GPU
+test: setup check prometheus-test cluster-test local ## everything that needs no GPU
 
 unit: setup ## fast tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py
@@ -30,6 +30,16 @@ check: setup ## format, lint, types, import rules, generated files, unit tests
 
 generate: setup ## write the CRD, the field reference and the list of metrics from the code
 	@scripts/generate
+
+prometheus-test: setup ## the real Prometheus (Debian: prometheus): what is read from it, dashboards, alerts
+	@$(PYTHON) -m pytest -q tests/prometheus
+
+panels: setup ## draw the dashboards of the recorded run into docs/images; bench/panels.py --help for another server's
+	@$(PYTHON) bench/panels.py
+
+record: setup ## record a real run's metrics anew for those two: half an hour, on cores that do nothing else
+	@$(TESTBED) programs
+	@$(PYTHON) tests/cluster/record_metrics.py tests/prometheus/recorded/run
 
 # NODE=1: with a real node that runs pods, which needs root; else nodes are only said to exist.
 TESTBED := $(PYTHON) tests/cluster/testbed
@@ -52,7 +62,7 @@ images: ## build both images with buildah (root); docs/images.md
 	@scripts/images
 
 e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 20 minutes
-	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages
+	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages e2e
 	@$(PYTHON) -m pytest -x -s tests/e2e
 
 golden: setup ## rewrite the expected objects of tests; read the diff

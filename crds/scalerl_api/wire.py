@@ -52,6 +52,24 @@ PATH_PROGRESS = "/v1/progress"
 PATH_HEALTH = "/healthz"
 PATH_READY = "/readyz"
 
+# Series of the leader's /metrics that the operator can read back from a Prometheus server (written by the runtime).
+SERIES_PREFIX = "scalerl_"
+SERIES_PHASE = "phase"  # 1 for the leader's phase, which is the label of the same name
+SERIES_EARLIER = "earlier_gpu_seconds"  # by role; with SERIES_SPENT it is `Progress.gpu_seconds`
+SERIES_SPENT = "gpu_seconds_total"  # by role and phase
+# One series for each of these numbers of an EvalPoint, `scalerl_eval_<field>`; all its other fields are labels.
+EVAL_SERIES = ("pass_rate", "standard_error", "compute_gpu_hours", "mean_tokens", "entropy")
+EVAL_LABELS = {  # label -> field; `attempt` is the label of whoever is scraped, perhaps a later attempt
+    "dataset": "dataset",
+    "index": "index",
+    "step": "step",
+    "version": "version",
+    "prompts": "prompts",
+    "samples": "samples",
+    "excluded": "excluded",
+    "measured_by": "attempt",
+}
+
 Phase = Literal["starting", "warmStart", "training", "evaluating", "stopping", "finished"]
 HELD_OUT = "held_out"  # name of the fitted test set; downstream sets have the user's names
 

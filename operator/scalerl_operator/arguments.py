@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _DESCRIPTION = """\
 Train with reinforcement learning, and know the ceiling before the budget is spent.
@@ -127,6 +128,11 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--poll-seconds", type=_positive, default=10.0, help="between questions to a leader (default: 10)"
     )
+    parser.add_argument(
+        "--prometheus-url", type=_url, metavar="URL", help="asked about leaders that do not answer (default: none)"
+    )
+    parser.add_argument("--prometheus-token-file", type=Path, metavar="FILE", help="its bearer token, read every time")
+    parser.add_argument("--prometheus-ca-file", type=Path, metavar="FILE", help="whom to trust (default: the system's)")
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +165,16 @@ def _positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
+
+
+def _url(text: str) -> str:
+    """Return a server's URL; what stands before /api."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text} is not http://HOST[:PORT][/PATH] or https://...")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError("a URL without user, query and fragment is needed; a token goes into a file")
+    return text.rstrip("/")
 
 
 def _share(text: str) -> float:

@@ -1,8 +1,21 @@
-"""The operator's own metrics. I/O (prometheus_client's registry)."""
+"""The operator's own metrics, and those of its runs. I/O (prometheus_client's registry).
+
+`python -m scalerl_operator.gauges` writes docs/operator-metrics.md from them.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
+from scalerl_api import RLRunStatus
+from scalerl_operator.run_metrics import RUN_METRICS, View, list_samples
 from scalerl_operator.sights import Key, Told
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -37,47 +50,107 @@ class Gauges:
             "scalerl_operator_watch_age_seconds", "Time since the last sign of the watches.", registry=on
         )
         self.polls = Counter("scalerl_operator_polls_total", "Questions to leaders.", ["result"], registry=on)
+        self.readings = Counter(
+            "scalerl_operator_prometheus_readings_total",
+            "Readings of the Prometheus server about leaders that do not answer: scraped, not_scraped, or failed.",
+            ["result"],
+            registry=on,
+        )
         self.fits = Counter("scalerl_operator_fits_total", "Forecasts that were made.", registry=on)
         self.fit_seconds = Histogram(
             "scalerl_operator_fit_duration_seconds", "Time of judging a run's new points.", buckets=SECONDS, registry=on
         )
-        self.pass_rate = Gauge("scalerl_run_pass_rate", "Last held-out pass rate.", RUN, registry=on)
-        self.compute = Gauge("scalerl_run_compute_gpu_hours", "Compute spent (device-hours on CPU).", RUN, registry=on)
-        self.step = Gauge("scalerl_run_step", "Optimizer steps.", RUN, registry=on)
-        self.ceiling = Gauge("scalerl_run_ceiling", "Predicted ceiling; absent without a fit.", RUN, registry=on)
-        self.ceiling_low = Gauge("scalerl_run_ceiling_low", "Lower end of its 90 % interval.", RUN, registry=on)
-        self.ceiling_high = Gauge("scalerl_run_ceiling_high", "Upper end of its 90 % interval.", RUN, registry=on)
+        for counter, results in (
+            (self.reconciles, ("done", "error")),
+            (self.polls, ("answered", "missed")),
+            (self.readings, ("scraped", "not_scraped", "failed")),
+        ):
+            for result in results:  # from 0 on: a rate knows nothing of a series' first value
+                counter.labels(result)
+        self._runs = _Runs()
+        on.register(self._runs)
 
     def render(self) -> bytes:
-        """Return Prometheus' text."""
+        """Return Prometheus' text. May be called in another thread: with 1,000 runs it takes a second."""
         return generate_latest(self.registry)
+
+    def set_leading(self, leading: bool) -> None:
+        """Say whether this replica leads; only then it knows how runs are, and says so."""
+        self.leader.set(float(leading))
+        self._runs.shown = leading
 
     def count_write(self, verb: str, kind: str) -> None:
         """Count a write to the API server."""
         self.writes.labels(verb, kind).inc()
 
-    def show_run(self, key: Key, told: Told) -> None:
-        """Show what a run's leader has told."""
-        if told.progress is None:
-            return
-        self.compute.labels(*key).set(told.progress.compute_gpu_hours)
-        self.step.labels(*key).set(told.progress.step)
-        measured = [point.pass_rate for point in told.evals if point.dataset == "held_out"]
-        if measured:
-            self.pass_rate.labels(*key).set(measured[-1])
-        found = told.judged.forecast if told.judged is not None else None
-        for gauge, value in (
-            (self.ceiling, found.ceiling if found is not None else None),
-            (self.ceiling_low, found.ceiling_low if found is not None else None),
-            (self.ceiling_high, found.ceiling_high if found is not None else None),
-        ):
-            if value is not None:
-                gauge.labels(*key).set(value)
-            else:
-                gauge.remove_by_labels(dict(zip(RUN, key, strict=True)))
+    def show_run(self, key: Key, status: RLRunStatus | None, told: Told) -> None:
+        """Show a run as a pass has seen it."""
+        self._runs.views[key] = View(status, told)
+
+    def show_told(self, key: Key, told: Told) -> None:
+        """Show what a run's leader has told since."""
+        self._runs.views[key] = replace(self._runs.views.get(key, View()), told=told)
 
     def forget_run(self, key: Key) -> None:
         """Drop the series of a run that is deleted."""
-        labels = dict(zip(RUN, key, strict=True))
-        for gauge in (self.pass_rate, self.compute, self.step, self.ceiling, self.ceiling_low, self.ceiling_high):
-            gauge.remove_by_labels(labels)
+        self._runs.views.pop(key, None)
+
+
+class _Runs(Collector):
+    """The samples are made when they are asked for: a run has at most some 70, whatever happens to it."""
+
+    def __init__(self) -> None:
+        self.views: dict[Key, View] = {}
+        self.shown = False
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        families = {
+            each.name: GaugeMetricFamily(f"scalerl_run_{each.name}", each.meaning, labels=[*RUN, *each.labels])
+            for each in RUN_METRICS
+        }
+        for key, view in list(self.views.items()) if self.shown else ():
+            for name, labels, value in list_samples(view):
+                families[name].add_metric([*key, *labels], value)
+        yield from families.values()
+
+
+def document() -> str:
+    """docs/operator-metrics.md."""
+    lines = [
+        "# Metrics of the operator",
+        "",
+        "Made by `make generate` from `operator/scalerl_operator/gauges.py` and `run_metrics.py`; do not edit.",
+        "",
+        "Every replica serves them at `/metrics`; those of runs only the one that leads.",
+        "",
+        "## Its own",
+        "",
+        "| name | kind | meaning |",
+        "|---|---|---|",
+    ]
+    for family in Gauges().registry.collect():
+        if not family.name.startswith("scalerl_run_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    lines += ["", "## Of its runs", "", "Gauges with the labels `namespace` and `run`.", ""]
+    lines += ["| name | further labels | meaning |", "|---|---|---|"]
+    lines += [f"| `scalerl_run_{m.name}` | {', '.join(m.labels)} | {m.meaning} |" for m in RUN_METRICS]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page, or with --check say whether it is stale."""
+    parser = argparse.ArgumentParser(description="Write docs/operator-metrics.md.")
+    parser.add_argument("--check", action="store_true", help="exit 1 if the page is stale")
+    parser.add_argument("--out", type=Path, default=Path("docs/operator-metrics.md"))
+    arguments = parser.parse_args()
+    if arguments.check:
+        fresh = arguments.out.exists() and arguments.out.read_text() == document()
+        sys.stderr.write("" if fresh else f"{arguments.out} is stale; run `make generate`\n")
+        return 0 if fresh else 1
+    arguments.out.write_text(document())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

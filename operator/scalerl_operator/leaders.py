@@ -1,15 +1,17 @@
 """Asks the running leaders how far they are, and judges their points, both away from the event loop. I/O.
 
-Everything here is rebuilt from the leaders when an operator starts: who asks since 0 is told the whole history.
+Everything here is rebuilt from the leaders when an operator starts: who asks since 0 is told the whole history. Where
+the user names a Prometheus server, that is asked about leaders that do not answer.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from scalerl_api import RLRun
 from scalerl_api.wire import PORT_HTTP, EvalPoint, Progress
@@ -17,17 +19,26 @@ from scalerl_operator.gauges import Gauges
 from scalerl_operator.history import ForecastLine, eta_seconds, held_out, merge_evals, next_index
 from scalerl_operator.judge import judge_missing, summarize
 from scalerl_operator.seen import Judged
+from scalerl_operator.series import Question, Reading
 from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
 from scalerl_operator.store import Store
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
+from scalerl_operator.trace import Trace, trace_curve
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
 PARALLEL = 32  # questions at a time: 1,000 leaders that answer in 50 ms take 2 s; 32 dead ones delay others 3 s
 PACE_SAMPLES = 1000
+MISSES = 3  # answers in a row that a leader owes before a Prometheus server is asked about it
+READ_SECONDS = 30.0  # between two such readings of one run: nothing is scraped much oftener
+READERS = 4  # at a time: a server that labours under its own load must not get ours on top
 
 Ask = Callable[[str, str, int], Progress]
 """(host:port, token, since) -> the answer. Raises TelemetryError."""
+Read = Callable[[Question], Reading]
+"""What a Prometheus server has of a run. Raises TelemetryError."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,9 @@ class Means:
     """Told of a run about which something is news."""
     ask: Ask = lambda address, token, since: fetch_progress(address, token, since, timeout_seconds=ANSWER_SECONDS)
     poll_seconds: float = POLL_SECONDS
+    read: Read | None = None
+    """None: no server is named."""
+    read_seconds: float = READ_SECONDS
 
 
 @dataclass
@@ -53,12 +67,18 @@ class _Memory:
     watched: datetime | None = None
     asked: bool = False
     heard: datetime | None = None
+    missed: int = 0
+    """Answers in a row that this leader did not give."""
+    read: datetime | None = None
+    """Up to when the Prometheus server was read."""
+    read_due: float = 0.0
     progress: Progress | None = None
     evals: tuple[EvalPoint, ...] = ()
     since: int = 0
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
     forecasts: list[ForecastLine] = field(default_factory=list)
     judged: Judged | None = None
+    trace: Trace | None = None
     judged_by: int = 0
     """Generation of the spec that it was judged by: policies may change."""
     due: float = 0.0
@@ -74,6 +94,7 @@ class Leaders:
         self._means = means
         self._memories: dict[Key, _Memory] = {}
         self._askers: Executor = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="ask")
+        self._readers: Executor = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="read")
         self._fitters: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fit")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -92,6 +113,7 @@ class Leaders:
             evals=memory.evals,
             eta_seconds=eta,
             judged=memory.judged,
+            trace=memory.trace,
         )
 
     def forget(self, key: Key) -> None:
@@ -115,8 +137,8 @@ class Leaders:
         """Wait for nothing: answers under way are for nobody."""
         for task in list(self._tasks):
             task.cancel()
-        self._askers.shutdown(wait=False, cancel_futures=True)
-        self._fitters.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._askers, self._readers, self._fitters):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _memory(self, run: SeenRun, pod: SeenPod) -> _Memory:
         memory = self._memories.get(run.key)
@@ -124,7 +146,7 @@ class Leaders:
             memory = self._memories[run.key] = _Memory(run.uid)
         if memory.pod != pod.uid:  # another leader: it counts its points by its own numbers
             memory.pod, memory.attempt, memory.since = pod.uid, pod.attempt or 0, 0
-            memory.watched, memory.heard, memory.asked = self._means.now(), None, False
+            memory.watched, memory.heard, memory.asked, memory.missed = self._means.now(), None, False, 0
             memory.pace.clear()
         return memory
 
@@ -137,7 +159,8 @@ class Leaders:
         finally:
             memory.due = time.monotonic() + self._means.poll_seconds
             memory.busy = False
-        self._gauges.show_run(run.key, self.told(run))
+        if self._memories.get(run.key) is memory:  # else it was deleted meanwhile, and its series with it
+            self._gauges.show_told(run.key, self.told(run))
 
     async def _ask(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -146,13 +169,48 @@ class Leaders:
             progress = await asyncio.get_running_loop().run_in_executor(self._askers, self._means.ask, *question)
         except TelemetryError:
             self._gauges.polls.labels("missed").inc()
+            memory.missed += 1
             if not memory.asked:
                 memory.asked = True
                 self._means.dirty(run.key)
+            await self._read(run, pod, memory)
             return
         self._gauges.polls.labels("answered").inc()
+        memory.missed = 0
         if memory.pod == pod.uid:
             self._take(run, progress, memory)
+
+    async def _read(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
+        """Ask the Prometheus server, where there is one, about a leader that does not answer."""
+        read = self._means.read
+        if read is None or memory.missed < MISSES or time.monotonic() < memory.read_due:
+            return
+        now = self._means.now()
+        question = Question(run.key[1], run.uid, memory.attempt, memory.read or run.created or now, now)
+        try:
+            reading = await asyncio.get_running_loop().run_in_executor(self._readers, read, question)
+        except TelemetryError as error:
+            self._gauges.readings.labels("failed").inc()
+            log.warning("%s/%s: its leader does not answer, nor does Prometheus: %s", *run.key, error)
+        else:
+            self._gauges.readings.labels("scraped" if reading.progress is not None else "not_scraped").inc()
+            memory.read = now
+            if memory.pod == pod.uid:
+                self._take_reading(run, reading, memory)
+        finally:
+            memory.read_due = time.monotonic() + self._means.read_seconds
+
+    def _take_reading(self, run: SeenRun, reading: Reading, memory: _Memory) -> None:
+        """Take in what was scraped. `since` stays: the leader may know more once it answers again."""
+        before = (memory.evals, memory.progress)
+        memory.evals = merge_evals(reading.evals, memory.evals)
+        found = reading.progress
+        if found is not None:
+            scraped = self._means.now() - timedelta(seconds=reading.age_seconds)
+            if memory.heard is None or scraped > memory.heard:
+                memory.heard, memory.progress = scraped, _carry_over(memory.progress, found)
+        if (memory.evals, memory.progress) != before:
+            self._means.dirty(run.key)
 
     def _take(self, run: SeenRun, progress: Progress, memory: _Memory) -> None:
         if not memory.pace or progress.step != memory.pace[-1][1]:
@@ -175,10 +233,18 @@ class Leaders:
         before, evals = list(memory.forecasts), memory.evals
         lines = await loop.run_in_executor(self._fitters, judge_missing, run, evals, before, when)
         memory.judged = await loop.run_in_executor(self._fitters, summarize, run, lines, evals)
+        memory.trace = await loop.run_in_executor(self._fitters, trace_curve, lines[-1], evals)
         memory.forecasts, memory.judged_by = lines, seen.generation
         self._gauges.fits.inc(len(lines) - len(before))
         self._gauges.fit_seconds.observe(time.monotonic() - began)
         self._means.dirty(seen.key)
+
+
+def _carry_over(told: Progress | None, scraped: Progress) -> Progress:
+    """What was scraped, with what the same leader has told before and no metric says."""
+    if told is None or told.attempt != scraped.attempt:
+        return scraped
+    return scraped.model_copy(update={"checkpoint": told.checkpoint, "latest": told.latest})
 
 
 def _still(progress: Progress) -> Progress:

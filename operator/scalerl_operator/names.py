@@ -12,6 +12,7 @@ LABEL_RUN = "scalerl.io/run"
 LABEL_ROLE = "scalerl.io/role"
 LABEL_INDEX = "scalerl.io/index"
 LABEL_ATTEMPT = "scalerl.io/attempt"  # trainers only: generators outlive attempts
+LABEL_RUN_UID = "scalerl.io/run-uid"  # for whoever scrapes: a later run of the same name is another
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 OWNED_PREFIXES = ("scalerl.io/", "app.kubernetes.io/")
 ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"

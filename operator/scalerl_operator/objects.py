@@ -156,7 +156,7 @@ def build_pod(owner: Owner, place: Place, attempt: int, options: PodOptions) -> 
     spec = owner.run.spec.trainer if place.role == "trainer" else owner.run.spec.generator
     head = _owned(owner, "v1", "Pod", names.pod_name(owner.name, place), place.role)
     labelled = attempt if place.role == "trainer" else None
-    head["metadata"]["labels"] = names.pod_labels(owner.name, place, labelled)
+    head["metadata"]["labels"] = names.pod_labels(owner.name, place, labelled) | {names.LABEL_RUN_UID: owner.uid}
     deadlines = owner.run.spec.deadlines
     grace = deadlines.checkpoint_seconds + options.exit_seconds if place.role == "trainer" else options.exit_seconds
     pod = {

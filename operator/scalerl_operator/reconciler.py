@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+from scalerl_api.rlrun import MANAGED_BY
 from scalerl_operator.cluster import Cluster
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.kube import KubeError
@@ -94,5 +95,7 @@ class Reconciler:
             self._queue.forget(key)
             return None
         plan = plan_pods(sight, self._now(), self._limits)
+        if sight.run.managed_by == MANAGED_BY:
+            self._gauges.show_run(key, plan.status or sight.run.status, sight.told)
         await self._cluster.apply(sight, plan)
         return plan.until

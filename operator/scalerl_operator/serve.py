@@ -14,26 +14,27 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from aiohttp import web
 
 from scalerl_operator.cluster import KubeCluster, Rights, derive_token, load_store
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.handlers import Body, Watches, start_watches
-from scalerl_operator.health import start_health
+from scalerl_operator.health import Signs, find_dead, find_unready, start_health
 from scalerl_operator.kube import Kube, KubeError, load_connection
-from scalerl_operator.leaders import Leaders, Means
+from scalerl_operator.leaders import Leaders, Means, Read
 from scalerl_operator.lease import Identity, LeaseKeeper
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.objects import PodOptions
 from scalerl_operator.plan import Limits
+from scalerl_operator.prometheus import Server, fetch_reading
 from scalerl_operator.reconciler import Reconciler
 from scalerl_operator.sights import parse_seen_pod, parse_seen_run
 from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30.0  # a loop that has not turned for so long is dead
 SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
 LOAD_RETRY_SECONDS = 2.0
 MIN_KEY_BYTES = 16
@@ -93,27 +94,33 @@ class _Replica:
             token=lambda uid: derive_token(key, uid),
             dirty=lambda run: self._reconciler.mark(run),
             poll_seconds=options.poll_seconds,
+            read=_reader(options),
         )
         self._leaders = Leaders(self._store, self.gauges, means)
         pods = PodOptions(options.image, limits.exit_seconds)
         rights = Rights(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
-        self._synced = False
+        self._synced = self._working = False
         self._watch_sign = self._swept = time.monotonic()
         self._watches_ended = asyncio.Event()
 
     async def start_health(self) -> web.AppRunner:
-        """Serve liveness, readiness and metrics. A standby is ready when it could take over."""
+        """Serve liveness, readiness and metrics."""
         return await start_health(
             self._port,
-            is_live=lambda: time.monotonic() - max(self._reconciler.beat, self.keeper.beat) < BEAT_SECONDS,
-            is_ready=lambda: self._synced or not self.keeper.is_leading(),
+            dead=lambda: find_dead(self._signs(), time.monotonic()),
+            unready=lambda: find_unready(is_leading=self.keeper.is_leading(), is_synced=self._synced),
             render=self._render,
         )
 
+    def _signs(self) -> Signs:
+        if not self._working:
+            return Signs(self.keeper.beat)
+        return Signs(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
+
     def _render(self) -> bytes:
-        self.gauges.leader.set(float(self.keeper.is_leading()))
+        self.gauges.set_leading(self.keeper.is_leading())
         self.gauges.watch_age.set(time.monotonic() - max(self._watch_sign, self._swept))
         return self.gauges.render()
 
@@ -122,10 +129,14 @@ class _Replica:
         keeping = asyncio.create_task(self.keeper.keep(), name="the lease")
         loading = asyncio.create_task(self._load(), name="the first lists")
         await asyncio.wait([keeping, loading, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
+        fault = loading.exception() if loading.done() else None
+        if fault is not None:
+            log.error("%s ended", loading.get_name(), exc_info=fault)
+        if fault is not None or not loading.done():
             await _cancel(keeping, loading)
             return
         end_watches = self._watch()
+        self._reconciler.beat, self._working = time.monotonic(), True
         tasks = [
             keeping,
             asyncio.create_task(self._reconciler.work_forever(), name="the workers"),
@@ -197,6 +208,14 @@ class _Replica:
         await self.keeper.release()
         await self._kube.close()
         await self._lease_kube.close()
+
+
+def _reader(options: argparse.Namespace) -> Read | None:
+    """Who reads the Prometheus server; None where none is named."""
+    if options.prometheus_url is None:
+        return None
+    server = Server(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
+    return partial(fetch_reading, server)
 
 
 async def _cancel(*tasks: "asyncio.Task[object]") -> None:

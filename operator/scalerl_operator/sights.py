@@ -15,6 +15,7 @@ from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
 from scalerl_operator.objects import check_templates
 from scalerl_operator.seen import Judged
+from scalerl_operator.trace import Trace
 
 Key = tuple[str, str]
 """(namespace, name) of a run."""
@@ -45,6 +46,8 @@ class SeenRun:
     """As it was written last; fields that a newer operator added are left out."""
     is_status_foreign: bool = False
     """The status is not empty and cannot be understood: to act without it could start a run that is over."""
+    created: datetime | None = None
+    """By the API server's clock."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Told:
     eta_seconds: float | None = None
     judged: Judged | None = None
     """None until a point was judged by this operator."""
+    trace: Trace | None = None
+    """Where the curve lies, for dashboards."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def parse_seen_run(document: Mapping[str, Any]) -> SeenRun:
         faults=faults,
         status=status,
         is_status_foreign=status is None and bool(document.get("status")),
+        created=_time(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
     )
 
 

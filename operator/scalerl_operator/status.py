@@ -48,10 +48,15 @@ def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now
         forecast=judged.forecast or old.forecast,
         stop=judged.stop,
         checkpoint=_checkpoint(progress) or old.checkpoint,
-        cost=CostStatus(gpu_seconds=progress.gpu_seconds, idle_fraction=progress.idle_fraction)
-        if progress is not None
-        else old.cost,
+        cost=_cost(progress, old.cost) if progress is not None else old.cost,
     )
+
+
+def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
+    """What was used does not become less: a leader that was killed has not written down its last step's."""
+    spent = dict(old.gpu_seconds) if old is not None else {}
+    told = {role: max(seconds, spent.get(role, 0.0)) for role, seconds in progress.gpu_seconds.items()}
+    return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
 
 
 def _wanted(seen: Seen, judged: Judged, standing: Standing) -> list[tuple[str, Truth, str, str]]:

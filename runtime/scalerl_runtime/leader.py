@@ -20,6 +20,9 @@ from scalerl_api.wire import (
     EVALS_FILE,
     LEDGER_FILE,
     METRICS_FILE,
+    SERIES_EARLIER,
+    SERIES_PHASE,
+    SERIES_SPENT,
     Checkpoint,
     EvalPoint,
     Phase,
@@ -52,6 +55,7 @@ log = logging.getLogger(__name__)
 
 FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 SCRATCH_MODEL = "model-start"
+ROLES = ("trainer", "generator")
 
 
 class Leader:
@@ -75,12 +79,15 @@ class Leader:
         self._detail = ""
         self._latest: StepRecord | None = None
         self._checkpoint: Checkpoint | None = None
-        self._saved: RunState | None = None
-        self._saved_path: Path | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
         self._cost = CostFile(folder)
+        for role in ROLES:
+            self.publisher.set_labelled(SERIES_EARLIER, role, self._cost.before.get(role, 0.0))
+        self._show_evals(self._evals)
         self._pipeline: Pipeline | None = None
         self._position: Position | None = None
+        self._newest: tuple[Path, RunState] | None = None
+        self._reached: tuple[int, float] | None = None  # step and compute of the newest checkpoint, once that is read
         self._pool: Pool | None = None
         self._trainer_clock = RoleClock(devices=run.spec.trainer.ranks)
 
@@ -213,16 +220,18 @@ class Leader:
         """Know from the start how far the run is: whoever asks meanwhile must not see it begin anew."""
         seconds = self.run.spec.deadlines.checkpoint_seconds
         path = await within(seconds, "looking for a checkpoint", asyncio.to_thread(self.store.latest))
+        self._reached = (0, 0.0)
         if path is not None:
-            self._saved = load_state(path)
-            self._saved_path = path
-            self._checkpoint = Checkpoint(step=self._saved.step, time=path.stat().st_mtime, path=str(path))
+            state = load_state(path)
+            self._newest, self._reached = (path, state), (state.step, state.compute_gpu_hours)
+            self._checkpoint = Checkpoint(step=state.step, time=path.stat().st_mtime, path=str(path))
+            self.publisher.set({"checkpoint_step": state.step})
 
     async def _restore(self, fleet: Fleet, pool: Pool, data: Data) -> tuple[Position, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
-        path, state = self._saved_path, self._saved
-        if path is None or state is None:
+        if self._newest is None:
             return start_position(self.recipe), True
+        path, state = self._newest
         self.on_phase("starting", f"loading {path.name}")
         await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in data.train})
@@ -266,14 +275,15 @@ class Leader:
         """Body of `/v1/progress`."""
         pool, now = self._pool, time.monotonic()
         slots: Sequence[Slot] = list(pool.slots.values()) if pool else []
+        step, compute = self._reached or (0, 0.0)
         return Progress(
             run=self.run.name,
             attempt=self.environment.attempt,
             phase=self._phase,
             detail=self._detail,
-            step=self._step(),
+            step=self._position.step if self._position else step,
             version=max((s.version for s in slots), default=-1) if slots else 0,
-            compute_gpu_hours=self._compute_gpu_hours(),
+            compute_gpu_hours=self._pipeline.compute_gpu_hours() if self._pipeline else compute,
             gpu_seconds=self._cost.total(self._spent()),
             idle_fraction={
                 "trainer": self._trainer_clock.idle_fraction(now),
@@ -286,16 +296,6 @@ class Leader:
             checkpoint=self._checkpoint,
             time=time.time(),
         )
-
-    def _step(self) -> int:
-        if self._position is not None:
-            return self._position.step
-        return self._saved.step if self._saved is not None else 0
-
-    def _compute_gpu_hours(self) -> float:
-        if self._pipeline is not None:
-            return self._pipeline.compute_gpu_hours()
-        return self._saved.compute_gpu_hours if self._saved is not None else 0.0
 
     def _spent(self) -> dict[str, float]:
         now = time.monotonic()
@@ -313,17 +313,13 @@ class Leader:
             for phase, spent in clock.seconds.items():
                 seconds[role, phase] = seconds.get((role, phase), 0.0) + spent
         for (role, phase), spent in seconds.items():
-            self.publisher.raise_to("gpu_seconds_total", spent, role, phase)
+            self.publisher.raise_to(SERIES_SPENT, spent, role, phase)
+        self.publisher.choose(SERIES_PHASE, self._phase)
         progress = self.progress(len(self._evals))
-        self.publisher.set(
-            {
-                "step": progress.step,
-                "version": progress.version,
-                "compute_gpu_hours": progress.compute_gpu_hours,
-                "generators_ready": progress.generators_ready,
-            }
-        )
+        if self._reached is not None:
+            self.publisher.set({"step": progress.step, "compute_gpu_hours": progress.compute_gpu_hours})
         if pool is not None:
+            self.publisher.set({"version": progress.version, "generators_ready": progress.generators_ready})
             self.publisher.raise_to("generator_restarts_total", pool.counters.restarts)
             self.publisher.raise_to("forced_mismatches_total", pool.counters.forced_mismatches)
             self.publisher.raise_to("verifier_failures_total", pool.counters.excluded)
@@ -341,8 +337,12 @@ class Leader:
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
         """See `Observer`."""
+        self._evals.extend(points)
+        self._show_evals(points)
+
+    def _show_evals(self, points: Sequence[EvalPoint]) -> None:
+        self.publisher.show_evals(self._evals)
         for point in points:
-            self._evals.append(point)
             self.publisher.set_labelled("pass_rate", point.dataset, point.pass_rate)
             self.publisher.set_labelled("pass_rate_standard_error", point.dataset, point.standard_error)
 
@@ -359,7 +359,7 @@ class Leader:
         """What to say last."""
         return Termination(
             reason=reason,
-            step=self._step(),
+            step=self._position.step if self._position else (self._reached or (0,))[0],
             checkpoint_step=self._checkpoint.step if self._checkpoint else None,
             last_eval=self._evals[-1] if self._evals else None,
             error=error,

@@ -12,12 +12,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-PREFIX = "scalerl_"
+from scalerl_api.wire import (
+    EVAL_LABELS,
+    EVAL_SERIES,
+    SERIES_EARLIER,
+    SERIES_PHASE,
+    SERIES_PREFIX,
+    SERIES_SPENT,
+    EvalPoint,
+)
+
 LAG_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
+EVAL_POINTS = 256  # newest that are shown: 1,280 series; three test sets of the paper's 75 evaluations are 225
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,9 @@ STATE_METRICS = (
     Metric("step", "gauge", "steps", "optimizer steps done"),
     Metric("version", "gauge", "steps", "version of the trainer's weights"),
     Metric("compute_gpu_hours", "gauge", "h", "GPU-hours (device-hours on CPU) of the surviving history"),
-    Metric("gpu_seconds_total", "counter", "s", "device time of this attempt", ("role", "phase")),
+    Metric(SERIES_PHASE, "gauge", "", "1 for what the run is doing", (SERIES_PHASE,)),
+    Metric(SERIES_SPENT, "counter", "s", "device time of this attempt", ("role", "phase")),
+    Metric(SERIES_EARLIER, "gauge", "s", "device time of the attempts before this one", ("role",)),
     Metric("pass_rate", "gauge", "0..1", "last evaluation", ("dataset",)),
     Metric("pass_rate_standard_error", "gauge", "0..1", "its standard error", ("dataset",)),
     Metric("token_lag", "histogram", "steps", "lag of trained tokens"),
@@ -85,6 +97,36 @@ STATE_METRICS = (
     Metric("mismatch_kl_by_lag", "gauge", "nats", "k3 estimate, split by token lag", ("lag",)),
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),
 )
+
+
+EVAL_MEANINGS = {
+    "pass_rate": ("0..1", "pass rate"),
+    "standard_error": ("0..1", "its standard error, clustered by prompt"),
+    "compute_gpu_hours": ("h", "compute of the run when the evaluated step ended"),
+    "mean_tokens": ("tokens", "mean completion length"),
+    "entropy": ("nats", "entropy of the policy, estimated"),
+}
+EVAL_METRICS = tuple(Metric(f"eval_{name}", "gauge", *EVAL_MEANINGS[name], tuple(EVAL_LABELS)) for name in EVAL_SERIES)
+
+Values = dict[tuple[str, ...], float]
+"""The samples of one metric, by its labels' values."""
+
+
+class _Table(Collector):
+    """Gauges and counters. What has not been measured has no sample: prometheus_client's own gauges begin at 0."""
+
+    def __init__(self, metrics: Sequence[Metric]):
+        self._metrics = metrics
+        self.values: dict[str, Values] = {metric.name: {} for metric in metrics}
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        for metric in self._metrics:
+            make = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+            text = f"{metric.meaning} ({metric.unit})" if metric.unit else metric.meaning
+            family = make(SERIES_PREFIX + metric.name, text, labels=metric.labels)
+            for labels, value in self.values[metric.name].items():
+                family.add_metric(labels, value)
+            yield family
 
 
 class _LagHistogram(Collector):
@@ -104,7 +146,7 @@ class _LagHistogram(Collector):
         bounds = [str(float(bound)) for bound in LAG_BUCKETS] + ["+Inf"]
         running = list(zip(bounds, accumulate(map(float, self._counts)), strict=True))
         yield HistogramMetricFamily(
-            PREFIX + self._metric.name, self._metric.meaning, buckets=running, sum_value=self._sum
+            SERIES_PREFIX + self._metric.name, self._metric.meaning, buckets=running, sum_value=self._sum
         )
 
 
@@ -113,44 +155,58 @@ class Publisher:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._series: dict[str, Gauge | Counter] = {}
-        for metric in (*STEP_METRICS, *STATE_METRICS):
-            name, text = PREFIX + metric.name, f"{metric.meaning} ({metric.unit})" if metric.unit else metric.meaning
-            if metric.kind == "gauge":
-                self._series[metric.name] = Gauge(name, text, metric.labels, registry=self.registry)
-            elif metric.kind == "counter":
-                self._series[metric.name] = Counter(name, text, metric.labels, registry=self.registry)
-            else:
-                self._lags = _LagHistogram(metric)
-                self.registry.register(self._lags)
+        metrics = (*STEP_METRICS, *STATE_METRICS)
+        self._kinds = {metric.name: metric.kind for metric in metrics}
+        self._table = _Table([metric for metric in metrics if metric.kind != "histogram"])
+        self._evals = _Table(EVAL_METRICS)
+        (lags,) = [metric for metric in metrics if metric.kind == "histogram"]
+        self._lags = _LagHistogram(lags)
+        for each in (self._table, self._evals, self._lags):
+            self.registry.register(each)
 
     def set(self, values: Mapping[str, float]) -> None:
         """Set gauges by name."""
         for name, value in values.items():
-            series = self._series[name]
-            assert isinstance(series, Gauge), f"{name} is not a gauge"
-            series.set(value)
+            self._of(name, "gauge")[()] = value
 
     def set_labelled(self, name: str, label: str, value: float) -> None:
         """Set a gauge with one label."""
-        series = self._series[name]
-        assert isinstance(series, Gauge), f"{name} is not a gauge"
-        series.labels(label).set(value)
+        self._of(name, "gauge")[label,] = value
+
+    def choose(self, name: str, label: str) -> None:
+        """Say 1 for this label of a gauge, and nothing for any other."""
+        series = self._of(name, "gauge")
+        series.clear()
+        series[label,] = 1.0
 
     def raise_to(self, name: str, value: float, *labels: str) -> None:
         """Bring a counter up to `value`; it never falls."""
-        series = self._series[name]
-        assert isinstance(series, Counter), f"{name} is not a counter"
-        target = series.labels(*labels) if labels else series
-        target.inc(max(0.0, value - target._value.get()))
+        series = self._of(name, "counter")
+        series[labels] = max(value, series.get(labels, 0.0))
+
+    def _of(self, name: str, kind: str) -> Values:
+        assert self._kinds[name] == kind, f"{name} is not a {kind}"
+        return self._table.values[name]
 
     def observe_lags(self, counts: Sequence[int]) -> None:
         """Add trained tokens; `counts[lag]` have that lag."""
         self._lags.add(counts)
 
+    def show_evals(self, points: Sequence[EvalPoint]) -> None:
+        """Show every one of the newest EVAL_POINTS points, so that a scrape that is missed loses none."""
+        newest = points[-EVAL_POINTS:]
+        for name in EVAL_SERIES:
+            found = [(eval_labels(point), getattr(point, name)) for point in newest]
+            self._evals.values[f"eval_{name}"] = {labels: value for labels, value in found if value is not None}
+
     def render(self) -> bytes:
         """Prometheus text."""
         return generate_latest(self.registry)
+
+
+def eval_labels(point: EvalPoint) -> tuple[str, ...]:
+    """Return the values of EVAL_LABELS."""
+    return tuple(str(getattr(point, field)) for field in EVAL_LABELS.values())
 
 
 def document() -> str:
@@ -161,11 +217,16 @@ def document() -> str:
         "Made by `make generate` from `runtime/scalerl_runtime/metrics.py`; do not edit.",
         "",
         "The leader serves them at `/metrics`. Those measured once a step are also the keys of `values` in",
-        "`metrics.jsonl`, without the prefix. On a CPU a device is one replica's process.",
+        "`metrics.jsonl`, without the prefix. On a CPU a device is one replica's process. What has not been measured",
+        f"has no series. Each of the newest {EVAL_POINTS} evaluations has series of its own, so that a scrape that is",
+        "missed loses none.",
     ]
-    for title, table in (("Once a step", STEP_METRICS), ("State", STATE_METRICS)):
+    tables = (("Once a step", STEP_METRICS), ("State", STATE_METRICS), ("Evaluations", EVAL_METRICS))
+    for title, table in tables:
         lines += ["", f"## {title}", "", "| name | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
-        lines += [f"| `{PREFIX}{m.name}` | {m.kind} | {m.unit} | {', '.join(m.labels)} | {m.meaning} |" for m in table]
+        lines += [
+            f"| `{SERIES_PREFIX}{m.name}` | {m.kind} | {m.unit} | {', '.join(m.labels)} | {m.meaning} |" for m in table
+        ]
     return "\n".join(lines) + "\n"
 
 

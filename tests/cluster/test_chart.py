@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from scalerl_api.wire import PATH_HEALTH, PATH_METRICS, PATH_READY, PORT_HTTP
+from scalerl_api.wire import EVAL_LABELS, PATH_HEALTH, PATH_METRICS, PATH_READY, PORT_HTTP
 from scalerl_operator import names
 from scalerl_operator.arguments import build_parser
 from scalerl_operator.kube import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
+from scalerl_operator.series import TARGET_ATTEMPT, TARGET_UID
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/scalerl"
@@ -43,6 +44,17 @@ MODES: dict[str, Json] = {
     },
     "single": {"replicas": 1, "networkPolicy": {"enabled": False}},
     "monitored": {
+        "telemetry": {
+            "prometheus": {
+                "url": "https://prom.test/tenant",
+                "existingSecret": "reader",
+                "tokenKey": "t",
+                "caKey": "ca.crt",
+            }
+        },
+        "networkPolicy": {
+            "prometheus": {"peers": [{"podSelector": {"matchLabels": {"app": "prom"}}}], "ports": [9443]},
+        },
         "serviceMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "7s"},
         "podMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "9s"},
         "prometheusRule": {"enabled": True, "labels": {"release": "prom"}, "runbookUrlPrefix": "https://wiki.test/"},
@@ -118,6 +130,10 @@ def test_lint(helm: str) -> None:
         ({"watch": {"namespaces": ["a", "a"]}}, "/watch/namespaces"),
         ({"tokenKey": {"key": "a/b"}}, "/tokenKey/key"),
         ({"pollSeconds": 0}, "/pollSeconds"),
+        ({"telemetry": {"prometheus": {"url": "prom:9090"}}}, "/telemetry/prometheus/url"),
+        ({"telemetry": {"prometheus": {"url": "http://u:p@prom"}}}, "/telemetry/prometheus/url"),
+        ({"telemetry": {"prometheus": {"tokenKey": "t"}}}, "/telemetry/prometheus/tokenKey"),
+        ({"networkPolicy": {"prometheus": {"ports": [0]}}}, "/networkPolicy/prometheus/ports/0"),
         ({"resources": {"limits": {"memory": "lots"}}}, "/resources/limits/memory"),
         ({"resources": {"request": {}}}, "/resources"),
         ({"podLabels": {"app.kubernetes.io/name": "x"}}, "/podLabels"),
@@ -235,6 +251,39 @@ def test_command_line_is_the_operators(render: Render) -> None:
     assert found.http == container["ports"][0]["containerPort"]
     assert found.token_key_file.parent == Path(container["volumeMounts"][0]["mountPath"])
     assert found.token_key_file.name == "k"
+
+
+def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Render) -> None:
+    container = pods_of(render(MODES["monitored"]))[0]["containers"][0]
+    found = build_parser().parse_args(["operator", *container["args"]])
+    assert found.prometheus_url == "https://prom.test/tenant"
+    (mount,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "prometheus"]
+    assert (found.prometheus_token_file, found.prometheus_ca_file) == (Path(mount, "t"), Path(mount, "ca.crt"))
+    to_it = pick(render(MODES["monitored"]), "NetworkPolicy")["spec"]["egress"][3]
+    assert to_it == {
+        "ports": [{"port": 9443, "protocol": "TCP"}],
+        "to": MODES["monitored"]["networkPolicy"]["prometheus"]["peers"],
+    }
+    plain = render({})
+    assert not [each for each in pods_of(plain)[0]["containers"][0]["args"] if "prometheus" in each]
+    assert len(pick(plain, "NetworkPolicy")["spec"]["egress"]) == 3
+
+
+def test_leaders_are_labelled_as_the_operator_asks_for_them(render: Render) -> None:
+    """What the PodMonitor makes of the pods' labels is what the operator's PromQL selects by."""
+    labels = names.pod_labels("any", names.LEADER, 1) | {names.LABEL_RUN_UID: "u"}
+    found = pick(render(MODES["monitored"], apis=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    targets = {each["targetLabel"]: each["sourceLabels"] for each in found["relabelings"]}
+    assert {TARGET_UID, TARGET_ATTEMPT} <= set(targets)
+    known = {"__meta_kubernetes_pod_label_" + re.sub("[^a-z]", "_", name): name for name in labels}
+    assert {known[source] for (source,) in targets.values()} == {
+        names.LABEL_RUN,
+        names.LABEL_RUN_UID,
+        names.LABEL_ATTEMPT,
+    }
+    assert known[targets[TARGET_UID][0]] == names.LABEL_RUN_UID
+    assert known[targets[TARGET_ATTEMPT][0]] == names.LABEL_ATTEMPT
+    assert not set(targets) & set(EVAL_LABELS), "a label of an evaluation would be renamed"
 
 
 def test_places_are_those_of_the_code(render: Render) -> None:

@@ -3,42 +3,57 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_api.wire import EvalPoint, Progress
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.gauges import Gauges
-from scalerl_operator.leaders import Leaders, Means
+from scalerl_operator.leaders import MISSES, Leaders, Means
 from scalerl_operator.names import Place
+from scalerl_operator.series import Question, Reading
 from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
 from scalerl_operator.store import Store
 from scalerl_operator.telemetry import TelemetryError
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+CREATED = NOW - timedelta(hours=7)
 KEY = ("research", "tiny")
 
 
 class World:
-    """A store with one run and its leader, who answers what `answer` says."""
+    """A store with one run and its leader, who answers what `answer` says; and a Prometheus, if `reading` is set."""
 
     def __init__(self, run: RLRun):
-        self.store, self.gauges = Store(), Gauges()
+        self.store, self.gauges, self.now = Store(), Gauges(), NOW
+        self.gauges.set_leading(True)
+        self.questions: list[Question] = []
+        self.reading: Callable[[Question], Reading] = lambda _question: Reading()
         self.asked: list[tuple[str, str, int]] = []
         self.dirty: list[Key] = []
         self.answer: Callable[[int], Progress] = lambda _since: progress()
-        self.run = SeenRun(KEY, "u1", 1, 1, "scalerl.io/operator", False, {}, {}, run)
+        self.run = SeenRun(KEY, "u1", 1, 1, "scalerl.io/operator", False, {}, {}, run, created=CREATED)
         self.store.put_run(self.run)
+        self.begin(with_prometheus=False)
+
+    def begin(self, *, with_prometheus: bool) -> None:
+        """Start the operator anew."""
         means = Means(
-            now=lambda: NOW,
+            now=lambda: self.now,
             token=lambda uid: f"token of {uid}",
             dirty=self.dirty.append,
             ask=self._ask,
             poll_seconds=0.02,
+            read=self._read if with_prometheus else None,
+            read_seconds=0.02,
         )
         self.leaders = Leaders(self.store, self.gauges, means)
+
+    def _read(self, question: Question) -> Reading:
+        self.questions.append(question)
+        return self.reading(question)
 
     def _ask(self, address: str, token: str, since: int) -> Progress:
         self.asked.append((address, token, since))
@@ -61,6 +76,10 @@ class World:
                 await asyncio.sleep(0.005)
         polling.cancel()
         await asyncio.gather(polling, *self.leaders._tasks, return_exceptions=True)
+
+
+def silent(_since: int) -> Progress:
+    raise TelemetryError("no route")
 
 
 def progress(step: int = 7, attempt: int = 1, evals: tuple[EvalPoint, ...] = ()) -> Progress:
@@ -107,9 +126,6 @@ def test_an_address_of_ipv6_is_put_in_brackets(world: World) -> None:
 
 
 def test_a_leader_that_does_not_answer_was_asked(world: World) -> None:
-    def silent(_since: int) -> Progress:
-        raise TelemetryError("no route")
-
     world.answer = silent
     world.place(1)
     play(world.until(lambda: len(world.asked) > 2))
@@ -168,3 +184,153 @@ def test_what_is_forgotten_leaves_no_series(world: World) -> None:
     world.leaders.forget(KEY)
     assert world.told == Told()
     assert b'run="tiny"' not in world.gauges.render()
+
+
+def test_a_run_that_is_deleted_while_its_leader_is_asked_leaves_no_series(world: World) -> None:
+    def answer(_since: int) -> Progress:
+        world.store.drop_run(world.run)
+        world.leaders.forget(KEY)
+        return progress()
+
+    world.answer = answer
+    world.place(1)
+    play(world.until(lambda: bool(world.asked) and not world.leaders._tasks))
+    assert b'run="tiny"' not in world.gauges.render()
+
+
+# -- a Prometheus server beside the leaders ----------------------------------------------------------------------------
+
+Point = Callable[..., EvalPoint]
+
+
+def test_without_a_server_nobody_else_is_asked(world: World) -> None:
+    world.answer = silent
+    world.place(1)
+    play(world.until(lambda: len(world.asked) > 2 * MISSES))
+    assert world.questions == []
+
+
+def test_the_server_is_asked_only_about_a_leader_that_does_not_answer(world: World) -> None:
+    world.begin(with_prometheus=True)
+    world.place(1)
+    play(world.until(lambda: len(world.asked) > 2 * MISSES))
+    assert world.questions == []
+    world.asked.clear()
+    world.answer = silent
+    play(world.until(lambda: bool(world.questions)))
+    assert len(world.asked) >= MISSES, "a missed answer or two are nothing"
+    assert world.questions[0] == Question("tiny", "u1", 1, CREATED, NOW)
+
+
+def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
+    """The leader is out of reach for evaluations 2 to 4; Prometheus has them; then it answers again."""
+    points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(6))
+    world.begin(with_prometheus=True)
+    world.answer = lambda since: progress(evals=points[:2][since:])
+    world.place(1)
+    play(world.until(lambda: len(world.told.evals) == 2))
+    world.answer = silent
+    world.reading = lambda _question: Reading(points[1:5])
+    play(world.until(lambda: len(world.told.evals) == 5 and world.told.judged is not None))
+    assert world.told.evals == points[:5]
+    world.asked.clear()
+    world.answer = lambda since: progress(evals=points[since:])
+    play(world.until(lambda: len(world.told.evals) == 6))
+    assert world.asked[0][2] == 2, "what a leader has not told itself is asked of it"
+
+
+def test_a_restart_of_the_operator_loses_no_eval_point_while_the_leader_is_out_of_reach(
+    world: World, point: Point
+) -> None:
+    points = tuple(point(index) for index in range(4))
+    world.answer = silent
+    world.reading = lambda _question: Reading(points)
+    world.place(1)
+    for _ in range(2):
+        world.begin(with_prometheus=True)
+        world.questions.clear()
+        play(world.until(lambda: world.told.judged is not None))
+        assert world.told.evals == points
+        assert world.questions[0].since == CREATED, "from the run's beginning, for nothing is known"
+
+
+def test_what_was_read_is_not_read_again(world: World) -> None:
+    world.begin(with_prometheus=True)
+    world.answer = silent
+    world.place(1)
+    play(world.until(lambda: bool(world.questions)))
+    world.now = NOW + timedelta(minutes=9)
+    play(world.until(lambda: world.questions[-1].now == world.now))
+    play(world.until(lambda: world.questions[-1].since == world.now))
+    assert world.questions[0].since == CREATED
+
+
+def test_a_restart_of_the_leader_counts_the_surviving_points(world: World, point: Point) -> None:
+    """Step 20 was lost with attempt 1 and measured again by attempt 2: one point of a step, the later attempt's."""
+    world.begin(with_prometheus=True)
+    world.answer = silent
+    world.place(2)
+    lost, redone = point(2, pass_rate=0.9), point(3, step=20, attempt=2, pass_rate=0.5)
+    world.reading = lambda _question: Reading((point(0), point(1), lost, redone))
+    play(world.until(lambda: len(world.told.evals) == 3))
+    assert world.told.evals[-1].pass_rate == 0.5
+
+
+def test_a_leader_that_is_scraped_is_alive_though_it_does_not_answer(world: World) -> None:
+    """`heard` by the age on the server's clock: the operator's own may be hours away from it."""
+    world.begin(with_prometheus=True)
+    world.answer = silent
+    world.place(1)
+    world.reading = lambda _question: Reading(progress=progress(step=50), age_seconds=12.0)
+    play(world.until(lambda: world.told.progress is not None))
+    assert world.told.progress is not None
+    assert world.told.progress.step == 50
+    assert world.told.heard == NOW - timedelta(seconds=12)
+
+
+def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
+    world.begin(with_prometheus=True)
+    world.answer = lambda _since: progress(step=60)
+    world.place(1)
+    play(world.until(lambda: world.told.progress is not None))
+    world.answer = silent
+    world.reading = lambda _question: Reading(progress=progress(step=59), age_seconds=30.0)
+    play(world.until(lambda: len(world.questions) > 2))
+    assert world.told.progress is not None
+    assert (world.told.progress.step, world.told.heard) == (60, NOW)
+
+
+def test_what_no_metric_says_is_kept_of_the_same_leaders_answers(world: World) -> None:
+    saved = Checkpoint(step=40, time=1.0, path="/somewhere")
+    world.begin(with_prometheus=True)
+    world.answer = lambda _since: progress(step=50).model_copy(update={"checkpoint": saved})
+    world.place(1)
+    play(world.until(lambda: world.told.progress is not None))
+    world.answer = silent
+    world.now = NOW + timedelta(minutes=1)
+    world.reading = lambda _question: Reading(progress=progress(step=55), age_seconds=1.0)
+    play(world.until(lambda: world.told.progress is not None and world.told.progress.step == 55))
+    assert world.told.progress is not None
+    assert world.told.progress.checkpoint == saved
+    world.place(2)
+    world.reading = lambda _question: Reading(progress=progress(step=3, attempt=2), age_seconds=1.0)
+    play(world.until(lambda: world.told.progress is not None and world.told.progress.attempt == 2))
+    assert world.told.progress is not None
+    assert world.told.progress.checkpoint is None
+
+
+def test_a_server_that_fails_is_counted_and_asked_again(world: World, point: Point) -> None:
+    def fails(_question: Question) -> Reading:
+        raise TelemetryError("HTTP 503")
+
+    world.begin(with_prometheus=True)
+    world.answer = silent
+    world.reading = fails
+    world.place(1)
+    play(world.until(lambda: len(world.questions) > 1))
+    assert world.questions[1].since == CREATED, "nothing was read"
+    world.reading = lambda _question: Reading((point(0),))
+    play(world.until(lambda: len(world.told.evals) == 1))
+    text = world.gauges.render().decode()
+    assert 'prometheus_readings_total{result="failed"}' in text
+    assert 'prometheus_readings_total{result="not_scraped"}' in text

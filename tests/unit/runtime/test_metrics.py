@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scalerl_runtime.metrics import STATE_METRICS, STEP_METRICS, Publisher, document
+from scalerl_api.wire import EvalPoint
+from scalerl_runtime.metrics import EVAL_METRICS, EVAL_POINTS, STATE_METRICS, STEP_METRICS, Publisher, document
 
 
 def samples(publisher):
@@ -46,13 +47,67 @@ def test_lag_histogram_is_cumulative():
     assert found["scalerl_token_lag_sum",] == 2 * 2 + 3 * 1 + 4 * 5 + 6 * 33
 
 
+def test_what_was_not_measured_has_no_series():
+    publisher = Publisher()
+    assert {key for key in samples(publisher) if not key[0].startswith("scalerl_token_lag")} == set()
+    publisher.set({"entropy": 0.0})
+    assert samples(publisher)["scalerl_entropy",] == 0.0
+
+
+def test_one_phase_at_a_time():
+    publisher = Publisher()
+    publisher.choose("phase", "starting")
+    publisher.choose("phase", "training")
+    assert {key: value for key, value in samples(publisher).items() if "phase" in key[0]} == {
+        ("scalerl_phase", "training"): 1.0
+    }
+
+
+def point(index, **values):
+    given = {"step": 10 * index, "version": 10 * index, "compute_gpu_hours": 0.1 * index, "pass_rate": 0.1 + 0.2}
+    fixed = {"index": index, "prompts": 250, "samples": 4, "standard_error": 0.013, "mean_tokens": 31.5, "attempt": 3}
+    return EvalPoint(**{**fixed, **given, **values})
+
+
+def test_every_number_of_an_evaluation_can_be_read_back():
+    publisher = Publisher()
+    publisher.show_evals([point(6, dataset="sums", excluded=7, entropy=0.75)])
+    text = publisher.render().decode()
+    labels = 'dataset="sums",excluded="7",index="6",measured_by="3",prompts="250",samples="4",step="60",version="60"'
+    families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    for field, value in {
+        "pass_rate": 0.1 + 0.2,  # 0.30000000000000004: no digit is lost
+        "standard_error": 0.013,
+        "compute_gpu_hours": 0.1 * 6,
+        "mean_tokens": 31.5,
+        "entropy": 0.75,
+    }.items():
+        (sample,) = families[f"scalerl_eval_{field}"]
+        assert sample.value == value
+        assert ",".join(f'{name}="{text}"' for name, text in sorted(sample.labels.items())) == labels
+
+
+def test_entropy_that_was_not_measured_has_no_series():
+    publisher = Publisher()
+    publisher.show_evals([point(0), point(1, entropy=0.5)])
+    found = [key for key in samples(publisher) if key[0] == "scalerl_eval_entropy"]
+    assert [key[3] for key in found] == ["1"]
+
+
+def test_evaluations_are_shown_up_to_a_bound_the_newest_of_them():
+    publisher = Publisher()
+    publisher.show_evals([point(index) for index in range(EVAL_POINTS + 5)])
+    indices = sorted(int(key[3]) for key in samples(publisher) if key[0] == "scalerl_eval_pass_rate")
+    assert indices == list(range(5, EVAL_POINTS + 5))
+
+
 def test_unknown_name_is_an_error():
     with pytest.raises(KeyError, match="speed"):
         Publisher().set({"speed": 1.0})
 
 
 def test_no_name_is_used_twice():
-    names = [metric.name for metric in (*STEP_METRICS, *STATE_METRICS)]
+    names = [metric.name for metric in (*STEP_METRICS, *STATE_METRICS, *EVAL_METRICS)]
     assert len(set(names)) == len(names)
 
 

@@ -1,0 +1,279 @@
+"""A run's points and progress, read from a real Prometheus server that scrapes the runtime's own metrics."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scalerl_api import parse_run
+from scalerl_api.wire import EvalPoint, Progress
+from scalerl_operator.gauges import Gauges
+from scalerl_operator.history import merge_evals
+from scalerl_operator.judge import judge_missing, summarize
+from scalerl_operator.leaders import Leaders, Means
+from scalerl_operator.names import Place
+from scalerl_operator.prometheus import Server, fetch_reading
+from scalerl_operator.series import Question, Reading
+from scalerl_operator.sights import SeenPod, SeenRun
+from scalerl_operator.store import Store
+from scalerl_operator.telemetry import TelemetryError
+
+QUICKSTART = Path(__file__).parents[2] / "examples/quickstart.yaml"
+
+
+class Run:
+    """A run of the test's own on the session's server."""
+
+    def __init__(self, lab: Any):
+        self.lab, self.uid, self.began = lab, lab.unused.pop(), datetime.now(UTC)
+
+    def leader(self, attempt: int, replica: str = "a") -> Any:
+        """The leader of an attempt, as one of a pair of servers scrapes it."""
+        found = self.lab.put(self.uid, attempt, replica)
+        found.publisher.choose("phase", "training")
+        return found
+
+    def question(self, *, attempt: int = 1, clock: timedelta = timedelta()) -> Question:
+        now = datetime.now(UTC) + clock
+        return Question("tiny", self.uid, attempt, self.began + clock, now)
+
+    def read(self, **options: Any) -> Reading:
+        return fetch_reading(Server(self.lab.prometheus.url), self.question(**options))
+
+
+@pytest.fixture
+def run(lab: Any) -> Run:
+    return Run(lab)
+
+
+def point(index: int, **values: Any) -> EvalPoint:
+    given = {"step": 10 * index, "version": 10 * index, "compute_gpu_hours": 0.1 * index, "pass_rate": 0.1 + index / 17}
+    fixed = {"index": index, "prompts": 250, "samples": 4, "standard_error": 0.02 / 3, "entropy": 0.7, "excluded": 1}
+    return EvalPoint.model_validate({**fixed, **given, **values})
+
+
+def test_every_number_of_every_eval_point_is_rebuilt(run: Run) -> None:
+    points = [point(index, dataset=name, mean_tokens=1 / 3) for index, name in enumerate(["held_out", "sums"] * 4)]
+    leader = run.leader(1)
+    leader.publisher.show_evals(points)
+    leader.until_scraped()
+    assert run.read().evals == tuple(points)
+
+
+def test_progress_is_read_of_the_attempt_that_is_scraped(run: Run) -> None:
+    leader = run.leader(1)
+    leader.publisher.set({"step": 70.0, "version": 69.0, "compute_gpu_hours": 0.3})
+    leader.until_scraped()
+    reading = run.read()
+    assert reading.progress is not None
+    assert (reading.progress.step, reading.progress.version) == (70, 69)
+    assert (reading.progress.phase, reading.progress.compute_gpu_hours) == ("training", 0.3)
+    assert run.read(attempt=2).progress is None
+
+
+def test_missed_scrapes_lose_no_eval_point(run: Run) -> None:
+    leader = run.leader(1)
+    leader.publisher.show_evals([point(0)])
+    leader.until_scraped()
+    leader.is_up = False
+    for count in range(2, 6):  # four evaluations while nothing can be scraped
+        leader.publisher.show_evals([point(index) for index in range(count)])
+    leader.until_scraped()
+    assert [each.index for each in run.read().evals] == [0]
+    leader.is_up = True
+    leader.until_scraped()
+    assert run.read().evals == tuple(point(index) for index in range(5))
+
+
+def test_a_restart_of_the_leader_loses_no_eval_point_and_counts_no_gpu_second_twice(run: Run) -> None:
+    """Attempt 1 is killed: 10 of its 100 s were not written down. Attempt 2's counter begins at 0 again."""
+    first = run.leader(1)
+    first.publisher.raise_to("gpu_seconds_total", 60.0, "trainer", "train")
+    first.publisher.raise_to("gpu_seconds_total", 40.0, "trainer", "wait")
+    first.publisher.set_labelled("earlier_gpu_seconds", "trainer", 0.0)
+    first.publisher.show_evals([point(0), point(1), point(2, pass_rate=0.9)])
+    first.until_scraped()
+    before = run.read().progress
+    assert before is not None
+    assert before.gpu_seconds["trainer"] == 100.0
+    run.lab.remove(first)
+    second = run.leader(2)
+    second.publisher.set_labelled("earlier_gpu_seconds", "trainer", 90.0)
+    second.publisher.raise_to("gpu_seconds_total", 25.0, "trainer", "train")
+    second.publisher.show_evals([point(0), point(1), point(2, pass_rate=0.9), point(3, step=20, attempt=2)])
+    second.until_scraped()
+    reading = run.read(attempt=2)
+    assert reading.progress is not None
+    assert reading.progress.gpu_seconds["trainer"] == 115.0
+    assert [each.index for each in reading.evals] == [0, 1, 2, 3]
+    kept = merge_evals(reading.evals)
+    assert [(each.step, each.attempt) for each in kept] == [(0, 1), (10, 1), (20, 2)], (
+        "the line of weights that went on"
+    )
+
+
+def test_two_servers_scrapes_of_one_leader_are_counted_once(run: Run) -> None:
+    for replica in ("a", "b"):
+        leader = run.leader(1, replica)
+        leader.publisher.raise_to("gpu_seconds_total", 50.0, "trainer", "train")
+        leader.publisher.show_evals([point(0), point(1)])
+        leader.until_scraped()
+    reading = run.read()
+    assert len(reading.evals) == 2
+    assert reading.progress is not None
+    assert reading.progress.gpu_seconds["trainer"] == 50.0
+
+
+@pytest.mark.parametrize("minutes", [-50, 50])
+def test_clock_skew_loses_no_eval_point(run: Run, minutes: int) -> None:
+    """The operator's clock differs from the server's, which stamps every sample, by most of an hour."""
+    leader = run.leader(1)
+    leader.publisher.show_evals([point(index) for index in range(3)])
+    leader.until_scraped()
+    reading = run.read(clock=timedelta(minutes=minutes))
+    assert len(reading.evals) == 3
+    assert reading.progress is not None
+    assert reading.age_seconds < 600, "by the server's own clock"
+
+
+def test_a_leader_that_is_gone_leaves_its_points_and_no_progress(run: Run) -> None:
+    leader = run.leader(1)
+    leader.publisher.show_evals([point(index) for index in range(3)])
+    leader.until_scraped()
+    run.lab.remove(leader)
+    deadline = time.monotonic() + 60
+    while run.read().progress is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(run.read().evals) == 3
+
+
+def test_a_later_run_of_the_same_name_is_another(run: Run) -> None:
+    for each in (run, Run(run.lab)):
+        leader = each.leader(1)
+        leader.publisher.show_evals([point(index) for index in range(2 if each is run else 5)])
+        leader.until_scraped()
+    assert len(run.read().evals) == 2
+
+
+def test_a_long_span_is_asked_for_in_parts(run: Run) -> None:
+    leader = run.leader(1)
+    leader.publisher.show_evals([point(0)])
+    leader.until_scraped()
+    run.began -= timedelta(days=400)
+    assert len(run.read().evals) == 1
+
+
+def test_a_refused_query_is_told_in_the_servers_words(run: Run) -> None:
+    """11,000 evaluations of a query are its limit."""
+    run.began -= timedelta(days=11_001)
+    with pytest.raises(TelemetryError, match="HTTP 400, 200 is needed: exceeded maximum resolution"):
+        run.read()
+
+
+def test_kill_of_the_server_loses_no_eval_point(run: Run) -> None:
+    leader = run.leader(1)
+    leader.publisher.show_evals([point(index) for index in range(3)])
+    leader.until_scraped()
+    run.lab.prometheus.kill()
+    with pytest.raises(TelemetryError, match="ConnectionRefusedError"):
+        run.read()
+    run.lab.prometheus.start(run.lab.config())
+    run.lab.prometheus.until_ready()
+    assert len(run.read().evals) == 3
+
+
+def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
+    """The poller with a leader that never answers: the same forecast as from the points themselves."""
+    spec = parse_run(yaml.safe_load(QUICKSTART.read_text()))
+    points = tuple(point(index, pass_rate=0.1 + 0.6 * index / (index + 4), entropy=None) for index in range(12))
+    leader = run.leader(1)
+    leader.publisher.set({"step": 115.0})
+    leader.publisher.show_evals(points)
+    leader.until_scraped()
+    store, dirty = Store(), []
+    seen = SeenRun(("research", "tiny"), run.uid, 1, 1, "scalerl.io/operator", False, {}, {}, spec, created=run.began)
+    store.put_run(seen)
+    store.put_pod(
+        SeenPod(
+            seen.key,
+            "tiny-trainer-0",
+            "p",
+            version=1,
+            place=Place("trainer", 0),
+            attempt=1,
+            created=run.began,
+            owner=run.uid,
+            ip="192.0.2.1",
+            started=run.began,
+        )
+    )
+
+    def silent(*_: object) -> Progress:
+        raise TelemetryError("out of reach")
+
+    means = Means(
+        now=lambda: datetime.now(UTC),
+        token=str,
+        dirty=dirty.append,
+        ask=silent,
+        poll_seconds=0.05,
+        read=partial(fetch_reading, Server(run.lab.prometheus.url)),
+    )
+
+    async def poll() -> Leaders:
+        leaders = Leaders(store, Gauges(), means)
+        polling = asyncio.create_task(leaders.poll_forever())
+        async with asyncio.timeout(120):
+            while leaders.told(seen).judged is None:
+                await asyncio.sleep(0.01)
+        polling.cancel()
+        await leaders.close()
+        return leaders
+
+    told = asyncio.run(poll()).told(seen)
+    expected = summarize(spec, judge_missing(spec, points, [], 0.0), points)
+    assert told.judged is not None
+    assert told.judged.forecast is not None
+    assert expected.forecast is not None
+    assert told.judged.forecast.model_copy(update={"updated_at": None}) == expected.forecast.model_copy(
+        update={"updated_at": None}
+    )
+    assert told.progress is not None
+    assert told.progress.step == 115
+    assert told.heard is not None
+    assert dirty
+
+
+def test_a_server_behind_tls_is_trusted_by_its_ca(start_prometheus: Callable[..., Any], tmp_path: Path) -> None:
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = {"cert_file": str(tmp_path / "cert"), "key_file": str(tmp_path / "key")}
+    (tmp_path / "web.yaml").write_text(yaml.safe_dump({"tls_server_config": tls}))
+    server = start_prometheus({"scrape_configs": []}, f"--web.config.file={tmp_path}/web.yaml")
+    url = f"https://127.0.0.1:{server.port}"
+    question = Question("tiny", "u", 1, datetime.now(UTC), datetime.now(UTC))
+    assert until_read(Server(url, ca_file=tmp_path / "cert"), question) == Reading()
+    with pytest.raises(TelemetryError, match="certificate verify failed"):
+        fetch_reading(Server(url), question)
+
+
+def until_read(server: Server, question: Question) -> Reading:
+    """Its own page about readiness is behind TLS too."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return fetch_reading(server, question)
+        except TelemetryError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
