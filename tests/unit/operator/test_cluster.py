@@ -31,7 +31,7 @@ class Server:
         self.objects: dict[tuple[str, str, str], Json] = {}
         self.versions = itertools.count(1)
         self.calls: list[str] = []
-        self.refuse: dict[str, KubeError] = {}
+        self.refuse: dict[str, Exception] = {}
 
     def _answer(self, verb: str, resource: Resource, name: str) -> None:
         call = f"{verb} {resource.plural} {name}".strip()
@@ -166,6 +166,41 @@ def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World])
     with pytest.raises(NotLeading):
         play(found.go())
     assert found.server.calls == []
+
+
+def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = world()
+    found.leading = False
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        async with asyncio.timeout(30.0):
+            await found.reconciler.work_forever()
+
+    play(story())
+    assert found.server.calls == []
+    assert [each.exc_info for each in caplog.records] == [None]
+    assert "may not write any more" in caplog.text
+
+
+def test_what_else_ends_a_worker_is_raised(world: Callable[..., World]) -> None:
+    found = world()
+    found.server.refuse["apply rlruns tiny/status"] = KeyError("a fault of ours")
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        async with asyncio.timeout(30.0):
+            await found.reconciler.work_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        play(story())
+    assert caught.group_contains(KeyError, match="a fault of ours")
 
 
 def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
