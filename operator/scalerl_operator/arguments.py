@@ -127,6 +127,8 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--poll-seconds", type=_positive, default=10.0, help="between questions to a leader (default: 10)"
     )
+    network = "who may ask leaders and what runs may reach, as NetworkPolicyPeers; without it no NetworkPolicy is made"
+    parser.add_argument("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', help=network)
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:

@@ -166,7 +166,7 @@ class KubeCluster:
 
     async def _share(self, owner: Owner, written: _Written) -> None:
         """Apply what the pods share, unless this operator has done so with the same words."""
-        objects = build_common(owner)
+        objects = build_common(owner, self._rights.options)
         digest = hashlib.sha256(repr(objects).encode()).hexdigest()
         if digest == written.common:
             return

@@ -68,6 +68,7 @@ CHILDREN = {
     "Secret": Resource("/api/v1", "secrets"),
     "PersistentVolumeClaim": Resource("/api/v1", "persistentvolumeclaims"),
     "PodDisruptionBudget": Resource("/apis/policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": Resource("/apis/networking.k8s.io/v1", "networkpolicies"),
 }
 
 

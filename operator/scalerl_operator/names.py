@@ -72,6 +72,11 @@ def budget_name(run: str) -> str:
     return f"{run}-trainer"
 
 
+def network_policy_name(run: str) -> str:
+    """Return the name of the NetworkPolicy of all the run's pods."""
+    return f"{run}-pods"
+
+
 def claim_name(run: str) -> str:
     """Return the name of the PersistentVolumeClaim that is made where the user names none."""
     return f"{run}-checkpoints"

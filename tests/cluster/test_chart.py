@@ -14,6 +14,7 @@ from scalerl_api.wire import PATH_HEALTH, PATH_METRICS, PATH_READY, PORT_HTTP
 from scalerl_operator import names
 from scalerl_operator.arguments import build_parser
 from scalerl_operator.kube import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
+from scalerl_operator.network import Isolation
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/scalerl"
@@ -39,9 +40,13 @@ MODES: dict[str, Json] = {
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "important",
         "serviceAccount": {"name": "op", "annotations": {"role": "none"}},
-        "networkPolicy": {"metricsFrom": [], "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [16443]}},
+        "networkPolicy": {
+            "metricsFrom": [],
+            "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [16443]},
+            "runs": {"outside": [{"podSelector": {"matchLabels": {"app": "hub"}}}]},
+        },
     },
-    "single": {"replicas": 1, "networkPolicy": {"enabled": False}},
+    "single": {"replicas": 1, "networkPolicy": {"enabled": False, "runs": {"enabled": False}}},
     "monitored": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "7s"},
         "podMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "9s"},
@@ -125,6 +130,7 @@ def test_lint(helm: str) -> None:
         ({"networkPolicy": {"apiServer": {"ports": []}}}, "/networkPolicy/apiServer/ports"),
         ({"networkPolicy": {"apiServer": {"cidrs": ["everywhere"]}}}, "/networkPolicy/apiServer/cidrs/0"),
         ({"networkPolicy": {"metricsFrom": [{"namespace": "m"}]}}, "/networkPolicy/metricsFrom/0"),
+        ({"networkPolicy": {"runs": {"outside": [{}]}}}, "/networkPolicy/runs/outside/0"),
         ({"serviceMonitor": {"interval": 30}}, "/serviceMonitor/interval"),
         ({"prometheusRule": {"runbookUrlPrefix": "x"}}, "/prometheusRule/runbookUrlPrefix"),
         ({"dashboards": {"labels": {"grafana_dashboard": 1}}}, "/dashboards/labels/grafana_dashboard"),
@@ -235,6 +241,17 @@ def test_command_line_is_the_operators(render: Render) -> None:
     assert found.http == container["ports"][0]["containerPort"]
     assert found.token_key_file.parent == Path(container["volumeMounts"][0]["mountPath"])
     assert found.token_key_file.name == "k"
+    told = Isolation.parse(found.network_policy)
+    assert told.http_from == ({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rl-system"}}},)
+    assert told.outside == ({"podSelector": {"matchLabels": {"app": "hub"}}},)
+
+
+def test_the_runs_metrics_are_open_to_whom_the_operators_are(render: Render) -> None:
+    arguments = pods_of(render({}))[0]["containers"][0]["args"]
+    told = Isolation.parse(build_parser().parse_args(["operator", *arguments]).network_policy)
+    scrapers = [each["namespaceSelector"]["matchLabels"] for each in told.http_from]
+    assert scrapers == [{"kubernetes.io/metadata.name": name} for name in ("rl-system", "monitoring")]
+    assert "169.254.169.254/32" in json.dumps(told.outside)
 
 
 def test_places_are_those_of_the_code(render: Render) -> None:
