@@ -62,6 +62,11 @@ def config_name(run: str) -> str:
     return f"{run}-spec"
 
 
+def curve_name(run: str) -> str:
+    """Return the name of the ConfigMap with what is kept for the run's report."""
+    return f"{run}-curve"
+
+
 def token_name(run: str) -> str:
     """Return the name of the Secret with the run's token."""
     return f"{run}-token"

@@ -128,6 +128,11 @@ def _config(owner: Owner) -> Json:
     return {**head, "data": {names.SPEC_KEY: owner.document}}
 
 
+def build_curve(owner: Owner, data: dict[str, str]) -> Json:
+    """Return the ConfigMap with what is kept for the run's report; whoever may see the run may read it."""
+    return {**_owned(owner, "v1", "ConfigMap", names.curve_name(owner.name), "curve"), "data": data}
+
+
 def _secret(owner: Owner) -> Json:
     head = _owned(owner, "v1", "Secret", names.token_name(owner.name), "token")
     return {**head, "type": "Opaque", "data": {names.TOKEN_KEY: base64.b64encode(owner.token.encode()).decode()}}

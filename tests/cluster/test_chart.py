@@ -180,6 +180,7 @@ RESOURCES: dict[str, list[Resource]] = {
     "EVENTS": [EVENTS],
     "LEASES": [LEASES],
     "CHILDREN": list(CHILDREN.values()),
+    "CONFIG_MAPS": [CHILDREN["ConfigMap"]],
 }
 
 

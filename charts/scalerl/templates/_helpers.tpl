@@ -103,8 +103,12 @@ capabilities:
   verbs: [list, watch, create, delete]
 # Server-side apply: written, never read. Tokens are derived, so that no Secret has to be.
 - apiGroups: [""]
-  resources: [services, configmaps, secrets, persistentvolumeclaims]
+  resources: [services, secrets, persistentvolumeclaims]
   verbs: [create, patch]
+# A run's curve is read before a point is added to it.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [create, patch]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scalerl_api.wire import EvalPoint, Termination
 from scalerl_operator.cluster import KubeCluster, NotLeading, Rights, derive_token, load_store
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
@@ -253,6 +254,28 @@ def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., Wor
         assert await found.reconciler.reconcile(KEY) is None
 
     play(story())
+
+
+def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
+    world: Callable[..., World], point: Callable[..., EvalPoint]
+) -> None:
+    """After that nobody looks at it any more."""
+    found = world()
+    words = Termination(reason="Finished", step=120, last_eval=point(12)).model_dump_json(by_alias=True)
+    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
+
+    async def story() -> None:
+        await found.go(passes=3)
+        leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+        container = {"name": "runtime", "state": {"terminated": ended}}
+        found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    assert found.state == "Finished"
+    calls = found.server.calls
+    assert calls.index("apply configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
 
 
 def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
