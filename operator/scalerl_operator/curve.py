@@ -4,7 +4,8 @@ The leader has all of it, and is gone when the run is over. See docs/notes/053-k
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,9 +38,10 @@ class Curve:
     steps: tuple[StepRecord, ...] = ()
 
     @property
-    def num_measured(self) -> int:
-        """Evaluations that the run has made, kept or not."""
-        return max((point.index for point in self.evals), default=-1) + 1
+    def is_full(self) -> bool:
+        """Whether evaluations may have been left out."""
+        counts = Counter(point.dataset for point in self.evals)
+        return any(count >= _limit(name, counts) for name, count in counts.items())
 
 
 def extend_curve(curve: Curve, evals: Iterable[EvalPoint], latest: StepRecord | None) -> Curve:
@@ -57,12 +59,16 @@ def _slim(record: StepRecord) -> StepRecord:
 
 def _thin_evals(points: Sequence[EvalPoint]) -> tuple[EvalPoint, ...]:
     names = dict.fromkeys(point.dataset for point in points)
-    share = max(2, MAX_DOWNSTREAM // max(1, len(names) - (HELD_OUT in names)))
     kept: list[EvalPoint] = []
     for name in names:
         own = [point for point in points if point.dataset == name]
-        kept += thin(own, MAX_HELD_OUT if name == HELD_OUT else share, lambda each: each.step)
+        kept += thin(own, _limit(name, names), lambda each: each.step)
     return merge_evals(kept)
+
+
+def _limit(name: str, names: Collection[str]) -> int:
+    """How many evaluations of set `name` are kept; `names` are all sets."""
+    return MAX_HELD_OUT if name == HELD_OUT else max(2, MAX_DOWNSTREAM // (len(names) - (HELD_OUT in names)))
 
 
 def thin(items: Sequence[Item], limit: int, place: Callable[[Item], float]) -> tuple[Item, ...]:

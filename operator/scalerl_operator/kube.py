@@ -6,7 +6,7 @@ Not the official client: that is synchronous, and its 700 modules cost 100 MB of
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ PAGE = 1000
 LISTINGS = 3  # a list that grows old while its pages are read is begun anew so often
 BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call may be sent again
 BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
+AWAY_SECONDS = 300.0  # a cluster that does not answer a person who watches it for so long is given up
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 
 
@@ -37,6 +38,11 @@ class KubeError(Exception):
         """HTTP's number; 0 for no answer."""
         self.reason = reason
         self.message = message
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same call may succeed later: nobody answered, or the server is busy or ill."""
+        return self.status in (0, 429) or self.status >= 500
 
 
 class KubeSilence(KubeError):
@@ -203,7 +209,7 @@ class Kube:
 
     async def read_log(
         self, namespace: str, pod: str, query: Mapping[str, str], *, silence_seconds: float
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a container's log in pieces, as they come; it takes no part in the limit of calls.
 
         Raises KubeError, KubeSilence after `silence_seconds` without a piece.

@@ -32,7 +32,8 @@ def test_a_short_run_is_kept_whole(finished_folder: RunFolder) -> None:
     evals, steps = records.load_evals(finished_folder), records.load_steps(finished_folder)
     curve = extend_curve(Curve(), evals, steps[-1])
     assert curve.evals == evals
-    assert curve.num_measured == 75  # 3 sets at step 0, 10, .. 240
+    assert len(evals) == 75  # 3 sets at step 0, 10, .. 240
+    assert not curve.is_full
     assert parse_curve(format_curve(curve)) == curve
 
 
@@ -63,6 +64,7 @@ def test_the_largest_curve_fits_into_a_config_map(point: Point, downstream: int)
         curve = extend_curve(curve, [], record(step, **dict.fromkeys(DRAWN, 1e6 / 7)))
     own = [each for each in curve.evals if each.dataset == "held_out"]
     assert (len(own), len(curve.steps)) == (MAX_HELD_OUT, MAX_STEPS)
+    assert curve.is_full
     assert all(each.pass_rate == 1 / 3 for each in curve.evals), "a measurement stays what it was"
     assert {each.dataset for each in curve.evals} == set(names)
     size = sum(map(len, format_curve(curve).values()))
