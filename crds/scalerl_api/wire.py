@@ -28,7 +28,8 @@ ENV_POD_IP = "SCALERL_POD_IP"  # where this pod's peers reach it
 ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the leader's pod itself)
 ENV_LAST_WORDS = "SCALERL_LAST_WORDS"  # where Kubernetes reads the Termination from
 
-# Fixed ports of a pod (read by both, and by a NetworkPolicy). Ray chooses at random what it is not told.
+# Fixed ports of a pod (read by both). Ray chooses at random what it is not told. A run's NetworkPolicy names PORT_HTTP
+# only: between the pods of a run every port is open, for collectives listen where the kernel lets them.
 PORT_HTTP = 8480  # the leader's HTTP
 PORT_RAY_GCS = 6379
 PORT_RAY_NODE = 6380

@@ -8,14 +8,17 @@ _DESCRIPTION = """\
 Train with reinforcement learning, and know the ceiling before the budget is spent.
 
 An RLRun is a YAML file. `scalerl run` carries it out on this machine; the same file runs on a cluster with kubectl.
+
+status, report and logs look on a cluster where -n, -A or --context is given, on this machine where --runs is given.
+Else NAME is a run of this machine, or, if it has none of that name, of the cluster that kubectl would use.
 """
 _EXIT_CODES = """\
 exit codes:
   0    finished, or stopped by a policy
-  1    the run failed
+  1    the run failed, or a cluster forbids what was asked
   2    the command line is wrong
   64   the spec is wrong; nothing was started
-  75   try again: the surroundings failed, or the run is in use
+  75   try again: the surroundings failed, a cluster does not answer, or the run is in use
   130  interrupted (Ctrl-C); --resume goes on
 """
 
@@ -37,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_status(commands)
     _add_report(commands)
+    _add_logs(commands)
     _add_fit(commands)
     _add_operator(commands)
     _add_compare(commands)
@@ -76,24 +80,53 @@ def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="an RLRun, a YAML file")
 
 
-def _add_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders lie (default: runs)")
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where a run is: on this machine or on a cluster."""
+    parser.add_argument("--runs", type=Path, help="where this machine's runs lie (default: runs)")
+    parser.add_argument("-n", "--namespace", help="of a cluster (default: the context's)")
+    parser.add_argument("--context", help="of the kubeconfig (default: the current one)")
 
 
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    examples = "  scalerl status\n  scalerl status quickstart --output yaml\n"
-    parser = _add(commands, "status", "show the runs on this machine", examples)
-    parser.add_argument("target", nargs="?", metavar="NAME|FOLDER", help="one run (default: all)")
+    examples = """\
+  scalerl status                            the runs of this machine
+  scalerl status quickstart                 one run in full
+  scalerl status -n research                the runs of a cluster's namespace
+  scalerl status qwen -n research --watch   again whenever something has changed
+"""
+    parser = _add(commands, "status", "show runs, of this machine or of a cluster", examples)
+    parser.add_argument("target", nargs="?", metavar="NAME|FOLDER", help="one run in full (default: all, a line each)")
     parser.add_argument("--output", "-o", choices=("table", "yaml"), default="table", help="yaml: the whole RLRun")
-    _add_runs(parser)
+    parser.add_argument("--watch", "-w", action="store_true", help="show one run of a cluster until it is over")
+    parser.add_argument("--all-namespaces", "-A", action="store_true", help="of a cluster")
+    _add_place(parser)
 
 
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(
-        commands, "report", "write a run's report.html and its pictures anew", "  scalerl report quickstart\n"
-    )
+    examples = "  scalerl report quickstart\n  scalerl report qwen -n research\n"
+    parser = _add(commands, "report", "write a run's report.html and its pictures anew", examples)
     parser.add_argument("target", metavar="NAME|FOLDER", help="the run")
-    _add_runs(parser)
+    place = "where to write it (default: the run's own folder; for a cluster's run reports/NAMESPACE/NAME)"
+    parser.add_argument("--folder", type=Path, help=place)
+    _add_place(parser)
+
+
+def _add_logs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = """\
+  scalerl logs quickstart
+  scalerl logs qwen -n research --follow                       all pods, also those of attempts to come
+  scalerl logs qwen -n research --role trainer --index 0       the leader's alone, without a prefix
+  scalerl logs qwen -n research --role generator --previous    before their last restart
+"""
+    parser = _add(commands, "logs", "print what a run's processes have written", examples)
+    parser.add_argument("target", metavar="NAME|FOLDER", help="the run")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on until the run is over")
+    parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines (default: all)")
+    parser.add_argument("--role", choices=("trainer", "generator"), help="pods of one role (default: both)")
+    parser.add_argument("--index", type=_count, metavar="N", help="pods of one index; trainer 0 leads (default: all)")
+    parser.add_argument("--previous", "-p", action="store_true", help="of pods' containers before their last restart")
+    parser.add_argument("--timestamps", action="store_true", help="put the time before each line of a pod's log")
+    _add_place(parser)
 
 
 def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -133,6 +166,8 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--prometheus-token-file", type=Path, metavar="FILE", help="its bearer token, read every time")
     parser.add_argument("--prometheus-ca-file", type=Path, metavar="FILE", help="whom to trust (default: the system's)")
+    network = "who may ask leaders and what runs may reach, as NetworkPolicyPeers; without it no NetworkPolicy is made"
+    parser.add_argument("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', help=network)
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
@@ -182,3 +217,9 @@ def _share(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 0")
+    return int(text)

@@ -13,15 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scalerl_api import Fault, InvalidRun, RLRun, parse_run
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
 from scalerl_operator import records
 from scalerl_operator.arguments import build_parser
+from scalerl_operator.exits import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_INVALID,
+    EXIT_RETRY,
+    CommandError,
+    UsageError,
+)
 from scalerl_operator.plan import Limits
 from scalerl_operator.records import FolderBusy, RunFolder
+from scalerl_operator.whereabouts import choose_whereabouts
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 _EXIT_CODES = {
     "Finished": EXIT_FINISHED,
     "StoppedByPolicy": EXIT_FINISHED,
@@ -31,10 +37,6 @@ _EXIT_CODES = {
     "RestartsExhausted": EXIT_FAILED,
     "DeadlineExceeded": EXIT_FAILED,
 }
-
-
-class UsageError(Exception):
-    """The command cannot be done as it was typed."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
     options = build_parser().parse_args(arguments)
     commands = {
         "validate": _validate,
-        "status": _status,
-        "report": _report,
+        "status": _somewhere,
+        "report": _somewhere,
+        "logs": _somewhere,
         "fit": _fit,
         "operator": _operator,
         "compare": _compare,
@@ -71,8 +74,8 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
         return _complain(str(error), EXIT_INVALID)
     except FolderBusy as error:
         return _complain(f"scalerl: {error}", EXIT_RETRY)
-    except UsageError as error:
-        return _complain(f"scalerl: {error}", EXIT_USAGE)
+    except CommandError as error:
+        return _complain(f"scalerl: {error}", error.code)
     except BrokenPipeError:  # `scalerl status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -161,12 +164,43 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
         sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
 
 
-def _status(options: argparse.Namespace) -> int:
-    folders = _find_folders(options.runs, options.target)
+def _somewhere(options: argparse.Namespace) -> int:
+    """Do a command about runs where they are: on this machine or on a cluster."""
+    place = choose_whereabouts(options)
+    if place != "cluster":
+        try:
+            folders = _find_folders(options.runs or Path("runs"), options.target)
+        except UsageError as error:
+            if place == "machine":
+                raise
+            return _on_the_cluster(options, error)
+        commands = {"status": _status, "report": _report, "logs": _logs}
+        return commands[options.command](options, folders)
+    return _on_the_cluster(options, None)
+
+
+def _on_the_cluster(options: argparse.Namespace, missing: UsageError | None) -> int:
+    """Do it on a cluster; where that was the second choice, an error says what was looked for first."""
+    from scalerl_operator.cluster_commands import run_command
+
+    try:
+        return run_command(options)
+    except CommandError as error:
+        if missing is None:
+            raise
+        raise CommandError(f"{missing}; and on a cluster: {error}", error.code) from error
+
+
+def _status(options: argparse.Namespace, folders: Sequence[RunFolder]) -> int:
+    if options.watch:
+        raise UsageError("--watch is about a cluster's run: `scalerl run` shows its own")
     if options.output == "yaml":
         for folder in folders:
             text = folder.status.read_text(encoding="utf-8")
             _say(text if len(folders) == 1 else f"---\n{text}")
+        return EXIT_FINISHED
+    if options.target is not None:
+        _say(_describe(folders[0]))
         return EXIT_FINISHED
 
     from scalerl_operator.table import HEADER, status_row
@@ -178,8 +212,26 @@ def _status(options: argparse.Namespace) -> int:
         attempts = records.load_attempts(folder)
         began = attempts[0].started if attempts else None
         rows.append(status_row(_load_shown(folder), records.is_driven(folder), began, now))
-    _say(format_table(HEADER, rows) if rows else f"no runs in {options.runs}\n")
+    where = options.runs or Path("runs")
+    _say(format_table(HEADER, rows) if rows else f"no runs in {where}; a cluster's: scalerl status -n NAMESPACE\n")
     return EXIT_FINISHED
+
+
+def _describe(folder: RunFolder) -> str:
+    """Return everything about one run of this machine."""
+    from scalerl_operator.overview import Overview, build_overview
+    from scalerl_operator.table import shown_state
+
+    run, attempts = _load_shown(folder), records.load_attempts(folder)
+    view = Overview(
+        run=run,
+        place=f"in {folder.path}",
+        now=datetime.now(UTC),
+        began=attempts[0].started if attempts else None,
+        state=shown_state(run.status, records.is_driven(folder)),
+        attempts=attempts,
+    )
+    return build_overview(view)
 
 
 def _load_shown(folder: RunFolder) -> RLRun:
@@ -196,16 +248,31 @@ def _find_folders(runs: Path, target: str | None) -> list[RunFolder]:
     for path in (runs / target, Path(target)):
         if (path / "status.yaml").exists():
             return [RunFolder(path)]
-    raise UsageError(f"no run {target!r}: neither {runs / target} nor {target} holds a status.yaml")
+    raise UsageError(f"no run {target!r} on this machine: neither {runs / target} nor {target} holds a status.yaml")
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace, folders: Sequence[RunFolder]) -> int:
     from scalerl_operator.report import write_report
 
-    folder = _find_folders(options.runs, options.target)[0]
-    if not records.load_evals(folder):
-        raise UsageError(f"{folder.path} holds no evaluation yet")
-    _say(f"{write_report(folder)}\n")
+    if not records.load_evals(folders[0]):
+        raise UsageError(f"{folders[0].path} holds no evaluation yet")
+    _say(f"{write_report(folders[0], options.folder)}\n")
+    return EXIT_FINISHED
+
+
+def _logs(options: argparse.Namespace, folders: Sequence[RunFolder]) -> int:
+    given = {"--role": options.role, "--index": options.index, "--previous": options.previous or None}
+    given["--timestamps"] = options.timestamps or None
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)}: about pods; a run of this machine has one log, {folders[0].log}")
+    if not folders[0].log.exists():
+        raise UsageError(f"{folders[0].path} has no log yet")
+    try:
+        for text in records.read_log(folders[0], tail=options.tail, follow=options.follow):
+            _say(text)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return EXIT_FINISHED
 
 

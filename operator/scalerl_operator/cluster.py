@@ -16,6 +16,7 @@ import yaml
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
+from scalerl_operator.archive import Archive
 from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, Json, Kube, KubeError
 from scalerl_operator.leaders import Leaders
 from scalerl_operator.names import FIELD_MANAGER, LEADER
@@ -77,6 +78,7 @@ class KubeCluster:
         self._store = store
         self._leaders = leaders
         self._rights = rights
+        self._archive = Archive(kube)
         self._written: dict[Key, _Written] = {}
 
     def observe(self, key: Key) -> Sight | None:
@@ -85,17 +87,22 @@ class KubeCluster:
         if run is None:
             self._written.pop(key, None)
             self._leaders.forget(key)
+            self._archive.forget(key)
             self._store.forget(key)
             return None
         return Sight(run, self._store.pods(run), self._leaders.told(run))
 
     async def apply(self, sight: Sight, plan: PodPlan) -> None:
-        """Carry `plan` out: the status first, for it holds the intention. Raises KubeError, NotLeading."""
+        """Carry `plan` out. Raises KubeError, NotLeading.
+
+        The status comes before pods, for it holds the intention; the curve before a status by which the run is over.
+        """
         written = self._written.get(sight.run.key)
         if written is None or written.uid != sight.run.uid:
             written = self._written[sight.run.key] = _Written(sight.run.uid)
         try:
             if plan.status is not None:
+                await self._keep_curve(sight)
                 await self._write_status(sight.run, plan.status, written)
             if plan.changes:
                 await self._change(sight, plan, written)
@@ -120,6 +127,11 @@ class KubeCluster:
     def _check_leading(self) -> None:
         if not self._rights.is_leading():
             raise NotLeading
+
+    async def _keep_curve(self, sight: Sight) -> None:
+        if sight.run.run is not None and self._archive.is_due(sight):
+            self._check_leading()
+            await self._archive.keep(sight, Owner(sight.run.run, sight.run.uid, document="", token=""))
 
     async def _write_status(self, run: SeenRun, status: RLRunStatus, written: _Written) -> None:
         now = self._rights.now()
@@ -166,7 +178,7 @@ class KubeCluster:
 
     async def _share(self, owner: Owner, written: _Written) -> None:
         """Apply what the pods share, unless this operator has done so with the same words."""
-        objects = build_common(owner)
+        objects = build_common(owner, self._rights.options)
         digest = hashlib.sha256(repr(objects).encode()).hexdigest()
         if digest == written.common:
             return

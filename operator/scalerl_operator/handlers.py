@@ -39,7 +39,7 @@ class Watches:
 def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     """Start watching in a thread of its own; return how to stop it.
 
-    Every object that exists is told of soon after, and again after a reconnection.
+    Every object that exists is told of soon after, and again where a watch has fallen so far behind that it lists anew.
     """
     stop, ended = threading.Event(), threading.Event()
     registry = _build_registry(watches, loop)

@@ -1,4 +1,4 @@
-"""The Kubernetes API over HTTP: the few calls that the operator needs. I/O.
+"""The Kubernetes API over HTTP: the few calls that the operator needs, and those of people's commands. I/O.
 
 Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica.
 """
@@ -6,7 +6,8 @@ Not the official client: that is synchronous, and its 700 modules cost 100 MB of
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ Json = dict[str, Any]
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ANSWER_SECONDS = 15.0  # longest wait for one answer; a list of 10,000 pods takes 2
 PAGE = 1000
+LISTINGS = 3  # a list that grows old while its pages are read is begun anew so often
+BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call may be sent again
+BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
+AWAY_SECONDS = 300.0  # a cluster that does not answer a person who watches it for so long is given up
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 
 
@@ -32,6 +37,16 @@ class KubeError(Exception):
         self.status = status
         """HTTP's number; 0 for no answer."""
         self.reason = reason
+        self.message = message
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same call may succeed later: nobody answered, or the server is busy or ill."""
+        return self.status in (0, 429) or self.status >= 500
+
+
+class KubeSilence(KubeError):
+    """The API server has begun an answer and says nothing more."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,9 @@ class Connection:
     tls: ssl.SSLContext | None
     token: Callable[[], str | None]
     """Read for every call: a service account's token is replaced every hour."""
+    proxy: str | None = None
+    tls_name: str | None = None
+    """Whose certificate is expected, where that is not the server's name."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,7 @@ CHILDREN = {
     "Secret": Resource("/api/v1", "secrets"),
     "PersistentVolumeClaim": Resource("/api/v1", "persistentvolumeclaims"),
     "PodDisruptionBudget": Resource("/apis/policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": Resource("/apis/networking.k8s.io/v1", "networkpolicies"),
 }
 
 
@@ -78,15 +97,16 @@ def load_connection(environment: Mapping[str, str]) -> Connection:
         tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         address = f"[{host}]" if ":" in host else host
         return Connection(f"https://{address}:{port}", tls, lambda: (ACCOUNT / "token").read_text().strip())
-    return _load_kubeconfig(environment.get("KUBECONFIG"))
+    return load_kubeconfig(environment.get("KUBECONFIG"))
 
 
-def _load_kubeconfig(path: str | None) -> Connection:
+def load_kubeconfig(path: str | None, context: str | None = None) -> Connection:
+    """Return the connection of a kubeconfig's context, the current one unless named. Raises ConfigException."""
     from kubernetes import client, config  # here only: a person's machine, with its login programs
 
     found = client.Configuration()
     load: Callable[..., None] = config.load_kube_config
-    load(config_file=path, client_configuration=found)
+    load(config_file=path, context=context, client_configuration=found)
     tls = None
     if found.host.startswith("https:"):
         tls = ssl.create_default_context(cafile=found.ssl_ca_cert)
@@ -99,21 +119,27 @@ def _load_kubeconfig(path: str | None) -> Connection:
         key = found.get_api_key_with_prefix("BearerToken", alias="authorization")
         return key.removeprefix("Bearer ") if key else None
 
-    return Connection(found.host.rstrip("/"), tls, token)
+    return Connection(found.host.rstrip("/"), tls, token, found.proxy or None, found.tls_server_name or None)
 
 
 class Kube:
-    """A client. Raises KubeError; every call ends after ANSWER_SECONDS."""
+    """A client. Raises KubeError; every request ends after `answer_seconds`."""
 
     def __init__(
-        self, connection: Connection, *, parallel: int = 32, counted: Callable[[str, str], None] | None = None
+        self,
+        connection: Connection,
+        *,
+        parallel: int = 32,
+        counted: Callable[[str, str], None] | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ):
         """Take part in at most `parallel` calls at a time; `counted(verb, plural)` is told of every write."""
         self._connection = connection
+        self._answer_seconds = answer_seconds
         self._slots = asyncio.Semaphore(parallel)
         self._counted = counted or (lambda _verb, _plural: None)
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), connector=aiohttp.TCPConnector(limit=parallel)
+            timeout=aiohttp.ClientTimeout(total=answer_seconds), connector=aiohttp.TCPConnector(limit=parallel)
         )
 
     async def close(self) -> None:
@@ -124,10 +150,8 @@ class Kube:
         """Return one object."""
         return await self._call("GET", resource.path(namespace, name))
 
-    async def list(self, resource: Resource, namespace: str | None, selector: str = "") -> tuple[list[Json], int]:
-        """Return all objects, and the resourceVersion at which they were read."""
+    async def _pages(self, resource: Resource, namespace: str | None, query: dict[str, str]) -> tuple[list[Json], int]:
         found: list[Json] = []
-        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._call("GET", resource.path(namespace), query=query)
             found += page["items"]
@@ -135,6 +159,21 @@ class Kube:
             if not page["metadata"].get("continue"):
                 return [{**kind, **item} for item in found], int(page["metadata"]["resourceVersion"])
             query["continue"] = page["metadata"]["continue"]
+
+    async def list(
+        self, resource: Resource, namespace: str | None, selector: str = "", *, fields: str = ""
+    ) -> tuple[list[Json], int]:
+        """Return all objects that labels and fields select, and the resourceVersion at which they were read."""
+        query = {"limit": str(PAGE)}
+        query |= ({"labelSelector": selector} if selector else {}) | ({"fieldSelector": fields} if fields else {})
+        left = LISTINGS
+        while True:
+            left -= 1
+            try:
+                return await self._pages(resource, namespace, dict(query))
+            except KubeError as error:
+                if error.status != 410 or not left:
+                    raise
 
     async def create(self, resource: Resource, document: Json) -> Json:
         """Make an object; status 409 if there is one of that name."""
@@ -168,6 +207,27 @@ class Kube:
         self._counted("delete", resource.plural)
         return await self._call("DELETE", resource.path(namespace, name), body=options)
 
+    async def read_log(
+        self, namespace: str, pod: str, query: Mapping[str, str], *, silence_seconds: float
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a container's log in pieces, as they come; it takes no part in the limit of calls.
+
+        Raises KubeError, KubeSilence after `silence_seconds` without a piece.
+        """
+        path = PODS.path(namespace, pod, "log")
+        what = f"GET {path}"
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=self._answer_seconds, sock_read=silence_seconds)
+        try:
+            async with self._request("GET", path, query=query, accept="*/*", timeout=patience) as answer:
+                if answer.status >= 400:
+                    _read(what, answer.status, await answer.text())
+                async for piece in answer.content.iter_any():
+                    yield piece
+        except aiohttp.SocketTimeoutError as error:
+            raise KubeSilence(what, 0, "Silence", f"nothing for {silence_seconds:g} s") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(what, 0, type(error).__name__, str(error)) from error
+
     async def _call(
         self,
         method: str,
@@ -175,30 +235,51 @@ class Kube:
         *,
         body: Json | None = None,
         query: Mapping[str, str] | None = None,
-        kind: str = "",
+        kind: str = "application/json",
     ) -> Json:
-        headers = {"Accept": "application/json", "Content-Type": kind or "application/json"}
-        token = self._connection.token()
+        what = f"{method} {path}"
+        data = json.dumps(body) if body is not None else None
+        for left in reversed(range(BUSY_TRIES)):
+            try:
+                async with self._slots, self._request(method, path, query=query, data=data, kind=kind) as answer:
+                    text, status, headers = await answer.text(), answer.status, answer.headers
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise KubeError(what, 0, type(error).__name__, str(error)) from error
+            if status != 429 or not left:
+                break
+            await asyncio.sleep(_parse_wait(headers.get("Retry-After", "")))
+        return _read(what, status, text)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        kind: str = "application/json",
+        accept: str = "application/json",
+        **options: Any,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        connection = self._connection
+        headers = {"Accept": accept, "Content-Type": kind}
+        token = connection.token()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        what = f"{method} {path}"
-        try:
-            async with (
-                self._slots,
-                self._session.request(
-                    method,
-                    self._connection.server + path,
-                    params=query,
-                    data=json.dumps(body) if body is not None else None,
-                    headers=headers,
-                    ssl=self._connection.tls if self._connection.tls is not None else True,
-                ) as answer,
-            ):
-                text = await answer.text()
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise KubeError(what, 0, type(error).__name__, str(error)) from error
-        return _read(what, status, text)
+        return self._session.request(
+            method,
+            connection.server + path,
+            params=query,
+            headers=headers,
+            ssl=connection.tls if connection.tls is not None else True,
+            proxy=connection.proxy,
+            server_hostname=connection.tls_name,
+            **options,
+        )
+
+
+def _parse_wait(text: str) -> float:
+    """Return the seconds that a Retry-After asks for, as far as we are ready to wait."""
+    return min(float(text), BUSY_SECONDS) if text.isdecimal() else 1.0
 
 
 def _read(what: str, status: int, text: str) -> Json:

@@ -63,6 +63,11 @@ def config_name(run: str) -> str:
     return f"{run}-spec"
 
 
+def curve_name(run: str) -> str:
+    """Return the name of the ConfigMap with what is kept for the run's report."""
+    return f"{run}-curve"
+
+
 def token_name(run: str) -> str:
     """Return the name of the Secret with the run's token."""
     return f"{run}-token"
@@ -71,6 +76,11 @@ def token_name(run: str) -> str:
 def budget_name(run: str) -> str:
     """Return the name of the trainers' PodDisruptionBudget."""
     return f"{run}-trainer"
+
+
+def network_policy_name(run: str) -> str:
+    """Return the name of the NetworkPolicy of all the run's pods."""
+    return f"{run}-pods"
 
 
 def claim_name(run: str) -> str:

@@ -27,6 +27,7 @@ from scalerl_api.wire import (
 )
 from scalerl_operator import names
 from scalerl_operator.names import LEADER, Place, Role
+from scalerl_operator.network import Isolation, build_network_spec
 from scalerl_operator.template import GPU, Json, check_template, merge_template
 
 USER = 1000  # of the runtime's image; the claim's files belong to this group
@@ -67,6 +68,8 @@ class PodOptions:
     """Of the runtime, where the user's template names none."""
     exit_seconds: float
     """From the last checkpoint to a process's end; `plan.Limits` has the same."""
+    isolation: Isolation | None = None
+    """None: no NetworkPolicy is made."""
 
 
 def check_templates(run: RLRun) -> list[Fault]:
@@ -77,9 +80,11 @@ def check_templates(run: RLRun) -> list[Fault]:
     ]
 
 
-def build_common(owner: Owner) -> list[Json]:
+def build_common(owner: Owner, options: PodOptions) -> list[Json]:
     """Return what all pods of the run share; each can be applied at any time."""
     built = [_service(owner), _config(owner), _secret(owner), _disruption_budget(owner)]
+    if options.isolation is not None:
+        built.append(_network_policy(owner, options.isolation))
     return built if owner.run.spec.checkpoint.claim_name is not None else [*built, _claim(owner)]
 
 
@@ -123,6 +128,11 @@ def _config(owner: Owner) -> Json:
     return {**head, "data": {names.SPEC_KEY: owner.document}}
 
 
+def build_curve(owner: Owner, data: dict[str, str]) -> Json:
+    """Return the ConfigMap with what is kept for the run's report; whoever may see the run may read it."""
+    return {**_owned(owner, "v1", "ConfigMap", names.curve_name(owner.name), "curve"), "data": data}
+
+
 def _secret(owner: Owner) -> Json:
     head = _owned(owner, "v1", "Secret", names.token_name(owner.name), "token")
     return {**head, "type": "Opaque", "data": {names.TOKEN_KEY: base64.b64encode(owner.token.encode()).decode()}}
@@ -138,6 +148,12 @@ def _disruption_budget(owner: Owner) -> Json:
         **_owned(owner, "policy/v1", "PodDisruptionBudget", names.budget_name(owner.name), "trainer"),
         "spec": {"minAvailable": least, "selector": {"matchLabels": names.selector(owner.name, "trainer")}},
     }
+
+
+def _network_policy(owner: Owner, isolation: Isolation) -> Json:
+    name = names.network_policy_name(owner.name)
+    head = _owned(owner, "networking.k8s.io/v1", "NetworkPolicy", name, "network")
+    return {**head, "spec": build_network_spec(owner.name, isolation)}
 
 
 def _claim(owner: Owner) -> Json:

@@ -18,6 +18,7 @@ from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_operator.forecast import Forecast, Points, curve_band, point_band
 from scalerl_operator.forecast.laws import LAWS, curves_of
 from scalerl_operator.forecast.points import Array
+from scalerl_operator.panels import PANELS, Panel
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#AA4499", "#6B7280"
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -45,50 +46,6 @@ class CurvePicture:
     halfway_label: str = "forecast made at half of the compute"
     with_rivals: bool = False
     """The other laws' curves too, and the band of a measurement."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small picture of series over steps."""
-
-    title: str
-    unit: str
-    series: tuple[tuple[str, str], ...]
-    """(name in a StepRecord's values, label)."""
-    scale: float = 1.0
-    """Factor from the recorded unit to `unit`."""
-    from_zero: bool = True
-    """The axis begins at 0, so that noise looks as small as it is."""
-
-
-PANELS = (
-    Panel("Training reward", "mean, -1 to 1", (("reward", "reward"),), from_zero=False),
-    Panel("Entropy", "nats per token", (("entropy", "entropy"),)),
-    Panel("Lag of trained tokens", "optimizer steps", (("lag_mean", "mean"), ("lag_max", "largest"))),
-    Panel(
-        "Throughput",
-        "tokens per second",
-        (("tokens_per_second", "trained"), ("generator_tokens_per_second", "sampled")),
-    ),
-    Panel("Idle share", "%", (("idle_fraction_trainer", "trainer"), ("idle_fraction_generator", "generator")), 100.0),
-    Panel("Completion length", "tokens", (("completion_tokens_mean", "mean"),)),
-    Panel(
-        "Wasted samples",
-        "%",
-        (("truncation_share", "truncated"), ("zero_variance_share", "no variance")),
-        100.0,
-    ),
-    Panel("Mismatch, generator to trainer", "KL, 0.001 nats per token", (("mismatch_kl", "k3 estimate"),), 1000.0),
-    Panel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
-    Panel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
-    Panel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),
-    Panel(
-        "Weight sync",
-        "milliseconds",
-        (("weight_sync_seconds", "total"), ("weight_stall_seconds", "longest stall")),
-        1000.0,
-    ),
-)
 
 
 def draw_curve(picture: CurvePicture) -> bytes:

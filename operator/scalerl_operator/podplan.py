@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import MANAGED_BY
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
-from scalerl_api.wire import EvalPoint
 from scalerl_operator.attempts import History, ask_to_end, begin, find_broken, load_history, refresh, to_seen
 from scalerl_operator.history import merge_evals
 from scalerl_operator.names import LEADER, Place
 from scalerl_operator.plan import Action, Done, Kill, Limits, Start, Terminate, Wait, decide, describe_standing
 from scalerl_operator.seen import Judged, Seen
-from scalerl_operator.sights import SeenPod, Sight, parse_last_words
+from scalerl_operator.sights import SeenPod, Sight, last_evals
 from scalerl_operator.status import build_status, describe_invalid, is_over, over_since, state_word
 
 GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
@@ -133,15 +132,9 @@ def _to_seen(look: _Pass, history: History) -> Seen:
         heard=told.heard if mine else None,
         watched=told.watched if mine else None,
         earlier=earlier,
-        evals=merge_evals(told.evals, _last_evals(look.pods)),
+        evals=merge_evals(told.evals, last_evals(look.pods)),
         eta_seconds=told.eta_seconds if mine else None,
     )
-
-
-def _last_evals(pods: Sequence[SeenPod]) -> list[EvalPoint]:
-    """The evaluation in a leader's last words, which was perhaps made after its last answer."""
-    words = [parse_last_words(each) for each in pods if each.is_leader and each.last_words]
-    return [each.last_eval for each in words if each is not None and each.last_eval is not None]
 
 
 def _decide(look: _Pass, history: History) -> Action:

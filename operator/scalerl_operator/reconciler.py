@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from scalerl_api.rlrun import MANAGED_BY
-from scalerl_operator.cluster import Cluster
+from scalerl_operator.cluster import Cluster, NotLeading
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.kube import KubeError
 from scalerl_operator.plan import Limits
@@ -44,10 +44,13 @@ class Reconciler:
         self._woken.set()
 
     async def work_forever(self) -> None:
-        """Run the workers until cancelled, or until one must not go on. Raises NotLeading."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(WORKERS):
-                group.create_task(self._work())
+        """Run the workers until cancelled; return when one has found that this replica may not write any more."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(WORKERS):
+                    group.create_task(self._work())
+        except* NotLeading:  # a hand-over, no fault: a line, no trace of it
+            log.warning("this replica may not write any more: another one leads, or may do so by now")
 
     async def _work(self) -> None:
         while True:

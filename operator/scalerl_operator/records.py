@@ -6,6 +6,7 @@ Every file that is replaced is replaced atomically; every file that grows grows 
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from scalerl_api.wire import (
 )
 from scalerl_operator.history import ForecastLine, merge_evals, merge_steps, parse_forecasts, parse_lines
 from scalerl_operator.seen import Attempt
+
+FOLLOW_SECONDS = 0.5  # between two looks at a log that is followed
 
 
 class FolderBusy(Exception):
@@ -231,6 +234,19 @@ def load_log_tail(folder: RunFolder, *, num_lines: int) -> Sequence[str]:
     with folder.log.open("rb") as file:
         file.seek(max(0, folder.log.stat().st_size - 16_384))
         return file.read().decode(errors="replace").splitlines()[-num_lines:]
+
+
+def read_log(folder: RunFolder, *, tail: int | None, follow: bool) -> Iterator[str]:
+    """Yield the runtime's output piece by piece: all or the last `tail` lines, and what comes until the run is over."""
+    with folder.log.open(encoding="utf-8", errors="replace") as file:
+        text = file.read()
+        yield text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+        while follow:
+            follow = is_driven(folder)  # asked before reading: the last words of one that ends now are read then
+            if text := file.read():
+                yield text
+            elif follow:
+                time.sleep(FOLLOW_SECONDS)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writes a run's report.html and its PNGs from the records in its folder. I/O."""
+"""Writes a run's report.html and its PNGs, from the records in its folder or from what a cluster keeps. I/O."""
 
 import importlib.metadata
 import os
@@ -12,16 +12,18 @@ import psutil
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator import pictures, records
+from scalerl_operator.chronicle import Chronicle
 from scalerl_operator.csv_fit import rival_rows
 from scalerl_operator.forecast import Forecast
 from scalerl_operator.history import budget_gpu_hours, compute_unit, held_out
 from scalerl_operator.judge import HalfwayCurve, compare_halfway, fit_points, load_forecast
+from scalerl_operator.kubeviews import EventView
+from scalerl_operator.overview import attempt_rows
 from scalerl_operator.page import Page, Picture, Table, build_page
-from scalerl_operator.plan import describe_exit
 from scalerl_operator.records import RunFolder
 from scalerl_operator.seen import Attempt
 from scalerl_operator.status import format_ceiling, state_word
-from scalerl_operator.wording import describe_halfway, format_compute, format_duration
+from scalerl_operator.wording import describe_halfway, format_compute
 
 REPORT_FILE = "report.html"
 _PACKAGES = (
@@ -38,25 +40,44 @@ _PACKAGES = (
 )
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Write report.html, pass_rate.png, downstream.png and training.png; return the report's path.
+def write_report(folder: RunFolder, where: Path | None = None) -> Path:
+    """Write the report of a run on this machine into `where`, its own folder unless given; return the report's path.
 
     The folder holds at least one held-out evaluation.
     """
-    run, evals, steps = records.load_run(folder), records.load_evals(folder), records.load_steps(folder)
-    lines = records.load_forecasts(folder)
+    return write_chronicle(load_chronicle(folder), where or folder.path)
+
+
+def load_chronicle(folder: RunFolder) -> Chronicle:
+    """Return the records in a run's folder."""
+    return Chronicle(
+        run=records.load_run(folder),
+        spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
+        evals=records.load_evals(folder),
+        steps=records.load_steps(folder),
+        forecasts=records.load_forecasts(folder),
+        attempts=records.load_attempts(folder),
+        environment=describe_environment(),
+    )
+
+
+def write_chronicle(chronicle: Chronicle, where: Path) -> Path:
+    """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
+    run, evals, lines = chronicle.run, chronicle.evals, chronicle.forecasts
     newest = load_forecast(lines[-1]) if lines else None
     halfway = compare_halfway(lines, evals)
-    images = _draw(run, evals, steps, newest, halfway)
+    images = _draw(run, evals, chronicle.steps, newest, halfway)
+    where.mkdir(parents=True, exist_ok=True)
     for name, picture in images:
-        (folder.path / name).write_bytes(picture.png)
+        (where / name).write_bytes(picture.png)
     tables = [
         Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
         *([_rivals(newest)] if newest is not None and newest.rivals else []),
-        _eval_table(evals, compute_unit(run)),
+        _eval_table(evals, compute_unit(run), chronicle.note),
         _conditions(run),
-        _attempts(records.load_attempts(folder)),
-        Table("Environment of this report", ("", ""), describe_environment()),
+        _attempts(chronicle.attempts),
+        *([_events(chronicle.events)] if chronicle.events else []),
+        Table("Environment of this report", ("", ""), chronicle.environment),
     ]
     page = Page(
         name=run.name,
@@ -64,10 +85,10 @@ def write_report(folder: RunFolder) -> Path:
         lead=newest.reason if newest is not None else "no forecast yet",
         facts=_facts(run, evals, newest),
         parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
-        spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
+        spec=chronicle.spec,
     )
-    records.save_text(folder.path / REPORT_FILE, build_page(page))
-    return folder.path / REPORT_FILE
+    records.save_text(where / REPORT_FILE, build_page(page))
+    return where / REPORT_FILE
 
 
 def _draw(
@@ -129,7 +150,7 @@ def _rivals(newest: Forecast) -> Table:
     return Table("Laws", ("law", "weight", "ceiling", "rmse", "back-test error"), rival_rows(newest), note)
 
 
-def _eval_table(evals: Sequence[EvalPoint], unit: str) -> Table:
+def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
     header = ("set", "step", f"compute ({unit})", "pass rate", "standard error", "tokens", "excluded", "attempt")
     rows = [
         (
@@ -144,7 +165,7 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str) -> Table:
         )
         for point in evals
     ]
-    return Table("Evaluations", header, rows)
+    return Table("Evaluations", header, rows, note)
 
 
 def _conditions(run: RLRun) -> Table:
@@ -155,17 +176,12 @@ def _conditions(run: RLRun) -> Table:
 
 
 def _attempts(attempts: Sequence[Attempt]) -> Table:
-    rows = [
-        (
-            str(each.number),
-            f"{each.started:%Y-%m-%d %H:%M:%S}",
-            format_duration((each.ended - each.started).total_seconds()) if each.ended is not None else "-",
-            describe_exit(each) if each.over else "running",
-            str(each.checkpoint_step) if each.checkpoint_step is not None else "-",
-        )
-        for each in attempts
-    ]
-    return Table("Attempts", ("attempt", "started", "took", "end", "checkpoint"), rows)
+    return Table("Attempts", ("attempt", "started", "took", "checkpoint", "end"), attempt_rows(attempts))
+
+
+def _events(events: Sequence[EventView]) -> Table:
+    rows = [(f"{e.time:%Y-%m-%d %H:%M:%S}", str(e.count), e.kind, e.reason, e.message) for e in events]
+    return Table("Events", ("last", "times", "type", "reason", "message"), rows)
 
 
 def describe_environment() -> list[tuple[str, str]]:

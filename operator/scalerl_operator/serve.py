@@ -26,6 +26,7 @@ from scalerl_operator.kube import Kube, KubeError, load_connection
 from scalerl_operator.leaders import Leaders, Means, Read
 from scalerl_operator.lease import Identity, LeaseKeeper
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
+from scalerl_operator.network import InvalidIsolation, Isolation
 from scalerl_operator.objects import PodOptions
 from scalerl_operator.plan import Limits
 from scalerl_operator.prometheus import Server, fetch_reading
@@ -52,11 +53,15 @@ def main(options: argparse.Namespace) -> int:
     key = options.token_key_file.read_bytes().strip()
     if len(key) < MIN_KEY_BYTES:
         raise SystemExit(f"--token-key-file {options.token_key_file} holds {len(key)} bytes; need {MIN_KEY_BYTES}")
-    return asyncio.run(_serve(options, key))
+    try:
+        isolation = Isolation.parse(options.network_policy) if options.network_policy is not None else None
+    except InvalidIsolation as error:
+        raise SystemExit(f"--network-policy: {error}") from error
+    return asyncio.run(_serve(options, key, isolation))
 
 
-async def _serve(options: argparse.Namespace, key: bytes) -> int:
-    replica = _Replica(options, key)
+async def _serve(options: argparse.Namespace, key: bytes, isolation: Isolation | None) -> int:
+    replica = _Replica(options, key, isolation)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +83,7 @@ async def _serve(options: argparse.Namespace, key: bytes) -> int:
 class _Replica:
     """The parts of one process, put together."""
 
-    def __init__(self, options: argparse.Namespace, key: bytes):
+    def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None):
         limits = Limits()
         self._namespaces: list[str] = options.namespace
         self._port: int = options.http
@@ -97,7 +102,7 @@ class _Replica:
             read=_reader(options),
         )
         self._leaders = Leaders(self._store, self.gauges, means)
-        pods = PodOptions(options.image, limits.exit_seconds)
+        pods = PodOptions(options.image, limits.exit_seconds, isolation)
         rights = Rights(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)

@@ -3,7 +3,7 @@
 Dicts end here: everything behind this module is typed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -220,6 +220,12 @@ def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def last_evals(pods: Sequence[SeenPod]) -> list[EvalPoint]:
+    """Return the evaluations in leaders' last words, which were perhaps made after their last answers."""
+    words = [parse_last_words(each) for each in pods if each.is_leader and each.last_words]
+    return [each.last_eval for each in words if each is not None and each.last_eval is not None]
 
 
 def parse_last_words(pod: SeenPod) -> Termination | None:

@@ -1,7 +1,7 @@
 """A run that is spread over pods: Ray's node in this pod, and the last words where Kubernetes reads them. I/O.
 
-Every port is fixed, so that a NetworkPolicy can name it. The leader's pod holds Ray's head; every other pod joins it
-over the run's headless Service and serves until it is told to end.
+Ray's ports are fixed, so that two of its processes never choose the same one. The leader's pod holds Ray's head; every
+other pod joins it over the run's headless Service and serves until it is told to end.
 """
 
 import asyncio

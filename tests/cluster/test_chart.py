@@ -14,6 +14,7 @@ from scalerl_api.wire import EVAL_LABELS, PATH_HEALTH, PATH_METRICS, PATH_READY,
 from scalerl_operator import names
 from scalerl_operator.arguments import build_parser
 from scalerl_operator.kube import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
+from scalerl_operator.network import Isolation
 from scalerl_operator.series import TARGET_ATTEMPT, TARGET_UID
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +41,13 @@ MODES: dict[str, Json] = {
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "important",
         "serviceAccount": {"name": "op", "annotations": {"role": "none"}},
-        "networkPolicy": {"metricsFrom": [], "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [16443]}},
+        "networkPolicy": {
+            "metricsFrom": [],
+            "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [16443]},
+            "runs": {"outside": [{"podSelector": {"matchLabels": {"app": "hub"}}}]},
+        },
     },
-    "single": {"replicas": 1, "networkPolicy": {"enabled": False}},
+    "single": {"replicas": 1, "networkPolicy": {"enabled": False, "runs": {"enabled": False}}},
     "monitored": {
         "telemetry": {
             "prometheus": {
@@ -141,6 +146,7 @@ def test_lint(helm: str) -> None:
         ({"networkPolicy": {"apiServer": {"ports": []}}}, "/networkPolicy/apiServer/ports"),
         ({"networkPolicy": {"apiServer": {"cidrs": ["everywhere"]}}}, "/networkPolicy/apiServer/cidrs/0"),
         ({"networkPolicy": {"metricsFrom": [{"namespace": "m"}]}}, "/networkPolicy/metricsFrom/0"),
+        ({"networkPolicy": {"runs": {"outside": [{}]}}}, "/networkPolicy/runs/outside/0"),
         ({"serviceMonitor": {"interval": 30}}, "/serviceMonitor/interval"),
         ({"prometheusRule": {"runbookUrlPrefix": "x"}}, "/prometheusRule/runbookUrlPrefix"),
         ({"dashboards": {"labels": {"grafana_dashboard": 1}}}, "/dashboards/labels/grafana_dashboard"),
@@ -190,13 +196,15 @@ RESOURCES: dict[str, list[Resource]] = {
     "EVENTS": [EVENTS],
     "LEASES": [LEASES],
     "CHILDREN": list(CHILDREN.values()),
+    "CONFIG_MAPS": [CHILDREN["ConfigMap"]],
 }
 
 
 def rights_in_code() -> set[tuple[str, str, str]]:
     """(group, resource, verb) of every call of the client in the operator's code, and of kopf's watches."""
     found = {("scalerl.io", "rlruns", "watch"), ("", "pods", "watch")}
-    text = "\n".join(path.read_text() for path in sorted(CODE.glob("*.py")))
+    theirs = {CODE / "people.py", CODE / "podlogs.py"}  # a person's commands, with that person's rights
+    text = "\n".join(path.read_text() for path in sorted(set(CODE.glob("*.py")) - theirs))
     assert len(re.findall(r"kopf[.]on[.]event[(]", text)) == 2
     calls = re.findall(r"kube[.](get|list|create|replace|apply|merge|delete)[(](\w+)([^\n]*)", text)
     assert {name for _, name, _ in calls} == set(RESOURCES)
@@ -251,6 +259,17 @@ def test_command_line_is_the_operators(render: Render) -> None:
     assert found.http == container["ports"][0]["containerPort"]
     assert found.token_key_file.parent == Path(container["volumeMounts"][0]["mountPath"])
     assert found.token_key_file.name == "k"
+    told = Isolation.parse(found.network_policy)
+    assert told.http_from == ({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rl-system"}}},)
+    assert told.outside == ({"podSelector": {"matchLabels": {"app": "hub"}}},)
+
+
+def test_the_runs_metrics_are_open_to_whom_the_operators_are(render: Render) -> None:
+    arguments = pods_of(render({}))[0]["containers"][0]["args"]
+    told = Isolation.parse(build_parser().parse_args(["operator", *arguments]).network_policy)
+    scrapers = [each["namespaceSelector"]["matchLabels"] for each in told.http_from]
+    assert scrapers == [{"kubernetes.io/metadata.name": name} for name in ("rl-system", "monitoring")]
+    assert "169.254.169.254/32" in json.dumps(told.outside)
 
 
 def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Render) -> None:

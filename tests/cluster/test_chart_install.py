@@ -153,10 +153,10 @@ def _kept_running(command: list[str], environment: dict[str, str], out: IO[bytes
 
 def _made(release: Release) -> bool:
     """Whether a pod of the run, its events and all that its pods share are there."""
-    kinds = "pod,service,configmap,secret,persistentvolumeclaim,poddisruptionbudget"
+    kinds = "pod,service,configmap,secret,persistentvolumeclaim,poddisruptionbudget,networkpolicy"
     found = json.loads(release.kubectl("get", kinds, "-n", release.served, "-l", "scalerl.io/run=tried", "-o", "json"))
     told = "involvedObject.kind=RLRun,involvedObject.name=tried"
     events = release.kubectl("get", "events", "-n", release.served, "--field-selector", told, "-o", "name")
     run = json.loads(release.kubectl("get", "rlrun", "tried", "-n", release.served, "-o", "json"))
     kinds_found = {each["kind"] for each in found["items"]}
-    return len(kinds_found) >= 5 and "Pod" in kinds_found and bool(events) and "status" in run
+    return len(kinds_found) >= 6 and {"Pod", "NetworkPolicy"} <= kinds_found and bool(events) and "status" in run

@@ -160,6 +160,7 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
         command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "registry.test/runtime:1"]
         command += ["--token-key-file", str(folder / "key"), "--namespace", namespace, "--lease-namespace", namespace]
         command += ["--identity", identity, "--http", str(port), "--poll-seconds", "0.5"]
+        command += ["--network-policy", json.dumps({"httpFrom": [{"podSelector": {}}], "outside": []})]
         with log.open("ab") as out:
             process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
         processes.append(process)
@@ -190,6 +191,9 @@ def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
     assert set(lab.pods("whole")) == {"trainer-0", "trainer-1", "generator-0", "generator-1", "generator-2"}
     spec = lab.core.read_namespaced_config_map("whole-spec", lab.namespace).data["run.yaml"]
     assert "reasoning_gym:chain_sum" in spec
+    policy = client.NetworkingV1Api(lab.api).read_namespaced_network_policy("whole-pods", lab.namespace)
+    assert policy.metadata.owner_references[0].uid == lab.run("whole")["metadata"]["uid"]
+    assert [len(policy.spec.ingress), len(policy.spec.egress)] == [2, 2]
     assert "kopf" not in json.dumps(lab.run("whole")["metadata"]).lower()
 
     time.sleep(2.0)

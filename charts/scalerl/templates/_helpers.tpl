@@ -79,6 +79,13 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* What the operator is told about the network of runs' pods: whom besides each other they meet. */}}
+{{- define "scalerl.runsNetwork" -}}
+{{- $own := dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)) -}}
+{{- $from := prepend .Values.networkPolicy.metricsFrom $own -}}
+{{- dict "httpFrom" $from "outside" .Values.networkPolicy.runs.outside | toJson -}}
+{{- end -}}
+
 {{/* What the operator may do in the namespaces that it serves. A test compares it with the calls in its code. */}}
 {{- define "scalerl.rules" -}}
 - apiGroups: [scalerl.io]
@@ -96,10 +103,17 @@ capabilities:
   verbs: [list, watch, create, delete]
 # Server-side apply: written, never read. Tokens are derived, so that no Secret has to be.
 - apiGroups: [""]
-  resources: [services, configmaps, secrets, persistentvolumeclaims]
+  resources: [services, secrets, persistentvolumeclaims]
   verbs: [create, patch]
+# A run's curve is read before a point is added to it.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
+  verbs: [create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [create, patch]
 - apiGroups: [""]
   resources: [events]

@@ -1,5 +1,6 @@
 """Fixtures of the operator's tests: a small run, a run folder with realistic records, the fake leader."""
 
+import importlib.util
 import math
 import random
 import shutil
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -76,6 +78,18 @@ def point() -> Callable[..., EvalPoint]:
 def fake_leader() -> list[str]:
     """The command of the stand-in for the runtime; its scenario is in FAKE_LEADER."""
     return [sys.executable, str(Path(__file__).parent / "fake_leader.py")]
+
+
+@pytest.fixture(scope="session")
+def fake_api() -> ModuleType:
+    """The module `fake_api`: `async with fake_api.serving(answer, ...) as api`."""
+    spec = importlib.util.spec_from_file_location("fake_api", Path(__file__).parent / "fake_api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_api"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

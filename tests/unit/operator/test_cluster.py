@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scalerl_api.wire import EvalPoint, Termination
 from scalerl_operator.cluster import KubeCluster, NotLeading, Rights, derive_token, load_store
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
@@ -31,7 +32,7 @@ class Server:
         self.objects: dict[tuple[str, str, str], Json] = {}
         self.versions = itertools.count(1)
         self.calls: list[str] = []
-        self.refuse: dict[str, KubeError] = {}
+        self.refuse: dict[str, Exception] = {}
 
     def _answer(self, verb: str, resource: Resource, name: str) -> None:
         call = f"{verb} {resource.plural} {name}".strip()
@@ -168,6 +169,41 @@ def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World])
     assert found.server.calls == []
 
 
+def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = world()
+    found.leading = False
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        async with asyncio.timeout(30.0):
+            await found.reconciler.work_forever()
+
+    play(story())
+    assert found.server.calls == []
+    assert [each.exc_info for each in caplog.records] == [None]
+    assert "may not write any more" in caplog.text
+
+
+def test_what_else_ends_a_worker_is_raised(world: Callable[..., World]) -> None:
+    found = world()
+    found.server.refuse["apply rlruns tiny/status"] = KeyError("a fault of ours")
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        async with asyncio.timeout(30.0):
+            await found.reconciler.work_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        play(story())
+    assert caught.group_contains(KeyError, match="a fault of ours")
+
+
 def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
     found = world()
     found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
@@ -218,6 +254,28 @@ def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., Wor
         assert await found.reconciler.reconcile(KEY) is None
 
     play(story())
+
+
+def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
+    world: Callable[..., World], point: Callable[..., EvalPoint]
+) -> None:
+    """After that nobody looks at it any more."""
+    found = world()
+    words = Termination(reason="Finished", step=120, last_eval=point(12)).model_dump_json(by_alias=True)
+    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
+
+    async def story() -> None:
+        await found.go(passes=3)
+        leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+        container = {"name": "runtime", "state": {"terminated": ended}}
+        found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    assert found.state == "Finished"
+    calls = found.server.calls
+    assert calls.index("apply configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
 
 
 def test_the_same_event_is_counted(world: Callable[..., World]) -> None:

@@ -19,10 +19,14 @@ from scalerl_api.wire import (
     PORTS_RAY_WORKERS,
 )
 from scalerl_operator.names import Place, claim_name, pod_name
+from scalerl_operator.network import Isolation
 from scalerl_operator.objects import Owner, PodOptions, build_annotations, build_common, build_pod, check_templates
 from scalerl_operator.plan import Limits
 
-OPTIONS = PodOptions(image="registry.test/runtime:7", exit_seconds=41.0)
+ISOLATION = Isolation(
+    ({"namespaceSelector": {"matchLabels": {"name": "rl-system"}}},), ({"ipBlock": {"cidr": "::/0"}},)
+)
+OPTIONS = PodOptions(image="registry.test/runtime:7", exit_seconds=41.0, isolation=ISOLATION)
 TEMPLATE = {
     "metadata": {"labels": {"team": "olive"}, "annotations": {"note": "keep"}},
     "spec": {
@@ -79,12 +83,12 @@ def test_a_generators_pod(owner: Callable[..., Owner], golden: Callable[[str, st
 
 
 def test_what_the_pods_share(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
-    golden("common.yaml", "---\n".join(map(dump, build_common(owner()))))
+    golden("common.yaml", "---\n".join(map(dump, build_common(owner(), OPTIONS))))
 
 
 def test_a_claim_is_made_where_none_is_named_and_nobody_owns_it(owner: Callable[..., Owner]) -> None:
     found = owner(checkpoint={"claimSize": "73Gi", "storageClassName": "nfs"})
-    claim = build_common(found)[-1]
+    claim = build_common(found, OPTIONS)[-1]
     assert claim["kind"] == "PersistentVolumeClaim"
     assert claim["metadata"]["name"] == claim_name("qwen-math") == "qwen-math-checkpoints"
     assert "ownerReferences" not in claim["metadata"]

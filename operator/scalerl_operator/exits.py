@@ -1,0 +1,26 @@
+"""Exit codes of the `scalerl` command, and the errors that choose one. PURE."""
+
+import signal
+
+from scalerl_api.wire import EXIT_FINISHED as EXIT_FINISHED
+from scalerl_api.wire import EXIT_INVALID as EXIT_INVALID
+from scalerl_api.wire import EXIT_RETRY as EXIT_RETRY
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+class CommandError(Exception):
+    """The command cannot be done; `code` is its exit code."""
+
+    def __init__(self, message: str, code: int = EXIT_FAILED):
+        super().__init__(message)
+        self.code = code
+
+
+class UsageError(CommandError):
+    """The command cannot be done as it was typed."""
+
+    def __init__(self, message: str):
+        super().__init__(message, EXIT_USAGE)

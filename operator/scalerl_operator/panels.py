@@ -1,0 +1,50 @@
+"""Which of a step's metrics a report draws, and how they are put together. PURE."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small picture of series over steps."""
+
+    title: str
+    unit: str
+    series: tuple[tuple[str, str], ...]
+    """(name in a StepRecord's values, label)."""
+    scale: float = 1.0
+    """Factor from the recorded unit to `unit`."""
+    from_zero: bool = True
+    """The axis begins at 0, so that noise looks as small as it is."""
+
+
+PANELS = (
+    Panel("Training reward", "mean, -1 to 1", (("reward", "reward"),), from_zero=False),
+    Panel("Entropy", "nats per token", (("entropy", "entropy"),)),
+    Panel("Lag of trained tokens", "optimizer steps", (("lag_mean", "mean"), ("lag_max", "largest"))),
+    Panel(
+        "Throughput",
+        "tokens per second",
+        (("tokens_per_second", "trained"), ("generator_tokens_per_second", "sampled")),
+    ),
+    Panel("Idle share", "%", (("idle_fraction_trainer", "trainer"), ("idle_fraction_generator", "generator")), 100.0),
+    Panel("Completion length", "tokens", (("completion_tokens_mean", "mean"),)),
+    Panel(
+        "Wasted samples",
+        "%",
+        (("truncation_share", "truncated"), ("zero_variance_share", "no variance")),
+        100.0,
+    ),
+    Panel("Mismatch, generator to trainer", "KL, 0.001 nats per token", (("mismatch_kl", "k3 estimate"),), 1000.0),
+    Panel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
+    Panel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
+    Panel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),
+    Panel(
+        "Weight sync",
+        "milliseconds",
+        (("weight_sync_seconds", "total"), ("weight_stall_seconds", "longest stall")),
+        1000.0,
+    ),
+)
+
+DRAWN = frozenset(name for panel in PANELS for name, _ in panel.series)
+"""The names in a StepRecord's values that a report looks at."""
