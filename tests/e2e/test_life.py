@@ -22,6 +22,7 @@ def quickstart(platform: Platform) -> Json:
         document["spec"][role]["template"] = platform.template()
     document["spec"]["checkpoint"] = {"everySteps": 10}
     document["spec"]["failurePolicy"] = {"maxRestarts": 3}
+    document["spec"]["warmStart"] |= {"steps": 300, "wrongSteps": 50}
     return document
 
 
@@ -78,8 +79,7 @@ def life(platform: Platform) -> Life:
 
 def test_the_chart_is_installed_and_says_so(platform: Platform) -> None:
     platform.helm("test", "scalerl", "-n", OPERATOR_NAMESPACE, "--timeout", "5m")
-    deployment = platform.get("deployment", "scalerl", namespace=OPERATOR_NAMESPACE)
-    assert deployment["status"]["readyReplicas"] == 2
+    assert _ready_operators(platform) == 2
 
 
 def test_a_run_trains_in_pods(platform: Platform, life: Life) -> None:
@@ -174,8 +174,14 @@ def test_operators_that_are_killed_are_not_missed(platform: Platform, life: Life
     attempt, before = life.attempt(), life.pods()
     selector = ("-l", "app.kubernetes.io/name=scalerl")
     platform.kubectl("delete", "pod", *selector, "--force", "--grace-period=0", namespace=OPERATOR_NAMESPACE)
+    wait_for("two others are ready", lambda: _ready_operators(platform) == 2)
     life.goes_on("after both operators were killed")
     assert (life.attempt(), life.pods()) == (attempt, before), "nothing was made twice, nothing was lost"
+
+
+def _ready_operators(platform: Platform) -> int:
+    deployment = platform.get("deployment", "scalerl", namespace=OPERATOR_NAMESPACE)
+    return int(deployment["status"].get("readyReplicas", 0))
 
 
 def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
@@ -183,7 +189,7 @@ def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
     life.edit(suspend=True)
     wait_for("it is suspended", lambda: life.state() == "Suspended")
     wait_for("its pods are gone", lambda: not life.pods())
-    saved = life.status()["checkpoint"]["step"]
+    saved = life.status()["attempts"][-1]["checkpointStep"]
     assert saved >= reached, "the checkpoint was made first"
     life.edit(suspend=False)
     wait_for("it trains again", lambda: life.state() == "Training")
@@ -192,23 +198,24 @@ def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
 
 
 def test_the_forecast_is_told(platform: Platform, life: Life) -> None:
-    wait_for("a forecast", lambda: "verdict" in life.status().get("forecast", {}))
-    wait_for(
-        "a ceiling with its interval",
-        lambda: life.status()["forecast"]["verdict"] in ("Identified", "Weak"),
-        seconds=2400.0,
-    )
-    forecast = life.status()["forecast"]
-    assert 0.0 < forecast["ceilingLow"] <= forecast["ceiling"] <= forecast["ceilingHigh"] <= 1.0
-    assert forecast["summary"] in life.table()
-    annotations = platform.get("rlrun", RUN, namespace=NAMESPACE)["metadata"]["annotations"]
-    assert annotations["scalerl.io/predicted-ceiling"].startswith("0.")
-    say("\n" + life.table())
+    """Whether it may be believed yet depends on the run; what it says is said everywhere alike."""
+    wait_for("a forecast of six points", lambda: life.status().get("forecast", {}).get("points", 0) >= 6)
+    run = platform.get("rlrun", RUN, namespace=NAMESPACE)
+    forecast, annotations = run["status"]["forecast"], run["metadata"].get("annotations", {})
+    say(f"{forecast['verdict']}: {forecast['reason']}")
+    assert 0.0 < forecast["ceilingLow"] < forecast["ceilingHigh"] <= 1.0
+    assert life.condition("ForecastReady")["message"] == forecast["reason"]
+    if forecast["verdict"] == "NotIdentified":
+        assert forecast.get("ceiling") is None
+        assert "scalerl.io/predicted-ceiling" not in annotations
+    else:
+        assert forecast["summary"] in life.table()
+        assert float(annotations["scalerl.io/predicted-ceiling"]) == pytest.approx(forecast["ceiling"], abs=0.006)
 
 
 def test_a_policy_ends_it(platform: Platform, life: Life) -> None:
     """`Complete`, not failed: everything is saved and freed, and it is said why."""
-    policy = {"name": "good-enough", "when": {"ceilingUpper": {"below": 1.0}}, "for": 1, "mode": "Enforce"}
+    policy = {"name": "good-enough", "when": {"passRate": {"above": 0.3}}, "for": 2, "mode": "Enforce"}
     life.edit(stopPolicies=[policy])
     wait_for("it is complete", lambda: life.condition("Complete").get("status") == "True")
     status = life.status()
