@@ -90,7 +90,8 @@ def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) ->
         f"--num-cpus={num_cpus}",
         f"--resources={json.dumps({seat.role: seat.places})}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        *(["--include-dashboard=false", f"--temp-dir={folder}"] if head else []),
+        # The monitor scales clusters of its own making, and would log the same lines every 5 s.
+        *(["--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}"] if head else []),
         "--disable-usage-stats",
         "--no-redirect-output",  # what engines and ranks say is in the pod's log, where people look for it
     ]
