@@ -8,8 +8,8 @@ Train with reinforcement learning, and know the ceiling before the budget is spe
 
 An RLRun is a YAML file. `scalerl run` carries it out on this machine; the same file runs on a cluster with kubectl.
 
-status, report and logs look on a cluster where -n, -A or --context is given, on this machine where --runs is given. Else
-NAME is a run of this machine, or, if it has none of that name, of the cluster that kubectl would use.
+status, report and logs look on a cluster where -n, -A or --context is given, on this machine where --runs is given.
+Else NAME is a run of this machine, or, if it has none of that name, of the cluster that kubectl would use.
 """
 _EXIT_CODES = """\
 exit codes:
