@@ -54,7 +54,7 @@ def _load(load: Callable[[], Access]) -> Access:
 
     try:
         return load()
-    except (ConfigException, OSError, yaml.YAMLError) as error:
+    except (ConfigException, OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise NoCluster(f"the cluster's configuration cannot be used: {error}") from error
 
 
@@ -65,17 +65,34 @@ def _of_this_pod(environment: Mapping[str, str], namespace: str | None) -> Acces
 
 
 def _of_kubeconfig(path: str, context: str | None, namespace: str | None) -> Access:
-    from kubernetes import config
     from kubernetes.config import ConfigException
 
-    contexts: list[dict[str, Any]]
-    contexts, active = config.list_kube_config_contexts(config_file=path)
-    if context is not None:
-        named = [each for each in contexts if each["name"] == context]
-        if not named:
-            known = ", ".join(sorted(each["name"] for each in contexts))
-            raise ConfigException(f"no context {context!r} in {path}; it has {known or 'none'}")
-        active = named[0]
-    connection = load_kubeconfig(path, active["name"])
-    chosen = namespace or active["context"].get("namespace") or DEFAULT_NAMESPACE
-    return Access(connection, chosen, f"context {active['name']} ({connection.server})")
+    contexts, current = _read_contexts(path)
+    chosen = context or current
+    if not chosen:
+        raise ConfigException(
+            f"{path} names no current context; --context chooses one of {', '.join(contexts) or 'none'}"
+        )
+    if chosen not in contexts:
+        raise ConfigException(f"no context {chosen!r} in {path}; it has {', '.join(contexts) or 'none'}")
+    connection = load_kubeconfig(path, chosen)
+    place = f"context {chosen} ({connection.server})"
+    return Access(connection, namespace or contexts[chosen] or DEFAULT_NAMESPACE, place)
+
+
+def _read_contexts(path: str) -> tuple[dict[str, str], str]:
+    """Return each context's namespace, by name, and the current context.
+
+    Of several files the first that says something counts. The client library takes the last one's current context:
+    a person would look at another cluster than kubectl does.
+    """
+    contexts: dict[str, str] = {}
+    current = ""
+    for file in (Path(each).expanduser() for each in path.split(":") if each):
+        document: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not isinstance(document, dict):
+            continue
+        for each in document.get("contexts") or []:
+            contexts.setdefault(each["name"], each["context"].get("namespace") or "")
+        current = current or document.get("current-context") or ""
+    return contexts, current

@@ -13,8 +13,6 @@ from scalerl_operator.names import CONTAINER, LABEL_RUN, Role
 from scalerl_operator.sights import Key, parse_seen_run
 from scalerl_operator.status import is_over, state_word
 
-LOOK_SECONDS = 2.0  # between two looks for pods that have begun
-SILENCE_SECONDS = 60.0  # a followed log that says nothing for so long is asked for anew: its connection may be dead
 MAX_FOLLOWED = 100
 
 Say = Callable[[str], None]
@@ -47,6 +45,17 @@ class Mouth:
     remark: Say
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How patient the reading is."""
+
+    look_seconds: float = 2.0
+    """Between two looks for pods that have begun."""
+    silence_seconds: float = 60.0
+    """A followed log that says nothing for so long is asked for anew: its connection may be dead."""
+    away_seconds: float = AWAY_SECONDS
+
+
 async def fetch_pods(kube: Kube, choice: Choice) -> list[PodView]:
     """Return the pods that are meant, trainers first. Raises KubeError."""
     namespace, run = choice.key
@@ -63,7 +72,7 @@ async def show_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> 
             mouth.remark(f"{pod.name} has no log yet: {pod.waits}")
             continue
         try:
-            await _read(kube, choice, _Stream(pod, wish), mouth)
+            await _read(kube, choice, _Stream(pod, wish), mouth, Pace())
         except KubeError as error:
             if error.status not in (400, 404):  # no such container or pod, or none before this one
                 raise
@@ -73,9 +82,9 @@ async def show_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> 
     return told
 
 
-async def follow_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> None:
+async def follow_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth, pace: Pace | None = None) -> None:
     """Tell what every pod that is meant writes, now and later, until the run is over. Raises KubeError."""
-    await _Follower(kube, choice, wish, mouth).follow()
+    await _Follower(kube, choice, wish, mouth, pace or Pace()).follow()
 
 
 @dataclass
@@ -95,14 +104,14 @@ class _Stream:
         return self.task is not None and not self.task.done()
 
 
-async def _read(kube: Kube, choice: Choice, stream: _Stream, mouth: Mouth) -> None:
+async def _read(kube: Kube, choice: Choice, stream: _Stream, mouth: Mouth, pace: Pace) -> None:
     """Tell a log from where it was left; what has no end is told if the container is over. Raises KubeError."""
     wish = stream.wish
     over = stream.pod.over or wish.previous or not wish.follow
     reader = LineReader(stream.place, timestamps=wish.timestamps)
     prefix = choice.prefix(stream.pod)
     query = build_query(CONTAINER, wish, stream.place)
-    pieces = kube.read_log(choice.key[0], stream.pod.name, query, silence_seconds=SILENCE_SECONDS)
+    pieces = kube.read_log(choice.key[0], stream.pod.name, query, silence_seconds=pace.silence_seconds)
     try:
         async with aclosing(pieces):
             async for piece in pieces:
@@ -124,6 +133,7 @@ class _Follower:
     choice: Choice
     wish: LogWish
     mouth: Mouth
+    pace: Pace
     streams: dict[tuple[str, int], _Stream] = field(default_factory=dict)
     is_first: bool = True
     heard: float = field(default_factory=time.monotonic)
@@ -132,7 +142,7 @@ class _Follower:
     async def follow(self) -> None:
         try:
             while not await self._look():
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(self.pace.look_seconds)
         finally:
             tasks = [each.task for each in self.streams.values() if each.task is not None]
             for task in tasks:
@@ -148,9 +158,9 @@ class _Follower:
             self._begin(pods)
             done = not any(each.busy for each in self.streams.values()) and await self._is_over(pods)
         except KubeError as error:
-            if not error.is_passing or time.monotonic() - self.heard > AWAY_SECONDS:
+            if not error.is_passing or time.monotonic() - self.heard > self.pace.away_seconds:
                 raise
-            self._remark(f"the cluster does not answer, again in {LOOK_SECONDS:g} s: {error}")
+            self._remark(f"the cluster does not answer, again in {self.pace.look_seconds:g} s: {error}")
             return False
         self.heard = time.monotonic()
         return done
@@ -166,7 +176,7 @@ class _Follower:
             stream = self.streams.setdefault(pod.life, _Stream(pod, wish))
             stream.pod = pod
             if not stream.busy and not stream.drained:
-                stream.task = asyncio.create_task(_read(self.kube, self.choice, stream, self.mouth))
+                stream.task = asyncio.create_task(_read(self.kube, self.choice, stream, self.mouth, self.pace))
         self.is_first = False
 
     def _check(self, stream: _Stream) -> None:
