@@ -183,4 +183,5 @@ class Leaders:
 
 def _still(progress: Progress) -> Progress:
     """What an answer says, without the leader's clock."""
-    return progress.model_copy(update={"time": 0.0, "gpu_seconds": {}, "idle_fraction": {}, "compute_gpu_hours": 0.0})
+    clock = {"time": 0.0, "gpu_seconds": {}, "idle_fraction": {}, "compute_gpu_hours": 0.0, "still_seconds": None}
+    return progress.model_copy(update=clock)

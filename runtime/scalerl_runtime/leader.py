@@ -45,6 +45,7 @@ from scalerl_runtime.rewards import Verifier, make_verifier
 from scalerl_runtime.rollout import Group, Prompt
 from scalerl_runtime.scratch import make_scratch_model
 from scalerl_runtime.server import Server
+from scalerl_runtime.vitals import Vitals
 from scalerl_runtime.waits import within
 from scalerl_runtime.warm import WarmStart
 
@@ -75,6 +76,7 @@ class Leader:
         self._phase: Phase = "starting"
         self._detail = ""
         self._latest: StepRecord | None = None
+        self._vitals = Vitals(time.monotonic)
         self._checkpoint: Checkpoint | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
         self._cost_before = _load_cost(folder / COST)
@@ -266,6 +268,8 @@ class Leader:
             generators_ready=sum(s.state == "ready" for s in slots),
             generator_restarts=pool.counters.restarts if pool else 0,
             latest=self._latest,
+            vitals=self._vitals.steps,
+            still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],
             checkpoint=self._checkpoint,
             time=time.time(),
@@ -313,6 +317,7 @@ class Leader:
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """See `Observer`."""
         self._latest = record
+        self._vitals.add(record)
         self._save_cost()
         self.publisher.set(record.values)
         self.publisher.observe_lags(lags)
@@ -335,6 +340,8 @@ class Leader:
     def on_phase(self, phase: str, detail: str) -> None:
         """See `Observer`."""
         self._phase, self._detail = phase, detail  # type: ignore[assignment] # a Phase by contract
+        if phase == "training":
+            self._vitals.move()
 
     def termination(self, reason: Literal["Finished", "Stopped", "Retry", "Failed"], error: str) -> Termination:
         """What to say last."""

@@ -25,7 +25,7 @@ from scalerl_operator.records import RunFolder
 from scalerl_operator.seen import Attempt
 from scalerl_operator.wording import View
 
-FAST = Limits(backoff_seconds=0.01, retries=1, exit_seconds=20.0)
+FAST = Limits(retries=1, exit_seconds=20.0)
 BUDGET = {"steps": 50, "evalEverySteps": 10}
 
 
@@ -58,7 +58,7 @@ class Stage:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def play(self, scenario: dict[str, object], *, resume: bool = False, **spec: object) -> Done:
-        spec = {"budget": BUDGET, **spec}
+        spec = {"budget": BUDGET, "failurePolicy": {"backoffSeconds": 0}, **spec}
         self.monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
         run = self.make_run(**spec)
         with records.lock_folder(self.folder) as lock:
@@ -168,7 +168,7 @@ def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage)
 
 def test_restarts_are_bounded(stage: Stage) -> None:
     crash = {str(number): [3, 1] for number in range(1, 9)}
-    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1})
+    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1, "backoffSeconds": 0})
     assert done.outcome == "RestartsExhausted"
     assert "fell at step 3" in done.message
     # The first attempt left the checkpoint of step 0, which is no progress.
