@@ -198,7 +198,7 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
 
 
 def _standing(look: _Pass, history: History, action: Action, seen: Seen) -> Standing:
-    """The run's one word; while pods wait for a node, that. Pods that wait later are named beside the leader's doing."""
+    """The run's one word; while pods wait for a node, that. Pods that wait later are named beside what goes on."""
     reason, message = describe_standing(action, seen)
     running = history.running
     if reason in ("Running", "Restarting") and running is not None and running.started is None:

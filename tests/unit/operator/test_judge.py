@@ -86,7 +86,7 @@ def test_a_policy_waits_for_the_forecast_of_its_evaluation(make_run: Callable[..
 
 
 def test_the_status_has_the_decision_with_its_inputs(make_run: Callable[..., RLRun], point: MakePoint) -> None:
-    """By the last measured numbers: an entropy of 0.04, 30 % cut, a fall from 0.6 to 0.3; and by the forecast after it."""
+    """By the last numbers: an entropy of 0.04, 30 % cut, a fall from 0.6 to 0.3; and by the forecast after them."""
     policies = [
         {"name": "cut", "when": {"truncation": {"above": 0.25}}, "for": 1, "mode": "Observe"},
         {"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 2},
