@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from forecast_curves import Array
 
-from scalerl_api.rlrun import Bound, StopCondition, StopPolicy
+from scalerl_api.policies import Bound, StopCondition, StopPolicy
 from scalerl_operator.forecast import Points, fit_forecast
 from scalerl_operator.stop import Observation, decide_stop
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN
 from scalerl_api.recipe import PRESETS, Recipe
-from scalerl_api.rlrun import GROUP, NAME_ALLOWED, NAME_PATTERN, PLURAL
-from scalerl_api.rules import CRD_RULES, FIXED, FIXED_MESSAGE, POLICY_RULES, Rule
+from scalerl_api.rlrun import GROUP, PLURAL
+from scalerl_api.rules import COLOCATED_ALLOWED, COLOCATED_PATH, CRD_RULES, FIXED, FIXED_MESSAGE, POLICY_RULES, Rule
 
 Object = dict[str, Any]
 
@@ -30,7 +31,7 @@ SUMS = {
     "sequenceTokens": "variables.promptTokens + variables.completionTokens",
 }
 
-# What is for the API server alone: a file has no such values, or the types check them.
+# What is for the API server alone: a file has no such values, or the types check them, or it is for a cluster only.
 _SCALARS = " || ".join(f"type({{options}}[key]) == {kind}" for kind in ("int", "double", "string", "bool"))
 SERVER_ONLY = [
     (
@@ -43,6 +44,7 @@ SERVER_ONLY = [
         f"each.task.all(key, {_SCALARS.format(options='each.task')}))",
         "spec.data.downstream: in a task allowed are numbers, strings, true, false",
     ),
+    ("!object.spec.generator.colocated", f"{COLOCATED_PATH}: true, {COLOCATED_ALLOWED}"),
 ]
 
 

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
+
 
 class ApiModel(BaseModel):
     """Snake case in Python, camel case in YAML; a field that nobody declared is an error."""

@@ -28,6 +28,11 @@ class Asynchrony(ApiModel):
     kv_cache: Literal["keep", "recompute"] = "keep"
     """What an in-flight update does with the cache of running completions: keep the stale one, or compute it anew."""
 
+    @property
+    def largest_lag(self) -> int:
+        """Most steps between the version of a token and the version that trains on it, as the mode promises."""
+        return {"pipeline": self.max_lag, "offPolicy": self.off_policy_steps - 1, "synchronous": 0}[self.mode]
+
 
 class Loss(ApiModel):
     """The policy loss and its optional terms."""

@@ -4,8 +4,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
-from scalerl_api.model import ApiModel
+from scalerl_api.model import NAME_PATTERN, ApiModel
 from scalerl_api.pods import PodTemplate
+from scalerl_api.policies import Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
@@ -13,10 +14,8 @@ GROUP = "scalerl.io"
 PLURAL = "rlruns"
 API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
 MANAGED_BY: Final = "scalerl.io/operator"
 QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
-NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
 VERIFIER_PATTERN = r"^(math|reasoning_gym|code|python:[\w.]+:\w+)$"
 
 
@@ -214,7 +213,8 @@ class GeneratorSpec(ApiModel):
     gpu_memory_share: float = Field(default=0.9, ge=0.05, le=0.99)
     """Share of a GPU's memory that the engine takes."""
     colocated: bool = False
-    """The one engine shares the one trainer's GPU; weights then go through host memory. For one machine."""
+    """The one engine shares the one trainer's GPU; weights then go through host memory. Only for `scalerl run`: on a
+    cluster two pods cannot share a device, and it is refused."""
     kv_cache_megabytes: int = Field(default=256, ge=16, le=10_000_000)
     """Key-value cache of an engine on the CPU."""
     template: PodTemplate = PodTemplate()
@@ -257,80 +257,6 @@ class ForecastSpec(ApiModel):
     """A goal whose time is predicted."""
 
 
-class Bound(ApiModel):
-    """One side of a number."""
-
-    below: float | None = None
-    """True while the number is below this."""
-    above: float | None = None
-    """True while the number is above this."""
-
-    @property
-    def num_set(self) -> int:
-        """How many of the two are given."""
-        return len(self.model_dump(exclude_none=True))
-
-
-class StopCondition(ApiModel):
-    """Exactly one measured quantity and its bound."""
-
-    ceiling_upper: Bound | None = None
-    """Upper end of the predicted ceiling's 90 % interval."""
-    remaining_gain: Bound | None = None
-    """Predicted pass rate at the budget, less the one now: upper end."""
-    pass_rate: Bound | None = None
-    """The last measured pass rate."""
-
-    @property
-    def num_set(self) -> int:
-        """How many quantities are given."""
-        return len(self.model_dump(exclude_none=True))
-
-
-class StopPolicy(ApiModel):
-    """Ends a run when its condition holds for some evaluations in a row."""
-
-    name: str = Field(pattern=NAME_PATTERN, max_length=52)
-    """Names the policy in status and logs."""
-    when: StopCondition
-    """The condition."""
-    for_evals: int = Field(default=3, ge=1, le=1000, alias="for")
-    """Consecutive evaluations for which it holds."""
-    mode: Literal["Enforce", "Observe"] = "Enforce"
-    """`Observe` reports and goes on."""
-
-
-class FailurePolicy(ApiModel):
-    """How often a failed run is started again from its checkpoint."""
-
-    max_restarts: int = Field(default=3, ge=0, le=1000)
-    """Restarts before the run fails; a new checkpoint restores the budget."""
-
-
-class Deadlines(ApiModel):
-    """Longest waits, in seconds. A wait that is longer ends the attempt and names its phase."""
-
-    start_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """From the start of the processes until the engines answer."""
-    active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """Whole run, over all attempts; then it is checkpointed and ended."""
-    generate_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """One group of completions; a generator that takes longer is replaced, and the group generated again."""
-    train_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """One optimizer step."""
-    sync_seconds: int = Field(default=300, ge=1, le=604_800)
-    """One weight update on every generator."""
-    checkpoint_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """Saving or loading one checkpoint."""
-    eval_seconds: int = Field(default=7200, ge=1, le=604_800)
-    """One evaluation."""
-
-    @property
-    def batch_seconds(self) -> int:
-        """Longest wait for a batch: a hung generator is found out, replaced and updated, and generates again."""
-        return self.generate_seconds + self.start_seconds + self.sync_seconds + self.generate_seconds
-
-
 class RLRunSpec(ApiModel):
     """What the user asked for."""
 
@@ -362,6 +288,8 @@ class RLRunSpec(ApiModel):
     """Curve fit."""
     stop_policies: list[StopPolicy] = Field(default=[], max_length=20)
     """Automated stops."""
+    watchdog: Watchdog = Watchdog()
+    """What is done about a run that goes wrong without ending."""
     failure_policy: FailurePolicy = FailurePolicy()
     """Restarts."""
     deadlines: Deadlines = Deadlines()

@@ -7,12 +7,15 @@ take and refuse the same documents is tested on a real API server (tests/cluster
 In messages `{it.max_replicas}` is a value of the part that the rule is about.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pydantic.alias_generators import to_camel
+
+from scalerl_api.policies import Bound, FailureRule, StopCondition
 from scalerl_api.recipe import Recipe
-from scalerl_api.rlrun import Bound, DataSpec, RLRunSpec, ScratchModel, StopCondition, WarmStartSpec
+from scalerl_api.rlrun import DataSpec, RLRunSpec, ScratchModel, WarmStartSpec
 
 Part = TypeVar("Part")
 
@@ -20,6 +23,10 @@ Part = TypeVar("Part")
 # or its checkpoints would not be found. The recipe may change, knowingly: annealing a rate is how runs are saved.
 FIXED = ("model", "warmStart", "data", "reward", "seed", "checkpoint.path", "managedBy")
 FIXED_MESSAGE = "fixed for the run's life"
+
+# What a file may say and a cluster cannot do: the API server's policy and the operator refuse it, `validate` does not.
+COLOCATED_PATH = "spec.generator.colocated"
+COLOCATED_ALLOWED = "only with `scalerl run` on one machine: two pods cannot share a GPU"
 
 MAX_COLOCATED_SHARE = 0.7  # weights, gradients and AdamW's float32 state take 18 bytes a parameter, an engine 2
 
@@ -57,6 +64,11 @@ class Resolved:
         return next((each.name for each in self.spec.data.downstream if each.task and not each.is_generated), "")
 
 
+def _count(names: Iterable[str]) -> str:
+    """CEL for how many of the optional fields `names` are set."""
+    return f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size()"
+
+
 def _bound(quantity: str) -> Rule[Bound]:
     return Rule[Bound](
         at=f"spec.stopPolicies[].when.{quantity}",
@@ -65,14 +77,18 @@ def _bound(quantity: str) -> Rule[Bound]:
         holds=lambda it: it.num_set == 1,
         seen="{it.num_set} bounds",
         allowed="exactly one of below, above",
-        derived={"it.num_set": "[has(self.below), has(self.above)].filter(set, set).size()"},
+        derived={"it.num_set": _count(("below", "above"))},
     )
 
 
 _GENERATED = "each.source.startsWith('reasoning_gym:')"
 _HAS_STRAY_TASK = f"(!{_GENERATED} && has(each.task) && each.task.size() > 0)"
 _STRAY_TASK_NAME = f"object.spec.data.downstream.filter(each, {_HAS_STRAY_TASK})[0].name"
-_SET = "[has(self.ceilingUpper), has(self.remainingGain), has(self.passRate)].filter(set, set).size()"
+_QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
+
+
+_SET = _count(_QUANTITIES)
+_CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
 
 # No rule sits on a group with a default: the API server tries it on the default `{}` before that is filled.
 CRD_RULES: tuple[Rule[Any], ...] = (
@@ -216,7 +232,24 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         allowed="exactly one",
         derived={"it.num_set": _SET},
     ),
-    *(_bound(quantity) for quantity in ("ceilingUpper", "remainingGain", "passRate")),
+    *(_bound(quantity) for quantity in _QUANTITIES),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="failurePolicy.backoffMaxSeconds",
+        cel="self.failurePolicy.backoffMaxSeconds >= self.failurePolicy.backoffSeconds",
+        holds=lambda it: it.failure_policy.backoff_max_seconds >= it.failure_policy.backoff_seconds,
+        seen="{it.failure_policy.backoff_max_seconds}",
+        allowed="at least backoffSeconds ({it.failure_policy.backoff_seconds})",
+    ),
+    Rule[FailureRule](
+        at="spec.failurePolicy.rules[]",
+        blamed="",
+        cel=f"{_CAUSES} == 1",
+        holds=lambda it: it.num_set == 1,
+        seen="{it.num_set} of them",
+        allowed="exactly one of onExitCodes, onPodConditions, onReasons",
+        derived={"it.num_set": _CAUSES},
+    ),
 )
 
 POLICY_RULES: tuple[Rule[Any], ...] = (

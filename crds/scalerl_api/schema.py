@@ -45,6 +45,7 @@ COLUMNS = [
 LIST_KEYS = {
     "spec.data.downstream": "name",
     "spec.stopPolicies": "name",
+    "spec.failurePolicy.rules": "name",
     "status.conditions": "type",
     "status.roles": "name",
 }
@@ -134,7 +135,7 @@ def _convert_plain(node: Schema, definitions: dict[str, Schema]) -> Schema:
     new: Schema = {}
     if "description" in node:
         new["description"] = " ".join(node["description"].split())
-    kept = ("type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "maxItems")
+    kept = ("type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems")
     new |= {key: copy.copy(node[key]) for key in (*kept, "maxProperties", "required") if key in node}
     if "const" in node:
         new["enum"] = [node["const"]]

@@ -5,14 +5,28 @@ from typing import Literal
 
 from scalerl_api.model import ApiModel
 
-StopCause = Literal["Interrupted", "Suspended", "StoppedByPolicy", "DeadlineExceeded", "Stuck", "GangBroken"]
+StopCause = Literal[
+    "Interrupted",
+    "Suspended",
+    "StoppedByPolicy",
+    "DeadlineExceeded",
+    "PendingDeadline",
+    "Stuck",
+    "GangBroken",
+    "WatchdogRestart",
+    "WatchdogStop",
+]
 """Why an actuator asked a leader to end."""
+ConditionType = Literal[
+    "Ready", "Progressing", "Healthy", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"
+]
+FailureAction = Literal["FailRun", "Ignore", "Count"]
 
 
 class Condition(ApiModel):
     """metav1.Condition."""
 
-    type: Literal["Ready", "Progressing", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"]
+    type: ConditionType
     """What is said. `Complete` with reason `StoppedByPolicy` is a run that a policy ended: no failure."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -94,8 +108,21 @@ class ForecastStatus(ApiModel):
     """When this was computed."""
 
 
+class StopInput(ApiModel):
+    """One evaluation that a policy looked at."""
+
+    step: int
+    """Optimizer steps of the evaluated weights."""
+    compute_gpu_hours: float
+    """Compute at that step."""
+    value: float
+    """What the policy's bound was held against."""
+    verdict: str | None = None
+    """Of the forecast that it came from; absent for what is measured."""
+
+
 class StopStatus(ApiModel):
-    """Which policy spoke."""
+    """Which policy spoke, and on what."""
 
     policy: str
     """Its name."""
@@ -103,8 +130,14 @@ class StopStatus(ApiModel):
     """Whether it ended the run or would have."""
     reason: str
     """What held, with the numbers."""
+    quantity: str = ""
+    """What its condition is about, by its name in the spec."""
+    inputs: list[StopInput] = []
+    """The numbers that it looked at, oldest first; of more than ten the last."""
     saved_gpu_hours: float | None = None
-    """Budget that was left."""
+    """Budget that was left at the last of them."""
+    others: list[str] = []
+    """Further policies that hold."""
 
 
 class CheckpointStatus(ApiModel):
@@ -144,12 +177,18 @@ class AttemptStatus(ApiModel):
     """Why it was asked to end; absent while nobody has asked."""
     stop_time: datetime | None = None
     """When it was asked."""
+    stop_message: str = ""
+    """What was seen then."""
     ended: datetime | None = None
     """When its leader's end was seen."""
     exit_code: int | None = None
     """Of what ended it, 128 + N for signal N; absent if that left none."""
     infrastructure: bool = False
     """A node, an eviction or a deletion by others ended it: it costs no restart."""
+    rule: str | None = None
+    """The rule of `spec.failurePolicy` that fits its end; absent if none does."""
+    ruled: FailureAction | None = None
+    """What that rule says."""
     said: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"] | None = None
     """The leader's last word."""
     error: str = ""

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_snake
 from pydantic_core import ErrorDetails
 
+from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN
+from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, Recipe, merge
-from scalerl_api.rlrun import NAME_ALLOWED, NAME_PATTERN, QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
+from scalerl_api.rlrun import QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
 from scalerl_api.rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,6 +68,7 @@ def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
     """Yield what no single field can see is wrong."""
     yield from _check_names("spec.data.downstream", [each.name for each in run.spec.data.downstream])
     yield from _check_names("spec.stopPolicies", [each.name for each in run.spec.stop_policies])
+    yield from _check_names("spec.failurePolicy.rules", [each.name for each in run.spec.failure_policy.rules])
     for rule in CRD_RULES:
         for path, part in _find_parts(run, "", rule.at.split(".")):
             yield from _try_rule(rule, path, part)
@@ -144,6 +147,7 @@ _ALLOWED = {
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
     "too_long": "at most {max_length} entries, not {actual_length}",
+    "too_short": "at least {min_length} entries, not {actual_length}",
     "int_type": "a whole number is needed, without quotes",
     "int_from_float": "a whole number is needed",
     "float_type": "a number is needed",
@@ -156,6 +160,7 @@ _ALLOWED = {
 }
 _PATTERNS = {
     NAME_PATTERN: NAME_ALLOWED,
+    WORD_PATTERN: WORD_ALLOWED,
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
 }

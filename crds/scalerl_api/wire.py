@@ -10,6 +10,7 @@ from scalerl_api.model import ApiModel
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0
 EXIT_INVALID = 64  # the spec is wrong; never retried
+EXIT_NON_FINITE = 65  # loss or gradient are no numbers any more; the last checkpoint is sound
 EXIT_RETRY = 75  # a fault of the surroundings; does not say the run is bad
 
 # Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
@@ -99,6 +100,8 @@ class EvalPoint(ApiModel):
     """Completions that the verifier could not judge."""
     mean_tokens: float = 0.0
     """Mean completion length."""
+    truncation_share: float | None = None
+    """Completions cut at the limit, in [0, 1]; absent in points of older versions."""
     entropy: float | None = None
     """Mean negative log-probability of the sampled tokens (nats): an estimate of the policy's entropy."""
     attempt: int = 1
@@ -116,6 +119,18 @@ class StepRecord(ApiModel):
     """Mean reward of the batch, in [-1, 1]; absent if no completion of it could be judged."""
     values: dict[str, float]
     """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
+
+
+class StepVital(ApiModel):
+    """What the watchdog looks at of one optimizer step."""
+
+    step: int
+    finite: bool = True
+    """False: loss or gradient norm was no number, and the update was left out."""
+    entropy: float | None = None
+    """Mean over the trained tokens (nats); absent if nothing was trained."""
+    lag: float | None = None
+    """Largest of a trained token, in steps."""
 
 
 class Checkpoint(ApiModel):
@@ -144,6 +159,10 @@ class Progress(ApiModel):
     generators_ready: int = 0
     generator_restarts: int = 0
     latest: StepRecord | None = None
+    vitals: list[StepVital] = []
+    """The last steps of this attempt, VITAL_STEPS at most, oldest first: whoever asks seldom misses none."""
+    still_seconds: float | None = None
+    """Since the last step ended, or since the training began; absent before."""
     evals: list[EvalPoint] = []
     """Every point from index `since` on."""
     checkpoint: Checkpoint | None = None

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from scalerl_api import RLRunStatus
+from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, EarlierAttempts, StopCause
 from scalerl_api.wire import EXIT_RETRY, Termination
+from scalerl_operator.failures import Ending, find_rule
 from scalerl_operator.plan import count_failures
 from scalerl_operator.seen import Attempt, Earlier, Seen
 from scalerl_operator.sights import SeenPod, parse_last_words
@@ -54,8 +55,11 @@ def to_seen(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earli
             started=each.started or each.ended or now,
             stop_cause=each.stop_cause,
             stop_time=each.stop_time,
+            stop_message=each.stop_message,
             ended=each.ended,
             infrastructure=each.infrastructure,
+            rule=each.rule,
+            ruled=each.ruled,
             exit_code=each.exit_code,
             error=each.error,
             termination=_termination(each),
@@ -75,13 +79,13 @@ def _termination(attempt: AttemptStatus) -> Termination | None:
     )
 
 
-def trim(history: History, now: datetime) -> History:
+def trim(history: History, run: RLRun, now: datetime) -> History:
     """Return the history with its oldest attempts summed, so that the status stays small."""
     if len(history.listed) <= LISTED:
         return history
     old = History(history.listed[:-LISTED], history.earlier)
     attempts, earlier = to_seen(old, now)
-    failures, retries = count_failures(Seen(attempts, earlier=earlier))
+    failures, retries = count_failures(Seen(attempts, earlier=earlier), every_steps=run.spec.checkpoint.every_steps)
     known = [each.checkpoint_step for each in attempts if each.checkpoint_step is not None]
     active = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
     summed = EarlierAttempts(
@@ -93,22 +97,24 @@ def trim(history: History, now: datetime) -> History:
     return History(history.listed[-LISTED:], summed)
 
 
-def begin(history: History, number: int, replicas: int, now: datetime) -> History:
+def begin(history: History, number: int, run: RLRun, now: datetime) -> History:
     """Return the history with a new attempt, whose pods are to be made."""
-    return trim(
-        History((*history.listed, AttemptStatus(number=number, replicas=replicas, created=now)), history.earlier), now
-    )
+    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now)
+    return trim(History((*history.listed, new), history.earlier), run, now)
 
 
-def ask_to_end(history: History, cause: StopCause, now: datetime) -> History:
+def ask_to_end(history: History, cause: StopCause, message: str, now: datetime) -> History:
     """Return the history in which the running attempt was asked to end; the first cause stays."""
     running = history.running
     if running is None or running.stop_cause is not None:
         return history
-    return history.replace_last(running.model_copy(update={"stop_cause": cause, "stop_time": now}))
+    asked = {"stop_cause": cause, "stop_message": message[:1000], "stop_time": now}
+    return history.replace_last(running.model_copy(update=asked))
 
 
-def refresh(history: History, pods: Sequence[SeenPod], checkpoint_step: int | None, now: datetime) -> History:
+def refresh(
+    history: History, run: RLRun, pods: Sequence[SeenPod], checkpoint_step: int | None, now: datetime
+) -> History:
     """Return the history as the pods show it: whether the newest attempt has begun, and how it has ended.
 
     Args:
@@ -129,7 +135,24 @@ def refresh(history: History, pods: Sequence[SeenPod], checkpoint_step: int | No
     if leader.over:
         told = {"checkpoint_step": checkpoint_step}
         running = running.model_copy(update={"ended": now, **told, **_close(running, leader, mine)})
+        running = running.model_copy(update=_rule(run, running, _culprit(running, leader, mine) or leader))
     return history.replace_last(running)
+
+
+def _culprit(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> SeenPod | None:
+    """The member whose end was the leader's; None where the leader ended by itself."""
+    if leader.exit_code != EXIT_RETRY and attempt.stop_cause != "GangBroken":
+        return None
+    return next((each for each in mine if is_broken(each) and not each.is_leader), None)
+
+
+def _rule(run: RLRun, attempt: AttemptStatus, pod: SeenPod) -> dict[str, object]:
+    """What the user's rules say of `pod`, which ended the attempt. It is written down: later rules change no past."""
+    if attempt.said == "Finished":
+        return {}
+    ending = Ending(attempt.stop_cause, pod.exit_code, pod.conditions, pod.reasons)
+    rule = find_rule(run.spec.failure_policy, ending)
+    return {"rule": rule.name, "ruled": rule.action} if rule is not None else {}
 
 
 def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> dict[str, object]:
@@ -140,16 +163,16 @@ def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> 
         found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
     if words is not None and words.checkpoint_step is not None:
         found["checkpoint_step"] = words.checkpoint_step
-    if leader.exit_code == EXIT_RETRY or attempt.stop_cause == "GangBroken":
-        member = next((each for each in mine if is_broken(each) and not each.is_leader), None)
-        if member is not None:
-            lost = member.lost or member.deleting is not None or member.exit_code is None
-            error = f"{member.place.hostname} ended: {member.reason or member.phase}"
-            return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
+    member = _culprit(attempt, leader, mine)
+    if member is not None:
+        lost = member.lost or member.deleting is not None or member.exit_code is None
+        error = f"{member.place.hostname} ended: {member.reason or member.phase}"
+        return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
     if words is None and leader.reason not in ("Completed", "Error"):
         found["error"] = leader.reason
-    by_others = leader.lost or leader.deleting is not None or leader.exit_code is None
-    lost = attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
+    by_others = leader.deleting is not None or leader.exit_code is None
+    # A leader on a lost node falls silent first: that it was then asked to end is no fault of its own.
+    lost = leader.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
     return found | {"exit_code": leader.exit_code, "infrastructure": lost}
 
 

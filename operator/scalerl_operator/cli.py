@@ -36,6 +36,8 @@ _EXIT_CODES = {
     "RetriesExhausted": EXIT_RETRY,
     "RestartsExhausted": EXIT_FAILED,
     "DeadlineExceeded": EXIT_FAILED,
+    "FailedByRule": EXIT_FAILED,
+    "StoppedByWatchdog": EXIT_FAILED,
 }
 
 

@@ -1,14 +1,12 @@
 """Exit codes of the `scalerl` command, and the errors that choose one. PURE."""
 
-import signal
-
 from scalerl_api.wire import EXIT_FINISHED as EXIT_FINISHED
 from scalerl_api.wire import EXIT_INVALID as EXIT_INVALID
 from scalerl_api.wire import EXIT_RETRY as EXIT_RETRY
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_INTERRUPTED = 130  # as a shell says it: 128 and the number of SIGINT
 
 
 class CommandError(Exception):

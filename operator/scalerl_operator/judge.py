@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic.alias_generators import to_camel
+
 from scalerl_api import RLRun
 from scalerl_api.model import ApiModel
-from scalerl_api.status import ForecastStatus, StopStatus
+from scalerl_api.status import ForecastStatus, StopInput, StopStatus
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.forecast import (
     FitError,
@@ -22,11 +24,24 @@ from scalerl_operator.forecast import (
 )
 from scalerl_operator.history import ForecastLine, budget_gpu_hours, compute_unit, find_halfway, held_out
 from scalerl_operator.seen import Judged
-from scalerl_operator.stop import Observation, decide_stop
+from scalerl_operator.stop import Observation, PolicyHit, decide_stop
+
+STATED_INPUTS = 10  # of a policy in the status; `for` may be 1000
 
 
 def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
-    """Return the held-out points that can be fitted: those whose compute only grows.
+    """Return the held-out points that can be fitted."""
+    kept = surviving(evals)
+    return points(
+        [point.compute_gpu_hours for point in kept],
+        [point.pass_rate for point in kept],
+        [scatter_of(point) for point in kept],
+        unit=unit,
+    )
+
+
+def surviving(evals: Sequence[EvalPoint]) -> list[EvalPoint]:
+    """Return the held-out points of the weights that went on: those whose compute only grows.
 
     After a restart the new line of weights has cost more at every step than the lost one, so a lost point of a later
     step is left out until the new line has measured that step too.
@@ -35,12 +50,7 @@ def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
     for point in held_out(evals):
         if not kept or (point.compute_gpu_hours > kept[-1].compute_gpu_hours and point.attempt >= kept[-1].attempt):
             kept.append(point)
-    return points(
-        [point.compute_gpu_hours for point in kept],
-        [point.pass_rate for point in kept],
-        [scatter_of(point) for point in kept],
-        unit=unit,
-    )
+    return kept
 
 
 def scatter_of(point: EvalPoint) -> float:
@@ -140,21 +150,43 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
     """Return the policy to show: the one that ends the run, else the first that only reports; None if none holds.
 
     A policy sees each evaluation with the forecast that was made after it. Evaluations newer than the last forecast
-    wait for theirs.
+    wait for theirs. `scalerl run` and the operator both ask this function and nothing else.
     """
     if not run.spec.stop_policies or not forecasts:
         return None
     made = {line.step: load_forecast(line) for line in forecasts}
     history = [
-        Observation(point.pass_rate, point.compute_gpu_hours, made.get(point.step))
-        for point in held_out(evals)
+        Observation(
+            point.pass_rate,
+            point.compute_gpu_hours,
+            made.get(point.step),
+            step=point.step,
+            entropy=point.entropy,
+            truncation=point.truncation_share,
+        )
+        for point in surviving(evals)
         if point.step <= forecasts[-1].step
     ]
     decision = decide_stop(run.spec.stop_policies, history, budget_gpu_hours=forecasts[-1].budget_gpu_hours)
     if decision is None:
         return None
-    hit = decision.first
-    return StopStatus(policy=hit.policy, mode=hit.mode, reason=hit.reason, saved_gpu_hours=hit.saved_gpu_hours)
+    return _to_stop(decision.first, [hit.policy for hit in decision.others])
+
+
+def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
+    looked = hit.inputs[-STATED_INPUTS:]
+    return StopStatus(
+        policy=hit.policy,
+        mode=hit.mode,
+        reason=hit.reason,
+        quantity=to_camel(hit.quantity),
+        inputs=[
+            StopInput(step=each.step, compute_gpu_hours=each.compute, value=each.value, verdict=each.verdict)
+            for each in looked
+        ],
+        saved_gpu_hours=hit.saved_gpu_hours,
+        others=others,
+    )
 
 
 class Halfway(ApiModel):

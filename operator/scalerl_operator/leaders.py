@@ -249,4 +249,5 @@ def _carry_over(told: Progress | None, scraped: Progress) -> Progress:
 
 def _still(progress: Progress) -> Progress:
     """What an answer says, without the leader's clock."""
-    return progress.model_copy(update={"time": 0.0, "gpu_seconds": {}, "idle_fraction": {}, "compute_gpu_hours": 0.0})
+    clock = {"time": 0.0, "gpu_seconds": {}, "idle_fraction": {}, "compute_gpu_hours": 0.0, "still_seconds": None}
+    return progress.model_copy(update=clock)

@@ -16,6 +16,7 @@ from scalerl_api.status import StopCause
 from scalerl_api.wire import EvalPoint
 from scalerl_operator import records
 from scalerl_operator.changes import find_fixed_changes
+from scalerl_operator.failures import Ending, find_rule
 from scalerl_operator.history import (
     ForecastLine,
     budget_gpu_hours,
@@ -33,6 +34,7 @@ from scalerl_operator.records import RunFolder
 from scalerl_operator.seen import Attempt, Judged, Seen
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
 from scalerl_operator.wording import View, describe_eval
+from scalerl_operator.writing import list_happenings
 
 PACE_SAMPLES = 1000
 
@@ -193,9 +195,12 @@ class _Driver:
         progress = close_progress(self.run, self.seen.attempts[-1].number, last, termination, steps)
         told = termination.checkpoint_step if termination is not None else None
         polled = last.checkpoint.step if last is not None and last.checkpoint is not None else None
+        rule = find_rule(self.run.spec.failure_policy, Ending(self.seen.attempts[-1].stop_cause, code))
         attempt = self.seen.attempts[-1].model_copy(
             update={
                 "ended": self.world.now(),
+                "rule": rule.name if rule is not None else None,
+                "ruled": rule.action if rule is not None else None,
                 "exit_code": code,
                 "termination": termination,
                 "checkpoint_step": told if told is not None else polled,
@@ -226,7 +231,11 @@ class _Driver:
 
     def decide(self) -> Start | Terminate | Kill | Wait | Done:
         """Return what to do; the status that goes with it is written."""
-        plan = plan_run(self.run, self.seen, self.judged, self.world.now(), self.world.limits)
+        now = self.world.now()
+        plan = plan_run(self.run, self.seen, self.judged, now, self.world.limits)
+        for each in list_happenings(self.run.status, plan.status, now):
+            if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself says all else
+                self.display.event(each.message)
         self.run = self.run.model_copy(update={"status": plan.status})
         if _worth_writing(plan.status) != self.written:
             records.save_status(self.folder, self.run)
@@ -239,13 +248,14 @@ class _Driver:
         match action:
             case Start(attempt):
                 self._start(attempt)
-            case Terminate(cause):
-                self._note_stop(cause)
-                self.display.event(f"asked to end ({cause}): saving a checkpoint first")
+            case Terminate(cause, message):
+                self._note_stop(cause, message)
+                why = f"{cause}: {message}" if message else cause
+                self.display.event(f"asked to end ({why}): saving a checkpoint first")
                 if self.leader is not None:
                     self.leader.terminate()
             case Kill(cause):
-                self._note_stop(cause)
+                self._note_stop(cause, "")
                 self.display.event(f"killed ({cause})")
                 if self.leader is not None:
                     self.leader.kill()
@@ -263,10 +273,11 @@ class _Driver:
         self.leader = Leader(self.folder, number, self.world.command, grace_seconds=grace, inherit=self.world.inherit)
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))
 
-    def _note_stop(self, cause: StopCause) -> None:
+    def _note_stop(self, cause: StopCause, message: str) -> None:
         attempt = self.seen.attempts[-1]
         if attempt.stop_cause is None:
-            self._write_attempt(attempt.model_copy(update={"stop_cause": cause, "stop_time": self.world.now()}))
+            asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.world.now()}
+            self._write_attempt(attempt.model_copy(update=asked))
 
     def _write_attempt(self, attempt: Attempt) -> None:
         """Replace or add an attempt, on disk first."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scalerl_api import Fault, RLRun
 from scalerl_api.pods import PodTemplate
 from scalerl_api.rlrun import API_VERSION, KIND
+from scalerl_api.rules import COLOCATED_ALLOWED, COLOCATED_PATH
 from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_FOLDER,
@@ -72,9 +73,11 @@ class PodOptions:
     """None: no NetworkPolicy is made."""
 
 
-def check_templates(run: RLRun) -> list[Fault]:
-    """Return what is wrong in the run's pod templates."""
+def check_pods(run: RLRun) -> list[Fault]:
+    """Return why a valid run cannot be pods: what one machine alone can do, and what is wrong in its pod templates."""
+    shared = [Fault(COLOCATED_PATH, "true", COLOCATED_ALLOWED)] if run.spec.generator.colocated else []
     return [
+        *shared,
         *check_template(run.spec.trainer.template, "spec.trainer.template"),
         *check_template(run.spec.generator.template, "spec.generator.template"),
     ]

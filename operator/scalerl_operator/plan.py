@@ -5,36 +5,27 @@ Level-triggered: the same run, sights and time give the same plan, so deciding t
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import StopCause
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY
 from scalerl_operator.seen import Attempt, Judged, Seen
-from scalerl_operator.status import build_status
+from scalerl_operator.status import Standing, build_status
+from scalerl_operator.vocabulary import Outcome
+from scalerl_operator.watchdog import find_alarms
 
-Outcome = Literal[
-    "Finished",
-    "StoppedByPolicy",
-    "Interrupted",
-    "Suspended",
-    "Invalid",
-    "RestartsExhausted",
-    "RetriesExhausted",
-    "DeadlineExceeded",
-]
-HOPELESS = ("Stuck", "GangBroken")  # who is asked to end for these will not save anything: short patience
+# Who is asked to end for these has nothing to save, or cannot: short patience.
+HOPELESS: tuple[StopCause, ...] = ("Stuck", "GangBroken", "PendingDeadline")
+# However who was asked for these ends, it is the run's own fault.
+BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
 
 @dataclass(frozen=True)
 class Limits:
     """How patient the operator is; the spec's own deadlines come on top."""
 
-    backoff_seconds: float = 10.0
-    """Wait before the second try; doubled for each further one without progress."""
-    backoff_max_seconds: float = 600.0
     retries: int = 10
-    """Tries in a row that may end with EXIT_RETRY and without a new checkpoint; with the backoff above, 50 minutes."""
+    """Tries in a row that may cost no restart and bring no new checkpoint; with the default backoff, 50 minutes."""
     exit_seconds: float = 30.0
     """From the last checkpoint to the leader's exit, once it was asked to end."""
     silence_seconds: float = 600.0
@@ -53,6 +44,8 @@ class Terminate:
     """Ask the leader to checkpoint and end (SIGTERM)."""
 
     cause: StopCause
+    message: str = ""
+    """What was seen, for a person; empty where the cause says it all."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,16 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
         return Terminate("Suspended")
     if _is_overdue(run, seen, now):
         return Terminate("DeadlineExceeded")
-    return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else Wait()
+    return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else _heed_watchdog(run, seen)
+
+
+def _heed_watchdog(run: RLRun, seen: Seen) -> Terminate | Wait:
+    """What the gravest broken rule asks for. The leader answers, so it can save."""
+    for alarm in find_alarms(run, seen):
+        if alarm.action != "Warn":
+            cause: StopCause = "WatchdogStop" if alarm.action == "Stop" else "WatchdogRestart"
+            return Terminate(cause, f"{alarm.rule}: {alarm.message}")
+    return Wait()
 
 
 def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: Limits) -> bool:
@@ -182,9 +184,7 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
     if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
         step = last.termination.step if last.termination is not None else run.spec.budget.steps
         return Done("Finished", f"budget spent at step {step}")
-    if last.exit_code == EXIT_INVALID:
-        return Done("Invalid", error or "the runtime refused the spec")
-    ending = _ending(run, seen, judged, now)
+    ending = _verdict(run, last, error) or _ending(run, seen, judged, now)
     if ending is not None:
         return ending
     if last.stop_cause == "StoppedByPolicy":  # asked, and the policy no longer holds: what was asked is done
@@ -192,32 +192,47 @@ def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: L
     return _again(run, seen, now, limits)
 
 
+def _verdict(run: RLRun, last: Attempt, error: str) -> Done | None:
+    """How the last attempt's end ended the run for good."""
+    if last.exit_code == EXIT_INVALID:
+        return Done("Invalid", error or "the runtime refused the spec")
+    if last.ruled == "FailRun":
+        return Done("FailedByRule", describe_exit(last))
+    if last.stop_cause == "WatchdogStop":
+        return Done("StoppedByWatchdog", last.stop_message)
+    if last.exit_code == EXIT_NON_FINITE and run.spec.watchdog.non_finite.action == "Stop":
+        return Done("StoppedByWatchdog", error or "loss or gradient was no number")
+    return None
+
+
 def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
     """Start again, later or never, by what the attempts since the last new checkpoint have cost."""
-    last = seen.attempts[-1]
+    last, policy = seen.attempts[-1], run.spec.failure_policy
     if last.stop_cause == "Suspended":
         return Start(last.number + 1)
-    spent, retries = count_failures(seen)
+    spent, retries = count_failures(seen, every_steps=run.spec.checkpoint.every_steps)
     why = describe_exit(last)
-    if spent > run.spec.failure_policy.max_restarts:
-        allowed = run.spec.failure_policy.max_restarts
+    if spent > policy.max_restarts:
+        allowed = policy.max_restarts
         return Done(
             "RestartsExhausted", f"{why}; {spent} failures without a new checkpoint, {allowed} restarts allowed"
         )
     if retries > limits.retries:
         return Done("RetriesExhausted", f"{why}; {retries} tries without a new checkpoint, {limits.retries} allowed")
     # A first fault is often a passing one, so it is not waited on; a fault of the surroundings needs time to pass.
-    doublings = retries - 1 if _is_retry(last) else spent - 2
-    delay = min(limits.backoff_max_seconds, limits.backoff_seconds * 2.0**doublings) if doublings >= 0 else 0.0
+    doublings = retries - 1 if _is_free(last) else spent - 2
+    delay = min(policy.backoff_max_seconds, policy.backoff_seconds * 2.0**doublings) if doublings >= 0 else 0.0
     ended = last.ended or now
     due = ended + timedelta(seconds=delay)
     return Start(last.number + 1) if now >= due else Wait(due)
 
 
-def count_failures(seen: Seen) -> tuple[int, int]:
+def count_failures(seen: Seen, *, every_steps: int = 1) -> tuple[int, int]:
     """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
 
-    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it.
+    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the
+    watchdog ended has saved whatever it had then, so its checkpoint restores the budget only if it is `every_steps`
+    further: else a run that makes one step and stands still would be started for ever.
     """
     before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
     known = max(before, default=seen.earlier.checkpoint_step)
@@ -225,28 +240,32 @@ def count_failures(seen: Seen) -> tuple[int, int]:
     for attempt in seen.current:
         if not attempt.over:
             continue
-        if (attempt.checkpoint_step or 0) > known:
-            known, spent, retries = attempt.checkpoint_step or 0, 0, 0
+        reached = attempt.checkpoint_step or 0
+        if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
+            spent, retries = 0, 0
+        known = max(known, reached)
         if attempt.stop_cause == "Suspended":
             continue
-        if _is_retry(attempt):
+        if _is_free(attempt):
             retries += 1
         else:
             spent += 1
     return spent, retries
 
 
-def _is_retry(attempt: Attempt) -> bool:
-    """Whether the surroundings ended it: it asked for another try, or it was told to stop by somebody else."""
-    if attempt.stop_cause == "Stuck":
-        return False
-    return attempt.infrastructure or attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
+def _is_free(attempt: Attempt) -> bool:
+    """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
+    if attempt.ruled is not None:
+        return attempt.ruled == "Ignore"
+    if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
+        return True
+    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
 
 
 def describe_exit(attempt: Attempt) -> str:
     """Return one line for a person: how `attempt` ended."""
-    if attempt.stop_cause == "Stuck":
-        how = "did not answer and was ended"
+    if attempt.stop_cause in _ASKED:
+        how = _ASKED[attempt.stop_cause]
     elif attempt.infrastructure:
         how = "was ended by its surroundings"
     elif attempt.exit_code is None:
@@ -255,22 +274,38 @@ def describe_exit(attempt: Attempt) -> str:
         how = f"was killed by signal {attempt.exit_code - 128}"
     else:
         how = f"ended with exit code {attempt.exit_code}"
-    error = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
-    return f"attempt {attempt.number} {how}" + (f": {error}" if error else "")
+    said = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
+    why = "; ".join(each for each in (attempt.stop_message, said) if each)
+    rule = f" (rule {attempt.rule}: {attempt.ruled})" if attempt.rule is not None else ""
+    return f"attempt {attempt.number} {how}" + (f": {why}" if why else "") + rule
 
 
-def describe_standing(action: Action, seen: Seen) -> tuple[str, str]:
+_ASKED: dict[StopCause | None, str] = {
+    "Stuck": "did not answer and was ended",
+    "PendingDeadline": "did not begin in time and was ended",
+    "WatchdogRestart": "was ended by the watchdog",
+    "WatchdogStop": "was ended by the watchdog",
+}
+
+
+def describe_standing(action: Action, seen: Seen) -> Standing:
     """Return (reason, message) of the run's standing: the one word that its conditions are built from."""
     running = seen.running
     match action:
         case Done(outcome, message):
             return outcome, message
-        case Terminate(cause) | Kill(cause):
-            return "Stopping", f"asked to end: {cause}"
+        case Terminate(cause, message):
+            return "Stopping", _describe_asked(cause, message)
+        case Kill(cause):
+            return "Stopping", _describe_asked(cause, running.stop_message if running is not None else "")
         case Start(number) if number > 1:
             return "Restarting", f"attempt {number}, from the newest checkpoint"
         case Wait(until) if running is None and until is not None:
             return "BackingOff", f"{describe_exit(seen.attempts[-1])}; next try at {until:%H:%M:%S}"
         case Wait() if running is not None and running.stop_cause is not None:
-            return "Stopping", f"asked to end: {running.stop_cause}"
+            return "Stopping", _describe_asked(running.stop_cause, running.stop_message)
     return "Running", ""
+
+
+def _describe_asked(cause: StopCause, message: str) -> str:
+    return f"asked to end: {cause}" + (f" ({message})" if message else "")

@@ -17,7 +17,10 @@ from scalerl_operator.names import LEADER, Place
 from scalerl_operator.plan import Action, Done, Kill, Limits, Start, Terminate, Wait, decide, describe_standing
 from scalerl_operator.seen import Judged, Seen
 from scalerl_operator.sights import SeenPod, Sight, last_evals
-from scalerl_operator.status import build_status, describe_invalid, is_over, over_since, state_word
+from scalerl_operator.status import Standing, build_status, describe_invalid, is_over, over_since, state_word
+from scalerl_operator.waits import count_begun, describe_waits, pending_until
+from scalerl_operator.watchdog import longest_step_seconds
+from scalerl_operator.writing import NUMBERS_SECONDS
 
 GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
 OVERDUE_SECONDS = 60.0  # a pod that is still stored so long after its grace is on a node that does not answer
@@ -85,14 +88,19 @@ def plan_pods(sight: Sight, now: datetime, limits: Limits) -> PodPlan:
 
 
 def _plan_living(look: _Pass) -> PodPlan:
-    history = refresh(load_history(look.sight.run.status), look.pods, _checkpoint_step(look.sight), look.now)
+    known = load_history(look.sight.run.status)
+    history = refresh(known, look.run, look.pods, _checkpoint_step(look.sight), look.now)
     running = history.running
     if running is not None and _is_untold(running, look.sight):
         return PodPlan(until=look.now + timedelta(seconds=1.0))  # its answer decides; do not guess before
     action = _decide(look, history)
     history = _remember(look, history, action)
-    plan = PodPlan(_build_status(look, history, action), action=action, until=_until(look, history, action))
-    return _with_changes(plan, look, history)
+    status, until = _build_status(look, history, action), _until(look, history, action)
+    if history.running is not None and history.running.started is None and status != look.sight.run.status:
+        # What pods wait for is a sentence, which is not written at once; nothing else may happen for hours.
+        due = look.now + timedelta(seconds=NUMBERS_SECONDS)
+        until = due if until is None else min(until, due)
+    return _with_changes(PodPlan(status, action=action, until=until), look, history)
 
 
 def _is_untold(running: AttemptStatus, sight: Sight) -> bool:
@@ -139,17 +147,30 @@ def _to_seen(look: _Pass, history: History) -> Seen:
 
 def _decide(look: _Pass, history: History) -> Action:
     running = history.running
-    if running is not None and running.stop_cause is None and find_broken(running, look.pods) is not None:
-        return Terminate("GangBroken")
+    if running is not None and running.stop_cause is None:
+        lost = find_broken(running, look.pods)
+        if lost is not None:
+            return Terminate("GangBroken", f"{lost} is lost")
+        due = pending_until(running, look.pods, look.run.spec.deadlines.pending_seconds)
+        if due is not None and look.now >= due:
+            return Terminate("PendingDeadline", _describe_pending(look, running))
     return decide(look.run, _to_seen(look, history), _judged(look.sight), look.now, look.limits)
+
+
+def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
+    """How many of an attempt's pods run, and what all others of the run wait for."""
+    begun, waits = count_begun(running, look.pods), describe_waits(look.pods)
+    return f"{begun} of {running.replicas} trainer pods run" + (f"; {waits}" if waits else "")
 
 
 def _remember(look: _Pass, history: History, action: Action) -> History:
     match action:
         case Start(number):
-            return begin(history, number, look.run.spec.trainer.replicas, look.now)
-        case Terminate(cause) | Kill(cause):
-            return ask_to_end(history, cause, look.now)
+            return begin(history, number, look.run, look.now)
+        case Terminate(cause, message):
+            return ask_to_end(history, cause, message, look.now)
+        case Kill(cause):
+            return ask_to_end(history, cause, "", look.now)
     return history
 
 
@@ -169,14 +190,13 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     )
 
 
-def _standing(look: _Pass, history: History, action: Action, seen: Seen) -> tuple[str, str]:
-    """The run's one word; while pods wait for a node, that."""
+def _standing(look: _Pass, history: History, action: Action, seen: Seen) -> Standing:
+    """The run's one word; while pods wait for a node, that. Pods that wait later are named beside what goes on."""
     reason, message = describe_standing(action, seen)
     running = history.running
     if reason in ("Running", "Restarting") and running is not None and running.started is None:
-        placed = sum(each.attempt == running.number and each.started is not None for each in look.pods)
-        return "Pending", f"attempt {running.number}: {placed} of {running.replicas} trainer pods run"
-    return reason, message
+        return "Pending", f"attempt {running.number}: {_describe_pending(look, running)}"
+    return reason, message or (describe_waits(look.pods) if reason == "Running" else "")
 
 
 def _until(look: _Pass, history: History, action: Action) -> datetime | None:
@@ -187,7 +207,11 @@ def _until(look: _Pass, history: History, action: Action) -> datetime | None:
         due.append(action.until)
     elif isinstance(action, (Start, Terminate, Kill)):
         due.append(now + timedelta(seconds=1.0))
+    if running is not None and running.stop_cause is None:
+        pending = pending_until(running, look.pods, deadlines.pending_seconds)
+        due += [pending] if pending is not None else []
     if running is not None and running.started is not None and running.stop_cause is None:
+        due += _step_due(look, running)
         due.append(now + timedelta(seconds=min(look.limits.silence_seconds, deadlines.start_seconds)))
         if deadlines.active_seconds is not None:
             attempts, earlier = to_seen(history, now)
@@ -196,13 +220,24 @@ def _until(look: _Pass, history: History, action: Action) -> datetime | None:
     return min((each for each in due if each > now), default=None)
 
 
+def _step_due(look: _Pass, running: AttemptStatus) -> Iterator[datetime]:
+    """When a leader that answers, but makes no step, has stood still for too long."""
+    told = look.sight.told
+    still = told.progress.still_seconds if told.progress is not None and told.attempt == running.number else None
+    if still is not None and told.heard is not None:
+        yield told.heard + timedelta(seconds=longest_step_seconds(look.run) - still + 1.0)
+
+
 def _with_changes(plan: PodPlan, look: _Pass, history: History) -> PodPlan:
     stored, now = [each for each in look.pods if not each.gone], look.now
-    wanted = 0 if isinstance(plan.action, Done) else look.run.spec.generator.min_replicas
+    last = history.last
+    # Who has waited for its trainers too long lets go of everything: two runs that each hold half would wait for ever.
+    rests = isinstance(plan.action, Done) or (last is not None and last.stop_cause == "PendingDeadline")
+    wanted = 0 if rests else look.run.spec.generator.min_replicas
     changes = [
         *_plan_trainers(plan.action, history, stored),
         *_missing_trainers(history, stored),
-        *_plan_generators(wanted, history.last.number if history.last is not None else 1, stored, now),
+        *_plan_generators(wanted, last.number if last is not None else 1, stored, now),
         *_plan_overdue(stored, now),
     ]
     waits = [_generator_due(each) for each in stored if each.place.role == "generator" and each.over]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from scalerl_api.model import ApiModel
-from scalerl_api.status import ForecastStatus, StopCause, StopStatus
+from scalerl_api.status import FailureAction, ForecastStatus, StopCause, StopStatus
 from scalerl_api.wire import EvalPoint, Progress, Termination
 
 
@@ -19,9 +19,15 @@ class Attempt(ApiModel):
     """Why it was asked to end; None while nobody has asked."""
     stop_time: datetime | None = None
     """When it was asked."""
+    stop_message: str = ""
+    """What was seen then."""
     ended: datetime | None = None
     infrastructure: bool = False
     """A node, an eviction or a deletion by others ended it: it says nothing against the run."""
+    rule: str | None = None
+    """The user's rule about failures that fits its end."""
+    ruled: FailureAction | None = None
+    """What that rule says; None: what it costs follows from how it ended."""
     exit_code: int | None = None
     """128 + N for signal N; None while it runs, and when nobody was there to see the end."""
     error: str = ""

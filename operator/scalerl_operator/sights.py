@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
-from scalerl_operator.objects import check_templates
+from scalerl_operator.objects import check_pods
 from scalerl_operator.seen import Judged
 from scalerl_operator.trace import Trace
 
@@ -75,6 +75,12 @@ class SeenPod:
     """Its termination message."""
     reason: str = ""
     """The container's or pod's own word for its end: OOMKilled, Evicted."""
+    reasons: frozenset[str] = frozenset()
+    """Every word for its end: the container's, the pod's, those of its true conditions."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Type -> status."""
+    waiting: str = ""
+    """What it waits for before it runs, by the scheduler's or the kubelet's word; empty if they say nothing."""
     lost: bool = False
     """A node, an eviction or a preemption ended it, not its process."""
     deleting: datetime | None = None
@@ -162,7 +168,7 @@ def _parse_spec(bare: Mapping[str, Any]) -> tuple[RLRun | None, tuple[Fault, ...
         run = parse_run(bare)
     except InvalidRun as error:
         return None, error.faults
-    faults = tuple(check_templates(run))
+    faults = tuple(check_pods(run))
     return (None, faults) if faults else (run, ())
 
 
@@ -189,7 +195,8 @@ def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPo
     running = state.get("running") or ended
     conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
     for_good = bool(ended) and document.get("spec", {}).get("restartPolicy") != "Always"
-    reason = ended.get("reason") or status.get("reason", "")
+    said = [ended.get("reason", ""), status.get("reason", "")]
+    true = [each.get("reason", "") for each in status.get("conditions", []) if each["status"] == "True"]
     return SeenPod(
         run=(metadata["namespace"], labels[LABEL_RUN]),
         name=metadata["name"],
@@ -205,7 +212,10 @@ def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPo
         started=_time(running["startedAt"]) if running.get("startedAt") else None,
         exit_code=int(ended["exitCode"]) if for_good else None,
         last_words=ended.get("message", ""),
-        reason=reason,
+        reason=said[0] or said[1],
+        reasons=frozenset([*said, *true]) - {""},
+        conditions=conditions,
+        waiting=_waiting(status),
         lost=conditions.get("DisruptionTarget") == "True" or status.get("reason", "") in _LOST_REASONS,
         deleting=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         gone=gone,
@@ -216,6 +226,25 @@ def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
     found = [each for each in status.get("containerStatuses", []) if each["name"] == CONTAINER]
     state: Mapping[str, Any] = found[0].get("state", {}) if found else {}
     return state
+
+
+# What a kubelet says of every container for a moment: that it is being made.
+_USUAL_WAITS = ("ContainerCreating", "PodInitializing")
+
+
+def _waiting(status: Mapping[str, Any]) -> str:
+    """Why the pod does not run: no node, else the first container that says more than that it is being made."""
+    for each in status.get("conditions", []):
+        if each["type"] == "PodScheduled" and each["status"] == "False":
+            return _reason_and_message(each)
+    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    waits = [each["state"]["waiting"] for each in containers if each.get("state", {}).get("waiting")]
+    unusual = [each for each in waits if each.get("reason") not in _USUAL_WAITS]
+    return next((_reason_and_message(each) for each in [*unusual, *waits]), "")
+
+
+def _reason_and_message(value: Mapping[str, Any]) -> str:
+    return ": ".join(each for each in (value.get("reason", ""), value.get("message", "")) if each)
 
 
 def _time(text: str) -> datetime:

@@ -8,6 +8,7 @@ from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import (
     CheckpointStatus,
     Condition,
+    ConditionType,
     CostStatus,
     ForecastStatus,
     ProgressStatus,
@@ -16,15 +17,16 @@ from scalerl_api.status import (
 )
 from scalerl_api.wire import HELD_OUT, Phase, Progress
 from scalerl_operator.seen import Judged, Seen
+from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
+from scalerl_operator.watchdog import find_alarms
 
 Truth = Literal["True", "False", "Unknown"]
-Standing = tuple[str, str]
-"""(reason, message): `Running`, `Restarting`, `BackingOff`, `Stopping`, or how it ended."""
+Standing = tuple[StandingReason | Literal["Running"], str]
+"""(reason, message); `Running` stands for what the leader does."""
+Said = tuple[ConditionType, Truth, Reason, str]
+"""A condition: type, status, reason, message."""
 
-COMPLETE = ("Finished", "StoppedByPolicy")  # a policy stop is a result, not a failure
-FAILED = ("Invalid", "RestartsExhausted", "RetriesExhausted", "DeadlineExceeded")
-PAUSED = ("Interrupted", "Suspended")
-_PHASE_REASONS: dict[Phase, str] = {
+_PHASE_REASONS: dict[Phase, PhaseReason] = {
     "starting": "Starting",
     "warmStart": "WarmStart",
     "training": "Training",
@@ -41,7 +43,7 @@ def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now
     attempts = len(seen.attempts)
     return RLRunStatus(
         observed_generation=old.observed_generation,
-        conditions=_conditions(old, _wanted(seen, judged, standing), now),
+        conditions=_conditions(old, _wanted(run, seen, judged, standing), now),
         roles=_roles(run, seen),
         attempt=max(1, seen.attempts[-1].number if attempts else 1),
         progress=_progress(progress, seen) if progress is not None else old.progress,
@@ -59,39 +61,59 @@ def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
     return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
 
 
-def _wanted(seen: Seen, judged: Judged, standing: Standing) -> list[tuple[str, Truth, str, str]]:
-    """Return (type, status, reason, message) of every condition; each is always there, so that it can be waited for."""
-    reason, message = standing
+def _wanted(run: RLRun, seen: Seen, judged: Judged, standing: Standing) -> list[Said]:
+    """Return every condition; each is always there, so that it can be waited for."""
+    said, message = standing
     phase = seen.progress.phase if seen.progress is not None else "starting"
     detail = seen.progress.detail if seen.progress is not None else ""
-    if reason == "Running":
-        reason, message = _PHASE_REASONS[phase], message or detail
+    reason: StandingReason = _PHASE_REASONS[phase] if said == "Running" else said
+    if said == "Running":
+        message = "; ".join(each for each in (detail, message) if each)
     over = reason in COMPLETE or reason in FAILED or reason in PAUSED
     ready = seen.running is not None and phase in ("training", "evaluating") and not over
     return [
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
+        _health_condition(run, seen, over=over),
         ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
-        ("ForecastReady", *_forecast_condition(judged.forecast)),
-        ("StopRecommended", *_stop_condition(judged.stop)),
+        _forecast_condition(judged.forecast),
+        _stop_condition(judged.stop),
         ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
         ("Failed", "True" if reason in FAILED else "False", reason, message if reason in FAILED else ""),
     ]
 
 
-def _forecast_condition(forecast: ForecastStatus | None) -> tuple[Truth, str, str]:
+def _health_condition(run: RLRun, seen: Seen, *, over: bool) -> Said:
+    """What the watchdog says; a run that has just been asked to end for it is still unhealthy."""
+    if over or seen.running is None or seen.heard is None:
+        return "Healthy", "Unknown", "NotTraining", ""
+    alarms = find_alarms(run, seen)
+    if not alarms:
+        return "Healthy", "True", "NothingFound", ""
+    return "Healthy", "False", alarms[0].rule, "; ".join(f"{each.message} ({each.action})" for each in alarms)
+
+
+def _forecast_condition(forecast: ForecastStatus | None) -> Said:
     if forecast is None:
-        return "Unknown", "NoPoints", "no held-out evaluation yet"
-    return "True" if forecast.verdict == "Identified" else "False", forecast.verdict, forecast.reason
+        return "ForecastReady", "Unknown", "NoPoints", "no held-out evaluation yet"
+    truth: Truth = "True" if forecast.verdict == "Identified" else "False"
+    return "ForecastReady", truth, forecast.verdict, forecast.reason
 
 
-def _stop_condition(stop: StopStatus | None) -> tuple[Truth, str, str]:
+def _stop_condition(stop: StopStatus | None) -> Said:
     if stop is None:
-        return "False", "NoPolicyHolds", ""
-    return "True", stop.mode, f"policy {stop.policy}: {stop.reason}"
+        return "StopRecommended", "False", "NoPolicyHolds", ""
+    return "StopRecommended", "True", stop.mode, describe_stop(stop)
 
 
-def _conditions(old: RLRunStatus, wanted: Sequence[tuple[str, Truth, str, str]], now: datetime) -> list[Condition]:
+def describe_stop(stop: StopStatus) -> str:
+    """Return which policy holds, by which numbers, and what it saves."""
+    saved = f"; {stop.saved_gpu_hours:.4g} GPU-h of the budget are left" if stop.saved_gpu_hours is not None else ""
+    others = f"; so do {', '.join(stop.others)}" if stop.others else ""
+    return f"policy {stop.policy} ({stop.mode}): {stop.reason}{saved}{others}"
+
+
+def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list[Condition]:
     """The time moves only when the status does (metav1.Condition)."""
     before: dict[str, Condition] = {each.type: each for each in old.conditions}
     built = []
@@ -184,7 +206,7 @@ def describe_invalid(
     """Return the status of a spec that cannot be understood: what runs goes on, and a better spec is taken at once."""
     old = (status or RLRunStatus()).model_copy(update={"observed_generation": generation})
     message = "; ".join(map(str, faults))
-    wanted: list[tuple[str, Truth, str, str]] = [("Progressing", "False", "InvalidSpec", message)]
+    wanted: list[Said] = [("Progressing", "False", "InvalidSpec", message)]
     kept = [each for each in old.conditions if each.type != "Progressing"]
     progress = old.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     shown = progress.model_copy(update={"phase": "InvalidSpec"})

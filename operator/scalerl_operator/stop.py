@@ -1,22 +1,38 @@
 """Which stop policies hold, given what was measured and forecast so far. PURE."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scalerl_api.rlrun import Bound, StopCondition, StopPolicy
+from scalerl_api.policies import Bound, MinEvidence, StopCondition, StopPolicy
 from scalerl_operator.forecast import Forecast
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One held-out evaluation and the forecast that was made after it."""
+    """One held-out evaluation and the forecast that was made after it. A number that is not known is None."""
 
     pass_rate: float
     compute: float
     """GPU-hours (device-hours on CPU)."""
     forecast: Forecast | None
-    """None if none was made; its gain left and `high` are for the run's budget."""
+    """None if none was made; its gains and `high` are for the run's budget."""
+    step: int = 0
+    entropy: float | None = None
+    """Mean surprise of the completions' tokens, nats."""
+    truncation: float | None = None
+    """Share of the completions that were cut, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A number that a policy looked at."""
+
+    step: int
+    compute: float
+    value: float
+    verdict: str | None
+    """Of the forecast that it came from; None for what is measured."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +41,12 @@ class PolicyHit:
 
     policy: str
     mode: Literal["Enforce", "Observe"]
+    quantity: str
+    """By its name in StopCondition."""
     reason: str
     """The numbers, in one sentence."""
+    inputs: tuple[Looked, ...]
+    """One per evaluation that counted, oldest first."""
     saved_gpu_hours: float | None
     """Budget less compute so far; None if the budget's compute is not known."""
 
@@ -37,13 +57,18 @@ class StopDecision:
 
     enforced: PolicyHit | None
     """The first `Enforce` policy that holds: end the run."""
-    observed: tuple[PolicyHit, ...]
-    """Every `Observe` policy that holds: report."""
+    hits: tuple[PolicyHit, ...]
+    """Every policy that holds, in the user's order."""
 
     @property
     def first(self) -> PolicyHit:
         """The hit to show in the status: the one that ends the run if there is one."""
-        return self.enforced if self.enforced is not None else self.observed[0]
+        return self.enforced if self.enforced is not None else self.hits[0]
+
+    @property
+    def others(self) -> tuple[PolicyHit, ...]:
+        """The hits beside `first`."""
+        return tuple(hit for hit in self.hits if hit is not self.first)
 
 
 def decide_stop(
@@ -56,46 +81,94 @@ def decide_stop(
         history: one per held-out evaluation, oldest first.
         budget_gpu_hours: compute at which the run would end.
 
-    A number that is not known satisfies no bound: no forecast, or one with the verdict NotIdentified, stops nothing.
+    A number that is not known satisfies no bound: no forecast, or one with a lesser verdict than the policy asks for,
+    stops nothing.
     """
-    hits = [hit for policy in policies if (hit := _hit(policy, history, budget_gpu_hours)) is not None]
+    found = [_hit(policy, history, budget_gpu_hours) for policy in policies]
+    hits = tuple(hit for hit in found if hit is not None)
     if not hits:
         return None
-    enforced = next((hit for hit in hits if hit.mode == "Enforce"), None)
-    return StopDecision(enforced, tuple(hit for hit in hits if hit.mode == "Observe"))
+    return StopDecision(next((hit for hit in hits if hit.mode == "Enforce"), None), hits)
 
 
 def _hit(policy: StopPolicy, history: Sequence[Observation], budget_gpu_hours: float | None) -> PolicyHit | None:
-    recent = history[-policy.for_evals :]
-    if len(recent) < policy.for_evals:
+    name, bound = _condition(policy.when)
+    quantity = QUANTITIES.get(name)
+    if quantity is None or len(history) < policy.for_evals or not _is_enough(policy.min_evidence, history):
         return None
-    measured = [_measure(policy.when, each) for each in recent]
-    if not all(_holds(bound, value) for _, bound, value in measured):
-        return None
-    name, bound, value = measured[-1]
-    last = recent[-1].compute
-    unit = recent[-1].forecast.unit if recent[-1].forecast is not None else "GPU-h"
+    measured = []
+    for count in range(len(history) - policy.for_evals + 1, len(history) + 1):
+        looked = _look(quantity, history[:count], policy.min_evidence)
+        if looked is None or not _holds(bound, looked.value):
+            return None
+        measured.append(looked)
+    last = measured[-1]
+    unit = history[-1].forecast.unit if history[-1].forecast is not None else "GPU-h"
+    evaluations = "1 evaluation" if policy.for_evals == 1 else f"{policy.for_evals} evaluations in a row"
     reason = (
-        f"{name} is {value:.3f}, {_side(bound)}, for {policy.for_evals} evaluations in a row up to {last:.4g} {unit}"
+        f"{quantity.words.format(unit=unit)} is {last.value:{quantity.digits}}, {_side(bound)}, for {evaluations}"
+        f" up to {last.compute:.4g} {unit}"
     )
-    saved = None if budget_gpu_hours is None else max(0.0, budget_gpu_hours - last)
-    return PolicyHit(policy.name, policy.mode, reason, saved)
+    saved = None if budget_gpu_hours is None else max(0.0, budget_gpu_hours - last.compute)
+    return PolicyHit(policy.name, policy.mode, name, reason, tuple(measured), saved)
 
 
-def _measure(when: StopCondition, seen: Observation) -> tuple[str, Bound, float | None]:
-    """Return the name of the condition's quantity, its bound, and its value if it is known."""
-    if when.pass_rate is not None:
-        return "the pass rate", when.pass_rate, seen.pass_rate
-    believed = seen.forecast if seen.forecast is not None and seen.forecast.verdict != "NotIdentified" else None
-    if when.ceiling_upper is not None:
-        return "the ceiling's upper end", when.ceiling_upper, believed.ceiling_high if believed else None
-    if when.remaining_gain is not None:
-        return "the gain left, at most,", when.remaining_gain, believed.gain_left_high if believed else None
-    return "nothing", Bound(), None
+def _condition(when: StopCondition) -> tuple[str, Bound]:
+    """Return the quantity of a condition by its name, and its bound; an empty name if there is none."""
+    for name in StopCondition.model_fields:
+        bound = getattr(when, name)
+        if isinstance(bound, Bound):
+            return name, bound
+    return "", Bound()
 
 
-def _holds(bound: Bound, value: float | None) -> bool:
-    if value is None or (bound.below is None and bound.above is None):
+def _is_enough(wanted: MinEvidence, history: Sequence[Observation]) -> bool:
+    return len(history) >= wanted.evals and history[-1].compute >= wanted.gpu_hours
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What a bound may be held against."""
+
+    words: str
+    """For a person; `{unit}` is that of compute."""
+    measure: Callable[[Sequence[Observation]], float | None] = lambda _: None
+    """Its value at the last of some observations, if it is measured."""
+    predict: Callable[[Forecast], float | None] | None = None
+    """Its value, if it is predicted."""
+    digits: str = ".3f"
+
+
+def _drop(history: Sequence[Observation]) -> float:
+    return max(each.pass_rate for each in history) - history[-1].pass_rate
+
+
+QUANTITIES = {
+    "ceiling_upper": _Quantity("the ceiling's upper end", predict=lambda it: it.ceiling_high),
+    "remaining_gain": _Quantity("the gain left, at most,", predict=lambda it: it.gain_left_high),
+    "marginal_gain": _Quantity("the gain per {unit}, at most,", predict=lambda it: it.marginal_gain_high, digits=".3g"),
+    "pass_rate": _Quantity("the pass rate", lambda seen: seen[-1].pass_rate),
+    "pass_rate_drop": _Quantity("the pass rate's fall from its best", _drop),
+    "entropy": _Quantity("the entropy (nats)", lambda seen: seen[-1].entropy),
+    "truncation": _Quantity("the share of cut completions", lambda seen: seen[-1].truncation),
+    "gpu_hours": _Quantity("the compute", lambda seen: seen[-1].compute, digits=".4g"),
+}
+
+
+def _look(quantity: _Quantity, history: Sequence[Observation], wanted: MinEvidence) -> Looked | None:
+    """Return the quantity at the last observation; None if it is not known, or the forecast not good enough."""
+    last = history[-1]
+    if quantity.predict is None:
+        value, verdict = quantity.measure(history), None
+    else:
+        good = last.forecast is not None and last.forecast.verdict in (wanted.verdict, "Identified")
+        value = quantity.predict(last.forecast) if good and last.forecast is not None else None
+        verdict = last.forecast.verdict if last.forecast is not None else None
+    return Looked(last.step, last.compute, value, verdict) if value is not None else None
+
+
+def _holds(bound: Bound, value: float) -> bool:
+    if bound.below is None and bound.above is None:
         return False
     return (bound.below is None or value < bound.below) and (bound.above is None or value > bound.above)
 

@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from scalerl_api import RLRunStatus
+from scalerl_api.status import Condition
 from scalerl_operator.attempts import History, to_seen
 from scalerl_operator.objects import build_annotations
 from scalerl_operator.plan import describe_exit
-from scalerl_operator.status import state_word
+from scalerl_operator.status import describe_stop, state_word
+from scalerl_operator.vocabulary import EVENTS, EventReason
 
 NUMBERS_SECONDS = 30.0  # of a run that only counts on: 1,000 such runs are 33 writes a second
 MESSAGE_LENGTH = 1000  # of an event; the API server takes 1024
@@ -50,8 +52,7 @@ def wanted_annotations(status: RLRunStatus) -> dict[str, str]:
 class Happening:
     """Something that a person may want to know: an Event."""
 
-    reason: str
-    """One CamelCase word."""
+    reason: EventReason
     message: str
     kind: Literal["Normal", "Warning"] = "Normal"
 
@@ -67,12 +68,31 @@ def list_happenings(old: RLRunStatus | None, new: RLRunStatus, now: datetime) ->
     before, after = state_word(old), state_word(new)
     if before != after:
         yield from _state(after, new)
-    if new.stop is not None and (old is None or old.stop is None or old.stop.policy != new.stop.policy):
-        yield Happening("StopRecommended", f"policy {new.stop.policy} ({new.stop.mode}): {new.stop.reason}")
+    if new.stop is not None and not _holding(new) <= _holding(old):
+        yield Happening("StopRecommended", describe_stop(new.stop)[:MESSAGE_LENGTH])
+    yield from _health(old, new)
     verdict = old.forecast.verdict if old is not None and old.forecast is not None else None
     if new.forecast is not None and new.forecast.verdict != verdict:
         ceiling = f", ceiling {new.forecast.summary}" if new.forecast.summary is not None else ""
         yield Happening("ForecastChanged", f"{new.forecast.verdict}{ceiling}: {new.forecast.reason}"[:MESSAGE_LENGTH])
+
+
+def _holding(status: RLRunStatus | None) -> set[str]:
+    """The stop policies that hold."""
+    stop = status.stop if status is not None else None
+    return {stop.policy, *stop.others} if stop is not None else set()
+
+
+def _health(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Happening]:
+    """A rule of the watchdog that is broken now and was not."""
+    before, after = _unhealthy(old), _unhealthy(new)
+    if after is not None and (before is None or before.reason != after.reason):
+        yield Happening("Unhealthy", f"{after.reason}: {after.message}"[:MESSAGE_LENGTH], "Warning")
+
+
+def _unhealthy(status: RLRunStatus | None) -> Condition | None:
+    found = status.conditions if status is not None else []
+    return next((each for each in found if each.type == "Healthy" and each.status == "False"), None)
 
 
 def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Happening]:
@@ -83,30 +103,19 @@ def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Itera
         if known is None:
             yield Happening("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
         if attempt.stop_cause is not None and (known is None or known.stop_cause is None):
-            yield Happening("AskedToEnd", f"attempt {attempt.number} is asked to save and end: {attempt.stop_cause}")
+            why = f" ({attempt.stop_message})" if attempt.stop_message else ""
+            message = f"attempt {attempt.number} is asked to save and end: {attempt.stop_cause}{why}"
+            yield Happening("AskedToEnd", message[:MESSAGE_LENGTH])
         if attempt.ended is not None and (known is None or known.ended is None):
             good = attempt.exit_code == 0 or attempt.stop_cause is not None
             yield Happening("AttemptEnded", describe_exit(said)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
 
 
-# Which states are worth an event of their own; attempts tell the others.
-_STATES: dict[str, Literal["Normal", "Warning"]] = {
-    "Training": "Normal",
-    "Suspended": "Normal",
-    "Finished": "Normal",
-    "StoppedByPolicy": "Normal",
-    "BackingOff": "Warning",
-    "Invalid": "Warning",
-    "InvalidSpec": "Warning",
-    "RestartsExhausted": "Warning",
-    "RetriesExhausted": "Warning",
-    "DeadlineExceeded": "Warning",
-}
-
-
 def _state(word: str, status: RLRunStatus) -> Iterator[Happening]:
-    if word in _STATES:
-        message = next((each.message for each in status.conditions if each.type == "Progressing"), "")
-        if word == "Training" and status.progress is not None:
-            message = f"attempt {status.attempt}, from step {status.progress.step}"
-        yield Happening(word, (message or word)[:MESSAGE_LENGTH], _STATES[word])
+    """A state that is worth an event of its own; attempts tell the others."""
+    for reason, (kind, _) in EVENTS.items():
+        if reason == word:
+            message = next((each.message for each in status.conditions if each.type == "Progressing"), "")
+            if word == "Training" and status.progress is not None:
+                message = f"attempt {status.attempt}, from step {status.progress.step}"
+            yield Happening(reason, (message or word)[:MESSAGE_LENGTH], kind)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import yaml
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_RETRY, Termination
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY, Termination
 from scalerl_runtime.data import DataUnavailable
 from scalerl_runtime.fleet import ClusterUnavailable, GeneratorLost, TrainerLost
 from scalerl_runtime.launch import Environment
 from scalerl_runtime.leader import Leader
 from scalerl_runtime.rewards import JudgeLost
 from scalerl_runtime.sandbox import SandboxUnavailable
+from scalerl_runtime.step import NonFinite
 from scalerl_runtime.waits import DeadlineExceeded
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ async def lead(variables: Mapping[str, str]) -> int:
     except SURROUNDINGS as error:
         log.error("%s", error)
         return _leave(environment, leader.termination("Retry", _one_line(error)), EXIT_RETRY)
+    except NonFinite as error:
+        log.error("%s", error)
+        return _leave(environment, leader.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
     except Exception as error:
         log.exception("the run failed")
         return _leave(environment, leader.termination("Failed", _one_line(error)), 1)

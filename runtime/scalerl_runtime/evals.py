@@ -57,6 +57,16 @@ class EvalPlan:
     attempt: int
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """What is kept of a completion: an evaluation has too many to keep their tokens."""
+
+    reward: float  # NaN where the verifier failed
+    tokens: int
+    surprise: float  # mean over its tokens (nats)
+    cut: bool  # at the length limit
+
+
 async def evaluate(
     pool: Pool, slot: Slot, plan: EvalPlan, sets: Mapping[str, Sequence[Prompt]], first_index: int
 ) -> list[EvalPoint]:
@@ -69,9 +79,8 @@ async def evaluate(
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
         results = await _all_or_none([_sample(pool, slot, plan, prompt, turns) for prompt in prompts])
-        found = score(np.array([rewards for rewards, _, _ in results]))
-        lengths = [length for _, lengths, _ in results for length in lengths]
-        surprise = [value for _, _, values in results for value in values]
+        found = score(np.array([[each.reward for each in row] for row in results]))
+        sampled = [each for row in results for each in row]
         points.append(
             EvalPoint(
                 index=first_index + len(points),
@@ -84,8 +93,9 @@ async def evaluate(
                 samples=plan.samples,
                 standard_error=found.standard_error,
                 excluded=found.excluded,
-                mean_tokens=float(np.mean(lengths)),
-                entropy=float(np.mean(surprise)),
+                mean_tokens=float(np.mean([each.tokens for each in sampled])),
+                truncation_share=float(np.mean([each.cut for each in sampled])),
+                entropy=float(np.mean([each.surprise for each in sampled if each.tokens])),
                 attempt=plan.attempt,
             )
         )
@@ -103,10 +113,8 @@ async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sample(
-    pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore
-) -> tuple[list[float], list[int], list[float]]:
-    """Rewards, lengths, and mean surprise (nats per token) of one prompt's completions."""
+async def _sample(pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore) -> list[_Sampled]:
+    """One prompt's completions."""
     length = pool.options.recipe.length
     rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
     interrupted = length.control == "interruption"
@@ -117,8 +125,12 @@ async def _sample(
     async with turns:
         samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
     rewards = await asyncio.gather(*(pool.judge(prompt, sample.text) for sample in samples))
-    return (
-        [np.nan if reward is None else reward for reward in rewards],
-        [len(sample.tokens) for sample in samples],
-        [-float(sample.logps.mean()) for sample in samples if len(sample.logps)],
-    )
+    return [
+        _Sampled(
+            reward=np.nan if reward is None else reward,
+            tokens=len(sample.tokens),
+            surprise=-float(sample.logps.mean()) if len(sample.logps) else 0.0,
+            cut=sample.finish == "length",
+        )
+        for reward, sample in zip(rewards, samples, strict=True)
+    ]

@@ -48,6 +48,7 @@ from scalerl_runtime.rewards import Verifier, make_verifier
 from scalerl_runtime.rollout import Group, Prompt
 from scalerl_runtime.scratch import make_scratch_model
 from scalerl_runtime.server import Server
+from scalerl_runtime.vitals import Vitals
 from scalerl_runtime.waits import within
 from scalerl_runtime.warm import WarmStart
 
@@ -78,6 +79,7 @@ class Leader:
         self._phase: Phase = "starting"
         self._detail = ""
         self._latest: StepRecord | None = None
+        self._vitals = Vitals(time.monotonic)
         self._checkpoint: Checkpoint | None = None
         self._evals = [EvalPoint.model_validate(line) for line in self.journals.evals.read()]
         self._cost = CostFile(folder)
@@ -180,7 +182,7 @@ class Leader:
     async def _wait_for_generators(self, pool: Pool, wanted: int) -> None:
         phase = f"waiting for {wanted} generators" if wanted > 1 else "waiting for a generator"
         self.on_phase("starting", phase)
-        await within(self.run.spec.deadlines.start_seconds, phase, _until_running(pool, wanted))
+        await within(self.run.spec.deadlines.start_seconds, phase, pool.wait_running(wanted))
 
     def _prepare_model(self) -> str:
         """The model's folder or hub id; a scratch model is made once and kept for later attempts."""
@@ -292,6 +294,8 @@ class Leader:
             generators_ready=sum(s.state == "ready" for s in slots),
             generator_restarts=pool.counters.restarts if pool else 0,
             latest=self._latest,
+            vitals=self._vitals.steps,
+            still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],
             checkpoint=self._checkpoint,
             time=time.time(),
@@ -329,6 +333,7 @@ class Leader:
         """See `Observer`."""
         self._latest = record
         self._cost.save(self._spent())
+        self._vitals.add(record)
         self.publisher.set(record.values)
         self.publisher.observe_lags(lags)
         for name, bucket, value in split:
@@ -354,6 +359,8 @@ class Leader:
     def on_phase(self, phase: str, detail: str) -> None:
         """See `Observer`."""
         self._phase, self._detail = phase, detail  # type: ignore[assignment] # a Phase by contract
+        if phase == "training":
+            self._vitals.move()
 
     def termination(self, reason: Literal["Finished", "Stopped", "Retry", "Failed"], error: str) -> Termination:
         """What to say last."""
@@ -375,13 +382,6 @@ class _Judge:
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
         verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
         return verdict.reward
-
-
-async def _until_running(pool: Pool, wanted: int) -> None:
-    while sum(s.state in ("stale", "ready") for s in pool.slots.values()) < wanted:
-        await pool.changed.wait_past(pool.changed.count)
-        if pool.fault is not None:
-            raise pool.fault
 
 
 def _load_tokenizer(model: str) -> Any:

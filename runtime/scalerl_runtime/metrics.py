@@ -45,6 +45,7 @@ STEP_METRICS = (
     Metric("reward", "gauge", "-1..1", "mean reward of the step's completions"),
     Metric("loss", "gauge", "", "the step's objective"),
     Metric("grad_norm", "gauge", "", "norm of the gradient before clipping"),
+    Metric("non_finite", "gauge", "0 or 1", "loss or gradient norm was no number; the update was left out"),
     Metric("learning_rate", "gauge", "", "rate of the step"),
     Metric("kl_coefficient", "gauge", "", "weight of the KL term"),
     Metric("entropy", "gauge", "nats", "mean entropy of the policy at the trained tokens"),

@@ -19,7 +19,6 @@ import numpy as np
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
-from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.checkpoint import PendingEval, RunState, Saver
 from scalerl_runtime.evals import EvalPlan, evaluate
@@ -28,7 +27,7 @@ from scalerl_runtime.parts import Observer, Parts
 from scalerl_runtime.pool import Slot
 from scalerl_runtime.position import Position, snapshot
 from scalerl_runtime.rollout import Group, Prompt
-from scalerl_runtime.step import Packed, mismatch_of, mismatch_values, pack, sequence_of, step_values, sync_values
+from scalerl_runtime.step import Packed, follow_kl, measure, pack, sequence_of, sync_values
 from scalerl_runtime.syncer import Syncer
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import DeadlineExceeded, within
@@ -166,8 +165,10 @@ class Pipeline:
         waited = parts.now() - began
         parts.trainer_clock.switch("train", parts.now())
         packed, results = await self._optimize(batch)
+        action = parts.run.spec.watchdog.non_finite.action
+        values, split = measure(batch, packed, results, what=f"step {self.position.step + 1}", action=action)
         self._advance(groups)
-        values = step_values(batch, packed, results) | self._own_values(batch, began, waited)
+        values |= self._own_values(batch, began, waited)
         record = StepRecord(
             step=self.position.step,
             time=time.time(),
@@ -177,7 +178,6 @@ class Pipeline:
             values=values,
         )
         parts.journals.metrics.append(record.model_dump(by_alias=True))
-        split = mismatch_values(mismatch_of(results)) if results else []
         self.observer.on_step(record, batch.stats.lag_tokens, split)
         parts.trainer_clock.switch("sync", parts.now())
         await self._after_step()
@@ -250,8 +250,7 @@ class Pipeline:
                 version=version,
             ),
         )
-        total = sum((result.stats for result in results), LossStats())
-        self.position.kl = self.position.kl.update(total.mean(total.kl))
+        self.position.kl = follow_kl(self.position.kl, results)
         return packed, results
 
     def _advance(self, groups: Sequence[Group]) -> None:

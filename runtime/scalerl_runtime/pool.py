@@ -147,6 +147,13 @@ class Pool:
         """Slots that may get prompts, the least loaded first."""
         return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (s.load, s.index))
 
+    async def wait_running(self, wanted: int) -> None:
+        """Return when so many generators run, with whatever weights. Raises what ended the pool."""
+        while sum(s.state in ("stale", "ready") for s in self.slots.values()) < wanted:
+            await self.changed.wait_past(self.changed.count)
+            if self.fault is not None:
+                raise self.fault
+
     def behind(self, version: int) -> frozenset[int]:
         """Slots that run and may take over `version`."""
         return frozenset(

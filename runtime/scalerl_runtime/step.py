@@ -1,17 +1,24 @@
 """From the groups of a step to the ranks' micro-batches, and from their results to the step's record. PURE."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from scalerl_api.policies import WatchAction
 from scalerl_runtime.algorithm.batch import Batch, Sample
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
 from scalerl_runtime.algorithm.packing import PackStats, plan_packs
+from scalerl_runtime.algorithm.schedules import KlController
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.weights import SyncReport
+
+
+class NonFinite(RuntimeError):
+    """Loss or gradient norm of a step is no finite number; its update was left out, and it is not counted."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,33 @@ def step_values(batch: Batch, packed: Packed | None, results: Sequence[StepResul
         "rank_imbalance": packed.stats.imbalance,
         "padding_share": packed.stats.padding,
     }
+
+
+def check_finite(values: Mapping[str, float], what: str, action: WatchAction) -> dict[str, float]:
+    """Return those of a step's `values` that are finite, and `non_finite`: 1 if loss or gradient norm is not, else 0.
+
+    Raises NonFinite for such a step, unless `action` is Warn: DeepSpeed leaves out an update whose gradient is no
+    number, so the weights are those of the step before, and going on does no harm.
+    """
+    found = [f"{name} is {values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values.get(name, 0.0))]
+    if found and action != "Warn":
+        raise NonFinite(f"{what}: {', '.join(found)}; its update was left out")
+    return {**{k: v for k, v in values.items() if math.isfinite(v)}, "non_finite": float(bool(found))}
+
+
+def follow_kl(controller: KlController, results: Sequence[StepResult]) -> KlController:
+    """Return the KL controller after a step; one whose KL is no number teaches it nothing."""
+    total = sum((result.stats for result in results), LossStats())
+    kl = total.mean(total.kl)
+    return controller.update(kl) if math.isfinite(kl) else controller
+
+
+def measure(
+    batch: Batch, packed: Packed | None, results: Sequence[StepResult], *, what: str, action: WatchAction
+) -> tuple[dict[str, float], list[tuple[str, str, float]]]:
+    """Return the step's metrics by name, and those that are split by lag. Raises NonFinite as `check_finite` does."""
+    values = check_finite(step_values(batch, packed, results), what, action)
+    return values, mismatch_values(mismatch_of(results)) if results and not values["non_finite"] else []
 
 
 def mismatch_values(mismatch: Mapping[str, Mismatch]) -> list[tuple[str, str, float]]:

@@ -12,7 +12,7 @@ from scalerl_api.rlrun import WarmStartSpec
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.demonstrations import Demonstration
-from scalerl_runtime.step import pack
+from scalerl_runtime.step import check_finite, pack
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import within
 
@@ -86,7 +86,10 @@ class WarmStart:
             f"warm start, step {step + 1}",
             self.fleet.imitate(packed.batches, learning_rate=rate),
         )
-        return sum(result.stats.loss for result in results)
+        loss = sum(result.stats.loss for result in results)
+        action = self.run.spec.watchdog.non_finite.action
+        check_finite({"loss": loss, "grad_norm": results[0].grad_norm}, f"warm start, step {step + 1}", action)
+        return loss
 
 
 def sequences_of(demonstrations: Sequence[Demonstration]) -> list[TrainSequence]:

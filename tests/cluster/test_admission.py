@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-ACCEPTED, REJECTED, FIELDS = (
-    yaml.safe_load((ROOT / f"tests/admission/{name}.yaml").read_text()) for name in ("accepted", "rejected", "fields")
+ACCEPTED, REJECTED, FIELDS, CLUSTER = (
+    yaml.safe_load((ROOT / f"tests/admission/{name}.yaml").read_text())
+    for name in ("accepted", "rejected", "fields", "cluster")
 )
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+ONE_GPU = ROOT / "examples/qwen3-0.6b-one-gpu.yaml"  # for `scalerl run`
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - {ONE_GPU})
 BROKEN = sorted((ROOT / "tests/unit/api/broken").glob("*.yaml"))
 
 Document = dict[str, Any]
@@ -49,6 +51,15 @@ def test_field_rejected_in_the_servers_words(row: Document, ask: Ask, edit: Edit
 def test_command_line_alone_is_stricter(row: Document, ask: Ask, edit: Edit) -> None:
     """Whoever passes `scalerl validate` passes here; the few that pass only here are known."""
     assert ask(edit(row["changes"])) is None
+
+
+@by_case(CLUSTER)
+def test_what_a_cluster_cannot_do_is_rejected(row: Document, ask: Ask, edit: Edit) -> None:
+    assert row["message"] in str(ask(edit(row["changes"])))
+
+
+def test_the_example_for_one_gpu_is_not_for_a_cluster(ask: Ask) -> None:
+    assert CLUSTER[0]["message"] in str(ask(yaml.safe_load(ONE_GPU.read_text())))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

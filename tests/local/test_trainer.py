@@ -1,6 +1,7 @@
 """Real DeepSpeed on the CPU: however the work is cut up, the update is the same."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -72,6 +73,30 @@ def test_same_loss_curve_and_weights(folder: Path, whole: Any, name: str, ranks:
     assert set(weights) == set(reference)
     for key, value in reference.items():
         assert weights[key].shape == value.shape
+        torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.fixture(scope="module")
+def without(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a run that never made its third step."""
+    return run_case(folder, "without", ranks=1, stage=1, budget=100_000, without=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage"),
+    [
+        pytest.param(1, 1, id="ZeRO 1"),
+        pytest.param(2, 2, id="two ranks, ZeRO 2: only one of them has the NaN"),
+        pytest.param(2, 3, id="two ranks, ZeRO 3"),
+    ],
+)
+def test_an_update_that_is_no_number_is_left_out(folder: Path, without: Any, ranks: int, stage: int) -> None:
+    """The rule `nonFinite` rests on this: whatever is saved, or goes on, has the weights of the step before."""
+    losses, weights = run_case(folder, f"poison{stage}", ranks=ranks, stage=stage, budget=60, poison=2)
+    assert math.isnan(losses[2][0])
+    assert not math.isfinite(losses[2][1])
+    assert all(math.isfinite(value) for step in (0, 1, 3) for value in losses[step])
+    for key, value in without.items():
         torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 

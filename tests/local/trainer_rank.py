@@ -53,8 +53,13 @@ def main() -> None:
         trainer.load(Path(case["resume"]), 2)
         first = 2
     for step in range(first, 4):
-        rng = np.random.default_rng(step)
-        packed = pack(make_sequences(rng, 12, 90), budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
+        if case.get("without") == step:
+            trainer.set_version(step + 1)
+            continue
+        sequences = make_sequences(np.random.default_rng(step), 12, 90)
+        if case.get("poison") == step:
+            sequences[0].logp_gen[:] = np.nan
+        packed = pack(sequences, budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
         result = trainer.train(packed.batches[rank], learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
         if case.get("save") and step == 1:

@@ -45,10 +45,8 @@ def build_pace(recipe: Recipe) -> Pace:
     `pipeline`: lag <= max_lag. `offPolicy` with k steps: lag <= k - 1. `synchronous`: lag 0.
     """
     mode = recipe.asynchrony
-    if mode.mode == "pipeline":
-        return Pace(recipe.prompts_per_step, mode.max_lag, cycle=0)
-    cycle = mode.off_policy_steps if mode.mode == "offPolicy" else 1
-    return Pace(recipe.prompts_per_step, cycle - 1, cycle=cycle)
+    cycle = {"pipeline": 0, "offPolicy": mode.off_policy_steps, "synchronous": 1}[mode.mode]
+    return Pace(recipe.prompts_per_step, mode.largest_lag, cycle=cycle)
 
 
 @dataclass(frozen=True)

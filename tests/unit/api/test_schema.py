@@ -28,6 +28,7 @@ ALLOWED_KEYS = {
     "maximum",
     "minLength",
     "maxLength",
+    "minItems",
     "maxItems",
     "maxProperties",
     "x-kubernetes-validations",
@@ -83,6 +84,13 @@ EXAMPLES: dict[str, Schema] = {
     "spec.model.source": {"type": "string", "minLength": 1, "maxLength": 500},
     "spec.model.scratch.tiedEmbeddings": {"type": "boolean", "default": True},
     "spec.stopPolicies[].for": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 3},
+    "spec.stopPolicies[].minEvidence.verdict": {
+        "type": "string",
+        "enum": ["Identified", "Weak"],
+        "default": "Identified",
+    },
+    "spec.failurePolicy.rules[].onExitCodes.values[]": {"type": "integer", "minimum": 1, "maximum": 255},
+    "spec.watchdog.noStep.seconds": {"type": "integer", "minimum": 1, "maximum": 604_800},
     "spec.stopPolicies[].mode": {"type": "string", "enum": ["Enforce", "Observe"], "default": "Enforce"},
     "spec.recipe.preset": {
         "type": "string",

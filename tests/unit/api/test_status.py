@@ -52,7 +52,15 @@ stop:
   policy: flat
   mode: Enforce
   reason: remainingGain 0.0075 is below 0.01
+  quantity: remainingGain
+  inputs:
+  - step: 7200
+    computeGpuHours: 14000.25
+    value: 0.0075
+    verdict: Weak
   savedGpuHours: 6249.5
+  others:
+  - long
 checkpoint:
   step: 7250
   time: '2026-11-23T09:10:00Z'
@@ -71,9 +79,12 @@ attempts:
   seen: true
   stopCause: StoppedByPolicy
   stopTime: '2026-11-23T09:21:00Z'
+  stopMessage: it is flat
   ended: '2026-11-23T09:24:00Z'
   exitCode: 137
   infrastructure: false
+  rule: codes
+  ruled: Count
   said: Stopped
   error: 'RuntimeError: no space left'
   step: 7299

@@ -13,8 +13,8 @@ from scalerl_api.rules import CRD_RULES, POLICY_RULES, Rule
 
 Edit = Callable[[dict[str, Any]], dict[str, Any]]
 ADMISSION = Path(__file__).parents[2] / "admission"
-ACCEPTED, REJECTED, FIELDS = (
-    yaml.safe_load((ADMISSION / f"{name}.yaml").read_text()) for name in ("accepted", "rejected", "fields")
+ACCEPTED, REJECTED, FIELDS, CLUSTER = (
+    yaml.safe_load((ADMISSION / f"{name}.yaml").read_text()) for name in ("accepted", "rejected", "fields", "cluster")
 )
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
 
@@ -29,6 +29,11 @@ def faults(document: object) -> list[str]:
 @pytest.mark.parametrize("changes", [row["changes"] for row in ACCEPTED], ids=[row["case"] for row in ACCEPTED])
 def test_accepted(changes: dict[str, Any], edit: Edit) -> None:
     parse_run(edit(changes))
+
+
+@pytest.mark.parametrize("row", CLUSTER, ids=[row["case"] for row in CLUSTER])
+def test_one_machine_can_do_more_than_a_cluster(row: dict[str, Any], edit: Edit) -> None:
+    parse_run(edit(row["changes"]))
 
 
 @pytest.mark.parametrize("row", [*REJECTED, *FIELDS], ids=[row["case"] for row in [*REJECTED, *FIELDS]])

@@ -3,6 +3,7 @@
 FAKE_LEADER holds its scenario as JSON; attempts are strings:
     crash: {attempt: [step, code]}: leaves at that step; 0 or more with a termination message, negative by that signal.
     hold: {attempt: step}: waits there until it is told to stop.
+    still: {attempt: seconds}: says there that its last step ended so long ago.   lag: of every step's tokens.
     deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before it trains.
     spawn: starts processes in own sessions.   silent: never says where it answers.
     torn: a cut line in evals.jsonl where it crashes.   told: crashes only once all its points have been taken in.
@@ -66,6 +67,8 @@ class FakeLeader:
             gpu_seconds={"trainer": 36.0 * self.step, "generator": 36.0 * self.step},
             idle_fraction={"trainer": 0.2, "generator": 0.1},
             generators_ready=1,
+            vitals=[wire.StepVital(step=n + 1, lag=self.scenario.get("lag", 0)) for n in range(self.step)][-100:],
+            still_seconds=self.still(),
             evals=[point for point in self.evals if point.index >= since],
             checkpoint=wire.Checkpoint(step=self.checkpoint_step, time=time.time(), path="checkpoints")
             if self.checkpoint_step is not None
@@ -73,6 +76,11 @@ class FakeLeader:
             time=time.time(),
         )
         return found.model_dump_json(by_alias=True)
+
+    def still(self) -> float:
+        number = str(self.attempt)
+        holds = self.step == self.scenario.get("hold", {}).get(number, -1)
+        return self.scenario.get("still", {}).get(number, 0.0) if holds else 0.0
 
     def serve(self) -> None:
         leader = self
@@ -200,4 +208,6 @@ class FakeLeader:
 
 
 if __name__ == "__main__":
-    sys.exit(FakeLeader().main())
+    code = FakeLeader().main()
+    sys.stdout.flush()
+    os._exit(code)  # the interpreter's own end aborts if a thread that answers is writing just then

@@ -37,7 +37,7 @@ def write_run(place: Path, document: Document) -> Callable[..., Path]:
 
     def write(name: str = "tiny.yaml", **spec: object) -> Path:
         path = place / name
-        path.write_text(yaml.safe_dump(document(**{"budget": SHORT, **spec})))
+        path.write_text(yaml.safe_dump(document(**{"budget": SHORT, "failurePolicy": {"backoffSeconds": 0}, **spec})))
         return path
 
     return write
@@ -49,7 +49,7 @@ def run(fake_leader: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def call(scenario: dict[str, object], *arguments: object) -> int:
         monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
-        limits = Limits(backoff_seconds=0.01, retries=1)
+        limits = Limits(retries=1)
         return main(["run", *map(str, arguments)], machinery=Machinery(fake_leader, 0.02, limits))
 
     return call

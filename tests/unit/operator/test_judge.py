@@ -10,7 +10,16 @@ from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.forecast import Forecast, to_json
 from scalerl_operator.history import ForecastLine
-from scalerl_operator.judge import compare_halfway, fit_points, judge_points, predict, scatter_of, summarize, to_status
+from scalerl_operator.judge import (
+    STATED_INPUTS,
+    compare_halfway,
+    fit_points,
+    judge_points,
+    predict,
+    scatter_of,
+    summarize,
+    to_status,
+)
 
 MakePoint = Callable[..., EvalPoint]
 
@@ -74,6 +83,53 @@ def test_a_policy_waits_for_the_forecast_of_its_evaluation(make_run: Callable[..
     assert found.saved_gpu_hours == pytest.approx(0.2), (
         "budget 0.24 less the 0.04 of that evaluation, not of a newer one"
     )
+
+
+def test_the_status_has_the_decision_with_its_inputs(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    """By the last numbers: an entropy of 0.04, 30 % cut, a fall from 0.6 to 0.3; and by the forecast after them."""
+    policies = [
+        {"name": "cut", "when": {"truncation": {"above": 0.25}}, "for": 1, "mode": "Observe"},
+        {"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 2},
+        {"name": "poor", "when": {"entropy": {"below": 0.05}}, "for": 1, "mode": "Observe"},
+        {"name": "fallen", "when": {"passRateDrop": {"above": 0.25}}, "for": 1, "mode": "Observe"},
+        {"name": "rich", "when": {"entropy": {"above": 0.05}}, "for": 1},
+    ]
+    evals = [point(1, pass_rate=0.6), point(2, entropy=0.04, truncation_share=0.3)]
+    made = [line(10, 0.02, straight()), line(20, 0.04, straight(ceiling_high=0.875), budget=0.24)]
+    found = summarize(make_run(stopPolicies=policies), made, evals).stop
+    assert found is not None
+    assert found.model_dump(by_alias=True, exclude={"reason", "saved_gpu_hours"}) == {
+        "policy": "low",
+        "mode": "Enforce",
+        "quantity": "ceilingUpper",
+        "inputs": [
+            {"step": 10, "computeGpuHours": 0.02, "value": 0.85, "verdict": "Identified"},
+            {"step": 20, "computeGpuHours": 0.04, "value": 0.875, "verdict": "Identified"},
+        ],
+        "others": ["cut", "poor", "fallen"],
+    }
+
+
+def test_of_many_inputs_the_last_are_stated(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    run = make_run(stopPolicies=[{"name": "x", "when": {"passRate": {"above": 0.1}}, "for": 14}])
+    evals = [point(n, pass_rate=0.2 + n / 100) for n in range(1, 16)]
+    found = summarize(run, [line(150, 0.3, straight())], evals).stop
+    assert found is not None
+    assert [each.step for each in found.inputs] == [60, 70, 80, 90, 100, 110, 120, 130, 140, 150]
+    assert len(found.inputs) == STATED_INPUTS
+    assert found.inputs[-1].value == 0.35
+
+
+def test_a_policy_does_not_look_at_weights_that_were_lost(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    """Attempt 1 had collapsed at step 30; attempt 2, from an older checkpoint, has not come so far yet."""
+    run = make_run(stopPolicies=[{"name": "low", "when": {"entropy": {"below": 0.05}}, "for": 1}])
+    evals = [
+        point(1, step=10, compute_gpu_hours=1.0, entropy=0.9),
+        point(3, step=20, compute_gpu_hours=2.5, entropy=0.8, attempt=2),
+        point(2, step=30, compute_gpu_hours=2.4, entropy=0.01),
+    ]
+    made = [line(10, 1.0, straight()), line(20, 2.5, straight()), line(30, 2.4, straight())]
+    assert summarize(run, made, evals).stop is None
 
 
 def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoint) -> None:

@@ -25,7 +25,7 @@ from scalerl_operator.records import RunFolder
 from scalerl_operator.seen import Attempt
 from scalerl_operator.wording import View
 
-FAST = Limits(backoff_seconds=0.01, retries=1, exit_seconds=20.0)
+FAST = Limits(retries=1, exit_seconds=20.0)
 BUDGET = {"steps": 50, "evalEverySteps": 10}
 
 
@@ -58,7 +58,7 @@ class Stage:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def play(self, scenario: dict[str, object], *, resume: bool = False, **spec: object) -> Done:
-        spec = {"budget": BUDGET, **spec}
+        spec = {"budget": BUDGET, "failurePolicy": {"backoffSeconds": 0}, **spec}
         self.monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
         run = self.make_run(**spec)
         with records.lock_folder(self.folder) as lock:
@@ -168,7 +168,7 @@ def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage)
 
 def test_restarts_are_bounded(stage: Stage) -> None:
     crash = {str(number): [3, 1] for number in range(1, 9)}
-    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1})
+    done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1, "backoffSeconds": 0})
     assert done.outcome == "RestartsExhausted"
     assert "fell at step 3" in done.message
     # The first attempt left the checkpoint of step 0, which is no progress.
@@ -202,6 +202,57 @@ def test_a_policy_stop_saves_and_is_complete(stage: Stage) -> None:
     assert status.stop.policy == "enough"
     # logistic(-10/8) = 0.223 and logistic(0) = 0.5: both 0.31 and 0.45 are above, at steps 20 and 30.
     assert stage.attempts()[0].checkpoint_step == 30
+
+
+def test_the_watchdog_restarts_a_run_that_stands_still(stage: Stage) -> None:
+    scenario = {"hold": {"1": 25}, "still": {"1": 901.0}}
+    done = stage.play(scenario, watchdog={"noStep": {"seconds": 900}})
+    assert done.outcome == "Finished"
+    first, second = stage.attempts()
+    assert (first.stop_cause, first.checkpoint_step, first.exit_code) == ("WatchdogRestart", 25, 0)
+    assert second.stop_cause is None
+    message = "no step has ended for 900 s; 25 are done"
+    assert f"asked to end (WatchdogRestart: NoStep: {message}): saving a checkpoint first" in stage.recorder.events
+    assert f"attempt 1 was ended by the watchdog: NoStep: {message}" in stage.recorder.events
+
+
+def test_a_warning_of_the_watchdog_is_said_once_and_ends_nothing(stage: Stage) -> None:
+    done = stage.play({"lag": 9}, watchdog={"staleness": {"above": 8, "steps": 3}})
+    assert done.outcome == "Finished"
+    assert len(stage.attempts()) == 1
+    said = [event for event in stage.recorder.events if event.startswith("Stale: ")]
+    assert len(said) == 1
+    assert "the oldest tokens lag more than 8 steps, for 3 steps up to step " in said[0]
+
+
+def test_a_rule_fails_the_run_at_once(stage: Stage) -> None:
+    rules = [{"name": "data", "action": "FailRun", "onExitCodes": {"operator": "In", "values": [42]}}]
+    done = stage.play({"crash": {"1": [3, 42]}}, failurePolicy={"maxRestarts": 5, "rules": rules})
+    assert (done.outcome, done.message) == (
+        "FailedByRule",
+        "attempt 1 ended with exit code 42: fell at step 3 (rule data: FailRun)",
+    )
+    assert len(stage.attempts()) == 1
+
+
+def test_numbers_that_are_none_stop_a_run_that_wants_it(stage: Stage) -> None:
+    crash = {"1": [3, wire.EXIT_NON_FINITE]}
+    done = stage.play({"crash": crash}, watchdog={"nonFinite": {"action": "Stop"}})
+    assert done.outcome == "StoppedByWatchdog"
+    assert len(stage.attempts()) == 1
+
+
+def test_an_observing_policy_is_said_and_ends_nothing(stage: Stage) -> None:
+    """logistic(-10/8) = 0.223 at step 20: 0.31; at step 30, 40, 50 more, and no news."""
+    policy = {"name": "watch", "when": {"passRate": {"above": 0.3}}, "for": 1, "mode": "Observe"}
+    done = stage.play({}, stopPolicies=[policy])
+    assert done.outcome == "Finished"
+    said = [event for event in stage.recorder.events if event.startswith("policy watch (Observe): the pass rate is ")]
+    assert len(said) == 1
+    status = records.load_run(stage.folder).status
+    assert status is not None
+    assert status.stop is not None
+    assert [each.step for each in status.stop.inputs] == [50]
 
 
 def test_interrupt_once_saves_then_resume_goes_on(stage: Stage) -> None:

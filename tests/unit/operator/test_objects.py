@@ -1,6 +1,7 @@
 """The objects of a run, compared whole with golden/*.yaml; no value there is a default, and no two are the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from scalerl_api.wire import (
 )
 from scalerl_operator.names import Place, claim_name, pod_name
 from scalerl_operator.network import Isolation
-from scalerl_operator.objects import Owner, PodOptions, build_annotations, build_common, build_pod, check_templates
+from scalerl_operator.objects import Owner, PodOptions, build_annotations, build_common, build_pod, check_pods
 from scalerl_operator.plan import Limits
 
 ISOLATION = Isolation(
@@ -177,7 +178,7 @@ def test_what_is_owned_is_refused(make_run: Callable[..., RLRun], template: dict
         run = make_run(trainer={"gpusPerReplica": 0}, generator={"gpusPerReplica": 0} | {})
         group = getattr(run.spec, role).model_copy(update={"template": _template(make_run, template)})
         run = run.model_copy(update={"spec": run.spec.model_copy(update={role: group})})
-        assert [str(each) for each in check_templates(run)] == [f"spec.{role}.template.{fault}"]
+        assert [str(each) for each in check_pods(run)] == [f"spec.{role}.template.{fault}"]
 
 
 def _template(make_run: Callable[..., RLRun], template: dict[str, Any]) -> object:
@@ -186,4 +187,16 @@ def _template(make_run: Callable[..., RLRun], template: dict[str, Any]) -> objec
 
 def test_a_user_may_command_a_container_of_his_own(make_run: Callable[..., RLRun]) -> None:
     template = {"spec": {"containers": [{"name": "shipper", "command": ["sh"], "env": [{"name": "SCALERL_ROLE"}]}]}}
-    assert check_templates(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []
+    assert check_pods(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []
+
+
+def test_what_one_machine_alone_can_do_is_refused_in_the_words_of_the_api_server(
+    make_run: Callable[..., RLRun],
+) -> None:
+    one = {"gpusPerReplica": 1}
+    run = make_run(trainer=one, generator={**one, "colocated": True, "gpuMemoryShare": 0.4})
+    tables = Path(__file__).parents[2] / "admission"
+    assert [str(each) for each in check_pods(run)] == [
+        each["message"] for each in yaml.safe_load((tables / "cluster.yaml").read_text())
+    ]
+    assert check_pods(make_run(trainer=one, generator=one)) == []

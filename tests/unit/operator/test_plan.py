@@ -7,12 +7,23 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.status import StopStatus
-from scalerl_api.wire import EvalPoint, Termination
-from scalerl_operator.plan import Done, Kill, Limits, Start, Terminate, Wait, count_failures, decide, plan_run
+from scalerl_api.wire import EvalPoint, Progress, StepVital, Termination
+from scalerl_operator.plan import (
+    Done,
+    Kill,
+    Limits,
+    Start,
+    Terminate,
+    Wait,
+    count_failures,
+    decide,
+    describe_exit,
+    plan_run,
+)
 from scalerl_operator.seen import Attempt, Earlier, Judged, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-LIMITS = Limits(backoff_seconds=10, backoff_max_seconds=600, retries=10, exit_seconds=30, silence_seconds=600)
+LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)
 
 
 def ago(seconds: float) -> datetime:
@@ -38,11 +49,31 @@ def stop(mode: str) -> Judged:
     return Judged(stop=StopStatus.model_validate(found))
 
 
+def still(seconds: float, entropy: float = 1.0) -> Progress:
+    """A leader that answers, and whose last step, of some entropy, was so long ago."""
+    return Progress(
+        run="tiny",
+        attempt=1,
+        phase="training",
+        step=7,
+        version=7,
+        compute_gpu_hours=0.1,
+        vitals=[StepVital(step=7, entropy=entropy, lag=9.0)],
+        still_seconds=seconds,
+        time=1.0,
+    )
+
+
 @pytest.fixture
 def run(make_run: Callable[..., RLRun]) -> RLRun:
-    """120 steps, 2 restarts, 300 s to save, 1800 s to start, 7200 s in all."""
+    """120 steps, 2 restarts, 300 s to save, 1800 s to start, 7200 s in all; 900 s without a step are too long."""
     deadlines = {"checkpointSeconds": 300, "startSeconds": 1800, "activeSeconds": 7200}
-    return make_run(failurePolicy={"maxRestarts": 2}, deadlines=deadlines)
+    watchdog = {
+        "noStep": {"seconds": 900, "action": "Restart"},
+        "entropy": {"below": 0.1, "steps": 1, "action": "Stop"},
+        "staleness": {"above": 8, "steps": 1, "action": "Warn"},
+    }
+    return make_run(failurePolicy={"maxRestarts": 2}, deadlines=deadlines, watchdog=watchdog)
 
 
 RUNNING_ROWS = [
@@ -78,6 +109,38 @@ RUNNING_ROWS = [
         Judged(),
         Kill("GangBroken"),
         "who has lost a member cannot save, and has exit_seconds only",
+    ),
+    (Seen((running(),), progress=still(5), heard=NOW), Judged(), Wait(), "a warning of the watchdog ends nothing"),
+    (
+        Seen((running(),), progress=still(901), heard=NOW),
+        Judged(),
+        Terminate("WatchdogRestart", "NoStep: no step has ended for 900 s; 7 are done"),
+        "a leader that answers and stands still is asked to save and end",
+    ),
+    (
+        Seen((running(),), progress=still(901, entropy=0.05), heard=NOW),
+        Judged(),
+        Terminate("WatchdogStop", "EntropyLow: entropy below 0.1 nats, for 1 steps up to step 7"),
+        "the gravest rule decides",
+    ),
+    (Seen((running(),), progress=still(901), heard=ago(601)), Judged(), Terminate("Stuck"), "who is silent is stuck"),
+    (
+        Seen((running(),), progress=still(901), heard=NOW),
+        stop("Enforce"),
+        Terminate("StoppedByPolicy"),
+        "a policy goes before the watchdog",
+    ),
+    (
+        Seen((running(stop_cause="WatchdogRestart", stop_time=ago(329)),), progress=still(1300), heard=NOW),
+        Judged(),
+        Wait(NOW + timedelta(seconds=1)),
+        "whom the watchdog ends may save: 300 + 30 s",
+    ),
+    (
+        Seen((running(stop_cause="PendingDeadline", stop_time=ago(30)),)),
+        Judged(),
+        Kill("PendingDeadline"),
+        "who has not begun has nothing to save",
     ),
     (Seen((running(),), heard=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
     (Seen((running(),), heard=NOW), stop("Observe"), Wait(), "an observing policy does not"),
@@ -128,6 +191,33 @@ EXIT_ROWS = [
     ),
     (Seen((over(1, 0, termination=told("Stopped")),), interrupts=1), Judged(), "Interrupted", "ended on request"),
     (Seen((over(1, 1),), interrupts=1), Judged(), "Interrupted", "it crashed while it was asked: no new start"),
+    (Seen((over(1, 42, rule="data", ruled="FailRun"),)), Judged(), "FailedByRule", "a user's rule ends it"),
+    (
+        Seen((over(1, 42, rule="data", ruled="FailRun"),)),
+        stop("Enforce"),
+        "FailedByRule",
+        "a failure that a rule names is no success of a policy",
+    ),
+    (Seen((over(1, 0, stop_cause="WatchdogStop"),)), Judged(), "StoppedByWatchdog", "it saved and ended"),
+    (Seen((over(1, 137, stop_cause="WatchdogStop"),)), Judged(), "StoppedByWatchdog", "it was killed after its grace"),
+    (
+        Seen(tuple(over(n, 65) for n in range(1, 4))),
+        Judged(),
+        "RestartsExhausted",
+        "NaN at the same step again and again: three failures, two restarts",
+    ),
+    (
+        Seen(tuple(over(n, 1, rule="net", ruled="Ignore") for n in range(1, 12))),
+        Judged(),
+        "RetriesExhausted",
+        "what a rule ignores is tried ten times without a new checkpoint, not for ever",
+    ),
+    (
+        Seen(tuple(over(n, 75, rule="net", ruled="Count") for n in range(1, 4))),
+        Judged(),
+        "RestartsExhausted",
+        "what a rule counts costs a restart, whatever it was",
+    ),
     (
         Seen((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
         stop("Enforce"),
@@ -180,6 +270,38 @@ AGAIN_ROWS = [
         "an evicted leader that left no word has not finished",
     ),
     ((over(1, 137, stop_cause="GangBroken"),), Start(2), "a member that was killed is a failure of the run"),
+    ((over(1, 0, stop_cause="WatchdogRestart"),), Start(2), "whom the watchdog ended is a failure, and a first one"),
+    (
+        (over(1, 0, stop_cause="WatchdogRestart"), over(2, 75, stop_cause="WatchdogRestart")),
+        Wait(NOW + timedelta(seconds=10)),
+        "and a second one, whatever its leader says",
+    ),
+    (
+        (over(1, 137, stop_cause="Stuck", infrastructure=True),),
+        Wait(NOW + timedelta(seconds=10)),
+        "silent since its node was lost: no failure of the run",
+    ),
+    (
+        (over(1, None, stop_cause="PendingDeadline"),),
+        Wait(NOW + timedelta(seconds=10)),
+        "pods that did not begin cost no restart",
+    ),
+    (
+        (over(1, 1), over(2, 1), over(3, 1, rule="net", ruled="Ignore")),
+        Wait(NOW + timedelta(seconds=10)),
+        "what a rule ignores costs no restart: two failures, two allowed",
+    ),
+    (
+        (over(1, 1, rule="net", ruled="Ignore"), over(2, 139, rule="net", ruled="Ignore")),
+        Wait(NOW + timedelta(seconds=20)),
+        "and waits like a retry: 10, 20 s",
+    ),
+    ((over(1, 75, rule="net", ruled="Count"),), Start(2), "what a rule counts is a failure: the first at once"),
+    (
+        (over(1, 137, infrastructure=True, rule="spot", ruled="Count"), over(2, 1)),
+        Wait(NOW + timedelta(seconds=10)),
+        "an eviction that a rule counts is one",
+    ),
     (
         (over(1, 1), over(2, 0, stop_cause="Suspended", termination=told("Stopped"))),
         Start(3),
@@ -215,6 +337,64 @@ def test_failures_that_are_no_longer_listed_count() -> None:
     earlier = Earlier(failures=2, retries=1, checkpoint_step=40)
     assert count_failures(Seen((over(7, 1, checkpoint_step=40),), earlier=earlier)) == (3, 1)
     assert count_failures(Seen((over(7, 1, checkpoint_step=50),), earlier=earlier)) == (1, 0)
+
+
+def test_a_checkpoint_of_the_watchdogs_making_restores_the_budget_only_with_real_progress() -> None:
+    """Attempt after attempt makes 49 steps and stands still: of 50 that count as progress."""
+    ends = tuple(over(n, 0, stop_cause="WatchdogRestart", checkpoint_step=49 * n) for n in range(1, 5))
+    assert count_failures(Seen(ends), every_steps=50) == (4, 0)
+    assert count_failures(Seen(ends), every_steps=49) == (1, 0)
+    assert count_failures(Seen((*ends, over(5, 1, checkpoint_step=197))), every_steps=50) == (1, 0), "196 was known"
+    assert count_failures(Seen((*ends, over(5, 1, checkpoint_step=196))), every_steps=50) == (5, 0)
+
+
+def test_the_watchdog_counts_by_the_runs_own_checkpoints(make_run: Callable[..., RLRun]) -> None:
+    ends = tuple(over(n, 0, stop_cause="WatchdogRestart", checkpoint_step=49 * n) for n in (1, 2))
+    often, seldom = (make_run(failurePolicy={"maxRestarts": 1}, checkpoint={"everySteps": steps}) for steps in (49, 50))
+    assert decide(often, Seen(ends), Judged(), NOW, LIMITS) == Start(3)
+    assert isinstance(decide(seldom, Seen(ends), Judged(), NOW, LIMITS), Done)
+
+
+def test_the_backoff_is_the_runs_own(make_run: Callable[..., RLRun]) -> None:
+    run = make_run(failurePolicy={"maxRestarts": 9, "backoffSeconds": 7, "backoffMaxSeconds": 20})
+    for failures, seconds in ((1, 0), (2, 7), (3, 14), (4, 20), (5, 20)):
+        seen = Seen(tuple(over(n, 1) for n in range(1, failures + 1)))
+        due = NOW + timedelta(seconds=seconds)
+        wanted = Wait(due) if seconds else Start(failures + 1)
+        assert decide(run, seen, Judged(), NOW, LIMITS) == wanted
+    assert decide(run, Seen((over(1, 75),)), Judged(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=7))
+
+
+@pytest.mark.parametrize(("action", "wanted"), [("Stop", "StoppedByWatchdog"), ("Restart", None), ("Warn", None)])
+def test_numbers_that_are_none(make_run: Callable[..., RLRun], action: str, wanted: str | None) -> None:
+    run = make_run(watchdog={"nonFinite": {"action": action}})
+    seen = Seen((over(1, 65, termination=told("Failed", 56, "NonFinite: step 57: loss is nan")),))
+    found = decide(run, seen, Judged(), NOW, LIMITS)
+    if wanted is None:
+        assert found == Start(2)
+    else:
+        assert found == Done("StoppedByWatchdog", "NonFinite: step 57: loss is nan")
+
+
+def test_how_an_attempt_ended_is_said_with_what_was_seen_and_the_rule() -> None:
+    asked = over(3, 0, stop_cause="WatchdogRestart", stop_message="NoStep: no step has ended for 900 s; 7 are done")
+    assert describe_exit(asked) == (
+        "attempt 3 was ended by the watchdog: NoStep: no step has ended for 900 s; 7 are done"
+    )
+    ruled = over(4, 42, error="bad shard", rule="data", ruled="FailRun")
+    assert describe_exit(ruled) == "attempt 4 ended with exit code 42: bad shard (rule data: FailRun)"
+    waited = over(5, None, stop_cause="PendingDeadline", stop_message="1 of 2 trainer pods run")
+    assert describe_exit(waited) == "attempt 5 did not begin in time and was ended: 1 of 2 trainer pods run"
+
+
+def test_the_status_says_why_it_is_asked_to_end(run: RLRun) -> None:
+    seen = Seen((running(),), progress=still(901), heard=NOW)
+    conditions = {each.type: each for each in plan_run(run, seen, Judged(), NOW, LIMITS).status.conditions}
+    assert conditions["Progressing"].reason == "Stopping"
+    assert conditions["Progressing"].message == (
+        "asked to end: WatchdogRestart (NoStep: no step has ended for 900 s; 7 are done)"
+    )
+    assert (conditions["Healthy"].status, conditions["Healthy"].reason) == ("False", "NoStep")
 
 
 def test_failures_of_an_earlier_invocation_are_forgiven() -> None:

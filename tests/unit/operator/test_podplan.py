@@ -18,7 +18,7 @@ from scalerl_operator.sights import SeenPod, SeenRun, Sight, Told
 from scalerl_operator.status import state_word
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-LIMITS = Limits(backoff_seconds=10, backoff_max_seconds=600, retries=10, exit_seconds=30, silence_seconds=600)
+LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)
 Changes = tuple[Change, ...]
 
 
@@ -113,6 +113,12 @@ def stopped(mode: str) -> Told:
 
 
 LEADER_GONE = (pod("trainer-1"), *GENERATORS)
+FULL = "Unschedulable: 0/2 nodes are available"
+WAITING = (pod("trainer-0"), pod("trainer-1", phase="Pending", started=None, waiting=FULL), *GENERATORS)
+STILL = replace(HEARD, progress=HEARD.progress.model_copy(update={"still_seconds": 901.0}) if HEARD.progress else None)
+PATIENT = {"watchdog": {"noStep": {"seconds": 900}}}
+ON_LOST_NODE = attempt(stop_cause="Stuck", stop_time=ago(30))
+NOT_BEGUN = attempt(stop_cause="PendingDeadline", stop_time=ago(3), ended=ago(1))
 ASKED = attempt(stop_cause="StoppedByPolicy", stop_time=ago(20))
 BROKEN_MEMBER = (pod("trainer-0"), ended("trainer-1", 137, reason="OOMKilled"), *GENERATORS)
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
@@ -177,6 +183,38 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      "BackingOff"),
     ("a member that dies breaks the gang: the leader is ended", {"pods": BROKEN_MEMBER}, delete("trainer-0"),
      "Stopping"),
+    ("a leader that answers and stands still is asked to save", {"told": STILL, **PATIENT}, delete("trainer-0"),
+     "Stopping"),
+    ("as long as a step may take", {"told": STILL, "watchdog": {"noStep": {"seconds": 902}}}, (), "Training"),
+    ("the watchdog's warning does nothing", {"told": STILL, "watchdog": {"noStep": {"seconds": 900, "action": "Warn"}}},
+     (), "Training"),
+    ("the answer of the attempt before is not judged", {"told": replace(STILL, attempt=3), "attempts": (attempt(),)},
+     (), "-"),
+    ("an attempt whose pods do not all begin in time is ended: 510 s since they were asked for",
+     {"pods": WAITING, "told": HEARD, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 510}},
+     delete("trainer-0", "generator-0", "generator-1", "generator-2"), "Stopping"),
+    ("a second earlier it is not", {"pods": WAITING, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 511}},
+     (), "Training"),
+    ("pods that all run have begun in time", {"deadlines": {"checkpointSeconds": 300, "pendingSeconds": 1}}, (),
+     "Training"),
+    ("who has waited too long holds nothing while it backs off", {"pods": GENERATORS, "attempts": (NOT_BEGUN,)},
+     delete("generator-0", "generator-1", "generator-2"), "BackingOff"),
+    ("and is tried again", {"pods": (), "attempts": (attempt(ended=ago(10), stop_cause="PendingDeadline"),)},
+     create("trainer-1", "trainer-0", "generator-0", "generator-1", "generator-2", number=5), "Pending"),
+    ("a rule fails the run at the first crash",
+     {"pods": (ended("trainer-0", 42), *ALL[1:]), "failurePolicy": {"maxRestarts": 9, "rules": [
+         {"name": "data", "action": "FailRun", "onExitCodes": {"operator": "In", "values": [42]}}]}},
+     delete("trainer-1", "generator-0", "generator-1", "generator-2"), "FailedByRule"),
+    ("a rule looks at the member that broke the gang",
+     {"pods": (ended("trainer-0", 75), ended("trainer-1", 7, conditions={"example.com/LinkDown": "True"}), *GENERATORS),
+      "failurePolicy": {"maxRestarts": 9, "rules": [
+          {"name": "link", "action": "FailRun", "onPodConditions": [{"type": "example.com/LinkDown"}]}]}},
+     delete("trainer-1", "generator-0", "generator-1", "generator-2"), "FailedByRule"),
+    ("a run that has finished is not failed by a rule",
+     {"pods": (ended("trainer-0", 0, reasons=frozenset({"Evicted"}), lost=True, last_words='{"reason": "Finished"}'),
+               *ALL[1:]),
+      "failurePolicy": {"rules": [{"name": "spot", "action": "FailRun", "onReasons": ["Evicted"]}]}},
+     delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Finished"),
     ("a wrong spec is not tried again",
      {"pods": (ended("trainer-0", 64, last_words='{"reason": "Invalid", "error": "spec.model: no"}'), *ALL[1:])},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Invalid"),
@@ -263,6 +301,108 @@ def test_the_last_words_are_kept(sight: Callable[..., Sight], point: Callable[..
     assert (plan.status.progress.step, plan.status.progress.pass_rate) == (119, 0.4375)
 
 
+ENDS: list[tuple[dict[str, Any], str | None, bool]] = [
+    ({"exit_code": 137, "reason": "OOMKilled"}, None, False),
+    ({"exit_code": 139, "reason": "Error"}, None, False),
+    ({"exit_code": 143, "lost": True}, None, True),
+    ({"exit_code": 137, "deleting": ago(5)}, None, True),
+    ({"phase": "Failed", "lost": True, "reason": "NodeLost"}, None, True),
+    ({"gone": True}, None, True),
+    ({"gone": True}, "Stuck", False),
+    ({"gone": True, "lost": True, "deleting": ago(5)}, "Stuck", True),
+    ({"exit_code": 137, "lost": True}, "Stuck", True),
+    ({"exit_code": 137, "deleting": ago(5)}, "Stuck", False),
+    ({"exit_code": 0, "deleting": ago(5)}, "WatchdogRestart", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "cause", "spared"),
+    ENDS,
+    ids=[
+        "an OOM kill is the run's own",
+        "a crash is the run's own",
+        "an eviction is not",
+        "nor a deletion by others",
+        "nor a lost node",
+        "nor a pod that vanished",
+        "a silent leader that we have deleted is its own",
+        "a silent leader whose node was lost is not",
+        "nor one that was evicted while it was silent",
+        "the deletion is ours: it was asked for",
+        "the watchdog's restart is the run's own",
+    ],
+)
+def test_whose_fault_an_end_is(
+    sight: Callable[..., Sight], values: dict[str, Any], cause: str | None, spared: bool
+) -> None:
+    asked = attempt(stop_cause=cause, stop_time=ago(5)) if cause is not None else attempt()
+    plan = plan_pods(sight(pods=(pod("trainer-0", **values), *ALL[1:]), attempts=(asked,)), NOW, LIMITS)
+    assert plan.status is not None
+    assert plan.status.attempts[0].ended == NOW
+    assert plan.status.attempts[0].infrastructure is spared
+
+
+def test_what_pods_wait_for_is_said(sight: Callable[..., Sight]) -> None:
+    unborn = attempt(started=None, seen=False, created=ago(40))
+    pulls = pod("generator-1", phase="Pending", started=None, waiting="ImagePullBackOff")
+    found = sight(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), told=Told())
+    plan = plan_pods(found, NOW, LIMITS)
+    assert plan.status is not None
+    progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
+    assert (progressing.reason, progressing.message) == (
+        "Pending",
+        f"attempt 4: 0 of 2 trainer pods run; trainer-1: {FULL}; generator-1: ImagePullBackOff",
+    )
+    assert plan.until == NOW + timedelta(seconds=30), "a sentence is not written at once, and pods may wait for days"
+    again = plan_pods(written(found, plan), NOW, LIMITS)
+    assert again.until is None, "nothing is new: nobody looks again"
+
+
+def test_a_generator_that_waits_is_named_beside_what_the_leader_does(sight: Callable[..., Sight]) -> None:
+    told = replace(
+        HEARD,
+        progress=Progress(
+            run="tiny", attempt=4, phase="starting", detail="waiting for a generator", step=0, version=0,
+            compute_gpu_hours=0.0, time=1.0,
+        ),
+    )  # fmt: skip
+    crashing = pod("generator-2", started=None, waiting="CrashLoopBackOff: back-off 5m0s")
+    plan = plan_pods(sight(pods=(*ALL[:4], crashing), told=told), NOW, LIMITS)
+    assert plan.status is not None
+    progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
+    assert (progressing.reason, progressing.message) == (
+        "Starting",
+        "waiting for a generator; generator-2: CrashLoopBackOff: back-off 5m0s",
+    )
+
+
+def test_why_it_is_ended_is_written_with_the_intention(sight: Callable[..., Sight]) -> None:
+    pending = sight(pods=WAITING, deadlines={"checkpointSeconds": 300, "pendingSeconds": 510})
+    for found, cause, message in (
+        (sight(told=STILL, **PATIENT), "WatchdogRestart", "NoStep: no step has ended for 900 s; 31 are done"),
+        (pending, "PendingDeadline", f"1 of 2 trainer pods run; trainer-1: {FULL}"),
+        (sight(pods=BROKEN_MEMBER), "GangBroken", "trainer-1 is lost"),
+    ):
+        plan = plan_pods(found, NOW, LIMITS)
+        assert plan.status is not None
+        assert (plan.status.attempts[-1].stop_cause, plan.status.attempts[-1].stop_message) == (cause, message)
+
+
+def test_a_rule_is_written_down_with_the_end_that_it_fits(sight: Callable[..., Sight]) -> None:
+    """Rules that are changed later do not change what an old end has cost."""
+    rules = [{"name": "spot", "action": "Count", "onReasons": ["PreemptionByScheduler"]}]
+    evicted = ended("trainer-0", 143, lost=True, reasons=frozenset({"Error", "PreemptionByScheduler"}))
+    found = sight(pods=(evicted, *ALL[1:]), failurePolicy={"maxRestarts": 1, "rules": rules})
+    plan = plan_pods(found, NOW, LIMITS)
+    assert plan.status is not None
+    assert (plan.status.attempts[0].rule, plan.status.attempts[0].ruled) == ("spot", "Count")
+    assert [each.number for each in plan.status.attempts] == [4, 5], "the first failure: at once"
+    second = attempt(5, rule="spot", ruled="Count", infrastructure=True, ended=ago(1), exit_code=143)
+    later = sight(pods=(), attempts=(plan.status.attempts[0], second))  # no rule any more
+    assert state_word(plan_pods(later, NOW, LIMITS).status) == "RestartsExhausted"
+
+
 def test_old_attempts_are_summed(sight: Callable[..., Sight]) -> None:
     old = [
         attempt(n, created=ago(5000), started=ago(5000 - n), ended=ago(4990 - n), infrastructure=True)
@@ -281,3 +421,10 @@ def test_when_to_look_again(sight: Callable[..., Sight]) -> None:
     assert plan_pods(sight(), NOW, LIMITS).until == NOW + timedelta(seconds=600)
     lost = (ended("trainer-0", 137, lost=True), *GENERATORS)
     assert plan_pods(sight(pods=lost), NOW, LIMITS).until == NOW + timedelta(seconds=10)
+    # Heard 2 s ago, 860 s after the last step: 900 s are over in 38 s, and a second later that is sure.
+    standing = HEARD.progress.model_copy(update={"still_seconds": 860.0}) if HEARD.progress is not None else None
+    assert plan_pods(sight(told=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
+        NOW + timedelta(seconds=39)
+    )
+    short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}
+    assert plan_pods(sight(pods=WAITING, deadlines=short), NOW, LIMITS).until == NOW + timedelta(seconds=50)

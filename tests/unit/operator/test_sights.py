@@ -124,6 +124,72 @@ def test_a_pod_that_kubernetes_ended(status: dict[str, Any]) -> None:
     assert (seen.lost, seen.over, seen.exit_code) == (True, True, None)
 
 
+REASONS = [
+    ({"phase": "Failed", "containerStatuses": container(terminated={"exitCode": 137, "reason": "OOMKilled"})},
+     False, {"OOMKilled"}, "an OOM kill is no lost pod"),
+    ({"phase": "Failed", "reason": "NodeLost", "conditions": [{"type": "Ready", "status": "False", "reason": "Gone"}]},
+     True, {"NodeLost"}, "a lost node; a condition that is false gives no reason"),
+    ({"phase": "Running", "conditions": [
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]},
+     True, {"DeletionByTaintManager"}, "a node that does not answer: the pod still runs, for all that is known"),
+    ({"phase": "Failed", "reason": "Evicted", "conditions": [
+        {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}],
+      "containerStatuses": container(terminated={"exitCode": 137, "reason": "Error"})},
+     True, {"Error", "Evicted", "TerminationByKubelet"}, "an eviction by the kubelet says it three times"),
+    ({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "False", "reason": "X"}],
+      "containerStatuses": container(terminated={"exitCode": 1, "reason": "Error"})},
+     False, {"Error"}, "an eviction that was called off"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "lost", "reasons"), [r[:3] for r in REASONS], ids=[r[3] for r in REASONS])
+def test_words_for_an_end(status: dict[str, Any], lost: bool, reasons: set[str]) -> None:
+    seen = parse_seen_pod(pod(status))
+    assert seen is not None
+    assert (seen.lost, seen.reasons) == (lost, reasons)
+
+
+UNPLACED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes are available"}
+PULL = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x:1"'}
+WAITS = [
+    ({"conditions": [UNPLACED]}, "Unschedulable: 0/4 nodes are available", "the scheduler"),
+    ({"conditions": [{**UNPLACED, "reason": "SchedulingGated", "message": ""}]}, "SchedulingGated", "a gate"),
+    ({"conditions": [{**UNPLACED, "status": "True"}], "containerStatuses": container(waiting=PULL)},
+     'ImagePullBackOff: Back-off pulling image "x:1"', "an image"),
+    ({"initContainerStatuses": [{"name": "fetch", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}],
+      "containerStatuses": container(waiting={"reason": "PodInitializing"})}, "CrashLoopBackOff",
+     "an init container, before the usual"),
+    ({"containerStatuses": [{"name": "shipper", "state": {"waiting": {"reason": "ContainerCreating"}}},
+                            {"name": "runtime", "state": {"waiting": PULL}}]},
+     'ImagePullBackOff: Back-off pulling image "x:1"', "what is unusual, wherever it is"),
+    ({"containerStatuses": container(waiting={"reason": "ContainerCreating"})}, "ContainerCreating", "the usual"),
+    ({"containerStatuses": container(running={"startedAt": "2026-05-04T11:02:00Z"})}, "", "it runs"),
+    ({}, "", "nobody has looked at it yet"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "waiting"), [r[:2] for r in WAITS], ids=[r[2] for r in WAITS])
+def test_what_a_pod_waits_for(status: dict[str, Any], waiting: str) -> None:
+    seen = parse_seen_pod(pod({"phase": "Pending", **status}))
+    assert seen is not None
+    assert seen.waiting == waiting
+
+
+def test_conditions_are_kept_for_the_users_rules() -> None:
+    conditions = [{"type": "example.com/XidError", "status": "True"}, {"type": "Ready", "status": "Unknown"}]
+    seen = parse_seen_pod(pod({"phase": "Running", "conditions": conditions}))
+    assert seen is not None
+    assert seen.conditions == {"example.com/XidError": "True", "Ready": "Unknown"}
+
+
+def test_a_run_that_only_one_machine_can_do_is_refused(stored: Callable[..., dict[str, Any]]) -> None:
+    one = {"gpusPerReplica": 1}
+    generator = {**one, "colocated": True, "gpuMemoryShare": 0.4}
+    seen = parse_seen_run(stored({"trainer": one, "generator": generator}))
+    assert seen.run is None
+    assert [each.path for each in seen.faults] == ["spec.generator.colocated"]
+
+
 def test_words_that_are_none() -> None:
     ended = {"exitCode": 137, "message": "Killed"}
     seen = parse_seen_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))

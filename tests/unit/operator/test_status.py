@@ -1,6 +1,7 @@
 """From what was seen to conditions, roles and the words that a table shows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -30,6 +31,20 @@ def sight(phase: str = "training", *, alive: bool = True, **values: object) -> S
 
 def words(status: RLRunStatus) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in status.conditions}
+
+
+def test_health_is_unknown_until_the_leader_answers_and_after_the_end(make_run: Callable[..., RLRun]) -> None:
+    run = make_run(watchdog={"staleness": {"above": 1, "steps": 1}})
+    stale = [{"step": 40, "lag": 2.0}]
+    for seen, standing, wanted in (
+        (sight("training"), RUNNING, ("True", "NothingFound")),
+        (sight("training", vitals=stale), RUNNING, ("False", "Stale")),
+        (sight("stopping", vitals=stale), ("Stopping", "asked"), ("False", "Stale")),
+        (replace(sight("training", vitals=stale), heard=None), RUNNING, ("Unknown", "NotTraining")),
+        (sight("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
+        (sight("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
+    ):
+        assert words(build_status(run, seen, Judged(), standing, NOW))["Healthy"] == wanted
 
 
 ROWS = [

@@ -9,6 +9,7 @@ import yaml
 
 from scalerl_runtime.attempt import lead
 from scalerl_runtime.leader import Leader
+from scalerl_runtime.step import NonFinite
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
 
@@ -36,6 +37,16 @@ def test_a_wrong_spec_is_never_tried_again(variables):
     assert asyncio.run(lead(variables)) == 64
     assert words(variables)["reason"] == "Invalid"
     assert "spec: missing" in words(variables)["error"]
+
+
+def test_numbers_that_are_none_have_an_exit_code_of_their_own(variables, monkeypatch):
+    async def fail(_leader):
+        raise NonFinite("step 57: loss is nan")
+
+    monkeypatch.setattr(Leader, "lead", fail)
+    monkeypatch.setattr(Leader, "listen", lambda _leader: None)
+    assert asyncio.run(lead(variables)) == 65
+    assert (words(variables)["reason"], words(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
 
 
 def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from scalerl_api import parse_run
 from scalerl_api.recipe import merge
+from scalerl_api.wire import EvalPoint
 from scalerl_runtime.accounting import RoleClock
 from scalerl_runtime.algorithm.admission import build_pace
 from scalerl_runtime.algorithm.loss import LossStats
@@ -25,6 +26,7 @@ from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
 from scalerl_runtime.position import Journals, restore_pool, resume_position, start_position
 from scalerl_runtime.records import Journal
 from scalerl_runtime.rollout import Prompt
+from scalerl_runtime.step import NonFinite
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import DeadlineExceeded
 from scalerl_runtime.weights import SyncReport
@@ -150,7 +152,9 @@ class FakeFleet:
         self.sampled.append((name, begun, ended))
         versions = np.array([begun, ended, ended], np.int32)
         tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
-        return [Sample(tokens, logps, versions, f"{name}/{i}", "stop") for i in range(len(requests))]
+        cut = [name >= HELD_OUT and i == 0 for i in range(len(requests))]  # every second one of an evaluation
+        finish = ["length" if each else "stop" for each in cut]
+        return [Sample(tokens, logps, versions, f"{name}/{i}", word) for i, word in enumerate(finish)]
 
     async def train(self, batches, *, version, **_rates):
         await self._take("train")
@@ -159,9 +163,10 @@ class FakeFleet:
         rows = [micro for rank in batches for micro in rank]
         lag = np.concatenate([micro.lag for micro in rows])
         self.trained.append((version, lag))
-        stats = LossStats(tokens=len(lag), loss=1.0)
+        is_nan = self.faults.get(("train", self.calls["train"])) == "nan"
+        stats = LossStats(tokens=len(lag), loss=np.nan, kl=np.nan) if is_nan else LossStats(tokens=len(lag), loss=1.0)
         logp = np.concatenate([micro.logp_gen for micro in rows])
-        return [StepResult(stats, 1.0, 0.5, len(lag), logp, logp, lag)]
+        return [StepResult(stats, np.inf if is_nan else 1.0, 0.5, len(lag), logp * stats.loss, logp, lag)]
 
     async def set_version(self, version):
         await self._take("set_version")
@@ -202,10 +207,11 @@ class Quiet:
     """An observer that only counts."""
 
     def __init__(self):
-        self.steps, self.points = [], []
+        self.steps, self.points, self.records = [], [], []
 
     def on_step(self, record, *_tokens):
         self.steps.append(record.step)
+        self.records.append(record)
 
     def on_eval(self, points):
         self.points += points
@@ -461,6 +467,48 @@ def test_updates_that_never_end_end_the_attempt_with_their_name(tmp_path):
     attempt = Attempt(tmp_path, FakeFleet(1, faults), {"deadlines": DEADLINES})
     with pytest.raises(DeadlineExceeded, match="sending weights of version 0"):
         play(attempt.go())
+
+
+def test_an_evaluation_says_how_much_was_cut(tmp_path):
+    """Three prompts of two completions each, the first one of each cut; every token's log-probability is -0.5."""
+    attempt = Attempt(tmp_path, FakeFleet())
+    play(attempt.go())
+    for found in (attempt.observer.points, [EvalPoint.model_validate(line) for line in attempt.journals.evals.read()]):
+        assert [each.step for each in found] == [0, 4, 8, 9]
+        assert {(each.truncation_share, each.entropy, each.mean_tokens) for each in found} == {(0.5, 0.5, 3.0)}
+
+
+def test_numbers_that_are_none_end_the_attempt_and_what_is_saved_is_sound(tmp_path):
+    """Step 6 is NaN: the attempt ends with it uncounted and unsaved; the next one does it again, from step 4."""
+    first = Attempt(tmp_path, FakeFleet(faults={("train", 6): "nan"}))
+    with pytest.raises(NonFinite, match=r"^step 6: loss is nan, grad_norm is inf; its update was left out$"):
+        play(first.go())
+    assert first.observer.steps == [1, 2, 3, 4, 5]
+    assert first.store.steps()[-1] == 4
+    assert [line["step"] for line in first.journals.ledger.read()] == [1, 2, 3, 4, 5]
+    second = Attempt(tmp_path, FakeFleet())
+    play(second.go())
+    assert second.observer.steps == [5, 6, 7, 8, 9]
+
+
+def test_a_run_that_is_only_warned_goes_on_and_says_so(tmp_path):
+    recipe = {"loss": {"klCoefficient": 0.5, "klTarget": 0.1}}
+    attempt = Attempt(
+        tmp_path,
+        FakeFleet(faults={("train", 6): "nan"}),
+        {"watchdog": {"nonFinite": {"action": "Warn"}}, "recipe": recipe},
+    )
+    play(attempt.go())
+    assert attempt.observer.steps == list(range(1, 10))
+    values = {record.step: record.values for record in attempt.observer.records}
+    assert {step: each["non_finite"] for step, each in values.items()} == {n: float(n == 6) for n in range(1, 10)}
+    assert "loss" not in values[6]
+    assert "grad_norm" not in values[6]
+    assert values[5]["loss"] == 1.0
+    assert values[7]["kl_coefficient"] == pytest.approx(0.98 * values[6]["kl_coefficient"]), (
+        "0 against 0.1: by a fiftieth"
+    )
+    assert values[6]["kl_coefficient"] == values[5]["kl_coefficient"], "NaN teaches it nothing"
 
 
 def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):

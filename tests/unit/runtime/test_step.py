@@ -8,7 +8,7 @@ from scalerl_api.recipe import Loss
 from scalerl_runtime.algorithm.batch import Sample
 from scalerl_runtime.algorithm.loss import objective
 from scalerl_runtime.algorithm.microbatch import TrainSequence
-from scalerl_runtime.step import mismatch_values, pack, sequence_of, sync_values
+from scalerl_runtime.step import NonFinite, check_finite, mismatch_values, pack, sequence_of, sync_values
 from scalerl_runtime.weights import SyncReport
 
 VOCABULARY = 6
@@ -114,3 +114,36 @@ def test_mismatch_is_split_by_lag():
     assert found["mismatch_abs_by_lag", "1"] == pytest.approx(0.5)
     assert found["mismatch_kl_by_lag", "1"] == pytest.approx(math.exp(0.5) - 1.5)
     assert not [key for key in found if key[1] == "all"]
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "bad"),
+    [
+        ({"loss": 0.5, "grad_norm": 1.0}, ""),
+        ({"loss": NAN, "grad_norm": 1.0}, "loss is nan"),
+        ({"loss": 0.5, "grad_norm": INF}, "grad_norm is inf"),
+        ({"loss": -INF, "grad_norm": NAN}, "loss is -inf, grad_norm is nan"),
+        ({"loss": 0.5, "grad_norm": 1.0, "ratio_max": INF}, ""),
+        ({"lag_mean": 1.0}, ""),
+    ],
+    ids=[
+        "sound",
+        "the loss",
+        "the gradient",
+        "both",
+        "another metric says nothing against the step",
+        "nothing trained",
+    ],
+)
+def test_a_step_whose_numbers_are_none(values, bad):
+    for action in ("Restart", "Stop"):
+        if bad:
+            with pytest.raises(NonFinite, match=f"^step 9: {bad}; its update was left out$"):
+                check_finite(values, "step 9", action)
+        else:
+            assert check_finite(values, "step 9", action)["non_finite"] == 0.0
+    kept = check_finite(values, "step 9", "Warn")
+    assert kept == {**{k: v for k, v in values.items() if math.isfinite(v)}, "non_finite": float(bool(bad))}

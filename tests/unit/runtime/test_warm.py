@@ -11,6 +11,7 @@ from scalerl_api import parse_run
 from scalerl_api.recipe import merge
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.demonstrations import Demonstration
+from scalerl_runtime.step import NonFinite
 from scalerl_runtime.trainer import StepResult
 from scalerl_runtime.waits import DeadlineExceeded
 from scalerl_runtime.warm import WarmStart, sequences_of
@@ -30,6 +31,7 @@ class Rig:
         self.log = []
         self.told = []
         self.hang_at = None
+        self.nan_at = None
 
     def batch(self, step, size):
         return [Demonstration(np.array([step, step, 1], dtype=np.int32), loss_from=1)] * size
@@ -40,7 +42,8 @@ class Rig:
             await asyncio.Event().wait()
         self.log.append(("step", step, learning_rate))
         empty = np.zeros(0, dtype=np.float32)
-        return [StepResult(LossStats(loss=0.25), 1.0, 0.1, 3, empty, empty, empty.astype(np.int32)) for _ in batches]
+        stats = LossStats(loss=np.nan if step == self.nan_at else 0.25)
+        return [StepResult(stats, 1.0, 0.1, 3, empty, empty, empty.astype(np.int32)) for _ in batches]
 
     async def reset_optimizer(self):
         self.log.append("reset")
@@ -100,6 +103,17 @@ def test_nothing_is_left_to_do():
     rig = Rig(make_run(STAGE))
     assert rig.go_on(7) == 7
     assert rig.log == [], "the optimizer keeps what RL has put in it"
+
+
+def test_a_loss_that_is_no_number_ends_the_stage_unless_it_is_only_warned_of():
+    rig = Rig(make_run(STAGE))
+    rig.nan_at = 3
+    with pytest.raises(NonFinite, match="^warm start, step 4: loss is nan"):
+        rig.go_on(0)
+    assert rig.log[-1][:2] == ("step", 3), "nothing is saved after it"
+    warned = Rig(make_run(merge(STAGE, {"watchdog": {"nonFinite": {"action": "Warn"}}})))
+    warned.nan_at = 3
+    assert warned.go_on(0) == 7
 
 
 def test_a_step_that_hangs_is_named():

@@ -1,0 +1,68 @@
+"""docs/conditions.md names every word that the code may say, and no other."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from scalerl_api.status import Condition, StopCause
+from scalerl_operator import vocabulary
+from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, build_page, main
+
+
+def words(kind: Any) -> set[str]:
+    """The words of a Literal, or of a union of Literals."""
+    found = get_args(kind)
+    return {each for part in found for each in (words(part) if get_args(part) else {part})}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [
+        (Condition.model_fields["type"].annotation, vocabulary.CONDITIONS),
+        (vocabulary.StandingReason, vocabulary.STANDINGS),
+        (vocabulary.HealthReason, vocabulary.HEALTH),
+        (vocabulary.ForecastReason, vocabulary.FORECASTS),
+        (vocabulary.StopReason, vocabulary.STOPS),
+        (vocabulary.EventReason, vocabulary.EVENTS),
+        (StopCause, vocabulary.CAUSES),
+    ],
+    ids=["conditions", "standings", "health", "forecasts", "stops", "events", "causes"],
+)
+def test_every_word_is_explained_and_every_explained_word_is_said(kind: Any, table: dict[str, Any]) -> None:
+    assert words(kind) == set(table)
+
+
+def test_every_outcome_ends_or_rests_the_run() -> None:
+    assert sorted([*COMPLETE, *FAILED, *PAUSED]) == sorted(words(vocabulary.Outcome))
+
+
+def test_a_warning_is_what_fails_a_run() -> None:
+    assert {name for name in FAILED if vocabulary.EVENTS[name][0] == "Warning"} == set(FAILED)
+    assert {vocabulary.EVENTS[name][0] for name in COMPLETE} == {"Normal"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `Suspended` | `spec.suspend` is true and nothing of the run is left on a device. |",
+        "| `StoppedByPolicy` | `Complete` | A stop policy has ended the run, after a checkpoint. No failure. | See "
+        "`status.stop`. |",
+        "| `Training` |  | Optimizer steps are made. |  |",
+        "| `FailedCreate` | Warning | The API server refuses a pod: quota, policy, template. |",
+        "| `GangBroken` | A trainer's pod is gone. | as that pod's end |",
+    ],
+)
+def test_row(row: str) -> None:
+    assert row in build_page().splitlines()
+
+
+def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "docs").mkdir()
+    root = ["--root", str(tmp_path)]
+    assert main([*root, "--check"]) == 1
+    assert "make generate" in capsys.readouterr().err
+    assert main(root) == 0
+    assert main([*root, "--check"]) == 0
+    (tmp_path / "docs/conditions.md").write_text("edited by hand")
+    assert main([*root, "--check"]) == 1

@@ -1,0 +1,129 @@
+"""The watchdog's rules over written-down answers of a leader."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scalerl_api import RLRun
+from scalerl_api.policies import VITAL_STEPS
+from scalerl_api.wire import Progress, StepVital
+from scalerl_operator.seen import Attempt, Seen
+from scalerl_operator.watchdog import find_alarms, longest_step_seconds
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+RULES = {
+    "noStep": {"seconds": 900, "action": "Restart"},
+    "nonFinite": {"action": "Warn"},
+    "staleness": {"above": 4, "steps": 3, "action": "Restart"},
+    "entropy": {"below": 0.05, "steps": 2, "action": "Stop"},
+}
+
+
+def sight(vitals: list[dict[str, Any]], still: float | None = 1.0, *, heard: bool = True, alive: bool = True) -> Seen:
+    """A leader that has made step 31, 32, ... of `vitals`, the last one `still` seconds ago."""
+    steps = [StepVital.model_validate({"step": 31 + i, **each}) for i, each in enumerate(vitals)]
+    progress = Progress(
+        run="tiny",
+        attempt=2,
+        phase="training",
+        step=30 + len(steps),
+        version=30,
+        compute_gpu_hours=1.0,
+        vitals=steps,
+        still_seconds=still,
+        time=5.0,
+    )
+    attempt = Attempt(number=2, started=NOW, ended=None if alive else NOW)
+    return Seen((attempt,), progress=progress, heard=NOW if heard else None)
+
+
+def lags(*values: float | None) -> list[dict[str, Any]]:
+    return [{"lag": value, "entropy": 1.0} for value in values]
+
+
+def entropies(*values: float | None) -> list[dict[str, Any]]:
+    return [{"entropy": value, "lag": 0.0} for value in values]
+
+
+NAN = {"finite": False, "entropy": 1.0, "lag": 0.0}
+GOOD = {"entropy": 1.0, "lag": 0.0}
+
+ROWS: list[tuple[Seen, list[tuple[str, str]], str]] = [
+    (sight([GOOD]), [], "a healthy run"),
+    (sight([GOOD], 900.0), [], "as long as is allowed"),
+    (sight([GOOD], 900.5), [("NoStep", "Restart")], "longer than is allowed"),
+    (sight([], 900.5), [("NoStep", "Restart")], "not even a first step"),
+    (sight([GOOD], None), [], "it does not train: that has deadlines of its own"),
+    (sight([GOOD], 5000.0, heard=False), [], "the answer is of the attempt before"),
+    (sight([GOOD], 5000.0, alive=False), [], "nothing runs"),
+    (sight(lags(5, 5, 5)), [("Stale", "Restart")], "three steps in a row, three asked for"),
+    (sight(lags(0, 0, 5, 5, 5)), [("Stale", "Restart")], "only the last three count"),
+    (sight(lags(5, 5)), [], "two steps yet"),
+    (sight(lags(5, 4, 5)), [], "the bound itself is allowed"),
+    (sight(lags(5, 5, 5, 0)), [], "the last step is fresh again"),
+    (sight(lags(5, None, 5)), [], "unknown is not a yes: a step that trained nothing"),
+    (sight(entropies(0.04, 0.03)), [("EntropyLow", "Stop")], "two steps in a row, two asked for"),
+    (sight(entropies(0.04, 0.05)), [], "the floor itself is not below it"),
+    (sight(entropies(0.04)), [], "one step yet"),
+    (sight(entropies(0.04, None)), [], "unknown is not a yes: a step that trained nothing"),
+    (sight([NAN, GOOD]), [("NonFinite", "Warn")], "a step was left out"),
+    (
+        sight([NAN, *[{"lag": 9.0, "entropy": 0.01}] * 3], 901.0),
+        [("EntropyLow", "Stop"), ("NoStep", "Restart"), ("Stale", "Restart"), ("NonFinite", "Warn")],
+        "the gravest action first",
+    ),
+]
+
+
+@pytest.mark.parametrize(("seen", "alarms"), [row[:2] for row in ROWS], ids=[row[2] for row in ROWS])
+def test_which_rules_are_broken(make_run: Callable[..., RLRun], seen: Seen, alarms: list[tuple[str, str]]) -> None:
+    found = find_alarms(make_run(watchdog=RULES), seen)
+    assert [(each.rule, each.action) for each in found] == alarms
+
+
+def test_what_is_said_does_not_change_while_nothing_happens(make_run: Callable[..., RLRun]) -> None:
+    run = make_run(watchdog=RULES)
+    for message, first, later in (
+        ("no step has ended for 900 s; 31 are done", sight([GOOD], 901.0), sight([GOOD], 4000.0)),
+        ("the oldest tokens lag more than 4 steps, for 3 steps up to step 33",) + (sight(lags(5, 6, 7)),) * 2,
+        ("entropy below 0.05 nats, for 2 steps up to step 32",) + (sight(entropies(0.01, 0.02)),) * 2,
+        ("loss or gradient was no number in 2 of the last 3 steps, step 32 the last",) + (sight([NAN, NAN, GOOD]),) * 2,
+    ):
+        assert [each.message for each in find_alarms(run, first)] == [message]
+        assert find_alarms(run, later) == find_alarms(run, first)
+
+
+def test_what_is_watched_unless_it_is_said_otherwise(make_run: Callable[..., RLRun]) -> None:
+    """Standing still and NaN start anew; staleness warns beyond what the recipe promises; entropy is not watched."""
+    run = make_run(recipe={"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}, "asynchrony": {"maxLag": 6}})
+    ten = [{"lag": 7.0, "entropy": 0.0}] * VITAL_STEPS
+    assert [(each.rule, each.action) for each in find_alarms(run, sight(ten))] == [("Stale", "Warn")]
+    assert find_alarms(run, sight([{**ten[0], "lag": 6.0}] * VITAL_STEPS)) == ()
+    assert (run.spec.watchdog.no_step.action, run.spec.watchdog.non_finite.action) == ("Restart", "Restart")
+
+
+@pytest.mark.parametrize(
+    ("asynchrony", "allowed"),
+    [
+        ({"mode": "pipeline", "maxLag": 3, "offPolicySteps": 9}, 3),
+        ({"mode": "offPolicy", "maxLag": 3, "offPolicySteps": 9}, 8),
+        ({"mode": "synchronous", "maxLag": 3, "offPolicySteps": 9}, 0),
+    ],
+)
+def test_each_mode_promises_its_own_lag(
+    make_run: Callable[..., RLRun], asynchrony: dict[str, Any], allowed: int
+) -> None:
+    run = make_run(recipe={"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}, "asynchrony": asynchrony})
+    assert find_alarms(run, sight(lags(*[allowed] * 5))) == ()
+    assert [each.rule for each in find_alarms(run, sight(lags(*[allowed + 1] * 5)))] == ["Stale"]
+
+
+def test_a_step_may_take_what_its_deadlines_allow(make_run: Callable[..., RLRun]) -> None:
+    """Evaluation 1000, two parts of a checkpoint 200, weights 30, batch 5 + 7 + 30 + 5, step 4: 1481 s."""
+    seconds = {"eval": 1000, "checkpoint": 200, "sync": 30, "generate": 5, "start": 7, "train": 4}
+    run = make_run(deadlines={f"{name}Seconds": value for name, value in seconds.items()})
+    assert longest_step_seconds(run) == 1481
+    assert find_alarms(run, sight([GOOD], 1481.0)) == ()
+    assert [each.rule for each in find_alarms(run, sight([GOOD], 1482.0))] == ["NoStep"]
