@@ -181,8 +181,10 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     status = build_status(run, seen, _judged(look.sight), _standing(look, history, action, seen), look.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     said = max((each.step for each in history.listed if each.number == look.sight.told.attempt), default=0)
+    most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
     return status.model_copy(
         update={
+            "roles": [each.model_copy(update={"desired": most[each.name]}) for each in status.roles],
             "attempts": list(history.listed),
             "earlier": history.earlier if history.earlier != EarlierAttempts() else None,
             "progress": progress.model_copy(update={"phase": state_word(status), "step": max(said, progress.step)}),
@@ -233,7 +235,7 @@ def _with_changes(plan: PodPlan, look: _Pass, history: History) -> PodPlan:
     last = history.last
     # Who has waited for its trainers too long lets go of everything: two runs that each hold half would wait for ever.
     rests = isinstance(plan.action, Done) or (last is not None and last.stop_cause == "PendingDeadline")
-    wanted = 0 if rests else look.run.spec.generator.min_replicas
+    wanted = 0 if rests else look.run.spec.generator.max_replicas
     changes = [
         *_plan_trainers(plan.action, history, stored),
         *_missing_trainers(history, stored),

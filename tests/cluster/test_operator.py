@@ -36,7 +36,7 @@ SPEC: Document = {
     "trainer": {"replicas": 2, "gpusPerReplica": 0, "template": {"spec": {"schedulerName": "stand-in"}}},
     "generator": {
         "minReplicas": 3,
-        "maxReplicas": 9,
+        "maxReplicas": 3,
         "gpusPerReplica": 0,
         "template": {"spec": {"schedulerName": "stand-in"}},
     },
@@ -298,9 +298,9 @@ def test_a_dead_generator_is_replaced_alone(lab: Lab) -> None:
 def test_generators_are_scaled_while_it_trains(lab: Lab) -> None:
     lab.until_training("scaled")
     before = lab.pods("scaled")
-    lab.edit("scaled", {"generator": {"minReplicas": 5}})
+    lab.edit("scaled", {"generator": {"maxReplicas": 5}})
     lab.until("five", lambda: len(lab.pods("scaled")) == 7)
-    lab.edit("scaled", {"generator": {"minReplicas": 1}})
+    lab.edit("scaled", {"generator": {"minReplicas": 1, "maxReplicas": 1}})
     lab.until("one", lambda: set(lab.pods("scaled")) == {"trainer-0", "trainer-1", "generator-0"})
     assert all(before[name] == uid for name, uid in lab.pods("scaled").items())
 
@@ -348,8 +348,8 @@ def test_a_refused_template_says_why_and_a_better_one_is_taken(lab: Lab) -> None
 
 def test_two_edits_at_once_converge(lab: Lab) -> None:
     lab.until_training("edits")
-    lab.edit("edits", {"generator": {"minReplicas": 6}})
-    lab.edit("edits", {"generator": {"minReplicas": 2}})
+    lab.edit("edits", {"generator": {"maxReplicas": 6}})
+    lab.edit("edits", {"generator": {"minReplicas": 2, "maxReplicas": 2}})
     lab.until("two", lambda: set(lab.pods("edits")) == {"trainer-0", "trainer-1", "generator-0", "generator-1"})
     generation = lab.run("edits")["metadata"]["generation"]
     lab.until("it was seen", lambda: lab.run("edits")["status"]["observedGeneration"] == generation)

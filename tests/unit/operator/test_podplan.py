@@ -75,7 +75,7 @@ def sight(make_run: Callable[..., RLRun]) -> Callable[..., Sight]:
     ) -> Sight:
         given = {
             "trainer": {"replicas": 2, "gpusPerReplica": 0},
-            "generator": {"minReplicas": 3, "maxReplicas": 9, "gpusPerReplica": 0},
+            "generator": {"minReplicas": 3, "maxReplicas": 3, "gpusPerReplica": 0},
             "deadlines": {"checkpointSeconds": 300, "startSeconds": 1700},
             "failurePolicy": {"maxRestarts": 1},
         }
@@ -142,9 +142,9 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      create("generator-2"), "Training"),
     ("a generator that goes is not made before it is gone", {"pods": (*ALL[:4], pod("generator-2", deleting=ago(3)))},
      (), "Training"),
-    ("scaled down: the highest indices go", {"generator": {"minReplicas": 1, "maxReplicas": 9, "gpusPerReplica": 0}},
+    ("scaled down: the highest indices go", {"generator": {"minReplicas": 1, "maxReplicas": 1, "gpusPerReplica": 0}},
      delete("generator-1", "generator-2"), "Training"),
-    ("scaled up", {"generator": {"minReplicas": 5, "maxReplicas": 9, "gpusPerReplica": 0}},
+    ("scaled up", {"generator": {"minReplicas": 5, "maxReplicas": 5, "gpusPerReplica": 0}},
      create("generator-3", "generator-4"), "Training"),
     ("fewer trainers are for the next attempt", {"trainer": {"replicas": 1, "gpusPerReplica": 0}}, (), "Training"),
     ("more trainers are for the next attempt", {"trainer": {"replicas": 4, "gpusPerReplica": 0}}, (), "Training"),
