@@ -10,8 +10,9 @@ Two questions, each with its own wrong stop:
   MARGIN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from forecast_curves import Array
@@ -29,7 +30,8 @@ PATIENCE = 5  # evaluations without a new best by MIN_DELTA
 MIN_DELTA = 0.005
 ETA = 3  # ASHA keeps the best third at each rung
 RUNGS = (1 / 9, 1 / 3)
-SELECTION, SATURATION = ("forecast: ceilingUpper", "median rule", "ASHA"), ("forecast: remainingGain", "patience")
+WEAK = ", `Weak` too"  # what `minEvidence: {verdict: Weak}` adds to the default
+SELECTION = ("forecast: ceilingUpper", f"forecast: ceilingUpper{WEAK}", "median rule", "ASHA")
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ def from_curve(curve: Points) -> Run:
 
 def replay(groups: Sequence[Sequence[Run]]) -> list[Outcome]:
     """Return the outcome of every policy over all groups."""
-    policies = {
+    policies: dict[str, Callable[[Sequence[Run], list[list[tuple[int, Observation]]]], Stops]] = {
         "forecast: ceilingUpper": _hopeless,
+        f"forecast: ceilingUpper{WEAK}": partial(_hopeless, verdict="Weak"),
         "median rule": _median_rule,
         "ASHA": _asha,
         "forecast: remainingGain": _flat,
+        f"forecast: remainingGain{WEAK}": partial(_flat, verdict="Weak"),
         "patience": _patience,
     }
     outcomes = []
@@ -114,20 +118,21 @@ def _first_hit(policy: StopPolicy, made: list[tuple[int, Observation]]) -> int |
     return None
 
 
-def _policy(name: str, when: StopCondition) -> StopPolicy:
-    return StopPolicy.model_validate({"name": name, "when": when, "for": REPEATS})
+def _policy(name: str, when: StopCondition, verdict: str) -> StopPolicy:
+    evidence = {"verdict": verdict}
+    return StopPolicy.model_validate({"name": name, "when": when, "for": REPEATS, "minEvidence": evidence})
 
 
-def _hopeless(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+def _hopeless(group: Sequence[Run], made: list[list[tuple[int, Observation]]], *, verdict: str = "Identified") -> Stops:
     """The user's threshold is MARGIN below the best that the group will reach: the hardest that is still fair."""
     bound = Bound(below=max(float(run.truth[-1]) for run in group) - MARGIN)
-    policy = _policy("hopeless", StopCondition(ceiling_upper=bound))
+    policy = _policy("hopeless", StopCondition(ceiling_upper=bound), verdict)
     return [_first_hit(policy, each) for each in made]
 
 
-def _flat(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
+def _flat(group: Sequence[Run], made: list[list[tuple[int, Observation]]], *, verdict: str = "Identified") -> Stops:
     del group
-    policy = _policy("flat", StopCondition(remaining_gain=Bound(below=0.01)))
+    policy = _policy("flat", StopCondition(remaining_gain=Bound(below=0.01)), verdict)
     return [_first_hit(policy, each) for each in made]
 
 

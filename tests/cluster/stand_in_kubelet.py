@@ -1,8 +1,9 @@
 """A kubelet that runs nothing: gives pods addresses, answers as their leaders, and ends them as a test says.
 
 `python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
-How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals` and
-`phase` are what it tells; `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is.
+How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals`,
+`vitals`, `phase` and `still` (seconds without a step) are what it tells; `waiting` is why its container does not start;
+`exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is, 1 unless it says so.
 
 Its node is a real object, `stand-in-<namespace>`, with a heartbeat: Kubernetes deletes the pods of nodes that are not.
 """
@@ -98,6 +99,8 @@ class StandIn:
             self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
         elif not pod["spec"].get("nodeName"):
             self.bind(pod)
+        elif status.get("phase") == "Pending" and "waiting" in behaviour:
+            self.report(pod, {"phase": "Pending"}, {"waiting": behaviour["waiting"]})
         elif status.get("phase") == "Pending":
             self.start(pod, is_leader, run)
         elif status.get("phase") == "Running" and "exit" in behaviour:
@@ -169,6 +172,7 @@ class StandIn:
 
     def progress(self, run: str, attempt: int, since: int) -> Pod:
         told = self.behaviour.get(run, {})
+        mine = told if told.get("attempt", 1) == attempt else {}
         step = told.get("step", 1)
         return {
             "run": run,
@@ -179,6 +183,8 @@ class StandIn:
             "computeGpuHours": 0.01 * step,
             "gpuSeconds": {"trainer": 12.0},
             "generatorsReady": 3,
+            "vitals": mine.get("vitals", []),
+            "stillSeconds": mine.get("still", 0.0),
             "evals": [each for each in told.get("evals", []) if each["index"] >= since],
             "checkpoint": {"step": step, "time": time.time(), "path": "/run/checkpoints"} if step > 1 else None,
             "time": time.time(),

@@ -107,6 +107,10 @@ class Lab:
     def attempts(self, name: str) -> list[Document]:
         return list(self.run(name)["status"]["attempts"])
 
+    def condition(self, name: str, kind: str) -> Document:
+        found: Document = next(each for each in self.run(name)["status"]["conditions"] if each["type"] == kind)
+        return found
+
     def pods(self, name: str) -> dict[str, str]:
         """Names, shortened to `trainer-0`, with uids."""
         found = self.core.list_namespaced_pod(self.namespace, label_selector=f"scalerl.io/run={name}").items
@@ -314,6 +318,59 @@ def test_a_policy_stops_a_run_and_that_is_no_failure(lab: Lab) -> None:
     conditions = {each["type"]: each["status"] for each in status["conditions"]}
     assert (conditions["Complete"], conditions["Failed"], status["stop"]["policy"]) == ("True", "False", "enough")
     assert status["attempts"][0]["stopCause"] == "StoppedByPolicy"
+
+
+def test_a_run_that_stands_still_is_saved_and_starts_again(lab: Lab) -> None:
+    """The leader answers and makes no step: it is asked to save, ends, and the next attempt trains; generators stay."""
+    lab.until_training("still", watchdog={"noStep": {"seconds": 600}}, failurePolicy={"maxRestarts": 1})
+    before = lab.pods("still")
+    lab.behave("still", attempt=1, step=30, still=601.0)
+    lab.until("the second attempt trains", lambda: lab.run("still")["status"]["attempt"] == 2)
+    lab.until("it trains", lambda: lab.state("still") == "Training")
+    first, second = lab.attempts("still")
+    assert (first["stopCause"], first["said"]) == ("WatchdogRestart", "Stopped")
+    assert first["stopMessage"] == "NoStep: no step has ended for 600 s; 30 are done"
+    assert "stopCause" not in second
+    after = lab.pods("still")
+    assert [name for name in before if after[name] != before[name]] == ["trainer-0", "trainer-1"]
+    assert lab.events("still") >= {"Unhealthy", "AskedToEnd", "AttemptEnded"}
+    lab.until("it is well", lambda: lab.condition("still", "Healthy")["status"] == "True")
+
+
+def test_a_warning_of_the_watchdog_is_a_condition_and_an_event(lab: Lab) -> None:
+    lab.until_training("stale", watchdog={"staleness": {"above": 8, "steps": 2}})
+    assert lab.condition("stale", "Healthy")["reason"] == "NothingFound"
+    lab.behave("stale", step=30, vitals=[{"step": step, "lag": 9.0} for step in (29, 30)])
+    lab.until("it is unwell", lambda: lab.condition("stale", "Healthy")["status"] == "False")
+    assert lab.condition("stale", "Healthy")["reason"] == "Stale"
+    lab.until("an event", lambda: "Unhealthy" in lab.events("stale"))
+    assert (lab.state("stale"), len(lab.attempts("stale"))) == ("Training", 1)
+
+
+def test_a_users_rule_fails_the_run_at_its_first_failure(lab: Lab) -> None:
+    rule = {"name": "bad-data", "action": "FailRun", "onExitCodes": {"operator": "In", "values": [42]}}
+    lab.until_training("ruled", failurePolicy={"maxRestarts": 5, "rules": [rule]})
+    lab.behave("ruled", exit=42, words={"reason": "Failed", "step": 3, "error": "shard 7 is cut"})
+    lab.until("it has failed", lambda: lab.state("ruled") == "FailedByRule")
+    assert lab.condition("ruled", "Failed")["message"] == (
+        "attempt 1 ended with exit code 42: shard 7 is cut (rule bad-data: FailRun)"
+    )
+    (only,) = lab.attempts("ruled")
+    assert (only["rule"], only["ruled"]) == ("bad-data", "FailRun")
+    lab.until("only the leader's log is left", lambda: set(lab.pods("ruled")) == {"trainer-0"})
+    lab.until("the event", lambda: "FailedByRule" in lab.events("ruled"))
+
+
+def test_pods_that_do_not_begin_are_let_go_and_tried_again(lab: Lab) -> None:
+    lab.behave("late", waiting={"reason": "ImagePullBackOff", "message": "no such image"})
+    lab.apply("late", deadlines={"pendingSeconds": 8}, failurePolicy={"maxRestarts": 0, "backoffSeconds": 15})
+    lab.until("it backs off", lambda: lab.state("late") == "BackingOff")
+    lab.until("it holds nothing", lambda: not lab.pods("late"))
+    first = lab.attempts("late")[0]
+    assert first["stopCause"] == "PendingDeadline"
+    assert first["stopMessage"] == "1 of 2 trainer pods run; trainer-0: ImagePullBackOff: no such image"
+    lab.until("the second attempt trains", lambda: lab.state("late") == "Training")
+    assert len(lab.attempts("late")) == 2
 
 
 def test_time_to_live(lab: Lab) -> None:

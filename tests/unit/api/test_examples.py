@@ -1,11 +1,15 @@
 """The shipped examples are valid, and the paper's run is the paper's run."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from scalerl_api import Recipe, RLRun, parse_run
+from scalerl_api.policies import Deadlines
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
@@ -37,3 +41,16 @@ def test_one_gpu_run_leaves_the_trainer_room() -> None:
     spec = load("qwen3-0.6b-one-gpu.yaml").spec
     assert spec.trainer.ranks == spec.generator.gpus_per_replica == 1
     assert spec.generator.gpu_memory_share < 0.5
+
+
+BLOCKS = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "docs/policies.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.split(":", 1)[0] for block in BLOCKS])
+def test_what_the_page_on_policies_shows_is_valid(block: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    parse_run(edit({f"spec.{name}": value for name, value in yaml.safe_load(block).items()}))
+
+
+def test_the_page_on_policies_states_the_default_bound_of_a_step() -> None:
+    assert Deadlines().step_seconds == 18_600  # 5 h 10 min
+    assert "5 h 10 min" in (EXAMPLES.parent / "docs/policies.md").read_text()
