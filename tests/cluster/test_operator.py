@@ -14,6 +14,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
@@ -449,3 +450,74 @@ def test_a_terminated_leader_hands_over_at_once(lab: Lab) -> None:
     assert leading.process.wait(timeout=SECONDS) == 0
     assert lab.lease_holder() != leader, "a lease that is not released is waited out"
     lab.until("the third leads", third.is_leading)
+
+
+def people(
+    lab: Lab, cluster: Any, folder: Path, *, role: str | None
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Return `scalerl` as somebody who has Kubernetes' own `role` in the namespace, or no right at all."""
+    name = f"person-{role or 'nobody'}"
+    lab.core.create_namespaced_service_account(lab.namespace, {"metadata": {"name": name}})
+    if role is not None:
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": lab.namespace}],
+        }
+        client.RbacAuthorizationV1Api(lab.api).create_namespaced_role_binding(lab.namespace, binding)
+    token = lab.core.create_namespaced_service_account_token(name, lab.namespace, {"spec": {}}).status.token
+    settings = yaml.safe_load(Path(cluster.kubeconfig).read_text())
+    settings["users"] = [{"name": user["name"], "user": {"token": token}} for user in settings["users"]]
+    kubeconfig = folder / name
+    kubeconfig.touch(mode=0o600)
+    kubeconfig.write_text(yaml.safe_dump(settings))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "scalerl_operator", *arguments, "-n", lab.namespace]
+        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+
+    return run
+
+
+def test_people_see_a_run_with_kubernetes_view_role_before_and_after_its_end(
+    lab: Lab, cluster: Any, tmp_path: Path
+) -> None:
+    """Status, and the report with its curve; the last point is in the leader's last words only. No Secret is read."""
+    scalerl = people(lab, cluster, tmp_path, role="view")
+    lab.until_training("seen")
+    assert "has no evaluation yet" in scalerl("report", "seen").stderr
+    lab.behave("seen", step=300, evals=curve(300)[:-1])
+    lab.until("a forecast", lambda: "forecast" in lab.run("seen")["status"])
+    during = scalerl("status", "seen")
+    assert during.returncode == 0, during.stderr
+    for wanted in ("Training", "300/400", "ceiling 0.7", "seen-trainer-1", "seen-generator-2", "AttemptCreated"):
+        assert wanted in during.stdout, during.stdout
+    page = tmp_path / "reports" / lab.namespace / "seen" / "report.html"
+    written = scalerl("report", "seen")
+    assert written.returncode == 0, written.stderr
+    assert "<td>290</td>" in page.read_text()
+    assert page.read_text().count("data:image/png;base64,") >= 1
+
+    last = {**curve(300)[-1], "passRate": 0.7312}
+    lab.behave("seen", step=400, exit=0, words={"reason": "Finished", "step": 400, "lastEval": last})
+    lab.until("it is finished", lambda: lab.state("seen") == "Finished")
+    after = scalerl("report", "seen")
+    assert after.returncode == 0, after.stderr
+    assert "<td>0.7312</td>" in page.read_text()
+    assert "made at half" in page.read_text()
+    listed = scalerl("status")
+    assert "seen" in listed.stdout
+    assert scalerl("status", "nothing").returncode == 2
+    logs = scalerl("logs", "seen")  # the stand-in's node has no kubelet that could be asked
+    assert logs.returncode != 0
+    assert "Traceback" not in logs.stderr, logs.stderr
+    account = f"system:serviceaccount:{lab.namespace}:person-view"
+    assert cluster.kubectl("auth", "can-i", "get", "secrets", "-n", lab.namespace, "--as", account).stdout == "no\n"
+
+
+def test_who_may_see_nothing_is_told_what_is_missing(lab: Lab, cluster: Any, tmp_path: Path) -> None:
+    done = people(lab, cluster, tmp_path, role=None)("status", "whole")
+    assert done.returncode == 1
+    for wanted in ("forbidden on context", 'cannot get resource "rlruns"', 'API group "scalerl.io"', lab.namespace):
+        assert wanted in done.stderr

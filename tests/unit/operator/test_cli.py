@@ -26,8 +26,10 @@ SHORT = {"steps": 40, "evalEverySteps": 10}
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
+    """An empty working folder, and no cluster: a name that is not here is looked for there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     return tmp_path
 
 
@@ -214,6 +216,11 @@ def test_status_lists_the_runs_and_finds_one(
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE"]
     assert row.split()[:3] == ["adder-digits", "Finished", "240/240"]
+    assert main(["status", "adder-digits", "--runs", str(run_folder.path.parent)]) == 0
+    out = capsys.readouterr().out
+    said = [line.split(maxsplit=1) for line in out.splitlines()[:2]]
+    assert said == [["run", f"adder-digits, in {run_folder.path}"], ["state", "Finished: budget spent at step 240"]]
+    assert "attempt 1 was killed by signal 9" in out
     assert main(["status", str(run_folder.path), "-o", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["status"]["progress"]["step"] == 240
     assert main(["status", "--runs", str(place / "none")]) == 0
@@ -229,6 +236,35 @@ def test_report_writes_the_report(run_folder: RunFolder, capsys: pytest.CaptureF
     (run_folder.path / "evals.jsonl").unlink()
     assert main(["report", str(run_folder.path)]) == 2
     assert "no evaluation yet" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("place")
+def test_logs_of_this_machine(run_folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", str(run_folder.path)]) == 2
+    assert "has no log yet" in capsys.readouterr().err
+    run_folder.log.write_bytes(b"one\ntwo \xff\nthree\n")
+    assert main(["logs", str(run_folder.path)]) == 0
+    assert capsys.readouterr().out == "one\ntwo \ufffd\nthree\n"
+    assert main(["logs", str(run_folder.path), "--tail", "1", "--follow"]) == 0, "nobody drives it: that is its end"
+    assert capsys.readouterr().out == "three\n"
+    assert main(["logs", str(run_folder.path), "--tail", "0"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["logs", str(run_folder.path), "--role", "trainer", "-p"]) == 2
+    assert "--role, --previous: about pods" in capsys.readouterr().err
+
+
+def test_a_log_of_this_machine_is_followed_until_its_run_is_over(run_folder: RunFolder) -> None:
+    """The last words are written just before the run ends."""
+    run_folder.log.write_text("one\n")
+    with records.lock_folder(run_folder):
+        pieces = records.read_log(run_folder, tail=None, follow=True)
+        assert next(pieces) == "one\n"
+        with run_folder.log.open("a") as file:
+            file.write("two\n")
+        assert next(pieces) == "two\n"
+        with run_folder.log.open("a") as file:
+            file.write("last\n")
+    assert list(pieces) == ["last\n"]
 
 
 @pytest.fixture

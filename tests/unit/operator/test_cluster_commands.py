@@ -187,7 +187,7 @@ def test_status_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["forecast"].startswith("ceiling 0.7")
     assert " evaluations)" in said["because"]
     assert said["cost"] == "trainer 0.252 device-h (idle 13%), generator 0.252 device-h (idle 6%)"  # 907 s / 3600
-    assert re.search("^Complete +True +Finished ", conditions, re.M)
+    assert re.search(r"(?m)^Complete +True +Finished ", conditions)
     assert roles.splitlines()[1].split()[:2] == ["trainer", "1"]
     assert "no evaluation" not in out
     assert "trainer-0" in pods
