@@ -81,6 +81,8 @@ class SeenPod:
     """Type -> status."""
     waiting: str = ""
     """What it waits for before it runs, by the scheduler's or the kubelet's word; empty if they say nothing."""
+    silent: bool = False
+    """All its containers have ended for good. The kubelet says its phase only later, when it has cleaned up."""
     lost: bool = False
     """A node, an eviction or a preemption ended it, not its process."""
     deleting: datetime | None = None
@@ -96,7 +98,7 @@ class SeenPod:
     @property
     def ended(self) -> bool:
         """Whether nothing of it runs, a user's further containers included: it holds no device."""
-        return self.gone or self.phase in ("Succeeded", "Failed")
+        return self.gone or self.silent or self.phase in ("Succeeded", "Failed")
 
     @property
     def is_leader(self) -> bool:
@@ -206,6 +208,7 @@ def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPo
         place=place,
         attempt=attempt,
         created=_time(metadata["creationTimestamp"]),
+        silent=for_good and all("terminated" in each.get("state", {}) for each in status["containerStatuses"]),
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready") == "True",
         ip=status.get("podIP", ""),

@@ -68,6 +68,9 @@ class Platform:
     def helm(self, *arguments: str | Path) -> str:
         return call("helm", *arguments, KUBECONFIG=self.kubeconfig, PATH=self.path)
 
+    def scalerl(self, *arguments: str | Path) -> str:
+        return call(Path(sys.executable).with_name("scalerl"), *arguments, KUBECONFIG=self.kubeconfig, PATH=self.path)
+
     def get(self, *arguments: str, namespace: str | None = None) -> Json:
         found: Json = json.loads(self.kubectl("get", *arguments, "-o", "json", namespace=namespace))
         return found

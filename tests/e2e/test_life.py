@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,3 +238,27 @@ def test_deleted_it_leaves_its_checkpoints_only(platform: Platform, life: Life) 
     )
     claims = platform.get("pvc", namespace=NAMESPACE)["items"]
     assert f"{RUN}-checkpoints" in {each["metadata"]["name"] for each in claims}
+
+
+def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp_path: Path) -> None:
+    """With what a person has at hand: the leader's log, its curve, its state; its pod of the generator is gone."""
+    document = quickstart(platform)
+    document["metadata"]["name"] = "short"
+    document["spec"]["warmStart"]["steps"] = 20
+    document["spec"]["budget"] = {"steps": 6, "evalEverySteps": 2}
+    platform.kubectl("apply", "-f", "-", text=json.dumps(document), namespace=NAMESPACE)
+
+    def state() -> str:
+        run = platform.get("rlrun", "short", namespace=NAMESPACE)
+        return str(run.get("status", {}).get("progress", {}).get("phase", ""))
+
+    def pods() -> list[str]:
+        items = platform.get("pods", "-l", "scalerl.io/run=short", namespace=NAMESPACE)["items"]
+        return [each["metadata"]["name"] for each in items]
+
+    wait_for("it finishes", lambda: state() == "Finished")
+    wait_for("only the leader's pod is kept", lambda: pods() == ["short-trainer-0"])
+    assert "Finished" in platform.scalerl("status", "short", "-n", NAMESPACE)
+    assert platform.scalerl("logs", "short", "-n", NAMESPACE)
+    platform.scalerl("report", "short", "-n", NAMESPACE, "--folder", tmp_path)
+    assert (tmp_path / "pass_rate.png").stat().st_size > 10_000

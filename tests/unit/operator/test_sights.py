@@ -208,3 +208,46 @@ def test_a_pod_that_goes_and_one_that_is_gone() -> None:
     gone = parse_seen_pod(pod({"phase": "Running"}), gone=True)
     assert gone is not None
     assert gone.over
+
+
+@pytest.mark.parametrize(
+    ("why", "others", "policy", "silent"),
+    [
+        ("nothing else", [], "Never", True),
+        (
+            "a further container has ended too",
+            [{"name": "log", "state": {"terminated": {"exitCode": 0}}}],
+            "Never",
+            True,
+        ),
+        ("a further container runs", [{"name": "log", "state": {"running": {}}}], "Never", False),
+        ("it will be started again", [], "Always", False),
+    ],
+)
+def test_a_pod_has_ended_before_the_kubelet_says_its_phase(
+    why: str, others: list[dict[str, Any]], policy: str, silent: bool
+) -> None:
+    """Else a leader's pod, which is kept for its log, would be deleted in that moment."""
+    ended = {"name": "runtime", "state": {"terminated": {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z"}}}
+    labels = {
+        "scalerl.io/run": "tiny",
+        "scalerl.io/role": "trainer",
+        "scalerl.io/index": "0",
+        "scalerl.io/attempt": "1",
+    }
+    pod = parse_seen_pod(
+        {
+            "metadata": {
+                "namespace": "research",
+                "name": "tiny-trainer-0",
+                "uid": "u",
+                "resourceVersion": "9",
+                "creationTimestamp": "2026-05-04T11:00:00Z",
+                "labels": labels,
+            },
+            "spec": {"restartPolicy": policy},
+            "status": {"phase": "Running", "containerStatuses": [ended, *others]},
+        }
+    )
+    assert pod is not None
+    assert (pod.silent, pod.ended) == (silent, silent), why
