@@ -43,11 +43,16 @@ ENOUGH = [
     {"name": "enough", "when": {"passRate": {"above": 0.64}}, "for": 3, "mode": "Enforce"},
     *QUICKSTART["stopPolicies"],
 ]
-SHORT = {"budget": {"steps": 40, "evalEverySteps": 10}, "warmStart": {**QUICKSTART["warmStart"], "steps": 120}}
+SHORT = {
+    "warmStart": {**QUICKSTART["warmStart"], "steps": 60, "wrongSteps": 10},
+    "data": {**QUICKSTART["data"], "heldOut": {"prompts": 48, "samplesPerPrompt": 2}},
+    "budget": {"steps": 16, "evalEverySteps": 4},
+    "stopPolicies": [],
+}
 RUNS: dict[str, Json] = {
     "waits": {**QUICKSTART, "suspend": True},
     "misspelt": {**QUICKSTART, "trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "x"}}}},
-    "smoke": {**QUICKSTART, **SHORT, "stopPolicies": []},
+    "smoke": {**QUICKSTART, **SHORT},
     "sums": {**QUICKSTART, "stopPolicies": ENOUGH},
 }
 STAND_IN = {"template": {"spec": {"schedulerName": "stand-in"}}}

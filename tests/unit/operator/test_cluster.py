@@ -161,6 +161,33 @@ def test_an_idle_run_costs_nothing(world: Callable[..., World]) -> None:
     assert found.server.calls == []
 
 
+def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that(world: Callable[..., World]) -> None:
+    found = world()
+    found.gauges.set_leading(True)
+
+    def states() -> list[str]:
+        lines = found.gauges.render().decode().splitlines()
+        return [line for line in lines if line.startswith("scalerl_run_state{")]
+
+    play(found.go())
+    assert states() == ['scalerl_run_state{namespace="research",run="tiny",state="Pending"} 1.0']
+    stored = found.server.objects["rlruns", *KEY]
+    found.server.store(RUNS, {**stored, "spec": {**stored["spec"], "suspend": True}})
+    play(found.go())
+    assert states() == [f'scalerl_run_state{{namespace="research",run="tiny",state="{found.state}"}} 1.0']
+    assert "Pending" not in states()[0]
+    del found.server.objects["rlruns", *KEY]
+    play(found.go())
+    assert states() == []
+
+
+def test_another_managers_run_is_not_shown(world: Callable[..., World]) -> None:
+    found = world(managedBy="kueue.x-k8s.io/multikueue")
+    found.gauges.set_leading(True)
+    play(found.go())
+    assert b'run="tiny"' not in found.gauges.render()
+
+
 def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World]) -> None:
     found = world()
     found.leading = False

@@ -222,6 +222,19 @@ def test_the_server_is_asked_only_about_a_leader_that_does_not_answer(world: Wor
     assert world.questions[0] == Question("tiny", "u1", 1, CREATED, NOW)
 
 
+def test_answers_between_misses_begin_the_count_anew(world: World) -> None:
+    def every_third(_since: int) -> Progress:
+        if len(world.asked) % MISSES:
+            raise TelemetryError("no route")
+        return progress()
+
+    world.begin(with_prometheus=True)
+    world.answer = every_third
+    world.place(1)
+    play(world.until(lambda: len(world.asked) > 4 * MISSES))
+    assert world.questions == []
+
+
 def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
     """The leader is out of reach for evaluations 2 to 4; Prometheus has them; then it answers again."""
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(6))

@@ -31,6 +31,8 @@ class Api:
         self.lease: Json | None = None
         self.lists_fail = self.lists_are_nonsense = self.lease_fails = False
         self.lists = 0
+        self.objects: dict[str, list[Json]] = {"rlruns": [], "pods": []}
+        self.prometheus: list[str] = []
         self.closing = Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -43,8 +45,12 @@ class Api:
         if path.endswith(("/rlruns", "/pods")):
             self.lists += 1
             kind = "RLRun" if path.endswith("/rlruns") else "Pod"
-            head = {"apiVersion": "v1", "kind": f"{kind}List", "metadata": {"resourceVersion": "1"}, "items": []}
+            head = {"apiVersion": "v1", "kind": f"{kind}List", "metadata": {"resourceVersion": "9"}}
+            head["items"] = self.objects[path.rsplit("/", 1)[1]]
             return ({} if self.lists_are_nonsense else head), 503 if self.lists_fail else 200
+        if path.startswith("/prom/"):
+            self.prometheus.append(path)
+            return {"status": "success", "data": {"resultType": "vector", "result": []}}, 200
         return DISCOVERY.get(path.rstrip("/"), {}), 200
 
     def write_lease(self, given: Json) -> tuple[Json, int]:
@@ -81,6 +87,10 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(*self.api.write_lease(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
 
     do_PUT = do_POST
+
+    def do_PATCH(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer({}, 503)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -136,7 +146,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def start(api: Api, tmp_path: Path) -> Iterator[Callable[..., Replica]]:
-    """`start(name)`: a replica."""
+    """`start(name, ...)`: a replica, with further arguments."""
     replicas: list[Replica] = []
     kubeconfig = {
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server.server_port}"}}],
@@ -148,11 +158,11 @@ def start(api: Api, tmp_path: Path) -> Iterator[Callable[..., Replica]]:
     (tmp_path / "kubeconfig").chmod(0o600)
     (tmp_path / "key").write_bytes(b"0123456789abcdef")
 
-    def run(name: str) -> Replica:
+    def run(name: str, *more: str) -> Replica:
         with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as probe:
             port = probe.server_port
         command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "i", "--identity", name]
-        command += ["--token-key-file", str(tmp_path / "key"), "--lease-namespace", "ops", "--http", str(port)]
+        command += ["--token-key-file", str(tmp_path / "key"), "--lease-namespace", "ops", "--http", str(port), *more]
         environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
         log = tmp_path / f"{name}.log"
         with log.open("wb") as out:
@@ -214,6 +224,35 @@ def test_a_leader_that_does_not_understand_the_first_lists_ends_with_an_error(
     leader = start("one")
     assert leader.process.wait(SECONDS) == 1
     assert "the first lists ended" in leader.log.read_text()
+
+
+def test_a_leader_that_does_not_answer_is_asked_about_at_the_named_prometheus(
+    api: Api, start: Callable[..., Replica], document: Callable[..., Json]
+) -> None:
+    """The pod's address is nobody's."""
+    born = {"namespace": "research", "creationTimestamp": "2026-05-04T12:00:00Z", "resourceVersion": "3"}
+    run = {**document(managedBy="scalerl.io/operator"), "metadata": {"name": "tiny", "uid": "u1", **born}}
+    labels = {"scalerl.io/run": "tiny", "scalerl.io/role": "trainer", "scalerl.io/index": "0"}
+    owner = {"controller": True, "uid": "u1", "name": "tiny", "kind": "RLRun"}
+    running = {"name": "runtime", "state": {"running": {"startedAt": born["creationTimestamp"]}}}
+    api.objects["rlruns"] = [run]
+    api.objects["pods"] = [
+        {
+            "metadata": {
+                "name": "tiny-trainer-0",
+                "uid": "p1",
+                "labels": {**labels, "scalerl.io/attempt": "1"},
+                "ownerReferences": [owner],
+                **born,
+            },
+            "spec": {},
+            "status": {"phase": "Running", "podIP": "127.250.250.250", "containerStatuses": [running]},
+        }
+    ]
+    url = f"http://127.0.0.1:{api.server.server_port}/prom"
+    leader = start("one", "--prometheus-url", url, "--poll-seconds", "0.2")
+    leader.until("it is read", lambda: 'readings_total{result="not_scraped"} 1.0' in leader.ask("/metrics")[1])
+    assert api.prometheus == [f"/prom/api/v1/{call}" for call in ("query_range", "query", "query")]
 
 
 def test_a_key_that_is_too_short_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import pytest
 from scalerl_operator.names import Place
 from scalerl_operator.sights import parse_last_words, parse_seen_pod, parse_seen_run
 
-METADATA = {"namespace": "research", "uid": "9f", "resourceVersion": "812", "generation": 3}
+METADATA = {
+    "creationTimestamp": "2026-05-04T11:58:07Z",
+    "namespace": "research",
+    "uid": "9f",
+    "resourceVersion": "812",
+    "generation": 3,
+}
 
 
 @pytest.fixture
@@ -25,6 +31,7 @@ def test_a_run(stored: Callable[..., dict[str, Any]]) -> None:
     seen = parse_seen_run(stored({"managedBy": "scalerl.io/operator"}, status={"attempt": 7, "observedGeneration": 2}))
     assert (seen.key, seen.uid, seen.version, seen.generation) == (("research", "tiny"), "9f", 812, 3)
     assert (seen.managed_by, seen.deleting) == ("scalerl.io/operator", False)
+    assert seen.created == datetime(2026, 5, 4, 11, 58, 7, tzinfo=UTC)
     assert seen.run is not None
     assert seen.run.metadata.namespace == "research"
     assert seen.status is not None
