@@ -30,6 +30,7 @@ class LeaseKeeper:
         self._identity = identity
         self._terms = terms or Terms()
         self._watched = Watched()
+        self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
         self._renewed: float | None = None
         self._clock: Callable[[], float] = time.monotonic
         self.beat = self._clock()
@@ -71,7 +72,7 @@ class LeaseKeeper:
         """Take, renew or leave the lease; return whether this replica leads by it now."""
         began = self.beat = self._clock()
         try:
-            async with asyncio.timeout(self._terms.retry):
+            async with asyncio.timeout(self._terms.look):
                 return await self._take_part(began)
         except (KubeError, TimeoutError) as error:
             if not (isinstance(error, KubeError) and error.status == 409):  # another was quicker
@@ -79,13 +80,15 @@ class LeaseKeeper:
             return False
 
     async def _take_part(self, began: float) -> bool:
-        stored = await self._read()
-        self._watched = watch(self._watched, _parse(stored), self._clock())
-        step = choose(self._watched, self._identity.me, self._clock(), self._terms)
-        if step == "wait":
-            return False
-        written = await self._write(stored)
-        self._watched = Watched(_parse(written), self._clock())
+        stored, self._mine = self._mine, None  # a write without an answer may have happened
+        if stored is None or not self.is_leading():
+            stored = await self._read()
+            self._watched = watch(self._watched, _parse(stored), self._clock())
+            if choose(self._watched, self._identity.me, self._clock(), self._terms) == "wait":
+                self._renewed = None  # another holds it: not a moment longer
+                return False
+        self._mine = await self._write(stored)
+        self._watched = Watched(_parse(self._mine), self._clock())
         self._renewed = began  # the writing took time, of which others know nothing
         return True
 

@@ -22,6 +22,8 @@ class Server:
         self.lease: Json | None = None
         self.version = 0
         self.is_away = False
+        self.delay = 0.0
+        self.gets = 0
 
     def _write(self, document: Json) -> Json:
         self.version += 1
@@ -35,6 +37,7 @@ class Server:
 
     async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
         self._check()
+        self.gets += 1
         if self.lease is None:
             raise KubeError("get", 404, "NotFound", name)
         return {**self.lease, "spec": dict(self.lease["spec"])}
@@ -46,6 +49,7 @@ class Server:
         return self._write(document)
 
     async def replace(self, _resource: Resource, document: Json) -> Json:
+        await asyncio.sleep(self.delay)
         self._check()
         if document["metadata"]["resourceVersion"] != str(self.version):
             raise KubeError("replace", 409, "Conflict", "lease")
@@ -57,9 +61,9 @@ def server() -> Server:
     return Server()
 
 
-def keeper(server: Server, me: str) -> LeaseKeeper:
+def keeper(server: Server, me: str, terms: Terms = TERMS) -> LeaseKeeper:
     api: Any = server
-    return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), TERMS)
+    return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), terms)
 
 
 def play(story: Awaitable[None]) -> None:
@@ -137,3 +141,45 @@ def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: Server) -> None
     play(story())
     assert server.lease is not None
     assert server.lease["spec"]["leaseTransitions"] == 0
+
+
+def test_a_leader_renews_without_reading(server: Server) -> None:
+    leader = keeper(server, "a")
+
+    async def story() -> None:
+        await leader.acquire()
+        before = server.gets
+        for _ in range(3):
+            assert await leader._look()
+        assert server.gets == before
+
+    play(story())
+    assert server.version == 4
+
+
+def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: Server) -> None:
+    leader = keeper(server, "a")
+
+    async def story() -> None:
+        await leader.acquire()
+        assert server.lease is not None
+        server._write({**server.lease, "spec": {**server.lease["spec"], "holderIdentity": "b"}})
+        assert not await leader._look(), "the write was refused"
+        assert not await leader._look(), "it is another's"
+        assert not leader.is_leading()
+
+    play(story())
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "b"
+
+
+def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: Server) -> None:
+    patient = Terms(duration=60.0, renew=40.0, retry=0.01)
+    leader = keeper(server, "a", patient)
+
+    async def story() -> None:
+        await leader.acquire()
+        server.delay = 0.1
+        assert await leader._look()
+
+    play(story())
