@@ -14,6 +14,7 @@ from typing import Any
 import kopf
 
 from scalerl_api.rlrun import API_VERSION, PLURAL
+from scalerl_operator.kube import PAGE
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 
 Body = Mapping[str, Any]
@@ -79,10 +80,28 @@ def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.O
     return registry
 
 
+class _NoDifferences(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf is not typed for mypy
+    """kopf compares every event's object with the one before, which is most of its work. Nothing here asks for it."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """An object as it matters to us: not at all."""
+        del body, extra_fields
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        """Nothing is kept."""
+        del body
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Nothing is kept."""
+
+
 async def _watch(registry: kopf.OperatorRegistry, watches: Watches, stop: threading.Event) -> None:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # events are ours
+    settings.persistence.diffbase_storage = _NoDifferences()
     settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["pods"] = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
     settings.scanning.disabled = True  # else it must read all namespaces and CRDs; ours is there before we are
     logging.getLogger("kopf").setLevel(logging.WARNING)

@@ -31,7 +31,7 @@ from scalerl_operator.objects import PodOptions
 from scalerl_operator.plan import Limits
 from scalerl_operator.prometheus import Server, fetch_reading
 from scalerl_operator.reconciler import Reconciler
-from scalerl_operator.sights import parse_seen_pod, parse_seen_run
+from scalerl_operator.sights import parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class _Replica:
 
     def _on_run(self, body: Body, deleted: bool) -> None:
         self._watch_sign = time.monotonic()
-        run = parse_seen_run(body)
+        run = parse_seen_run(body, self._store.run(run_key(body)))
         if deleted:
             self._store.drop_run(run)
             self._reconciler.mark(run.key)
