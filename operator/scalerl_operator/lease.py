@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from scalerl_operator.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
 from scalerl_operator.kube import LEASES, Json, Kube, KubeError
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,25 @@ class Identity:
     namespace: str
     name: str
     me: str
+
+
+class LeaseLoop:
+    """A loop in a thread of its own: the lease is renewed also while ten thousand pods are being read."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lease", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Carry `work` out there; who cancels the wait cancels the work."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self) -> None:
+        """End the thread; nothing may be under way."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class LeaseKeeper:
@@ -60,13 +83,17 @@ class LeaseKeeper:
         if not self.is_leading():
             return
         self._renewed = None
-        try:
-            stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
-            if stored["spec"].get("holderIdentity") == self._identity.me:
-                stored["spec"]["holderIdentity"] = ""
-                await self._kube.replace(LEASES, stored)
-        except KubeError as error:
-            log.warning("the lease was not released, others wait for its end: %s", error)
+        for attempt in (1, 2):  # a renewal that was cut off may still have arrived after the first read
+            try:
+                stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+                if stored["spec"].get("holderIdentity") == self._identity.me:
+                    stored["spec"]["holderIdentity"] = ""
+                    await self._kube.replace(LEASES, stored)
+                return
+            except KubeError as error:
+                if attempt == 2 or error.status != 409:
+                    log.warning("the lease was not released, others wait for its end: %s", error)
+                    return
 
     async def _look(self) -> bool:
         """Take, renew or leave the lease; return whether this replica leads by it now."""
