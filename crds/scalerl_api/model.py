@@ -1,5 +1,6 @@
 """The base of every API type: frozen, camelCase on the wire, no unknown field. PURE."""
 
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -27,7 +28,7 @@ class ApiModel(BaseModel):
     @classmethod
     def _as_strict_as_the_api_server(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what pydantic would silently convert: `true` or "8" for a whole number, 1 for true."""
-        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        kinds = _kinds(cls, info.field_name or "")
         if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
             raise PydanticCustomError("int_type" if int in kinds else "float_type", "a number is needed")
         if isinstance(value, str) and int in kinds and str not in kinds:
@@ -37,9 +38,11 @@ class ApiModel(BaseModel):
         return value
 
 
-def _kinds(annotation: Any) -> set[Any]:
+@cache
+def _kinds(model: type[BaseModel], name: str) -> frozenset[Any]:
     """The plain types that a field takes: {int, NoneType} for `int | None`; none for a list or a mapping."""
+    annotation = model.model_fields[name].annotation
     origin = get_origin(annotation)
     if origin in (Union, UnionType, Literal):
-        return {each if isinstance(each, type) else type(each) for each in get_args(annotation)}
-    return {annotation} if origin is None else set()
+        return frozenset(each if isinstance(each, type) else type(each) for each in get_args(annotation))
+    return frozenset({annotation}) if origin is None else frozenset()

@@ -22,7 +22,7 @@ from scalerl_operator.leaders import Leaders
 from scalerl_operator.names import FIELD_MANAGER, LEADER
 from scalerl_operator.objects import Owner, PodOptions, build_common, build_pod, reference
 from scalerl_operator.podplan import Create, Delete, PodPlan
-from scalerl_operator.sights import Key, SeenPod, SeenRun, Sight, parse_seen_pod, parse_seen_run
+from scalerl_operator.sights import Key, SeenPod, SeenRun, Sight, parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.store import Store
 from scalerl_operator.writing import Happening, is_due, list_happenings, wanted_annotations
 
@@ -143,7 +143,7 @@ class KubeCluster:
             }
             stored = await self._kube.apply(RUNS, document, "status")
             written.status_time = now
-            self._store.put_run(parse_seen_run(stored))
+            self._store.put_run(parse_seen_run(stored, run))
             for happening in list_happenings(run.status, status, now):
                 await self._tell(run, happening)
         await self._annotate(run, wanted_annotations(status))
@@ -153,22 +153,24 @@ class KubeCluster:
             self._check_leading()
             head = _head(run)
             head["metadata"]["annotations"] = wanted
-            self._store.put_run(parse_seen_run(await self._kube.apply(RUNS, head)))
+            self._store.put_run(parse_seen_run(await self._kube.apply(RUNS, head), run))
 
     async def _change(self, sight: Sight, plan: PodPlan, written: _Written) -> None:
+        owner = None
         if sight.run.run is not None and any(isinstance(each, Create) for each in plan.changes):
-            await self._share(self._owner(sight.run, sight.run.run), written)
-        tasks = [self._one(sight.run, change) for change in plan.changes if not _is_leaders(change)]
+            owner = self._owner(sight.run, sight.run.run)
+            await self._share(owner, written)
+        tasks = [self._one(sight.run, owner, change) for change in plan.changes if not _is_leaders(change)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
         for change in plan.changes:
             if _is_leaders(change):  # its pod says that all others were made
-                await self._one(sight.run, change)
+                await self._one(sight.run, owner, change)
 
-    async def _one(self, run: SeenRun, change: Create | Delete) -> None:
+    async def _one(self, run: SeenRun, owner: Owner | None, change: Create | Delete) -> None:
         self._check_leading()
         match change:
-            case Create():
-                await self._create(run, change)
+            case Create() if owner is not None:
+                await self._create(run, owner, change)
             case Delete():
                 await self._delete(run, change)
 
@@ -187,11 +189,9 @@ class KubeCluster:
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
         written.common = digest
 
-    async def _create(self, run: SeenRun, change: Create) -> None:
+    async def _create(self, run: SeenRun, owner: Owner, change: Create) -> None:
         """Make a pod. Not applied: that would change one of the same name that is on its way out."""
-        if run.run is None:
-            return
-        pod = build_pod(self._owner(run, run.run), change.place, change.attempt, self._rights.options)
+        pod = build_pod(owner, change.place, change.attempt, self._rights.options)
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:
@@ -288,8 +288,9 @@ async def load_store(kube: Kube, store: Store, namespaces: Sequence[str | None],
     """Bring the caches to what is stored now; return the runs of which something was news. Raises KubeError."""
     news: set[Key] = set()
     for namespace in namespaces:
-        runs, version = await kube.list(RUNS, namespace)
-        pods, _ = await kube.list(PODS, namespace, selector)
-        found: list[SeenPod] = [pod for pod in map(parse_seen_pod, pods) if pod is not None]
-        news |= store.reconcile_lists(map(parse_seen_run, runs), found, version, namespace)
+        runs, version = await kube.gather(
+            RUNS, namespace, keep=lambda each: parse_seen_run(each, store.run(run_key(each)))
+        )
+        pods, _ = await kube.gather(PODS, namespace, selector, keep=parse_seen_pod)
+        news |= store.reconcile_lists(runs, [pod for pod in pods if pod is not None], version, namespace)
     return news

@@ -21,6 +21,11 @@ class Terms:
     retry: float = 2.0
     """Between two looks."""
 
+    @property
+    def look(self) -> float:
+        """Longest time of one look: a slow API server gets a second chance before the leader must stop."""
+        return self.renew / 2
+
 
 @dataclass(frozen=True)
 class LeaseSeen:

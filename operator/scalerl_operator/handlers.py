@@ -7,6 +7,7 @@ thread with a loop of its own: its signal handlers stay away from ours, and its 
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import kopf
 
 from scalerl_api.rlrun import API_VERSION, PLURAL
+from scalerl_operator.kube import PAGE
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 
 Body = Mapping[str, Any]
@@ -22,6 +24,7 @@ OnEvent = Callable[[Body, bool], None]
 
 SERVER_SECONDS = 300  # a watch is asked anew so often, so that one that died unseen costs no more than that
 STOP_SECONDS = 10.0
+CALLS_AT_ONCE = 100  # the first lists are 10,000 objects: the loop has a lease to renew meanwhile
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable
     Every object that exists is told of soon after, and again where a watch has fallen so far behind that it lists anew.
     """
     stop, ended = threading.Event(), threading.Event()
-    registry = _build_registry(watches, loop)
+    registry = _build_registry(watches, _Relay(loop))
 
     def run() -> None:
         try:
@@ -60,7 +63,33 @@ def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable
     return end
 
 
-def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+class _Relay:
+    """Carries calls into another thread's loop, in order, as many as have come at one waking."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._calls: deque[tuple[OnEvent, Body, bool]] = deque()
+        self._woken = False
+
+    def send(self, call: OnEvent, body: Body, deleted: bool) -> None:
+        """Ask for one call; from the watching thread."""
+        self._calls.append((call, body, deleted))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._woken = False  # before the look: who sends from now on wakes again
+        try:
+            for _ in range(min(len(self._calls), CALLS_AT_ONCE)):
+                call, body, deleted = self._calls.popleft()
+                call(body, deleted)
+        finally:  # a call that fails is told by the loop; those behind it are made all the same
+            if self._calls:
+                self._loop.call_soon(self._empty)
+
+
+def _build_registry(watches: Watches, relay: _Relay) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -68,10 +97,10 @@ def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.O
         return found or kopf.login_with_kubeconfig(**arguments)
 
     async def on_run(type: str | None, body: Body, **_: Any) -> None:
-        loop.call_soon_threadsafe(watches.on_run, dict(body), type == "DELETED")
+        relay.send(watches.on_run, body, type == "DELETED")
 
     async def on_pod(type: str | None, body: Body, **_: Any) -> None:
-        loop.call_soon_threadsafe(watches.on_pod, dict(body), type == "DELETED")
+        relay.send(watches.on_pod, body, type == "DELETED")
 
     kopf.on.login(registry=registry)(login)
     kopf.on.event(*API_VERSION.split("/"), PLURAL, registry=registry)(on_run)
@@ -79,10 +108,28 @@ def _build_registry(watches: Watches, loop: asyncio.AbstractEventLoop) -> kopf.O
     return registry
 
 
+class _NoDifferences(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf is not typed for mypy
+    """kopf compares every event's object with the one before, which is most of its work. Nothing here asks for it."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """An object as it matters to us: not at all."""
+        del body, extra_fields
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        """Nothing is kept."""
+        del body
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Nothing is kept."""
+
+
 async def _watch(registry: kopf.OperatorRegistry, watches: Watches, stop: threading.Event) -> None:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # events are ours
+    settings.persistence.diffbase_storage = _NoDifferences()
     settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["pods"] = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
     settings.scanning.disabled = True  # else it must read all namespaces and CRDs; ours is there before we are
     logging.getLogger("kopf").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -18,10 +18,11 @@ from scalerl_api.rlrun import API_VERSION, PLURAL
 from scalerl_operator.names import FIELD_MANAGER
 
 Json = dict[str, Any]
+Item = TypeVar("Item")
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ANSWER_SECONDS = 15.0  # longest wait for one answer; a list of 10,000 pods takes 2
-PAGE = 1000
+PAGE = 500
 LISTINGS = 3  # a list that grows old while its pages are read is begun anew so often
 BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call may be sent again
 BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
@@ -150,30 +151,45 @@ class Kube:
         """Return one object."""
         return await self._call("GET", resource.path(namespace, name))
 
-    async def _pages(self, resource: Resource, namespace: str | None, query: dict[str, str]) -> tuple[list[Json], int]:
-        found: list[Json] = []
-        while True:
-            page = await self._call("GET", resource.path(namespace), query=query)
-            found += page["items"]
-            kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
-            if not page["metadata"].get("continue"):
-                return [{**kind, **item} for item in found], int(page["metadata"]["resourceVersion"])
-            query["continue"] = page["metadata"]["continue"]
+    async def gather(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str = "",
+        *,
+        fields: str = "",
+        keep: Callable[[Json], Item],
+    ) -> tuple[list[Item], int]:
+        """Return what `keep` makes of all objects that labels and fields select, and when they were read.
 
-    async def list(
-        self, resource: Resource, namespace: str | None, selector: str = "", *, fields: str = ""
-    ) -> tuple[list[Json], int]:
-        """Return all objects that labels and fields select, and the resourceVersion at which they were read."""
+        That is a resourceVersion. Only PAGE objects are there at a time: 10,000 pods as dictionaries are 400 MB.
+        """
         query = {"limit": str(PAGE)}
         query |= ({"labelSelector": selector} if selector else {}) | ({"fieldSelector": fields} if fields else {})
         left = LISTINGS
         while True:
             left -= 1
             try:
-                return await self._pages(resource, namespace, dict(query))
+                return await self._gather(resource.path(namespace), dict(query), keep)
             except KubeError as error:
                 if error.status != 410 or not left:
                     raise
+
+    async def _gather(self, path: str, query: dict[str, str], keep: Callable[[Json], Item]) -> tuple[list[Item], int]:
+        found: list[Item] = []
+        while True:
+            page = await self._call("GET", path, query=query)
+            kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
+            found += [keep({**kind, **item}) for item in page["items"]]
+            if not page["metadata"].get("continue"):
+                return found, int(page["metadata"]["resourceVersion"])
+            query["continue"] = page["metadata"]["continue"]
+
+    async def list(
+        self, resource: Resource, namespace: str | None, selector: str = "", *, fields: str = ""
+    ) -> tuple[list[Json], int]:
+        """Return all objects that labels and fields select, and the resourceVersion at which they were read."""
+        return await self.gather(resource, namespace, selector, fields=fields, keep=lambda each: each)
 
     async def create(self, resource: Resource, document: Json) -> Json:
         """Make an object; status 409 if there is one of that name."""

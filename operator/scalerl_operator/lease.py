@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from scalerl_operator.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
 from scalerl_operator.kube import LEASES, Json, Kube, KubeError
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,25 @@ class Identity:
     me: str
 
 
+class LeaseLoop:
+    """A loop in a thread of its own: the lease is renewed also while ten thousand pods are being read."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lease", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Carry `work` out there; who cancels the wait cancels the work."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self) -> None:
+        """End the thread; nothing may be under way."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 class LeaseKeeper:
     """One replica's view of the lease. Between renewals `is_leading` is answered by the local clock."""
 
@@ -30,6 +53,7 @@ class LeaseKeeper:
         self._identity = identity
         self._terms = terms or Terms()
         self._watched = Watched()
+        self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
         self._renewed: float | None = None
         self._clock: Callable[[], float] = time.monotonic
         self.beat = self._clock()
@@ -59,19 +83,23 @@ class LeaseKeeper:
         if not self.is_leading():
             return
         self._renewed = None
-        try:
-            stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
-            if stored["spec"].get("holderIdentity") == self._identity.me:
-                stored["spec"]["holderIdentity"] = ""
-                await self._kube.replace(LEASES, stored)
-        except KubeError as error:
-            log.warning("the lease was not released, others wait for its end: %s", error)
+        for attempt in (1, 2):  # a renewal that was cut off may still have arrived after the first read
+            try:
+                stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+                if stored["spec"].get("holderIdentity") == self._identity.me:
+                    stored["spec"]["holderIdentity"] = ""
+                    await self._kube.replace(LEASES, stored)
+                return
+            except KubeError as error:
+                if attempt == 2 or error.status != 409:
+                    log.warning("the lease was not released, others wait for its end: %s", error)
+                    return
 
     async def _look(self) -> bool:
         """Take, renew or leave the lease; return whether this replica leads by it now."""
         began = self.beat = self._clock()
         try:
-            async with asyncio.timeout(self._terms.retry):
+            async with asyncio.timeout(self._terms.look):
                 return await self._take_part(began)
         except (KubeError, TimeoutError) as error:
             if not (isinstance(error, KubeError) and error.status == 409):  # another was quicker
@@ -79,13 +107,15 @@ class LeaseKeeper:
             return False
 
     async def _take_part(self, began: float) -> bool:
-        stored = await self._read()
-        self._watched = watch(self._watched, _parse(stored), self._clock())
-        step = choose(self._watched, self._identity.me, self._clock(), self._terms)
-        if step == "wait":
-            return False
-        written = await self._write(stored)
-        self._watched = Watched(_parse(written), self._clock())
+        stored, self._mine = self._mine, None  # a write without an answer may have happened
+        if stored is None or not self.is_leading():
+            stored = await self._read()
+            self._watched = watch(self._watched, _parse(stored), self._clock())
+            if choose(self._watched, self._identity.me, self._clock(), self._terms) == "wait":
+                self._renewed = None  # another holds it: not a moment longer
+                return False
+        self._mine = await self._write(stored)
+        self._watched = Watched(_parse(self._mine), self._clock())
         self._renewed = began  # the writing took time, of which others know nothing
         return True
 

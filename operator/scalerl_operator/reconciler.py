@@ -22,6 +22,7 @@ from scalerl_operator.sights import Key
 log = logging.getLogger(__name__)
 
 WORKERS = 16
+SETTLE_SECONDS = 0.05  # from an event to its pass: a run's pods change in bursts, and one pass sees all of one
 PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own bound
 
 
@@ -40,7 +41,7 @@ class Reconciler:
 
     def mark(self, key: Key) -> None:
         """Something happened to a run."""
-        self._queue.add(key, time.monotonic())
+        self._queue.add(key, time.monotonic(), delay=SETTLE_SECONDS)
         self._woken.set()
 
     async def work_forever(self) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -24,14 +25,14 @@ from scalerl_operator.handlers import Body, Watches, start_watches
 from scalerl_operator.health import Signs, find_dead, find_unready, start_health
 from scalerl_operator.kube import Kube, KubeError, load_connection
 from scalerl_operator.leaders import Leaders, Means, Read
-from scalerl_operator.lease import Identity, LeaseKeeper
+from scalerl_operator.lease import Identity, LeaseKeeper, LeaseLoop
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.network import InvalidIsolation, Isolation
 from scalerl_operator.objects import PodOptions
 from scalerl_operator.plan import Limits
 from scalerl_operator.prometheus import Server, fetch_reading
 from scalerl_operator.reconciler import Reconciler
-from scalerl_operator.sights import parse_seen_pod, parse_seen_run
+from scalerl_operator.sights import parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
@@ -61,14 +62,15 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace, key: bytes, isolation: Isolation | None) -> int:
-    replica = _Replica(options, key, isolation)
+    lease = await _build_lease(options)
+    replica = _Replica(options, key, isolation, lease)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     health = await replica.start_health()
     try:
-        standby = asyncio.create_task(replica.keeper.acquire())
+        standby = asyncio.create_task(lease.loop.run(lease.keeper.acquire()))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([standby, stopping], return_when=asyncio.FIRST_COMPLETED)
         standby.cancel()
@@ -80,20 +82,45 @@ async def _serve(options: argparse.Namespace, key: bytes, isolation: Isolation |
         await health.cleanup()
 
 
+@dataclass(frozen=True)
+class _Lease:
+    """The election's part of the process."""
+
+    loop: LeaseLoop
+    kube: Kube
+    """A client of its own: the lease must not wait behind a thousand pods."""
+    keeper: LeaseKeeper
+
+    async def close(self) -> None:
+        """Let another replica lead at once."""
+        await self.loop.run(self.keeper.release())
+        await self.loop.run(self.kube.close())
+        self.loop.close()
+
+
+async def _build_lease(options: argparse.Namespace) -> _Lease:
+    """Start the loop of the lease, with its client."""
+    me = options.identity or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    loop = LeaseLoop()
+
+    async def connect() -> Kube:
+        return Kube(load_connection(os.environ), parallel=2)
+
+    kube = await loop.run(connect())
+    return _Lease(loop, kube, LeaseKeeper(kube, Identity(options.lease_namespace, options.lease_name, me)))
+
+
 class _Replica:
     """The parts of one process, put together."""
 
-    def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None):
+    def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None, lease: _Lease):
         limits = Limits()
         self._namespaces: list[str] = options.namespace
         self._port: int = options.http
         self.gauges = Gauges()
         self._kube = Kube(load_connection(os.environ), counted=self.gauges.count_write)
         self._store = Store()
-        me = options.identity or f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        # The lease has a client of its own: it must not wait behind a thousand pods.
-        self._lease_kube = Kube(load_connection(os.environ), parallel=2)
-        self.keeper = LeaseKeeper(self._lease_kube, Identity(options.lease_namespace, options.lease_name, me))
+        self._lease, self.keeper = lease, lease.keeper
         means = Means(
             now=_now,
             token=lambda uid: derive_token(key, uid),
@@ -131,7 +158,7 @@ class _Replica:
 
     async def lead(self, stopping: "asyncio.Task[bool]") -> None:
         """Do the operator's work until told to stop, or until it may not go on."""
-        keeping = asyncio.create_task(self.keeper.keep(), name="the lease")
+        keeping = asyncio.create_task(self._lease.loop.run(self.keeper.keep()), name="the lease")
         loading = asyncio.create_task(self._load(), name="the first lists")
         await asyncio.wait([keeping, loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         fault = loading.exception() if loading.done() else None
@@ -163,7 +190,7 @@ class _Replica:
 
     def _on_run(self, body: Body, deleted: bool) -> None:
         self._watch_sign = time.monotonic()
-        run = parse_seen_run(body)
+        run = parse_seen_run(body, self._store.run(run_key(body)))
         if deleted:
             self._store.drop_run(run)
             self._reconciler.mark(run.key)
@@ -210,9 +237,8 @@ class _Replica:
     async def close(self) -> None:
         """Write nothing more; then let another replica lead at once."""
         await self._leaders.close()
-        await self.keeper.release()
+        await self._lease.close()
         await self._kube.close()
-        await self._lease_kube.close()
 
 
 def _reader(options: argparse.Namespace) -> Read | None:

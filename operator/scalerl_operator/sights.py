@@ -4,7 +4,7 @@ Dicts end here: everything behind this module is typed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -136,36 +136,58 @@ class Sight:
     told: Told = field(default_factory=Told)
 
 
-def parse_seen_run(document: Mapping[str, Any]) -> SeenRun:
-    """Return the run in an API server's JSON."""
+def run_key(document: Mapping[str, Any]) -> Key:
+    """Return which run an API server's JSON is."""
+    return document["metadata"]["namespace"], document["metadata"]["name"]
+
+
+def parse_seen_run(document: Mapping[str, Any], known: SeenRun | None = None) -> SeenRun:
+    """Return the run in an API server's JSON.
+
+    Args:
+        known: an earlier sight of that name, if there is one: a spec that is still the same is not parsed again.
+    """
     metadata = document["metadata"]
-    key = (metadata["namespace"], metadata["name"])
+    uid, generation = metadata["uid"], int(metadata.get("generation", 1))
+    if known is None or (known.uid, known.generation) != (uid, generation):
+        known = _parse_spec(document, uid, generation)
+    status = _parse_status(document.get("status"))
+    return replace(
+        known,
+        version=int(metadata["resourceVersion"]),
+        deleting="deletionTimestamp" in metadata,
+        annotations=dict(metadata.get("annotations", {})),
+        status=status,
+        is_status_foreign=status is None and bool(document.get("status")),
+    )
+
+
+def _parse_spec(document: Mapping[str, Any], uid: str, generation: int) -> SeenRun:
+    """What stays the same until the spec is edited."""
+    metadata, key = document["metadata"], run_key(document)
     bare = {
         "apiVersion": document["apiVersion"],
         "kind": document["kind"],
         "metadata": {"name": key[1], "namespace": key[0]},
         "spec": document.get("spec", {}),
     }
-    run, faults = _parse_spec(bare)
-    status = _parse_status(document.get("status"))
+    run, faults = _understand(bare)
     return SeenRun(
         key=key,
-        uid=metadata["uid"],
-        version=int(metadata["resourceVersion"]),
-        generation=int(metadata.get("generation", 1)),
+        uid=uid,
+        version=0,
+        generation=generation,
         managed_by=bare["spec"].get("managedBy", ""),
-        deleting="deletionTimestamp" in metadata,
-        annotations=dict(metadata.get("annotations", {})),
+        deleting=False,
+        annotations={},
         document=bare,
         run=run,
         faults=faults,
-        status=status,
-        is_status_foreign=status is None and bool(document.get("status")),
         created=_time(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
     )
 
 
-def _parse_spec(bare: Mapping[str, Any]) -> tuple[RLRun | None, tuple[Fault, ...]]:
+def _understand(bare: Mapping[str, Any]) -> tuple[RLRun | None, tuple[Fault, ...]]:
     try:
         run = parse_run(bare)
     except InvalidRun as error:

@@ -81,6 +81,28 @@ def test_missing_programs_are_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, f"cluster: {tmp_path} {wanted}")
 
 
+def test_without_a_node_only_traces_of_the_folder_are_looked_for(
+    processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another clone's node may come and go meanwhile; so may a folder whose name only begins like ours."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import leftovers
+
+    ours, other = tmp_path / "state", tmp_path / "state-2"
+    before = leftovers.list_traces(ours, with_node=False)
+    processes.start(other, "sleeper", FOREVER)
+    processes.start(ours, "sleeper", FOREVER)
+    try:
+        found = leftovers.list_traces(ours, with_node=False)
+    finally:
+        processes.stop_all(ours)
+        processes.stop_all(other)
+    assert before == set()
+    (process,) = [line for line in found if line.startswith("process ")]
+    assert process.endswith("import time; time.sleep(600) ")
+    assert found - {process} == {f"file {ours}"}
+
+
 def test_machine_with_nothing_gets_one_sentence(tmp_path: Path) -> None:
     for program in ("bash", "sh", "env", "sed", "awk", "sha256sum", "cut", "basename", "dirname"):
         (path,) = [Path(folder) / program for folder in ("/usr/bin", "/bin") if (Path(folder) / program).exists()][:1]

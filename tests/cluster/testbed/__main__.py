@@ -117,14 +117,14 @@ def down(state: Path) -> None:
 def repeat(state: Path, times: int, *, with_node: bool) -> None:
     """Start and stop `times` times. Raises ClusterError with what is there afterwards and was not before."""
     down(state)
-    before = list_traces(state)
+    before = list_traces(state, with_node=with_node)
     for number in range(1, times + 1):
         started = time.monotonic()
         up(state, with_node=with_node)
         is_up = time.monotonic()
         down(state)
         stopped = time.monotonic()
-        if left := list_traces(state) - before:
+        if left := list_traces(state, with_node=with_node) - before:
             raise ClusterError(f"left behind after {number} starts:\n" + "\n".join(sorted(left)))
         _say(f"{number} of {times}: up in {is_up - started:.1f} s, down in {stopped - is_up:.1f} s, nothing left")
 

@@ -54,6 +54,12 @@ class Server:
             raise KubeError("get", 404, "NotFound", name)
         return self.objects[resource.plural, namespace, name]
 
+    async def gather(
+        self, resource: Resource, namespace: str | None, _selector: str = "", *, keep: Callable[[Json], Any]
+    ) -> tuple[list[Any], int]:
+        found, version = await self.list(resource, namespace)
+        return [keep(each) for each in found], version
+
     async def list(self, resource: Resource, namespace: str | None, _selector: str = "") -> tuple[list[Json], int]:
         keys = [key for key in self.objects if key[0] == resource.plural and namespace in (None, key[1])]
         return [self.objects[key] for key in keys], next(self.versions)

@@ -75,7 +75,7 @@ def test_a_list_is_read_page_by_page(fake_api: Any) -> None:
             assert version == 9
             first, second = api.calls
             assert first.path == "/api/v1/pods"
-            assert first.query == {"limit": "1000", "labelSelector": "x=y", "fieldSelector": "spec.nodeName=n"}
+            assert first.query == {"limit": "500", "labelSelector": "x=y", "fieldSelector": "spec.nodeName=n"}
             assert second.query == {**first.query, "continue": "next"}
 
     asyncio.run(story())

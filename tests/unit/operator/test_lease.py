@@ -1,6 +1,7 @@
 """Two replicas and one Lease, on an API server in memory."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from scalerl_operator.election import Terms
 from scalerl_operator.kube import KubeError, Resource
-from scalerl_operator.lease import Identity, LeaseKeeper
+from scalerl_operator.lease import Identity, LeaseKeeper, LeaseLoop
 
 # Real time, so short that a test takes a second: what the clock says is the subject of test_election.
 TERMS = Terms(duration=0.6, renew=0.4, retry=0.05)
@@ -22,6 +23,8 @@ class Server:
         self.lease: Json | None = None
         self.version = 0
         self.is_away = False
+        self.delay = 0.0
+        self.gets = 0
 
     def _write(self, document: Json) -> Json:
         self.version += 1
@@ -35,6 +38,7 @@ class Server:
 
     async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
         self._check()
+        self.gets += 1
         if self.lease is None:
             raise KubeError("get", 404, "NotFound", name)
         return {**self.lease, "spec": dict(self.lease["spec"])}
@@ -46,6 +50,7 @@ class Server:
         return self._write(document)
 
     async def replace(self, _resource: Resource, document: Json) -> Json:
+        await asyncio.sleep(self.delay)
         self._check()
         if document["metadata"]["resourceVersion"] != str(self.version):
             raise KubeError("replace", 409, "Conflict", "lease")
@@ -57,9 +62,9 @@ def server() -> Server:
     return Server()
 
 
-def keeper(server: Server, me: str) -> LeaseKeeper:
+def keeper(server: Server, me: str, terms: Terms = TERMS) -> LeaseKeeper:
     api: Any = server
-    return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), TERMS)
+    return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), terms)
 
 
 def play(story: Awaitable[None]) -> None:
@@ -103,6 +108,26 @@ def test_a_released_lease_is_taken_at_once(server: Server) -> None:
     play(story())
 
 
+def test_a_lease_is_released_although_a_renewal_arrives_late(server: Server) -> None:
+    leader = keeper(server, "a")
+    read = server.get
+
+    async def read_before_it_arrives(resource: Resource, namespace: str, name: str) -> Json:
+        found = await read(resource, namespace, name)
+        if server.gets == 2:  # the first of the release
+            server._write(found)
+        return found
+
+    async def story() -> None:
+        await leader.acquire()
+        server.get = read_before_it_arrives  # type: ignore[method-assign]  # the server's answer at that moment
+        await leader.release()
+
+    play(story())
+    assert server.lease is not None
+    assert (server.gets, server.lease["spec"]["holderIdentity"]) == (3, "")
+
+
 def test_who_cannot_renew_stops_leading(server: Server) -> None:
     first = keeper(server, "a")
 
@@ -137,3 +162,81 @@ def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: Server) -> None
     play(story())
     assert server.lease is not None
     assert server.lease["spec"]["leaseTransitions"] == 0
+
+
+def test_a_leader_renews_without_reading(server: Server) -> None:
+    leader = keeper(server, "a")
+
+    async def story() -> None:
+        await leader.acquire()
+        before = server.gets
+        for _ in range(3):
+            assert await leader._look()
+        assert server.gets == before
+
+    play(story())
+    assert server.version == 4
+
+
+def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: Server) -> None:
+    leader = keeper(server, "a")
+
+    async def story() -> None:
+        await leader.acquire()
+        assert server.lease is not None
+        server._write({**server.lease, "spec": {**server.lease["spec"], "holderIdentity": "b"}})
+        assert not await leader._look(), "the write was refused"
+        assert not await leader._look(), "it is another's"
+        assert not leader.is_leading()
+
+    play(story())
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "b"
+
+
+def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: Server) -> None:
+    patient = Terms(duration=60.0, renew=40.0, retry=0.01)
+    leader = keeper(server, "a", patient)
+
+    async def story() -> None:
+        await leader.acquire()
+        server.delay = 0.1
+        assert await leader._look()
+
+    play(story())
+
+
+def test_the_lease_has_a_loop_that_turns_while_ours_stands_still() -> None:
+    async def story() -> None:
+        loop, turned = LeaseLoop(), threading.Event()
+
+        async def work() -> str:
+            turned.set()
+            return threading.current_thread().name
+
+        task = asyncio.create_task(loop.run(work()))
+        await asyncio.sleep(0)
+        assert turned.wait(30.0), "nobody but the other thread can have done it: this one waits here"
+        assert await task == "lease"
+        loop.close()
+
+    play(story())
+
+
+def test_a_wait_for_the_lease_that_is_cancelled_ends_there_too() -> None:
+    async def story() -> None:
+        loop, ended = LeaseLoop(), threading.Event()
+
+        async def forever() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        task = asyncio.create_task(loop.run(forever()))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        assert await asyncio.to_thread(ended.wait, 30.0)
+        loop.close()
+
+    play(story())
