@@ -22,7 +22,7 @@ from scalerl_operator.leaders import Leaders
 from scalerl_operator.names import FIELD_MANAGER, LEADER
 from scalerl_operator.objects import Owner, PodOptions, build_common, build_pod, reference
 from scalerl_operator.podplan import Create, Delete, PodPlan
-from scalerl_operator.sights import Key, SeenPod, SeenRun, Sight, parse_seen_pod, parse_seen_run, run_key
+from scalerl_operator.sights import Key, SeenRun, Sight, parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.store import Store
 from scalerl_operator.writing import Happening, is_due, list_happenings, wanted_annotations
 

@@ -1,0 +1,287 @@
+"""The operator with many runs: `python bench/bench_cluster.py [--runs N] [--minutes M] [--write]`. I/O.
+
+A real API server, kwok's pods, leaders that this process plays; the operator is a process as in a cluster. Runs are
+created, stand still, train, and are suspended and resumed at a steady rate. FOLDER/cluster.json has the results as
+they come; with --write the tables of docs/scale.md are made from it. `--only-write` makes them anew from the file.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cluster_lab import (
+    GENERATORS,
+    NAMESPACE,
+    ROOT,
+    TRAINERS,
+    Operator,
+    Samples,
+    Testbed,
+    build_run,
+    describe_machine,
+    difference,
+    quantile,
+    start_operator,
+    started_testbed,
+    until,
+    writes_by_kind,
+)
+from cluster_mirror import Mirror
+from played_leaders import PlayedLeaders, address
+from scale_tables import write_tables
+
+from scalerl_operator.kube import RUNS, Kube
+
+QUANTILES = (0.5, 0.99)
+PASSES, WAITS = "scalerl_operator_reconcile_duration_seconds", "scalerl_operator_queue_wait_seconds"
+CHANGE_SECONDS = 15.0  # until every leader has been asked once more
+Facts = dict[str, float | int]
+
+
+@dataclass
+class Phase:
+    """What one part of the measurement has cost."""
+
+    name: str
+    seconds: float
+    cpu_seconds: dict[str, float]
+    """By program: ours, and `others` on this machine."""
+    load: float
+    """The machine's load average over a minute, at the end."""
+    rss_mib: float
+    """Of the operator, at the end."""
+    writes: dict[str, int]
+    passes: int
+    pass_seconds: dict[str, float | None]
+    wait_seconds: dict[str, float | None]
+    answer_seconds: dict[str, float]
+    """Of the operator's own /healthz, asked every second: how long its loop was busy with something else."""
+    polls: dict[str, int]
+    facts: Facts = field(default_factory=dict)
+
+
+@dataclass
+class Lab:
+    """Everything of one measurement."""
+
+    testbed: Testbed
+    operator: Operator
+    kube: Kube
+    mirror: Mirror
+    leaders: PlayedLeaders
+    phases: list[Phase] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def phase(self, name: str) -> AsyncIterator[Facts]:
+        """Measure what happens inside; the caller fills in further facts."""
+        facts: Facts = {}
+        answers: list[float] = []
+        asking = asyncio.create_task(_ask(self.operator, answers))
+        cpu, before, began = self._cpu(), await asyncio.to_thread(self.operator.metrics), time.monotonic()
+        yield facts
+        seconds, after = time.monotonic() - began, await asyncio.to_thread(self.operator.metrics)
+        asking.cancel()
+        added = difference(after, before)
+        self.phases.append(
+            Phase(
+                name=name,
+                seconds=round(seconds, 1),
+                cpu_seconds={key: round(value - cpu[key], 1) for key, value in self._cpu().items()},
+                load=round(os.getloadavg()[0], 1),
+                rss_mib=round(self.operator.memory_mib(), 1),
+                writes=writes_by_kind(added),
+                passes=int(_total(added, "scalerl_operator_reconcile_total{")),
+                pass_seconds={_name(share): quantile(added, PASSES, share) for share in QUANTILES},
+                wait_seconds={_name(share): quantile(added, WAITS, share) for share in QUANTILES},
+                answer_seconds=_summary(answers),
+                polls={
+                    word: int(added.get(f"scalerl_operator_polls_total{{result={word}}}", 0.0))
+                    for word in ("answered", "missed")
+                },
+                facts=facts,
+            )
+        )
+        print(json.dumps(asdict(self.phases[-1]), indent=1), flush=True)
+
+    def _cpu(self) -> dict[str, float]:
+        programs = {**self.testbed.programs(), "operator": psutil.Process(self.operator.process.pid)}
+        programs["this benchmark"] = psutil.Process()
+        found = {name: sum(process.cpu_times()[:2]) for name, process in programs.items()}
+        all_of_it = psutil.cpu_times()
+        busy = sum(all_of_it) - all_of_it.idle - all_of_it.iowait
+        return {**found, "others": busy - sum(found.values())}
+
+
+async def _ask(operator: Operator, answers: list[float]) -> None:
+    while True:
+        began = time.monotonic()
+        with suppress(OSError):
+            await asyncio.to_thread(operator.fetch, "/healthz")
+        answers.append(time.monotonic() - began)
+        await asyncio.sleep(1.0)
+
+
+def _total(samples: Samples, start: str) -> float:
+    return sum(value for name, value in samples.items() if name.startswith(start))
+
+
+def _name(share: float) -> str:
+    return f"p{100 * share:g}"
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    found = {_name(share): round(ordered[int(share * (len(ordered) - 1))], 3) for share in QUANTILES}
+    return {**found, "max": round(ordered[-1], 3)}
+
+
+async def create_runs(lab: Lab) -> None:
+    """Make all runs as fast as the API server takes them, and wait until they train."""
+    mirror, names = lab.mirror, lab.leaders.names
+    async with lab.phase("create") as facts:
+        began = time.monotonic()
+        facts["runs"] = len(names)
+        await asyncio.gather(
+            *(lab.kube.create(RUNS, build_run(name, address(index))) for index, name in enumerate(names))
+        )
+        facts["seconds until all runs are stored"] = round(time.monotonic() - began, 1)
+        wanted = mirror.pods_per_run * len(names)
+        await mirror.wait("all pods are made", lambda: mirror.num_made >= wanted)
+        facts["seconds until all pods are made"] = round(mirror.last_made - began, 1)
+        facts["pods per second"] = round(wanted / (mirror.last_made - began), 1)
+        await mirror.wait("all runs train", lambda: all(map(mirror.is_whole, names)))
+        facts["seconds until all runs train"] = round(time.monotonic() - began, 1)
+        facts["pods made"] = mirror.num_made
+
+
+async def stand(lab: Lab, name: str, seconds: float) -> None:
+    """Change nothing for a while."""
+    before = await _versions(lab)
+    async with lab.phase(name) as facts:
+        await asyncio.sleep(seconds)
+    after = await _versions(lab)
+    facts["runs written"] = sum(after[key] != version for key, version in before.items())
+
+
+async def _versions(lab: Lab) -> dict[str, str]:
+    """Every run's resourceVersion: whoever writes it moves it."""
+    runs, _ = await lab.kube.list(RUNS, NAMESPACE)
+    return {run["metadata"]["name"]: run["metadata"]["resourceVersion"] for run in runs}
+
+
+async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
+    """Suspend and resume runs, one after the other, at a steady rate; none is asked before it has obeyed."""
+    mirror, made = lab.mirror, lab.mirror.num_made
+    ready = deque((name, True) for name in lab.leaders.names)  # whether it is to be suspended next
+    times: dict[bool, list[float]] = {True: [], False: []}
+
+    async def one(name: str, suspend: bool) -> None:
+        began = time.monotonic()
+        await lab.kube.merge(RUNS, NAMESPACE, name, {"spec": {"suspend": suspend}})
+        await mirror.wait(name, lambda: mirror.is_free(name) if suspend else mirror.is_whole(name))
+        times[suspend].append(time.monotonic() - began)
+        ready.append((name, not suspend))
+
+    async with lab.phase("transitions") as facts:
+        began, tasks = time.monotonic(), []
+        for number in range(int(per_second * seconds)):
+            await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
+            while not ready:
+                await asyncio.sleep(0.05)
+            tasks.append(asyncio.create_task(one(*ready.popleft())))
+        facts["seconds of asking"] = round(time.monotonic() - began, 1)
+        facts["under way at the end of asking"] = sum(not task.done() for task in tasks)
+        await asyncio.gather(*tasks)
+        facts["seconds until all were done"] = round(time.monotonic() - began, 1)
+        facts["suspended"], facts["resumed"] = len(times[True]), len(times[False])
+        facts["pods made"] = mirror.num_made - made
+        facts["pods wanted"] = mirror.pods_per_run * len(times[False])
+        for word, found in (("suspend", times[True]), ("resume", times[False])):
+            facts |= {f"seconds to {word}, {key}": value for key, value in _summary(found).items()}
+
+
+async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, Any]:
+    """All phases, and what there is to say once."""
+    leaders = PlayedLeaders([f"run-{index:04}" for index in range(options.runs)])
+    server, connection = await leaders.serve(), testbed.connection()
+    kube, mirror = Kube(connection, parallel=16), Mirror(TRAINERS + GENERATORS)
+    operator = start_operator(testbed, "bench", options.folder)
+    lab = Lab(testbed, operator, kube, mirror, leaders)
+    try:
+        await until("the operator leads", operator.is_leading)
+        at_start = operator.memory_mib()
+        _, version = await kube.list(RUNS, NAMESPACE)
+        work = asyncio.create_task(_all_phases(options, lab))
+        following = asyncio.create_task(mirror.follow(connection, version))
+        alive = asyncio.create_task(asyncio.to_thread(operator.process.wait))
+        await asyncio.wait([work, following, alive], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise SystemExit(f"the operator or a watch has ended: {operator.log}, {following}")
+        await work
+        following.cancel()
+        return {
+            "command": " ".join(["python", *sys.argv]),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "machine": describe_machine(),
+            "rss_at_start_mib": round(at_start, 1),
+            "rss_peak_mib": round(operator.memory_mib("VmHWM"), 1),
+            "doubles": mirror.doubles(),
+            "phases": [asdict(each) for each in lab.phases],
+        }
+    finally:
+        operator.process.kill()
+        await kube.close()
+        server.close()
+
+
+async def _all_phases(options: argparse.Namespace, lab: Lab) -> None:
+    await create_runs(lab)
+    await asyncio.sleep(CHANGE_SECONDS)
+    await stand(lab, "idle", options.idle)
+    lab.leaders.is_training = True
+    await asyncio.sleep(CHANGE_SECONDS)
+    await stand(lab, "training", options.training)
+    lab.leaders.is_training = False
+    await asyncio.sleep(CHANGE_SECONDS)
+    await turn_over(lab, per_second=options.rate, seconds=60 * options.minutes)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000, help="of ten pods each (default: 1000)")
+    parser.add_argument("--rate", type=float, default=10.0, help="transitions a second (default: 10)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of transitions (default: 5)")
+    parser.add_argument("--idle", type=float, default=320.0, help="seconds; in 300 a sweep comes (default: 320)")
+    parser.add_argument("--training", type=float, default=120.0, help="seconds (default: 120)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/scale", help="of results and logs")
+    parser.add_argument("--state", type=Path, default=ROOT / ".cluster-bench", help="of the cluster")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/scale.md")
+    parser.add_argument("--only-write", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
+    results = options.folder / "cluster.json"
+    if not options.only_write:
+        with started_testbed(options.state) as testbed:
+            results.write_text(json.dumps(asyncio.run(measure(options, testbed)), indent=1))
+    if options.write or options.only_write:
+        write_tables(json.loads(results.read_text()))
+
+
+if __name__ == "__main__":
+    main()

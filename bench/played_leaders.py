@@ -1,0 +1,84 @@
+"""Answers as the leaders of many runs: one address of the loopback network each, one process for all. I/O."""
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from scalerl_api.wire import PORT_HTTP
+
+STEP_SECONDS = 2.0  # of a run that trains
+Document = dict[str, object]
+
+
+def address(index: int) -> str:
+    """Return the address of run `index`'s leader; the network is this process's own, below what the tests use."""
+    return f"127.{2 + os.getpid() % 60}.{index // 250}.{1 + index % 250}"
+
+
+@dataclass
+class PlayedLeaders:
+    """What all leaders say; change it at any time."""
+
+    names: list[str]
+    """Of the runs, by index."""
+    is_training: bool = False
+    """Whether the steps count on; else all stand still."""
+    num_evals: int = 0
+    """Evaluations that each has made."""
+    answers: int = 0
+    """How often they were asked."""
+    began: float = 0.0
+
+    async def serve(self) -> asyncio.Server:
+        """Listen at every run's address."""
+        self.began = time.time()
+        hosts = {address(index): name for index, name in enumerate(self.names)}
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request = await reader.readuntil(b"\r\n\r\n")
+            query = parse_qs(urlsplit(request.split(b" ", 2)[1].decode()).query)
+            name = hosts[writer.get_extra_info("sockname")[0]]
+            body = json.dumps(self.say(name, int(query.get("since", ["0"])[0]))).encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            self.answers += 1
+            await writer.drain()
+            writer.close()
+
+        return await asyncio.start_server(answer, list(hosts), PORT_HTTP, backlog=16)
+
+    def say(self, name: str, since: int) -> Document:
+        """The body of `/v1/progress?since=N`."""
+        step = int((time.time() - self.began) / STEP_SECONDS) if self.is_training else 1
+        evals = [_eval(index) for index in range(since, self.num_evals)]
+        return {
+            "run": name,
+            "attempt": 1,
+            "phase": "training",
+            "step": step,
+            "version": step,
+            "computeGpuHours": 0.01 * step,
+            "gpuSeconds": {"trainer": 12.0 * step, "generator": 50.0 * step},
+            "generatorsReady": 8,
+            "evals": evals,
+            "time": time.time(),
+        }
+
+
+def _eval(index: int) -> Document:
+    """A sigmoid from 0.2 to 0.75 whose middle is at the 20th evaluation; a wave in place of noise."""
+    step = 10 * index
+    rate = 0.2 + 0.55 / (1 + (200 / step) ** 2) if step else 0.2
+    return {
+        "index": index,
+        "step": step,
+        "version": step,
+        "computeGpuHours": 0.01 * step,
+        "passRate": rate + 0.01 * ((index * 7) % 5 - 2) / 2,
+        "prompts": 250,
+        "samples": 4,
+        "standardError": 0.015,
+    }
