@@ -94,7 +94,7 @@ def build_run(name: str, address: str) -> Json:
             "reward": {"verifier": "reasoning_gym"},
             "budget": {"steps": 7400, "evalEverySteps": 100},
             "trainer": {"replicas": TRAINERS, "gpusPerReplica": 0, "template": template},
-            "generator": {"minReplicas": GENERATORS, "maxReplicas": 16, "gpusPerReplica": 0},
+            "generator": {"minReplicas": GENERATORS, "maxReplicas": GENERATORS, "gpusPerReplica": 0},
             "checkpoint": {"claimName": "checkpoints"},
         },
     }

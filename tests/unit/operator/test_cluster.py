@@ -178,7 +178,8 @@ def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that
     play(found.go())
     assert states() == ['scalerl_run_state{namespace="research",run="tiny",state="Pending"} 1.0']
     stored = found.server.objects["rlruns", *KEY]
-    found.server.store(RUNS, {**stored, "spec": {**stored["spec"], "suspend": True}})
+    edited = {**stored["metadata"], "generation": 2}
+    found.server.store(RUNS, {**stored, "metadata": edited, "spec": {**stored["spec"], "suspend": True}})
     play(found.go())
     assert states() == [f'scalerl_run_state{{namespace="research",run="tiny",state="{found.state}"}} 1.0']
     assert "Pending" not in states()[0]
