@@ -6,6 +6,7 @@ PYTHON := .venv/bin/python
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
+.PHONY: bench-cluster bench-takeover kill-matrix
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -64,6 +65,18 @@ images: ## build both images with buildah (root); docs/images.md
 e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 20 minutes
 	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages e2e
 	@$(PYTHON) -m pytest -x -s tests/e2e
+
+bench-cluster: setup ## 1,000 runs of ten played pods; writes docs/scale.md; half an hour on a quiet machine
+	@$(TESTBED) programs
+	@$(PYTHON) bench/bench_cluster.py --write
+
+bench-takeover: setup ## kill the leading operator ten times under load; writes docs/scale.md
+	@$(TESTBED) programs
+	@$(PYTHON) bench/bench_takeover.py --write
+
+kill-matrix: setup ## who dies when, and what becomes of the run; writes docs/kill-matrix.md
+	@$(TESTBED) programs
+	@$(PYTHON) bench/kill_matrix.py --write
 
 golden: setup ## rewrite the expected objects of tests; read the diff
 	@$(PYTHON) -m pytest -q tests/unit --rewrite-golden

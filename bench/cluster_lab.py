@@ -46,11 +46,20 @@ class Testbed:
         """How it is spoken to."""
         return load_connection({"KUBECONFIG": str(self.kubeconfig)})
 
+    def restart(self, program: str) -> None:
+        """Kill one of its programs (SIGKILL) and start it anew."""
+        command = [sys.executable, str(TESTBED), "--state", str(self.state), "restart", program]
+        subprocess.run(command, check=True, env=_without_kubeconfig())
+
+
+def _without_kubeconfig() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
+
 
 @contextmanager
-def started_testbed(state: Path) -> Iterator[Testbed]:
-    """Start a control plane with our CRD, policy and roles, nodes for 20,000 pods, and a namespace with a claim."""
-    environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
+def started_testbed(state: Path, *, nodes: int = NODES) -> Iterator[Testbed]:
+    """Start a control plane with our CRD, policy and roles, kwok's nodes, and a namespace with a claim."""
+    environment = _without_kubeconfig()
     command = [sys.executable, str(TESTBED), "--state", str(state)]
     subprocess.run([*command, "up"], check=True, env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -59,17 +68,17 @@ def started_testbed(state: Path) -> Iterator[Testbed]:
             subprocess.run([*kubectl, "create", "-f", path], check=True, stdout=subprocess.DEVNULL)
         established = ["wait", "--for=condition=Established", "crd/rlruns.scalerl.io", "--timeout=60s"]
         subprocess.run([*kubectl, *established], check=True, stdout=subprocess.DEVNULL)
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(_furniture())})
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(_furniture(nodes))})
         subprocess.run([*kubectl, "create", "-f", "-"], check=True, input=text, text=True, stdout=subprocess.DEVNULL)
         yield Testbed(state, state / "kubeconfig")
     finally:
         subprocess.run([*command, "down"], check=True, env=environment)
 
 
-def _furniture() -> Iterator[Json]:
+def _furniture(nodes: int) -> Iterator[Json]:
     size = {"cpu": "64", "memory": "512Gi", "pods": str(PODS_PER_NODE), "nvidia.com/gpu": "8"}
     yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    for index in range(NODES):
+    for index in range(nodes):
         head = {"name": f"scale-{index}", "annotations": {"kwok.x-k8s.io/node": "fake"}}
         status = {"capacity": size, "allocatable": size}
         yield {"apiVersion": "v1", "kind": "Node", "metadata": head, "status": status}
@@ -157,13 +166,13 @@ class Operator:
         return int(found.group(1)) / 1024
 
 
-def start_operator(testbed: Testbed, identity: str, folder: Path) -> Operator:
+def start_operator(testbed: Testbed, identity: str, folder: Path, *, poll_seconds: float = 10.0) -> Operator:
     """Start a replica that serves NAMESPACE, with its log in `folder`."""
     (folder / "key").write_bytes(TOKEN_KEY)
     port, log = free_port(), folder / f"{identity}.log"
     command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "registry.test/runtime:1"]
     command += ["--token-key-file", str(folder / "key"), "--namespace", NAMESPACE, "--lease-namespace", NAMESPACE]
-    command += ["--identity", identity, "--http", str(port)]
+    command += ["--identity", identity, "--http", str(port), "--poll-seconds", str(poll_seconds)]
     with log.open("wb") as out:
         environment = {**os.environ, "KUBECONFIG": str(testbed.kubeconfig)}
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)

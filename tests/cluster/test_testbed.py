@@ -61,6 +61,30 @@ def test_stop_ends_what_ignores_it(processes: Any, tmp_path: Path, monkeypatch: 
     assert not process.is_alive()
 
 
+def test_ports_are_not_those_of_outgoing_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import control_plane
+
+    found = control_plane.find_free_ports(50)
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert len(set(found)) == 50
+    assert max(found) < low
+
+
+def test_restart_kills_and_starts_the_same_command(processes: Any, tmp_path: Path) -> None:
+    old = processes.start(tmp_path, "sleeper", FOREVER)
+    new = processes.restart(tmp_path, "sleeper")
+    try:
+        assert (old.is_alive(), new.is_alive(), new.name) == (False, True, "sleeper")
+        command = Path(f"/proc/{new.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        assert command == FOREVER
+        assert processes.load_processes(tmp_path) == [old, new]
+    finally:
+        processes.stop_all(tmp_path)
+    with pytest.raises(processes.ClusterError, match="no sleeper runs in"):
+        processes.restart(tmp_path, "sleeper")
+
+
 def test_a_process_that_took_over_the_number_is_left_alone(processes: Any, tmp_path: Path) -> None:
     (tmp_path / "processes").write_text(f"etcd {os.getpid()} 1\n")  # this test's process did not start at boot
     processes.stop_all(tmp_path)

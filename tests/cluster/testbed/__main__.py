@@ -1,4 +1,4 @@
-"""The project's test cluster: `python tests/cluster/testbed programs | up | down | load | helm`. I/O.
+"""The project's test cluster: `python tests/cluster/testbed programs | up | down | restart | load | helm`. I/O.
 
 With another cluster's KUBECONFIG set, `up` starts nothing.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from control_plane import ControlPlane, start_control_plane, wait_for_nodes
 from leftovers import list_traces
 from node import check_machine, load_image, remove_node, start_node, take_place
-from processes import ClusterError, load_processes, stop_all
+from processes import ClusterError, load_processes, restart, stop_all
 from programs import Programs, find_helm, find_programs
 
 DEFAULT_STATE = Path(__file__).parents[3] / ".cluster"  # in the clone: two clones do not meet
@@ -29,24 +29,30 @@ def main() -> int:
     options = _parse_arguments()
     state = options.state.absolute()
     try:
-        if options.command == "load":
-            print(load_image(state, options.archive), end="")
-        elif options.command == "helm":
-            print(find_helm())
-        elif options.command == "down":
-            down(state)
-        elif os.environ.get("KUBECONFIG", str(state / "kubeconfig")) not in ("", str(state / "kubeconfig")):
-            _say(f"KUBECONFIG is set ({os.environ['KUBECONFIG']}): use that cluster, or unset it")
-        elif options.command == "programs":
-            find_programs(with_node=options.node)
-        elif options.command == "up":
-            up(state, with_node=options.node)
-        else:
-            repeat(state, options.times, with_node=options.node)
+        _carry_out(options, state)
     except ClusterError as error:
         _say(str(error))
         return 1
     return 0
+
+
+def _carry_out(options: argparse.Namespace, state: Path) -> None:
+    if options.command == "load":
+        print(load_image(state, options.archive), end="")
+    elif options.command == "helm":
+        print(find_helm())
+    elif options.command == "down":
+        down(state)
+    elif options.command == "restart":
+        restart(state, options.program)
+    elif os.environ.get("KUBECONFIG", str(state / "kubeconfig")) not in ("", str(state / "kubeconfig")):
+        _say(f"KUBECONFIG is set ({os.environ['KUBECONFIG']}): use that cluster, or unset it")
+    elif options.command == "programs":
+        find_programs(with_node=options.node)
+    elif options.command == "up":
+        up(state, with_node=options.node)
+    else:
+        repeat(state, options.times, with_node=options.node)
 
 
 def up(state: Path, *, with_node: bool) -> None:
@@ -165,6 +171,8 @@ def _parse_arguments() -> argparse.Namespace:
     for command in (start, programs, again):
         command.add_argument("--node", action="store_true", help="with a node that runs pods (root)")
     commands.add_parser("helm", help="find or compile Helm, which the chart's tests use, and say where it is")
+    kill = commands.add_parser("restart", help="kill one of its programs (SIGKILL) and start it anew")
+    kill.add_argument("program", help="etcd, kube-apiserver, ...")
     commands.add_parser("down", help="stop it and leave nothing behind")
     commands.add_parser("load", help="import an image into the node").add_argument("archive", type=Path)
     return parser.parse_args()

@@ -1,5 +1,6 @@
 """etcd, API server, controller manager, scheduler, and kwok for nodes and pods that are only said to exist. I/O."""
 
+import random
 import socket
 import ssl
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ LOCAL = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server, as pods see it
 KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
+LOWEST_PORT = 20_000
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FAKE_NODE = "kwok.x-k8s.io/node=fake"  # kwok plays the nodes with this annotation, and their pods
 
 
@@ -165,9 +168,26 @@ current-context: test
 
 
 def find_free_ports(number: int) -> list[int]:
-    """Return ports that are free now, no two alike."""
-    sockets = [socket.create_server((LOCAL, 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return ports that are free now, no two alike, and below those that the kernel gives to outgoing connections.
+
+    One of the latter may be taken while a program is killed and started anew: often by the connection of a client that
+    tries to reach it.
+    """
+    low = int(PORT_RANGE.read_text().split()[0]) if PORT_RANGE.exists() else 32768
+    candidates = random.sample(range(LOWEST_PORT, low), min(1000, low - LOWEST_PORT))
+    found: list[int] = []
+    for port in candidates:
+        if len(found) < number and _is_free(port):
+            found.append(port)
+    if len(found) < number:
+        raise ClusterError(f"ports: no {number} free ones between {LOWEST_PORT} and {low}")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOCAL, port))
+        except OSError:
+            return False
+    return True

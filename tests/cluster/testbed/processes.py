@@ -69,6 +69,16 @@ def load_processes(state: Path) -> list[Process]:
     return [Process(name, int(pid), started) for name, pid, started in fields]
 
 
+def restart(state: Path, name: str) -> Process:
+    """Kill the program `name` of `state` (SIGKILL) and start it anew, as it was. Raises ClusterError."""
+    found = [each for each in load_processes(state) if each.name == name and each.is_alive()]
+    if not found:
+        raise ClusterError(f"no {name} runs in {state}")
+    command = Path(f"/proc/{found[-1].pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    _end(found[-1], signal.SIGKILL)
+    return start(state, name, command)
+
+
 def stop_all(state: Path) -> None:
     """Stop everything of `state`, the last started first."""
     for process in reversed(load_processes(state)):
@@ -77,14 +87,18 @@ def stop_all(state: Path) -> None:
 
 def _stop(process: Process) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + STOP_SECONDS
-        if process.is_alive():
-            os.killpg(process.pid, number)  # each leads a group; a node's first process is in that of its `unshare`
-        while process.is_alive() and time.monotonic() < deadline:
-            _reap(process.pid)
-            time.sleep(0.02)
+        _end(process, number)
     if process.is_alive():
         raise ClusterError(f"{process.name} (process {process.pid}) survived SIGKILL for {STOP_SECONDS:g} s")
+
+
+def _end(process: Process, number: signal.Signals) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    if process.is_alive():
+        os.killpg(process.pid, number)  # each leads a group; a node's first process is in that of its `unshare`
+    while process.is_alive() and time.monotonic() < deadline:
+        _reap(process.pid)
+        time.sleep(0.02)
 
 
 def _reap(pid: int) -> None:

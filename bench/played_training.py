@@ -1,0 +1,105 @@
+"""A run's training as a kubelet plays it: steps, checkpoints, and what a death costs. PURE: the caller brings the time.
+
+What outlives pods, as a volume does, is `saved`; everything since then dies with the leader's process.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+START_SECONDS = 3.0
+STEP_SECONDS = 0.5
+SAVE_EVERY = 20  # steps
+SAVE_SECONDS = 3.0
+
+State = Literal["none", "starting", "training", "saving", "ended"]
+
+
+@dataclass
+class Training:
+    """One run's, over all its attempts."""
+
+    state: State = "none"
+    attempt: int = 0
+    step: int = 0
+    saved: int = 0
+    """Step of the newest durable checkpoint."""
+    first_steps: dict[int, int] = field(default_factory=dict)
+    """Attempt -> the step that it went on from."""
+    held: set[State] = field(default_factory=set)
+    """States that last until they are released."""
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    ending: bool = False
+    """Whether it was asked to end."""
+    hung: bool = False
+    """Whether it waits for a member that is gone: it neither steps nor saves, and only a kill ends it."""
+    alive_at_once: int = 0
+    """Most leaders that ever were alive at one time."""
+    _alive: int = 0
+    _since: float = 0.0
+    _base: int = 0
+
+    def begin(self, attempt: int, now: float) -> None:
+        """The leader's process starts, from the newest checkpoint."""
+        self.attempt, self.step, self.ending, self.hung = attempt, self.saved, False, False
+        self.first_steps[attempt] = self.saved
+        self._alive += 1
+        self.alive_at_once = max(self.alive_at_once, self._alive)
+        self._enter("starting", now)
+
+    def ask_to_end(self, now: float) -> None:
+        """SIGTERM: save, then end. What is being saved already is enough, and who has done nothing ends at once."""
+        self.ending = True
+        if self.hung:
+            return
+        if self.state == "starting":
+            self._end(now)
+        elif self.state == "training":
+            self._enter("saving", now)
+
+    def kill(self, now: float) -> None:
+        """SIGKILL: a checkpoint that is being written is lost."""
+        if self.state not in ("none", "ended"):
+            self._end(now)
+
+    def tick(self, now: float) -> None:
+        """Let the time pass."""
+        if self.hung or self.state in self.held:
+            return
+        passed = now - self._since
+        if self.state == "starting" and passed >= START_SECONDS:
+            self._enter("training", now)
+        elif self.state == "training":
+            self.step = self._base + int(passed / STEP_SECONDS)
+            if self.step >= self.saved + SAVE_EVERY:
+                self._enter("saving", now)
+        elif self.state == "saving" and passed >= SAVE_SECONDS:
+            self.saved = self.step
+            if self.ending:
+                self._end(now)
+            else:
+                self._enter("training", now)
+
+    def _enter(self, state: State, now: float) -> None:
+        self.state, self._since, self._base = state, now, self.step
+
+    def _end(self, now: float) -> None:
+        self._alive -= 1
+        self._enter("ended", now)
+
+    def say(self, run: str, since: int, unix: float) -> dict[str, Any]:
+        """The body of `/v1/progress?since=N`."""
+        phases = {"starting": "starting", "saving": "stopping" if self.ending else "training"}
+        checkpoint = {"step": self.saved, "time": unix, "path": "/run/checkpoints"}
+        return {
+            "run": run,
+            "attempt": self.attempt,
+            "phase": phases.get(self.state, "training"),
+            "step": self.step,
+            "version": self.step,
+            "computeGpuHours": 0.01 * self.step,
+            "gpuSeconds": {"trainer": 10.0 * self.step},
+            "generatorsReady": 3,
+            "evals": [each for each in self.evals if each["index"] >= since],
+            "checkpoint": checkpoint if self.saved else None,
+            "time": unix,
+        }
