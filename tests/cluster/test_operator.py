@@ -206,7 +206,7 @@ def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
     lab.until("a forecast", lambda: "forecast" in lab.run("whole")["status"])
     lab.until(
         "the annotations",
-        lambda: "scalerl.io/predicted-ceiling-interval" in lab.run("whole")["metadata"]["annotations"],
+        lambda: "scalerl.io/predicted-ceiling-interval" in lab.run("whole")["metadata"].get("annotations", {}),
     )
     ceiling = float(lab.run("whole")["metadata"]["annotations"]["scalerl.io/predicted-ceiling"])
     assert ceiling == pytest.approx(0.75, abs=0.05)
