@@ -58,8 +58,10 @@ def test_what_a_cluster_cannot_do_is_rejected(row: Document, ask: Ask, edit: Edi
     assert row["message"] in str(ask(edit(row["changes"])))
 
 
-def test_the_example_for_one_gpu_is_not_for_a_cluster(ask: Ask) -> None:
-    assert CLUSTER[0]["message"] in str(ask(yaml.safe_load(ONE_GPU.read_text())))
+def test_the_example_for_one_gpu_is_not_for_a_cluster(cluster: Any) -> None:
+    done = cluster.kubectl("create", "--dry-run=server", "-f", ONE_GPU)
+    assert done.returncode == 1
+    assert CLUSTER[0]["message"] in done.stderr
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -145,6 +145,8 @@ def test_server_fills_in_what_the_types_fill_in(runs: Runs, edit: Edit) -> None:
     empty = {"downstream": [], "task": {}}  # an absent list or mapping stays absent: no one reads it differently
     ours["data"].pop("downstream")
     ours["data"]["train"].pop("task")
+    assert ours["failurePolicy"].pop("rules") == []
+    assert "rules" not in stored["failurePolicy"]
     assert empty.keys() & stored["data"].keys() == set()
     for role in ("trainer", "generator"):
         assert ours[role].pop("template") == {"metadata": {"labels": {}, "annotations": {}}, "spec": {}}
