@@ -185,6 +185,7 @@ def test_crds_are_the_generated_ones_and_stay(template: Template, render: Render
 VERBS = {
     "get": ["get"],
     "list": ["list"],
+    "gather": ["list"],
     "create": ["create"],
     "replace": ["update"],
     "merge": ["patch"],
@@ -208,7 +209,7 @@ def rights_in_code() -> set[tuple[str, str, str]]:
     found = {("scalerl.io", "rlruns", "watch"), ("", "pods", "watch")}
     text = "\n".join(path.read_text() for path in sorted(CODE.glob("*.py")) if path.name not in PEOPLES)
     assert len(re.findall(r"kopf[.]on[.]event[(]", text)) == 2
-    calls = re.findall(r"kube[.](get|list|create|replace|apply|merge|delete)[(](\w+)([^\n]*)", text)
+    calls = re.findall(r"kube[.](get|list|gather|create|replace|apply|merge|delete)[(]\s*(\w+)([^\n]*)", text)
     assert {name for _, name, _ in calls} == set(RESOURCES)
     for verb, name, rest in calls:
         for resource in RESOURCES[name]:
