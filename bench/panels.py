@@ -147,7 +147,8 @@ def draw_stat(axes: Axes, panel: Panel, window: Window) -> None:
         else format_value(float(line.values[np.isfinite(line.values)][-1]), unit, decimals)
         for line in lines
     ]
-    axes.text(0.5, 0.6, ", ".join(texts), ha="center", va="center", fontsize=17, fontweight="bold", color="#1F2937")
+    text = ", ".join(texts)
+    axes.text(0.5, 0.6, text, ha="center", va="center", fontsize=17 if len(text) < 11 else 13, fontweight="bold")
     if panel.options.get("graphMode") == "area":
         values = lines[0].values
         spread = np.nanmax(values) - np.nanmin(values) or 1.0
@@ -296,51 +297,67 @@ def _place(figure: Figure, panel: Panel, window: Window, size: tuple[float, floa
     for spine in back.spines.values():
         spine.set_color("#E5E7EB")
     back.text(0.12 / wide, 1 - 0.2 / high, panel.title, fontsize=10, fontweight="bold", va="center")
-    is_plot = panel.kind in ("timeseries", "trend")
-    inset = (0.68, 0.62, 0.62, 0.38) if is_plot else (0.12, 0.08, 0.12, 0.38)  # left, below, right, above
-    if panel.kind == "trend":
-        inset = (0.68, 0.78, 0.3, 0.38)
-    place = (
+    if panel.kind in ("stat", "table"):
+        inner = _inside(card, size, (0.12, 0.08, 0.12, 0.38))
+        DRAW[panel.kind](figure.add_axes(inner, facecolor="none"), panel, window)
+        return
+    axes = figure.add_axes(card, facecolor="none")
+    before = len(figure.axes)
+    DRAW[panel.kind](axes, panel, window)
+    right = figure.axes[before:]  # the axis on the other side, where the panel has one
+    rows = _legend_rows([axes, *right], wide)
+    below = 0.34 + 0.17 * max(1, len(rows)) + (0.14 if panel.kind == "trend" else 0.0)
+    inner = _inside(card, size, (0.66, below, 0.6 if right else 0.22, 0.38))
+    for each in (axes, *right):
+        each.set_position(inner)
+        each.tick_params(labelsize=8, colors=GREY)
+    for number, row in enumerate(reversed(rows)):
+        _draw_legend(figure, row, (card[0], card[1] + 0.17 * number / height))
+    if not axes.has_data() and not any(each.has_data() for each in right):
+        axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=12)
+
+
+def _inside(
+    card: tuple[float, float, float, float], size: tuple[float, float], inset: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """The card without so many inches at its left, below, at its right, above."""
+    width, height = size
+    return (
         card[0] + inset[0] / width,
         card[1] + inset[1] / height,
         card[2] - (inset[0] + inset[2]) / width,
         card[3] - (inset[1] + inset[3]) / height,
     )
-    axes = figure.add_axes(place, facecolor="none")
-    DRAW[panel.kind](axes, panel, window)
-    if is_plot:
-        axes.tick_params(labelsize=8, colors=GREY)
-        _legend(figure, axes, card, wide)
 
 
-def _legend(figure: Figure, axes: Axes, card: tuple[float, float, float, float], wide: float) -> None:
-    """Below the plot; of many series the first ones, as much as fits."""
-    found = [
-        pair
-        for each in figure.axes
-        if each.get_position().bounds == axes.get_position().bounds
-        for pair in zip(*each.get_legend_handles_labels(), strict=True)
-    ]
-    shown, room = [], wide - 0.2
-    for handle, label in found:
-        room -= 0.42 + 0.068 * len(label)
-        if room < 0:
-            break
-        shown.append((handle, label))
-    if shown:
-        handles, labels = zip(*shown, strict=True)
-        figure.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(card[0], card[1]),
-            ncols=len(labels),
-            frameon=False,
-            fontsize=8,
-            handlelength=1.4,
-            columnspacing=1.0,
-            borderaxespad=0.25,
-        )
+def _legend_rows(places: Sequence[Axes], wide: float) -> list[list[tuple[Any, str]]]:
+    """What the legend says, in rows that fit; of many series the first three rows."""
+    rows: list[list[tuple[Any, str]]] = [[]]
+    room = wide - 0.15
+    for handle, label in [pair for each in places for pair in zip(*each.get_legend_handles_labels(), strict=True)]:
+        need = 0.36 + 0.058 * len(label)
+        if need > room and rows[-1]:
+            rows.append([])
+            room = wide - 0.15
+        rows[-1].append((handle, label))
+        room -= need
+    return [row for row in rows[:3] if row]
+
+
+def _draw_legend(figure: Figure, row: Sequence[tuple[Any, str]], at: tuple[float, float]) -> None:
+    handles, labels = zip(*row, strict=True)
+    figure.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=at,
+        ncols=len(labels),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.4,
+        columnspacing=1.0,
+        borderaxespad=0.25,
+    )
 
 
 def parse_time(text: str) -> float:
