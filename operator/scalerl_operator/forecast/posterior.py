@@ -79,7 +79,7 @@ class _Nodes:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Nodes of one law, each under one kind and size of error, [cell]: there A and R0 are normal, but for their bounds."""
+    """A law's nodes, each under one kind and size of error, [cell]: A and R0 are normal there, but for their bounds."""
 
     row: Indices
     column: Indices
