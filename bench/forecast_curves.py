@@ -17,6 +17,7 @@ PAPER_COMPLETIONS = 16_000  # 1,000 prompts of 16 samples
 MATH_COMPLETIONS = 500
 GARG_FILE = "garg_qwen25math1.5b_grpo_math_eval.csv"  # no licence: measured where it lies, not shipped
 GARG_COMPLETIONS = 1024
+DEMO_COMPLETIONS = 768  # 192 prompts of 4 samples
 LAST = 1000.0  # compute of a simulated run's last point
 
 
@@ -127,7 +128,14 @@ def _ar1(rng: np.random.Generator, n: int, correlation: float) -> Array:
 
 
 def demo_run(rng: np.random.Generator) -> Points:
-    """Return a run as `make demo` makes it: 30 points of sd .02, a rise of .35 to .6, five times past C_mid."""
+    """Return a run as `make demo` makes it: 30 points of 768 completions, from .1 to about .7, 3 to 6 times C_mid."""
+    x, gain, b = np.linspace(0.0, rng.uniform(3.0, 6.0), 30), rng.uniform(0.57, 0.65), rng.uniform(1.2, 2.2)
+    y = rng.binomial(DEMO_COMPLETIONS, 0.1 + gain / (1.0 + (1.0 / np.maximum(x, 1e-9)) ** b)) / DEMO_COMPLETIONS
+    return points(x, y, [binomial_standard_error(each, DEMO_COMPLETIONS) for each in y])
+
+
+def noisy_run(rng: np.random.Generator) -> Points:
+    """Return a run with less to see: 30 points of sd .02, a rise of .35 to .6, five times past C_mid."""
     x = np.linspace(0.0, 5.0, 30)
     y = 0.2 + rng.uniform(0.35, 0.6) / (1.0 + (1.0 / np.maximum(x, 1e-9)) ** 1.7) + rng.normal(0.0, 0.02, 30)
     return points(x, np.clip(y, 0.0, 1.0), np.full(30, 0.02))

@@ -7,9 +7,9 @@ import numpy as np
 from forecast_curves import LAST, Array, Truth
 
 from scalerl_operator.forecast import Forecast, Points, fit_forecast, point_band
-from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, Law, curves_of, first_positive
+from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, Law, curves_of
 from scalerl_operator.forecast.noise import noise_of
-from scalerl_operator.forecast.posterior import fit_posterior
+from scalerl_operator.forecast.posterior import fit_posteriors
 from scalerl_operator.forecast.rivals import NUM_DRAWS
 
 VERDICTS = ("Identified", "Weak", "NotIdentified")
@@ -93,7 +93,7 @@ def _alone(law: Law, seen: Points, compute: Array) -> Array:
     """Return the median curve of one law's posterior."""
     last = float(seen.compute[-1])
     x = seen.compute / last
-    found = fit_posterior(law, x, seen.pass_rate, noise_of(seen), num_draws=NUM_DRAWS)
-    shape = law.natural(found.first, found.second, last, first_positive(x) * last)
+    found = fit_posteriors([law], x, seen.pass_rate, noise_of(seen), num_draws=[NUM_DRAWS])[0]
+    shape = law.natural(found.first, found.second, last)
     curve: Array = np.median(curves_of(law, np.stack([found.ceiling, *shape, found.low], axis=1), compute), axis=0)
     return curve

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_operator(commands)
     _add_compare(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -193,6 +194,25 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--picture", type=Path, metavar="PNG", help="draw curves and the linearised plot into this file"
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="write the comparison into this file")
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    examples = """\
+  scalerl plan pilot.csv --x gpu_hours --y pass_rate --budget 16000
+  scalerl plan base.csv arm*.csv --x gpu_hours --y pass_rate --split 30000 --json plan.json
+"""
+    text = "plan from pilots: when a ceiling will be known, where to stop, how to split a budget"
+    parser = _add(commands, "plan", text, examples)
+    parser.add_argument("files", type=Path, metavar="CSV", nargs="+", help="the points of one run so far, each")
+    _add_columns(parser)
+    width = "of the ceiling's 90 %% interval, at which it counts as known (default: 0.1, as for Identified)"
+    parser.add_argument("--width", type=_share, metavar="Y", default=0.1, help=width)
+    parser.add_argument("--budget", type=_positive, metavar="X", help="compute at which each run would end")
+    loss = "pass rate that may be lost against the budget's end by stopping before (default: 0.01)"
+    parser.add_argument("--loss", type=_share, metavar="Y", default=0.01, help=loss)
+    split = "compute that all runs together may still spend: split so that the sum of their pass rates is largest"
+    parser.add_argument("--split", type=_positive, metavar="X", help=split)
+    parser.add_argument("--json", type=Path, metavar="JSON", help="write the plan into this file")
 
 
 def _positive(text: str) -> float:

@@ -7,7 +7,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
         "fit": _fit,
         "operator": _operator,
         "compare": _compare,
+        "plan": _plan,
     }
     try:
         if options.command == "run":
@@ -280,21 +281,27 @@ def _logs(options: argparse.Namespace, folders: Sequence[RunFolder]) -> int:
 
 def _fit(options: argparse.Namespace) -> int:
     from scalerl_operator.csv_command import run_fit
-    from scalerl_operator.forecast import FitError
 
-    try:
-        _say(run_fit(options))
-    except FitError as error:
-        raise UsageError(str(error)) from error
-    return EXIT_FINISHED
+    return _say_of_curves(run_fit, options)
 
 
 def _compare(options: argparse.Namespace) -> int:
     from scalerl_operator.csv_command import run_compare
+
+    return _say_of_curves(run_compare, options)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from scalerl_operator.plan_command import run_plan
+
+    return _say_of_curves(run_plan, options)
+
+
+def _say_of_curves(command: Callable[[argparse.Namespace], str], options: argparse.Namespace) -> int:
     from scalerl_operator.forecast import FitError
 
     try:
-        _say(run_compare(options))
+        _say(command(options))
     except FitError as error:
         raise UsageError(str(error)) from error
     return EXIT_FINISHED

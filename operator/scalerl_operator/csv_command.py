@@ -10,6 +10,7 @@ from scalerl_operator.compare_table import comparison_json, comparison_lines, co
 from scalerl_operator.csv_fit import (
     Columns,
     HeldBack,
+    burn_in_rows,
     forecast_rows,
     judge_held_back,
     parse_curve,
@@ -27,40 +28,48 @@ from scalerl_operator.forecast import (
     margin_of,
     stop_point,
     to_json,
+    try_burn_ins,
 )
 from scalerl_operator.wording import format_rows, format_table
 
 LOSS = 0.01  # pass rate: half of what replicates of one recipe differ by
 LAW_HEADER = ("LAW", "WEIGHT", "CEILING", "RMSE", "BACK-TEST")
+BURN_IN_HEADER = ("LEFT OUT BEFORE", "POINTS", "VERDICT", "CEILING")
 COMPARE_HEADER = ("RUN", "VERDICT", "CEILING", "AGAINST FIRST", "B", "C_MID", "COMPUTE", "WHAT IT IS")
 
 
 def run_fit(options: argparse.Namespace) -> str:
     """Fit one curve, write what was asked for, return the text to print. Raises FitError for a file that cannot be."""
-    curve = _load(options.file, options)
+    curve = load_curve(options.file, options)
     until = options.fit_until if options.fit_until is not None else float("inf")
     found = fit_forecast(curve.until(until), budget=options.budget, target=options.target)
     rows, held_back = forecast_rows(found), judge_held_back(found, curve, until)
     if held_back is not None:
         rows.append(("held back", _describe(held_back, until)))
     rows += _plan_rows(found, curve.until(until)) + _entropy_rows(options)
+    starts = try_burn_ins(curve.until(until), found)
     if options.json is not None:
-        extra = {"held_back": asdict(held_back)} if held_back is not None else {}
+        extra: dict[str, object] = {"burn_ins": [asdict(each) for each in starts]}
+        if held_back is not None:
+            extra["held_back"] = asdict(held_back)
         records.save_text(options.json, json.dumps({**to_json(found), **extra}) + "\n")
     if options.picture is not None:
         from scalerl_operator.pictures import draw_fit
 
         options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
-    return f"{format_rows(rows)}\n{format_table(LAW_HEADER, rival_rows(found))}"
+    tables = [format_rows(rows), format_table(LAW_HEADER, rival_rows(found))]
+    if starts:
+        tables.append(format_table(BURN_IN_HEADER, burn_in_rows(starts, found.unit)))
+    return "\n".join(tables)
 
 
 def run_compare(options: argparse.Namespace) -> str:
     """Compare curves with the first of them; the same as `run_fit` otherwise."""
-    curves = [_load(path, options) for path in options.files]
+    curves = [load_curve(path, options) for path in options.files]
     forecasts = [fit_forecast(curve) for curve in curves]
     margin, source = options.margin, "given"
     if options.replicates:
-        margin = margin_of([fit_forecast(_load(path, options)) for path in options.replicates])
+        margin = margin_of([fit_forecast(load_curve(path, options)) for path in options.replicates])
         source = f"of {len(options.replicates)} replicates"
     stems = [path.stem for path in options.files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in options.files]
@@ -95,7 +104,8 @@ def _entropy_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
     return [("entropy", found.reason)]
 
 
-def _load(path: Path, options: argparse.Namespace) -> Points:
+def load_curve(path: Path, options: argparse.Namespace) -> Points:
+    """Return the curve in the columns that the options name. Raises FitError."""
     return parse_curve(_read(path), Columns(options.x, options.y, options.stderr), str(path))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_operator.forecast import FitError, Forecast, Points, ceiling_interval, point_band, points
+from scalerl_operator.forecast import FitError, Forecast, Points, Start, ceiling_interval, point_band, points
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,19 @@ def rival_rows(forecast: Forecast) -> list[tuple[str, ...]]:
         weight = each.weight if each.draws or each.weight else None
         rows.append(_law_row(each.name, weight, each.ceiling, each.rmse, each.backtest_error))
     return rows
+
+
+def burn_in_rows(starts: Sequence[Start], unit: str) -> list[tuple[str, ...]]:
+    """Return (left out before, points, verdict, ceiling with its interval) of fits with other burn-ins."""
+    return [
+        (
+            f"{each.burn_in:.4g} {unit}" + (" (used)" if each.used else ""),
+            str(each.points),
+            each.verdict,
+            "-" if each.ceiling is None else f"{each.ceiling:.3f} [{each.low:.3f}, {each.high:.3f}]",
+        )
+        for each in starts
+    ]
 
 
 def _sigmoid_ceiling(forecast: Forecast) -> float | None:

@@ -1,9 +1,11 @@
 """Every law judged on the run's own past: fitted to its first points, asked about the later ones. PURE."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from scalerl_operator.forecast.laws import Law, grid
-from scalerl_operator.forecast.linear import Precision, solve
+from scalerl_operator.forecast.laws import Law, gains_on, grid
+from scalerl_operator.forecast.linear import Solution, Target, solve_each
 from scalerl_operator.forecast.points import Array
 
 MAX_ORIGINS = 5
@@ -22,18 +24,20 @@ def origins(n: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(first, last, MAX_ORIGINS)})
 
 
-def backtest_law(law: Law, x: Array, y: Array, variance: Array) -> float | None:
-    """Return a law's mean absolute error in the rolling back-test; None for a short run.
+def backtest_laws(laws: Sequence[Law], x: Array, y: Array, variance: Array) -> list[float | None]:
+    """Return each law's mean absolute error in the rolling back-test; None for a short run.
 
     Args:
+        laws: some of `laws`.
         x: [n], compute over the last compute.
         y, variance: [n], pass rates and their variances.
     """
     starts = origins(len(x))
     if not starts:
-        return None
+        return [None] * len(laws)
     seen = np.arange(len(x))[:, None] < np.array(starts)[None, :]
-    return mean_error(_best_curves(law, x, y, Precision(seen / variance[:, None])), x, y, starts)
+    target = Target(np.ones_like(y), y, seen / variance[:, None])
+    return [mean_error(curves, x, y, starts) for curves in _best_curves(laws, x, target)]
 
 
 def backtest_plateau(x: Array, y: Array) -> float | None:
@@ -52,29 +56,32 @@ def mean_error(predicted: Array, x: Array, y: Array, starts: list[int]) -> float
     return float(np.mean(errors)) if errors else None
 
 
-def _best_curves(law: Law, x: Array, y: Array, weights: Precision) -> Array:
-    """Return the best curve at every x under each column of weights [n, k], [k, n]: of a fine grid at its best node."""
-    axes = law.axes(x)
-    nodes = grid(axes)
-    penalised = solve(law.gain(x, *nodes), y, weights).chi2 + law.penalty(nodes[1])[:, None]
-    around = [
-        grid((_around(axes[0], nodes[0][node]), _around(axes[1], nodes[1][node]))) for node in penalised.argmin(axis=0)
-    ]
-    count = len(around[0][0])
-    first, second = (np.concatenate([each[i] for each in around]) for i in range(2))
-    gain = law.gain(x, first, second)
-    fitted = solve(gain, y, weights)
-    curves = []
-    for column in range(len(around)):  # its own grid under its own weights; the other blocks are other columns'
-        own = slice(column * count, (column + 1) * count)
-        best = own.start + int(np.argmin(fitted.chi2[own, column] + law.penalty(second[own])))
-        low, ceiling = fitted.low[best, column], fitted.ceiling[best, column]
-        curves.append(low + (ceiling - low) * gain[best])
-    return np.array(curves)
+def _best_curves(laws: Sequence[Law], x: Array, target: Target) -> list[Array]:
+    """Return each law's best curve at every x under each column of weights, [k, n]: of a fine grid at its best node."""
+    axes = [law.axes(x) for law in laws]
+    coarse = solve_each([gains_on(law, x, each) for law, each in zip(laws, axes, strict=True)], target)
+    fine = [_around_best(law, each, found) for law, each, found in zip(laws, axes, coarse, strict=True)]
+    gains = [law.gain(x, first.ravel(), second.ravel()) for law, (first, second) in zip(laws, fine, strict=True)]
+    column, curves = np.arange(target.weights.shape[1]), []
+    for law, nodes, gain, found in zip(laws, fine, gains, solve_each(gains, target), strict=True):
+        chi2 = found.chi2.reshape(*nodes[0].shape, -1)[column, :, column]  # its own nodes under its own weights
+        row = column * nodes[0].shape[1] + (chi2 + law.penalty(*nodes)).argmin(axis=1)
+        low, ceiling = found.low[row, column, None], found.ceiling[row, column, None]
+        curves.append(low + (ceiling - low) * gain[row])
+    return curves
 
 
-def _around(axis: Array, centre: float) -> Array:
-    if len(axis) == 1:
-        return axis
-    cell = axis[1] - axis[0]
-    return np.linspace(max(centre - cell, axis[0]), min(centre + cell, axis[-1]), REFINE)
+def _around_best(law: Law, axes: tuple[Array, Array], found: Solution) -> tuple[Array, Array]:
+    """Return the nodes around the best node of the law's whole grid, for each column of weights, [k, nodes] each."""
+    first, second = grid(axes)
+    best = (found.chi2 + law.penalty(first, second)[:, None]).argmin(axis=0)
+    steps = grid((_steps(axes[0]), _steps(axes[1])))
+    return (
+        np.clip(first[best][:, None] + steps[0], axes[0][0], axes[0][-1]),
+        np.clip(second[best][:, None] + steps[1], axes[1][0], axes[1][-1]),
+    )
+
+
+def _steps(axis: Array) -> Array:
+    """Return steps over a cell on either side."""
+    return np.linspace(axis[0] - axis[1], axis[1] - axis[0], REFINE) if len(axis) > 1 else np.zeros(1)

@@ -1,6 +1,6 @@
 """What a forecast says at any compute: curve, band, measurement, gain, arrival at a target. PURE.
 
-Every number comes from the same draws. The middle is the median of the law with the largest weight; the interval is
+Every number comes from the same draws. The middle is the median of the law that leads (`Forecast.law`); the interval is
 over the draws of all laws, each law by its weight. A mean over laws would lie between them, where none of them is.
 """
 
@@ -129,7 +129,7 @@ def _spread(forecast: Forecast, values: Values, level: float) -> tuple[Array, Ar
     found = [values(each) for each in components]
     weights = [np.full(len(each), part.weight / len(each)) for each, part in zip(found, components, strict=True)]
     low, high = _quantiles(np.concatenate(found), np.concatenate(weights), _tails(level))
-    chosen = int(np.argmax([part.weight for part in components]))
+    chosen = [part.law.name for part in components].index(forecast.law)
     middle = _quantiles(found[chosen], weights[chosen], (0.5,))[0]
     return np.clip(middle, low, high), low, high
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from scalerl_operator.forecast.laws import SIGMOID, grid
-from scalerl_operator.forecast.linear import Precision, solve
+from scalerl_operator.forecast.laws import SIGMOID, gains_on
+from scalerl_operator.forecast.linear import Target, solve
 from scalerl_operator.forecast.noise import CURVE_PARAMETERS
 from scalerl_operator.forecast.points import Array
 
@@ -34,7 +34,7 @@ def find_burn_in(x: Array, y: Array, variance: Array) -> int:
     n = len(x)
     if n < MIN_POINTS:
         return 0
-    most, gain = int(n * MAX_SHARE), SIGMOID.gain(x, *grid(SIGMOID.axes(x)))
+    most, gain = int(n * MAX_SHARE), gains_on(SIGMOID, x, SIGMOID.axes(x))
     everything, rest = _least_chi2(gain, y, variance, np.array([0, most]))
     freedom = n - most - CURVE_PARAMETERS
     noise = max(rest / freedom, (GRID_ERROR * float(np.ptp(y))) ** 2 / float(np.median(variance)), 1e-12)
@@ -50,5 +50,5 @@ def find_burn_in(x: Array, y: Array, variance: Array) -> int:
 def _least_chi2(gain: Array, y: Array, variance: Array, drop: IntArray) -> Array:
     """Return the least sum of squares without the first `drop` points, for each of `drop` [k]."""
     kept = np.arange(len(y))[:, None] >= drop[None, :]
-    least: Array = solve(gain, y, Precision(kept / variance[:, None])).chi2.min(axis=0)
+    least: Array = solve(gain, Target(np.ones_like(y), y, kept / variance[:, None])).chi2.min(axis=0)
     return least

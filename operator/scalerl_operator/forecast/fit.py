@@ -16,7 +16,8 @@ from scalerl_operator.forecast.band import (
 )
 from scalerl_operator.forecast.burn_in import find_burn_in
 from scalerl_operator.forecast.condense import condense
-from scalerl_operator.forecast.noise import Levels, Noise, noise_of
+from scalerl_operator.forecast.laws import SIGMOID
+from scalerl_operator.forecast.noise import Noise, noise_of
 from scalerl_operator.forecast.outliers import find_outliers
 from scalerl_operator.forecast.points import Array, FitError, Points
 from scalerl_operator.forecast.result import Forecast
@@ -26,6 +27,7 @@ from scalerl_operator.forecast.verdict import MIN_POINTS, find_decline, judge
 # Share of the rise so far by which a run leaves its law per doubling of compute: public runs were followed to twice the
 # compute of the fit (docs/forecast.md), and with it nine tenths of their later points are in the band.
 DRIFT = 0.04
+LEAD = 2.0  # between laws that are about as likely the middle would jump from one evaluation to the next
 
 
 def fit_forecast(
@@ -52,7 +54,7 @@ def fit_forecast(
     _check("burn_in", burn_in, 0.0)
     odd = find_outliers(points)
     sound = points.where(~odd)
-    start = _find_start(sound) if burn_in is None else burn_in
+    start = _find_start(condense(sound)) if burn_in is None else burn_in
     used = sound.starting_at(start)
     blank = Forecast("NotIdentified", "", "sigmoid", len(used), start, points.unit, budget=budget, target=target)
     blank = replace(blank, outliers=tuple(points.compute[odd].tolist()))
@@ -69,12 +71,11 @@ def _fit(points: Points, blank: Forecast, *, contested: bool) -> Forecast:
     last, y = float(points.compute[-1]), points.pass_rate
     x, noise = points.compute / last, noise_of(points)
     laws = fit_laws(x, y, noise, last, contested=contested)
-    variance = noise.variances(np.array([laws.sigmoid.factor]))[:, 0]
+    variance = laws.sigmoid.factor**2 * noise.variance
     residual = y - laws.sigmoid.curve
-    shares = {"sigmoid": laws.weight, **{rival.name: rival.weight for rival in laws.rivals}}
     fitted = replace(
         blank,
-        law=max(shares, key=lambda name: shares[name]),
+        law=_leader(laws),
         sigma=float(np.sqrt(np.median(variance))),
         correlation=laws.sigmoid.correlation,
         drift=DRIFT * float(np.ptp(laws.sigmoid.curve)),
@@ -89,13 +90,18 @@ def _fit(points: Points, blank: Forecast, *, contested: bool) -> Forecast:
     return replace(summarized, verdict=verdict, reason=reason + _aside(summarized))
 
 
+def _leader(laws: Fitted) -> str:
+    """Return the law whose medians are reported: the sigmoid, unless a rival is LEAD times as likely."""
+    best = max(laws.rivals, key=lambda rival: rival.weight)
+    return best.name if best.weight > LEAD * laws.weight else SIGMOID.name
+
+
 def _rise(y: Array, noise: Noise, laws: Fitted) -> float:
     """Return the fall of chi2 from the best constant to the sigmoid, under the noise that was found."""
-    found = laws.sigmoid
-    precision = noise.precision(Levels(np.array([found.factor]), np.array([found.correlation]), np.zeros(1)))
-    weights = precision.times(np.ones_like(y))[:, 0]
-    level = float(weights @ y / weights.sum())
-    constant, curve = precision.square(np.stack([y - level, y - found.curve]))[:, 0]
+    inverse = 1.0 / laws.sigmoid.spectrum
+    one, turned = noise.turned(np.ones_like(y)), noise.turned(y)
+    level = float((one * inverse) @ turned / ((one * inverse) @ one))
+    constant, curve = np.square(noise.turned(np.stack([y - level, y - laws.sigmoid.curve]))) @ inverse
     return float(constant - curve)
 
 

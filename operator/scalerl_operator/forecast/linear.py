@@ -1,5 +1,6 @@
 """Closed-form weighted least squares in the two linear parameters, under 0 <= low <= ceiling <= 1. PURE."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,28 +12,15 @@ SINGULAR = 1e-12  # of the product of the diagonal: below it the two columns say
 
 
 @dataclass(frozen=True, eq=False)
-class Precision:
-    """Inverse covariances of the points under k noise levels: tridiagonal, as those of AR(1) errors are."""
+class Target:
+    """The points that curves are compared with, in any orthogonal coordinates in which their errors are independent."""
 
-    diagonal: Array
-    """[n, k], >= 0; 0 leaves a point out."""
-    beside: Array | None = None
-    """[n - 1, k]: between neighbours; None for independent errors."""
-
-    def times(self, values: Array) -> Array:
-        """Return precision times values [n], [n, k]."""
-        product: Array = self.diagonal * values[:, None]
-        if self.beside is not None:
-            product[:-1] += self.beside * values[1:, None]
-            product[1:] += self.beside * values[:-1, None]
-        return product
-
-    def square(self, rows: Array) -> Array:
-        """Return row' precision row for each of rows [m, n], [m, k]."""
-        squares: Array = (rows * rows) @ self.diagonal
-        if self.beside is not None:
-            squares += 2.0 * ((rows[:, :-1] * rows[:, 1:]) @ self.beside)
-        return squares
+    one: Array
+    """[n]: the constant curve of height 1; ones where the coordinates are the points themselves."""
+    y: Array
+    """[n]."""
+    weights: Array
+    """[n, k], >= 0: inverse variances under each of k assumptions; 0 leaves a coordinate out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +42,7 @@ class Normal:
 
     def chi2(self, low: Array, ceiling: Array) -> Array:
         """Return the weighted sum of squared residuals, [m, k], never below 0."""
-        fitted = low * (low * self.a + 2.0 * ceiling * self.c) + ceiling**2 * self.b
+        fitted = low * (low * self.a + 2.0 * ceiling * self.c) + ceiling * ceiling * self.b
         return np.maximum(self.yy - 2.0 * (low * self.p + ceiling * self.q) + fitted, 0.0)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Normal":
@@ -72,33 +60,48 @@ class Solution:
     chi2: Array
 
 
-def normal_equations(gain: Array, y: Array, precision: Precision) -> Normal:
-    """Return the sums for gain [m, n], y [n] and a precision of [n, k]."""
-    ones, on_y = precision.times(np.ones(len(y))), precision.times(y)
-    wg, wgg, wgy = gain @ ones, precision.square(gain), gain @ on_y
-    return Normal(ones.sum(axis=0) - 2.0 * wg + wgg, wgg, wg - wgg, on_y.sum(axis=0) - wgy, wgy, y @ on_y)
+def normal_equations(gain: Array, target: Target) -> Normal:
+    """Return the sums for gain [m, n], in the coordinates of `target`."""
+    weights, k = target.weights, target.weights.shape[1]
+    beside = np.concatenate([weights * target.one[:, None], weights * target.y[:, None]], axis=1)
+    sums = gain @ beside  # [m, 2 k]
+    wg, wgy, wgg = sums[:, :k], sums[:, k:], (gain * gain) @ weights
+    ones, on_y, yy = target.one @ beside[:, :k], target.one @ beside[:, k:], target.y @ beside[:, k:]
+    c = wg - wgg
+    return Normal(ones - wg - c, wgg, c, on_y - wgy, wgy, yy)
 
 
-def solve(gain: Array, y: Array, precision: Precision) -> Solution:
+def solve(gain: Array, target: Target) -> Solution:
     """Fit (low, ceiling) for every curve and weighting.
 
     Args:
-        gain: [m, n], in [0, 1].
-        y: [n].
-        precision: of [n, k].
+        gain: [m, n], in [0, 1] before it was turned into the coordinates of `target`.
+        target: the points.
 
     The sum of squares is convex: where the free minimum breaks a bound, the best point of the triangle's three sides
     is the answer.
     """
-    eq = normal_equations(gain, y, precision)
-    det = eq.a * eq.b - eq.c**2
-    regular = det > SINGULAR * eq.a * eq.b
+    return solve_normal(normal_equations(gain, target))
+
+
+def solve_each(gains: Sequence[Array], target: Target) -> list[Solution]:
+    """Return `solve` of each block of curves, in one pass."""
+    found, ends = solve(np.concatenate(gains), target), np.cumsum([len(gain) for gain in gains])[:-1]
+    blocks = zip(*(np.split(each, ends) for each in (found.low, found.ceiling, found.chi2)), strict=True)
+    return [Solution(low, ceiling, chi2) for low, ceiling, chi2 in blocks]
+
+
+def solve_normal(eq: Normal) -> Solution:
+    """Return the same from the sums."""
+    full = eq.a * eq.b
+    det = full - eq.c * eq.c
+    regular = det > SINGULAR * full
     safe = np.where(regular, det, 1.0)
     low, ceiling = (eq.p * eq.b - eq.q * eq.c) / safe, (eq.q * eq.a - eq.p * eq.c) / safe
-    free = regular & (low >= 0.0) & (low <= ceiling) & (ceiling <= 1.0)
     chi2 = eq.chi2(low, ceiling)
-    bound = ~free
-    low[bound], ceiling[bound], chi2[bound] = _solve_on_sides(eq.where(bound))
+    bound = ~(regular & (low >= 0.0) & (low <= ceiling) & (ceiling <= 1.0))
+    if bound.any():
+        low[bound], ceiling[bound], chi2[bound] = _solve_on_sides(eq.where(bound))
     return Solution(low, ceiling, chi2)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_operator.forecast.band import arrival, curve_band
-from scalerl_operator.forecast.laws import B_PRIOR, SIGMOID
+from scalerl_operator.forecast.laws import B_PRIOR, SIGMOID, gradient_of
 from scalerl_operator.forecast.points import Array, FitError, Points
 from scalerl_operator.forecast.result import Forecast
 from scalerl_operator.forecast.verdict import IDENTIFIED_WIDTH
@@ -21,10 +21,8 @@ CHUNKS = 60  # of a budget that is split
 
 def sigmoid_gradient(draws: Array, compute: Array) -> Array:
     """Return dR / d(A, R0, log C_mid, log B) of draws [d, 4] = (A, B, C_mid, R0) at compute [n] > 0, [d, n, 4]."""
-    ceiling, b, c_mid, r0 = (draws[:, i, None] for i in range(4))
-    share = SIGMOID.share(b, c_mid, compute)
-    bend = (ceiling - r0) * share * (1.0 - share) * b
-    return np.stack([share, 1.0 - share, -bend, bend * np.log(compute / c_mid)], axis=-1)
+    by_a, by_b, by_c_mid, by_r0 = np.moveaxis(gradient_of(SIGMOID, draws, compute), -1, 0)
+    return np.stack([by_a, by_r0, by_c_mid * draws[:, 2, None], by_b * draws[:, 1, None]], axis=-1)
 
 
 def expected_width(forecast: Forecast, curve: Points, compute: float) -> float:

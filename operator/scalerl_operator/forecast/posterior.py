@@ -1,22 +1,27 @@
-"""What the points say about the sigmoid: draws of (A, B, C_mid, R0) from a grid posterior. PURE.
+"""What the points say about each law: draws of its parameters from a grid posterior. PURE.
 
 Priors, all weak and all stated: A uniform in [0, 1] and R0 uniform in [0, A]; C_mid log-uniform from just before the
-first point to ten times the last; B log-normal about 1.7, factor 2; the noise factor of `noise.Noise`. The two linear
+first point to ten times the last; B log-normal about 1.7, factor 2; the errors of `noise.Noise`. The two linear
 parameters are integrated exactly (a normal cut by the triangle 0 <= R0 <= A <= 1), the others by summing a grid that is
 zoomed on to where the posterior is. No random number is drawn: the same points give the same forecast.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from scalerl_operator.forecast.laws import Law, grid
-from scalerl_operator.forecast.linear import Precision, normal_equations, solve
-from scalerl_operator.forecast.noise import Levels, Noise
+from scalerl_operator.forecast.laws import Law, gains_on, grid
+from scalerl_operator.forecast.linear import Normal, Solution, Target, normal_equations, solve_normal
+from scalerl_operator.forecast.noise import Noise
 from scalerl_operator.forecast.points import Array
 
-ZOOMS = ((18, 10), (30, 16))  # nodes along the two shape axes after each zoom; a law with one needs the last only
+Axes = tuple[Array, Array]
+Indices = NDArray[np.int64]
+
+ZOOMS = ((18, 10), (26, 14))  # nodes along the two shape axes after each zoom
 KEEP = 12.0  # log weights further below the best are dropped from the grid: e^-12 of the peak
 KEEP_DRAWN = 9.0  # and from the draws
 SLICES = 4  # of A's distribution at one node
@@ -36,9 +41,11 @@ class Posterior:
     """[d]: the shape coordinates of `Law.axes`."""
     second: Array
     factor: float
-    """Posterior mean of the noise factor."""
+    """Posterior mean of the noise factor, of sampling and wandering together."""
     correlation: float
     """Posterior mean of the correlation of neighbouring errors."""
+    spectrum: Array
+    """[n]: posterior mean of the errors' variance over frequency, of `Noise.turned` points."""
     curve: Array
     """[n]: the most likely curve, for residuals."""
     log_evidence: float
@@ -46,105 +53,179 @@ class Posterior:
 
 
 @dataclass(frozen=True, eq=False)
+class _Data:
+    """What all laws are fitted to."""
+
+    x: Array
+    noise: Noise
+    target: Target
+
+
+@dataclass(frozen=True, eq=False)
 class _Nodes:
-    """A grid and its log weights."""
+    """One law's grid, and how likely its nodes are."""
 
-    first: Array
-    second: Array
-    gain: Array
-    levels: Levels
-    precision: Precision
+    law: Law
+    axes: Axes
+    factors: Array
+    """[f, k]."""
     log_prior: Array
-    """[m, k]: of shape and noise, and the likelihood's share that does not depend on the curve."""
+    """[f, m, k]: of shape and noise, and the likelihood's share that does not depend on the curve."""
     log_peak: Array
-    """[m, k]: log prior and likelihood with the linear parameters at their best."""
-    curve: Array
-    """[n]: the most likely one."""
+    """[f, m, k]: log prior and likelihood with the linear parameters at their best."""
+    normal: Normal
+    solution: Solution
 
 
-def fit_posterior(law: Law, x: Array, y: Array, noise: Noise, *, num_draws: int) -> Posterior:
-    """Return the posterior of a law.
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """A law's nodes, each under one kind and size of error, [cell]: A and R0 are normal there, but for their bounds."""
+
+    row: Indices
+    column: Indices
+    factor: Array
+    log_weight: Array
+    """With A and R0 integrated, but for R0's bounds."""
+    ceiling: "Cut"
+    a: Array
+    c: Array
+    p: Array
+
+    def r0_given(self, ceiling: Array) -> "Cut":
+        """Return R0's distribution for each ceiling [cell, s]."""
+        a = self.a[:, None]
+        mean = (self.p[:, None] - self.c[:, None] * ceiling) / a
+        return Cut(mean, np.broadcast_to(a**-0.5, ceiling.shape), ceiling)
+
+
+def fit_posteriors(
+    laws: Sequence[Law], x: Array, y: Array, noise: Noise, *, num_draws: Sequence[int]
+) -> list[Posterior]:
+    """Return the posterior of each law.
 
     Args:
-        law: one of `laws`.
+        laws: some of `laws`.
         x: [n >= 2], compute over the last compute, increasing from >= 0 to 1.
         y: [n], pass rates.
         noise: of the same points.
-        num_draws: d, equally likely.
+        num_draws: d of each law, equally likely.
     """
-    axes = law.axes(x)
-    prior = sum(float(np.log(np.ptp(axis))) for axis in axes if len(axis) > 1)
-    flat = sum(len(axis) == 1 for axis in axes)
-    gain = law.gain(x, *grid(axes))
-    for shape in ZOOMS[flat:]:
-        chi2 = solve(gain, y, noise.precision(noise.unit())).chi2.min(axis=0)
-        nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=False)))
-        axes = _zoom(nodes, axes, shape)
-        gain = law.gain(x, *grid(axes))
-    nodes = _weigh(law, gain, y, noise, (axes, noise.levels(chi2, fine=True)))
-    cell = sum(float(np.log(axis[1] - axis[0])) for axis in axes if len(axis) > 1)
-    return _draw(law, nodes, y, cell - prior, num_draws)
+    rough = replace(noise, kinds=noise.kinds.rough())
+    axes, data = [law.axes(x) for law in laws], _Data(x, rough, rough.target(y))
+    for shape in ZOOMS:
+        axes = [_zoom(each, shape) for each in _weigh(laws, axes, data)]
+    data = _Data(x, noise, noise.target(y))
+    nodes = _weigh(laws, axes, data)
+    return [_draw(each, data, count) for each, count in zip(nodes, num_draws, strict=True)]
 
 
-def _weigh(law: Law, gain: Array, y: Array, noise: Noise, at: tuple[tuple[Array, Array], Levels]) -> _Nodes:
-    axes, levels = at
-    first, second = grid(axes)
-    precision = noise.precision(levels)
-    log_prior = noise.log_density(levels) - 0.5 * law.penalty(second)[:, None]
-    solution = solve(gain, y, precision)
-    log_peak = log_prior - 0.5 * solution.chi2
-    best = np.unravel_index(int(np.argmax(log_peak)), log_peak.shape)
-    curve = solution.low[best] + (solution.ceiling[best] - solution.low[best]) * gain[best[0]]
-    return _Nodes(first, second, gain, levels, precision, log_prior, log_peak, curve)
+def _weigh(laws: Sequence[Law], axes: Sequence[Axes], data: _Data) -> list[_Nodes]:
+    """Solve for the linear parameters at all nodes of all laws in one pass."""
+    x, noise, target = data.x, data.noise, data.target
+    gains = noise.turned(np.concatenate([gains_on(law, x, each) for law, each in zip(laws, axes, strict=True)]))
+    eq = normal_equations(gains, target)
+    found = solve_normal(eq)
+    ends = np.cumsum([len(first) * len(second) for first, second in axes])
+    nodes = []
+    for law, each, end in zip(laws, axes, ends, strict=True):
+        own = slice(end - len(each[0]) * len(each[1]), end)
+        solution = Solution(found.low[own], found.ceiling[own], found.chi2[own])
+        normal = Normal(eq.a[own], eq.b[own], eq.c[own], eq.p[own], eq.q[own], eq.yy)
+        factors, log_range = noise.factors(solution.chi2.min(axis=0))
+        shape = -0.5 * law.penalty(*grid(each))
+        log_prior = (noise.log_density(factors) + log_range)[:, None, :] + shape[None, :, None]
+        log_peak = log_prior - 0.5 * solution.chi2 * factors[:, None, :] ** -2.0
+        nodes.append(_Nodes(law, each, factors, log_prior, log_peak, normal, solution))
+    return nodes
 
 
-def _zoom(nodes: _Nodes, axes: tuple[Array, Array], shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Return finer axes over the nodes that matter and two cells around them, inside the old axes."""
-    matter = nodes.log_peak.max(axis=1) > nodes.log_peak.max() - KEEP
-    zoomed = []
-    for axis, coordinate, size in zip(axes, (nodes.first, nodes.second), shape, strict=True):
-        if len(axis) == 1:
-            zoomed.append(axis)
-            continue
-        margin = 2.0 * (axis[1] - axis[0])
-        low, high = coordinate[matter].min() - margin, coordinate[matter].max() + margin
-        zoomed.append(np.linspace(max(low, axis[0]), min(high, axis[-1]), size))
-    return zoomed[0], zoomed[1]
+def _zoom(nodes: _Nodes, shape: tuple[int, int]) -> Axes:
+    """Return finer axes over the nodes that matter and a cell around them, inside the old axes."""
+    matter = nodes.log_peak.max(axis=(0, 2)) > nodes.log_peak.max() - KEEP
+    on_axes = matter.reshape(len(nodes.axes[0]), len(nodes.axes[1]))
+    sizes = shape if len(nodes.axes[1]) > 1 else (sum(shape), 1)
+    return _around(nodes.axes[0], on_axes.any(axis=1), sizes[0]), _around(nodes.axes[1], on_axes.any(axis=0), sizes[1])
 
 
-def _draw(law: Law, nodes: _Nodes, y: Array, log_cell: float, num_draws: int) -> Posterior:
+def _around(axis: Array, matter: NDArray[np.bool_], size: int) -> Array:
+    if len(axis) == 1:
+        return axis
+    cell, inside = axis[1] - axis[0], axis[matter]
+    return np.linspace(max(inside[0] - cell, axis[0]), min(inside[-1] + cell, axis[-1]), size)
+
+
+def _log_cell(axes: Axes, whole: Axes) -> float:
+    """Return the log of a node's share of the prior's range."""
+    pairs = [(axis, all_of_it) for axis, all_of_it in zip(axes, whole, strict=True) if len(axis) > 1]
+    return sum(float(np.log((axis[1] - axis[0]) / np.ptp(all_of_it))) for axis, all_of_it in pairs)
+
+
+def _draw(nodes: _Nodes, data: _Data, num_draws: int) -> Posterior:
     """Integrate A and R0 at the nodes that matter and thin what comes out to equal weights."""
-    row, column = np.nonzero(nodes.log_peak > nodes.log_peak.max() - KEEP_DRAWN)
-    eq = normal_equations(nodes.gain, y, nodes.precision)
-    a, b, c = eq.a[row, column] + RIDGE, eq.b[row, column] + RIDGE, eq.c[row, column]
-    p, q = eq.p[row, column] + 0.5 * RIDGE, eq.q[row, column] + 0.5 * RIDGE
-    det = a * b - c**2
-    free_r0, free_ceiling = (p * b - q * c) / det, (q * a - p * c) / det
-    chi2 = eq.yy[column] + 0.5 * RIDGE - free_r0 * p - free_ceiling * q  # at the minimum of the uncut normal
-    ceiling_cut = Cut(free_ceiling, np.sqrt(a / det), np.ones_like(det))
-    ceiling = ceiling_cut.slices(SLICES)  # [node, SLICES]
-    a_wide, p_wide, c_wide = (v[:, None] + np.zeros(SLICES) for v in (a, p, c))
-    r0_cut = Cut((p_wide - c_wide * ceiling) / a_wide, a_wide**-0.5, ceiling)
-    log_weight = nodes.log_prior[row, column] - 0.5 * (chi2 + np.log(det)) + ceiling_cut.log_mass()
-    weight = np.exp(log_weight - log_weight.max())[:, None] * np.exp(r0_cut.log_mass())
+    cells = _cells(nodes)
+    ceiling = cells.ceiling.slices(SLICES)  # [cell, SLICES]
+    r0_cut = cells.r0_given(ceiling)
+    weight = np.exp(cells.log_weight - cells.log_weight.max())[:, None] * np.exp(r0_cut.log_mass())
     # Equal weights: walk the particles in order of A and take one wherever another 1/num_draws of the mass is passed.
     order = np.argsort(ceiling, axis=None)
     passed = np.cumsum(weight.ravel()[order])
     taken = order[np.searchsorted(passed, (np.arange(num_draws) + 0.5) / num_draws * passed[-1])]
     node = taken // SLICES
     low = Cut(*(v.ravel()[taken] for v in (r0_cut.mean, r0_cut.sd, r0_cut.high))).quantile(_spaced(num_draws))
-    levels, share = nodes.levels, weight.sum(axis=1)
+    first, second = grid(nodes.axes)
+    share, kinds = weight.sum(axis=1) / passed[-1], data.noise.kinds
+    size = np.bincount(cells.column, weights=share * cells.factor**2, minlength=len(kinds.share))
     return Posterior(
-        law=law,
+        law=nodes.law,
         ceiling=ceiling.ravel()[taken],
         low=low,
-        first=nodes.first[row[node]],
-        second=nodes.second[row[node]],
-        factor=float(np.average(levels.factors[column], weights=share)),
-        correlation=float(np.average(levels.correlations[column], weights=share)),
-        curve=nodes.curve,
-        log_evidence=float(log_weight.max() + np.log(passed[-1] / SLICES)) + log_cell,
+        first=first[cells.row[node]],
+        second=second[cells.row[node]],
+        factor=float(share @ cells.factor),
+        correlation=float(share @ (kinds.share * kinds.correlation)[cells.column]),
+        spectrum=data.noise.spectra @ size,
+        curve=_best_curve(nodes, data.x),
+        log_evidence=float(cells.log_weight.max() + np.log(passed[-1] / SLICES))
+        + _log_cell(nodes.axes, nodes.law.axes(data.x)),
     )
+
+
+def _cells(nodes: _Nodes) -> _Cells:
+    """Return the cells of the grid that hold more than e^-KEEP_DRAWN of what the heaviest holds."""
+    level, row, column = np.nonzero(nodes.log_peak > nodes.log_peak.max() - KEEP)
+    factor = nodes.factors[level, column]
+    eq = _scaled(nodes.normal, row, column, factor**-2.0)
+    det = eq.a * eq.b - eq.c**2
+    low, ceiling = (eq.p * eq.b - eq.q * eq.c) / det, (eq.q * eq.a - eq.p * eq.c) / det
+    chi2 = eq.yy + 0.5 * RIDGE - low * eq.p - ceiling * eq.q  # at the minimum of the uncut normal
+    cut = Cut(ceiling, np.sqrt(eq.a / det), np.ones_like(det))
+    log_weight = nodes.log_prior[level, row, column] - 0.5 * (chi2 + np.log(det)) + cut.log_mass()
+    heavy = log_weight > log_weight.max() - KEEP_DRAWN
+    return _Cells(
+        row=row[heavy],
+        column=column[heavy],
+        factor=factor[heavy],
+        log_weight=log_weight[heavy],
+        ceiling=Cut(cut.mean[heavy], cut.sd[heavy], cut.high[heavy]),
+        a=eq.a[heavy],
+        c=eq.c[heavy],
+        p=eq.p[heavy],
+    )
+
+
+def _scaled(eq: Normal, row: Indices, column: Indices, scale: Array) -> Normal:
+    """Return the sums at chosen (row, column), with all weights times `scale` and the ridge's prior added."""
+    a, b, c, p, q = (each[row, column] * scale for each in (eq.a, eq.b, eq.c, eq.p, eq.q))
+    return Normal(a + RIDGE, b + RIDGE, c, p + 0.5 * RIDGE, q + 0.5 * RIDGE, eq.yy[column] * scale)
+
+
+def _best_curve(nodes: _Nodes, x: Array) -> Array:
+    """Return the most likely curve, [n]."""
+    _, row, column = np.unravel_index(int(np.argmax(nodes.log_peak)), nodes.log_peak.shape)
+    first, second = grid(nodes.axes)
+    low, ceiling = nodes.solution.low[row, column], nodes.solution.ceiling[row, column]
+    curve: Array = low + (ceiling - low) * nodes.law.gain(x, first[row], second[row])
+    return curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +254,7 @@ class Cut:
 
         Where in its part it lies differs from row to row: rows together fill the tails, which middles would cut off.
         """
-        wide = Cut(*(v[:, None] + np.zeros(count) for v in (self.mean, self.sd, self.high)))
+        wide = Cut(*(v[:, None] for v in (self.mean, self.sd, self.high)))
         return wide.quantile((np.arange(count) + _spaced(len(self.mean))[:, None]) / count)
 
 

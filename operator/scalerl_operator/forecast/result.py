@@ -20,7 +20,7 @@ class Forecast:
     reason: str
     """One sentence: why, and what would settle it."""
     law: str
-    """The one with the largest weight: ceiling, curve, gain and target are its medians, inside every law's interval."""
+    """The one that leads: the sigmoid, unless a rival is twice as likely. Ceiling, curve, gain, target: its medians."""
     points: int
     """How many were used, after burn-in."""
     burn_in: float

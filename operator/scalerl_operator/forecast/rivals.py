@@ -1,26 +1,25 @@
 """Every law's fit to the same points and its weight: how far it is believed against the others. PURE.
 
-weight = prior x (density of the points under the law)^TEMPER / (back-test error + half of the noise)^SHARPNESS
+weight = prior x density of the points under the law / (back-test error + half of the noise)
 
 The density says how well a law describes the run, the back-test how well it foretold the run's second half. The density
-is tempered because all laws are wrong: taken at its word it would be sure of one of them within twenty points.
+is taken at its word: where a law is only near the truth, its misfit looks like errors that wander, and `noise` has
+those.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_operator.forecast.backtest import PLATEAU_POINTS, backtest_law, backtest_plateau
-from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, first_positive
+from scalerl_operator.forecast.backtest import PLATEAU_POINTS, backtest_laws, backtest_plateau
+from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID
 from scalerl_operator.forecast.noise import Noise
 from scalerl_operator.forecast.points import Array
-from scalerl_operator.forecast.posterior import Posterior, fit_posterior
+from scalerl_operator.forecast.posterior import Posterior, fit_posteriors
 
 PLATEAU = "plateau"
 Draw = tuple[float, float, float, float]
-PRIOR = {SIGMOID.name: 0.7, **{law.name: 0.1 for law in CURVED_RIVALS}}  # the paper's law, unless the run objects
-TEMPER = 0.5
-SHARPNESS = 2.0  # the origins of a back-test overlap: they say no more than about four independent errors
+PRIOR = {SIGMOID.name: 0.5, **{law.name: 0.5 / 3.0 for law in CURVED_RIVALS}}  # the paper's law, unless the run objects
 NUM_DRAWS = 400
 NUM_RIVAL_DRAWS = 100
 LEAST_WEIGHT = 0.005  # a law below it has no draws: it could not move a 5 % quantile
@@ -67,19 +66,19 @@ def fit_laws(x: Array, y: Array, noise: Noise, last_compute: float, *, contested
         last_compute: turns parameters back into the user's unit.
         contested: whether rivals get a weight.
     """
-    sigmoid = fit_posterior(SIGMOID, x, y, noise, num_draws=NUM_DRAWS)
-    others = [fit_posterior(law, x, y, noise, num_draws=NUM_RIVAL_DRAWS) for law in CURVED_RIVALS]
-    variance = noise.variances(np.array([sigmoid.factor]))[:, 0]
-    errors = [backtest_law(each.law, x, y, variance) for each in (sigmoid, *others)]
+    laws = (SIGMOID, *CURVED_RIVALS)
+    counts = [NUM_DRAWS, *[NUM_RIVAL_DRAWS] * len(CURVED_RIVALS)]
+    sigmoid, *others = fit_posteriors(laws, x, y, noise, num_draws=counts)
+    variance = sigmoid.factor**2 * noise.variance
+    errors = backtest_laws(laws, x, y, variance)
     weights = weigh([sigmoid, *others], errors, float(np.sqrt(np.median(variance)))) if contested else [1.0, 0, 0, 0]
-    first = first_positive(x) * last_compute
     rivals = tuple(
-        _rival(each, y, (error, weight), (last_compute, first))
+        _rival(each, y, (error, weight), last_compute)
         for each, error, weight in zip(others, errors[1:], weights[1:], strict=True)
     )
     return Fitted(
         sigmoid=sigmoid,
-        draws=_natural(sigmoid, last_compute, first),
+        draws=_natural(sigmoid, last_compute),
         weight=float(weights[0]),
         backtest_error=errors[0],
         rivals=(*rivals, _plateau(x, y)),
@@ -94,16 +93,16 @@ def weigh(posteriors: list[Posterior], errors: list[float | None], sigma: float)
         errors: of their back-tests, all known or all None.
         sigma: noise sd of a point: a smaller difference of errors is luck.
     """
-    log_weight = np.array([np.log(PRIOR[each.law.name]) + TEMPER * each.log_evidence for each in posteriors])
+    log_weight = np.array([np.log(PRIOR[each.law.name]) + each.log_evidence for each in posteriors])
     known = [error for error in errors if error is not None]
     if known:
-        log_weight = log_weight - SHARPNESS * np.log(np.array(known) + 0.5 * sigma)
+        log_weight = log_weight - np.log(np.array(known) + 0.5 * sigma)
     weight = np.exp(log_weight - log_weight.max())
     return [float(each) for each in weight / weight.sum()]
 
 
-def _rival(found: Posterior, y: Array, judged: tuple[float | None, float], scale: tuple[float, float]) -> Rival:
-    draws, (error, weight) = _natural(found, *scale), judged
+def _rival(found: Posterior, y: Array, judged: tuple[float | None, float], last: float) -> Rival:
+    draws, (error, weight) = _natural(found, last), judged
     middle = np.median(draws, axis=0)
     return Rival(
         name=found.law.name,
@@ -124,12 +123,12 @@ def _plateau(x: Array, y: Array) -> Rival:
 
 def as_tuples(draws: Array) -> tuple[Draw, ...]:
     """Return the rows of draws [d, 4]."""
-    return tuple((a, b, c, d) for a, b, c, d in draws.tolist())
+    return tuple(map(tuple, draws.tolist()))
 
 
-def _natural(found: Posterior, last_compute: float, first_compute: float) -> Array:
+def _natural(found: Posterior, last_compute: float) -> Array:
     """Return the draws (ceiling, two shape parameters, low), [d, 4], in the user's unit, with DIGITS digits."""
-    shape = found.law.natural(found.first, found.second, last_compute, first_compute)
+    shape = found.law.natural(found.first, found.second, last_compute)
     draws = np.stack([found.ceiling, *shape, found.low], axis=1)
     size = np.floor(np.log10(np.maximum(np.abs(draws), 1e-300)))
     places = np.clip(DIGITS - 1 - size, -300, DIGITS + 300)

@@ -324,6 +324,49 @@ def test_fit_plans_and_warns_of_entropy(place: Path, capsys: pytest.CaptureFixtu
     assert "no column 'missing'" in capsys.readouterr().err
 
 
+def test_fit_says_what_other_burn_ins_would_give(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--json", "fit.json"]) == 0
+    table = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
+    assert table[0].split() == ["LEFT", "OUT", "BEFORE", "POINTS", "VERDICT", "CEILING"]
+    assert [line.split()[:2] for line in table[1:]] == [["0", "hours"], ["1.17", "hours"], ["3.9", "hours"]]
+    assert "(used)" in table[1]
+    tried = json.loads((place / "fit.json").read_text())["burn_ins"]
+    assert [(each["points"], each["used"]) for each in tried] == [(40, True), (38, False), (36, False)]
+    assert all(each["low"] < 0.6 < each["high"] for each in tried)
+
+
+def test_plan_says_when_a_ceiling_will_be_known_where_to_stop_and_what_to_spend(
+    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = curve.read_text().splitlines()
+    (place / "early.csv").write_text("\n".join(rows[:10]) + "\n")
+    wanted = ["--x", "hours", "--y", "rate", "--budget", "200", "--split", "60", "--json", "plan.json"]
+    assert main(["plan", str(curve), "early.csv", *wanted]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "early"]
+    whole, early = json.loads((place / "plan.json").read_text())
+    assert whole["identified_at"] == 39.0  # it is known already
+    assert whole["expected_width"] <= 0.1
+    # .1 + .5 x^2 / (16 + x^2) is .5998 at 200 and .5898, one hundredth less, at x^2 = 16 * 49 = 28^2
+    assert whole["stop_at"] == pytest.approx(28.0, abs=1.0)
+    assert whole["share"]["compute"] + early["share"]["compute"] == pytest.approx(60.0)
+    assert early["share"]["compute"] > whole["share"]["compute"]  # it has more to gain
+    assert "MAY STOP AT" in out
+
+
+def test_plan_refuses_to_split_over_a_run_without_a_curve(
+    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "two.csv").write_text("hours,rate\n1,0.2\n2,0.3\n")
+    wanted = ["plan", str(curve), "two.csv", "--x", "hours", "--y", "rate"]
+    assert main([*wanted, "--split", "10"]) == 2
+    assert "two has no curve to split compute by: 2 usable points" in capsys.readouterr().err
+    assert main(wanted) == 0
+    out = capsys.readouterr().out
+    assert "two: 2 usable points" in out
+    assert "needs --budget" in out
+
+
 def test_fit_judges_itself_on_what_it_has_not_seen(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--fit-until", "20"]) == 0
     assert "over 19 points past 20, " in capsys.readouterr().out
@@ -337,6 +380,8 @@ USAGE = [
     (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "-1"], "a budget below 0"),
     (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "much"], "a budget that is no number"),
     (["fit", "x.csv", "--x", "a", "--y", "b", "--target", "1.5"], "a target above 1"),
+    (["plan", "x.csv", "--x", "a", "--y", "b", "--width", "2"], "a width above 1"),
+    (["plan", "x.csv", "--x", "a", "--y", "b", "--split", "0"], "nothing to split"),
 ]
 
 
@@ -355,7 +400,7 @@ def test_a_csv_that_cannot_be_fitted_is_a_usage_error(curve: Path, capsys: pytes
     assert "none.csv: No such file or directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["status"], ["report"], ["fit"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["status"], ["report"], ["fit"], ["plan"]], ids=str)
 def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -22,8 +22,8 @@ SIGMOIDS = tuple((0.5 + 0.01 * i, 1.0, 10.0, 0.2) for i in range(21))  # A from 
 
 
 def _forecast(draws=SIGMOIDS, **values):
-    known = {"last_compute": 10.0, **values}
-    return Forecast("Weak", "why", "sigmoid", 8, 0.0, "GPU-h", draws=draws, **known)
+    known = {"law": "sigmoid", "last_compute": 10.0, **values}
+    return Forecast("Weak", "why", points=8, burn_in=0.0, unit="GPU-h", draws=draws, **known)
 
 
 def _rival(weight, draws, name="exponential"):
@@ -45,9 +45,11 @@ def test_a_rival_has_its_weight_in_the_interval_but_not_in_the_middle():
     assert ceiling_interval(light)[2] == pytest.approx(0.7)
 
 
-def test_the_middle_is_that_of_the_heaviest_law():
+def test_the_middle_is_that_of_the_law_that_leads():
     other = _forecast(
-        weight=0.3, rivals=(_rival(0.7, ((0.64, 5.0, 0.0, 0.2), (0.65, 5.0, 0.0, 0.2), (0.66, 5, 0, 0.2))),)
+        law="exponential",
+        weight=0.3,
+        rivals=(_rival(0.7, ((0.64, 5.0, 0.0, 0.2), (0.65, 5.0, 0.0, 0.2), (0.66, 5, 0, 0.2))),),
     )
     assert ceiling_interval(other)[0] == pytest.approx(0.65)
     # its curve too: .2 + .45 (1 - e^-2) at two time constants

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalerl_operator.forecast.linear import Precision, normal_equations, solve
+from scalerl_operator.forecast.linear import Target, normal_equations, solve
 
 ROWS = [
     ([0.0, 0.5, 1.0], [0.2, 0.4, 0.6], [1, 1, 1], (0.2, 0.6, 0.0), "points on the curve"),
@@ -21,11 +21,16 @@ ROWS = [
 ]
 
 
+def _plain(y, weights):
+    """The points as they are."""
+    return Target(np.ones(len(y)), np.array(y, dtype=float), np.array(weights, dtype=float).reshape(len(y), -1))
+
+
 @pytest.mark.parametrize(
     ("gain", "y", "weights", "expected"), [row[:-1] for row in ROWS], ids=[row[-1] for row in ROWS]
 )
 def test_solve_by_hand(gain, y, weights, expected):
-    found = solve(np.array([gain]), np.array(y), Precision(np.array(weights, dtype=float)[:, None]))
+    found = solve(np.array([gain]), _plain(y, weights))
     for value, wanted in zip((found.low, found.ceiling, found.chi2), expected, strict=True):
         if wanted is not None:
             assert value[0, 0] == pytest.approx(wanted, abs=1e-9)
@@ -36,10 +41,10 @@ def test_curves_and_weightings_do_not_mix():
     gain = np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]])
     weights = np.array([[1.0, 1.0], [1.0, 3.0], [1.0, 1.0]])
     y = np.array([0.1, 0.3, 0.6])
-    both = solve(gain, y, Precision(weights))
+    both = solve(gain, _plain(y, weights))
     for row in range(2):
         for column in range(2):
-            alone = solve(gain[row : row + 1], y, Precision(weights[:, column : column + 1]))
+            alone = solve(gain[row : row + 1], _plain(y, weights[:, column]))
             for name in ("low", "ceiling", "chi2"):
                 assert getattr(both, name)[row, column] == pytest.approx(getattr(alone, name)[0, 0], abs=1e-12)
 
@@ -52,17 +57,16 @@ def test_no_allowed_pair_on_a_fine_grid_is_better():
         gain, y, weight = rng.random(5), rng.random(5), rng.random(5) + 0.1
         curve = low[..., None] * (1 - gain) + ceiling[..., None] * gain
         least = ((curve - y) ** 2 * weight).sum(axis=-1)[allowed].min()
-        assert solve(gain[None, :], y, Precision(weight[:, None])).chi2[0, 0] <= least + 1e-12
+        assert solve(gain[None, :], _plain(y, weight)).chi2[0, 0] <= least + 1e-12
 
 
-def test_neighbours_enter_the_sums_as_the_full_matrix_says():
-    """Against plain matrix products with the tridiagonal matrix written out."""
+def test_sums_in_turned_coordinates_are_those_of_the_full_matrix():
+    """Against plain matrix products with the inverse covariance of errors that are independent after a rotation."""
     gain, y = np.array([[0.0, 0.5, 1.0], [0.1, 0.2, 0.9]]), np.array([0.1, 0.3, 0.6])
-    precision = Precision(np.array([[2.0], [3.0], [2.5]]), np.array([[-1.0], [-0.5]]))
-    full = np.array([[2.0, -1.0, 0.0], [-1.0, 3.0, -0.5], [0.0, -0.5, 2.5]])
-    assert precision.times(y)[:, 0] == pytest.approx(full @ y)
-    assert precision.square(gain)[:, 0] == pytest.approx([g @ full @ g for g in gain])
-    eq = normal_equations(gain, y, precision)
+    turn = np.linalg.qr(np.array([[1.0, 2.0, 0.5], [0.3, 1.0, 4.0], [2.0, 0.1, 1.0]]))[0]
+    weights = np.array([2.0, 3.0, 0.5])
+    full = turn.T @ np.diag(weights) @ turn
+    eq = normal_equations(gain @ turn.T, Target(turn @ np.ones(3), turn @ y, weights[:, None]))
     for row, g in enumerate(gain):
         sums = ((1 - g) @ full @ (1 - g), g @ full @ g, g @ full @ (1 - g), (1 - g) @ full @ y, g @ full @ y)
         assert [each[row, 0] for each in (eq.a, eq.b, eq.c, eq.p, eq.q)] == pytest.approx(sums)
@@ -72,5 +76,7 @@ def test_neighbours_enter_the_sums_as_the_full_matrix_says():
 def test_alike_neighbours_pull_a_mean_less():
     """Two alike points and one alone: with correlation 1/2 the mean of (0, 0, .6) weighs them 2/3 each against 1."""
     # K = [[1, .5, 0], [.5, 1, 0], [0, 0, 1]]; K^-1 1 = (2/3, 2/3, 1): .6 / (2/3 + 2/3 + 1) = .2571
-    precision = Precision(np.array([[4 / 3], [4 / 3], [1.0]]), np.array([[-2 / 3], [0.0]]))
-    assert solve(np.zeros((1, 3)), np.array([0.0, 0.0, 0.6]), precision).low[0, 0] == pytest.approx(0.6 / (7 / 3))
+    # Its eigenvectors are the sum and the difference of the two alike points, of variance 3/2 and 1/2.
+    turn = np.array([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, np.sqrt(2.0)]]) / np.sqrt(2.0)
+    target = Target(turn @ np.ones(3), turn @ np.array([0.0, 0.0, 0.6]), np.array([[2 / 3], [2.0], [1.0]]))
+    assert solve(np.zeros((1, 3)), target).low[0, 0] == pytest.approx(0.6 / (7 / 3))

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from scalerl_operator.forecast import points
-from scalerl_operator.forecast.noise import INDEPENDENCE, Levels, noise_of, scatter
-
-
-def test_below_one_all_shrink_and_above_one_the_same_is_added():
-    noise = noise_of(points([0, 1, 2], [0.1, 0.2, 0.3], [0.01, 0.02, 0.03]))
-    found = noise.variances(np.array([0.5, 1.0, 2.0]))
-    assert found[:, 0] == pytest.approx([0.25e-4, 1e-4, 2.25e-4])
-    assert found[:, 1] == pytest.approx([1e-4, 4e-4, 9e-4])
-    mean = 14e-4 / 3
-    assert found[:, 2] == pytest.approx([1e-4 + 3 * mean, 4e-4 + 3 * mean, 9e-4 + 3 * mean])
+from scalerl_operator.forecast.noise import KINDS, STEADY, Kinds, Noise, noise_of, scatter
 
 
 def test_an_error_of_zero_is_no_perfect_measurement():
@@ -29,48 +20,65 @@ def test_errors_that_are_all_zero_are_unknown():
     assert zero.log_sd > noise_of(points([0, 1], [0.1, 0.2], [0.01, 0.01])).log_sd
 
 
-def test_factors_follow_the_residuals_and_stop_at_the_smallest():
-    noise = noise_of(points(np.arange(104.0), np.full(104, 0.5), np.full(104, 0.01)))
-    found = noise.levels(np.full(4, 900.0), fine=True)  # 104 points, 4 parameters: residuals of sqrt(900 / 100) = 3
-    assert found.factors.min() < 3.0 < found.factors.max()
-    assert found.factors.max() / found.factors.min() < 2.0  # 100 degrees of freedom know the scatter well
-    assert len(set(zip(found.factors, found.correlations, strict=True))) == len(found.factors) == 24
-    least = noise.levels(np.zeros(4), fine=False).factors
-    assert (least >= 0.5).all()
-    assert least.min() < 0.55
+def _noise(sd, kinds=KINDS, **given):
+    return Noise(np.array(sd) ** 2, **{"log_sd": 0.5, "smallest": 0.5, **given}, kinds=kinds)
 
 
-def test_precision_is_the_inverse_of_the_covariance_written_out():
-    noise = noise_of(points([0, 1, 2], [0.1, 0.2, 0.3], [0.01, 0.02, 0.03]))
-    levels = Levels(np.array([1.0, 0.5]), np.array([0.6, 0.0]), np.zeros(2))
-    found = noise.precision(levels)
-    sd = np.array([0.01, 0.02, 0.03])
-    covariance = np.outer(sd, sd) * np.array([[1.0, 0.6, 0.36], [0.6, 1.0, 0.6], [0.36, 0.6, 1.0]])
-    rows = np.eye(3)
-    inverse = np.linalg.inv(covariance)
-    assert found.square(rows)[:, 0] == pytest.approx(np.diag(inverse))
-    assert found.beside[:, 0] == pytest.approx([inverse[0, 1], inverse[1, 2]])
-    assert found.square(rows)[:, 1] == pytest.approx((0.5 * sd) ** -2.0)
-    # The likelihood's other part: log det of that matrix; log density is -1/2 of it where the factor is 1.
-    log_det = math.log(np.linalg.det(covariance))
-    assert noise.log_density(levels)[0] == pytest.approx(-0.5 * log_det - INDEPENDENCE * 0.6)
-    prior = -0.5 * (math.log(0.5) / 0.7) ** 2
-    assert noise.log_density(levels)[1] == pytest.approx(prior - np.log(0.5 * sd).sum())
+def test_factors_follow_the_residuals():
+    found, log_range = _noise(np.full(104, 0.01)).factors(np.full(len(KINDS.share), 900.0))
+    # 104 points, 4 parameters: residuals of sqrt(900 / 100) = 3, whatever the kind
+    assert (found.min(axis=0) < 3.0).all()
+    assert (found.max(axis=0) > 3.0).all()
+    assert (found.max(axis=0) / found.min(axis=0) < 2.0).all()  # 100 degrees of freedom know the scatter well
+    assert found[1] / found[0] == pytest.approx(np.exp(np.exp(log_range)))  # evenly in the logarithm
 
 
-def test_what_scatters_beyond_its_error_may_wander():
-    noise = noise_of(points([0, 1, 2], [0.1, 0.2, 0.3], [0.01, 0.01, 0.01]))
-    unstated = noise_of(points([0, 1, 2], [0.1, 0.2, 0.3]))
+def test_sampling_is_never_below_its_smallest_factor():
+    """Where 3/4 of the variance wanders, a factor f on the whole is one of f / 2 on the sampling."""
+    noise = _noise(np.full(20, 0.01), Kinds(np.array([0.0, 0.75]), np.array([0.0, 0.5]), np.zeros(2)))
+    found, _ = noise.factors(np.zeros(2))
+    assert (found.min(axis=0) > [0.5, 1.0]).all()
+    assert found.min(axis=0) == pytest.approx([0.5, 1.0], rel=0.2)
+    density = noise.log_density(np.array([[0.49, 0.99], [0.51, 1.01]]))
+    assert np.isneginf(density[0]).all()
+    assert np.isfinite(density[1]).all()
 
-    def cost(of, factor):
-        """How much less likely a correlation of .6 is a priori than none; the determinant's share taken out."""
-        levels = Levels(np.array([factor, factor]), np.array([0.0, 0.6]), np.zeros(2))
-        none, some = of.log_density(levels)
-        return none - some - 0.5 * 2 * math.log(1 - 0.36)
 
-    assert cost(noise, 1.0) == pytest.approx(0.6 * INDEPENDENCE)
-    assert cost(noise, 2.0) == pytest.approx(0.6 * INDEPENDENCE / 4)  # a quarter of the variance is the error's own
-    assert cost(unstated, 1.0) == pytest.approx(0.0)
+def test_a_spectrum_is_that_of_a_reflected_ar_1_beside_white_noise():
+    """Against the covariance written out: ar(i - j) + ar(i + j + 1) of the mirrored series, and the unit matrix."""
+    rho, share, n = 0.6, 0.25, 5
+    noise = _noise(np.array([0.01, 0.02, 0.03, 0.02, 0.01]), Kinds(np.array([share]), np.array([rho]), np.zeros(1)))
+    i = np.arange(n)
+    mirrored = sum(
+        rho ** np.abs(i[:, None] - i[None, :] + 2 * n * turn)
+        + rho ** np.abs(i[:, None] + i[None, :] + 1 + 2 * n * turn)
+        for turn in range(-40, 41)
+    )
+    sd = np.sqrt(noise.variance)
+    covariance = np.outer(sd, sd) * ((1 - share) * np.eye(n) + share * mirrored)
+    turn = noise.turned(np.eye(n)).T  # its columns: what each point becomes over frequency
+    assert turn @ covariance @ turn.T == pytest.approx(np.diag(noise.spectra[:, 0]), abs=1e-9)
+    # hence chi2 and the determinant are those of the full matrix
+    y = np.array([0.1, -0.2, 0.3, 0.1, 0.0])
+    assert noise.turned(y) ** 2 @ (1 / noise.spectra[:, 0]) == pytest.approx(y @ np.linalg.inv(covariance) @ y)
+    log_det = math.log(np.linalg.det(covariance)) - np.log(noise.variance).sum()
+    prior = -0.5 * (0.5 * math.log(0.75) / 0.5) ** 2  # sampling's factor is sqrt(3/4)
+    assert noise.log_density(np.ones((1, 1)))[0, 0] == pytest.approx(prior - 0.5 * log_det)
+
+
+def test_priors_of_the_kinds_sum_to_one_and_steadiness_comes_first():
+    assert np.exp(KINDS.log_prior).sum() == pytest.approx(1.0)
+    assert (KINDS.share[0], KINDS.correlation[0]) == (0.0, 0.0)
+    assert np.exp(KINDS.log_prior[0]) == pytest.approx(STEADY)
+    assert len(set(zip(KINDS.share, KINDS.correlation, strict=True))) == len(KINDS.share) == 10
+
+
+def test_a_target_is_the_turned_points_with_inverse_spectra():
+    noise, y = _noise([0.01, 0.02, 0.02]), np.array([0.1, 0.2, 0.4])
+    found = noise.target(y)
+    assert (found.one**2).sum() == pytest.approx(1e4 + 2 * 2.5e3)  # a rotation keeps the sum of (1 / sd)^2
+    assert found.y @ found.one == pytest.approx(0.1 * 1e4 + 0.6 * 2.5e3)
+    assert found.weights == pytest.approx(1.0 / noise.spectra)
 
 
 ROWS = [

@@ -5,20 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from scalerl_operator.forecast import noise as noise_module
-from scalerl_operator.forecast.laws import EXPONENTIAL, SIGMOID
-from scalerl_operator.forecast.noise import Noise
-from scalerl_operator.forecast.posterior import Cut, fit_posterior
+from scalerl_operator.forecast.laws import CURVED_RIVALS, EXPONENTIAL, SIGMOID
+from scalerl_operator.forecast.noise import KINDS, Kinds, Noise
+from scalerl_operator.forecast.posterior import Cut, fit_posteriors
+
+INDEPENDENT = Kinds(np.zeros(1), np.zeros(1), np.zeros(1))
+"""Errors that are known to be drawn anew at every evaluation."""
 
 
-@pytest.fixture
-def independent(monkeypatch):
-    """Errors that are known to be independent."""
-    monkeypatch.setattr(noise_module, "CORRELATIONS", np.zeros(1))
+def _known(sd, size, kinds=INDEPENDENT):
+    """Errors whose sd is known."""
+    return Noise(np.full(size, sd**2), log_sd=1e-4, smallest=0.5, kinds=kinds)
 
 
 def _fit(x, y, noise, law=SIGMOID):
-    return fit_posterior(law, x, y, noise, num_draws=400)
+    return fit_posteriors([law], x, y, noise, num_draws=[400])[0]
 
 
 def _plain_posterior(x, y, sd, levels):
@@ -48,17 +49,15 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.usefixtures("independent")
 @pytest.mark.parametrize(("ratio", "r0", "rise"), [row[:3] for row in WINDOWS], ids=[row[3] for row in WINDOWS])
 def test_ceiling_has_the_quantiles_of_a_plain_sum_over_all_parameters(ratio, r0, rise):
     sd = 0.02
     c = np.linspace(0.0, ratio, 10)
     wiggle = 0.02 * np.array([0.3, -1.1, 0.8, -0.2, 1.3, -0.9, 0.1, 0.7, -1.2, 0.4])
     y = r0 + rise * c**1.7 / (1 + c**1.7) + wiggle
-    known = Noise(np.full(10, sd**2), log_sd=1e-4, smallest=0.5)  # the factor is 1
     levels = [0.05, 0.25, 0.5, 0.75, 0.95]
-    found = np.quantile(_fit(c / ratio, y, known).ceiling, levels)
-    assert found == pytest.approx(_plain_posterior(c / ratio, y, sd, levels), abs=0.01)
+    found = np.quantile(_fit(c / ratio, y, _known(sd, 10)).ceiling, levels)
+    assert found == pytest.approx(_plain_posterior(c / ratio, y, sd, levels), abs=0.012)
 
 
 def test_the_noise_factor_is_learned_where_there_are_many_points():
@@ -74,8 +73,8 @@ def test_a_shorter_interval_where_a_point_on_the_curve_is_added():
     y = 0.2 + 0.5 * x**2 / (x**2 + 0.09)
     widths = []
     for size in (8, 9, 10):
-        noise = Noise(np.full(size, 0.02**2), log_sd=1e-4, smallest=0.5)
-        low, high = np.quantile(_fit(x[:size] / x[size - 1], y[:size], noise).ceiling, [0.05, 0.95])
+        found = _fit(x[:size] / x[size - 1], y[:size], _known(0.02, size, KINDS))
+        low, high = np.quantile(found.ceiling, [0.05, 0.95])
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
 
@@ -84,7 +83,7 @@ def test_errors_that_wander_are_found_and_widen_the_interval():
     """Errors in blocks of five that are all alike, against as many of the same size that alternate."""
     x = np.linspace(0.02, 1.0, 50)
     y = 0.2 + 0.5 * x**2 / (x**2 + 0.09)
-    known = Noise(np.full(50, 0.02**2), log_sd=1e-4, smallest=0.5)
+    known = Noise(np.full(50, 0.01**2), log_sd=0.5, smallest=0.5)
     blocks = np.repeat([0.02, -0.02, -0.02, 0.02, 0.02, -0.02, 0.02, -0.02, -0.02, 0.02], 5)
     shuffled = blocks[np.random.default_rng(1).permutation(50)]
     wandering, jumping = _fit(x, y + blocks, known), _fit(x, y + shuffled, known)
@@ -93,12 +92,11 @@ def test_errors_that_wander_are_found_and_widen_the_interval():
     assert widths[0] > 1.5 * widths[1]
 
 
-@pytest.mark.usefixtures("independent")
 def test_evidence_is_the_density_summed_over_the_priors():
     """Exponential law, everything summed on a plain grid: priors of density 2 over the triangle, uniform in log tau."""
     x, sd = np.linspace(0.0, 1.0, 8), 0.02
     y = 0.2 + 0.4 * (1 - np.exp(-x / 0.3)) + 0.01 * np.array([1, -1, 0.5, -0.2, 1.2, -0.8, 0.3, -0.6])
-    found = _fit(x, y, Noise(np.full(8, sd**2), log_sd=1e-4, smallest=0.5), EXPONENTIAL)
+    found = _fit(x, y, _known(sd, 8), EXPONENTIAL)
     levels = np.linspace(0.0, 1.0, 126)
     axis = EXPONENTIAL.axes(x)[0]
     taus, total = np.linspace(axis[0], axis[-1], 150), 0.0
@@ -107,11 +105,22 @@ def test_evidence_is_the_density_summed_over_the_priors():
         curve = levels[:, None, None] * (1 - share) + levels[None, :, None] * share  # start by ceiling
         density = np.exp(-0.5 * (((y - curve) / sd) ** 2).sum(axis=-1))
         total += np.triu(density).sum() * (levels[1] - levels[0]) ** 2 / len(taus)
-    # All laws share what is left out there: 2 pi of the points and of the linear parameters; and the factor's prior.
+    # All laws share what is left out there: the determinant of the stated errors, 2 pi of the points and of the
+    # linear parameters; and the factor's prior.
     factor = math.log(1e-4 * math.sqrt(2 * math.pi))
-    assert found.log_evidence == pytest.approx(
-        math.log(total) - 8 * math.log(sd) - math.log(2 * math.pi) + factor, abs=0.1
-    )
+    assert found.log_evidence == pytest.approx(math.log(total) - math.log(2 * math.pi) + factor, abs=0.1)
+
+
+def test_laws_are_fitted_beside_each_other_as_alone():
+    x = np.linspace(0.0, 1.0, 12)
+    y, noise = 0.2 + 0.4 * x / (x + 0.2), Noise(np.full(12, 1e-4), log_sd=0.5, smallest=0.5)
+    laws = (SIGMOID, *CURVED_RIVALS)
+    for law, found in zip(laws, fit_posteriors(laws, x, y, noise, num_draws=[400] * 4), strict=True):
+        alone = _fit(x, y, noise, law)
+        assert found.law is law
+        assert found.ceiling == pytest.approx(alone.ceiling)
+        assert found.curve == pytest.approx(alone.curve)
+        assert found.log_evidence == pytest.approx(alone.log_evidence)
 
 
 def test_the_same_points_give_the_same_draws():

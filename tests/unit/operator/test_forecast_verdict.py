@@ -29,8 +29,8 @@ GOOD = Forecast(
 )
 
 
-def _rival(ceiling, error):
-    return (Rival("power law", (), ceiling, 0.01, error),)
+def _rival(ceiling, error, weight=0.2):
+    return (Rival("power law", (), ceiling, 0.01, error, weight),)
 
 
 ROWS = [
@@ -65,6 +65,7 @@ ROWS = [
         "a better rival elsewhere",
     ),
     ({"rivals": _rival(0.9, 0.16), "backtest_error": 0.2}, 100.0, "Identified", "", "better, but not by a quarter"),
+    ({"rivals": _rival(0.9, 0.029, 0.009)}, 100.0, "Identified", "", "better, but the points themselves rule it out"),
     ({"rivals": _rival(0.66, 0.001)}, 100.0, "Identified", "", "better, but it agrees on the ceiling"),
     ({"rivals": _rival(0.9, 0.004), "backtest_error": 0.013}, 100.0, "Identified", "", "better by less than the noise"),
     ({"rivals": _rival(0.9, None)}, 100.0, "Identified", "", "no back-test, no vote"),
