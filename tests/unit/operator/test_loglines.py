@@ -44,6 +44,7 @@ def test_several_goes_in_which_nothing_new_came() -> None:
 
 def test_a_fraction_without_its_zeros_is_the_same_time() -> None:
     early, late = "2026-05-04T12:00:01.1Z", "2026-05-04T12:00:01.12Z"
+    assert read(Place(late, 1), "2026-05-04T12:00:01.120000000Z told\n2026-05-04T12:00:01.120Z new\n")[0] == ["new"]
     lines, _ = read(
         Place("2026-05-04T12:00:01.120000000Z", 1), f"{early} told\n{late} told\n2026-05-04T12:00:01.2Z new\n"
     )

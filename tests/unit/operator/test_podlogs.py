@@ -27,6 +27,8 @@ class Life:
     over: bool = False
     cut: bool = False
     """The connection is torn, once, after what there is now."""
+    closed: bool = False
+    """The answer is ended, once, as it should be, though the container goes on: a log file was replaced."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def write(self, *texts: str, second: int | None = None) -> None:
@@ -36,6 +38,10 @@ class Life:
 
     def end(self) -> None:
         self.over = True
+        self.news.set()
+
+    def close(self) -> None:
+        self.closed = True
         self.news.set()
 
     def tear(self) -> None:
@@ -132,7 +138,8 @@ class Cluster:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
-            if life.over or "follow" not in request.query:
+            if life.over or life.closed or "follow" not in request.query:
+                life.closed = False
                 return response
             await life.news.wait()
 
@@ -241,6 +248,22 @@ def test_a_torn_connection_loses_and_doubles_nothing(cluster: Cluster) -> None:
     cluster.follow(story, role="trainer", index=0)
     assert cluster.told == ["one", "two", "three", "four"]
     assert cluster.queries[1][1]["sinceTime"] == "2026-05-04T12:00:07.000000002Z"
+
+
+def test_an_answer_that_ends_is_not_the_end_of_a_container_that_goes_on(cluster: Cluster) -> None:
+    leader = cluster.add("trainer", 0)
+
+    async def story() -> None:
+        leader.now.write("one")
+        await cluster.until(lambda: len(cluster.told) == 1)
+        leader.now.close()
+        await cluster.until(lambda: len(cluster.queries) > 1)
+        leader.now.write("two")
+        await cluster.until(lambda: len(cluster.told) == 2)
+        cluster.finish()
+
+    cluster.follow(story)
+    assert cluster.told == ["[trainer-0] one", "[trainer-0] two"]
 
 
 def test_a_new_attempt_and_a_restarted_generator_are_followed_from_their_beginning(cluster: Cluster) -> None:
