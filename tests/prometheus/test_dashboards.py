@@ -61,7 +61,7 @@ def questions() -> Iterator[Any]:
                 yield pytest.param(query, target.is_instant, id=f"{name}: {panel.title}: {target.ref}")
 
 
-@pytest.mark.parametrize(("query", "is_instant"), questions())
+@pytest.mark.parametrize(("query", "is_instant"), list(questions()))
 def test_panel_has_data(recording: Recording, query: str, *, is_instant: bool) -> None:
     values = recording.samples(query, is_instant=is_instant)
     assert [value for value in values if math.isfinite(value)], query
@@ -73,7 +73,7 @@ def rules() -> Iterator[Any]:
             yield pytest.param(rule["expr"], id=rule["alert"])
 
 
-@pytest.mark.parametrize("expr", rules())
+@pytest.mark.parametrize("expr", list(rules()))
 def test_alert_has_data(recording: Recording, expr: str) -> None:
     """What it compares is there: `bool` gives 0 or 1 where the alert would give nothing or something."""
     compared = re.sub(r" (==|>|<) ", r" \1 bool ", expr).replace("offset 1h", "offset 1m")
