@@ -310,7 +310,8 @@ def _time(_: argparse.Namespace) -> str:
     ]
     ratio = theirs.cpu_milliseconds_p50 / ours.cpu_milliseconds_p50
     load = os.getloadavg()[0]
-    note = f"{ratio:.0f} times less processor time. One thread; {os.cpu_count()} shared cores, load {load:.1f} while it ran."
+    cores = f"{os.cpu_count()} shared cores, load {load:.1f} while it ran"
+    note = f"{ratio:.0f} times less processor time. One thread; {cores}."
     return f"{_table(('what', 'ms, median', 'ms, least', 'processor ms, median'), rows)}\n\n{note}"
 
 
