@@ -244,7 +244,7 @@ def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp
     """With what a person has at hand: the leader's log, its curve, its state; its pod of the generator is gone."""
     document = quickstart(platform)
     document["metadata"]["name"] = "short"
-    document["spec"]["warmStart"]["steps"] = 20
+    document["spec"]["warmStart"] |= {"steps": 20, "wrongSteps": 0}
     document["spec"]["budget"] = {"steps": 6, "evalEverySteps": 2}
     platform.kubectl("apply", "-f", "-", text=json.dumps(document), namespace=NAMESPACE)
 
