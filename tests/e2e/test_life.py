@@ -245,7 +245,7 @@ def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp
     document = quickstart(platform)
     document["metadata"]["name"] = "short"
     document["spec"]["warmStart"] |= {"steps": 20, "wrongSteps": 0}
-    document["spec"]["budget"] = {"steps": 6, "evalEverySteps": 2}
+    document["spec"]["budget"] = {"steps": 12, "evalEverySteps": 4}
     platform.kubectl("apply", "-f", "-", text=json.dumps(document), namespace=NAMESPACE)
 
     def state() -> str:
