@@ -3,11 +3,9 @@
 `python -m scalerl_operator.gauges` writes docs/operator-metrics.md from them.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -15,6 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from scalerl_api import RLRunStatus
+from scalerl_api.generated import write_page
 from scalerl_operator.run_metrics import RUN_METRICS, View, list_samples
 from scalerl_operator.sights import Key, Told
 
@@ -140,16 +139,7 @@ def document() -> str:
 
 def main() -> int:
     """Write the page, or with --check say whether it is stale."""
-    parser = argparse.ArgumentParser(description="Write docs/operator-metrics.md.")
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is stale")
-    parser.add_argument("--out", type=Path, default=Path("docs/operator-metrics.md"))
-    arguments = parser.parse_args()
-    if arguments.check:
-        fresh = arguments.out.exists() and arguments.out.read_text() == document()
-        sys.stderr.write("" if fresh else f"{arguments.out} is stale; run `make generate`\n")
-        return 0 if fresh else 1
-    arguments.out.write_text(document())
-    return 0
+    return write_page("docs/operator-metrics.md", document)
 
 
 if __name__ == "__main__":

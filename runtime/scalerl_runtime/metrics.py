@@ -3,19 +3,18 @@
 `python -m scalerl_runtime.metrics` writes docs/metrics.md from the table.
 """
 
-import argparse
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from scalerl_api.generated import write_page
 from scalerl_api.wire import (
     EVAL_LABELS,
     EVAL_SERIES,
@@ -233,16 +232,7 @@ def document() -> str:
 
 def main() -> int:
     """Write the page, or with --check say whether it is stale."""
-    parser = argparse.ArgumentParser(description="Write docs/metrics.md from the table of metrics.")
-    parser.add_argument("--check", action="store_true", help="exit 1 if the page is stale")
-    parser.add_argument("--out", type=Path, default=Path("docs/metrics.md"))
-    arguments = parser.parse_args()
-    if arguments.check:
-        fresh = arguments.out.exists() and arguments.out.read_text() == document()
-        sys.stderr.write("" if fresh else f"{arguments.out} is stale; run `make generate`\n")
-        return 0 if fresh else 1
-    arguments.out.write_text(document())
-    return 0
+    return write_page("docs/metrics.md", document)
 
 
 if __name__ == "__main__":
