@@ -53,7 +53,7 @@ COSTS_AN_ATTEMPT = ("leader pod", "trainer pod", "node NotReady")
 TRAINERS, GENERATORS = 2, 3
 LOOK_SECONDS = 0.25
 STEPS_AT_STAKE = 5  # since the last checkpoint
-CELL_SECONDS = 600.0
+CELL_SECONDS = 180.0
 RESTART_SECONDS = 1.0  # until a kubelet starts a dead operator again, the first time
 POLL_SECONDS = 1.0
 LOST_NODE_SECONDS = 10  # that pods tolerate a node which does not answer; Kubernetes' default is 300
@@ -355,7 +355,7 @@ class Matrix:
 
     async def _goes_on(self, run: str, step: int) -> None:
         """It trains beyond the step of the kill, and an edit that was made meanwhile is obeyed."""
-        edit = {"spec": {"generator": {"minReplicas": GENERATORS + 1}}}
+        edit = {"spec": {"generator": {"maxReplicas": GENERATORS + 1}}}
         await self._insist(lambda: self.kube.merge(RUNS, NAMESPACE, run, edit))
         await self._until("it goes on", lambda: self._trains(run, GENERATORS + 1, step))
 
@@ -418,7 +418,7 @@ def build_matrix_run(name: str) -> Json:
     policy = {"name": "enough", "when": {"passRate": {"above": 0.5}}, "for": 1, "mode": "Enforce"}
     document["spec"] |= {
         "trainer": {"replicas": TRAINERS, "gpusPerReplica": 0, "template": template},
-        "generator": {"minReplicas": GENERATORS, "maxReplicas": 9, "gpusPerReplica": 0, "template": template},
+        "generator": {"minReplicas": GENERATORS, "maxReplicas": GENERATORS, "gpusPerReplica": 0, "template": template},
         "stopPolicies": [policy],
         "deadlines": {"checkpointSeconds": 60},
     }

@@ -33,7 +33,7 @@ class Process:
     started: str  # clock ticks since boot, from /proc: with the pid it names a process for good
 
     def is_alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether it still runs. A zombie does not, unless other threads of it do: they hold its ports."""
         return _start_time(self.pid) == self.started
 
 
@@ -111,7 +111,8 @@ def _start_time(pid: int) -> str | None:
         after_name = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if after_name[0] == "Z" else after_name[19]
+    state, num_threads, started = after_name[0], int(after_name[17]), after_name[19]
+    return None if state == "Z" and num_threads <= 1 else started
 
 
 def wait(state: Path, phase: str, *, seconds: float, until: Callable[[], str | None], process: Process) -> None:
