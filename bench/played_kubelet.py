@@ -153,7 +153,7 @@ class PlayedKubelet:
             if training.state != "ended":
                 return
             self._leaders.pop(uid).server.close()
-            words = {"reason": "Stopped", "step": training.step, "checkpointStep": training.saved or None}
+            words = {"reason": "Stopped", "step": training.step, "checkpoint": training.checkpoint(time.time())}
             await self._end(pod, 0, json.dumps(words))
         elif phase == "Running":
             await self._end(pod, 0, "")

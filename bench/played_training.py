@@ -86,10 +86,13 @@ class Training:
         self._alive -= 1
         self._enter("ended", now)
 
+    def checkpoint(self, unix: float) -> dict[str, Any] | None:
+        """The newest durable one, as leaders tell of it."""
+        return {"step": self.saved, "time": unix, "path": "/run/checkpoints"} if self.saved else None
+
     def say(self, run: str, since: int, unix: float) -> dict[str, Any]:
         """The body of `/v1/progress?since=N`."""
         phases = {"starting": "starting", "saving": "stopping" if self.ending else "training"}
-        checkpoint = {"step": self.saved, "time": unix, "path": "/run/checkpoints"}
         return {
             "run": run,
             "attempt": self.attempt,
@@ -100,6 +103,6 @@ class Training:
             "gpuSeconds": {"trainer": 10.0 * self.step},
             "generatorsReady": 3,
             "evals": [each for each in self.evals if each["index"] >= since],
-            "checkpoint": checkpoint if self.saved else None,
+            "checkpoint": self.checkpoint(unix),
             "time": unix,
         }

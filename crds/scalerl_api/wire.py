@@ -175,7 +175,8 @@ class Termination(ApiModel):
 
     reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"]
     step: int = 0
-    checkpoint_step: int | None = None
+    checkpoint: Checkpoint | None = None
+    """The newest durable one; absent if this attempt neither made nor found any."""
     last_eval: EvalPoint | None = None
     error: str = ""
     """One line."""

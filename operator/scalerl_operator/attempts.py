@@ -74,9 +74,7 @@ def to_seen(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earli
 def _termination(attempt: AttemptStatus) -> Termination | None:
     if attempt.said is None:
         return None
-    return Termination(
-        reason=attempt.said, step=attempt.step, checkpoint_step=attempt.checkpoint_step, error=attempt.error
-    )
+    return Termination(reason=attempt.said, step=attempt.step, error=attempt.error)
 
 
 def trim(history: History, run: RLRun, now: datetime) -> History:
@@ -161,8 +159,8 @@ def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> 
     found: dict[str, object] = {}
     if words is not None:
         found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
-    if words is not None and words.checkpoint_step is not None:
-        found["checkpoint_step"] = words.checkpoint_step
+    if words is not None and words.checkpoint is not None:
+        found["checkpoint_step"] = words.checkpoint.step
     member = _culprit(attempt, leader, mine)
     if member is not None:
         lost = member.lost or member.deleting is not None or member.exit_code is None

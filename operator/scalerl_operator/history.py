@@ -119,6 +119,8 @@ def close_progress(
             time=newest.time,
         )
     update: dict[str, object] = {"phase": phase, "detail": "", "evals": []}
+    if termination is not None and termination.checkpoint is not None:
+        update["checkpoint"] = termination.checkpoint
     if last is not None and newest is not None and step >= last.step:
         update |= {"step": step, "compute_gpu_hours": newest.compute_gpu_hours, "latest": newest}
     return last.model_copy(update=update) if last is not None else None

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
 from scalerl_api.status import StopCause
-from scalerl_api.wire import EvalPoint
+from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator import records
 from scalerl_operator.changes import find_fixed_changes
 from scalerl_operator.failures import Ending, find_rule
@@ -143,7 +143,7 @@ class _Driver:
             update={
                 "ended": max(newest, attempt.started),
                 "termination": termination,
-                "checkpoint_step": termination.checkpoint_step if termination is not None else None,
+                "checkpoint_step": _saved_step(termination),
             }
         )
         records.append_attempt(self.folder, closed)
@@ -193,8 +193,7 @@ class _Driver:
         last = self.seen.progress
         steps = records.load_steps(self.folder)
         progress = close_progress(self.run, self.seen.attempts[-1].number, last, termination, steps)
-        told = termination.checkpoint_step if termination is not None else None
-        polled = last.checkpoint.step if last is not None and last.checkpoint is not None else None
+        told = _saved_step(termination)
         rule = find_rule(self.run.spec.failure_policy, Ending(self.seen.attempts[-1].stop_cause, code))
         attempt = self.seen.attempts[-1].model_copy(
             update={
@@ -203,7 +202,7 @@ class _Driver:
                 "ruled": rule.action if rule is not None else None,
                 "exit_code": code,
                 "termination": termination,
-                "checkpoint_step": told if told is not None else polled,
+                "checkpoint_step": told if told is not None else _saved_step(last),
             }
         )
         self._write_attempt(attempt)
@@ -290,6 +289,10 @@ class _Driver:
         if self.leader is not None:
             self.leader.kill()
             self._note_end(self.leader.poll() or 0)
+
+
+def _saved_step(told: Progress | Termination | None) -> int | None:
+    return told.checkpoint.step if told is not None and told.checkpoint is not None else None
 
 
 def _worth_writing(status: RLRunStatus) -> RLRunStatus:

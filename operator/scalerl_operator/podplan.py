@@ -16,7 +16,7 @@ from scalerl_operator.history import merge_evals
 from scalerl_operator.names import LEADER, Place
 from scalerl_operator.plan import Action, Done, Kill, Limits, Start, Terminate, Wait, decide, describe_standing
 from scalerl_operator.seen import Judged, Seen
-from scalerl_operator.sights import SeenPod, Sight, last_evals
+from scalerl_operator.sights import SeenPod, Sight, last_checkpoint, last_evals
 from scalerl_operator.status import Standing, build_status, describe_invalid, is_over, over_since, state_word
 from scalerl_operator.waits import count_begun, describe_waits, pending_until
 from scalerl_operator.watchdog import longest_step_seconds
@@ -141,6 +141,7 @@ def _to_seen(look: _Pass, history: History) -> Seen:
         watched=told.watched if mine else None,
         earlier=earlier,
         evals=merge_evals(told.evals, last_evals(look.pods)),
+        left=last_checkpoint(look.pods, since=told.attempt or 0),
         eta_seconds=told.eta_seconds if mine else None,
     )
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from scalerl_api.model import ApiModel
 from scalerl_api.status import FailureAction, ForecastStatus, StopCause, StopStatus
-from scalerl_api.wire import EvalPoint, Progress, Termination
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
 
 
 class Attempt(ApiModel):
@@ -74,6 +74,8 @@ class Seen:
     """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
     """The run's points, without doubles."""
+    left: Checkpoint | None = None
+    """The newest checkpoint in last words that are newer than that answer."""
     eta_seconds: float | None = None
     """Predicted time to the end of the budget."""
     interrupts: int = 0

@@ -3,7 +3,7 @@
 Dicts end here: everything behind this module is typed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
-from scalerl_api.wire import EvalPoint, Progress, Termination
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
 from scalerl_operator.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
 from scalerl_operator.objects import check_pods
 from scalerl_operator.seen import Judged
@@ -278,8 +278,23 @@ def _time(text: str) -> datetime:
 
 def last_evals(pods: Sequence[SeenPod]) -> list[EvalPoint]:
     """Return the evaluations in leaders' last words, which were perhaps made after their last answers."""
-    words = [parse_last_words(each) for each in pods if each.is_leader and each.last_words]
-    return [each.last_eval for each in words if each is not None and each.last_eval is not None]
+    return [each.last_eval for each in _leaders_words(pods) if each.last_eval is not None]
+
+
+def last_checkpoint(pods: Sequence[SeenPod], *, since: int) -> Checkpoint | None:
+    """Return the newest checkpoint in leaders' last words: who is asked to end saves after its last answer.
+
+    Args:
+        since: attempt that has answered last; what those before it have left may be damaged by now.
+    """
+    recent = [each for each in pods if each.attempt is not None and each.attempt >= since]
+    told = [each.checkpoint for each in _leaders_words(recent) if each.checkpoint is not None]
+    return max(told, key=lambda each: each.step, default=None)
+
+
+def _leaders_words(pods: Sequence[SeenPod]) -> Iterator[Termination]:
+    words = (parse_last_words(each) for each in pods if each.is_leader and each.last_words)
+    return (each for each in words if each is not None)
 
 
 def parse_last_words(pod: SeenPod) -> Termination | None:

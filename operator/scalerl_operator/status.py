@@ -49,7 +49,7 @@ def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now
         progress=_progress(progress, seen) if progress is not None else old.progress,
         forecast=judged.forecast or old.forecast,
         stop=judged.stop,
-        checkpoint=_checkpoint(progress) or old.checkpoint,
+        checkpoint=_checkpoint(seen) or old.checkpoint,
         cost=_cost(progress, old.cost) if progress is not None else old.cost,
     )
 
@@ -167,10 +167,10 @@ def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
     )
 
 
-def _checkpoint(progress: Progress | None) -> CheckpointStatus | None:
-    if progress is None or progress.checkpoint is None:
+def _checkpoint(seen: Seen) -> CheckpointStatus | None:
+    found = seen.left or (seen.progress.checkpoint if seen.progress is not None else None)
+    if found is None:
         return None
-    found = progress.checkpoint
     return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)
 
 

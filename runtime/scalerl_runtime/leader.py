@@ -367,7 +367,7 @@ class Leader:
         return Termination(
             reason=reason,
             step=self._position.step if self._position else (self._reached or (0,))[0],
-            checkpoint_step=self._checkpoint.step if self._checkpoint else None,
+            checkpoint=self._checkpoint,
             last_eval=self._evals[-1] if self._evals else None,
             error=error,
         )

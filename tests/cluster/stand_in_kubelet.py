@@ -26,6 +26,9 @@ PORT = 8480
 BEAT_SECONDS = 5.0
 NODE_LEASES = "kube-node-lease"
 GONE = 404
+STOPPED = json.dumps(
+    {"reason": "Stopped", "step": 7, "checkpoint": {"step": 7, "time": 1.7e9, "path": "/run/checkpoints"}}
+)
 Pod = dict[str, Any]
 
 
@@ -95,7 +98,7 @@ class StandIn:
         if behaviour.get("attempt", 1) != int(metadata["labels"].get("scalerl.io/attempt", 1)):
             behaviour = {}
         if "deletionTimestamp" in metadata:
-            self.end(pod, 0, json.dumps({"reason": "Stopped", "step": 7, "checkpointStep": 7}) if is_leader else "")
+            self.end(pod, 0, STOPPED if is_leader else "")
             self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
         elif not pod["spec"].get("nodeName"):
             self.bind(pod)

@@ -219,7 +219,7 @@ def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
         pytest.approx(ceiling, abs=1e-3)
     )
 
-    lab.behave("whole", step=400, exit=0, words={"reason": "Finished", "step": 400, "checkpointStep": 400})
+    lab.behave("whole", step=400, exit=0, words={"reason": "Finished", "step": 400})
     lab.until("it is finished", lambda: lab.state("whole") == "Finished")
     lab.until("only the leader's log is left", lambda: set(lab.pods("whole")) == {"trainer-0"})
     conditions = {each["type"]: each["status"] for each in lab.run("whole")["status"]["conditions"]}
@@ -251,6 +251,7 @@ def test_suspend_and_resume(lab: Lab) -> None:
     lab.until("all devices are free", lambda: lab.pods("pause") == {})
     first = lab.attempts("pause")[0]
     assert (first["stopCause"], first["said"], first["checkpointStep"]) == ("Suspended", "Stopped", 7)
+    assert lab.run("pause")["status"]["checkpoint"]["step"] == 7
     lab.edit("pause", {"suspend": False})
     lab.until("it trains again", lambda: lab.state("pause") == "Training" and len(lab.pods("pause")) == 5)
     assert [each["number"] for each in lab.attempts("pause")] == [1, 2]

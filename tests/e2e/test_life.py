@@ -190,8 +190,9 @@ def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
     life.edit(suspend=True)
     wait_for("it is suspended", lambda: life.state() == "Suspended")
     wait_for("its pods are gone", lambda: not life.pods())
-    saved = life.status()["attempts"][-1]["checkpointStep"]
-    assert saved >= reached, "the checkpoint was made first"
+    status = life.status()
+    saved = status["attempts"][-1]["checkpointStep"]
+    assert status["checkpoint"]["step"] == saved >= reached, "the checkpoint was made first"
     life.edit(suspend=False)
     wait_for("it trains again", lambda: life.state() == "Training")
     life.goes_on("after it was resumed")

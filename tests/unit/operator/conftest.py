@@ -203,7 +203,7 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
             started=START + timedelta(seconds=340),
             ended=START + timedelta(seconds=900),
             exit_code=0,
-            termination=Termination(reason="Finished", step=240, checkpoint_step=240),
+            termination=Termination(reason="Finished", step=240),
             checkpoint_step=240,
         ),
     )

@@ -38,7 +38,8 @@ class FakeLeader:
         self.stopping = False
         self.unheard = self.scenario.get("unheard", 0)
         self.asked_since = 0
-        self.step, self.checkpoint_step = 0, None
+        self.step = 0
+        self.checkpoint: wire.Checkpoint | None = None
         self.evals: list[wire.EvalPoint] = []
         self.phase: wire.Phase = "starting"
 
@@ -47,7 +48,7 @@ class FakeLeader:
             {
                 "reason": reason,
                 "step": self.step,
-                "checkpoint_step": self.checkpoint_step,
+                "checkpoint": self.checkpoint,
                 "last_eval": self.evals[-1] if self.evals else None,
                 "error": error,
             }
@@ -70,9 +71,7 @@ class FakeLeader:
             vitals=[wire.StepVital(step=n + 1, lag=self.scenario.get("lag", 0)) for n in range(self.step)][-100:],
             still_seconds=self.still(),
             evals=[point for point in self.evals if point.index >= since],
-            checkpoint=wire.Checkpoint(step=self.checkpoint_step, time=time.time(), path="checkpoints")
-            if self.checkpoint_step is not None
-            else None,
+            checkpoint=self.checkpoint,
             time=time.time(),
         )
         return found.model_dump_json(by_alias=True)
@@ -127,7 +126,7 @@ class FakeLeader:
         self.evals.append(point)
 
     def save(self) -> None:
-        self.checkpoint_step = self.step
+        self.checkpoint = wire.Checkpoint(step=self.step, time=time.time(), path=wire.CHECKPOINTS)
         folder = self.folder / wire.CHECKPOINTS
         folder.mkdir(exist_ok=True)
         evals = [point.model_dump(mode="json", by_alias=True) for point in self.evals]
@@ -141,7 +140,8 @@ class FakeLeader:
         path = self.folder / wire.CHECKPOINTS / "state.json"
         if path.exists():
             state = json.loads(path.read_text())
-            self.step = self.checkpoint_step = state["step"]
+            self.step = state["step"]
+            self.checkpoint = wire.Checkpoint(step=self.step, time=time.time(), path=wire.CHECKPOINTS)
             self.evals = [wire.EvalPoint.model_validate(point) for point in state["evals"]]
 
     def main(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.history import (
     ForecastLine,
     budget_gpu_hours,
@@ -119,8 +119,10 @@ def test_closing_takes_the_last_words_over_the_last_poll(make_run: Callable[...,
     polled = Progress(
         run="tiny", attempt=3, phase="training", detail="x", step=38, version=38, compute_gpu_hours=3.8, time=1.0
     )
-    ended = close_progress(run, 3, polled, Termination(reason="Finished", step=41), steps)
+    saved = Checkpoint(step=41, time=2.0, path="/p")
+    ended = close_progress(run, 3, polled, Termination(reason="Finished", step=41, checkpoint=saved), steps)
     assert ended is not None
+    assert ended.checkpoint == saved
     assert (ended.phase, ended.detail, ended.step, ended.compute_gpu_hours) == ("finished", "", 41, 4.1)
     killed = close_progress(run, 3, None, None, steps)
     assert killed is not None
