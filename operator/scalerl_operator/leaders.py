@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from scalerl_operator.history import ForecastLine, eta_seconds, held_out, merge_
 from scalerl_operator.judge import judge_missing, summarize
 from scalerl_operator.seen import Judged
 from scalerl_operator.series import Question, Reading
-from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
+from scalerl_operator.sights import Key, SeenPod, SeenRun, Told, last_evals
 from scalerl_operator.store import Store
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
 from scalerl_operator.trace import Trace, trace_curve
@@ -33,6 +33,7 @@ PARALLEL = 32  # questions at a time: 1,000 leaders that answer in 50 ms take 2 
 PACE_SAMPLES = 1000
 MISSES = 3  # answers in a row that a leader owes before a Prometheus server is asked about it
 READ_SECONDS = 30.0  # between two such readings of one run: nothing is scraped much oftener
+JUDGE_SECONDS = 30.0  # for a leader's last words; then its run ends with the forecast that it has
 READERS = 4  # at a time: a server that labours under its own load must not get ours on top
 
 Ask = Callable[[str, str, int], Progress]
@@ -67,6 +68,7 @@ class _Memory:
     watched: datetime | None = None
     asked: bool = False
     heard: datetime | None = None
+    heard_out: bool = False
     missed: int = 0
     """Answers in a row that this leader did not give."""
     read: datetime | None = None
@@ -110,6 +112,7 @@ class Leaders:
             attempt=memory.attempt,
             progress=memory.progress,
             heard=memory.heard,
+            heard_out=memory.heard_out,
             evals=memory.evals,
             eta_seconds=eta,
             judged=memory.judged,
@@ -125,13 +128,20 @@ class Leaders:
         """Ask every running leader every POLL_SECONDS."""
         while True:
             for run, pod in self._store.leaders():
-                memory = self._memory(run, pod)
-                if not memory.busy and time.monotonic() >= memory.due:
-                    memory.busy = True
-                    task = asyncio.create_task(self._visit(run, pod, memory))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                memory = self._memories.get(run.key) if pod.over else self._memory(run, pod)
+                if memory is None or memory.busy:
+                    continue
+                if not pod.over and time.monotonic() >= memory.due:
+                    self._begin(memory, self._visit(run, pod, memory))
+                elif pod.over and memory.pod == pod.uid and not memory.heard_out:
+                    self._begin(memory, self._hear_out(run, pod, memory))
             await asyncio.sleep(min(1.0, self._means.poll_seconds / 4))
+
+    def _begin(self, memory: _Memory, work: Coroutine[None, None, None]) -> None:
+        memory.busy = True
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Wait for nothing: answers under way are for nobody."""
@@ -147,6 +157,7 @@ class Leaders:
         if memory.pod != pod.uid:  # another leader: it counts its points by its own numbers
             memory.pod, memory.attempt, memory.since = pod.uid, pod.attempt or 0, 0
             memory.watched, memory.heard, memory.asked, memory.missed = self._means.now(), None, False, 0
+            memory.heard_out = False
             memory.pace.clear()
         return memory
 
@@ -161,6 +172,19 @@ class Leaders:
             memory.busy = False
         if self._memories.get(run.key) is memory:  # else it was deleted meanwhile, and its series with it
             self._gauges.show_told(run.key, self.told(run))
+
+    async def _hear_out(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
+        """Take in what a leader said last. Whatever comes of it, nobody waits for more."""
+        try:
+            memory.evals = merge_evals(memory.evals, last_evals([pod]))
+            if run.run is not None:
+                async with asyncio.timeout(JUDGE_SECONDS):
+                    await self._judge(run, run.run, memory)
+        except TimeoutError:
+            log.error("%s/%s: its last point was not judged in %g s", *run.key, JUDGE_SECONDS)
+        finally:
+            memory.heard_out, memory.busy = True, False
+            self._means.dirty(run.key)
 
     async def _ask(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip

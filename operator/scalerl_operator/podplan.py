@@ -90,8 +90,7 @@ def plan_pods(sight: Sight, now: datetime, limits: Limits) -> PodPlan:
 def _plan_living(look: _Pass) -> PodPlan:
     known = load_history(look.sight.run.status)
     history = refresh(known, look.run, look.pods, _checkpoint_step(look.sight), look.now)
-    running = history.running
-    if running is not None and _is_untold(running, look.sight):
+    if _is_untold(history.running, look.sight) or _is_unjudged(known.running, look.sight):
         return PodPlan(until=look.now + timedelta(seconds=1.0))  # its answer decides; do not guess before
     action = _decide(look, history)
     history = _remember(look, history, action)
@@ -103,12 +102,25 @@ def _plan_living(look: _Pass) -> PodPlan:
     return _with_changes(PodPlan(status, action=action, until=until), look, history)
 
 
-def _is_untold(running: AttemptStatus, sight: Sight) -> bool:
+def _leader(running: AttemptStatus | None, sight: Sight) -> SeenPod | None:
+    mine = (each for each in sight.pods if running is not None and each.attempt == running.number)
+    return next((each for each in mine if each.is_leader), None)
+
+
+def _is_untold(running: AttemptStatus | None, sight: Sight) -> bool:
     """Whether a leader may be answering that this operator has not asked yet, as after a start of the operator."""
-    leader = next((each for each in sight.pods if each.is_leader and each.attempt == running.number), None)
+    leader = _leader(running, sight)
     if leader is None or leader.over or leader.started is None or not leader.ip:
         return False
-    return not (sight.told.asked and sight.told.attempt == running.number)
+    return not (sight.told.asked and sight.told.attempt == leader.attempt)
+
+
+def _is_unjudged(running: AttemptStatus | None, sight: Sight) -> bool:
+    """Whether a leader's last words wait to be judged: the forecast must not lack the point in them."""
+    leader = _leader(running, sight)
+    if leader is None or not leader.over or sight.told.attempt != leader.attempt or sight.told.heard_out:
+        return False
+    return bool(last_evals([leader]))
 
 
 def _checkpoint_step(sight: Sight) -> int | None:

@@ -119,6 +119,8 @@ class Told:
     progress: Progress | None = None
     heard: datetime | None = None
     """When it answered last."""
+    heard_out: bool = False
+    """Whether its last words have been judged: it may have measured once more after its last answer."""
     evals: tuple[EvalPoint, ...] = ()
     eta_seconds: float | None = None
     judged: Judged | None = None

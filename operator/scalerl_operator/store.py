@@ -30,10 +30,11 @@ class Store:
         return tuple(found[name] for name in sorted(found) if found[name].owner == run.uid)
 
     def leaders(self) -> Iterator[tuple[SeenRun, SeenPod]]:
-        """Yield every run whose leader runs, with that pod."""
+        """Yield every run whose leader runs, or has left last words, with that pod."""
         for run in list(self._runs.values()):
             for pod in self.pods(run):
-                if pod.is_leader and not pod.over and pod.ip and pod.started is not None:
+                speaks = bool(pod.last_words) if pod.over else bool(pod.ip) and pod.started is not None
+                if pod.is_leader and speaks:
                     yield run, pod
 
     def put_run(self, run: SeenRun) -> bool:

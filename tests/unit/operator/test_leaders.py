@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_api.wire import Checkpoint, EvalPoint, Progress
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.leaders import MISSES, Leaders, Means
 from scalerl_operator.names import Place
@@ -61,8 +61,8 @@ class World:
 
     def place(self, attempt: int, **values: Any) -> None:
         given: dict[str, Any] = {"ip": "10.9.8.7", "started": NOW, "created": NOW, "owner": "u1", **values}
-        uid, version = f"p{attempt}", 10 * attempt
-        pod = SeenPod(KEY, "tiny-trainer-0", uid, version=version, place=Place("trainer", 0), attempt=attempt, **given)
+        given = {"version": 10 * attempt, **given}
+        pod = SeenPod(KEY, "tiny-trainer-0", f"p{attempt}", place=Place("trainer", 0), attempt=attempt, **given)
         self.store.put_pod(pod)
 
     @property
@@ -141,6 +141,29 @@ def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable
     assert [since for _, _, since in world.asked][:3] == [0, 3, 3]
     assert world.told.evals == points
     assert b"scalerl_operator_fits_total 1.0" in world.gauges.render()
+
+
+def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, point: Callable[..., EvalPoint]) -> None:
+    points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(4))
+    world.answer = lambda since: progress(evals=points[since:3])
+    world.place(1)
+    play(world.until(lambda: world.told.judged is not None))
+    assert (world.told.evals, world.told.heard_out) == (points[:3], False)
+    words = Termination(reason="Finished", step=40, last_eval=points[3]).model_dump_json(by_alias=True)
+    world.place(1, phase="Succeeded", exit_code=0, last_words=words, version=11)
+    play(world.until(lambda: world.told.heard_out))
+    assert (world.told.evals, world.dirty[-1]) == (points, KEY)
+    assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
+    world.place(2, version=20)
+    play(world.until(lambda: world.told.attempt == 2))
+    assert not world.told.heard_out, "another leader, other words"
+
+
+def test_an_operator_that_never_asked_a_leader_judges_no_last_words(world: World) -> None:
+    """It lacks the points before."""
+    world.place(1, phase="Succeeded", exit_code=0, last_words='{"reason": "Finished"}')
+    play(world.until(lambda: world.leaders._tasks == set()))
+    assert world.told == Told()
 
 
 def test_a_new_leader_counts_its_points_by_its_own_numbers(world: World, point: Callable[..., EvalPoint]) -> None:

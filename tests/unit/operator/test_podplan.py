@@ -293,7 +293,10 @@ def test_a_members_death_is_the_attempts_end(sight: Callable[..., Sight]) -> Non
 def test_the_last_words_are_kept(sight: Callable[..., Sight], point: Callable[..., EvalPoint]) -> None:
     last = point(9, step=118, pass_rate=0.4375)
     words = f'{{"reason": "Failed", "step": 119, "checkpoint": {{"step": 110, "time": 1.5, "path": "/p"}}, "error": "no space", "lastEval": {last.model_dump_json(by_alias=True)}}}'  # noqa: E501
-    plan = plan_pods(sight(pods=(ended("trainer-0", 1, last_words=words), *ALL[1:])), NOW, LIMITS)
+    pods = (ended("trainer-0", 1, last_words=words), *ALL[1:])
+    waits = plan_pods(sight(pods=pods), NOW, LIMITS)
+    assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
+    plan = plan_pods(sight(pods=pods, told=replace(HEARD, heard_out=True)), NOW, LIMITS)
     assert plan.status is not None
     closed = plan.status.attempts[0]
     assert (closed.said, closed.step, closed.checkpoint_step, closed.error) == ("Failed", 119, 110, "no space")
