@@ -9,32 +9,27 @@ import argparse
 import asyncio
 import json
 import os
-import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 from cluster_lab import (
     GENERATORS,
     NAMESPACE,
-    ROOT,
     TRAINERS,
     Operator,
     Samples,
     Testbed,
+    build_parser,
     build_run,
-    describe_machine,
     difference,
+    find_results,
     quantile,
     start_operator,
-    started_testbed,
     until,
     writes_by_kind,
 )
@@ -234,9 +229,6 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, An
         await work
         following.cancel()
         return {
-            "command": " ".join(["python", *sys.argv]),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "machine": describe_machine(),
             "rss_at_start_mib": round(at_start, 1),
             "rss_peak_mib": round(operator.memory_mib("VmHWM"), 1),
             "doubles": mirror.doubles(),
@@ -262,25 +254,16 @@ async def _all_phases(options: argparse.Namespace, lab: Lab) -> None:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = build_parser(__doc__, "docs/scale.md")
     parser.add_argument("--runs", type=int, default=1000, help="of ten pods each (default: 1000)")
     parser.add_argument("--rate", type=float, default=10.0, help="transitions a second (default: 10)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of transitions (default: 5)")
     parser.add_argument("--idle", type=float, default=320.0, help="seconds; in 300 a sweep comes (default: 320)")
     parser.add_argument("--training", type=float, default=120.0, help="seconds (default: 120)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/scale", help="of results and logs")
-    parser.add_argument("--state", type=Path, default=ROOT / ".cluster-bench", help="of the cluster")
-    parser.add_argument("--write", action="store_true", help="put the results into docs/scale.md")
-    parser.add_argument("--only-write", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
-    results = options.folder / "cluster.json"
-    if not options.only_write:
-        with started_testbed(options.state) as testbed:
-            results.write_text(json.dumps(asyncio.run(measure(options, testbed)), indent=1))
+    found = find_results(options, "cluster.json", lambda testbed: asyncio.run(measure(options, testbed)))
     if options.write or options.only_write:
-        write_tables(json.loads(results.read_text()))
+        write_tables(found)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ until the other one leads, and until it has done something. At the end every pod
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,11 @@ from cluster_lab import (
     TRAINERS,
     Operator,
     Testbed,
+    build_parser,
     build_run,
     build_table,
-    describe_machine,
+    find_results,
     start_operator,
-    started_testbed,
     until,
     write_part,
 )
@@ -172,9 +169,6 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
         stage.is_over = True
         await asyncio.gather(*load)
         return {
-            "command": " ".join(["python", *sys.argv]),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "machine": describe_machine(),
             "runs": options.runs,
             "kills": kills,
             "terms": terms,
@@ -207,24 +201,15 @@ def _middle(ordered: list[float]) -> float:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = build_parser(__doc__, "docs/scale.md")
     parser.add_argument("--runs", type=int, default=100, help="of ten pods each (default: 100)")
     parser.add_argument("--lanes", type=int, default=2, help="runs that change at any time (default: 2)")
     parser.add_argument("--kills", type=int, default=10, help="by SIGKILL (default: 10)")
     parser.add_argument("--terms", type=int, default=5, help="by SIGTERM (default: 5)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/scale", help="of results and logs")
-    parser.add_argument("--state", type=Path, default=ROOT / ".cluster-bench", help="of the cluster")
-    parser.add_argument("--write", action="store_true", help="put the results into docs/scale.md")
-    parser.add_argument("--only-write", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
-    results = options.folder / "takeover.json"
-    if not options.only_write:
-        with started_testbed(options.state) as testbed:
-            results.write_text(json.dumps(asyncio.run(measure(options, testbed)), indent=1))
+    found = find_results(options, "takeover.json", lambda testbed: asyncio.run(measure(options, testbed)))
     if options.write or options.only_write:
-        write_table(json.loads(results.read_text()))
+        write_table(found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A cluster to measure the operator on: the tests' API server, nodes that kwok plays, operators as processes. I/O."""
 
+import argparse
 import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -219,6 +222,39 @@ def quantile(samples: Mapping[str, float], histogram: str, share: float) -> floa
             return lower if bound == float("inf") else lower + (bound - lower) * (rank - below) / (count - below)
         lower, below = bound, count
     return lower
+
+
+def build_parser(about: str | None, document: str) -> argparse.ArgumentParser:
+    """Return the options that all measurements have; each adds its own."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/scale", help="of results and logs")
+    parser.add_argument("--state", type=Path, default=ROOT / ".cluster-bench", help="of the cluster")
+    parser.add_argument("--write", action="store_true", help=f"put the results into {document}")
+    parser.add_argument("--only-write", action="store_true", help="measure nothing: write what was found last")
+    return parser
+
+
+def find_results(
+    options: argparse.Namespace, name: str, measure: Callable[[Testbed], Json], *, nodes: int = NODES
+) -> Json:
+    """Measure on a cluster of its own and keep the results in FOLDER/`name`; with --only-write read them there."""
+    path = options.folder / name
+    if not options.only_write:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
+        with started_testbed(options.state, nodes=nodes) as testbed:
+            path.write_text(json.dumps({**describe_measurement(), **measure(testbed)}, indent=1))
+    found: Json = json.loads(path.read_text())
+    return found
+
+
+def describe_measurement() -> Json:
+    """Return what was run, when and where."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": describe_machine(),
+    }
 
 
 def describe_machine() -> str:

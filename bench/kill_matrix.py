@@ -9,32 +9,16 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol
 
-from cluster_lab import (
-    NAMESPACE,
-    ROOT,
-    Operator,
-    Testbed,
-    build_run,
-    build_table,
-    describe_machine,
-    start_operator,
-    started_testbed,
-    write_part,
-)
+from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build_table, find_results, write_part
+from played_ground import LOOK_SECONDS, TRAINERS, Ground, PlayedGround, Replicas, Witness
 from played_kubelet import SCHEDULER, PlayedKubelet
-from played_training import Training
 
-from scalerl_operator.kube import EVENTS, PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube import EVENTS, RUNS, Json, Kube, KubeError
 
 DOCUMENT = ROOT / "docs/kill-matrix.md"
 VICTIMS = (
@@ -50,44 +34,9 @@ VICTIMS = (
 PHASES = ("starting", "running", "checkpointing", "suspending", "stopping")
 GOES_ON = PHASES[:3]  # phases after which a run trains
 COSTS_AN_ATTEMPT = ("leader pod", "trainer pod", "node NotReady")
-TRAINERS, GENERATORS = 2, 3
-LOOK_SECONDS = 0.25
-STEPS_AT_STAKE = 5  # since the last checkpoint
+GENERATORS = 3
 CELL_SECONDS = 180.0
-RESTART_SECONDS = 1.0  # until a kubelet starts a dead operator again, the first time
-POLL_SECONDS = 1.0
 LOST_NODE_SECONDS = 10  # that pods tolerate a node which does not answer; Kubernetes' default is 300
-
-
-class Ground(Protocol):
-    """Where the pods run. All calls name runs; nothing here waits for the operator."""
-
-    async def hold(self, run: str, phase: str) -> None:
-        """See to it that `run`, which is made or trains, gets into `phase` and stays there."""
-
-    def is_in(self, run: str, phase: str) -> bool:
-        """Whether it is."""
-
-    def release(self, run: str) -> None:
-        """Hold it no longer."""
-
-    async def strike(self, victim: str, runs: Sequence[str]) -> None:
-        """Kill the victim: a pod of each of the runs, or the one that all have in common."""
-
-    async def mend(self) -> None:
-        """Bring back what does not come back by itself."""
-
-    def step(self, run: str) -> int:
-        """Steps that the run has done."""
-
-    def saved(self, run: str) -> int:
-        """Step of its newest durable checkpoint."""
-
-    def first_step(self, run: str) -> int:
-        """The step that its newest attempt has gone on from."""
-
-    def alive_at_once(self, run: str) -> int:
-        """Most leaders of the run that ever were alive at one time."""
 
 
 @dataclass
@@ -100,187 +49,6 @@ class Cell:
     seconds: float = 0.0
     steps_lost: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Witness:
-    """What the API server says of runs and pods, read again and again; it may be away."""
-
-    kube: Kube
-    runs: dict[str, Json] = field(default_factory=dict)
-    pods: dict[str, dict[str, Json]] = field(default_factory=lambda: defaultdict(dict))
-    uids: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    """(run, pod, attempt; empty for generators) -> every pod that ever was there."""
-
-    async def watch(self) -> None:
-        """Read until cancelled."""
-        while True:
-            try:
-                runs, _ = await self.kube.list(RUNS, NAMESPACE)
-                pods, _ = await self.kube.list(PODS, NAMESPACE)
-            except KubeError:
-                await asyncio.sleep(LOOK_SECONDS)
-                continue
-            self.runs = {run["metadata"]["name"]: run for run in runs}
-            self.pods = defaultdict(dict)
-            for pod in pods:
-                labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
-                run = labels["scalerl.io/run"]
-                self.pods[run][name.removeprefix(f"{run}-")] = pod
-                self.uids[run, name, labels.get("scalerl.io/attempt", "")].add(pod["metadata"]["uid"])
-            await asyncio.sleep(LOOK_SECONDS)
-
-    def status(self, run: str) -> Json:
-        """The run's status; empty before there is one."""
-        found: Json = self.runs.get(run, {}).get("status", {})
-        return found
-
-    def state(self, run: str) -> str:
-        """The run's one word."""
-        return str(self.status(run).get("progress", {}).get("phase", ""))
-
-    def is_current(self, run: str) -> bool:
-        """Whether the operator has seen the last edit."""
-        generation = self.runs.get(run, {}).get("metadata", {}).get("generation")
-        return bool(self.status(run).get("observedGeneration") == generation)
-
-    def has_pods(self, run: str, generators: int) -> bool:
-        """Whether all pods, and no others, are there and run."""
-        wanted = {f"trainer-{i}" for i in range(TRAINERS)} | {f"generator-{i}" for i in range(generators)}
-        pods = self.pods.get(run, {})
-        return set(pods) == wanted and all(
-            pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-            for pod in pods.values()
-        )
-
-    def doubles(self, run: str, allowed: int) -> Iterator[str]:
-        """Yield trainers made twice for one attempt, and generators made more often than `allowed`."""
-        for (owner, name, attempt), uids in self.uids.items():
-            if owner == run and len(uids) > (1 if attempt else allowed):
-                yield f"{name.removeprefix(f'{run}-')} was made {len(uids)} times" + f" in attempt {attempt}" * bool(
-                    attempt
-                )
-
-
-@dataclass
-class Replicas:
-    """The operator's two replicas, started again when they have died, as a kubelet does."""
-
-    testbed: Testbed
-    folder: Path
-    members: list[Operator] = field(default_factory=list)
-    started: int = 0
-
-    def start(self) -> None:
-        """Start one."""
-        self.started += 1
-        found = start_operator(self.testbed, f"replica-{self.started}", self.folder, poll_seconds=POLL_SECONDS)
-        self.members.append(found)
-
-    async def supervise(self) -> None:
-        """Go on until cancelled."""
-        while True:
-            for each in [each for each in self.members if each.process.poll() is not None]:
-                self.members.remove(each)
-                await asyncio.sleep(RESTART_SECONDS)
-                self.start()
-            await asyncio.sleep(0.1)
-
-    async def leader(self) -> Operator:
-        """The one that leads; waits until one does. Raises TimeoutError."""
-        async with asyncio.timeout(CELL_SECONDS):
-            while True:
-                for each in list(self.members):
-                    if await asyncio.to_thread(each.is_leading):
-                        return each
-                await asyncio.sleep(0.1)
-
-    def kill(self, victims: Sequence[Operator]) -> None:
-        """SIGKILL."""
-        for each in victims:
-            each.process.send_signal(signal.SIGKILL)
-
-
-@dataclass
-class PlayedGround:
-    """Pods are played in this process."""
-
-    testbed: Testbed
-    replicas: Replicas
-    kubelet: PlayedKubelet
-    witness: Witness
-
-    def _training(self, run: str) -> Training:
-        return self.kubelet.trainings.setdefault(run, Training())
-
-    async def hold(self, run: str, phase: str) -> None:
-        """A start, or a checkpoint, that takes for ever."""
-        if phase != "running":
-            self._training(run).held.add("starting" if phase == "starting" else "saving")
-        if phase == "stopping":
-            point = {"index": 0, "step": 5, "version": 5, "computeGpuHours": 0.05, "passRate": 0.9}
-            self._training(run).evals = [{**point, "prompts": 100, "samples": 4, "standardError": 0.01}]
-
-    def is_in(self, run: str, phase: str) -> bool:
-        """By what the training does: the API server may not know yet."""
-        found = self._training(run)
-        if phase == "running":
-            return found.state == "training" and found.saved > 0 and found.step >= found.saved + STEPS_AT_STAKE
-        if phase == "checkpointing":
-            return found.state == "saving" and not found.ending and found.saved > 0
-        if phase == "starting":
-            return found.state == "starting"
-        return found.state == "saving" and found.ending
-
-    def release(self, run: str) -> None:
-        """Time passes again."""
-        self._training(run).held.clear()
-
-    async def strike(self, victim: str, runs: Sequence[str]) -> None:
-        """By name."""
-        if victim == "operator leader":
-            self.replicas.kill([await self.replicas.leader()])
-        elif victim == "both operators":
-            self.replicas.kill(self.replicas.members)
-        elif victim in ("API server", "etcd"):
-            program = "kube-apiserver" if victim == "API server" else "etcd"
-            await asyncio.to_thread(self.testbed.restart, program)
-        elif victim == "node NotReady":
-            self.kubelet.die("played-a")
-        else:
-            await asyncio.gather(*(self._strike_pod(victim, run) for run in runs))
-
-    async def _strike_pod(self, victim: str, run: str) -> None:
-        place = {"leader pod": "trainer-0", "trainer pod": "trainer-1", "generator pod": "generator-1"}[victim]
-        uid = self.witness.pods[run][place]["metadata"]["uid"]
-        if victim == "generator pod":
-            options = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
-            await self.kubelet.kube.delete(PODS, NAMESPACE, f"{run}-{place}", options)
-            return
-        self.kubelet.killed.add(uid)
-        if victim == "trainer pod":
-            self._training(run).hung = True  # collectives wait for the dead member
-
-    async def mend(self) -> None:
-        """The node comes back."""
-        self.kubelet.dead.clear()
-
-    def step(self, run: str) -> int:
-        """Steps done."""
-        return self._training(run).step
-
-    def saved(self, run: str) -> int:
-        """Durable ones."""
-        return self._training(run).saved
-
-    def first_step(self, run: str) -> int:
-        """Where the newest attempt began."""
-        found = self._training(run)
-        return found.first_steps[found.attempt]
-
-    def alive_at_once(self, run: str) -> int:
-        """Leaders at one time."""
-        return self._training(run).alive_at_once
 
 
 @dataclass
@@ -451,13 +219,7 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> Json:
             member.process.kill()
         await kube.close()
         await own.close()
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": describe_machine(),
-        "load": os.getloadavg()[0],
-        "cells": [asdict(each) for each in cells],
-    }
+    return {"load": os.getloadavg()[0], "cells": [asdict(each) for each in cells]}
 
 
 async def _rows(matrix: Matrix, replicas: Replicas, victims: Sequence[str]) -> list[Cell]:
@@ -488,18 +250,11 @@ def _show(cell: Json) -> str:
 
 def main() -> int:
     """Measure and write; 1 if a cell did not recover or something happened that must not."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = build_parser(__doc__, "docs/kill-matrix.md")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, metavar="VICTIM", help="rows")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/scale", help="of results and logs")
-    parser.add_argument("--state", type=Path, default=ROOT / ".cluster-bench", help="of the cluster")
-    parser.add_argument("--write", action="store_true", help="put the results into docs/kill-matrix.md")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
-    with started_testbed(options.state, nodes=0) as testbed:
-        found = asyncio.run(measure(options, testbed))
-    (options.folder / "kill_matrix.json").write_text(json.dumps(found, indent=1))
-    if options.write:
+    found = find_results(options, "kill_matrix.json", lambda testbed: asyncio.run(measure(options, testbed)), nodes=0)
+    if options.write or options.only_write:
         write_matrix(found)
     return int(any(each["faults"] for each in found["cells"]))
 

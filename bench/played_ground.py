@@ -1,0 +1,234 @@
+"""What the kill matrix is played on: who is killed and how, what is seen of runs and pods meanwhile. I/O."""
+
+import asyncio
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cluster_lab import NAMESPACE, Operator, Testbed, start_operator
+from played_kubelet import PlayedKubelet
+from played_training import Training
+
+from scalerl_operator.kube import PODS, RUNS, Json, Kube, KubeError
+
+TRAINERS = 2
+LOOK_SECONDS = 0.25
+STEPS_AT_STAKE = 5  # since the last checkpoint
+LEAD_SECONDS = 180.0
+RESTART_SECONDS = 1.0  # until a kubelet starts a dead operator again, the first time
+POLL_SECONDS = 1.0
+
+
+class Ground(Protocol):
+    """Where the pods run. All calls name runs; nothing here waits for the operator."""
+
+    async def hold(self, run: str, phase: str) -> None:
+        """See to it that `run`, which is made or trains, gets into `phase` and stays there."""
+
+    def is_in(self, run: str, phase: str) -> bool:
+        """Whether it is."""
+
+    def release(self, run: str) -> None:
+        """Hold it no longer."""
+
+    async def strike(self, victim: str, runs: Sequence[str]) -> None:
+        """Kill the victim: a pod of each of the runs, or the one that all have in common."""
+
+    async def mend(self) -> None:
+        """Bring back what does not come back by itself."""
+
+    def step(self, run: str) -> int:
+        """Steps that the run has done."""
+
+    def saved(self, run: str) -> int:
+        """Step of its newest durable checkpoint."""
+
+    def first_step(self, run: str) -> int:
+        """The step that its newest attempt has gone on from."""
+
+    def alive_at_once(self, run: str) -> int:
+        """Most leaders of the run that ever were alive at one time."""
+
+
+@dataclass
+class Witness:
+    """What the API server says of runs and pods, read again and again; it may be away."""
+
+    kube: Kube
+    runs: dict[str, Json] = field(default_factory=dict)
+    pods: dict[str, dict[str, Json]] = field(default_factory=lambda: defaultdict(dict))
+    uids: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    """(run, pod, attempt; empty for generators) -> every pod that ever was there."""
+
+    async def watch(self) -> None:
+        """Read until cancelled."""
+        while True:
+            try:
+                runs, _ = await self.kube.list(RUNS, NAMESPACE)
+                pods, _ = await self.kube.list(PODS, NAMESPACE)
+            except KubeError:
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            self.runs = {run["metadata"]["name"]: run for run in runs}
+            self.pods = defaultdict(dict)
+            for pod in pods:
+                labels, name = pod["metadata"]["labels"], pod["metadata"]["name"]
+                run = labels["scalerl.io/run"]
+                self.pods[run][name.removeprefix(f"{run}-")] = pod
+                self.uids[run, name, labels.get("scalerl.io/attempt", "")].add(pod["metadata"]["uid"])
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def status(self, run: str) -> Json:
+        """The run's status; empty before there is one."""
+        found: Json = self.runs.get(run, {}).get("status", {})
+        return found
+
+    def state(self, run: str) -> str:
+        """The run's one word."""
+        return str(self.status(run).get("progress", {}).get("phase", ""))
+
+    def is_current(self, run: str) -> bool:
+        """Whether the operator has seen the last edit."""
+        generation = self.runs.get(run, {}).get("metadata", {}).get("generation")
+        return bool(self.status(run).get("observedGeneration") == generation)
+
+    def has_pods(self, run: str, generators: int) -> bool:
+        """Whether all pods, and no others, are there and run."""
+        wanted = {f"trainer-{i}" for i in range(TRAINERS)} | {f"generator-{i}" for i in range(generators)}
+        pods = self.pods.get(run, {})
+        return set(pods) == wanted and all(
+            pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+            for pod in pods.values()
+        )
+
+    def doubles(self, run: str, allowed: int) -> Iterator[str]:
+        """Yield trainers made twice for one attempt, and generators made more often than `allowed`."""
+        for (owner, name, attempt), uids in self.uids.items():
+            if owner == run and len(uids) > (1 if attempt else allowed):
+                yield f"{name.removeprefix(f'{run}-')} was made {len(uids)} times" + f" in attempt {attempt}" * bool(
+                    attempt
+                )
+
+
+@dataclass
+class Replicas:
+    """The operator's two replicas, started again when they have died, as a kubelet does."""
+
+    testbed: Testbed
+    folder: Path
+    members: list[Operator] = field(default_factory=list)
+    started: int = 0
+
+    def start(self) -> None:
+        """Start one."""
+        self.started += 1
+        found = start_operator(self.testbed, f"replica-{self.started}", self.folder, poll_seconds=POLL_SECONDS)
+        self.members.append(found)
+
+    async def supervise(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            for each in [each for each in self.members if each.process.poll() is not None]:
+                self.members.remove(each)
+                await asyncio.sleep(RESTART_SECONDS)
+                self.start()
+            await asyncio.sleep(0.1)
+
+    async def leader(self) -> Operator:
+        """The one that leads; waits until one does. Raises TimeoutError."""
+        async with asyncio.timeout(LEAD_SECONDS):
+            while True:
+                for each in list(self.members):
+                    if await asyncio.to_thread(each.is_leading):
+                        return each
+                await asyncio.sleep(0.1)
+
+    def kill(self, victims: Sequence[Operator]) -> None:
+        """SIGKILL."""
+        for each in victims:
+            each.process.send_signal(signal.SIGKILL)
+
+
+@dataclass
+class PlayedGround:
+    """Pods are played in this process."""
+
+    testbed: Testbed
+    replicas: Replicas
+    kubelet: PlayedKubelet
+    witness: Witness
+
+    def _training(self, run: str) -> Training:
+        return self.kubelet.trainings.setdefault(run, Training())
+
+    async def hold(self, run: str, phase: str) -> None:
+        """A start, or a checkpoint, that takes for ever."""
+        if phase != "running":
+            self._training(run).held.add("starting" if phase == "starting" else "saving")
+        if phase == "stopping":
+            point = {"index": 0, "step": 5, "version": 5, "computeGpuHours": 0.05, "passRate": 0.9}
+            self._training(run).evals = [{**point, "prompts": 100, "samples": 4, "standardError": 0.01}]
+
+    def is_in(self, run: str, phase: str) -> bool:
+        """By what the training does: the API server may not know yet."""
+        found = self._training(run)
+        if phase == "running":
+            return found.state == "training" and found.saved > 0 and found.step >= found.saved + STEPS_AT_STAKE
+        if phase == "checkpointing":
+            return found.state == "saving" and not found.ending and found.saved > 0
+        if phase == "starting":
+            return found.state == "starting"
+        return found.state == "saving" and found.ending
+
+    def release(self, run: str) -> None:
+        """Time passes again."""
+        self._training(run).held.clear()
+
+    async def strike(self, victim: str, runs: Sequence[str]) -> None:
+        """By name."""
+        if victim == "operator leader":
+            self.replicas.kill([await self.replicas.leader()])
+        elif victim == "both operators":
+            self.replicas.kill(self.replicas.members)
+        elif victim in ("API server", "etcd"):
+            program = "kube-apiserver" if victim == "API server" else "etcd"
+            await asyncio.to_thread(self.testbed.restart, program)
+        elif victim == "node NotReady":
+            self.kubelet.die("played-a")
+        else:
+            await asyncio.gather(*(self._strike_pod(victim, run) for run in runs))
+
+    async def _strike_pod(self, victim: str, run: str) -> None:
+        place = {"leader pod": "trainer-0", "trainer pod": "trainer-1", "generator pod": "generator-1"}[victim]
+        uid = self.witness.pods[run][place]["metadata"]["uid"]
+        if victim == "generator pod":
+            options = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
+            await self.kubelet.kube.delete(PODS, NAMESPACE, f"{run}-{place}", options)
+            return
+        self.kubelet.killed.add(uid)
+        if victim == "trainer pod":
+            self._training(run).hung = True  # collectives wait for the dead member
+
+    async def mend(self) -> None:
+        """The node comes back."""
+        self.kubelet.dead.clear()
+
+    def step(self, run: str) -> int:
+        """Steps done."""
+        return self._training(run).step
+
+    def saved(self, run: str) -> int:
+        """Durable ones."""
+        return self._training(run).saved
+
+    def first_step(self, run: str) -> int:
+        """Where the newest attempt began."""
+        found = self._training(run)
+        return found.first_steps[found.attempt]
+
+    def alive_at_once(self, run: str) -> int:
+        """Leaders at one time."""
+        return self._training(run).alive_at_once
