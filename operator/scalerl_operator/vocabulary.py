@@ -4,15 +4,12 @@
 the tables to the types.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
+from scalerl_api.generated import write_page
 from scalerl_api.status import ConditionType, StopCause
-
-PAGE = "docs/conditions.md"
 
 ClusterOutcome = Literal[
     "Finished",
@@ -233,19 +230,9 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page into the repository; with --check compare it, 1 if it is stale."""
-    parser = argparse.ArgumentParser(prog="python -m scalerl_operator.vocabulary", description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository")
-    options = parser.parse_args(arguments)
-    path = options.root / PAGE
-    if not options.check:
-        path.write_text(build_page())
-    elif not path.exists() or path.read_text() != build_page():
-        sys.stderr.write(f"stale: {PAGE}; run `make generate` and commit the result\n")
-        return 1
-    return 0
+def main() -> int:
+    """Write the page, or with --check say whether it is stale."""
+    return write_page("docs/conditions.md", build_page)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 TESTBED = ROOT / "tests/cluster/testbed"
 STATE = ROOT / ".cluster-e2e"
@@ -75,6 +77,20 @@ class Platform:
         found: Json = json.loads(self.kubectl("get", *arguments, "-o", "json", namespace=namespace))
         return found
 
+    def restart(self, program: str) -> None:
+        """Kill a program of our cluster's control plane (SIGKILL) and start it anew."""
+        call(sys.executable, TESTBED, "--state", STATE, "restart", program)
+
+    @contextmanager
+    def silent_node(self) -> Iterator[None]:
+        """Stop our node's kubelet for a while, as on a machine that swaps: its pods go on, and nobody hears of them."""
+        (kubelet,) = (each for each in psutil.process_iter(["cmdline"]) if _is_our_kubelet(each.info["cmdline"] or []))
+        kubelet.suspend()
+        try:
+            yield
+        finally:
+            kubelet.resume()
+
     def template(self) -> Json:
         """The part of a run's pod template that this machine needs; nothing where the image has everything."""
         runtime: Json = {"name": "runtime", "env": [{"name": "RAY_worker_niceness", "value": "0"}]}
@@ -85,6 +101,10 @@ class Platform:
             claim = {"claimName": "packages", "readOnly": True}
             spec["volumes"] = [{"name": "packages", "persistentVolumeClaim": claim}]
         return {"spec": spec}
+
+
+def _is_our_kubelet(command: Sequence[str]) -> bool:
+    return bool(command) and Path(command[0]).name == "kubelet" and any(str(STATE) in each for each in command)
 
 
 def wait_for(phase: str, is_done: Callable[[], object], *, seconds: float = WAIT_SECONDS) -> float:

@@ -185,6 +185,26 @@ def _ready_operators(platform: Platform) -> int:
     return int(deployment["status"].get("readyReplicas", 0))
 
 
+def test_a_control_plane_that_dies_and_a_node_that_is_silent_are_waited_for(platform: Platform, life: Life) -> None:
+    if not platform.is_ours:
+        pytest.skip("the control plane of KUBECONFIG's cluster is not ours to kill")
+    attempt, before = life.attempt(), life.pods()
+    for program in ("etcd", "kube-apiserver"):
+        platform.restart(program)
+        life.goes_on(f"after {program} was killed")
+    with platform.silent_node():
+        wait_for("the node is not ready", lambda: _node_condition(platform) != "True")
+        life.goes_on("on a node that does not answer")
+    wait_for("the node is ready", lambda: _node_condition(platform) == "True")
+    life.goes_on("after the node was back")
+    assert (life.attempt(), life.pods()) == (attempt, before), "nothing was made twice, nothing was lost"
+
+
+def _node_condition(platform: Platform) -> str:
+    (node,) = platform.get("nodes")["items"]
+    return next(str(each["status"]) for each in node["status"]["conditions"] if each["type"] == "Ready")
+
+
 def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
     reached = life.step()
     life.edit(suspend=True)

@@ -1,13 +1,12 @@
 """docs/conditions.md names every word that the code may say, and no other."""
 
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from scalerl_api.status import Condition, StopCause
 from scalerl_operator import vocabulary
-from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, build_page, main
+from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, build_page
 
 
 def words(kind: Any) -> set[str]:
@@ -55,14 +54,3 @@ def test_a_warning_is_what_fails_a_run() -> None:
 )
 def test_row(row: str) -> None:
     assert row in build_page().splitlines()
-
-
-def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "docs").mkdir()
-    root = ["--root", str(tmp_path)]
-    assert main([*root, "--check"]) == 1
-    assert "make generate" in capsys.readouterr().err
-    assert main(root) == 0
-    assert main([*root, "--check"]) == 0
-    (tmp_path / "docs/conditions.md").write_text("edited by hand")
-    assert main([*root, "--check"]) == 1
