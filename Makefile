@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
-.PHONY: bench-cluster bench-takeover kill-matrix
+.PHONY: bench-cluster bench-apply bench-takeover kill-matrix
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -69,6 +69,10 @@ e2e: setup ## the whole platform on a real node: images, helm install, pods that
 bench-cluster: setup ## 1,000 runs of ten played pods; writes docs/scale.md; half an hour on a quiet machine
 	@$(TESTBED) programs
 	@$(PYTHON) bench/bench_cluster.py --write
+
+bench-apply: setup ## from kubectl apply to the first step, by phase (root); writes docs/scale.md
+	@scripts/debian-packages e2e
+	@$(PYTHON) bench/bench_apply.py --write
 
 bench-takeover: setup ## kill the leading operator ten times under load; writes docs/scale.md
 	@$(TESTBED) programs

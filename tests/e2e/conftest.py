@@ -1,6 +1,7 @@
 """One cluster, one installed chart and one run for all end-to-end tests, which follow each other in the run's life."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ def platform() -> Iterator[Platform]:
         finally:
             if found.timeline:
                 say("timeline: " + json.dumps([(phase, round(seconds, 1)) for phase, seconds in found.timeline]))
+                if kept := os.environ.get("E2E_TIMELINE"):
+                    Path(kept).write_text(json.dumps({"full": found.is_full, "timeline": found.timeline}))
 
 
 @pytest.hookimpl(wrapper=True)
