@@ -43,9 +43,7 @@ def write_table(found: Json) -> None:
         rows.append([phase, f"{seconds - before:.1f} s", f"{seconds:.1f} s"])
         before = seconds
     image = "with all packages" if found["full"] else "with the code alone; packages on a volume"
-    head = (
-        f"`{found['command']}`, {found['date']}, {found['machine']}, load {found['load']:.1f}; runtime image {image}."
-    )
+    head = f"`{found['command']}`, {found['date']}, {found['machine']}, load {found['load']:.1f}; image {image}."
     write_part(DOCUMENT, "apply", f"{head}\n\n{build_table(['until', 'took', 'since apply'], rows)}")
 
 
