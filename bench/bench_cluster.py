@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psutil
+from addresses import address
 from cluster_lab import (
     GENERATORS,
     NAMESPACE,
@@ -34,7 +35,7 @@ from cluster_lab import (
     writes_by_kind,
 )
 from cluster_mirror import Mirror
-from played_leaders import PlayedLeaders, address
+from played_leaders import PlayedLeaders
 from scale_tables import write_tables
 
 from scalerl_operator.kube import RUNS, Kube

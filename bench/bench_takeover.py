@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from addresses import address
 from cluster_lab import (
     GENERATORS,
     NAMESPACE,
@@ -32,7 +33,7 @@ from cluster_lab import (
     write_part,
 )
 from cluster_mirror import Mirror
-from played_leaders import PlayedLeaders, address
+from played_leaders import PlayedLeaders
 
 from scalerl_operator.kube import EVENTS, RUNS, Kube
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
+from addresses import owned_addresses
 from prometheus_client.parser import text_string_to_metric_families
 
 from scalerl_api.rlrun import API_VERSION, KIND
@@ -242,7 +243,7 @@ def find_results(
     if not options.only_write:
         options.folder.mkdir(parents=True, exist_ok=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
-        with started_testbed(options.state, nodes=nodes) as testbed:
+        with owned_addresses(), started_testbed(options.state, nodes=nodes) as testbed:
             path.write_text(json.dumps({**describe_measurement(), **measure(testbed)}, indent=1))
     found: Json = json.loads(path.read_text())
     return found

@@ -5,13 +5,13 @@ What leaders do is `played_training`'s to say. A node may die: it says nothing a
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
+from addresses import address
 from cluster_lab import NAMESPACE
 from played_training import Training
 
@@ -162,17 +162,18 @@ class PlayedKubelet:
 
     async def _start(self, pod: Json, node: str) -> None:
         labels, uid = pod["metadata"]["labels"], pod["metadata"]["uid"]
-        number, network = len(self._addresses), 2 + os.getpid() % 60  # this process's own, below what the tests use
-        address = self._addresses.setdefault(uid, f"127.{network}.{number // 250}.{1 + number % 250}")
+        if uid not in self._addresses:
+            self._addresses[uid] = address(len(self._addresses))
         run = labels["scalerl.io/run"]
         is_leader = (labels["scalerl.io/role"], labels["scalerl.io/index"]) == ("trainer", "0")
         if is_leader and uid not in self._leaders:  # else it runs, and the API server was not there to hear it
             training = self.trainings.setdefault(run, Training())
-            server = await asyncio.start_server(self._answer(run), address, PORT_HTTP)
+            server = await asyncio.start_server(self._answer(run), self._addresses[uid], PORT_HTTP)
             self._leaders[uid] = _Leader(run, server, node)
             training.begin(int(labels["scalerl.io/attempt"]), time.monotonic())
         state = {"running": {"startedAt": _now()}}
-        await self._report(pod, {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}, state)
+        ip = self._addresses[uid]
+        await self._report(pod, {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}, state)
 
     async def _end(self, pod: Json, code: int, words: str) -> None:
         state = {

@@ -1,21 +1,17 @@
-"""Answers as the leaders of many runs: one address of the loopback network each, one process for all. I/O."""
+"""Answers as the leaders of many runs: one address each, one process for all. I/O."""
 
 import asyncio
 import json
-import os
 import time
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
+
+from addresses import address
 
 from scalerl_api.wire import PORT_HTTP
 
 STEP_SECONDS = 2.0  # of a run that trains
 Document = dict[str, object]
-
-
-def address(index: int) -> str:
-    """Return the address of run `index`'s leader; the network is this process's own, below what the tests use."""
-    return f"127.{2 + os.getpid() % 60}.{index // 250}.{1 + index % 250}"
 
 
 @dataclass

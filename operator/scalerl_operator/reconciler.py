@@ -21,7 +21,7 @@ from scalerl_operator.sights import Key
 
 log = logging.getLogger(__name__)
 
-WORKERS = 4  # more make each pass wait for the others: one pass has up to ten calls under way
+WORKERS = 8  # more only make each pass wait for the others: one has up to ten calls under way
 SETTLE_SECONDS = 0.05  # from an event to its pass: a run's pods change in bursts, and one pass sees all of one
 PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own bound
 
