@@ -78,8 +78,9 @@ class Platform:
         return found
 
     def restart(self, program: str) -> None:
-        """Kill a program of our cluster's control plane (SIGKILL) and start it anew."""
+        """Kill a program of our cluster's control plane (SIGKILL), start it anew and wait until all is ready."""
         call(sys.executable, TESTBED, "--state", STATE, "restart", program)
+        wait_for(f"the API server is ready after {program}'s restart", lambda: self.kubectl("get", "--raw", "/readyz"))
 
     @contextmanager
     def silent_node(self) -> Iterator[None]:
