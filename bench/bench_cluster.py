@@ -194,10 +194,10 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
 
     async with lab.phase("transitions") as facts:
         began, tasks = time.monotonic(), []
-        for number in range(int(per_second * seconds)):
-            await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
-            while not ready:
-                await asyncio.sleep(0.05)
+        while (passed := time.monotonic() - began) < seconds:
+            if not ready or len(tasks) > passed * per_second:
+                await asyncio.sleep(0.01)
+                continue
             tasks.append(asyncio.create_task(one(*ready.popleft())))
         facts["seconds of asking"] = round(time.monotonic() - began, 1)
         facts["under way at the end of asking"] = sum(not task.done() for task in tasks)

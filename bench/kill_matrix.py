@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
 from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build_table, find_results, write_part
 from played_ground import LOOK_SECONDS, TRAINERS, Ground, PlayedGround, Replicas, Witness
@@ -48,6 +49,8 @@ class Cell:
     recovered: bool = False
     seconds: float = 0.0
     steps_lost: int = 0
+    load: float = 0.0
+    """The machine's load average over a minute, at the end."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -117,6 +120,7 @@ class Matrix:
             cell.recovered = True
         except TimeoutError as error:
             cell.faults.append(f"{error}; state {self.witness.state(run) or 'none'}")
+        cell.load = round(os.getloadavg()[0], 1)
         cell.faults += [each async for each in self._faults(cell, run)]
         print(json.dumps(asdict(cell)), flush=True)
         return cell
@@ -193,8 +197,8 @@ def build_matrix_run(name: str) -> Json:
     return document
 
 
-async def measure(options: argparse.Namespace, testbed: Testbed) -> Json:
-    """All rows, one after the other."""
+async def measure(options: argparse.Namespace, testbed: Testbed, kept: Sequence[Json]) -> Json:
+    """All rows that are asked for, one after the other; the others are kept."""
     connection = testbed.connection()
     kube, own = Kube(connection), Kube(connection)
     witness, replicas = Witness(kube), Replicas(testbed, options.folder)
@@ -219,7 +223,9 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> Json:
             member.process.kill()
         await kube.close()
         await own.close()
-    return {"load": os.getloadavg()[0], "cells": [asdict(each) for each in cells]}
+    others = [each for each in kept if each["victim"] not in options.victims]
+    new = [{**asdict(each), "date": datetime.now(UTC).strftime("%Y-%m-%d")} for each in cells]
+    return {"cells": sorted([*others, *new], key=lambda each: VICTIMS.index(each["victim"]))}
 
 
 async def _rows(matrix: Matrix, replicas: Replicas, victims: Sequence[str]) -> list[Cell]:
@@ -234,10 +240,14 @@ def write_matrix(found: Json) -> None:
     """Put the results into docs/kill-matrix.md."""
     cells = {(each["victim"], each["phase"]): each for each in found["cells"]}
     victims = list(dict.fromkeys(victim for victim, _ in cells))
-    rows = [[victim, *(_show(cells[victim, phase]) for phase in PHASES)] for victim in victims]
+    rows = [
+        [victim, cells[victim, PHASES[0]]["date"], f"{max(cells[victim, phase]['load'] for phase in PHASES):.1f}"]
+        + [_show(cells[victim, phase]) for phase in PHASES]
+        for victim in victims
+    ]
     faults = [f"- {each['victim']}, {each['phase']}: {fault}" for each in found["cells"] for fault in each["faults"]]
-    head = f"`{found['command']}`, {found['date']}, {found['machine']}, load {found['load']:.1f}."
-    parts = [head, build_table(["killed", *PHASES], rows), "\n".join(faults) or "Faults: none."]
+    head = f"`python bench/kill_matrix.py --write`, {found['machine']}. Load: of the machine, at most."
+    parts = [head, build_table(["killed", "date", "load", *PHASES], rows), "\n".join(faults) or "Faults: none."]
     write_part(DOCUMENT, "operator", "\n\n".join(parts))
 
 
@@ -253,7 +263,9 @@ def main() -> int:
     parser = build_parser(__doc__, "docs/kill-matrix.md")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, metavar="VICTIM", help="rows")
     options = parser.parse_args()
-    found = find_results(options, "kill_matrix.json", lambda testbed: asyncio.run(measure(options, testbed)), nodes=0)
+    before = options.folder / "kill_matrix.json"
+    kept = json.loads(before.read_text())["cells"] if before.exists() else []
+    found = find_results(options, before.name, lambda testbed: asyncio.run(measure(options, testbed, kept)), nodes=0)
     if options.write or options.only_write:
         write_matrix(found)
     return int(any(each["faults"] for each in found["cells"]))
