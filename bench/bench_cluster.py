@@ -193,7 +193,7 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
         ready.append((name, not suspend))
 
     async with lab.phase("transitions") as facts:
-        began, tasks = time.monotonic(), []
+        began, tasks = time.monotonic(), list[asyncio.Task[None]]()
         while (passed := time.monotonic() - began) < seconds:
             if not ready or len(tasks) > passed * per_second:
                 await asyncio.sleep(0.01)
