@@ -7,6 +7,7 @@ they come; with --write the tables of docs/scale.md are made from it. `--only-wr
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import time
@@ -20,7 +21,6 @@ import psutil
 from addresses import address
 from cluster_lab import (
     GENERATORS,
-    NAMESPACE,
     TRAINERS,
     Operator,
     Samples,
@@ -77,6 +77,8 @@ class Lab:
     kube: Kube
     mirror: Mirror
     leaders: PlayedLeaders
+    homes: dict[str, str]
+    """Run -> its namespace."""
     phases: list[Phase] = field(default_factory=list)
 
     @asynccontextmanager
@@ -152,7 +154,10 @@ async def create_runs(lab: Lab) -> None:
         began = time.monotonic()
         facts["runs"] = len(names)
         await asyncio.gather(
-            *(lab.kube.create(RUNS, build_run(name, address(index))) for index, name in enumerate(names))
+            *(
+                lab.kube.create(RUNS, build_run(name, address(index), namespace=lab.homes[name]))
+                for index, name in enumerate(names)
+            )
         )
         facts["seconds until all runs are stored"] = round(time.monotonic() - began, 1)
         wanted = mirror.pods_per_run * len(names)
@@ -175,7 +180,7 @@ async def stand(lab: Lab, name: str, seconds: float) -> None:
 
 async def _versions(lab: Lab) -> dict[str, str]:
     """Every run's resourceVersion: whoever writes it moves it."""
-    runs, _ = await lab.kube.list(RUNS, NAMESPACE)
+    runs, _ = await lab.kube.list(RUNS, None)
     return {run["metadata"]["name"]: run["metadata"]["resourceVersion"] for run in runs}
 
 
@@ -187,7 +192,7 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
 
     async def one(name: str, suspend: bool) -> None:
         began = time.monotonic()
-        await lab.kube.merge(RUNS, NAMESPACE, name, {"spec": {"suspend": suspend}})
+        await lab.kube.merge(RUNS, lab.homes[name], name, {"spec": {"suspend": suspend}})
         await mirror.wait(name, lambda: mirror.is_free(name) if suspend else mirror.is_whole(name))
         times[suspend].append(time.monotonic() - began)
         ready.append((name, not suspend))
@@ -214,13 +219,14 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, An
     """All phases, and what there is to say once."""
     leaders = PlayedLeaders([f"run-{index:04}" for index in range(options.runs)])
     server, connection = await leaders.serve(), testbed.connection()
-    kube, mirror = Kube(connection, parallel=16), Mirror(TRAINERS + GENERATORS)
-    operator = start_operator(testbed, "bench", options.folder)
-    lab = Lab(testbed, operator, kube, mirror, leaders)
+    kube, mirror = Kube(connection, parallel=16), Mirror(TRAINERS + GENERATORS, namespace=None)
+    operator = start_operator(testbed, "bench", options.folder, everywhere=True)
+    homes = dict(zip(leaders.names, itertools.cycle(name_namespaces(options)), strict=False))
+    lab = Lab(testbed, operator, kube, mirror, leaders, homes)
     try:
         await until("the operator leads", operator.is_leading)
         at_start = operator.memory_mib()
-        _, version = await kube.list(RUNS, NAMESPACE)
+        _, version = await kube.list(RUNS, None)
         work = asyncio.create_task(_all_phases(options, lab))
         following = asyncio.create_task(mirror.follow(connection, version))
         alive = asyncio.create_task(asyncio.to_thread(operator.process.wait))
@@ -253,16 +259,23 @@ async def _all_phases(options: argparse.Namespace, lab: Lab) -> None:
     await turn_over(lab, per_second=options.rate, seconds=60 * options.minutes)
 
 
+def name_namespaces(options: argparse.Namespace) -> list[str]:
+    """Return the namespaces that the runs are in, in turn."""
+    return [f"team-{index:02}" for index in range(options.namespaces)]
+
+
 def main() -> None:
     """Measure and write."""
     parser = build_parser(__doc__, "docs/scale.md")
     parser.add_argument("--runs", type=int, default=1000, help="of ten pods each (default: 1000)")
+    parser.add_argument("--namespaces", type=int, default=20, help="that the runs are in (default: 20)")
     parser.add_argument("--rate", type=float, default=10.0, help="transitions a second (default: 10)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of transitions (default: 5)")
     parser.add_argument("--idle", type=float, default=320.0, help="seconds; in 300 a sweep comes (default: 320)")
     parser.add_argument("--training", type=float, default=120.0, help="seconds (default: 120)")
     options = parser.parse_args()
-    found = find_results(options, "cluster.json", lambda testbed: asyncio.run(measure(options, testbed)))
+    work, homes = (lambda testbed: asyncio.run(measure(options, testbed))), name_namespaces(options)
+    found = find_results(options, "cluster.json", work, namespaces=homes)
     if options.write or options.only_write:
         write_tables(found)
 

@@ -61,8 +61,8 @@ def _without_kubeconfig() -> dict[str, str]:
 
 
 @contextmanager
-def started_testbed(state: Path, *, nodes: int = NODES) -> Iterator[Testbed]:
-    """Start a control plane with our CRD, policy and roles, kwok's nodes, and a namespace with a claim."""
+def started_testbed(state: Path, *, nodes: int = NODES, namespaces: Sequence[str] = (NAMESPACE,)) -> Iterator[Testbed]:
+    """Start a control plane with our CRD, policy and roles, kwok's nodes, and namespaces with a claim in each."""
     environment = _without_kubeconfig()
     command = [sys.executable, str(TESTBED), "--state", str(state)]
     subprocess.run([*command, "up"], check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -72,35 +72,39 @@ def started_testbed(state: Path, *, nodes: int = NODES) -> Iterator[Testbed]:
             subprocess.run([*kubectl, "create", "-f", path], check=True, stdout=subprocess.DEVNULL)
         established = ["wait", "--for=condition=Established", "crd/rlruns.scalerl.io", "--timeout=60s"]
         subprocess.run([*kubectl, *established], check=True, stdout=subprocess.DEVNULL)
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(_furniture(nodes))})
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*_nodes(nodes), *_homes(namespaces)]})
         subprocess.run([*kubectl, "create", "-f", "-"], check=True, input=text, text=True, stdout=subprocess.DEVNULL)
         yield Testbed(state, state / "kubeconfig")
     finally:
         subprocess.run([*command, "down"], check=True, env=environment)
 
 
-def _furniture(nodes: int) -> Iterator[Json]:
+def _nodes(nodes: int) -> Iterator[Json]:
     size = {"cpu": "64", "memory": "512Gi", "pods": str(PODS_PER_NODE), "nvidia.com/gpu": "8"}
-    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     for index in range(nodes):
         head = {"name": f"scale-{index}", "annotations": {"kwok.x-k8s.io/node": "fake"}}
         status = {"capacity": size, "allocatable": size}
         yield {"apiVersion": "v1", "kind": "Node", "metadata": head, "status": status}
+
+
+def _homes(namespaces: Sequence[str]) -> Iterator[Json]:
     common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    claim = {"namespace": NAMESPACE, "name": "checkpoints"}
-    volume = {**common, "capacity": {"storage": "1Ti"}, "hostPath": {"path": "/nowhere"}, "claimRef": claim}
-    yield {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "checkpoints"}, "spec": volume}
-    wanted = {**common, "resources": {"requests": {"storage": "1Ti"}}, "volumeName": "checkpoints"}
-    yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": wanted}
+    for name in {NAMESPACE, *namespaces}:
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        claim, head = {"namespace": name, "name": "checkpoints"}, {"name": f"{name}-checkpoints"}
+        volume = {**common, "capacity": {"storage": "1Ti"}, "hostPath": {"path": "/nowhere"}, "claimRef": claim}
+        yield {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": head, "spec": volume}
+        wanted = {**common, "resources": {"requests": {"storage": "1Ti"}}, "volumeName": head["name"]}
+        yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": wanted}
 
 
-def build_run(name: str, address: str) -> Json:
+def build_run(name: str, address: str, *, namespace: str = NAMESPACE) -> Json:
     """A run of ten pods; `address` is where its leader is played."""
     template = {"metadata": {"annotations": {"played.test/ip": address}}}
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "model": {"source": "Qwen/Qwen3-8B-Base"},
             "data": {"train": {"source": "reasoning_gym:chain_sum", "size": 5000}, "heldOut": {"prompts": 250}},
@@ -170,12 +174,15 @@ class Operator:
         return int(found.group(1)) / 1024
 
 
-def start_operator(testbed: Testbed, identity: str, folder: Path, *, poll_seconds: float = 10.0) -> Operator:
-    """Start a replica that serves NAMESPACE, with its log in `folder`."""
+def start_operator(
+    testbed: Testbed, identity: str, folder: Path, *, poll_seconds: float = 10.0, everywhere: bool = False
+) -> Operator:
+    """Start a replica that serves NAMESPACE, or all namespaces, with its log in `folder`."""
     (folder / "key").write_bytes(TOKEN_KEY)
     port, log = free_port(), folder / f"{identity}.log"
     command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "registry.test/runtime:1"]
-    command += ["--token-key-file", str(folder / "key"), "--namespace", NAMESPACE, "--lease-namespace", NAMESPACE]
+    command += ["--token-key-file", str(folder / "key"), "--lease-namespace", NAMESPACE]
+    command += [] if everywhere else ["--namespace", NAMESPACE]
     command += ["--identity", identity, "--http", str(port), "--poll-seconds", str(poll_seconds)]
     with log.open("wb") as out:
         environment = {**os.environ, "KUBECONFIG": str(testbed.kubeconfig)}
@@ -236,14 +243,19 @@ def build_parser(about: str | None, document: str) -> argparse.ArgumentParser:
 
 
 def find_results(
-    options: argparse.Namespace, name: str, measure: Callable[[Testbed], Json], *, nodes: int = NODES
+    options: argparse.Namespace,
+    name: str,
+    measure: Callable[[Testbed], Json],
+    *,
+    nodes: int = NODES,
+    namespaces: Sequence[str] = (NAMESPACE,),
 ) -> Json:
     """Measure on a cluster of its own and keep the results in FOLDER/`name`; with --only-write read them there."""
     path = options.folder / name
     if not options.only_write:
         options.folder.mkdir(parents=True, exist_ok=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped
-        with owned_addresses(), started_testbed(options.state, nodes=nodes) as testbed:
+        with owned_addresses(), started_testbed(options.state, nodes=nodes, namespaces=namespaces) as testbed:
             path.write_text(json.dumps({**describe_measurement(), **measure(testbed)}, indent=1))
     found: Json = json.loads(path.read_text())
     return found

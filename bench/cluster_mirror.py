@@ -20,6 +20,8 @@ class Mirror:
     """The last that was told, by run; it begins with an empty namespace."""
 
     pods_per_run: int
+    namespace: str | None = NAMESPACE
+    """None: all; runs' names differ all the same."""
     states: dict[str, str] = field(default_factory=dict)
     phases: dict[str, dict[str, str]] = field(default_factory=dict)
     """Run -> pod -> phase."""
@@ -41,7 +43,7 @@ class Mirror:
             group.create_task(self._follow_pods(connection, version))
 
     async def _follow_runs(self, connection: Connection, version: int) -> None:
-        async for kind, found in watch(connection, RUNS, version):
+        async for kind, found in watch(connection, RUNS, version, self.namespace):
             name = found["metadata"]["name"]
             if kind == "DELETED":
                 self.states.pop(name, None)
@@ -50,7 +52,7 @@ class Mirror:
             self._changed.set()
 
     async def _follow_pods(self, connection: Connection, version: int) -> None:
-        async for kind, found in watch(connection, PODS, version):
+        async for kind, found in watch(connection, PODS, version, self.namespace):
             labels, name = found["metadata"]["labels"], found["metadata"]["name"]
             pods = self.phases.setdefault(labels["scalerl.io/run"], {})
             if kind == "ADDED":
@@ -87,9 +89,11 @@ class Mirror:
             raise TimeoutError(f"{what}: not within {seconds:g} s") from None
 
 
-async def watch(connection: Connection, resource: Resource, version: int) -> AsyncIterator[tuple[str, Json]]:
-    """Yield (type, object) of everything in NAMESPACE that happens after `version`; API servers may come and go."""
-    path = resource.path(NAMESPACE)
+async def watch(
+    connection: Connection, resource: Resource, version: int, namespace: str | None
+) -> AsyncIterator[tuple[str, Json]]:
+    """Yield (type, object) of everything there that happens after `version`; API servers may come and go."""
+    path = resource.path(namespace)
     forever = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(read_bufsize=2**22, timeout=forever) as session:
         while True:
