@@ -174,10 +174,13 @@ class Leaders:
             self._gauges.show_told(run.key, self.told(run))
 
     async def _hear_out(self, run: SeenRun, pod: SeenPod, memory: _Memory) -> None:
-        """Take in what a leader said last. Whatever comes of it, nobody waits for more."""
+        """Take in what a leader said last. Whatever comes of it, nobody waits for more.
+
+        Of one that has not answered the points before are not known: a forecast without them is worse than the last.
+        """
         try:
-            memory.evals = merge_evals(memory.evals, last_evals([pod]))
-            if run.run is not None:
+            if run.run is not None and memory.heard is not None:
+                memory.evals = merge_evals(memory.evals, last_evals([pod]))
                 async with asyncio.timeout(JUDGE_SECONDS):
                     await self._judge(run, run.run, memory)
         except TimeoutError:

@@ -159,8 +159,18 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
     assert not world.told.heard_out, "another leader, other words"
 
 
-def test_an_operator_that_never_asked_a_leader_judges_no_last_words(world: World) -> None:
-    """It lacks the points before."""
+def test_last_words_alone_are_not_judged(world: World, point: Callable[..., EvalPoint]) -> None:
+    """An operator that has started anew, and a leader that ended before its first answer: the points before are lost."""
+    world.answer = silent
+    world.place(1)
+    play(world.until(lambda: world.told.asked))
+    words = Termination(reason="Finished", step=40, last_eval=point(3)).model_dump_json(by_alias=True)
+    world.place(1, phase="Succeeded", exit_code=0, last_words=words, version=11)
+    play(world.until(lambda: world.told.heard_out))
+    assert (world.told.evals, world.told.judged) == ((), None)
+
+
+def test_an_operator_that_never_saw_a_leader_run_judges_no_last_words(world: World) -> None:
     world.place(1, phase="Succeeded", exit_code=0, last_words='{"reason": "Finished"}')
     play(world.until(lambda: world.leaders._tasks == set()))
     assert world.told == Told()
