@@ -160,7 +160,7 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
 
 
 def test_last_words_alone_are_not_judged(world: World, point: Callable[..., EvalPoint]) -> None:
-    """An operator that has started anew, and a leader that ended before its first answer: the points before are lost."""
+    """Of an operator that has started anew, whose leader ended before its first answer: the points before are lost."""
     world.answer = silent
     world.place(1)
     play(world.until(lambda: world.told.asked))
