@@ -36,7 +36,7 @@ PHASES = ("starting", "running", "checkpointing", "suspending", "stopping")
 GOES_ON = PHASES[:3]  # phases after which a run trains
 COSTS_AN_ATTEMPT = ("leader pod", "trainer pod", "node NotReady")
 GENERATORS = 3
-CELL_SECONDS = 600.0  # a node is given up after 40 s, its pods after their grace and a minute
+CELL_SECONDS = 600.0  # a node is given up after 50 s, its pods after their grace and a minute
 LOST_NODE_SECONDS = 10  # that pods tolerate a node which does not answer; Kubernetes' default is 300
 
 
