@@ -37,6 +37,7 @@ from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
 
+FIRST_SWEEP_SECONDS = 15.0  # what is deleted between our first lists and those of kopf's watches, no watch tells of
 SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
 LOAD_RETRY_SECONDS = 2.0
 MIN_KEY_BYTES = 16
@@ -225,11 +226,12 @@ class _Replica:
 
     async def _sweep_forever(self) -> None:
         """Return when the watches are dead: things happen, and nothing was told since the sweep before."""
+        wait = FIRST_SWEEP_SECONDS
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            before = self._swept
+            await asyncio.sleep(wait)
+            before, is_first, wait = self._swept, wait < SWEEP_SECONDS, SWEEP_SECONDS
             try:
-                if await self._sweep() and self._watch_sign < before:
+                if await self._sweep() and self._watch_sign < before and not is_first:
                     return
             except KubeError as error:
                 log.warning("a sweep is left out: %s", error)
