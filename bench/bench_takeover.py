@@ -13,7 +13,6 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from addresses import address
@@ -23,12 +22,12 @@ from cluster_lab import (
     ROOT,
     TRAINERS,
     Operator,
+    Team,
     Testbed,
     build_parser,
     build_run,
     build_table,
     find_results,
-    start_operator,
     until,
     write_part,
 )
@@ -43,18 +42,8 @@ Found = dict[str, Any]
 
 
 @dataclass
-class Rivals:
+class Rivals(Team):
     """Two replicas, one of which leads."""
-
-    testbed: Testbed
-    folder: Path
-    members: list[Operator] = field(default_factory=list)
-    started: int = 0
-
-    def start(self) -> None:
-        """Start one more."""
-        self.started += 1
-        self.members.append(start_operator(self.testbed, f"replica-{self.started}", self.folder))
 
     def leader(self) -> Operator | None:
         """Who says that it leads; raises RuntimeError if two do, or one has ended by itself."""

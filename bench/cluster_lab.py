@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
@@ -188,6 +188,23 @@ def start_operator(
         environment = {**os.environ, "KUBECONFIG": str(testbed.kubeconfig)}
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     return Operator(identity, process, port, log)
+
+
+@dataclass
+class Team:
+    """Replicas of the operator; each has a name of its own, also those that are started later."""
+
+    testbed: Testbed
+    folder: Path
+    poll_seconds: float = 10.0
+    members: list[Operator] = field(default_factory=list)
+    started: int = 0
+
+    def start(self) -> None:
+        """Start one more."""
+        self.started += 1
+        name = f"replica-{self.started}"
+        self.members.append(start_operator(self.testbed, name, self.folder, poll_seconds=self.poll_seconds))
 
 
 async def until(what: str, holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float:

@@ -5,10 +5,9 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from cluster_lab import NAMESPACE, Operator, Testbed, start_operator
+from cluster_lab import NAMESPACE, Operator, Team, Testbed
 from played_kubelet import PlayedKubelet
 from played_training import Training
 
@@ -114,19 +113,10 @@ class Witness:
 
 
 @dataclass
-class Replicas:
+class Replicas(Team):
     """The operator's two replicas, started again when they have died, as a kubelet does."""
 
-    testbed: Testbed
-    folder: Path
-    members: list[Operator] = field(default_factory=list)
-    started: int = 0
-
-    def start(self) -> None:
-        """Start one."""
-        self.started += 1
-        found = start_operator(self.testbed, f"replica-{self.started}", self.folder, poll_seconds=POLL_SECONDS)
-        self.members.append(found)
+    poll_seconds: float = POLL_SECONDS
 
     async def supervise(self) -> None:
         """Go on until cancelled."""
