@@ -185,6 +185,10 @@ class Kube:
                 return found, int(page["metadata"]["resourceVersion"])
             query["continue"] = page["metadata"]["continue"]
 
+    async def probe(self, resource: Resource, namespace: str | None) -> None:
+        """Ask for a list of one object: whether the API server answers, knows the kind and lets us read it."""
+        await self._call("GET", resource.path(namespace), query={"limit": "1"})
+
     async def list(
         self, resource: Resource, namespace: str | None, selector: str = "", *, fields: str = ""
     ) -> tuple[list[Json], int]:

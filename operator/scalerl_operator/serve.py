@@ -12,10 +12,11 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -23,7 +24,7 @@ from scalerl_operator.cluster import KubeCluster, Rights, derive_token, load_sto
 from scalerl_operator.gauges import Gauges
 from scalerl_operator.handlers import Body, Watches, start_watches
 from scalerl_operator.health import Signs, find_dead, find_unready, start_health
-from scalerl_operator.kube import Kube, KubeError, load_connection
+from scalerl_operator.kube import RUNS, Kube, KubeError, load_connection
 from scalerl_operator.leaders import Leaders, Means, Read
 from scalerl_operator.lease import Identity, LeaseKeeper, LeaseLoop
 from scalerl_operator.names import FIELD_MANAGER, LABEL_MANAGED_BY
@@ -36,10 +37,12 @@ from scalerl_operator.sights import parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.store import Store
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
-FIRST_SWEEP_SECONDS = 15.0  # what is deleted between our first lists and those of kopf's watches, no watch tells of
+WATCH_SECONDS = 60.0  # until all watches have begun
 SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
-LOAD_RETRY_SECONDS = 2.0
+COALESCE_SECONDS = 1.0  # watches that fall behind do so together, and each begins anew with a list
+RETRY_SECONDS = 2.0  # after a call that was not answered
 MIN_KEY_BYTES = 16
 SELECTOR = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
 
@@ -116,7 +119,8 @@ class _Replica:
 
     def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None, lease: _Lease):
         limits = Limits()
-        self._namespaces: list[str] = options.namespace
+        namespaces: list[str] = options.namespace
+        self._scopes: Sequence[str | None] = namespaces or [None]
         self._port: int = options.http
         self.gauges = Gauges()
         self._kube = Kube(load_connection(os.environ), counted=self.gauges.count_write)
@@ -136,7 +140,11 @@ class _Replica:
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
         self._synced = self._working = False
         self._watch_sign = self._swept = time.monotonic()
-        self._watches_ended = asyncio.Event()
+        self._watches_ended, self._listed = asyncio.Event(), asyncio.Event()
+        self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, namespaces)
+        self._end_watches: Callable[[], None] = lambda: None
+        self._lists = 0
+        """How many the watches have begun."""
 
     async def start_health(self) -> web.AppRunner:
         """Serve liveness, readiness and metrics."""
@@ -159,35 +167,30 @@ class _Replica:
 
     async def lead(self, stopping: "asyncio.Task[bool]") -> None:
         """Do the operator's work until told to stop, or until it may not go on."""
-        keeping = asyncio.create_task(self._lease.loop.run(self.keeper.keep()), name="the lease")
-        loading = asyncio.create_task(self._load(), name="the first lists")
-        await asyncio.wait([keeping, loading, stopping], return_when=asyncio.FIRST_COMPLETED)
-        fault = loading.exception() if loading.done() else None
-        if fault is not None:
-            log.error("%s ended", loading.get_name(), exc_info=fault)
-        if fault is not None or not loading.done():
-            await _cancel(keeping, loading)
-            return
-        end_watches = self._watch()
-        self._reconciler.beat, self._working = time.monotonic(), True
-        tasks = [
-            keeping,
-            asyncio.create_task(self._reconciler.work_forever(), name="the workers"),
-            asyncio.create_task(self._leaders.poll_forever(), name="the poller"),
-            asyncio.create_task(self._sweep_forever(), name="the sweeps"),
-            asyncio.create_task(self._watches_ended.wait(), name="the watches"),
-        ]
+        parts = {
+            "the lease": self._lease.loop.run(self.keeper.keep()),
+            "the watches": self._watches_ended.wait(),
+            "the work": self._work(),
+        }
         try:
-            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                log.error("%s ended", task.get_name(), exc_info=task.exception())
+            await _run_together(parts, stopping)
         finally:
-            await _cancel(*tasks)
-            await asyncio.to_thread(end_watches)
+            await asyncio.to_thread(self._end_watches)
 
-    def _watch(self) -> Callable[[], None]:
-        watches = Watches(self._on_run, self._on_pod, self._watches_ended.set, self._namespaces)
-        return start_watches(watches, asyncio.get_running_loop())
+    async def _work(self) -> None:
+        """Fill the caches; then work until a part of it ends."""
+        await self._load()
+        self._reconciler.beat, self._working = time.monotonic(), True
+        parts = {
+            "the workers": self._reconciler.work_forever(),
+            "the poller": self._leaders.poll_forever(),
+            "the sweeps": self._sweep_forever(),
+        }
+        await _run_together(parts)
+
+    def _on_list(self) -> None:
+        self._lists += 1
+        self._listed.set()
 
     def _on_run(self, body: Body, deleted: bool) -> None:
         self._watch_sign = time.monotonic()
@@ -205,20 +208,31 @@ class _Replica:
             self._reconciler.mark(pod.run)
 
     async def _load(self) -> None:
-        """Fill the caches, however long the API server is away."""
-        while True:
-            try:
-                await self._sweep()
-            except KubeError as error:
-                log.warning("the first lists: again in %g s: %s", LOAD_RETRY_SECONDS, error)
-                await asyncio.sleep(LOAD_RETRY_SECONDS)
-            else:
-                self._synced = True
-                return
+        """Fill the caches, however long the API server is away. Raises TimeoutError if the watches do not begin.
+
+        They come first: what is deleted between our lists and theirs, nobody would tell.
+        """
+        await _until_answered(self._probe)  # else the deadline below would count an absence of the API server
+        self._end_watches = start_watches(self._watches, asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                while self._lists < self._watches.count:
+                    self._listed.clear()
+                    await self._listed.wait()
+        except TimeoutError:
+            begun = f"{self._lists} of {self._watches.count} watches have begun within {WATCH_SECONDS:g} s"
+            raise TimeoutError(begun) from None
+        await _until_answered(self._sweep)
+        self._synced = True
+
+    async def _probe(self) -> None:
+        for namespace in self._scopes:
+            await self._kube.probe(RUNS, namespace)
 
     async def _sweep(self) -> bool:
         """Read everything that is stored; return whether anything of it was news."""
-        news = await load_store(self._kube, self._store, self._namespaces or [None], SELECTOR)
+        self._listed.clear()
+        news = await load_store(self._kube, self._store, self._scopes, SELECTOR)
         for key in news:
             self._reconciler.mark(key)
         self._swept = time.monotonic()
@@ -226,15 +240,16 @@ class _Replica:
 
     async def _sweep_forever(self) -> None:
         """Return when the watches are dead: things happen, and nothing was told since the sweep before."""
-        wait = FIRST_SWEEP_SECONDS
         while True:
-            await asyncio.sleep(wait)
-            before, is_first, wait = self._swept, wait < SWEEP_SECONDS, SWEEP_SECONDS
-            try:
-                if await self._sweep() and self._watch_sign < before and not is_first:
-                    return
-            except KubeError as error:
-                log.warning("a sweep is left out: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._listed.wait()
+            begins_anew, before = self._listed.is_set(), self._swept
+            if begins_anew:
+                await asyncio.sleep(COALESCE_SECONDS)
+            has_news = await _until_answered(self._sweep)
+            if has_news and self._watch_sign < before and not begins_anew:
+                return
 
     async def close(self) -> None:
         """Write nothing more; then let another replica lead at once."""
@@ -249,6 +264,27 @@ def _reader(options: argparse.Namespace) -> Read | None:
         return None
     server = Server(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
     return partial(fetch_reading, server)
+
+
+async def _until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Repeat a call, however long the API server is away."""
+    while True:
+        try:
+            return await call()
+        except KubeError as error:
+            log.warning("again in %g s: %s", RETRY_SECONDS, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _run_together(parts: Mapping[str, Coroutine[None, None, object]], *others: "asyncio.Task[bool]") -> None:
+    """Run all parts until one of them, which is told, or one of `others` ends; then cancel the rest."""
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    try:
+        done, _ = await asyncio.wait([*tasks, *others], return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(tasks):
+            log.error("%s ended", task.get_name(), exc_info=task.exception())
+    finally:
+        await _cancel(*tasks)
 
 
 async def _cancel(*tasks: "asyncio.Task[object]") -> None:

@@ -1,12 +1,15 @@
 """The watch caches: the last sight of every run and of its pods. PURE: a data structure, filled by whoever watches.
 
-Sights come from watches and from the answers to our own writes, in any order: the larger resourceVersion is the later.
+Sights come from watches, from lists and from the answers to our own writes, in any order: the larger resourceVersion is
+the later, and whoever was deleted stays so. A list is seconds old when its last page is read.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from scalerl_operator.sights import Key, SeenPod, SeenRun
+
+BURIED = 20_000  # minutes of a busy cluster's deletions; an answer or a list is late by seconds
 
 
 class Store:
@@ -15,6 +18,8 @@ class Store:
     def __init__(self) -> None:
         self._runs: dict[Key, SeenRun] = {}
         self._pods: dict[Key, dict[str, SeenPod]] = {}
+        self._buried: dict[str, None] = {}
+        """uids of what was deleted, the oldest first."""
 
     def keys(self) -> list[Key]:
         """Return every run's key."""
@@ -40,28 +45,32 @@ class Store:
     def put_run(self, run: SeenRun) -> bool:
         """Take a sight of a run in; return whether it is news."""
         old = self._runs.get(run.key)
-        if old is not None and old.version >= run.version:
+        if run.uid in self._buried or (old is not None and old.version >= run.version):
             return False
         self._runs[run.key] = run
         return True
 
     def drop_run(self, run: SeenRun) -> None:
         """Forget a run that is deleted. Its pods go when they are gone themselves."""
+        self._bury(run.uid)
         old = self._runs.get(run.key)
         if old is None or old.uid == run.uid:
             self._runs.pop(run.key, None)
 
     def put_pod(self, pod: SeenPod) -> bool:
         """Take a sight of a pod in; return whether it is news."""
+        if pod.uid in self._buried:
+            return False
         pods = self._pods.setdefault(pod.run, {})
         old = pods.get(pod.name)
-        if old is not None and (old.version >= pod.version or (old.gone and old.uid == pod.uid)):
+        if old is not None and old.version >= pod.version:
             return False
         pods[pod.name] = pod
         return True
 
     def drop_pod(self, pod: SeenPod) -> bool:
         """Forget a pod that is deleted, but for a trainer's last sight: it says how an attempt ended."""
+        self._bury(pod.uid)
         pods = self._pods.get(pod.run, {})
         old = pods.get(pod.name)
         if old is None or old.uid != pod.uid or old.gone:
@@ -74,6 +83,11 @@ class Store:
         if not pods:
             del self._pods[pod.run]
         return True
+
+    def _bury(self, uid: str) -> None:
+        self._buried[uid] = None
+        if len(self._buried) > BURIED:
+            del self._buried[next(iter(self._buried))]
 
     def forget(self, key: Key) -> None:
         """Drop what is left of a run that is deleted."""

@@ -64,7 +64,7 @@ class Scene:
         self._fake_api, self._folder = fake_api, folder
         self.served = {"rlruns": Served([thing("a", 4)]), "pods": Served([thing("a-trainer-0", 4)])}
         self.told: list[tuple[str, str, str, bool]] = []
-        self.ends = 0
+        self.ends = self.lists = self.refusals = 0
         self.stopping = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -73,6 +73,9 @@ class Scene:
         served = self.served[request.path.rsplit("/", 1)[1]]
         if "watch" in request.query:
             return await self._watch(request, served)
+        if self.refusals:
+            self.refusals -= 1
+            return web.json_response({"kind": "Status", "code": 503, "message": "not yet"}, status=503)
         return web.json_response({"metadata": {"resourceVersion": "5"}, "items": served.items})
 
     async def _watch(self, request: web.Request, served: Served) -> web.StreamResponse:
@@ -107,7 +110,8 @@ class Scene:
                 "users": [{"name": "x", "user": {}}],
             }
             (self._folder / "config").write_text(yaml.safe_dump(config))
-            watches = Watches(self._on("run"), self._on("pod"), self._on_end, namespaces)
+            watches = Watches(self._on("run"), self._on("pod"), self._on_list, self._on_end, namespaces)
+            self.count = watches.count
             end = start_watches(watches, asyncio.get_running_loop())
             try:
                 await story(api)
@@ -122,6 +126,9 @@ class Scene:
             self.told.append((what, body["metadata"]["name"], body["metadata"]["resourceVersion"], deleted))
 
         return take
+
+    def _on_list(self) -> None:
+        self.lists += 1
 
     def _on_end(self) -> None:
         self.ends += 1
@@ -173,6 +180,7 @@ def test_a_watch_that_ends_goes_on_where_it_was(scene: Callable[[], Scene]) -> N
                 if call.path.endswith("rlruns") and "watch" in call.query
             ]
             assert versions == ["5", "9"]
+            assert found.lists == 2, "nothing was lost: no list was needed"
 
         await found.play(story)
 
@@ -180,7 +188,7 @@ def test_a_watch_that_ends_goes_on_where_it_was(scene: Callable[[], Scene]) -> N
 
 
 def test_a_watch_that_has_fallen_too_far_behind_lists_anew(scene: Callable[[], Scene]) -> None:
-    """410: what happened meanwhile is not told as events any more; the list has it."""
+    """410: what happened meanwhile is not told as events any more; the list has it, but for what was deleted."""
 
     async def whole() -> None:
         found = scene()
@@ -193,6 +201,26 @@ def test_a_watch_that_has_fallen_too_far_behind_lists_anew(scene: Callable[[], S
             await found.until(lambda: {each[1:3] for each in found.told} >= {("a", "20"), ("c", "21")})
             lists = [call for call in api.calls if call.path.endswith("rlruns") and "watch" not in call.query]
             assert len(lists) == 2
+            assert found.lists == 3, "a list of pods, and two of runs"
+
+        await found.play(story)
+
+    asyncio.run(whole())
+
+
+def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable[[], Scene]) -> None:
+    async def whole() -> None:
+        found = scene()
+        found.served = {"rlruns": Served([]), "pods": Served([])}
+        found.refusals = 2
+
+        async def story(api: Any) -> None:
+            await found.until(lambda: found.lists == 2)
+            lists = [call for call in api.calls if call.path not in DISCOVERY and "watch" not in call.query]
+            assert len(lists) == 4
+            found.tell("pods", "ADDED", thing("a-trainer-0", 8))
+            await found.until(lambda: found.told == [("pod", "a-trainer-0", "8", False)])
+            assert found.lists == 2
 
         await found.play(story)
 
@@ -205,6 +233,7 @@ def test_only_the_namespaces_that_are_served_are_asked_for(scene: Callable[[], S
 
         async def story(_: Any) -> None:
             await found.until(lambda: len(found.told) == 4)
+            assert found.lists == found.count == 4
 
         asked = {path for _, path in await found.play(story, "team-a", "team-b")}
         wanted = {

@@ -33,7 +33,9 @@ class Api:
         self.lists = 0
         self.objects: dict[str, list[Json]] = {"rlruns": [], "pods": []}
         self.prometheus: list[str] = []
-        self.closing = Event()
+        self.closing, self.gone = Event(), Event()
+        self.asked: list[tuple[str, str]] = []
+        """(who, what) of the lists, in order."""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         Handler.api = self
@@ -78,9 +80,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if "watch=" in self.path:
-            self.api.closing.wait(SECONDS)  # nothing ever happens
+            while not self.api.closing.wait(0.05) and not self.api.gone.is_set():  # nothing ever happens
+                pass
             self.close_connection = True
+            if self.api.gone.is_set():
+                self.answer({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}, 200)
         else:
+            name = urlsplit(self.path).path.rsplit("/", 1)[1]
+            if name in self.api.objects:
+                who = "kopf" if self.headers["User-Agent"].startswith("kopf") else "us"
+                self.api.asked.append((who, name))
             self.answer(*self.api.read(urlsplit(self.path).path))
 
     def do_POST(self) -> None:
@@ -103,7 +112,7 @@ def resource(name: str, kind: str) -> Json:
 GROUP = {"groupVersion": "scalerl.io/v1alpha1", "version": "v1alpha1"}
 DISCOVERY: dict[str, Json] = {
     "/api": {"versions": ["v1"]},
-    "/api/v1": {"resources": [resource("pods", "Pod")]},
+    "/api/v1": {"resources": [resource("namespaces", "Namespace"), resource("pods", "Pod")]},
     "/apis": {"groups": [{"name": "scalerl.io", "versions": [GROUP], "preferredVersion": GROUP}]},
     "/apis/scalerl.io": {"name": "scalerl.io", "versions": [GROUP], "preferredVersion": GROUP},
     "/apis/scalerl.io/v1alpha1": {"resources": [resource("rlruns", "RLRun")]},
@@ -223,7 +232,27 @@ def test_a_leader_that_does_not_understand_the_first_lists_ends_with_an_error(
     api.lists_are_nonsense = True
     leader = start("one")
     assert leader.process.wait(SECONDS) == 1
-    assert "the first lists ended" in leader.log.read_text()
+    text = leader.log.read_text()
+    assert "the work ended" in text
+    assert "load_store" in text, "the trace says where"
+
+
+def test_the_caches_are_read_after_every_watch_has_begun_and_again_when_one_begins_anew(
+    api: Api, start: Callable[..., Replica]
+) -> None:
+    """What is deleted between the caches' lists and those of the watches, nobody tells."""
+    leader = start("one")
+    leader.until("it is ready", lambda: leader.ask("/readyz")[0] == 200)
+    leader.until("it leads", lambda: "scalerl_operator_leader 1.0" in leader.ask("/metrics")[1])
+    leader.until("both lists were read", lambda: len(api.asked) >= 5)
+    by_kopf = ("kopf", "rlruns"), ("kopf", "pods")
+    assert sorted(api.asked[1:3]) == sorted(by_kopf)
+    assert [api.asked[0], *api.asked[3:5]] == [("us", "rlruns"), ("us", "rlruns"), ("us", "pods")]
+    api.gone.set()
+    leader.until(
+        "a watch lists anew, then the operator", lambda: api.asked[5:][-2:] == [("us", "rlruns"), ("us", "pods")]
+    )
+    assert set(api.asked[5:]) >= set(by_kopf)
 
 
 def test_a_leader_that_does_not_answer_is_asked_about_at_the_named_prometheus(

@@ -46,8 +46,8 @@ def test_an_older_sight_is_no_news(store: Store) -> None:
 
 def test_a_trainer_that_is_gone_is_remembered_and_a_generator_is_not(store: Store) -> None:
     for name in ("trainer-0", "generator-0"):
-        store.put_pod(pod(name, 5))
-        assert store.drop_pod(pod(name, 6, last_words="bye"))
+        store.put_pod(pod(name, 5, uid=name))
+        assert store.drop_pod(pod(name, 6, uid=name, last_words="bye"))
     assert names(store) == [("trainer-0", True)]
     seen = store.run(KEY)
     assert seen is not None
@@ -60,6 +60,32 @@ def test_what_is_gone_does_not_come_back_but_its_successor_does(store: Store) ->
     assert not store.put_pod(pod("trainer-0", 7))
     assert store.put_pod(pod("trainer-0", 8, uid="p2"))
     assert names(store) == [("trainer-0", False)]
+
+
+def test_a_generator_that_is_deleted_does_not_come_back_by_a_late_answer(store: Store) -> None:
+    store.put_pod(pod("generator-0", 5))
+    assert store.drop_pod(pod("generator-0", 7))
+    assert not store.put_pod(pod("generator-0", 6)), "the answer to its deletion, read after the watch's event"
+    assert names(store) == []
+    assert store.put_pod(pod("generator-0", 8, uid="p2"))
+
+
+def test_what_was_deleted_while_a_list_was_read_is_not_in_it(store: Store) -> None:
+    store.put_pod(pod("generator-0", 5))
+    listed = [run(10), run(11, "u9", "other")], [pod("generator-0", 5), pod("generator-1", 6, "p3")]
+    store.drop_pod(pod("generator-0", 7))
+    store.drop_pod(pod("generator-1", 8, "p3"))
+    store.drop_run(run(12, "u9", "other"))
+    assert store.reconcile_lists(*listed, 6, None) == set()
+    assert names(store) == []
+    assert store.keys() == [KEY]
+
+
+def test_only_the_newest_burials_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalerl_operator.store.BURIED", 2)
+    for index in range(3):
+        store.drop_pod(pod("generator-0", 5, f"p{index}"))
+    assert [store.put_pod(pod(f"generator-{index}", 5, f"p{index}")) for index in range(3)] == [True, False, False]
 
 
 def test_the_end_of_a_predecessor_says_nothing(store: Store) -> None:
