@@ -120,6 +120,11 @@ async def check(stage: Stage) -> Found:
     wanted = mirror.pods_per_run * (len(names) + stage.resumed.total())
     runs, _ = await stage.kube.list(RUNS, NAMESPACE)
     attempts = {run["metadata"]["name"]: run["status"]["attempt"] for run in runs}
+    wrong = [name for name in names if attempts[name] != 1 + stage.resumed[name]]
+    for run in runs:
+        if run["metadata"]["name"] in wrong:
+            print(run["metadata"]["name"], *run["status"]["attempts"], sep="\n  ")
+            print(*mirror.history[run["metadata"]["name"]], sep="\n  ", flush=True)
     events, _ = await stage.kube.list(EVENTS, NAMESPACE)
     told = Counter(
         each["involvedObject"]["name"] for each in events if each["reason"] == "AttemptCreated" and each["count"] == 1
@@ -128,7 +133,10 @@ async def check(stage: Stage) -> Found:
         "pods made": mirror.num_made,
         "pods wanted": wanted,
         "made twice for one attempt": mirror.doubles(),
-        "runs with a wrong number of attempts": [name for name in names if attempts[name] != 1 + stage.resumed[name]],
+        "generators made twice for one attempt": mirror.extra_generators(
+            {name: 1 + stage.resumed[name] for name in names}
+        ),
+        "runs with a wrong number of attempts": wrong,
         "runs whose attempts' events are not one each": [
             name for name in names if told[name] != 1 + stage.resumed[name]
         ],

@@ -26,6 +26,7 @@ from scalerl_operator.kube import Connection, Json, load_connection
 
 ROOT = Path(__file__).parents[1]
 TESTBED = ROOT / "tests/cluster/testbed"
+LATE_DELETIONS = ROOT / "bench/late_deletions.yaml"
 TOKEN_KEY = b"0123456789abcdef0123456789abcdef"
 NAMESPACE = "scale"
 NODES, PODS_PER_NODE = 40, 500
@@ -68,7 +69,7 @@ def started_testbed(state: Path, *, nodes: int = NODES, namespaces: Sequence[str
     subprocess.run([*command, "up"], check=True, env=environment, stdout=subprocess.DEVNULL)
     try:
         kubectl = [json.loads((state / "programs.json").read_text())["kubectl"], "--kubeconfig", state / "kubeconfig"]
-        for path in sorted((ROOT / "crds").glob("*.yaml")):
+        for path in (*sorted((ROOT / "crds").glob("*.yaml")), LATE_DELETIONS):
             subprocess.run([*kubectl, "create", "-f", path], check=True, stdout=subprocess.DEVNULL)
         established = ["wait", "--for=condition=Established", "crd/rlruns.scalerl.io", "--timeout=60s"]
         subprocess.run([*kubectl, *established], check=True, stdout=subprocess.DEVNULL)

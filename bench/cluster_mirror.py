@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -27,6 +27,8 @@ class Mirror:
     """Run -> pod -> phase."""
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(pod, attempt; empty for generators) -> how often one was made."""
+    history: dict[str, list[str]] = field(default_factory=dict)
+    """Run -> what was told of it and of its generators, in order: where the benchmark finds a fault, this says how."""
     last_made: float = 0.0
     """When the newest pod was."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,12 +51,16 @@ class Mirror:
                 self.states.pop(name, None)
             else:
                 self.states[name] = found.get("status", {}).get("progress", {}).get("phase", "")
+                suspend = found["spec"].get("suspend", False)
+                self._note(name, f"run {found['metadata']['resourceVersion']}: {self.states[name]}, suspend {suspend}")
             self._changed.set()
 
     async def _follow_pods(self, connection: Connection, version: int) -> None:
         async for kind, found in watch(connection, PODS, version, self.namespace):
             labels, name = found["metadata"]["labels"], found["metadata"]["name"]
             pods = self.phases.setdefault(labels["scalerl.io/run"], {})
+            if labels["scalerl.io/role"] == "generator" and kind != "MODIFIED":
+                self._note(labels["scalerl.io/run"], f"{name} {found['metadata']['resourceVersion']}: {kind}")
             if kind == "ADDED":
                 self.made[name, labels.get("scalerl.io/attempt", "")] += 1
                 self.last_made = time.monotonic()
@@ -63,6 +69,11 @@ class Mirror:
             else:
                 pods[name] = found.get("status", {}).get("phase", "")
             self._changed.set()
+
+    def _note(self, run: str, text: str) -> None:
+        lines = self.history.setdefault(run, [])
+        if not lines or not lines[-1].endswith(text.split(": ", 1)[1]) or "run " not in text:
+            lines.append(f"{time.monotonic():.2f} {text}")
 
     def is_whole(self, name: str) -> bool:
         """Whether the run trains with all its pods."""
@@ -76,6 +87,16 @@ class Mirror:
     def doubles(self) -> list[str]:
         """Trainers' pods that were made twice for one attempt."""
         return [f"{name}, attempt {attempt}" for (name, attempt), count in self.made.items() if attempt and count > 1]
+
+    def extra_generators(self, starts: Mapping[str, int]) -> list[str]:
+        """Generators' pods that were made more often than their run was started; each run's history is printed."""
+        found = []
+        for (name, attempt), count in self.made.items():
+            run = name.rsplit("-generator-", 1)[0]
+            if not attempt and count > starts[run]:
+                found.append(f"{name}: {count} instead of {starts[run]}")
+                print(*found[-1:], *self.history[run], sep="\n  ", flush=True)
+        return found
 
     async def wait(self, what: str, holds: Callable[[], bool], seconds: float = 3600.0) -> None:
         """Wait for something here. Raises TimeoutError that says for what."""
