@@ -248,6 +248,7 @@ state = "{folder}/containerd/state"
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{folder}/cni"
 """,
+        # The disk is the machine's: what others fill of it must not cost a pod, or an image that nobody can pull again.
         "kubelet.yaml": f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -257,6 +258,8 @@ cgroupRoot: /{place.cgroup}
 enforceNodeAllocatable: []
 failSwapOn: false
 localStorageCapacityIsolation: false
+evictionHard: {{memory.available: 100Mi}}
+imageGCHighThresholdPercent: 100
 containerRuntimeEndpoint: unix://{folder}/containerd.sock
 resolvConf: {folder}/resolv.conf
 clusterDNS: [{place.node}]
