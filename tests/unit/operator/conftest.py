@@ -5,9 +5,11 @@ import math
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import pytest
@@ -227,3 +229,33 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
     assert isinstance(status.cost, CostStatus)
     records.save_status(folder, run.model_copy(update={"status": status}))
     return folder
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], tuple[int, bytes]]], int]]:
+    """`listen(answer)`: the port of a new server; every GET gets the status and body that `answer(request)` returns."""
+    servers = []
+
+    def start(answer: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]]) -> int:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                code, body = answer(self)
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

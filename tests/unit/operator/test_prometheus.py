@@ -4,9 +4,9 @@ tests/prometheus."""
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -31,38 +31,21 @@ def vector(*series: tuple[dict[str, str], str]) -> bytes:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answers], tuple[str, list[Any]]]]:
+def serve(listen: Callable[..., int]) -> Callable[[Answers], tuple[str, list[Any]]]:
     """`serve(answers)`: a server's URL, and what it will be asked."""
-    servers = []
 
     def start(answers: Answers) -> tuple[str, list[Any]]:
         asked: list[Any] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+        def answer(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+            parts = urlsplit(request.path)
+            given = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            asked.append((parts.path, given, request.headers.get("Authorization"), request.client_address[1]))
+            return answers(given["query"])
 
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                given = {name: values[0] for name, values in parse_qs(parts.query).items()}
-                asked.append((parts.path, given, self.headers.get("Authorization"), self.client_address[1]))
-                code, body = answers(given["query"])
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        return f"http://127.0.0.1:{listen(answer)}", asked
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}", asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 Serve = Callable[[Answers], tuple[str, list[Any]]]

@@ -1,9 +1,8 @@
 """The client of `/v1/progress` against a server that answers well, badly and not at all."""
 
 import socket
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -14,32 +13,19 @@ PROGRESS = Progress(run="tiny", attempt=2, phase="training", step=7, version=6, 
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[int, bytes], tuple[str, list[str]]]]:
+def serve(listen: Callable[..., int]) -> Callable[[int, bytes], tuple[str, list[str]]]:
     """`serve(code, body)`: a server's address, and the request lines and tokens it will see."""
-    servers = []
 
     def start(code: int, body: bytes) -> tuple[str, list[str]]:
         asked: list[str] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.append(f"{self.path} {self.headers['Authorization']}")
-                self.send_response(code)
-                self.end_headers()
-                self.wfile.write(body)
+        def answer(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+            asked.append(f"{request.path} {request.headers['Authorization']}")
+            return code, body
 
-            def log_message(self, *_: object) -> None:
-                pass
+        return f"127.0.0.1:{listen(answer)}", asked
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"127.0.0.1:{server.server_port}", asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 Serve = Callable[[int, bytes], tuple[str, list[str]]]
