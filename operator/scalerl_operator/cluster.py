@@ -215,7 +215,8 @@ class KubeCluster:
                 raise
             self._drop(run, change)
             return
-        if found.get("kind") == "Pod" and "deletionTimestamp" in found["metadata"]:
+        # Of a pod that was on its way out already the answer has no version; the watch tells of that.
+        if found.get("kind") == "Pod" and {"deletionTimestamp", "resourceVersion"} <= found["metadata"].keys():
             self._put(found)
 
     def _drop(self, run: SeenRun, change: Delete) -> None:

@@ -79,11 +79,13 @@ class Reconciler:
         try:
             async with asyncio.timeout(PASS_SECONDS):
                 until = await self.reconcile(key)
+        except NotLeading:
+            raise
         except (KubeError, TimeoutError) as error:
-            delay = self._queue.fail(key, time.monotonic())
-            self._gauges.retries.inc()
-            self._gauges.reconciles.labels("error").inc()
+            delay = self._fail(key)
             log.warning("%s/%s: again in %.1f s: %s", *key, delay, error or f"a pass took longer than {PASS_SECONDS} s")
+        except Exception:  # a fault of ours that one run brings out must not stop the others
+            log.exception("%s/%s: again in %.1f s", *key, self._fail(key))
         else:
             self._queue.succeed(key, time.monotonic())
             self._gauges.reconciles.labels("done").inc()
@@ -91,6 +93,12 @@ class Reconciler:
                 self._queue.add(key, time.monotonic(), delay=max(0.0, (until - self._now()).total_seconds()))
                 self._woken.set()
         self._gauges.reconcile_seconds.observe(time.monotonic() - began)
+
+    def _fail(self, key: Key) -> float:
+        """Put a run off; return for how long."""
+        self._gauges.retries.inc()
+        self._gauges.reconciles.labels("error").inc()
+        return self._queue.fail(key, time.monotonic())
 
     async def reconcile(self, key: Key) -> datetime | None:
         """Bring one run nearer to what is wanted; return when to look again. Raises KubeError, NotLeading."""

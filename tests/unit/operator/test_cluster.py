@@ -33,6 +33,7 @@ class Server:
         self.versions = itertools.count(1)
         self.calls: list[str] = []
         self.refuse: dict[str, Exception] = {}
+        self.leaving = ""
 
     def _answer(self, verb: str, resource: Resource, name: str) -> None:
         call = f"{verb} {resource.plural} {name}".strip()
@@ -84,6 +85,8 @@ class Server:
 
     async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
         self._answer("delete", resource, name)
+        if name == self.leaving:
+            return {"kind": "Pod", "metadata": {"name": name, "deletionTimestamp": "2026-05-04T12:00:30Z"}}
         found = self.objects.pop((resource.plural, namespace, name), None)
         if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
             raise KubeError("delete", 404, "NotFound", name)
@@ -222,22 +225,6 @@ def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
     assert "may not write any more" in caplog.text
 
 
-def test_what_else_ends_a_worker_is_raised(world: Callable[..., World]) -> None:
-    found = world()
-    found.server.refuse["apply rlruns tiny/status"] = KeyError("a fault of ours")
-
-    async def story() -> None:
-        api: Any = found.server
-        await load_store(api, found.store, [None], "")
-        found.reconciler.mark(KEY)
-        async with asyncio.timeout(30.0):
-            await found.reconciler.work_forever()
-
-    with pytest.raises(ExceptionGroup) as caught:
-        play(story())
-    assert caught.group_contains(KeyError, match="a fault of ours")
-
-
 def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
     found = world()
     found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
@@ -268,6 +255,23 @@ def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Calla
     play(story())
     assert found.names(PODS) == []
     assert found.state == "Suspended"
+
+
+def test_a_pod_that_was_on_its_way_out_already_is_left_to_the_watch(world: Callable[..., World]) -> None:
+    """A real API server's answer has no resourceVersion then."""
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.server.leaving = "tiny-generator-0"
+        run = found.server.objects["rlruns", *KEY]
+        generation = {**run["metadata"], "generation": 2}
+        found.server.store(RUNS, {**run, "metadata": generation, "spec": {**run["spec"], "suspend": True}})
+        await found.go(passes=3)
+
+    play(story())
+    assert "delete pods tiny-generator-0" in found.server.calls
+    assert found.names(PODS) == ["tiny-generator-0"]
 
 
 def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., World]) -> None:
@@ -326,9 +330,16 @@ def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
     assert {each["reason"]: each["count"] for each in events} == {"AttemptCreated": 1, "FailedCreate": 2}
 
 
-def test_a_failing_pass_comes_again_and_others_are_not_held_up(world: Callable[..., World]) -> None:
+@pytest.mark.parametrize(
+    ("error", "has_trace"),
+    [(KubeError("apply", 500, "InternalError", "etcd is away"), False), (KeyError("a fault of ours"), True)],
+    ids=["of the API server", "of ours"],
+)
+def test_a_failing_pass_comes_again_and_others_are_not_held_up(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture, error: Exception, has_trace: bool
+) -> None:
     found = world()
-    found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 500, "InternalError", "etcd is away")
+    found.server.refuse["apply rlruns tiny/status"] = error
 
     async def story() -> None:
         api: Any = found.server
@@ -345,6 +356,8 @@ def test_a_failing_pass_comes_again_and_others_are_not_held_up(world: Callable[.
     text = found.gauges.render().decode()
     assert 'scalerl_operator_reconcile_total{result="error"} 1.0' in text
     assert "scalerl_operator_retries_total 1.0" in text
+    (told,) = [each for each in caplog.records if "research/tiny: again in" in each.getMessage()]
+    assert bool(told.exc_info) == has_trace
 
 
 def test_tokens_differ_by_run_and_by_key() -> None:
