@@ -86,7 +86,9 @@ class Server:
     async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
         self._answer("delete", resource, name)
         if name == self.leaving:
-            return {"kind": "Pod", "metadata": {"name": name, "deletionTimestamp": "2026-05-04T12:00:30Z"}}
+            pod = self.objects[resource.plural, namespace, name]
+            metadata = {**pod["metadata"], "deletionTimestamp": "2026-05-04T12:00:30Z"}
+            return {**pod, "metadata": {key: metadata[key] for key in metadata if key != "resourceVersion"}}
         found = self.objects.pop((resource.plural, namespace, name), None)
         if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
             raise KubeError("delete", 404, "NotFound", name)
