@@ -1,8 +1,9 @@
 """The operator with many runs: `python bench/bench_cluster.py [--runs N] [--minutes M] [--write]`. I/O.
 
 A real API server, kwok's pods, leaders that this process plays; the operator is a process as in a cluster. Runs are
-created, stand still, train, and are suspended and resumed at a steady rate. FOLDER/cluster.json has the results as
-they come; with --write the tables of docs/scale.md are made from it. `--only-write` makes them anew from the file.
+created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in the
+end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that. `--only-write`
+makes them anew from the file.
 """
 
 import argparse
