@@ -31,6 +31,7 @@ OnEvent = Callable[[Body, bool], None]
 
 SERVER_SECONDS = 300  # a watch is asked anew so often, so that one that died unseen costs no more than that
 STOP_SECONDS = 10.0
+LOGIN_SECONDS = 5.0  # until credentials that were refused are tried again
 CALLS_AT_ONCE = 100  # the first lists are 10,000 objects: the loop has a lease to renew meanwhile
 
 
@@ -105,9 +106,17 @@ class _Relay:
 def _build_registry(watches: Watches, relay: _Relay) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
+    last: kopf.ConnectionInfo | None = None
+
     async def login(**arguments: Any) -> kopf.AiohttpSession | None:
+        nonlocal last
         found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        return _build_session(found, lambda: relay.send(watches.on_list)) if found is not None else None
+        if found is None:
+            return None
+        if found == last:  # kopf asks because they were refused (401), and would use them again at once, without an end
+            await asyncio.sleep(LOGIN_SECONDS)
+        last = found
+        return _build_session(found, lambda: relay.send(watches.on_list))
 
     async def on_run(type: str | None, body: Body, **_: Any) -> None:
         relay.send(partial(watches.on_run, body, type == "DELETED"))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from aiohttp import web
 
+from scalerl_operator import handlers
 from scalerl_operator.handlers import Watches, start_watches
 
 Json = dict[str, Any]
@@ -65,6 +66,7 @@ class Scene:
         self.served = {"rlruns": Served([thing("a", 4)]), "pods": Served([thing("a-trainer-0", 4)])}
         self.told: list[tuple[str, str, str, bool]] = []
         self.ends = self.lists = self.refusals = 0
+        self.refusal = 503
         self.stopping = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -75,7 +77,7 @@ class Scene:
             return await self._watch(request, served)
         if self.refusals:
             self.refusals -= 1
-            return web.json_response({"kind": "Status", "code": 503, "message": "not yet"}, status=503)
+            return web.json_response({"kind": "Status", "code": self.refusal, "message": "no"}, status=self.refusal)
         return web.json_response({"metadata": {"resourceVersion": "5"}, "items": served.items})
 
     async def _watch(self, request: web.Request, served: Served) -> web.StreamResponse:
@@ -221,6 +223,28 @@ def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable
             found.tell("pods", "ADDED", thing("a-trainer-0", 8))
             await found.until(lambda: found.told == [("pod", "a-trainer-0", "8", False)])
             assert found.lists == 2
+
+        await found.play(story)
+
+    asyncio.run(whole())
+
+
+def test_credentials_that_are_refused_are_read_anew(
+    scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service account's token is replaced every hour, and the old one is refused some time later."""
+    monkeypatch.setattr(handlers, "LOGIN_SECONDS", 0.01)
+
+    async def whole() -> None:
+        found = scene()
+        found.refusals, found.refusal = 2, 401
+
+        async def story(api: Any) -> None:
+            await found.until(lambda: len(found.told) == 2 and found.lists == 2)
+            lists = [call for call in api.calls if call.path not in DISCOVERY and "watch" not in call.query]
+            assert len(lists) >= 3
+            found.tell("pods", "ADDED", thing("a-trainer-1", 8))
+            await found.until(lambda: ("pod", "a-trainer-1", "8", False) in found.told)
 
         await found.play(story)
 
