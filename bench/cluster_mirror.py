@@ -27,8 +27,8 @@ class Mirror:
     """Run -> pod -> phase."""
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(pod, attempt; empty for generators) -> how often one was made."""
-    history: dict[str, list[str]] = field(default_factory=dict)
-    """Run -> what was told of it and of its generators, in order: where the benchmark finds a fault, this says how."""
+    history: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    """Run -> (when, what was told of it and of its generators): where the benchmark finds a fault, this says how."""
     last_made: float = 0.0
     """When the newest pod was."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,8 +51,7 @@ class Mirror:
                 self.states.pop(name, None)
             else:
                 self.states[name] = found.get("status", {}).get("progress", {}).get("phase", "")
-                suspend = found["spec"].get("suspend", False)
-                self._note(name, f"run {found['metadata']['resourceVersion']}: {self.states[name]}, suspend {suspend}")
+                self._note(name, f"run: {self.states[name]}, suspend {found['spec'].get('suspend', False)}")
             self._changed.set()
 
     async def _follow_pods(self, connection: Connection, version: int) -> None:
@@ -60,7 +59,7 @@ class Mirror:
             labels, name = found["metadata"]["labels"], found["metadata"]["name"]
             pods = self.phases.setdefault(labels["scalerl.io/run"], {})
             if labels["scalerl.io/role"] == "generator" and kind != "MODIFIED":
-                self._note(labels["scalerl.io/run"], f"{name} {found['metadata']['resourceVersion']}: {kind}")
+                self._note(labels["scalerl.io/run"], f"{name}: {kind}")
             if kind == "ADDED":
                 self.made[name, labels.get("scalerl.io/attempt", "")] += 1
                 self.last_made = time.monotonic()
@@ -71,9 +70,9 @@ class Mirror:
             self._changed.set()
 
     def _note(self, run: str, text: str) -> None:
-        lines = self.history.setdefault(run, [])
-        if not lines or not lines[-1].endswith(text.split(": ", 1)[1]) or "run " not in text:
-            lines.append(f"{time.monotonic():.2f} {text}")
+        told = self.history.setdefault(run, [])
+        if not told or told[-1][1] != text:
+            told.append((time.monotonic(), text))
 
     def is_whole(self, name: str) -> bool:
         """Whether the run trains with all its pods."""

@@ -49,6 +49,10 @@ def thing(name: str, version: int) -> Json:
     return {"metadata": metadata}
 
 
+def list_calls(api: Any) -> list[Any]:
+    return [call for call in api.calls if call.path not in DISCOVERY and "watch" not in call.query]
+
+
 @dataclass
 class Served:
     """What the server has of one resource, and what its watch tells."""
@@ -201,8 +205,7 @@ def test_a_watch_that_has_fallen_too_far_behind_lists_anew(scene: Callable[[], S
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             found.tell("rlruns", "ERROR", status)
             await found.until(lambda: {each[1:3] for each in found.told} >= {("a", "20"), ("c", "21")})
-            lists = [call for call in api.calls if call.path.endswith("rlruns") and "watch" not in call.query]
-            assert len(lists) == 2
+            assert [call.path.endswith("rlruns") for call in list_calls(api)].count(True) == 2
             assert found.lists == 3, "a list of pods, and two of runs"
 
         await found.play(story)
@@ -218,8 +221,7 @@ def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable
 
         async def story(api: Any) -> None:
             await found.until(lambda: found.lists == 2)
-            lists = [call for call in api.calls if call.path not in DISCOVERY and "watch" not in call.query]
-            assert len(lists) == 4
+            assert len(list_calls(api)) == 4
             found.tell("pods", "ADDED", thing("a-trainer-0", 8))
             await found.until(lambda: found.told == [("pod", "a-trainer-0", "8", False)])
             assert found.lists == 2
@@ -241,8 +243,7 @@ def test_credentials_that_are_refused_are_read_anew(
 
         async def story(api: Any) -> None:
             await found.until(lambda: len(found.told) == 2 and found.lists == 2)
-            lists = [call for call in api.calls if call.path not in DISCOVERY and "watch" not in call.query]
-            assert len(lists) >= 3
+            assert len(list_calls(api)) >= 3
             found.tell("pods", "ADDED", thing("a-trainer-1", 8))
             await found.until(lambda: ("pod", "a-trainer-1", "8", False) in found.told)
 
