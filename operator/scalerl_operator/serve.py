@@ -138,7 +138,7 @@ class _Replica:
         rights = Rights(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
-        self._synced = self._working = False
+        self._synced = False
         self._watch_sign = self._swept = time.monotonic()
         self._watches_ended, self._listed = asyncio.Event(), asyncio.Event()
         self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, namespaces)
@@ -156,7 +156,7 @@ class _Replica:
         )
 
     def _signs(self) -> Signs:
-        if not self._working:
+        if not self._synced:
             return Signs(self.keeper.beat)
         return Signs(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
 
@@ -180,7 +180,7 @@ class _Replica:
     async def _work(self) -> None:
         """Fill the caches; then work until a part of it ends."""
         await self._load()
-        self._reconciler.beat, self._working = time.monotonic(), True
+        self._reconciler.beat, self._synced = time.monotonic(), True
         parts = {
             "the workers": self._reconciler.work_forever(),
             "the poller": self._leaders.poll_forever(),
@@ -223,7 +223,6 @@ class _Replica:
             begun = f"{self._lists} of {self._watches.count} watches have begun within {WATCH_SECONDS:g} s"
             raise TimeoutError(begun) from None
         await _until_answered(self._sweep)
-        self._synced = True
 
     async def _probe(self) -> None:
         for namespace in self._scopes:
