@@ -72,31 +72,50 @@ def _points(rows: list[tuple[float, float]], completions: int) -> Points:
     return points(x, y, [binomial_standard_error(each, completions) for each in y])
 
 
-def simulate(law: str, rng: np.random.Generator, *, wandering: bool = False, num_points: int | None = None) -> Truth:
+@dataclass(frozen=True)
+class Scenario:
+    """A kind of simulated run."""
+
+    law: str
+    """sigmoid, exponential, logistic or power law."""
+    wandering: bool = False
+    """Whether AR(1) errors of correlation .3 to .8 with the sampling's sd come on top."""
+    stated: float | None = 1.0
+    """Standard error that is stated over the sampling's sd; None: none is."""
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        stated = {1.0: "", None: ", no errors stated"}.get(self.stated, f", errors stated {self.stated} times as large")
+        return f"{self.law}{', wandering errors' if self.wandering else ''}{stated}"
+
+
+def simulate(kind: Scenario, rng: np.random.Generator, *, num_points: int | None = None) -> Truth:
     """Return a run of a law with random parameters.
 
     Gain .15 to .6, B .8 to 3 about C_mid at .1 to 2 of the last compute (log-uniform), 8 to 59 points, sd .004 to .03.
     Half of the runs have a point at 0.
 
     Args:
-        law: sigmoid, exponential, logistic or power law.
-        wandering: whether AR(1) errors of correlation .3 to .8 with the sampling's sd come on top.
+        kind: of run.
+        rng: where the randomness is from.
         num_points: instead of a random number.
     """
     n = num_points or int(rng.integers(8, 60))
     x = np.linspace(0.0 if rng.random() < 0.5 else 1.0 / n, 1.0, n) * LAST
     gain = rng.uniform(0.15, 0.6)
     low = rng.uniform(0.05, 0.95 - gain)
-    share, reach = _share(law, rng)
+    share, reach = _share(kind.law, rng)
     sd = _log_uniform(rng, 0.004, 0.03)
     error = rng.normal(0.0, sd, n)
-    if wandering:
+    if kind.wandering:
         error = error + sd * _ar1(rng, n, rng.uniform(0.3, 0.8))
 
     def curve(compute: Array) -> Array:
         return low + gain * share(np.asarray(compute) / LAST)
 
-    return Truth(points(x, np.clip(curve(x) + error, 0.0, 1.0), np.full(n, sd)), low + gain, curve, reach)
+    stated = None if kind.stated is None else np.full(n, kind.stated * sd)
+    return Truth(points(x, np.clip(curve(x) + error, 0.0, 1.0), stated), low + gain, curve, reach)
 
 
 def _share(law: str, rng: np.random.Generator) -> tuple[Callable[[Array], Array], float]:

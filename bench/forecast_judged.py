@@ -50,6 +50,12 @@ class Judged:
         return self.forecast.low is not None and self.forecast.low <= at <= (self.forecast.high or 0.0)
 
 
+def share_inside(judged: Sequence[Judged]) -> str:
+    """Return the share of runs (at least one) whose interval holds the ceiling, with its own standard error."""
+    share = float(np.mean([each.covered for each in judged]))
+    return f"{share:.0%} ± {np.sqrt(share * (1.0 - share) / len(judged)):.0%} of {len(judged)}"
+
+
 def judge_simulated(truths: Sequence[Truth]) -> list[Judged]:
     """Return every run with its forecast for twice its compute."""
     return [Judged(each, fit_forecast(each.points, budget=2.0 * LAST)) for each in truths]
@@ -81,7 +87,7 @@ def hold_back(name: str, curve: Points, until: float) -> HeldBack:
     x, y = curve.compute[later], curve.pass_rate[later]
     errors = curve.standard_error[later] if curve.standard_error is not None else None
     middle, low, high = point_band(found, x, errors)
-    used = seen.starting_at(found.burn_in)
+    used = found.kept(seen)
     laws = {law.name: float(np.abs(_alone(law, used, x) - y).mean()) for law in (SIGMOID, *CURVED_RIVALS)}
     laws["plateau"] = float(np.abs(used.pass_rate[-3:].mean() - y).mean())
     covered = float(((y >= low) & (y <= high)).mean())

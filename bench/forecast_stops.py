@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 from forecast_curves import Array
+from scipy.special import betaincinv
 
 from scalerl_api.policies import Bound, StopCondition, StopPolicy
 from scalerl_operator.forecast import Points, fit_forecast
@@ -53,6 +54,11 @@ class Outcome:
     wrong: int
     saved: float
     """Share of all runs' budgets."""
+
+    @property
+    def wrong_at_most(self) -> float:
+        """Share of runs wrongly stopped that is not exceeded, with 95 % confidence (Clopper and Pearson)."""
+        return float(betaincinv(self.wrong + 1, self.runs - self.wrong, 0.95)) if self.wrong < self.runs else 1.0
 
 
 def from_curve(curve: Points) -> Run:
@@ -151,7 +157,10 @@ def _patience(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -
 
 
 def _median_rule(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
-    """Katib: stop a trial whose best so far is below the median of the others' running means at the same evaluation."""
+    """Katib's median stopping: end a run whose best so far is below the median of the others' running means by then.
+
+    Katib takes the median over trials that have ended; here all of the group have, as the runs are finished ones.
+    """
     stops: Stops = []
     for i, run in enumerate(group):
         others, at = [other for j, other in enumerate(group) if j != i], None
@@ -166,7 +175,7 @@ def _median_rule(group: Sequence[Run], made: list[list[tuple[int, Observation]]]
 
 
 def _asha(group: Sequence[Run], made: list[list[tuple[int, Observation]]]) -> Stops:
-    """Successive halving: at each rung the best 1/ETA of those still there go on."""
+    """Successive halving, ASHA's rule with all runs abreast: at each rung the best 1/ETA of those still there go on."""
     del made
     stops: Stops = [None] * len(group)
     for rung in RUNGS:

@@ -134,12 +134,15 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     examples = """\
   scalerl fit curve.csv --x gpu_hours --y pass_rate --budget 100000
   scalerl fit curve.csv --x step --y acc --fit-until 500 --picture fit.png     judge the fit on what came later
+  scalerl fit curve.csv --x step --y acc --completions 4000 --r0 0.12          1000 prompts x 4; chance level .12
 """
     parser = _add(commands, "fit", "forecast the ceiling of a learning curve in a CSV file", examples)
     parser.add_argument("file", type=Path, metavar="CSV", help="with a header; lines that begin with # are left out")
     _add_columns(parser)
     parser.add_argument("--budget", type=_positive, metavar="X", help="also predict the pass rate at this compute")
     parser.add_argument("--target", type=_share, metavar="Y", help="also predict the compute of this pass rate")
+    start = "pass rate at the start, if it is known: chance level, or measured with many samples (default: fitted)"
+    parser.add_argument("--r0", type=_share, metavar="Y", help=start)
     parser.add_argument("--entropy", metavar="COLUMN", help="also say when this entropy reaches its floor")
     parser.add_argument("--entropy-floor", type=_positive, metavar="H", default=0.1, help="nats (default: 0.1)")
     parser.add_argument("--fit-until", type=_positive, metavar="X", help="fit the points up to X, judge on the others")
@@ -174,22 +177,30 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--x", required=True, metavar="COLUMN", help="compute, in any unit, at least 0")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="pass rate, in [0, 1]")
-    parser.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
+    errors = parser.add_mutually_exclusive_group()
+    errors.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
+    completions = "prompts times samples behind each pass rate, whose standard error is then binomial"
+    errors.add_argument("--completions", type=_at_least_one, metavar="N", help=completions)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     examples = """\
   scalerl compare base.csv new_loss.csv --x gpu_hours --y pass_rate
   scalerl compare base.csv arm*.csv --x step --y acc --replicates base.csv again.csv --picture arms.png
+  scalerl compare full.csv without_*.csv --x gpu_hours --y pass_rate
+
+With the full recipe first and a run without each of its parts after it, this is the paper's leave-one-out table
+(arXiv:2510.13786, A.8): ceilings within the margin are shared, and the runs ordered by B.
 """
     text = "compare learning curves with the first of them: by ceiling, then by efficiency"
     parser = _add(commands, "compare", text, examples)
     parser.add_argument("files", type=Path, metavar="CSV", nargs="+", help="one curve each; the first is the baseline")
     _add_columns(parser)
-    margin = "ceilings closer than this are the same (default: 0.02, the paper's)"
-    parser.add_argument("--margin", type=_positive, metavar="Y", default=0.02, help=margin)
-    replicates = "runs of one recipe, whose ceilings' spread is the margin instead"
-    parser.add_argument("--replicates", type=Path, metavar="CSV", nargs="+", help=replicates)
+    margins = parser.add_mutually_exclusive_group()
+    margin = "ceilings closer than this are the same (default: from the runs' own intervals, at least 0.02)"
+    margins.add_argument("--margin", type=_positive, metavar="Y", help=margin)
+    replicates = "runs of one recipe, whose ceilings' spread is the margin"
+    margins.add_argument("--replicates", type=Path, metavar="CSV", nargs="+", help=replicates)
     parser.add_argument(
         "--picture", type=Path, metavar="PNG", help="draw curves and the linearised plot into this file"
     )
@@ -243,3 +254,10 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 0")
     return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    value = _count(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
+    return value

@@ -1,5 +1,7 @@
 """A comparison of runs as rows, lines and JSON. PURE."""
 
+import math
+
 from scalerl_operator.forecast import Comparison
 from scalerl_operator.forecast.compare import Arm
 from scalerl_operator.forecast.result import Json
@@ -22,9 +24,7 @@ def _row(arm: Arm) -> tuple[str, ...]:
         "-" if arm.gain_of_ceiling is None else _interval(arm.gain_of_ceiling, "+"),
         "-" if shared is None else f"{shared.b:.2f}",
         "-" if shared is None else f"{shared.c_mid:.4g}",
-        "-"
-        if arm.compute_ratio is None
-        else f"{arm.compute_ratio[0]:.2f}x [{arm.compute_ratio[1]:.2f}, {arm.compute_ratio[2]:.2f}]",
+        "-" if arm.compute_ratio is None else _ratio(arm.compute_ratio),
         arm.kind,
     )
 
@@ -34,6 +34,16 @@ def _interval(values: tuple[float, float, float], sign: str) -> str:
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
+def _ratio(values: tuple[float, float, float]) -> str:
+    value, low, high = ("?" if each is None else f"{each:.2f}" for each in _ends(values))
+    return f"{value}x [{low}, {high}]"
+
+
+def _ends(ratio: tuple[float, float, float]) -> list[float | None]:
+    """Return a ratio and its interval with None for no end: 0 and infinity are as far as a ratio can go."""
+    return [each if 0.0 < each < math.inf else None for each in ratio]
+
+
 def comparison_lines(found: Comparison, source: str) -> str:
     """Return what the table cannot say, `source` being where the margin is from."""
     mean = "" if found.shared_ceiling is None else f", {found.shared_ceiling:.3f}"
@@ -41,7 +51,7 @@ def comparison_lines(found: Comparison, source: str) -> str:
         f"All ceilings agree with the first within {found.margin:.3f} ({source}): ordered by B under their mean{mean}."
         if found.same_ceiling
         else f"Ordered by ceiling. Those within {found.margin:.3f} ({source}) of the first count as equal and are "
-        f"ordered by B, fitted under their mean{mean}; the others' B is under their own ceiling."
+        f"ordered by B, fitted under their mean{mean}; the others' B is under the mean of those equal to them."
     )
     refused = [arm for arm in found.arms if arm.shared is None]
     lines = [order, f"COMPUTE is what a run needs for a pass rate of {found.level:.3f}, over what the first needs."]
@@ -62,7 +72,7 @@ def comparison_json(found: Comparison) -> dict[str, Json]:
                 "ceiling_low": arm.forecast.ceiling_low,
                 "ceiling_high": arm.forecast.ceiling_high,
                 "gain_of_ceiling": None if arm.gain_of_ceiling is None else list(arm.gain_of_ceiling),
-                "compute_ratio": None if arm.compute_ratio is None else list(arm.compute_ratio),
+                "compute_ratio": None if arm.compute_ratio is None else [*_ends(arm.compute_ratio)],
                 "shared": None
                 if shared is None
                 else {"ceiling": shared.ceiling, "b": shared.b, "c_mid": shared.c_mid, "r0": shared.r0},

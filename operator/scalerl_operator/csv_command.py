@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 from scalerl_operator import records
@@ -11,25 +12,28 @@ from scalerl_operator.csv_fit import (
     Columns,
     HeldBack,
     burn_in_rows,
+    fit_json,
     forecast_rows,
     judge_held_back,
     parse_curve,
-    parse_series,
+    parse_entropy,
     rival_rows,
 )
 from scalerl_operator.forecast import (
+    EntropyForecast,
     FitError,
     Forecast,
     Points,
     compare,
+    estimate_margin,
     fit_forecast,
     forecast_entropy,
     identified_at,
     margin_of,
     stop_point,
-    to_json,
     try_burn_ins,
 )
+from scalerl_operator.forecast.result import Json
 from scalerl_operator.wording import format_rows, format_table
 
 LOSS = 0.01  # pass rate: half of what replicates of one recipe differ by
@@ -42,21 +46,22 @@ def run_fit(options: argparse.Namespace) -> str:
     """Fit one curve, write what was asked for, return the text to print. Raises FitError for a file that cannot be."""
     curve = load_curve(options.file, options)
     until = options.fit_until if options.fit_until is not None else float("inf")
-    found = fit_forecast(curve.until(until), budget=options.budget, target=options.target)
-    rows, held_back = forecast_rows(found), judge_held_back(found, curve, until)
-    if held_back is not None:
-        rows.append(("held back", _describe(held_back, until)))
-    rows += _plan_rows(found, curve.until(until)) + _entropy_rows(options)
-    starts = try_burn_ins(curve.until(until), found)
+    seen = curve.until(until)
+    found = fit_forecast(seen, budget=options.budget, target=options.target, r0=options.r0)
+    held_back, starts = judge_held_back(found, curve, until), try_burn_ins(seen, found, r0=options.r0)
+    entropy = _entropy(options, until)
     if options.json is not None:
-        extra: dict[str, object] = {"burn_ins": [asdict(each) for each in starts]}
-        if held_back is not None:
-            extra["held_back"] = asdict(held_back)
-        records.save_text(options.json, json.dumps({**to_json(found), **extra}) + "\n")
+        save_json(options.json, fit_json(found, starts, held_back, entropy))
     if options.picture is not None:
         from scalerl_operator.pictures import draw_fit
 
         options.picture.write_bytes(draw_fit(curve, found, until, y_label=options.y))
+    rows = forecast_rows(found)
+    if held_back is not None:
+        rows.append(("held back", _describe(held_back, until)))
+    rows += _plan_rows(found, seen)
+    if entropy is not None:
+        rows.append(("entropy", entropy.reason))
     tables = [format_rows(rows), format_table(LAW_HEADER, rival_rows(found))]
     if starts:
         tables.append(format_table(BURN_IN_HEADER, burn_in_rows(starts, found.unit)))
@@ -64,24 +69,35 @@ def run_fit(options: argparse.Namespace) -> str:
 
 
 def run_compare(options: argparse.Namespace) -> str:
-    """Compare curves with the first of them; the same as `run_fit` otherwise."""
+    """Compare curves with the first of them; the same as `run_fit` otherwise.
+
+    With the full recipe first and a run without each of its parts after it, this is the paper's leave-one-out table.
+    Source: Khatri et al. 2025, arXiv:2510.13786, A.8.
+    """
     curves = [load_curve(path, options) for path in options.files]
     forecasts = [fit_forecast(curve) for curve in curves]
-    margin, source = options.margin, "given"
-    if options.replicates:
-        margin = margin_of([fit_forecast(load_curve(path, options)) for path in options.replicates])
-        source = f"of {len(options.replicates)} replicates"
+    margin, source = _margin(options, forecasts)
     stems = [path.stem for path in options.files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in options.files]
     found = compare(names, curves, forecasts, margin=margin)
     if options.json is not None:
-        records.save_text(options.json, json.dumps(comparison_json(found), indent=2) + "\n")
+        save_json(options.json, comparison_json(found), indent=2)
     if options.picture is not None:
         from scalerl_operator.compare_picture import draw_comparison
 
         picture = draw_comparison(found, dict(zip(names, curves, strict=True)), y_label=options.y)
         options.picture.write_bytes(picture)
     return f"{format_table(COMPARE_HEADER, comparison_rows(found))}\n{comparison_lines(found, source)}"
+
+
+def _margin(options: argparse.Namespace, forecasts: Sequence[Forecast]) -> tuple[float, str]:
+    """Return the margin and where it is from."""
+    if options.margin is not None:
+        return options.margin, "given"
+    if options.replicates:
+        replicates = [fit_forecast(load_curve(path, options)) for path in options.replicates]
+        return margin_of(replicates), f"of {len(replicates)} replicates"
+    return estimate_margin(forecasts), "estimated from the runs' own intervals"
 
 
 def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
@@ -96,17 +112,24 @@ def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
     return rows
 
 
-def _entropy_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
+def _entropy(options: argparse.Namespace, until: float) -> EntropyForecast | None:
+    """Return the forecast of the entropy up to `until`; None if no column is named."""
     if options.entropy is None:
-        return []
-    x, y = parse_series(_read(options.file), options.x, options.entropy, str(options.file))
-    found = forecast_entropy(x, y, floor=options.entropy_floor, unit=options.x)
-    return [("entropy", found.reason)]
+        return None
+    x, y = parse_entropy(_read(options.file), Columns(options.x, options.entropy), str(options.file))
+    seen = bisect_right(x, until)
+    return forecast_entropy(x[:seen], y[:seen], floor=options.entropy_floor, unit=options.x)
+
+
+def save_json(path: Path, document: Json, *, indent: int | None = None) -> None:
+    """Write a document that every JSON reader can read: NaN and Infinity are no JSON, and ValueErrors here."""
+    records.save_text(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
 def load_curve(path: Path, options: argparse.Namespace) -> Points:
     """Return the curve in the columns that the options name. Raises FitError."""
-    return parse_curve(_read(path), Columns(options.x, options.y, options.stderr), str(path))
+    columns = Columns(options.x, options.y, options.stderr, options.completions)
+    return parse_curve(_read(path), columns, str(path))
 
 
 def _read(path: Path) -> str:

@@ -1,13 +1,30 @@
-"""A learning curve from a CSV file, its forecast as a table, and its error on what was held back. PURE."""
+"""A learning curve from a CSV file, its forecast as a table and JSON, and its error on what was held back. PURE."""
 
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from scalerl_operator.forecast import FitError, Forecast, Points, Start, ceiling_interval, point_band, points
+from scalerl_operator.forecast import (
+    EntropyForecast,
+    FitError,
+    Forecast,
+    Points,
+    Start,
+    binomial_standard_error,
+    ceiling_interval,
+    curve_band,
+    point_band,
+    points,
+    shape_interval,
+    to_json,
+)
+from scalerl_operator.forecast.result import Json
+
+Row = tuple[float, ...]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -17,49 +34,65 @@ class Columns:
     x: str
     y: str
     error: str | None = None
+    completions: int | None = None
+    """Behind each pass rate: its standard error is then binomial, and there is no column for it."""
 
 
 def parse_curve(text: str, columns: Columns, name: str) -> Points:
-    """Return the curve in CSV `text` with a header. Raises FitError that names `name`, row and column.
+    """Return the curve in CSV `text` with a header. Raises FitError that names `name`, line and column.
 
     Rows without a value in either column are left out: metrics files measure on some rows only. Rows are sorted by x.
     """
     wanted = [column for column in (columns.x, columns.y, columns.error) if column is not None]
     rows = _rows(text, wanted, name)
-    for number, row in rows:
-        _check_row(row, columns, f"{name}: row {number}")
-    table = _sorted_columns([row for _, row in rows], wanted, name)
-    return points(table[0], table[1], table[2] if columns.error else None, unit=columns.x)
+    for line, row in rows:
+        _check_row(row, columns, f"{name}: line {line}")
+    table = _sorted_columns(rows, wanted, name)
+    errors = table[2] if columns.error else None
+    if columns.completions is not None:
+        errors = tuple(binomial_standard_error(rate, columns.completions) for rate in table[1])
+    return points(table[0], table[1], errors, unit=columns.x)
 
 
-def parse_series(text: str, x: str, y: str, name: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Return two columns of CSV `text`, sorted by the first, `y` of any size; otherwise as `parse_curve`."""
-    table = _sorted_columns([row for _, row in _rows(text, [x, y], name)], [x, y], name)
+def parse_entropy(text: str, columns: Columns, name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return compute and entropy, which `columns.y` names, of CSV `text`; otherwise as `parse_curve`."""
+    rows = _rows(text, [columns.x, columns.y], name)
+    for line, (compute, entropy) in rows:
+        _check_compute(compute, columns, f"{name}: line {line}")
+        if entropy < 0.0:
+            raise FitError(f"{name}: line {line}, column {columns.y}: {entropy:g}; an entropy is at least 0")
+    table = _sorted_columns(rows, [columns.x, columns.y], name)
     return table[0], table[1]
 
 
-def _rows(text: str, wanted: Sequence[str], name: str) -> list[tuple[int, tuple[float, ...]]]:
-    """Return (row number, values) of the rows that have a value in the first two columns."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    reader = csv.DictReader(lines)
+def _rows(text: str, wanted: Sequence[str], name: str) -> list[tuple[int, Row]]:
+    """Return (line of the file, values) of the rows that have a value in the first two columns."""
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip() and not line.startswith("#")
+    ]
+    reader = csv.DictReader(line for _, line in lines)
     header = reader.fieldnames or []
     for column in wanted:
         if column not in header:
             raise FitError(f"{name}: no column {column!r}; the header has {', '.join(header) or 'nothing'}")
     rows = []
-    for number, row in enumerate(reader, start=1):
+    for row in reader:
+        number = lines[reader.line_num - 1][0]
         if all((row[column] or "").strip() for column in wanted[:2]):
-            values = tuple(_number(row[column], f"{name}: row {number}, column {column}") for column in wanted)
+            values = tuple(_number(row[column], f"{name}: line {number}, column {column}") for column in wanted)
             rows.append((number, values))
     return rows
 
 
-def _sorted_columns(rows: list[tuple[float, ...]], wanted: Sequence[str], name: str) -> list[tuple[float, ...]]:
-    rows.sort(key=lambda row: row[0])
-    for before, after in zip(rows, rows[1:], strict=False):
+def _sorted_columns(rows: Sequence[tuple[int, Row]], wanted: Sequence[str], name: str) -> list[Row]:
+    ordered = sorted(rows, key=lambda each: each[1][0])
+    for (line, before), (later, after) in zip(ordered, ordered[1:], strict=False):
         if before[0] == after[0]:
-            raise FitError(f"{name}: column {wanted[0]}: {after[0]:g} is there twice; give one row for each")
-    return list(zip(*rows, strict=True)) if rows else [() for _ in wanted]
+            place = f"{name}: lines {line} and {later}, column {wanted[0]}"
+            raise FitError(f"{place}: {after[0]:g} is there twice; give one row for each")
+    return list(zip(*(row for _, row in ordered), strict=True)) if rows else [() for _ in wanted]
 
 
 def _number(text: str | None, place: str) -> float:
@@ -72,9 +105,13 @@ def _number(text: str | None, place: str) -> float:
     return value
 
 
-def _check_row(row: Sequence[float], columns: Columns, place: str) -> None:
-    if row[0] < 0.0:
-        raise FitError(f"{place}, column {columns.x}: {row[0]:g}; compute is at least 0")
+def _check_compute(compute: float, columns: Columns, place: str) -> None:
+    if compute < 0.0:
+        raise FitError(f"{place}, column {columns.x}: {compute:g}; compute is at least 0")
+
+
+def _check_row(row: Row, columns: Columns, place: str) -> None:
+    _check_compute(row[0], columns, place)
     if not 0.0 <= row[1] <= 1.0:
         raise FitError(f"{place}, column {columns.y}: {row[1]:g}; a pass rate is in [0, 1], not in percent")
     if len(row) > 2 and row[2] < 0.0:
@@ -102,36 +139,61 @@ def judge_held_back(forecast: Forecast, curve: Points, until: float) -> HeldBack
     return HeldBack(int(later.sum()), float(np.abs(middle - y).mean()), int(((y >= low) & (y <= high)).sum()))
 
 
+def intervals_80(forecast: Forecast) -> dict[str, Interval]:
+    """Return the 80 % intervals by the names of the forecast's fields; what is not known is not there."""
+    if not forecast.draws:
+        return {}
+    found = {"ceiling": ceiling_interval(forecast, level=0.8), **shape_interval(forecast, level=0.8)}
+    intervals = {name: (low, high) for name, (_, low, high) in found.items()}
+    if forecast.budget is not None:
+        _, lows, highs = curve_band(forecast, [forecast.budget], level=0.8)
+        intervals["predicted_at_budget"] = (float(lows[0]), float(highs[0]))
+    return intervals
+
+
+def fit_json(
+    forecast: Forecast, starts: Sequence[Start], held_back: HeldBack | None, entropy: EntropyForecast | None
+) -> dict[str, Json]:
+    """Return all that `scalerl fit` knows as plain JSON values; `from_json` reads what is under `forecast`."""
+    return {
+        "forecast": to_json(forecast),
+        "intervals_80": {name: list(interval) for name, interval in intervals_80(forecast).items()},
+        "burn_ins": [asdict(each) for each in starts],
+        "held_back": None if held_back is None else asdict(held_back),
+        "entropy": None if entropy is None else asdict(entropy),
+    }
+
+
 def forecast_rows(forecast: Forecast) -> list[tuple[str, str]]:
-    """Return (label, text) rows of a forecast; what is not known is not there."""
-    unit = forecast.unit
+    """Return (label, text) rows of a forecast; what is not known is not there. Intervals: 90 %, then 80 %."""
+    unit, narrow = forecast.unit, intervals_80(forecast)
     rows = [("verdict", forecast.verdict), ("reason", forecast.reason), ("points", str(forecast.points))]
     if forecast.burn_in:
         rows.append(("left out before", f"{forecast.burn_in:g} {unit}"))
-    rows += _interval("ceiling A", (forecast.ceiling, forecast.ceiling_low, forecast.ceiling_high), "")
-    if forecast.draws:
-        rows += _interval("ceiling A, 80 %", ceiling_interval(forecast, level=0.8), "")
-    rows += _interval("midpoint C_mid", (forecast.c_mid, forecast.c_mid_low, forecast.c_mid_high), unit)
-    rows += _interval("slope B", (forecast.b, forecast.b_low, forecast.b_high), "")
+    ceiling = (forecast.ceiling, forecast.ceiling_low, forecast.ceiling_high)
+    rows += _interval("ceiling A", ceiling, "", narrow.get("ceiling"))
+    c_mid = (forecast.c_mid, forecast.c_mid_low, forecast.c_mid_high)
+    rows += _interval("midpoint C_mid", c_mid, unit, narrow.get("c_mid"))
+    rows += _interval("slope B", (forecast.b, forecast.b_low, forecast.b_high), "", narrow.get("b"))
     if forecast.r0 is not None:
         rows.append(("start R0", f"{forecast.r0:.4f}"))
-    rows += _future_rows(forecast)
+    rows += _future_rows(forecast, narrow.get("predicted_at_budget"))
     if forecast.sigma is not None:
         alike = "" if forecast.correlation is None else f", correlation of neighbours {forecast.correlation:.2f}"
         rows.append(("noise (sd)", f"{forecast.sigma:.4f}{alike}"))
     return rows
 
 
-def _future_rows(forecast: Forecast) -> list[tuple[str, str]]:
-    """What is asked about the budget and the target."""
+def _future_rows(forecast: Forecast, narrow: Interval | None) -> list[tuple[str, str]]:
+    """What is asked about the budget and the target, and what the next unit of compute brings."""
     unit, rows = forecast.unit, []
     if forecast.budget is not None:
         until = f"{forecast.budget:g} {unit}"
-        rows += _interval(f"at {until}", (forecast.predicted_at_budget, forecast.low, forecast.high), "")
+        rows += _interval(f"at {until}", (forecast.predicted_at_budget, forecast.low, forecast.high), "", narrow)
         gain = (forecast.gain_left, forecast.gain_left_low, forecast.gain_left_high)
         rows += _interval(f"gain left to {until}", gain, "")
-        marginal = (forecast.marginal_gain, forecast.marginal_gain_low, forecast.marginal_gain_high)
-        rows += _interval("gain per unit now", marginal, f"per {unit}")
+    marginal = (forecast.marginal_gain, forecast.marginal_gain_low, forecast.marginal_gain_high)
+    rows += _interval("gain per unit now", marginal, f"per {unit}")
     if forecast.target is not None:
         found = (forecast.target_compute, forecast.target_low, forecast.target_high)
         never = [(f"reaches {forecast.target:g} at", "not in most of the curves that fit")]
@@ -139,14 +201,17 @@ def _future_rows(forecast: Forecast) -> list[tuple[str, str]]:
     return rows
 
 
-def _interval(label: str, values: Sequence[float | None], unit: str) -> list[tuple[str, str]]:
+def _interval(
+    label: str, values: Sequence[float | None], unit: str, narrow: Interval | None = None
+) -> list[tuple[str, str]]:
     value, low, high = values
     if value is None:
         return []
     text = f"{value:.4g}"
     if low is not None or high is not None:
         text += f" [{'?' if low is None else f'{low:.4g}'}, {'?' if high is None else f'{high:.4g}'}]"
-    return [(label, f"{text} {unit}".rstrip())]
+    text = f"{text} {unit}".rstrip()
+    return [(label, text if narrow is None else f"{text}; 80 %: [{narrow[0]:.4g}, {narrow[1]:.4g}]")]
 
 
 def rival_rows(forecast: Forecast) -> list[tuple[str, ...]]:

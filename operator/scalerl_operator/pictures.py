@@ -49,7 +49,12 @@ class CurvePicture:
 
 
 def draw_curve(picture: CurvePicture) -> bytes:
-    """Return a PNG: the learning curve over linear and, once there is a point after 0, over logarithmic compute."""
+    """Return a PNG of `build_figure`."""
+    return png_of(build_figure(picture))
+
+
+def build_figure(picture: CurvePicture) -> Figure:
+    """Return the learning curve over linear and, once there is a point after 0, over logarithmic compute."""
     figure = Figure(figsize=(12.5, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     low = _low_end(picture)
@@ -67,7 +72,7 @@ def draw_curve(picture: CurvePicture) -> bytes:
     figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
     handles, labels = linear.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return png_of(figure)
+    return figure
 
 
 def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
@@ -197,9 +202,14 @@ def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def draw_fit(curve: Points, forecast: Forecast, until: float, *, y_label: str) -> bytes:
-    """Return a PNG of a fit to the points up to `until`; those after it are hollow."""
+    """Return a PNG of `build_fit_picture`."""
+    return draw_curve(build_fit_picture(curve, forecast, until, y_label=y_label))
+
+
+def build_fit_picture(curve: Points, forecast: Forecast, until: float, *, y_label: str) -> CurvePicture:
+    """Return what is shown of a fit to the points up to `until`; those after it are hollow."""
     held_back = bool((curve.compute > until).any())
-    picture = CurvePicture(
+    return CurvePicture(
         points=curve,
         title=f"{y_label} over {curve.unit}: {forecast.verdict}",
         y_label=y_label,
@@ -211,7 +221,6 @@ def draw_fit(curve: Points, forecast: Forecast, until: float, *, y_label: str) -
         halfway_label=f"forecast from the points before ({forecast.verdict})",
         with_rivals=True,
     )
-    return draw_curve(picture)
 
 
 def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:

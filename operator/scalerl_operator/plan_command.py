@@ -1,12 +1,10 @@
 """`scalerl plan`: pilots in, what to spend on them out. I/O."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from scalerl_operator import records
-from scalerl_operator.csv_command import load_curve
+from scalerl_operator.csv_command import load_curve, save_json
 from scalerl_operator.forecast import (
     FitError,
     Forecast,
@@ -62,7 +60,7 @@ def run_plan(options: argparse.Namespace) -> str:
         for name, curve, found, share in zip(names, curves, forecasts, shares, strict=True)
     ]
     if options.json is not None:
-        records.save_text(options.json, json.dumps([asdict(each) for each in plans], indent=2) + "\n")
+        save_json(options.json, [asdict(each) for each in plans], indent=2)
     return f"{format_table(HEADER, [_row(each) for each in plans])}\n{_notes(plans, options)}"
 
 
@@ -91,6 +89,7 @@ def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, flo
 
 
 def _row(plan: Plan) -> tuple[str, ...]:
+    doubt = "?" if plan.share is not None and plan.verdict == "NotIdentified" else ""
     return (
         plan.name,
         plan.verdict,
@@ -99,8 +98,8 @@ def _row(plan: Plan) -> tuple[str, ...]:
         _number(plan.identified_at, ".4g"),
         _number(plan.expected_width, ".3f"),
         _number(plan.stop_at, ".4g"),
-        _number(None if plan.share is None else plan.share.compute, ".4g"),
-        _number(None if plan.share is None else plan.share.pass_rate, ".3f"),
+        _number(None if plan.share is None else plan.share.compute, ".4g") + doubt,
+        _number(None if plan.share is None else plan.share.pass_rate, ".3f") + doubt,
     )
 
 
@@ -122,5 +121,8 @@ def _notes(plans: Sequence[Plan], options: argparse.Namespace) -> str:
         )
     if options.split is not None:
         lines.append(f"SPEND MORE splits {options.split:g} so that the sum of the pass rates THEN is largest.")
+        doubtful = [each.name for each in plans if each.verdict == "NotIdentified"]
+        if doubtful:
+            lines.append(f"?: the split rests on a curve that is not identified, that of {', '.join(doubtful)}.")
     lines += [f"{each.name}: {each.reason}." for each in plans if each.verdict == "NotIdentified"]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from scalerl_operator.forecast.band import (
     point_band,
     shape_interval,
 )
-from scalerl_operator.forecast.compare import Comparison, compare, linearised, margin_of
+from scalerl_operator.forecast.compare import Comparison, compare, estimate_margin, linearised, margin_of
 from scalerl_operator.forecast.entropy import EntropyForecast, forecast_entropy
 from scalerl_operator.forecast.fit import fit_forecast
 from scalerl_operator.forecast.pilot import Share, expected_width, identified_at, split_budget, stop_point
@@ -32,6 +32,7 @@ __all__ = [
     "ceiling_interval",
     "compare",
     "curve_band",
+    "estimate_margin",
     "expected_width",
     "fit_forecast",
     "forecast_entropy",

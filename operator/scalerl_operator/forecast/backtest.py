@@ -24,19 +24,22 @@ def origins(n: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(first, last, MAX_ORIGINS)})
 
 
-def backtest_laws(laws: Sequence[Law], x: Array, y: Array, variance: Array) -> list[float | None]:
+def backtest_laws(
+    laws: Sequence[Law], x: Array, y: Array, variance: Array, r0: float | None = None
+) -> list[float | None]:
     """Return each law's mean absolute error in the rolling back-test; None for a short run.
 
     Args:
         laws: some of `laws`.
         x: [n], compute over the last compute.
         y, variance: [n], pass rates and their variances.
+        r0: where the curves begin, if that is known.
     """
     starts = origins(len(x))
     if not starts:
         return [None] * len(laws)
     seen = np.arange(len(x))[:, None] < np.array(starts)[None, :]
-    target = Target(np.ones_like(y), y, seen / variance[:, None])
+    target = Target(np.ones_like(y), y, seen / variance[:, None], r0)
     return [mean_error(curves, x, y, starts) for curves in _best_curves(laws, x, target)]
 
 

@@ -71,9 +71,17 @@ def ceiling_interval(forecast: Forecast, *, level: float = LEVEL) -> tuple[float
 def shape_interval(forecast: Forecast, *, level: float = LEVEL) -> dict[str, tuple[float, float, float]]:
     """Return geometric mean and interval of the sigmoid's `b` and `c_mid`. Raises FitError without draws."""
     draws = np.log(_components(forecast)[0].draws[:, 1:3])
-    low, high = np.exp(np.quantile(draws, _tails(level), axis=0))
+    low, high = np.exp([_between_nodes(column, _tails(level)) for column in draws.T]).T
     middle = np.exp(draws.mean(axis=0))
     return {name: (float(middle[i]), float(low[i]), float(high[i])) for i, name in enumerate(("b", "c_mid"))}
+
+
+def _between_nodes(values: Array, levels: tuple[float, float]) -> Array:
+    """Return quantiles of draws [d] that lie on a grid's nodes: each node's mass is spread as far as its neighbours."""
+    nodes, counts = np.unique(values, return_counts=True)
+    passed = (np.cumsum(counts) - 0.5 * counts) / len(values)
+    between: Array = np.interp(levels, passed, nodes)
+    return between
 
 
 def gain_between(forecast: Forecast, start: float, end: float, *, level: float = LEVEL) -> tuple[float, float, float]:

@@ -24,31 +24,32 @@ GRID_ERROR = 0.02  # of the whole rise: the coarse grid's own misfit, which is n
 CONTRADICTION = 1e-3  # chance of such a misfit under the law; one good run in a thousand loses points needlessly
 
 
-def find_burn_in(x: Array, y: Array, variance: Array) -> int:
+def find_burn_in(x: Array, y: Array, variance: Array, r0: float | None = None) -> int:
     """Return how many leading points to leave out.
 
     Args:
         x: [n], compute over the last compute, increasing from >= 0 to 1.
         y, variance: [n], pass rates and their variances, up to a common factor.
+        r0: where the curve begins, if that is known.
     """
     n = len(x)
     if n < MIN_POINTS:
         return 0
     most, gain = int(n * MAX_SHARE), gains_on(SIGMOID, x, SIGMOID.axes(x))
-    everything, rest = _least_chi2(gain, y, variance, np.array([0, most]))
+
+    def least(drop: IntArray) -> Array:
+        """Return the least sum of squares without the first `drop` points, for each of `drop` [k]."""
+        kept = np.arange(n)[:, None] >= drop[None, :]
+        chi2: Array = solve(gain, Target(np.ones_like(y), y, kept / variance[:, None], r0)).chi2.min(axis=0)
+        return chi2
+
+    everything, rest = least(np.array([0, most]))
     freedom = n - most - CURVE_PARAMETERS
     noise = max(rest / freedom, (GRID_ERROR * float(np.ptp(y))) ** 2 / float(np.median(variance)), 1e-12)
     if everything / (n - CURVE_PARAMETERS) < DISTURBANCE**2 * noise:
         return 0
     drop = np.arange(most)
     extra = most - drop
-    excess = np.maximum(_least_chi2(gain, y, variance, drop) - rest, 0.0)
+    excess = np.maximum(least(drop) - rest, 0.0)
     fits = np.append(fdtrc(extra, freedom, excess / extra / noise) > CONTRADICTION, True)
     return int(np.argmax(fits))
-
-
-def _least_chi2(gain: Array, y: Array, variance: Array, drop: IntArray) -> Array:
-    """Return the least sum of squares without the first `drop` points, for each of `drop` [k]."""
-    kept = np.arange(len(y))[:, None] >= drop[None, :]
-    least: Array = solve(gain, Target(np.ones_like(y), y, kept / variance[:, None])).chi2.min(axis=0)
-    return least

@@ -1,8 +1,9 @@
 """Recipes compared as the paper does: by ceiling, and where ceilings agree by efficiency under a shared ceiling. PURE.
 
-Source: Khatri et al. 2025, arXiv:2510.13786, A.6 to A.8. Runs whose ceiling is within a margin of the first one's count
-as equal in it: they get the mean of their ceilings, and B and C_mid are fitted anew. Only then may B be compared, since
-any fit trades a higher A for a lower B. The margin is what replicates of one recipe differ by.
+Source: Khatri et al. 2025, arXiv:2510.13786, A.6 to A.8; its leave-one-out tables are this with the full recipe first.
+Runs whose ceilings are within a margin count as equal in it: they get the mean of their ceilings, and B and C_mid are
+fitted anew. Only then may B be compared, since any fit trades a higher A for a lower B. The margin is what replicates
+of one recipe differ by.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from scalerl_operator.forecast.band import arrival, curve_band
+from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import SIGMOID, grid
 from scalerl_operator.forecast.noise import noise_of
 from scalerl_operator.forecast.points import Array, FitError, Points
@@ -59,7 +61,7 @@ class Comparison:
     same_ceiling: bool
     """Whether all that can be compared are within the margin of the first."""
     shared_ceiling: float | None
-    """Mean ceiling of the runs within the margin of the first; None if the first is refused."""
+    """Mean ceiling of the runs within the margin of the first; None if the first is refused. `Arm.shared` has all."""
     level: float
     """Pass rate at which computes are compared: the highest that every comparable run's curve has reached."""
 
@@ -70,6 +72,15 @@ def margin_of(replicates: Sequence[Forecast]) -> float:
     if len(ceilings) < 2:
         raise FitError(f"{len(ceilings)} of {len(replicates)} replicates have a ceiling; a margin needs at least 2")
     return float(ROOM * np.abs(np.array(ceilings) - np.mean(ceilings)).max())
+
+
+def estimate_margin(forecasts: Sequence[Forecast]) -> float:
+    """Return the margin where there are no replicates: what two equal ceilings would differ by at most, nine in ten.
+
+    As far as the runs' own intervals tell, and at least the paper's: seeds differ by more than one run can know.
+    """
+    halves = [0.5 * (_known(each.ceiling_high) - _known(each.ceiling_low)) for each in forecasts if _is_sound(each)]
+    return max(PAPER_MARGIN, float(np.sqrt(2.0) * np.median(halves))) if halves else PAPER_MARGIN
 
 
 def compare(
@@ -83,29 +94,51 @@ def compare(
 
     A run whose forecast is NotIdentified is listed and not compared. Raises FitError if no run can be compared.
     """
-    sound = [each for each in forecasts if each.verdict != "NotIdentified" and each.ceiling is not None]
+    sound = [each for each in forecasts if _is_sound(each)]
     if not sound:
         raise FitError(f"none of the {len(names)} runs has a ceiling: {forecasts[0].reason}")
-    equal = [each for each in sound if forecasts[0] in sound and _distance(each, forecasts[0]) <= margin]
-    shared = float(np.mean([_known(each.ceiling) for each in equal])) if equal else None
+    first = forecasts[0]
+    shared = _shared_ceilings([each.ceiling if _is_sound(each) else None for each in forecasts], margin)
     level = min(float(curve_band(each, [_known(each.last_compute)])[0][0]) for each in sound)
     arms = []
-    for name, curve, found in zip(names, curves, forecasts, strict=True):
-        ceiling = shared if found in equal else found.ceiling
-        fitted = fit_shared(curve.starting_at(found.burn_in), _known(ceiling)) if found in sound else None
-        gain = _difference(found, forecasts[0]) if found in sound and forecasts[0] in sound else None
-        ratio = _ratio(found, forecasts[0], level) if gain is not None else None
-        kind = "baseline" if found is forecasts[0] else _kind(gain, ratio, margin)
+    for name, curve, found, ceiling in zip(names, curves, forecasts, shared, strict=True):
+        fitted = None if ceiling is None else fit_shared(condense(found.kept(curve)), ceiling)
+        gain = _difference(found, first) if _is_sound(found) and _is_sound(first) else None
+        ratio = _ratio(found, first, level) if gain is not None else None
+        kind = "baseline" if found is first else _kind(gain, ratio, margin)
         arms.append(Arm(name, found, fitted, gain, ratio, kind))
     arms.sort(key=_rank)
-    return Comparison(tuple(arms), margin, len(equal) == len(sound), shared, level)
+    same = shared[0] is not None and all(each in (shared[0], None) for each in shared)
+    return Comparison(tuple(arms), margin, same, shared[0], level)
+
+
+def _shared_ceilings(ceilings: Sequence[float | None], margin: float) -> list[float | None]:
+    """Return for each run the mean ceiling of the runs that count as equal to it; None stays None.
+
+    A group is a run and all that are left within the margin of it: the first run's, then the best of the rest.
+    """
+    shared: list[float | None] = [None] * len(ceilings)
+    left = {i: ceiling for i, ceiling in enumerate(ceilings) if ceiling is not None}
+    leaders = [0, *sorted(left, key=lambda i: -left[i])]
+    for leader in leaders:
+        if leader in left:
+            group = [i for i in left if abs(left[i] - left[leader]) <= margin]
+            mean = float(np.mean([left.pop(i) for i in group]))
+            for i in group:
+                shared[i] = mean
+    return shared
+
+
+def _is_sound(forecast: Forecast) -> bool:
+    """Whether it has a ceiling that may be compared."""
+    return forecast.verdict != "NotIdentified" and forecast.ceiling is not None
 
 
 def fit_shared(curve: Points, ceiling: float) -> SharedFit:
     """Return the best (B, C_mid, R0) with the ceiling given, by weighted least squares on a fine grid.
 
     Args:
-        curve: [n >= 4].
+        curve: [n >= 4]; memory grows with it, so a long one is condensed first.
         ceiling: A, in (0, 1].
     """
     last, y = float(curve.compute[-1]), curve.pass_rate
@@ -136,10 +169,6 @@ def linearised(curve: Points, ceiling: float, r0: float) -> tuple[Array, Array]:
 def _rank(arm: Arm) -> tuple[float, float]:
     """The higher ceiling first, equal ones by B; what is refused comes last."""
     return (-arm.shared.ceiling, -arm.shared.b) if arm.shared is not None else (np.inf, 0.0)
-
-
-def _distance(one: Forecast, other: Forecast) -> float:
-    return abs(_known(one.ceiling) - _known(other.ceiling))
 
 
 def _kind(gain: tuple[float, float, float] | None, ratio: tuple[float, float, float] | None, margin: float) -> Kind:

@@ -10,10 +10,11 @@ import numpy as np
 
 from scalerl_operator.forecast.band import arrival
 from scalerl_operator.forecast.fit import fit_forecast
-from scalerl_operator.forecast.points import FitError, Numbers, points
+from scalerl_operator.forecast.points import FitError, Numbers, parse_column, points, reject
 from scalerl_operator.forecast.result import Forecast
 
 ROOM = 1.25  # above the largest value, so that it does not lie at the laws' bound
+LATEST = 3  # values whose median says that a floor is reached: one alone may be chance
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class EntropyForecast:
     floor: float
     """Nats per token."""
     compute: float | None
-    """At which the middle curve is there; None if never, or not known."""
+    """At which the middle curve is there, or the first value was; None if never, or not known."""
     low: float | None
     high: float | None
-    """90 % interval; None for no end."""
+    """90 % interval; None for no end, and both None where there is no curve."""
     asymptote: float | None
-    """Where the middle curve ends, nats per token."""
+    """Where the middle curve ends, nats per token; None if not known."""
     reason: str
 
 
@@ -40,28 +41,52 @@ def forecast_entropy(compute: Numbers, entropy: Numbers, *, floor: float, unit: 
         entropy: [n], nats per token, at least 0.
         floor: nats per token, >= 0.
 
-    Raises FitError for values outside these ranges.
+    A decay that is not identified has no compute, unless the last values are at the floor already: then that of the
+    first one there. Raises FitError for values outside these ranges.
     """
-    values = np.array(entropy, dtype=np.float64)
-    if not (np.isfinite(values) & (values >= 0.0)).all() or not values.any():
-        raise FitError("entropy must be finite, at least 0, and not 0 everywhere")
-    if floor < 0.0:
-        raise FitError(f"floor is {floor:g}; need at least 0")
-    scale = ROOM * float(values.max())
-    found = fit_forecast(points(compute, 1.0 - values / scale, unit=unit))
-    target = 1.0 - floor / scale
-    if not found.draws or found.ceiling is None:
-        return EntropyForecast(floor, None, None, None, None, _refusal(found))
-    if target <= 0.0:
-        return EntropyForecast(floor, 0.0, 0.0, 0.0, scale * (1.0 - found.ceiling), "the run began below the floor")
-    middle, low, high = (value if np.isfinite(value) else None for value in arrival(found, target))
-    asymptote = scale * (1.0 - found.ceiling)
-    ends = f"its decay ends near {asymptote:.3g} nats"
-    where = "never in the most likely course" if middle is None else f"near {middle:.4g} {unit}"
-    return EntropyForecast(floor, middle, low, high, asymptote, f"entropy reaches {floor:g} {where}; {ends}")
+    x = parse_column("compute", compute)
+    values = parse_column("entropy", entropy, size=len(x))
+    reject("entropy", values, values < 0.0, "a number of at least 0")
+    if not 0.0 <= floor < np.inf:
+        raise FitError(f"floor is {floor:g}; need a finite number of at least 0")
+    scale = ROOM * float(values.max(initial=0.0)) or 1.0
+    found = fit_forecast(points(x, 1.0 - values / scale, unit=unit))
+    asymptote = None if found.verdict == "NotIdentified" or found.ceiling is None else scale * (1.0 - found.ceiling)
+    decay = (
+        f"decay ends near {asymptote:.3g} nats"
+        if asymptote is not None
+        else f"decay is not known: {_why(found, scale)}"
+    )
+    if asymptote is not None and floor < scale:
+        middle, low, high = (value if np.isfinite(value) else None for value in arrival(found, 1.0 - floor / scale))
+        reason = f"entropy {_arrives(floor, (middle, low, high), unit)}; its {decay}"
+        return EntropyForecast(floor, middle, low, high, asymptote, reason)
+    if len(values) and np.median(values[-LATEST:]) <= floor:
+        first = float(x[np.argmax(values <= floor)])
+        reason = f"entropy was measured at or below {floor:g} first at {first:.4g} {unit}; its {decay}"
+        return EntropyForecast(floor, first, None, None, asymptote, reason)
+    return EntropyForecast(floor, None, None, None, None, f"entropy's {decay}")
 
 
-def _refusal(found: Forecast) -> str:
+def _arrives(floor: float, arrivals: tuple[float | None, float | None, float | None], unit: str) -> str:
+    middle, low, high = ("?" if value is None else f"{value:.4g}" for value in arrivals)
+    if arrivals[0] is not None:
+        return f"reaches {floor:g} near {middle} {unit}, 90 % interval [{low}, {high}]"
+    earliest = "" if arrivals[1] is None else f", at the earliest it does near {low} {unit}"
+    return f"never reaches {floor:g} in the most likely course{earliest}"
+
+
+def _why(found: Forecast, scale: float) -> str:
+    """Say in nats what the verdict says of 1 - H / scale."""
+    last, half, sigma = found.last_compute, found.c_mid, found.sigma
     if "declined" in found.reason or "collapsed" in found.reason:
-        return "entropy rises again: no law of decay describes it"
-    return f"entropy's decay is not known: {found.reason}"
+        return "it rises again, and no law of decay describes that"
+    if last is None or half is None or sigma is None:
+        return found.reason
+    if "no rise" in found.reason:
+        return f"no fall beyond the noise (sd {scale * sigma:.3g} nats) in {found.points} values"
+    if last < half:
+        where = f"half of it would be near {half:.4g} {found.unit}, the last value is at {last:.4g}"
+        return f"it has not reached its bend; {where}"
+    low, high = (scale * (1.0 - (end or 0.0)) for end in (found.ceiling_high, found.ceiling_low))
+    return f"it could end anywhere in [{low:.3g}, {high:.3g}] nats"

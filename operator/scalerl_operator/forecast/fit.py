@@ -36,6 +36,7 @@ def fit_forecast(
     budget: float | None = None,
     target: float | None = None,
     burn_in: float | None = None,
+    r0: float | None = None,
     law: Literal["auto", "sigmoid"] = "auto",
 ) -> Forecast:
     """Fit the sigmoid and say how far it may be believed.
@@ -45,32 +46,35 @@ def fit_forecast(
         budget: compute at which the run will end, > 0, in the points' unit.
         target: pass rate whose compute is predicted, in [0, 1].
         burn_in: points before this compute are left out; None: by the rule of `burn_in.py`.
+        r0: pass rate at which the run began, in [0, 1], if that is known better than its points know it: every law's
+            lower end is then fixed there. None: fitted.
         law: `auto`: a rival that forecasts this run better lowers the verdict. `sigmoid`: rivals are reported only.
 
-    Raises FitError for a budget, target or burn_in outside its range. Too few points are a verdict, not an error.
+    Raises FitError for a budget, target, burn_in or r0 outside its range. Too few points are a verdict, not an error.
     """
     _check("budget", budget, 1.0e-300)
     _check("target", target, 0.0, 1.0)
     _check("burn_in", burn_in, 0.0)
+    _check("r0", r0, 0.0, 1.0)
     odd = find_outliers(points)
     sound = points.where(~odd)
-    start = _find_start(condense(sound)) if burn_in is None else burn_in
+    start = _find_start(condense(sound), r0) if burn_in is None else burn_in
     used = sound.starting_at(start)
     blank = Forecast("NotIdentified", "", "sigmoid", len(used), start, points.unit, budget=budget, target=target)
     blank = replace(blank, outliers=tuple(points.compute[odd].tolist()))
     if len(used) < MIN_POINTS:
         return replace(blank, reason=f"{len(used)} usable points; a fit needs at least {MIN_POINTS}")
     blank = replace(blank, last_compute=float(used.compute[-1]))
-    decline = find_decline(used)
+    decline = find_decline(condense(used))
     if decline is not None:
         return replace(blank, reason=decline)
-    return _fit(condense(used), blank, contested=law == "auto")
+    return _fit(condense(used), blank, contested=law == "auto", r0=r0)
 
 
-def _fit(points: Points, blank: Forecast, *, contested: bool) -> Forecast:
+def _fit(points: Points, blank: Forecast, *, contested: bool, r0: float | None) -> Forecast:
     last, y = float(points.compute[-1]), points.pass_rate
     x, noise = points.compute / last, noise_of(points)
-    laws = fit_laws(x, y, noise, last, contested=contested)
+    laws = fit_laws(x, y, noise, last, contested=contested, r0=r0)
     variance = laws.sigmoid.factor**2 * noise.variance
     residual = y - laws.sigmoid.curve
     fitted = replace(
@@ -86,7 +90,7 @@ def _fit(points: Points, blank: Forecast, *, contested: bool) -> Forecast:
         rivals=laws.rivals,
         draws=as_tuples(laws.draws),
     )
-    verdict, reason = judge(summarized := _summarize(fitted), rise=_rise(y, noise, laws), contested=contested)
+    verdict, reason = judge(summarized := _summarize(fitted, last), rise=_rise(y, noise, laws), contested=contested)
     return replace(summarized, verdict=verdict, reason=reason + _aside(summarized))
 
 
@@ -113,15 +117,15 @@ def _aside(forecast: Forecast) -> str:
     return f"; set aside, far from all of their neighbours: the evaluations at {where} {forecast.unit}"
 
 
-def _find_start(points: Points) -> float:
+def _find_start(points: Points, r0: float | None) -> float:
     """Return the compute of the first point that the burn-in rule keeps; 0 if it keeps all."""
     if len(points) < MIN_POINTS or points.compute[-1] <= 0.0:
         return 0.0
-    drop = find_burn_in(points.compute / points.compute[-1], points.pass_rate, noise_of(points).variance)
+    drop = find_burn_in(points.compute / points.compute[-1], points.pass_rate, noise_of(points).variance, r0)
     return float(points.compute[drop]) if drop else 0.0
 
 
-def _summarize(fitted: Forecast) -> Forecast:
+def _summarize(fitted: Forecast, last: float) -> Forecast:
     """Return the forecast with everything that follows from its draws."""
     (ceiling, low, high), shape = ceiling_interval(fitted), shape_interval(fitted)
     (b, b_low, b_high), (c_mid, c_mid_low, c_mid_high) = shape["b"], shape["c_mid"]
@@ -137,16 +141,19 @@ def _summarize(fitted: Forecast) -> Forecast:
         c_mid_low=c_mid_low,
         c_mid_high=c_mid_high,
     )
-    return _with_target(_with_budget(known))
+    return _with_target(_with_budget(_with_slope(known, last), last))
 
 
-def _with_budget(forecast: Forecast) -> Forecast:
-    last = forecast.last_compute
-    if forecast.budget is None or last is None:
+def _with_slope(forecast: Forecast, last: float) -> Forecast:
+    slope, low, high = marginal_gain(forecast, last)
+    return replace(forecast, marginal_gain=slope, marginal_gain_low=low, marginal_gain_high=high)
+
+
+def _with_budget(forecast: Forecast, last: float) -> Forecast:
+    if forecast.budget is None:
         return forecast
     at_budget, low, high = (float(each[0]) for each in curve_band(forecast, [forecast.budget]))
     gain, gain_low, gain_high = gain_between(forecast, last, max(forecast.budget, last))
-    slope, slope_low, slope_high = marginal_gain(forecast, last)
     return replace(
         forecast,
         predicted_at_budget=at_budget,
@@ -155,9 +162,6 @@ def _with_budget(forecast: Forecast) -> Forecast:
         gain_left=gain,
         gain_left_low=gain_low,
         gain_left_high=gain_high,
-        marginal_gain=slope,
-        marginal_gain_low=slope_low,
-        marginal_gain_high=slope_high,
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scalerl_operator.forecast.points import Array
 
 SINGULAR = 1e-12  # of the product of the diagonal: below it the two columns say the same
+FIXED = 1e8  # inverse variance of a start that is known: .0001 of pass rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class Target:
     """[n]."""
     weights: Array
     """[n, k], >= 0: inverse variances under each of k assumptions; 0 leaves a coordinate out."""
+    low: float | None = None
+    """Where every curve begins, if that is known: as good as one more point, of inverse variance FIXED."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,10 @@ def normal_equations(gain: Array, target: Target) -> Normal:
     wg, wgy, wgg = sums[:, :k], sums[:, k:], (gain * gain) @ weights
     ones, on_y, yy = target.one @ beside[:, :k], target.one @ beside[:, k:], target.y @ beside[:, k:]
     c = wg - wgg
-    return Normal(ones - wg - c, wgg, c, on_y - wgy, wgy, yy)
+    a, p = ones - wg - c, on_y - wgy
+    if target.low is None:
+        return Normal(a, wgg, c, p, wgy, yy)
+    return Normal(a + FIXED, wgg, c, p + FIXED * target.low, wgy, yy + FIXED * target.low**2)
 
 
 def solve(gain: Array, target: Target) -> Solution:

@@ -82,9 +82,9 @@ class Noise:
         log_det: Array = np.log(self.spectra).sum(axis=0)
         return log_det
 
-    def target(self, y: Array) -> Target:
-        """Return the points' rates y [n] over frequency, weighted for each kind at factor 1."""
-        return Target(self.turned(np.ones_like(y)), self.turned(y), 1.0 / self.spectra)
+    def target(self, y: Array, low: float | None = None) -> Target:
+        """Return the points' rates y [n] over frequency, weighted for each kind at factor 1; `low` as in `Target`."""
+        return Target(self.turned(np.ones_like(y)), self.turned(y), 1.0 / self.spectra, low)
 
     def log_density(self, factors: Array) -> Array:
         """Return log prior plus what the likelihood has beside chi2, up to a constant, [f, k] for factors [f, k]."""

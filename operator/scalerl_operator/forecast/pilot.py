@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_operator.forecast.band import arrival, curve_band
+from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import B_PRIOR, SIGMOID, gradient_of
+from scalerl_operator.forecast.noise import noise_of
 from scalerl_operator.forecast.points import Array, FitError, Points
 from scalerl_operator.forecast.result import Forecast
 from scalerl_operator.forecast.verdict import IDENTIFIED_WIDTH
@@ -14,6 +16,7 @@ from scalerl_operator.forecast.verdict import IDENTIFIED_WIDTH
 Z90 = 1.6449  # half of a normal's central 90 %, in sd
 REACHES = np.geomspace(1.0, 30.0, 18)  # of the pilot's last compute
 MAX_DRAWS = 40  # futures that are looked at
+MAX_FUTURE = 200  # points that stand for all that are still to come
 C_MID_SD = 2.0  # prior sd of log C_mid, as wide as the fit's
 LEVEL_SD = 0.5  # prior sd of A and R0 on [0, 1]
 CHUNKS = 60  # of a budget that is split
@@ -30,7 +33,7 @@ def expected_width(forecast: Forecast, curve: Points, compute: float) -> float:
 
     Args:
         forecast: of the pilot, with draws. Raises FitError without.
-        curve: the pilot's points; later ones are thought as far apart as they are.
+        curve: the pilot's points; later ones are thought as dense, in compute, and as good as they are.
         compute: at least the pilot's last.
 
     Median over the forecast's sigmoids, each taken for the truth: Fisher information of all points by then and of the
@@ -38,17 +41,31 @@ def expected_width(forecast: Forecast, curve: Points, compute: float) -> float:
     """
     if not forecast.draws or forecast.sigma is None:
         raise FitError(f"the forecast has no curve: {forecast.reason}")
-    seen = curve.compute[curve.compute > 0.0]
-    step = float(np.median(np.diff(curve.compute)))
-    at = np.append(seen, np.arange(seen[-1] + step, compute * (1.0 + 1e-9), step))
-    rho = forecast.correlation or 0.0
-    variance = forecast.sigma**2 * (1.0 + rho) / (1.0 - rho)
+    used = condense(forecast.kept(curve))
+    rho, variance = forecast.correlation or 0.0, noise_of(used).variance
+    weights = np.median(variance) / variance * (1.0 - rho) / (1.0 + rho) / forecast.sigma**2
+    at, weights = _with_future(used.compute, weights, compute)
+    at, weights = at[at > 0.0], weights[at > 0.0]
     draws = np.array(forecast.draws)[:: max(1, len(forecast.draws) // MAX_DRAWS)]
     gradient = sigmoid_gradient(draws, at)
     prior = np.diag([LEVEL_SD**-2, LEVEL_SD**-2, C_MID_SD**-2, B_PRIOR[1] ** -2])
-    information = np.einsum("dni,dnj->dij", gradient, gradient) / variance + prior
+    information = np.einsum("n,dni,dnj->dij", weights, gradient, gradient) + prior
     sd = np.sqrt(np.linalg.inv(information)[:, 0, 0])
     return min(1.0, float(2.0 * Z90 * np.median(sd)))
+
+
+def _with_future(seen: Array, weights: Array, until: float) -> tuple[Array, Array]:
+    """Return computes and inverse variances of the points seen, [n], and of evenly spaced ones from there on.
+
+    The future has as much information per compute as the past; so many points that it matters are merged.
+    """
+    ahead, span = until - float(seen[-1]), float(seen[-1] - seen[0])
+    count = min(int(ahead / span * (len(seen) - 1) + 1e-9), MAX_FUTURE)
+    if count == 0:
+        return seen, weights
+    each = float(weights[1:].sum()) / span * ahead / count
+    later = np.linspace(seen[-1], until, count + 1)[1:]
+    return np.append(seen, later), np.append(weights, np.full(count, each))
 
 
 def identified_at(forecast: Forecast, curve: Points, *, width: float = IDENTIFIED_WIDTH) -> float | None:

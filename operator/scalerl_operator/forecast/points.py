@@ -62,16 +62,16 @@ def points(
 
     Raises FitError. Few points, or none, are not an error here: the forecast says so in its verdict.
     """
-    x = _column("compute", compute)
-    y = _column("pass_rate", pass_rate, size=len(x))
-    _reject("compute", x, x < 0.0, "a number of at least 0")
+    x = parse_column("compute", compute)
+    y = parse_column("pass_rate", pass_rate, size=len(x))
+    reject("compute", x, x < 0.0, "a number of at least 0")
     after = np.diff(x, prepend=-np.inf) <= 0.0
-    _reject("compute", x, after, "more than the one before it: sort the points and drop repeats")
-    _reject("pass_rate", y, (y < 0.0) | (y > 1.0), "a share in [0, 1]; divide percentages by 100")
+    reject("compute", x, after, "more than the one before it: sort the points and drop repeats")
+    reject("pass_rate", y, (y < 0.0) | (y > 1.0), "a share in [0, 1]; divide percentages by 100")
     if standard_error is None:
         return Points(x, y, None, unit)
-    error = _column("standard_error", standard_error, size=len(x))
-    _reject("standard_error", error, error < 0.0, "a number of at least 0")
+    error = parse_column("standard_error", standard_error, size=len(x))
+    reject("standard_error", error, error < 0.0, "a number of at least 0")
     return Points(x, y, error, unit)
 
 
@@ -92,17 +92,19 @@ def binomial_standard_error(pass_rate: float, completions: int) -> float:
     return math.sqrt(p * (1.0 - p) / completions)
 
 
-def _column(name: str, values: Numbers, *, size: int | None = None) -> Array:
+def parse_column(name: str, values: Numbers, *, size: int | None = None) -> Array:
+    """Return one column as an array [n] of finite numbers; `size`: the n of compute. Raises FitError."""
     column = np.array(values, dtype=np.float64)
     if column.ndim != 1:
         raise FitError(f"{name} has {column.ndim} dimensions; need 1")
     if size is not None and len(column) != size:
         raise FitError(f"{name} has {len(column)} values and compute has {size}; need as many")
-    _reject(name, column, ~np.isfinite(column), "a finite number")
+    reject(name, column, ~np.isfinite(column), "a finite number")
     return column
 
 
-def _reject(name: str, column: Array, bad: NDArray[np.bool_], allowed: str) -> None:
+def reject(name: str, column: Array, bad: NDArray[np.bool_], allowed: str) -> None:
+    """Raise FitError about the first value that `bad` [n] marks, if it marks one."""
     if bad.any():
         index = int(np.argmax(bad))
         raise FitError(f"{name}[{index}] is {column[index]:g}; need {allowed}")

@@ -99,7 +99,7 @@ class _Cells:
 
 
 def fit_posteriors(
-    laws: Sequence[Law], x: Array, y: Array, noise: Noise, *, num_draws: Sequence[int]
+    laws: Sequence[Law], x: Array, y: Array, noise: Noise, *, num_draws: Sequence[int], r0: float | None = None
 ) -> list[Posterior]:
     """Return the posterior of each law.
 
@@ -109,12 +109,13 @@ def fit_posteriors(
         y: [n], pass rates.
         noise: of the same points.
         num_draws: d of each law, equally likely.
+        r0: where the curves begin, if that is known.
     """
     rough = replace(noise, kinds=noise.kinds.rough())
-    axes, data = [law.axes(x) for law in laws], _Data(x, rough, rough.target(y))
+    axes, data = [law.axes(x) for law in laws], _Data(x, rough, rough.target(y, r0))
     for shape in ZOOMS:
         axes = [_zoom(each, shape) for each in _weigh(laws, axes, data)]
-    data = _Data(x, noise, noise.target(y))
+    data = _Data(x, noise, noise.target(y, r0))
     nodes = _weigh(laws, axes, data)
     return [_draw(each, data, count) for each, count in zip(nodes, num_draws, strict=True)]
 
@@ -133,7 +134,10 @@ def _weigh(laws: Sequence[Law], axes: Sequence[Axes], data: _Data) -> list[_Node
         normal = Normal(eq.a[own], eq.b[own], eq.c[own], eq.p[own], eq.q[own], eq.yy)
         factors, log_range = noise.factors(solution.chi2.min(axis=0))
         shape = -0.5 * law.penalty(*grid(each))
-        log_prior = (noise.log_density(factors) + log_range)[:, None, :] + shape[None, :, None]
+        density = noise.log_density(factors) + log_range
+        if target.low is not None:
+            density = density - np.log(factors)  # its weight is scaled as the points' are, and must not tell of them
+        log_prior = density[:, None, :] + shape[None, :, None]
         log_peak = log_prior - 0.5 * solution.chi2 * factors[:, None, :] ** -2.0
         nodes.append(_Nodes(law, each, factors, log_prior, log_peak, normal, solution))
     return nodes

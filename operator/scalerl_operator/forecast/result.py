@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal, cast
 
-from scalerl_operator.forecast.points import FitError
+import numpy as np
+
+from scalerl_operator.forecast.points import FitError, Points
 from scalerl_operator.forecast.rivals import Draw, Rival
 
 Verdict = Literal["Identified", "Weak", "NotIdentified"]
@@ -77,6 +79,10 @@ class Forecast:
     rivals: tuple[Rival, ...] = ()
     draws: tuple[Draw, ...] = ()
     """The sigmoid's, equally likely (A, B, C_mid, R0): with the rivals' they say everything that is said above."""
+
+    def kept(self, curve: Points) -> Points:
+        """Return those points of the run's curve that were fitted: from the burn-in on, without the outliers."""
+        return curve.where(~np.isin(curve.compute, self.outliers)).starting_at(self.burn_in)
 
 
 def to_json(forecast: Forecast) -> dict[str, Json]:

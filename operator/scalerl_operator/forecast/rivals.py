@@ -56,7 +56,9 @@ class Fitted:
     rivals: tuple[Rival, ...]
 
 
-def fit_laws(x: Array, y: Array, noise: Noise, last_compute: float, *, contested: bool) -> Fitted:
+def fit_laws(
+    x: Array, y: Array, noise: Noise, last_compute: float, *, contested: bool, r0: float | None = None
+) -> Fitted:
     """Fit the sigmoid, the power law, the exponential, the logistic and the plateau, and weigh them.
 
     Args:
@@ -65,12 +67,13 @@ def fit_laws(x: Array, y: Array, noise: Noise, last_compute: float, *, contested
         noise: of the same points.
         last_compute: turns parameters back into the user's unit.
         contested: whether rivals get a weight.
+        r0: where the curves begin, if that is known.
     """
     laws = (SIGMOID, *CURVED_RIVALS)
     counts = [NUM_DRAWS, *[NUM_RIVAL_DRAWS] * len(CURVED_RIVALS)]
-    sigmoid, *others = fit_posteriors(laws, x, y, noise, num_draws=counts)
+    sigmoid, *others = fit_posteriors(laws, x, y, noise, num_draws=counts, r0=r0)
     variance = sigmoid.factor**2 * noise.variance
-    errors = backtest_laws(laws, x, y, variance)
+    errors = backtest_laws(laws, x, y, variance, r0)
     weights = weigh([sigmoid, *others], errors, float(np.sqrt(np.median(variance)))) if contested else [1.0, 0, 0, 0]
     rivals = tuple(
         _rival(each, y, (error, weight), last_compute)

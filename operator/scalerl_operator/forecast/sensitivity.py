@@ -26,10 +26,11 @@ class Start:
     """90 % interval."""
 
 
-def try_burn_ins(points: Points, forecast: Forecast) -> tuple[Start, ...]:
+def try_burn_ins(points: Points, forecast: Forecast, *, r0: float | None = None) -> tuple[Start, ...]:
     """Return fits of the points from the forecast's own burn-in and from SHARES of the last compute, in order.
 
-    Starts that leave the same points are tried once. None at all where there was nothing to fit.
+    Starts that leave the same points are tried once. None at all where there was nothing to fit. `r0`: the start that
+    the forecast was given, if it was.
     """
     if forecast.last_compute is None:
         return ()
@@ -39,7 +40,7 @@ def try_burn_ins(points: Points, forecast: Forecast) -> tuple[Start, ...]:
         if len(left) in tried or not len(left):
             continue
         used = not tried
-        found = forecast if used else fit_forecast(points, burn_in=start)
+        found = forecast if used else fit_forecast(points, burn_in=start, r0=r0)
         tried[len(left)] = Start(
             start, used, found.points, found.verdict, found.ceiling, found.ceiling_low, found.ceiling_high
         )

@@ -155,7 +155,9 @@ def _more(e: _Evidence) -> str:
 def find_decline(points: Points) -> str | None:
     """Return the sentence about a run that fell from its best, or None.
 
-    Compares the mean of the last points with the best mean of as many neighbours before them.
+    Compares the mean of the last points with the best mean of as many neighbours before them. The lowest of the last
+    is left out where the fall is judged: one evaluation that went wrong is no decline, and `outliers` cannot tell at
+    the end of a run.
     """
     y, size = points.pass_rate, int(np.clip(len(points) // 8, 2, 5))
     if len(y) < max(2 * size, MIN_POINTS):
@@ -168,7 +170,8 @@ def find_decline(points: Points) -> str | None:
     if points.standard_error is not None:  # which may be too large: noise.py allows for that
         noise = noise_of(points)
         sd = max(sd, noise.smallest * float(np.sqrt(np.median(noise.variance))))
-    if best - now < max(DECLINE_SDS * sd * np.sqrt(2.0 / size), MIN_DECLINE):
+    sound = float(np.sort(y[-size:])[1:].mean())
+    if best - sound < max(DECLINE_SDS * sd * np.sqrt(2.0 / size), MIN_DECLINE):
         return None
     word = "collapsed" if best - now > COLLAPSE * (best - float(y[0])) else "declined"
     return (

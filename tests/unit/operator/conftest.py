@@ -4,8 +4,11 @@ import importlib.util
 import math
 import random
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -92,6 +95,15 @@ def fake_api() -> ModuleType:
     sys.modules["fake_api"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no cluster: a name that is not here is looked for there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    return tmp_path
 
 
 @pytest.fixture
@@ -259,3 +271,30 @@ def listen() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], tuple[int,
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def drip() -> Iterator[Callable[[bytes], int]]:
+    """`drip(head)`: the port of a server that says `head`, and then a byte at a time, for longer than a test waits."""
+    with ExitStack() as listeners:
+
+        def start(head: bytes) -> int:
+            listener = listeners.enter_context(socket.create_server(("127.0.0.1", 0)))
+            Thread(target=_drip, args=(listener, head), daemon=True).start()
+            port: int = listener.getsockname()[1]
+            return port
+
+        yield start
+
+
+def _drip(listener: socket.socket, head: bytes) -> None:
+    peer, _ = listener.accept()
+    with peer:
+        peer.recv(65536)
+        peer.sendall(head)
+        try:
+            for _ in range(3000):
+                peer.sendall(b" ")
+                time.sleep(0.01)
+        except OSError:  # the reader has gone
+            return

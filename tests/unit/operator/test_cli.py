@@ -1,7 +1,6 @@
 """The `scalerl` command: what it prints, and its exit codes."""
 
 import json
-import math
 import os
 import pty
 import signal
@@ -22,15 +21,6 @@ from scalerl_operator.records import RunFolder
 
 Document = Callable[..., dict[str, object]]
 SHORT = {"steps": 40, "evalEverySteps": 10}
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and no cluster: a name that is not here is looked for there."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    return tmp_path
 
 
 @pytest.fixture
@@ -267,111 +257,6 @@ def test_a_log_of_this_machine_is_followed_until_its_run_is_over(run_folder: Run
     assert list(pieces) == ["last\n"]
 
 
-@pytest.fixture
-def curve(place: Path) -> Path:
-    """A CSV of 0.1 + 0.5 x^2 / (16 + x^2) at 0 .. 39, whose ceiling is 0.6."""
-    path = place / "curve.csv"
-    path.write_text("hours,rate\n" + "".join(f"{x},{0.1 + 0.5 * x**2 / (16 + x**2):.6f}\n" for x in range(40)))
-    return path
-
-
-def test_fit_forecasts_a_csv(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ["--budget", "80", "--target", "0.55", "--picture", "fit.png", "--json", "fit.json"]
-    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", *wanted]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("verdict")
-    assert "Identified" in out
-    laws = [line.split() for line in out.partition("\n\n")[2].splitlines()]
-    assert laws[0] == ["LAW", "WEIGHT", "CEILING", "RMSE", "BACK-TEST"]
-    said = json.loads((place / "fit.json").read_text())
-    assert laws[1][:3] == ["sigmoid", f"{said['weight']:.3f}", f"{said['ceiling']:.4f}"]
-    found = json.loads((place / "fit.json").read_text())
-    assert found["ceiling"] == pytest.approx(0.6, abs=0.005)
-    assert found["target_compute"] == pytest.approx(12.0, abs=0.3)  # 0.9 = x^2 / (16 + x^2) at x = 12
-    assert (place / "fit.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_compare_orders_curves_and_writes_table_json_and_picture(
-    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [line.split(",") for line in curve.read_text().splitlines()]
-    slower = "\n".join([",".join(rows[0]), *(f"{2 * float(x)},{','.join(rest)}" for x, *rest in rows[1:])])
-    (place / "slower.csv").write_text(slower + "\n")
-    wanted = ["--x", "hours", "--y", "rate", "--json", "cmp.json", "--picture", "cmp.png"]
-    assert main(["compare", str(curve), "slower.csv", *wanted]) == 0
-    out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "slower"]
-    found = {arm["name"]: arm for arm in json.loads((place / "cmp.json").read_text())["arms"]}
-    assert found["slower"]["compute_ratio"][0] == pytest.approx(2.0, rel=1e-3)  # every point at twice the compute
-    assert found["slower"]["kind"] == "efficiency shaper"
-    assert (place / "cmp.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["compare", str(curve), "none.csv", *wanted[:4]]) == 2
-    assert "none.csv: No such file" in capsys.readouterr().err
-    replicates = ["--replicates", str(curve), "slower.csv"]
-    assert main(["compare", str(curve), "slower.csv", *wanted[:4], *replicates]) == 0
-    assert "(of 2 replicates)" in capsys.readouterr().out
-
-
-def test_fit_plans_and_warns_of_entropy(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(x, 0.3 + 0.3 * x / (x + 10), 0.05 + math.exp(-x / 6)) for x in range(1, 9)]
-    (place / "pilot.csv").write_text("hours,rate,nats\n" + "".join(f"{x},{y:.4f},{h:.4f}\n" for x, y, h in rows))
-    wanted = ["--x", "hours", "--y", "rate", "--entropy", "nats", "--entropy-floor", "0.12"]
-    assert main(["fit", "pilot.csv", *wanted]) == 0
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.partition("\n\n")[0].splitlines())
-    assert said["identified"].startswith(("near", "not within"))
-    assert said["entropy"].startswith("entropy reaches 0.12 near")
-    assert main(["fit", "pilot.csv", *wanted[:5], "missing"]) == 2
-    assert "no column 'missing'" in capsys.readouterr().err
-
-
-def test_fit_says_what_other_burn_ins_would_give(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--json", "fit.json"]) == 0
-    table = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
-    assert table[0].split() == ["LEFT", "OUT", "BEFORE", "POINTS", "VERDICT", "CEILING"]
-    assert [line.split()[:2] for line in table[1:]] == [["0", "hours"], ["1.17", "hours"], ["3.9", "hours"]]
-    assert "(used)" in table[1]
-    tried = json.loads((place / "fit.json").read_text())["burn_ins"]
-    assert [(each["points"], each["used"]) for each in tried] == [(40, True), (38, False), (36, False)]
-    assert all(each["low"] < 0.6 < each["high"] for each in tried)
-
-
-def test_plan_says_when_a_ceiling_will_be_known_where_to_stop_and_what_to_spend(
-    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = curve.read_text().splitlines()
-    (place / "early.csv").write_text("\n".join(rows[:10]) + "\n")
-    wanted = ["--x", "hours", "--y", "rate", "--budget", "200", "--split", "60", "--json", "plan.json"]
-    assert main(["plan", str(curve), "early.csv", *wanted]) == 0
-    out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "early"]
-    whole, early = json.loads((place / "plan.json").read_text())
-    assert whole["identified_at"] == 39.0  # it is known already
-    assert whole["expected_width"] <= 0.1
-    # .1 + .5 x^2 / (16 + x^2) is .5998 at 200 and .5898, one hundredth less, at x^2 = 16 * 49 = 28^2
-    assert whole["stop_at"] == pytest.approx(28.0, abs=1.0)
-    assert whole["share"]["compute"] + early["share"]["compute"] == pytest.approx(60.0)
-    assert early["share"]["compute"] > whole["share"]["compute"]  # it has more to gain
-    assert "MAY STOP AT" in out
-
-
-def test_plan_refuses_to_split_over_a_run_without_a_curve(
-    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (place / "two.csv").write_text("hours,rate\n1,0.2\n2,0.3\n")
-    wanted = ["plan", str(curve), "two.csv", "--x", "hours", "--y", "rate"]
-    assert main([*wanted, "--split", "10"]) == 2
-    assert "two has no curve to split compute by: 2 usable points" in capsys.readouterr().err
-    assert main(wanted) == 0
-    out = capsys.readouterr().out
-    assert "two: 2 usable points" in out
-    assert "needs --budget" in out
-
-
-def test_fit_judges_itself_on_what_it_has_not_seen(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(curve), "--x", "hours", "--y", "rate", "--fit-until", "20"]) == 0
-    assert "over 19 points past 20, " in capsys.readouterr().out
-
-
 USAGE = [
     ([], "no command"),
     (["dance"], "unknown command"),
@@ -380,6 +265,10 @@ USAGE = [
     (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "-1"], "a budget below 0"),
     (["fit", "x.csv", "--x", "a", "--y", "b", "--budget", "much"], "a budget that is no number"),
     (["fit", "x.csv", "--x", "a", "--y", "b", "--target", "1.5"], "a target above 1"),
+    (["fit", "x.csv", "--x", "a", "--y", "b", "--r0", "12"], "a start in percent"),
+    (["fit", "x.csv", "--x", "a", "--y", "b", "--completions", "0"], "no completion behind a pass rate"),
+    (["plan", "x.csv", "--x", "a", "--y", "b", "--stderr", "c", "--completions", "9"], "two kinds of standard error"),
+    (["compare", "x.csv", "--x", "a", "--y", "b", "--margin", ".1", "--replicates", "x.csv"], "two margins"),
     (["plan", "x.csv", "--x", "a", "--y", "b", "--width", "2"], "a width above 1"),
     (["plan", "x.csv", "--x", "a", "--y", "b", "--split", "0"], "nothing to split"),
 ]
@@ -391,13 +280,6 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
         main(arguments)
     assert caught.value.code == 2
     assert "usage: scalerl" in capsys.readouterr().err
-
-
-def test_a_csv_that_cannot_be_fitted_is_a_usage_error(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(curve), "--x", "hours", "--y", "accuracy"]) == 2
-    assert "no column 'accuracy'; the header has hours, rate" in capsys.readouterr().err
-    assert main(["fit", "none.csv", "--x", "hours", "--y", "rate"]) == 2
-    assert "none.csv: No such file or directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["status"], ["report"], ["fit"], ["plan"]], ids=str)

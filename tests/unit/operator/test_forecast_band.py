@@ -116,8 +116,9 @@ def test_gains_by_hand():
 def test_shape_intervals_are_the_sigmoids_own():
     draws = tuple((0.6, 2.0**i, 10.0**i, 0.2) for i in (-1, 0, 1))
     found = shape_interval(_forecast(draws=draws), level=0.5)
-    assert found["b"] == pytest.approx((1.0, 2**-0.5, 2**0.5))  # quarters of -1, 0, 1: -.5 and .5
-    assert found["c_mid"] == pytest.approx((1.0, 10**-0.5, 10**0.5))
+    # the masses of -1, 0 and 1 have their middles at 1/6, 1/2 and 5/6: a quarter is a quarter of the way from -1 to 0
+    assert found["b"] == pytest.approx((1.0, 2**-0.75, 2**0.75))
+    assert found["c_mid"] == pytest.approx((1.0, 10**-0.75, 10**0.75))
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,13 @@ def test_the_band_of_many_computes_is_that_of_each():
     together = curve_band(_forecast(), compute)
     for i, each in enumerate(compute):
         assert [row[0] for row in curve_band(_forecast(), [each])] == pytest.approx([row[i] for row in together])
+
+
+def test_shape_intervals_lie_between_the_grids_nodes_by_hand():
+    """Ten draws of B on the nodes 1, 2 and 4: their masses .2, .6 and .2 have their middles at .1, .5 and .9."""
+    draws = tuple((0.6, b, 10.0, 0.2) for b in (1.0, 1.0, *[2.0] * 6, 4.0, 4.0))
+    found = Forecast("Weak", "", "sigmoid", 8, 0.0, "GPU-h", draws=draws)
+    middle, low, high = shape_interval(found, level=0.6)["b"]  # .2 and .8: a quarter from .1 to .5, three from .5 to .9
+    assert (middle, low, high) == pytest.approx((2.0, 2**0.25, 2**1.75))
+    assert shape_interval(found, level=0.9)["b"][1:] == pytest.approx((1.0, 4.0))
+    assert shape_interval(found)["c_mid"] == pytest.approx((10.0, 10.0, 10.0))

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from scalerl_operator.compare_table import comparison_json, comparison_lines, comparison_rows
-from scalerl_operator.forecast import FitError, Forecast, compare, fit_forecast, linearised, margin_of, points
+from scalerl_operator.forecast import (
+    FitError,
+    Forecast,
+    compare,
+    estimate_margin,
+    fit_forecast,
+    linearised,
+    margin_of,
+    points,
+)
 from scalerl_operator.forecast.compare import fit_shared
 
 X = np.linspace(0.0, 16.0, 33)
@@ -76,6 +85,34 @@ def test_without_any_ceiling_there_is_nothing_to_compare():
         _compare(SHORT, SHORT)
 
 
+def test_an_evaluation_that_was_set_aside_moves_no_shared_fit():
+    broken = BASE.pass_rate.copy()
+    broken[16] = 0.0
+    failed = points(X, broken, BASE.standard_error, unit="hours")
+    found = _compare(failed, LOW)
+    assert found.arms[0].forecast.outliers == (8.0,)
+    good = _compare(BASE, LOW).arms[0].shared
+    assert (found.arms[0].shared.b, found.arms[0].shared.c_mid) == pytest.approx((good.b, good.c_mid), rel=0.03)
+
+
+def test_ten_thousand_points_are_compared_as_few():
+    x = np.linspace(0.0, 16.0, 10_000)
+    share = x**2 / (x**2 + 4.0)
+    y = 0.3 + 0.3 * share + np.random.default_rng(0).normal(0.0, 0.02, 10_000)
+    found = _compare(points(x, y, np.full(10_000, 0.02), unit="hours"), BASE)
+    assert (found.arms[0].shared.b, found.arms[0].shared.c_mid) == pytest.approx((2.0, 2.0), rel=0.05)
+
+
+def test_runs_that_equal_each_other_and_not_the_first_share_their_own_ceiling():
+    high, higher = _run(0.7, 2.0, 2.0), _run(0.71, 1.5, 2.0)
+    found = _compare(BASE, higher, high, LOW, margin=0.02)
+    shared = {arm.name: arm.shared.ceiling for arm in found.arms}
+    assert shared["run1"] == shared["run2"] == pytest.approx(0.705, abs=0.01)
+    assert shared["run0"] == pytest.approx(0.6, abs=0.01)
+    assert [arm.name for arm in found.arms] == ["run2", "run1", "run0", "run3"]  # of the equal two the steeper first
+    assert not found.same_ceiling
+
+
 def test_a_shared_fit_by_hand():
     # A = .6 given, R0 = .2, C_mid = 10, B = 1: shares of 1/4, 1/2, 3/4 and .9 at 10/3, 10, 30 and 90
     curve = points([10 / 3, 10.0, 30.0, 90.0], [0.3, 0.4, 0.5, 0.56])
@@ -95,6 +132,15 @@ def test_the_margin_is_four_thirds_of_the_largest_deviation():
     assert margin_of(made) == pytest.approx(0.02)  # the paper's three runs differ by up to .015
     with pytest.raises(FitError, match="1 of 2 replicates"):
         margin_of([made[0], replace(made[1], verdict="NotIdentified")])
+
+
+def test_without_replicates_the_margin_is_what_the_intervals_allow():
+    wide = [replace(_with_ceiling(0.6), ceiling_low=0.6 - half, ceiling_high=0.6 + half) for half in (0.02, 0.03, 0.05)]
+    assert estimate_margin(wide) == pytest.approx(2**0.5 * 0.03)  # two equal runs, each off by up to .03
+    assert estimate_margin(wide[:1]) == pytest.approx(2**0.5 * 0.02)
+    narrow = [replace(each, ceiling_low=0.599, ceiling_high=0.601) for each in wide]
+    assert estimate_margin(narrow) == 0.02  # seeds differ by more
+    assert estimate_margin([replace(wide[2], verdict="NotIdentified")]) == 0.02
 
 
 def _with_ceiling(ceiling):

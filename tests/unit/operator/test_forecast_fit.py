@@ -199,6 +199,27 @@ def test_the_start_anchors_r0():
     assert spread[0] < 0.5 * spread[1]
 
 
+def test_a_start_that_is_known_is_where_every_law_begins():
+    """Points past the midpoint alone say little of R0 and so of B; told R0, they give the curve back."""
+    x = np.linspace(10.0, 60.0, 20)
+    turns = 0.004 * np.where(np.arange(20) % 2, 1.0, -1.0)
+    late = points(x, 0.2 + 0.4 * x / (x + 10.0) + turns, np.full(20, 0.004))
+    free, told = fit_forecast(late), fit_forecast(late, r0=0.2)
+    starts = [draw[3] for each in (told, *(rival for rival in told.rivals if rival.draws)) for draw in each.draws]
+    assert starts == pytest.approx([0.2] * len(starts), abs=0.002)
+    assert (told.r0, told.b, told.c_mid) == pytest.approx((0.2, 1.0, 10.0), rel=0.15)
+    assert told.b_high - told.b_low < free.b_high - free.b_low
+    assert told.ceiling_low < 0.6 < told.ceiling_high
+    wrong = fit_forecast(late, r0=0.45)
+    assert wrong.r0 == pytest.approx(0.45, abs=0.002)  # the points contradict it, and it is kept all the same
+    assert wrong.rmse > 1.3 * told.rmse
+
+
+def test_a_start_that_is_known_does_not_hide_the_noise():
+    plain = _curve(5, 60, sd=0.02, seed=4)
+    assert fit_forecast(plain, r0=0.30).sigma == pytest.approx(fit_forecast(plain).sigma, rel=0.05)
+
+
 def test_points_before_a_given_burn_in_are_left_out():
     odd = points(HAND.compute, [0.9, 0.9, *HAND.pass_rate[2:]])
     found = fit_forecast(odd, burn_in=2.0)
@@ -231,6 +252,8 @@ def test_a_target_above_the_ceiling_is_never_reached():
         ("target", -0.1),
         ("burn_in", -1.0),
         ("burn_in", math.nan),
+        ("r0", -0.1),
+        ("r0", 1.1),
     ],
 )
 def test_an_impossible_question_is_an_error(name, value):

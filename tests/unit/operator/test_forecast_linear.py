@@ -37,6 +37,14 @@ def test_solve_by_hand(gain, y, weights, expected):
     assert 0.0 <= found.low[0, 0] <= found.ceiling[0, 0] + 1e-12 <= 1.0 + 1e-9
 
 
+def test_a_start_that_is_known_is_kept():
+    # low = .3: y less low (1 - g) is .35 and .6, so that the ceiling minimises (.35 - .5 c)^2 + (.6 - c)^2
+    target = Target(np.ones(2), np.array([0.5, 0.6]), np.ones((2, 1)), low=0.3)
+    found = solve(np.array([[0.5, 1.0]]), target)
+    assert found.low[0, 0] == pytest.approx(0.3, abs=1e-6)
+    assert found.ceiling[0, 0] == pytest.approx((0.35 * 0.5 + 0.6) / 1.25, abs=1e-6)
+
+
 def test_curves_and_weightings_do_not_mix():
     gain = np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]])
     weights = np.array([[1.0, 1.0], [1.0, 3.0], [1.0, 1.0]])

@@ -59,6 +59,24 @@ def test_a_bad_evaluation_is_said_and_moves_nothing():
     assert found.verdict == good.verdict == "Identified"
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_one_bad_evaluation_at_the_end_is_no_decline(value):
+    x = np.linspace(0.0, 4.0, 16)
+    y = 0.3 + 0.3 * x**2 / (x**2 + 1) + 0.004 * np.where(np.arange(16) % 2, 1, -1)
+    y[-1] = value
+    assert "collapsed" not in fit_forecast(points(x, y, np.full(16, 0.005))).reason
+    y[-2] = value
+    assert "collapsed" in fit_forecast(points(x, y, np.full(16, 0.005))).reason
+
+
+def test_a_long_flat_run_is_no_decline():
+    """Among ten thousand evaluations some neighbours are high by chance: means are compared as they are fitted."""
+    x = np.arange(1.0, 10_001.0)
+    for seed in range(5):
+        y = 0.3 + 0.3 * x**1.7 / (x**1.7 + 100.0**1.7) + np.random.default_rng(seed).normal(0.0, 0.02, 10_000)
+        assert "declined" not in fit_forecast(points(x, y, np.full(10_000, 0.02))).reason
+
+
 def test_few_points_are_fitted_as_they_are():
     few = points(np.arange(float(MOST)), np.full(MOST, 0.5))
     assert condense(few) is few
@@ -86,7 +104,7 @@ def test_without_errors_the_scatter_is_the_error_of_the_means():
 def test_ten_thousand_points_give_the_forecast_of_their_curve():
     x = np.arange(1.0, 10_001.0)
     y = 0.3 + 0.3 * x**1.7 / (x**1.7 + 1500.0**1.7) + np.random.default_rng(2).normal(0.0, 0.02, 10_000)
-    found = fit_forecast(points(x, y, np.full(10_000, 0.02)), law="sigmoid")
+    found = fit_forecast(points(x, y, np.full(10_000, 0.02)))
     assert found.verdict == "Identified"
     assert found.points == 10_000
     assert found.ceiling == pytest.approx(0.6, abs=0.006)

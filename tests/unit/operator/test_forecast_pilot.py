@@ -1,4 +1,4 @@
-"""Plans from a pilot, and entropy's floor."""
+"""Plans from a pilot."""
 
 import math
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from scalerl_operator.forecast import FitError, Forecast, fit_forecast, points
-from scalerl_operator.forecast.entropy import forecast_entropy
 from scalerl_operator.forecast.pilot import (
     expected_width,
     identified_at,
@@ -19,8 +18,8 @@ DRAW = (0.6, 2.0, 10.0, 0.2)
 
 
 def _forecast(draw=DRAW, **values):
-    known = {"last_compute": 10.0, "sigma": 0.01, "correlation": 0.0, "draws": (draw,), **values}
-    return Forecast("Weak", "why", "sigmoid", 8, 0.0, "GPU-h", **known)
+    known = {"burn_in": 0.0, "last_compute": 10.0, "sigma": 0.01, "correlation": 0.0, "draws": (draw,), **values}
+    return Forecast("Weak", "why", "sigmoid", 8, unit="GPU-h", **known)
 
 
 def test_gradient_by_hand():
@@ -60,6 +59,29 @@ def test_identified_at_is_the_first_compute_that_is_enough():
     assert identified_at(_forecast(sigma=0.5), pilot) is None
 
 
+def test_irregular_and_very_long_pilots_are_planned_too():
+    """Points that are still to come are as dense as those seen, and merged where there are very many."""
+    odd = points([*range(1, 10), 100_000.0], np.linspace(0.2, 0.4, 10))
+    assert expected_width(_forecast(last_compute=100_000.0), odd, 3_000_000.0) < 1.0
+    x = np.linspace(0.01, 10.0, 10_000)
+    long = points(x, np.linspace(0.2, 0.4, 10_000))
+    assert expected_width(_forecast(), long, 300.0) < expected_width(_forecast(), long, 20.0)
+
+
+def test_merged_points_know_as_much_as_single_ones():
+    pilot = points(np.arange(1.0, 11.0), np.linspace(0.2, 0.4, 10))
+    x = np.arange(1.0, 261.0)
+    whole = points(x, np.full(260, 0.5))
+    ahead, there = (expected_width(_forecast(), each, 260.0) for each in (pilot, whole.until(159.0)))
+    assert ahead == pytest.approx(there, rel=0.02)  # 250 points to come, 200 that stand for them
+
+
+def test_points_that_were_left_out_know_nothing():
+    pilot = points(np.arange(1.0, 11.0), np.linspace(0.2, 0.4, 10))
+    assert expected_width(_forecast(burn_in=4.0), pilot, 10.0) > expected_width(_forecast(), pilot, 10.0)
+    assert expected_width(_forecast(outliers=(8.0,)), pilot, 10.0) > expected_width(_forecast(), pilot, 10.0)
+
+
 def test_a_plan_comes_true():
     """A pilot to C_mid plans the rest; the run that follows the curve has about the width that was planned."""
     x = np.arange(1.0, 61.0)
@@ -97,36 +119,3 @@ def test_equal_runs_past_their_bend_share_equally():
 def test_a_pilot_without_a_curve_plans_nothing():
     with pytest.raises(FitError, match="has no curve: why"):
         expected_width(_forecast(draws=()), points([1.0, 2.0], [0.1, 0.2]), 4.0)
-
-
-DECAY = 0.1 + 1.1 * np.exp(-np.arange(40.0) / 8.0)
-
-
-def test_entropy_reaches_its_floor_when_the_decay_says():
-    found = forecast_entropy(np.arange(20.0), DECAY[:20], floor=0.15)
-    assert found.compute == pytest.approx(8.0 * math.log(1.1 / 0.05), rel=0.05)  # 24.7, later than the last point
-    assert found.low <= found.compute
-    assert found.asymptote == pytest.approx(0.1, abs=0.02)
-    assert "entropy reaches 0.15 near" in found.reason
-
-
-def test_a_floor_below_the_asymptote_is_never_reached():
-    found = forecast_entropy(np.arange(40.0), DECAY, floor=0.05)
-    assert found.compute is None
-    assert "never" in found.reason
-
-
-def test_entropy_that_rises_again_has_no_law():
-    assert "rises again" in forecast_entropy(np.arange(40.0), np.append(DECAY[:20], DECAY[:20][::-1]), floor=0.1).reason
-
-
-def test_a_run_that_began_below_the_floor_is_there():
-    assert forecast_entropy(np.arange(20.0), DECAY[:20], floor=2.0).compute == 0.0
-
-
-@pytest.mark.parametrize(
-    ("entropy", "floor"), [([-0.1, 1.0], 0.1), ([math.nan, 1.0], 0.1), ([0.0, 0.0], 0.1), ([1.0, 0.5], -1)]
-)
-def test_impossible_entropy_is_an_error(entropy, floor):
-    with pytest.raises(FitError):
-        forecast_entropy([1.0, 2.0], entropy, floor=floor)
