@@ -44,6 +44,7 @@ def test_a_slower_run_of_the_same_ceiling_is_an_efficiency_shaper():
     # C_mid is twice as large and all else alike: twice the compute for any pass rate
     assert arm.compute_ratio == pytest.approx((2.0, 2.0, 2.0), rel=0.2)
     assert arm.compute_ratio[1] < 2.0 < arm.compute_ratio[2]
+    assert next(each for each in found.arms if each.name == "run0").compute_ratio == (1.0, 1.0, 1.0)
     assert arm.shared.c_mid == pytest.approx(4.0, rel=0.1)
     assert arm.gain_of_ceiling[1] < 0.0 < arm.gain_of_ceiling[2]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalerl_operator.forecast.linear import Target, normal_equations, solve
+from scalerl_operator.forecast.linear import Target, normal_equations, solve, solve_each
 
 ROWS = [
     ([0.0, 0.5, 1.0], [0.2, 0.4, 0.6], [1, 1, 1], (0.2, 0.6, 0.0), "points on the curve"),
@@ -43,6 +43,17 @@ def test_a_start_that_is_known_is_kept():
     found = solve(np.array([[0.5, 1.0]]), target)
     assert found.low[0, 0] == pytest.approx(0.3, abs=1e-6)
     assert found.ceiling[0, 0] == pytest.approx((0.35 * 0.5 + 0.6) / 1.25, abs=1e-6)
+
+
+def test_blocks_of_curves_come_back_as_they_went_in():
+    blocks = [np.array([[0.0, 0.5, 1.0]]), np.array([[0.0, 0.2, 1.0], [0.1, 0.4, 1.0]]), np.array([[0.5, 0.5, 1.0]])]
+    target = _plain([0.2, 0.4, 0.6], [1, 2, 1])
+    found = solve_each(blocks, target)
+    assert [len(each.chi2) for each in found] == [1, 2, 1]
+    for block, each in zip(blocks, found, strict=True):
+        alone = solve(block, target)
+        assert each.chi2 == pytest.approx(alone.chi2)
+        assert (each.low, each.ceiling) == (pytest.approx(alone.low), pytest.approx(alone.ceiling))
 
 
 def test_curves_and_weightings_do_not_mix():
