@@ -32,7 +32,8 @@ RUN /tools/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation -
 # -- what both images share ----------------------------------------------------------------------------------------------
 FROM ${BASE} AS common
 RUN groupadd --gid 1000 scalerl \
- && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin scalerl
+ && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin scalerl \
+ && cd /usr/local && rm -rf bin/pip* bin/wheel lib/python3.*/site-packages/*  # what a Python image brings to install with
 ENV PATH=/opt/scalerl/bin:$PATH PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="0.1.0"
 

@@ -62,7 +62,7 @@ cluster-repeat: setup ## start and stop it TIMES (20) times and look for what is
 images: ## build both images with buildah (root); docs/images.md
 	@scripts/images
 
-e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 20 minutes
+e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 25 minutes
 	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages e2e
 	@$(PYTHON) -m pytest -x -s tests/e2e
 

@@ -3,7 +3,7 @@
 A real API server, kwok's pods, leaders that this process plays; the operator is a process as in a cluster. Runs are
 created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in the
 end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that. `--only-write`
-makes them anew from the file.
+makes them anew from the file. It exits with 1 if pods were made twice or idle runs written, and says which.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -31,12 +32,14 @@ from cluster_lab import (
     difference,
     find_results,
     quantile,
+    report_faults,
     start_operator,
     until,
     writes_by_kind,
 )
 from cluster_mirror import Mirror
 from played_leaders import PlayedLeaders
+from scale_faults import find_cluster_faults
 from scale_tables import write_tables
 
 from scalerl_operator.kube import RUNS, Kube
@@ -265,8 +268,8 @@ def name_namespaces(options: argparse.Namespace) -> list[str]:
     return [f"team-{index:02}" for index in range(options.namespaces)]
 
 
-def main() -> None:
-    """Measure and write."""
+def main() -> int:
+    """Measure and write; return the exit status."""
     parser = build_parser(__doc__, "docs/scale.md")
     parser.add_argument("--runs", type=int, default=1000, help="of ten pods each (default: 1000)")
     parser.add_argument("--namespaces", type=int, default=20, help="that the runs are in (default: 20)")
@@ -279,7 +282,8 @@ def main() -> None:
     found = find_results(options, "cluster.json", work, namespaces=homes)
     if options.write or options.only_write:
         write_tables(found)
+    return report_faults(find_cluster_faults(found, pods_per_run=TRAINERS + GENERATORS))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,8 @@
 
 Two replicas of the operator serve runs that are suspended and resumed all the time. The leading one is killed
 (SIGKILL), or told to end (SIGTERM), again and again; each time it is started anew as the standby. Measured is the time
-until the other one leads, and until it has done something. At the end every pod must have been made exactly once.
+until the other one leads, and until it has done something. At the end every pod must have been made exactly once. It
+exits with 1 if that is not so, or a take-over took too long, and says what.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import asyncio
 import itertools
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,11 +30,13 @@ from cluster_lab import (
     build_run,
     build_table,
     find_results,
+    report_faults,
     until,
     write_part,
 )
 from cluster_mirror import Mirror
 from played_leaders import PlayedLeaders
+from scale_faults import find_takeover_faults
 
 from scalerl_operator.kube import EVENTS, RUNS, Kube
 
@@ -197,8 +201,8 @@ def _middle(ordered: list[float]) -> float:
     return ordered[(len(ordered) - 1) // 2]
 
 
-def main() -> None:
-    """Measure and write."""
+def main() -> int:
+    """Measure and write; return the exit status."""
     parser = build_parser(__doc__, "docs/scale.md")
     parser.add_argument("--runs", type=int, default=100, help="of ten pods each (default: 100)")
     parser.add_argument("--lanes", type=int, default=2, help="runs that change at any time (default: 2)")
@@ -208,7 +212,8 @@ def main() -> None:
     found = find_results(options, "takeover.json", lambda testbed: asyncio.run(measure(options, testbed)))
     if options.write or options.only_write:
         write_table(found)
+    return report_faults(find_takeover_faults(found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

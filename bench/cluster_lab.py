@@ -279,6 +279,13 @@ def find_results(
     return found
 
 
+def report_faults(faults: Sequence[str]) -> int:
+    """Print what must not be; return the exit status."""
+    for fault in faults:
+        print(f"FAILED: {fault}", flush=True)
+    return 1 if faults else 0
+
+
 def describe_measurement() -> Json:
     """Return what was run, when and where."""
     return {

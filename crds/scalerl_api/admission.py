@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN
+from scalerl_api.model import RUN_NAME_ALLOWED, RUN_NAME_PATTERN
 from scalerl_api.recipe import PRESETS, Recipe
 from scalerl_api.rlrun import GROUP, PLURAL
 from scalerl_api.rules import COLOCATED_ALLOWED, COLOCATED_PATH, CRD_RULES, FIXED, FIXED_MESSAGE, POLICY_RULES, Rule
@@ -50,10 +50,9 @@ SERVER_ONLY = [
 
 def build_validations() -> Iterator[tuple[str, Object]]:
     """Yield place in the schema and entry of x-kubernetes-validations, for every rule of the CRD."""
-    yield (
-        "",
-        {"rule": f"self.metadata.name.matches('{NAME_PATTERN}')", "message": f"metadata.name: {NAME_ALLOWED}"},
-    )
+    # A name never changes: a run that was stored before this rule must still take a status and lose finalizers.
+    name = f"oldSelf.hasValue() || self.metadata.name.matches('{RUN_NAME_PATTERN}')"
+    yield "", {"rule": name, "message": f"metadata.name: {RUN_NAME_ALLOWED}", "optionalOldSelf": True}
     for path in FIXED:
         yield "spec", {"rule": _fixed(path), "message": FIXED_MESSAGE, "fieldPath": f".{path}"}
     for rule in CRD_RULES:

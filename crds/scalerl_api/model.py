@@ -8,8 +8,11 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"
 NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter or digit at both ends"
+# A run's Service is named after it, and before Kubernetes 1.36 a Service's name begins with a letter.
+RUN_NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$"  # 52: pod names add a role, an index and a hash
+RUN_NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter first and a letter or digit last"
 
 
 class ApiModel(BaseModel):

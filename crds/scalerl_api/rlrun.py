@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
-from scalerl_api.model import NAME_PATTERN, ApiModel
+from scalerl_api.model import NAME_PATTERN, RUN_NAME_PATTERN, ApiModel
 from scalerl_api.pods import PodTemplate
 from scalerl_api.policies import Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
@@ -305,7 +305,7 @@ class RLRunSpec(ApiModel):
 class Metadata(ApiModel, extra="ignore"):
     """What we read of a resource's metadata; the rest passes by."""
 
-    name: str = Field(pattern=NAME_PATTERN, max_length=52)
+    name: str = Field(pattern=RUN_NAME_PATTERN, max_length=52)
     namespace: str = Field(default="default", max_length=63)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_snake
 from pydantic_core import ErrorDetails
 
-from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN
+from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_NAME_PATTERN
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, Recipe, merge
 from scalerl_api.rlrun import QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
@@ -160,6 +160,7 @@ _ALLOWED = {
 }
 _PATTERNS = {
     NAME_PATTERN: NAME_ALLOWED,
+    RUN_NAME_PATTERN: RUN_NAME_ALLOWED,
     WORD_PATTERN: WORD_ALLOWED,
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from scalerl_api.wire import EvalPoint
+from scalerl_operator.children import NotOurs
 from scalerl_operator.curve import Curve, extend_curve, format_curve, parse_curve
 from scalerl_operator.history import merge_evals
 from scalerl_operator.kube import CHILDREN, Json, Kube, KubeError
@@ -40,7 +41,10 @@ class Archive:
         return bool(evals) and self._kept.get(sight.run.key) != _Kept(sight.run.uid, _mark(evals))
 
     async def keep(self, sight: Sight, owner: Owner) -> None:
-        """Add what was measured. A curve that cannot be written is tried again later, and never holds up the run."""
+        """Add what was measured. A curve that cannot be written is tried again later, and never holds up the run.
+
+        Raises NotOurs where somebody else's object has its name, once for each evaluation.
+        """
         evals, progress = _evals(sight), sight.told.progress
         try:
             stored = await self._read(sight)
@@ -48,26 +52,40 @@ class Archive:
             curve = parse_curve(before) if stored is not None else Curve()
             data = format_curve(extend_curve(curve, evals, progress.latest if progress is not None else None))
             if data != before:
-                await self._kube.apply(CONFIG_MAPS, build_curve(owner, data))
+                await self._write(build_curve(owner, data), stored)
+        except NotOurs:
+            self._kept[sight.run.key] = _Kept(sight.run.uid, _mark(evals))
+            raise
         except KubeError as error:
             log.warning("%s/%s: its curve is not kept yet: %s", *sight.run.key, error)
         else:
             self._kept[sight.run.key] = _Kept(sight.run.uid, _mark(evals))
+
+    async def _write(self, document: Json, stored: Json | None) -> None:
+        """Write over what was read and nothing else."""
+        if stored is None:
+            await self._kube.create(CONFIG_MAPS, document)
+        else:
+            head = {**document["metadata"], "uid": stored["metadata"]["uid"]}
+            await self._kube.apply(CONFIG_MAPS, {**document, "metadata": head})
 
     def forget(self, key: Key) -> None:
         """The run is gone."""
         self._kept.pop(key, None)
 
     async def _read(self, sight: Sight) -> Json | None:
-        """Return what is stored of this run; a curve that a run of the same name has left is not its."""
+        """Return what is stored of this run. Raises NotOurs: what an earlier run of the name has left is not its."""
+        name = curve_name(sight.run.key[1])
         try:
-            stored = await self._kube.get(CONFIG_MAPS, sight.run.key[0], curve_name(sight.run.key[1]))
+            stored = await self._kube.get(CONFIG_MAPS, sight.run.key[0], name)
         except KubeError as error:
             if error.status == 404:
                 return None
             raise
         owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}
-        return {"data": {}, **stored} if sight.run.uid in owners else None
+        if sight.run.uid not in owners:
+            raise NotOurs("ConfigMap", name)
+        return {"data": {}, **stored}
 
 
 def _evals(sight: Sight) -> tuple[EvalPoint, ...]:

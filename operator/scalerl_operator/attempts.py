@@ -179,6 +179,15 @@ def is_broken(pod: SeenPod) -> bool:
     return pod.over or pod.deleting is not None
 
 
+def members_serve(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> bool:
+    """Whether all of the gang but its leader run. A member that is deleted serves until its leader has saved.
+
+    On a node that does not answer no pod is ready, by Kubernetes' own word.
+    """
+    serving = {each.place.index for each in pods if each.attempt == attempt.number and each.ready and not each.over}
+    return serving.issuperset(range(1, attempt.replicas))
+
+
 def find_broken(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> str | None:
     """Return which member the running gang has lost; None for a whole gang, or one that is not complete yet.
 

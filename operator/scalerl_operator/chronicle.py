@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator.history import ForecastLine, budget_gpu_hours, held_out
+from scalerl_operator.history import ForecastLine, budget_gpu_hours, surviving
 from scalerl_operator.judge import judge_points
 from scalerl_operator.kubeviews import EventView
 from scalerl_operator.seen import Attempt
@@ -21,7 +21,7 @@ class Chronicle:
     evals: Sequence[EvalPoint]
     steps: Sequence[StepRecord]
     forecasts: Sequence[ForecastLine]
-    """Those that were made, in order; or those that matter, made anew from the same points."""
+    """Those that were made; or those that matter, made anew from the same points."""
     attempts: Sequence[Attempt]
     environment: Sequence[tuple[str, str]]
     """(what, value) of where it ran, and of where this is written."""
@@ -36,7 +36,7 @@ def judge_ends(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[Fore
     A forecast follows from the points before it alone, so these are what the operator made then, unless points are
     missing or the forecaster has changed. `time` is Unix seconds, for the record.
     """
-    measured = held_out(evals)
+    measured = surviving(evals)
     if not measured:
         return []
     half = measured[-1].compute_gpu_hours / 2 * (1 + 1e-9)

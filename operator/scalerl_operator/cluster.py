@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -17,9 +17,10 @@ import yaml
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_operator.archive import Archive
-from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.children import NotOurs, make_child
+from scalerl_operator.kube import EVENTS, PODS, RUNS, Json, Kube, KubeError
 from scalerl_operator.leaders import Leaders
-from scalerl_operator.names import FIELD_MANAGER, LEADER
+from scalerl_operator.names import FIELD_MANAGER, FORECAST_ANNOTATIONS, LEADER
 from scalerl_operator.objects import Owner, PodOptions, build_common, build_pod, reference
 from scalerl_operator.podplan import Create, Delete, PodPlan
 from scalerl_operator.sights import Key, SeenRun, Sight, parse_seen_pod, parse_seen_run, run_key
@@ -66,8 +67,8 @@ class _Written:
 
     uid: str
     status_time: datetime | None = None
-    common: str = ""
-    """Digest of the shared objects that were applied."""
+    common: dict[str, str] = field(default_factory=dict)
+    """Digest of each shared object that was made, by kind."""
 
 
 class KubeCluster:
@@ -131,7 +132,10 @@ class KubeCluster:
     async def _keep_curve(self, sight: Sight) -> None:
         if sight.run.run is not None and self._archive.is_due(sight):
             self._check_leading()
-            await self._archive.keep(sight, Owner(sight.run.run, sight.run.uid, document="", token=""))
+            try:
+                await self._archive.keep(sight, Owner(sight.run.run, sight.run.uid, document="", token=""))
+            except NotOurs as error:
+                await self._tell_refusal(sight.run, error)
 
     async def _write_status(self, run: SeenRun, status: RLRunStatus, written: _Written) -> None:
         now = self._rights.now()
@@ -149,17 +153,18 @@ class KubeCluster:
         await self._annotate(run, wanted_annotations(status))
 
     async def _annotate(self, run: SeenRun, wanted: dict[str, str]) -> None:
-        if any(run.annotations.get(name) != value for name, value in wanted.items()):
+        """Make our annotations be `wanted` and nothing else. Merged: null takes one away, whoever has written it."""
+        if {name: text for name, text in run.annotations.items() if name in FORECAST_ANNOTATIONS} != wanted:
             self._check_leading()
-            head = _head(run)
-            head["metadata"]["annotations"] = wanted
-            self._store.put_run(parse_seen_run(await self._kube.apply(RUNS, head), run))
+            annotations = {name: wanted.get(name) for name in FORECAST_ANNOTATIONS}
+            document = {"metadata": {"uid": run.uid, "annotations": annotations}}
+            self._store.put_run(parse_seen_run(await self._kube.merge(RUNS, *run.key, document), run))
 
     async def _change(self, sight: Sight, plan: PodPlan, written: _Written) -> None:
         owner = None
         if sight.run.run is not None and any(isinstance(each, Create) for each in plan.changes):
             owner = self._owner(sight.run, sight.run.run)
-            await self._share(owner, written)
+            await self._share(sight.run, owner, written)
         tasks = [self._one(sight.run, owner, change) for change in plan.changes if not _is_leaders(change)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
         for change in plan.changes:
@@ -178,16 +183,22 @@ class KubeCluster:
         document = yaml.safe_dump(seen.document, sort_keys=False, allow_unicode=True, width=120)
         return Owner(run, seen.uid, document, derive_token(self._rights.token_key, seen.uid))
 
-    async def _share(self, owner: Owner, written: _Written) -> None:
-        """Apply what the pods share, unless this operator has done so with the same words."""
-        objects = build_common(owner, self._rights.options)
-        digest = hashlib.sha256(repr(objects).encode()).hexdigest()
-        if digest == written.common:
+    async def _share(self, run: SeenRun, owner: Owner, written: _Written) -> None:
+        """Make what the pods share, unless this operator has done so with the same words."""
+        tasks = [self._share_one(run, each, written) for each in build_common(owner, self._rights.options)]
+        _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
+
+    async def _share_one(self, run: SeenRun, document: Json, written: _Written) -> None:
+        kind, digest = document["kind"], hashlib.sha256(repr(document).encode()).hexdigest()
+        if written.common.get(kind) == digest:
             return
         self._check_leading()
-        tasks = [self._kube.apply(CHILDREN[each["kind"]], each) for each in objects]
-        _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
-        written.common = digest
+        try:
+            await make_child(self._kube, document, is_known=kind in written.common or _has_begun(run))
+        except KubeError as error:
+            await self._tell_refusal(run, error)
+            raise
+        written.common[kind] = digest
 
     async def _create(self, run: SeenRun, owner: Owner, change: Create) -> None:
         """Make a pod. Not applied: that would change one of the same name that is on its way out."""
@@ -195,9 +206,13 @@ class KubeCluster:
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:
-            if error.status in (403, 422):  # quota, policy, a template that the API server refuses
-                await self._tell(run, Happening("FailedCreate", str(error)[:1000], "Warning"))
+            await self._tell_refusal(run, error)
             raise
+
+    async def _tell_refusal(self, run: SeenRun, error: KubeError) -> None:
+        """Quota, policy, what the API server finds invalid, a name that is taken: a person must do something."""
+        if isinstance(error, NotOurs) or error.status in (403, 422):
+            await self._tell(run, Happening("FailedCreate", str(error)[:1000], "Warning"))
 
     def _put(self, document: Json) -> None:
         pod = parse_seen_pod(document)
@@ -252,6 +267,11 @@ class KubeCluster:
 
 def _is_leaders(change: Create | Delete) -> bool:
     return isinstance(change, Create) and change.place == LEADER
+
+
+def _has_begun(run: SeenRun) -> bool:
+    """Whether a leader's pod was ever seen: what pods share is made before it."""
+    return run.status is not None and any(each.seen for each in run.status.attempts)
 
 
 def _raise_first(results: Sequence[object]) -> None:

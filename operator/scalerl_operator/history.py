@@ -13,6 +13,9 @@ from scalerl_api.wire import HELD_OUT, EvalPoint, Phase, Progress, StepRecord, T
 
 Record = TypeVar("Record", bound=ApiModel)
 
+EvalKey = tuple[int, int]
+"""(step, attempt)."""
+
 RATE_STEPS = 50  # the last so many steps give the pace: the first ones compile and warm caches
 
 
@@ -58,6 +61,24 @@ def merge_steps(records: Iterable[StepRecord]) -> tuple[StepRecord, ...]:
 def held_out(evals: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
     """Return the points that are fitted."""
     return tuple(point for point in evals if point.dataset == HELD_OUT)
+
+
+def eval_key(point: EvalPoint) -> EvalKey:
+    """Return what tells a held-out point from the run's others: a step that was lost is measured by two attempts."""
+    return point.step, point.attempt
+
+
+def surviving(evals: Iterable[EvalPoint]) -> list[EvalPoint]:
+    """Return the held-out points of the weights that went on: those whose compute only grows.
+
+    After a restart the new line of weights has cost more at every step than the lost one, so a lost point of a later
+    step is left out until the new line has measured that step too.
+    """
+    kept: list[EvalPoint] = []
+    for point in held_out(evals):
+        if not kept or (point.compute_gpu_hours > kept[-1].compute_gpu_hours and point.attempt >= kept[-1].attempt):
+            kept.append(point)
+    return kept
 
 
 def next_index(evals: Sequence[EvalPoint]) -> int:
@@ -140,6 +161,8 @@ class ForecastLine:
     """The run's end as it was estimated then."""
     body: str
     """The forecast, as the forecaster's own JSON."""
+    attempt: int | None = None
+    """That measured the point; None in lines of older versions."""
 
     def to_line(self) -> str:
         """Return one line of JSON, without its end."""
@@ -148,13 +171,14 @@ class ForecastLine:
             "step": self.step,
             "computeGpuHours": self.compute_gpu_hours,
             "budgetGpuHours": self.budget_gpu_hours,
+            "attempt": self.attempt,
         }
         return json.dumps(head)[:-1] + ', "forecast": ' + self.body + "}"
 
 
 def parse_forecasts(lines: Iterable[str]) -> list[ForecastLine]:
-    """Return the readable forecasts, one a step (the later), in order of steps."""
-    kept: dict[int, ForecastLine] = {}
+    """Return the readable forecasts, one a point (the later), in order of steps."""
+    kept: dict[tuple[int, int, float], ForecastLine] = {}
     for line in lines:
         try:
             data = json.loads(line)
@@ -164,11 +188,35 @@ def parse_forecasts(lines: Iterable[str]) -> list[ForecastLine]:
                 compute_gpu_hours=float(data["computeGpuHours"]),
                 budget_gpu_hours=data["budgetGpuHours"],
                 body=json.dumps(data["forecast"]),
+                attempt=int(data["attempt"]) if data.get("attempt") is not None else None,
             )
         except (ValueError, KeyError, TypeError):  # cut by a crash
             continue
-        kept[found.step] = found
-    return [kept[step] for step in sorted(kept)]
+        kept[found.step, found.attempt or 0, found.compute_gpu_hours] = found
+    return [kept[key] for key in sorted(kept)]
+
+
+def match_forecasts(forecasts: Iterable[ForecastLine], evals: Iterable[EvalPoint]) -> dict[EvalKey, ForecastLine]:
+    """Return the forecasts that were made after held-out points of `evals`, by `eval_key`.
+
+    Where a line says no attempt, the point's compute tells which of them it is.
+    """
+    points = held_out(evals)
+    attempts = {(point.step, point.compute_gpu_hours): point.attempt for point in points}
+    known = {eval_key(point) for point in points}
+    found: dict[EvalKey, ForecastLine] = {}
+    for line in forecasts:
+        attempt = line.attempt if line.attempt is not None else attempts.get((line.step, line.compute_gpu_hours))
+        if attempt is not None and (line.step, attempt) in known:
+            found[line.step, attempt] = line
+    return found
+
+
+def living_forecasts(forecasts: Sequence[ForecastLine], evals: Iterable[EvalPoint]) -> list[ForecastLine]:
+    """Return the forecasts of the weights that went on, the newest last; all where none is of a known point."""
+    keys = [eval_key(point) for point in surviving(evals)]
+    made = match_forecasts(forecasts, evals)
+    return [made[key] for key in keys if key in made] or list(forecasts)
 
 
 def find_halfway(forecasts: Sequence[ForecastLine], final_gpu_hours: float) -> ForecastLine | None:

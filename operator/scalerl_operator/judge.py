@@ -12,17 +12,28 @@ from scalerl_api.model import ApiModel
 from scalerl_api.status import ForecastStatus, StopInput, StopStatus
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.forecast import (
+    EntropyForecast,
     FitError,
     Forecast,
     Points,
     binomial_standard_error,
     fit_forecast,
+    forecast_entropy,
     from_json,
     point_band,
     points,
     to_json,
 )
-from scalerl_operator.history import ForecastLine, budget_gpu_hours, compute_unit, find_halfway, held_out
+from scalerl_operator.history import (
+    ForecastLine,
+    budget_gpu_hours,
+    compute_unit,
+    eval_key,
+    find_halfway,
+    living_forecasts,
+    match_forecasts,
+    surviving,
+)
 from scalerl_operator.seen import Judged
 from scalerl_operator.stop import Observation, PolicyHit, decide_stop
 
@@ -38,19 +49,6 @@ def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
         [scatter_of(point) for point in kept],
         unit=unit,
     )
-
-
-def surviving(evals: Sequence[EvalPoint]) -> list[EvalPoint]:
-    """Return the held-out points of the weights that went on: those whose compute only grows.
-
-    After a restart the new line of weights has cost more at every step than the lost one, so a lost point of a later
-    step is left out until the new line has measured that step too.
-    """
-    kept: list[EvalPoint] = []
-    for point in held_out(evals):
-        if not kept or (point.compute_gpu_hours > kept[-1].compute_gpu_hours and point.attempt >= kept[-1].attempt):
-            kept.append(point)
-    return kept
 
 
 def scatter_of(point: EvalPoint) -> float:
@@ -82,25 +80,40 @@ def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, t
         compute_gpu_hours=last.compute_gpu_hours,
         budget_gpu_hours=budget,
         body=json.dumps(to_json(found)),
+        attempt=last.attempt,
     )
 
 
 def judge_missing(
     run: RLRun, evals: Sequence[EvalPoint], made: Sequence[ForecastLine], time: float
 ) -> list[ForecastLine]:
-    """Return `made` with a forecast after each of the last evaluations that a stop policy may look at.
+    """Return the forecasts of the weights that went on, in order: those of `made`, and those that are missing.
 
-    An operator that has started anew makes those again; what lies before them decides nothing any more.
+    Missing may be those after the last evaluations that a stop policy looks at. An operator that has started anew makes
+    them again; what lies before them decides nothing any more.
     """
-    measured = held_out(evals)
+    measured = surviving(evals)
     wanted = max((policy.for_evals for policy in run.spec.stop_policies), default=1)
-    lines = {line.step: line for line in made}
+    lines = match_forecasts(made, measured)
     for count in range(max(1, len(measured) - wanted + 1), len(measured) + 1):
         point = measured[count - 1]
-        if point.step not in lines:
+        if eval_key(point) not in lines:
             budget = budget_gpu_hours(run, point.step, point.compute_gpu_hours)
-            lines[point.step] = judge_points(run, measured[:count], budget, time)
-    return [lines[step] for step in sorted(lines)]
+            lines[eval_key(point)] = judge_points(run, measured[:count], budget, time)
+    return [lines[eval_key(point)] for point in measured if eval_key(point) in lines]
+
+
+def foresee_entropy(run: RLRun, evals: Sequence[EvalPoint]) -> EntropyForecast | None:
+    """Return when the policy's entropy will be at the watchdog's floor; None if it has none, or nothing was measured.
+
+    From the evaluations' own entropy, which is that of held-out prompts; the watchdog's is that of the trained tokens.
+    """
+    floor = run.spec.watchdog.entropy.below
+    measured = [point for point in surviving(evals) if point.entropy is not None]
+    if floor is None or not measured:
+        return None
+    compute, entropy = [each.compute_gpu_hours for each in measured], [each.entropy or 0.0 for each in measured]
+    return forecast_entropy(compute, entropy, floor=floor, unit=compute_unit(run))
 
 
 def load_forecast(line: ForecastLine) -> Forecast:
@@ -141,25 +154,27 @@ def _summarize_ceiling(found: Forecast) -> str | None:
 
 def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Judged:
     """Return the newest forecast and the stop policy that holds now."""
-    if not forecasts:
-        return Judged()
-    return Judged(to_status(forecasts[-1]), decide_run_stop(run, forecasts, evals))
+    lines = living_forecasts(forecasts, evals)
+    return Judged(to_status(lines[-1]), decide_run_stop(run, lines, evals)) if lines else Judged()
 
 
 def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> StopStatus | None:
     """Return the policy to show: the one that ends the run, else the first that only reports; None if none holds.
+
+    Args:
+        forecasts: of the weights that went on, the newest last.
 
     A policy sees each evaluation with the forecast that was made after it. Evaluations newer than the last forecast
     wait for theirs. `scalerl run` and the operator both ask this function and nothing else.
     """
     if not run.spec.stop_policies or not forecasts:
         return None
-    made = {line.step: load_forecast(line) for line in forecasts}
+    made = {key: load_forecast(line) for key, line in match_forecasts(forecasts, evals).items()}
     history = [
         Observation(
             point.pass_rate,
             point.compute_gpu_hours,
-            made.get(point.step),
+            made.get(eval_key(point)),
             step=point.step,
             entropy=point.entropy,
             truncation=point.truncation_share,
@@ -237,11 +252,11 @@ def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint
 
     A run that was measured before its first step only has no half.
     """
-    measured = held_out(evals)
+    measured = surviving(evals)
     if not measured or measured[-1].compute_gpu_hours <= 0.0:
         return None
     last = measured[-1]
-    line = find_halfway(forecasts, last.compute_gpu_hours)
+    line = find_halfway(living_forecasts(forecasts, evals), last.compute_gpu_hours)
     if line is None:
         return None
     found = load_forecast(line)

@@ -18,6 +18,7 @@ from scalerl_api.rlrun import API_VERSION, PLURAL
 from scalerl_operator.names import FIELD_MANAGER
 
 Json = dict[str, Any]
+Body = Json | list[Json]
 Item = TypeVar("Item")
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -28,6 +29,7 @@ BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call 
 BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
 AWAY_SECONDS = 300.0  # a cluster that does not answer a person who watches it for so long is given up
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
+STEPS = "application/json-patch+json"
 
 
 class KubeError(Exception):
@@ -222,6 +224,15 @@ class Kube:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._call("PATCH", resource.path(namespace, name), body=document, query=query, kind=MERGE)
 
+    async def check(self, resource: Resource, namespace: str, name: str, values: Mapping[str, str]) -> Json:
+        """Return an object that has `values`, by their JSON pointers; status 422 if it has others. Nothing is written.
+
+        It takes the right to patch, not that to read.
+        """
+        tests = [{"op": "test", "path": pointer, "value": value} for pointer, value in values.items()]
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("PATCH", resource.path(namespace, name), body=tests, query=query, kind=STEPS)
+
     async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
         """Delete an object, by DeleteOptions; status 404 if it is gone, 409 if `options` ask for another uid."""
         self._counted("delete", resource.plural)
@@ -253,7 +264,7 @@ class Kube:
         method: str,
         path: str,
         *,
-        body: Json | None = None,
+        body: Body | None = None,
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
     ) -> Json:

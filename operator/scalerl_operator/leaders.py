@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRun
 from scalerl_api.wire import PORT_HTTP, EvalPoint, Progress
 from scalerl_operator.gauges import Gauges
-from scalerl_operator.history import ForecastLine, eta_seconds, held_out, merge_evals, next_index
+from scalerl_operator.history import ForecastLine, eta_seconds, match_forecasts, merge_evals, next_index, surviving
 from scalerl_operator.judge import judge_missing, summarize
 from scalerl_operator.seen import Judged
 from scalerl_operator.series import Question, Reading
@@ -251,9 +251,9 @@ class Leaders:
 
     async def _judge(self, seen: SeenRun, run: RLRun, memory: _Memory) -> None:
         """Judge the points that have not been, once each; and anew what policies say when the spec has changed."""
-        measured = held_out(memory.evals)
-        known = memory.forecasts[-1].step if memory.forecasts else None
-        if not measured or (measured[-1].step == known and memory.judged_by == seen.generation):
+        measured = surviving(memory.evals)
+        known = match_forecasts(memory.forecasts, measured[-1:])
+        if not measured or (known and memory.judged_by == seen.generation):
             return
         loop, began = asyncio.get_running_loop(), time.monotonic()
         when = self._means.now().timestamp()
@@ -262,7 +262,7 @@ class Leaders:
         memory.judged = await loop.run_in_executor(self._fitters, summarize, run, lines, evals)
         memory.trace = await loop.run_in_executor(self._fitters, trace_curve, lines[-1], evals)
         memory.forecasts, memory.judged_by = lines, seen.generation
-        self._gauges.fits.inc(len(lines) - len(before))
+        self._gauges.fits.inc(sum(line not in before for line in lines))
         self._gauges.fit_seconds.observe(time.monotonic() - began)
         self._means.dirty(seen.key)
 

@@ -18,13 +18,16 @@ from scalerl_operator import records
 from scalerl_operator.changes import find_fixed_changes
 from scalerl_operator.failures import Ending, find_rule
 from scalerl_operator.history import (
+    EvalKey,
     ForecastLine,
     budget_gpu_hours,
     close_progress,
     eta_seconds,
-    held_out,
+    eval_key,
+    match_forecasts,
     merge_evals,
     next_index,
+    surviving,
 )
 from scalerl_operator.interrupts import Interrupts
 from scalerl_operator.judge import judge_points, summarize
@@ -113,7 +116,8 @@ class _Driver:
     seen: Seen = field(init=False)
     leader: Leader | None = None
     forecasts: list[ForecastLine] = field(init=False)
-    pending: deque[tuple[int, Future[ForecastLine]]] = field(default_factory=deque)
+    pending: deque[tuple[EvalKey, Future[ForecastLine]]] = field(default_factory=deque)
+    """The forecasts that are being made, oldest first."""
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
     judged: Judged = Judged()
     missed: int = 0
@@ -212,14 +216,14 @@ class _Driver:
 
     def _ask_forecasts(self) -> None:
         """Judge every prefix that has not been judged, in order, away from this thread."""
-        known = {line.step for line in self.forecasts} | {step for step, _ in self.pending}
-        points = held_out(self.seen.evals)
+        points = surviving(self.seen.evals)
+        known = match_forecasts(self.forecasts, points).keys() | {key for key, _ in self.pending}
         for count, point in enumerate(points, start=1):
-            if point.step not in known:
+            if eval_key(point) not in known:
                 budget = budget_gpu_hours(self.run, point.step, point.compute_gpu_hours)
                 time = self.world.now().timestamp()
                 future = self.pool.submit(judge_points, self.run, points[:count], budget, time)
-                self.pending.append((point.step, future))
+                self.pending.append((eval_key(point), future))
 
     def _take_forecasts(self, *, wait: bool) -> None:
         while self.pending and (wait or self.pending[0][1].done()):

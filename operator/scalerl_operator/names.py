@@ -17,7 +17,9 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 OWNED_PREFIXES = ("scalerl.io/", "app.kubernetes.io/")
 ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"
 ANNOTATION_INTERVAL = "scalerl.io/predicted-ceiling-interval"
+FORECAST_ANNOTATIONS = (ANNOTATION_CEILING, ANNOTATION_INTERVAL)
 
+PORT_NAME = "http"  # of the leader's port; the chart's monitors name it
 CONTAINER = "runtime"  # the role's own container; a user's template may name it to add to it
 SPEC_KEY = "run.yaml"  # in the ConfigMap
 TOKEN_KEY = "token"  # in the Secret

@@ -121,7 +121,7 @@ def _service(owner: Owner) -> Json:
             "clusterIP": "None",
             "publishNotReadyAddresses": True,  # workers must find the leader before it is ready
             "selector": names.selector(owner.name),
-            "ports": [{"name": "http", "port": PORT_HTTP, "targetPort": PORT_HTTP, "protocol": "TCP"}],
+            "ports": [{"name": names.PORT_NAME, "port": PORT_HTTP, "targetPort": PORT_HTTP, "protocol": "TCP"}],
         },
     }
 
@@ -226,7 +226,7 @@ def _container(owner: Owner, place: Place, attempt: int, gpus: int, options: Pod
     if gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}, "requests": {GPU: str(gpus)}}
     if place == LEADER:
-        container["ports"] = [{"name": "http", "containerPort": PORT_HTTP, "protocol": "TCP"}]
+        container["ports"] = [{"name": names.PORT_NAME, "containerPort": PORT_HTTP, "protocol": "TCP"}]
         container["readinessProbe"] = {
             "httpGet": {"path": PATH_READY, "port": PORT_HTTP},
             "periodSeconds": 5,

@@ -15,7 +15,7 @@ from scalerl_operator.vocabulary import Outcome
 from scalerl_operator.watchdog import find_alarms
 
 # Who is asked to end for these has nothing to save, or cannot: short patience.
-HOPELESS: tuple[StopCause, ...] = ("Stuck", "GangBroken", "PendingDeadline")
+HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
 # However who was asked for these ends, it is the run's own fault.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
@@ -121,7 +121,8 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
     attempt = seen.attempts[-1]
     if attempt.stop_time is not None and attempt.stop_cause is not None:
         patience = limits.exit_seconds
-        if attempt.stop_cause not in HOPELESS:
+        can_save = seen.members_serve if attempt.stop_cause == "GangBroken" else attempt.stop_cause not in HOPELESS
+        if can_save:
             patience += run.spec.deadlines.checkpoint_seconds
         until = attempt.stop_time + timedelta(seconds=patience)
         return Kill(attempt.stop_cause) if seen.interrupts > 1 or now >= until else Wait(until)

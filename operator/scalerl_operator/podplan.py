@@ -11,7 +11,16 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import MANAGED_BY
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
-from scalerl_operator.attempts import History, ask_to_end, begin, find_broken, load_history, refresh, to_seen
+from scalerl_operator.attempts import (
+    History,
+    ask_to_end,
+    begin,
+    find_broken,
+    load_history,
+    members_serve,
+    refresh,
+    to_seen,
+)
 from scalerl_operator.history import merge_evals
 from scalerl_operator.names import LEADER, Place
 from scalerl_operator.plan import Action, Done, Kill, Limits, Start, Terminate, Wait, decide, describe_standing
@@ -144,7 +153,8 @@ def _to_seen(look: _Pass, history: History) -> Seen:
     told = look.sight.told
     mine = bool(attempts) and told.attempt == attempts[-1].number
     progress = told.progress
-    if progress is not None and not mine:  # what the attempt before has reached, until the new one speaks
+    # What the attempt before has reached, until the new one speaks: its leader is asked long before it answers.
+    if progress is not None and not (mine and progress.attempt == told.attempt):
         progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
     return Seen(
         attempts=attempts,
@@ -155,6 +165,7 @@ def _to_seen(look: _Pass, history: History) -> Seen:
         evals=merge_evals(told.evals, last_evals(look.pods)),
         left=last_checkpoint(look.pods, since=told.attempt or 0),
         eta_seconds=told.eta_seconds if mine else None,
+        members_serve=history.running is not None and members_serve(history.running, look.pods),
     )
 
 
@@ -193,7 +204,9 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     seen, run = _to_seen(look, history), look.run.model_copy(update={"status": old})
     status = build_status(run, seen, _judged(look.sight), _standing(look, history, action, seen), look.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
-    said = max((each.step for each in history.listed if each.number == look.sight.told.attempt), default=0)
+    told = look.sight.told
+    about = told.progress.attempt if told.progress is not None else told.attempt
+    said = max((each.step for each in history.listed if each.number == about), default=0)
     most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
     return status.model_copy(
         update={

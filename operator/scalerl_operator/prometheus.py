@@ -3,12 +3,12 @@
 import http.client
 import json
 import ssl
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+from scalerl_operator.peer import Peer
 from scalerl_operator.series import (
     Question,
     Reading,
@@ -25,8 +25,6 @@ from scalerl_operator.series import (
 from scalerl_operator.telemetry import TelemetryError
 
 ANSWER_SECONDS = 10.0  # of all questions about one run together
-MAX_BODY_BYTES = 64 * 1024 * 1024
-CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -60,53 +58,30 @@ def fetch_reading(server: Server, question: Question) -> Reading:
 
 
 class _Session:
-    """One connection, and one deadline for all that is asked on it."""
+    """The server, and what is written on each question to it."""
 
     def __init__(self, server: Server):
         parts = urlsplit(server.url)
-        self._deadline = time.monotonic() + server.answer_seconds
         self._path = parts.path
         self._headers = {"Accept": "application/json"}
         if server.token_file is not None:
             self._headers["Authorization"] = f"Bearer {server.token_file.read_text().strip()}"
-        host, port = parts.hostname or "", parts.port
-        self._connection = http.client.HTTPConnection(host, port)
+        trust = None
         if parts.scheme == "https":
             trust = ssl.create_default_context(cafile=str(server.ca_file) if server.ca_file is not None else None)
-            self._connection = http.client.HTTPSConnection(host, port, context=trust)
+        self._peer = Peer(parts.hostname or "", parts.port, server.answer_seconds, trust=trust)
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._peer.close()
 
     def ask(self, call: str, parameters: dict[str, str]) -> list[Series]:
         """Return the answer to one call of the API. Raises OSError, HTTPException, SeriesError."""
-        given = {**parameters, "timeout": f"{self._remaining():.3f}"}
-        self._connection.request("GET", f"{self._path}/api/v1/{call}?{urlencode(given)}", headers=self._headers)
-        with self._connection.getresponse() as answer:
-            body = self._read(answer)
-            if answer.status != http.HTTPStatus.OK:
-                raise SeriesError(f"{call}: HTTP {answer.status}, 200 is needed: {_complaint(body)}")
-            return parse_answer(body)
-
-    def _read(self, answer: http.client.HTTPResponse) -> bytes:
-        body = bytearray()
-        while chunk := answer.read1(CHUNK_BYTES):
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise SeriesError(f"more than {MAX_BODY_BYTES} bytes")
-            self._remaining()
-        return bytes(body)
-
-    def _remaining(self) -> float:
-        """Seconds left, which every next wait is bound to. Raises TimeoutError when there are none."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("it took too long")
-        self._connection.timeout = left
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(left)
-        return left
+        given = {**parameters, "timeout": f"{self._peer.remaining():.3f}"}
+        status, body = self._peer.ask(f"{self._path}/api/v1/{call}?{urlencode(given)}", self._headers)
+        if status != http.HTTPStatus.OK:
+            raise SeriesError(f"{call}: HTTP {status}, 200 is needed: {_complaint(body)}")
+        return parse_answer(body)
 
 
 def _complaint(body: bytes) -> str:

@@ -15,8 +15,8 @@ from scalerl_operator import pictures, records
 from scalerl_operator.chronicle import Chronicle
 from scalerl_operator.csv_fit import rival_rows
 from scalerl_operator.forecast import Forecast
-from scalerl_operator.history import budget_gpu_hours, compute_unit, held_out
-from scalerl_operator.judge import HalfwayCurve, compare_halfway, fit_points, load_forecast
+from scalerl_operator.history import budget_gpu_hours, compute_unit, living_forecasts, surviving
+from scalerl_operator.judge import HalfwayCurve, compare_halfway, fit_points, foresee_entropy, load_forecast
 from scalerl_operator.kubeviews import EventView
 from scalerl_operator.overview import attempt_rows
 from scalerl_operator.page import Page, Picture, Table, build_page
@@ -63,7 +63,7 @@ def load_chronicle(folder: RunFolder) -> Chronicle:
 
 def write_chronicle(chronicle: Chronicle, where: Path) -> Path:
     """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
-    run, evals, lines = chronicle.run, chronicle.evals, chronicle.forecasts
+    run, evals, lines = chronicle.run, chronicle.evals, living_forecasts(chronicle.forecasts, chronicle.evals)
     newest = load_forecast(lines[-1]) if lines else None
     halfway = compare_halfway(lines, evals)
     images = _draw(run, evals, chronicle.steps, newest, halfway)
@@ -100,7 +100,7 @@ def _draw(
 ) -> list[tuple[str, Picture]]:
     """Return (file name, picture) of everything that there is something to draw of."""
     unit = compute_unit(run)
-    last = held_out(evals)[-1]
+    last = surviving(evals)[-1]
     ended = state_word(run.status) in ("Finished", "StoppedByPolicy")
     budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
     curve = pictures.CurvePicture(
@@ -126,7 +126,7 @@ def _draw(
 
 
 def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> list[tuple[str, str]]:
-    points, unit = held_out(evals), compute_unit(run)
+    points, unit = surviving(evals), compute_unit(run)
     first, last = points[0], points[-1]
     facts = [
         (f"pass rate at step {first.step}", f"{first.pass_rate:.3f}"),
@@ -135,6 +135,9 @@ def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> l
         ("verdict", newest.verdict if newest is not None else "none"),
         ("compute", format_compute(last.compute_gpu_hours, unit)),
     ]
+    entropy = foresee_entropy(run, evals)
+    if entropy is not None:
+        facts.append(("entropy", entropy.reason))
     cost = run.status.cost if run.status is not None else None
     if cost is not None:
         facts += [(f"{role} idle", f"{share:.0%}") for role, share in cost.idle_fraction.items()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scalerl_api import RLRunStatus
 from scalerl_api.status import ForecastStatus
-from scalerl_operator.history import held_out
+from scalerl_operator.history import surviving
 from scalerl_operator.sights import Told
 from scalerl_operator.status import is_over, state_word
 
@@ -81,7 +81,7 @@ def _progress(view: View) -> Iterator[Sample]:
     if progress is not None:
         yield "step", (), float(progress.step)
         yield "compute_gpu_hours", (), progress.compute_gpu_hours
-    measured = held_out(told.evals)
+    measured = surviving(told.evals)
     if measured and not is_over(status):
         yield "pass_rate", (), measured[-1].pass_rate
     elif written is not None and written.pass_rate is not None:

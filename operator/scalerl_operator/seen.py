@@ -78,6 +78,8 @@ class Seen:
     """The newest checkpoint in last words that are newer than that answer."""
     eta_seconds: float | None = None
     """Predicted time to the end of the budget."""
+    members_serve: bool = False
+    """On a cluster: every other trainer runs, if it was told to end too: the leader can still save with them."""
     interrupts: int = 0
     """How often a person asked to end it: once is gracefully, twice is now."""
 

@@ -15,7 +15,8 @@ from scalerl_api.status import (
     RoleStatus,
     StopStatus,
 )
-from scalerl_api.wire import HELD_OUT, Phase, Progress
+from scalerl_api.wire import Phase, Progress
+from scalerl_operator.history import surviving
 from scalerl_operator.seen import Judged, Seen
 from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
 from scalerl_operator.watchdog import find_alarms
@@ -156,12 +157,12 @@ def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
 
 
 def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
-    held_out = [point for point in seen.evals if point.dataset == HELD_OUT]
+    measured = surviving(seen.evals)
     return ProgressStatus(
         phase=progress.phase,
         step=progress.step,
         version=progress.version,
-        pass_rate=round(held_out[-1].pass_rate, 4) if held_out else None,
+        pass_rate=round(measured[-1].pass_rate, 4) if measured else None,
         compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
         eta_seconds=seen.eta_seconds,
     )

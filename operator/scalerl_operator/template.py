@@ -8,9 +8,11 @@ from typing import Any
 
 from scalerl_api import Fault
 from scalerl_api.pods import PodTemplate
+from scalerl_api.wire import PORT_HTTP
 from scalerl_operator.names import (
     CONTAINER,
     OWNED_PREFIXES,
+    PORT_NAME,
     RUN_FOLDER,
     SCRATCH_FOLDER,
     SHARED_MEMORY,
@@ -22,7 +24,8 @@ from scalerl_operator.names import (
 Json = dict[str, Any]
 
 GPU = "nvidia.com/gpu"
-ENV_PREFIX = "SCALERL_"
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+ENV_PREFIXES = ("SCALERL_", "RAY_AUTH_")  # Ray's: without the token, whoever reaches a pod runs code in it
 
 # What the operator sets in a pod, and what a user writes instead.
 _OWNED_IN_POD = {
@@ -45,8 +48,11 @@ _OWNED_IN_CONTAINER = {
     "lifecycle": "set by the operator: SIGTERM saves a checkpoint",
 }
 _OWNED_PLACES = (SPEC_FOLDER, TOKEN_FOLDER, RUN_FOLDER, SHARED_MEMORY, SCRATCH_FOLDER)
-_NAMED_LISTS = {"containers": "name", "initContainers": "name", "volumes": "name", "env": "name"}
-_NAMED_LISTS |= {"volumeMounts": "mountPath", "ports": "name", "imagePullSecrets": "name"}
+# What tells a list's entries apart, as in Kubernetes' own server-side apply: a port need not have a name.
+_BY_NAME = ("containers", "initContainers", "volumes", "env", "imagePullSecrets")
+_KEYED_LISTS: dict[str, Sequence[str]] = {**dict.fromkeys(_BY_NAME, ["name"]), "volumeMounts": ["mountPath"]}
+_KEYED_LISTS["ports"] = ["containerPort", "protocol"]
+_KEY_DEFAULTS = {"protocol": "TCP"}
 
 
 def check_template(template: PodTemplate, path: str) -> list[Fault]:
@@ -89,6 +95,7 @@ def _check_container(container: Mapping[str, Any], path: str) -> Iterator[Fault]
             yield Fault(f"{path}.{key}", "set", why)
     yield from _check_env(container.get("env"), f"{path}.env")
     yield from _check_mounts(container.get("volumeMounts"), f"{path}.volumeMounts")
+    yield from _check_ports(container.get("ports"), f"{path}.ports")
     resources = container.get("resources")
     for kind, amounts in resources.items() if isinstance(resources, Mapping) else ():
         if isinstance(amounts, Mapping) and GPU in amounts:
@@ -99,8 +106,10 @@ def _check_env(value: object, path: str) -> Iterator[Fault]:
     for index, (variable, fault) in enumerate(_entries(value, path, "name")):
         if fault is not None:
             yield fault
-        elif str(variable["name"]).startswith(ENV_PREFIX):
-            yield Fault(f"{path}[{index}].name", variable["name"], f"names under {ENV_PREFIX} are the operator's")
+            continue
+        prefix = next((each for each in ENV_PREFIXES if variable["name"].startswith(each)), None)
+        if prefix is not None:
+            yield Fault(f"{path}[{index}].name", variable["name"], f"names under {prefix} are the operator's")
 
 
 def _check_mounts(value: object, path: str) -> Iterator[Fault]:
@@ -111,23 +120,36 @@ def _check_mounts(value: object, path: str) -> Iterator[Fault]:
             yield Fault(f"{path}[{index}].mountPath", mount["mountPath"], "mounted by the operator")
 
 
-def _entries(value: object, path: str, key: str) -> Iterator[tuple[Mapping[str, Any], Fault | None]]:
-    """Yield every entry of a list of mappings that have `key`, or why it is none."""
+def _check_ports(value: object, path: str) -> Iterator[Fault]:
+    """A pod with two ports of one name is refused, and what scrapes the leader finds its port by name."""
+    for index, (port, fault) in enumerate(_entries(value, path, "containerPort", int)):
+        if fault is not None:
+            yield fault
+        elif port.get("protocol", "TCP") not in PROTOCOLS:
+            yield Fault(f"{path}[{index}].protocol", str(port["protocol"]), f"one of {', '.join(PROTOCOLS)}")
+        elif port.get("name") == PORT_NAME and _identity(port, _KEYED_LISTS["ports"]) != (PORT_HTTP, "TCP"):
+            yield Fault(f"{path}[{index}].name", PORT_NAME, f"the operator's name for port {PORT_HTTP}")
+
+
+def _entries(
+    value: object, path: str, key: str, kind: type[object] = str
+) -> Iterator[tuple[Mapping[str, Any], Fault | None]]:
+    """Yield every entry of a list of mappings that have `key`, of `kind`, or why it is none."""
     if value is None:
         return
     if not isinstance(value, list):
         yield {}, Fault(path, "not a list", "a list is needed")
         return
     for index, entry in enumerate(value):
-        good = isinstance(entry, Mapping) and isinstance(entry.get(key), str)
+        good = isinstance(entry, Mapping) and isinstance(entry.get(key), kind)
         yield (entry if good else {}), None if good else Fault(f"{path}[{index}]", "no entry", f"{key} is needed")
 
 
 def merge_template(pod: Json, template: PodTemplate) -> Json:
     """Return our `pod` with everything of the user's that `check_template` lets pass.
 
-    Lists whose entries have names are merged by them, other lists are joined, ours first; a user's value wins where
-    both are set: resources, image, security context.
+    Lists whose entries have names, or ports, are merged by them, other lists are joined, ours first; a user's value
+    wins where both are set: resources, image, security context.
     """
     metadata = {
         **pod["metadata"],
@@ -145,17 +167,21 @@ def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Json:
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             merged[key] = _merge(before, value)
         elif isinstance(before, list) and isinstance(value, list):
-            merged[key] = _merge_lists(before, value, _NAMED_LISTS.get(key))
+            merged[key] = _merge_lists(before, value, _KEYED_LISTS.get(key))
         else:
             merged[key] = value
     return merged
 
 
-def _merge_lists(ours: Sequence[Any], theirs: Sequence[Any], key: str | None) -> list[Any]:
-    if key is None:
+def _merge_lists(ours: Sequence[Any], theirs: Sequence[Any], keys: Sequence[str] | None) -> list[Any]:
+    if keys is None:
         return [*ours, *theirs]
-    named = {entry[key]: entry for entry in ours}
+    known = {_identity(entry, keys): entry for entry in ours}
     for entry in theirs:
-        name = entry.get(key)
-        named[name] = _merge(named[name], entry) if name in named else entry
-    return list(named.values())
+        identity = _identity(entry, keys)
+        known[identity] = _merge(known[identity], entry) if identity in known else entry
+    return list(known.values())
+
+
+def _identity(entry: Mapping[str, Any], keys: Sequence[str]) -> tuple[object, ...]:
+    return tuple(entry.get(key, _KEY_DEFAULTS.get(key)) for key in keys)

@@ -7,7 +7,7 @@ import numpy as np
 
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.forecast import FitError, Forecast, point_band
-from scalerl_operator.history import ForecastLine, held_out
+from scalerl_operator.history import ForecastLine, surviving
 from scalerl_operator.judge import load_forecast, scatter_of
 
 GRID_POINTS = 12  # 48 series a run; denser at the start, where the curve bends
@@ -42,7 +42,7 @@ def trace_curve(line: ForecastLine, evals: Sequence[EvalPoint]) -> Trace | None:
         line: the newest forecast.
         evals: of the run, in order.
     """
-    measured = held_out(evals)
+    measured = surviving(evals)
     found = load_forecast(line)
     if not measured or not found.draws:
         return None

@@ -143,7 +143,10 @@ EVENTS: Mapping[EventReason, tuple[Literal["Normal", "Warning"], str]] = {
         "An attempt has ended; how, and which rule fits. Unless asked for or finished: Warning.",
     ),
     "BackingOff": ("Warning", "An attempt has failed; when the next one begins."),
-    "FailedCreate": ("Warning", "The API server refuses a pod: quota, policy, template."),
+    "FailedCreate": (
+        "Warning",
+        "The API server refuses a pod or what pods share: quota, policy, template; or a name of theirs is taken.",
+    ),
     "Unhealthy": ("Warning", "A rule of the watchdog is broken, whatever its action."),
     "ForecastChanged": ("Normal", "The forecast has another verdict."),
     "StopRecommended": ("Normal", "A stop policy holds; its numbers and the budget that is left."),
@@ -177,7 +180,8 @@ INTRODUCTION = """\
 Made by `make generate` from `operator/scalerl_operator/vocabulary.py`; do not edit. For programs, and for people who
 read `kubectl describe rlrun`. `scalerl run` writes the same conditions into `status.yaml`.
 
-Every condition is there from the first status on, so that `kubectl wait --for=condition=Complete` works at any time.
+Every condition is there from the first status on, so that `kubectl wait --for=condition=Complete` works at any time. A
+run whose spec was never understood has `Progressing` alone.
 
 ## Conditions
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_api.status import ForecastStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.history import budget_gpu_hours, compute_unit, held_out
+from scalerl_operator.history import budget_gpu_hours, compute_unit, surviving
 from scalerl_operator.judge import Halfway
 from scalerl_operator.status import state_word
 
@@ -95,7 +95,7 @@ def describe_phase(view: View) -> str:
 
 def _learning(view: View, progress: Progress) -> list[tuple[str, str]]:
     rows = []
-    points = held_out(view.evals)
+    points = surviving(view.evals)
     if points:
         first, last = points[0], points[-1]
         gain = f", from {first.pass_rate:.3f}" if len(points) > 1 else ""
@@ -153,7 +153,7 @@ def summary_rows(
     """Return (label, text) of the closing summary."""
     unit = compute_unit(run)
     rows = [("run", f"{run.name}: {outcome}")]
-    points = held_out(evals)
+    points = surviving(evals)
     if points:
         first, last = points[0], points[-1]
         rows.append(

@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scalerl_api import RLRun
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 FOUND_SECONDS = 86_400.0  # a worker looks for its leader so long: the leader's pod may wait for a node for hours
 JOIN_RETRY_SECONDS = 5.0
 END_SECONDS = 20.0  # Ray's processes have so long after SIGTERM
+PROBE_SECONDS = 1.0  # of a look for the leader's head by a member that was told to end, and between two of them
+PROBE_MISSES = 3  # in a row: one connection that fails is no end, and a head that is gone is noticed in seconds
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
 
 
@@ -59,13 +62,21 @@ class Seat:
     """This pod's own IP."""
     places: int
     """Actors of its role that it has room for: a trainer's ranks, or one engine."""
+    save_seconds: float
+    """How long it still serves when it is told to end: all trainers write a checkpoint together. 0 for generators."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str], run: RLRun) -> "Seat":
         """Read the wire's variables. Raises KeyError with the missing one's name."""
         role = variables[ENV_ROLE]
-        places = max(1, run.spec.trainer.gpus_per_replica) if role == "trainer" else 1
-        return cls(role=role, leader=variables[ENV_LEADER], address=variables[ENV_POD_IP], places=places)
+        trains = role == "trainer"
+        return cls(
+            role=role,
+            leader=variables[ENV_LEADER],
+            address=variables[ENV_POD_IP],
+            places=max(1, run.spec.trainer.gpus_per_replica) if trains else 1,
+            save_seconds=run.spec.deadlines.checkpoint_seconds if trains else 0.0,
+        )
 
 
 def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) -> list[str]:
@@ -126,12 +137,16 @@ async def work(seat: Seat, *, num_cpus: int) -> int:
 
     A trainer whose leader is gone ends: its attempt is over. A generator waits for the next leader, with its pod's
     place, image and files already there.
+
+    When a run is deleted or a node drained, a member is told to end when its leader is, or alone: it then serves on,
+    until the leader has saved and ended.
     """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    while await _find(seat.leader, stopping):
-        code = await _serve(build_node_command(seat, head=False, num_cpus=num_cpus, folder=""), stopping)
+    command = build_node_command(seat, head=False, num_cpus=num_cpus, folder="")
+    while (head := await _find(seat.leader, stopping)) is not None:
+        code = await serve(seat, command, stopping, partial(_is_there, head))
         if not stopping.is_set():
             log.warning("Ray's node ended with %d", code)
             if seat.role == "trainer":
@@ -143,20 +158,33 @@ async def work(seat: Seat, *, num_cpus: int) -> int:
     return EXIT_FINISHED
 
 
-async def _find(leader: str, stopping: asyncio.Event) -> bool:
-    """Whether the leader's head takes connections before FOUND_SECONDS are over."""
+async def _find(leader: str, stopping: asyncio.Event) -> str | None:
+    """The IP of the leader's head when it takes connections; None if it does not before FOUND_SECONDS are over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + FOUND_SECONDS
     while not stopping.is_set() and loop.time() < deadline:
-        try:
-            async with asyncio.timeout(JOIN_RETRY_SECONDS):
-                _, writer = await asyncio.open_connection(leader, PORT_RAY_GCS)
-        except (OSError, TimeoutError, socket.gaierror):
-            await _pause(1.0, stopping)
-        else:
-            writer.close()
-            return True
-    return False
+        head = await _reach(leader, JOIN_RETRY_SECONDS)
+        if head is not None:
+            return head
+        await _pause(1.0, stopping)
+    return None
+
+
+async def _reach(host: str, seconds: float) -> str | None:
+    """The IP at which Ray's head at `host` takes a connection within `seconds`; None if it takes none."""
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(host, PORT_RAY_GCS)
+    except (OSError, TimeoutError, socket.gaierror):
+        return None
+    address = str(writer.get_extra_info("peername")[0])
+    writer.close()
+    return address
+
+
+async def _is_there(head: str) -> bool:
+    """Whether the head answers at its IP: its name goes with the Service, which a deleted run loses at once."""
+    return await _reach(head, PROBE_SECONDS) is not None
 
 
 async def _pause(seconds: float, stopping: asyncio.Event) -> None:
@@ -167,12 +195,35 @@ async def _pause(seconds: float, stopping: asyncio.Event) -> None:
         return
 
 
-async def _serve(command: Sequence[str], stopping: asyncio.Event) -> int:
-    """Run the node until it or we end; return its exit code. Nothing of it is alive afterwards."""
+def is_needed(seat: Seat, *, told_seconds: float, misses: int) -> bool:
+    """Whether a pod that was told to end `told_seconds` ago still has a checkpoint to help with.
+
+    `misses`: looks in a row that did not find Ray's head.
+    """
+    return told_seconds < seat.save_seconds and misses < PROBE_MISSES
+
+
+async def serve(
+    seat: Seat,
+    command: Sequence[str],
+    stopping: asyncio.Event,
+    is_head_there: Callable[[], Awaitable[bool]],
+    *,
+    probe_seconds: float = PROBE_SECONDS,
+) -> int:
+    """Run the node until it ends, or `stopping` is set and the leader needs it no more; return its exit code.
+
+    Nothing of it is alive afterwards.
+    """
     process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     ended, asked = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
     await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    clock = asyncio.get_running_loop().time
+    told, misses = clock(), 0
+    while not ended.done() and is_needed(seat, told_seconds=clock() - told, misses=misses):
+        misses = 0 if await is_head_there() else misses + 1
+        await asyncio.wait([ended], timeout=probe_seconds)
     if not ended.done():
         process.terminate()
         await asyncio.wait([ended], timeout=END_SECONDS)

@@ -189,6 +189,7 @@ VERBS = {
     "create": ["create"],
     "replace": ["update"],
     "merge": ["patch"],
+    "check": ["patch"],
     "delete": ["delete"],
 }
 RESOURCES: dict[str, list[Resource]] = {
@@ -209,7 +210,7 @@ def rights_in_code() -> set[tuple[str, str, str]]:
     found = {("scalerl.io", "rlruns", "watch"), ("", "pods", "watch")}
     text = "\n".join(path.read_text() for path in sorted(CODE.glob("*.py")) if path.name not in PEOPLES)
     assert len(re.findall(r"kopf[.]on[.]event[(]", text)) == 2
-    calls = re.findall(r"kube[.](get|list|gather|create|replace|apply|merge|delete)[(]\s*(\w+)([^\n]*)", text)
+    calls = re.findall(r"kube[.](get|list|gather|create|replace|apply|merge|check|delete)[(]\s*(\w+)([^\n]*)", text)
     assert {name for _, name, _ in calls} == set(RESOURCES)
     for verb, name, rest in calls:
         for resource in RESOURCES[name]:

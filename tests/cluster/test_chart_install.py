@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from kubernetes import client
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/scalerl"
+CRD = "files/crds/scalerl.io_rlruns.yaml"
 SECONDS = 240.0
 Json = dict[str, Any]
 
@@ -35,6 +38,27 @@ class Release:
             "token-key"
         ]
         return found
+
+    def deployed(self) -> tuple[int, str]:
+        """The release's revision, and its chart with the version."""
+        (found,) = json.loads(self.helm("list", "-o", "json"))
+        return int(found["revision"]), found["chart"]
+
+    def columns(self) -> list[Json]:
+        """What kubectl prints of runs, as the cluster's CRD says."""
+        crd: Json = json.loads(self.kubectl("get", "crd", "rlruns.scalerl.io", "-o", "json"))
+        return columns_of(crd)
+
+    def run(self, name: str) -> tuple[str, Json]:
+        """A run's uid and spec."""
+        found = json.loads(self.kubectl("get", "rlrun", name, "-n", self.served, "-o", "json"))
+        return found["metadata"]["uid"], found["spec"]
+
+
+def columns_of(crd: Json) -> list[Json]:
+    (version,) = crd["spec"]["versions"]
+    found: list[Json] = version["additionalPrinterColumns"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +108,42 @@ def test_pods_are_accepted_where_only_restricted_ones_are(release: Release) -> N
         release.kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
 
 
-def test_key_and_crd_outlive_upgrade_and_uninstall(release: Release) -> None:
-    before = release.key()
-    release.helm("upgrade", "rl", str(CHART), "--reuse-values", "--force-conflicts", "--set", "pollSeconds=5")
-    assert release.key() == before
+def copy_older_chart(folder: Path) -> Path:
+    """The chart as it may have been: a lower version, and a CRD that does not print the verdict."""
+    shutil.copytree(CHART, folder)
+    for name, pattern, older in (
+        ("Chart.yaml", r"^version: [0-9.]+", "version: 0.0.1"),
+        (CRD, r"^    - name: Verdict\n(?:      .*\n)+", ""),
+    ):
+        text, count = re.subn(pattern, older, (folder / name).read_text(), flags=re.MULTILINE)
+        assert count == 1, name
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_key_crd_and_runs_outlive_upgrade_and_uninstall(
+    release: Release, tmp_path: Path, edit: Callable[[Json], Json]
+) -> None:
+    key, watched = release.key(), ("--force-conflicts", "--set", f"watch.namespaces={{{release.served}}}")
     release.helm("uninstall", "rl")
-    assert release.key() == before
-    release.kubectl("get", "crd", "rlruns.scalerl.io")
+    release.helm("install", "rl", str(copy_older_chart(tmp_path / "scalerl")), *watched)
+    assert release.deployed() == (1, "scalerl-0.0.1")
+    columns = columns_of(yaml.safe_load((CHART / CRD).read_text()))
+    assert release.columns() == [each for each in columns if each["name"] != "Verdict"]
+    release.kubectl("create", "-n", release.served, "-f", "-", text=json.dumps(edit({"metadata.name": "kept"})))
+    run = release.run("kept")
+
+    release.helm("upgrade", "rl", str(CHART), "--reuse-values", "--force-conflicts", "--set", "pollSeconds=5")
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    assert release.deployed() == (2, f"scalerl-{version}")
+    assert (release.columns(), release.run("kept"), release.key()) == (columns, run, key)
+
+    release.helm("uninstall", "rl")
+    assert (release.columns(), release.run("kept"), release.key()) == (columns, run, key)
     release.kubectl("get", "validatingadmissionpolicybinding", "rlruns.scalerl.io")
-    release.helm("install", "rl", str(CHART), "--force-conflicts", "--set", f"watch.namespaces={{{release.served}}}")
-    assert release.key() == before
+    release.helm("install", "rl", str(CHART), *watched)
+    assert (release.run("kept"), release.key()) == (run, key)
+    release.kubectl("delete", "rlrun", "kept", "-n", release.served)
 
 
 def test_account_is_enough_for_the_operator_and_for_the_charts_test(

@@ -322,6 +322,49 @@ def test_a_policy_stops_a_run_and_that_is_no_failure(lab: Lab) -> None:
     assert status["attempts"][0]["stopCause"] == "StoppedByPolicy"
 
 
+FORECAST_POLICIES: list[tuple[str, float, float, str]] = [
+    # The curve's ceiling is .75; from step 300 to the budget's 400 it rises from .7288 to .7379.
+    ("ceilingUpper", 0.8, 0.75, "the ceiling's upper end"),
+    ("remainingGain", 0.05, 0.009, "the gain left, at most,"),
+]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "below", "true", "words"), FORECAST_POLICIES, ids=[r[0] for r in FORECAST_POLICIES]
+)
+def test_a_policy_on_the_forecast_stops_a_run_once_it_is_identified(
+    lab: Lab, quantity: str, below: float, true: float, words: str
+) -> None:
+    """The decision with the numbers that it looked at is in status, events and metrics."""
+    name = quantity.lower()
+    lab.until_training(name, stopPolicies=[{"name": "settled", "when": {quantity: {"below": below}}, "for": 2}])
+    lab.behave(name, step=50, evals=curve(50))
+    lab.until("a forecast of six points", lambda: lab.run(name)["status"].get("forecast", {}).get("points") == 6)
+    assert lab.run(name)["status"]["forecast"]["verdict"] == "NotIdentified"
+    assert (lab.state(name), lab.condition(name, "StopRecommended")["status"]) == ("Training", "False")
+
+    lab.behave(name, step=300, evals=curve(300))
+    lab.until("it is stopped", lambda: lab.state(name) == "StoppedByPolicy")
+    status = lab.run(name)["status"]
+    stop, kept = status["stop"], status["stop"]["savedGpuHours"]
+    assert lab.condition(name, "Complete")["status"] == "True"
+    assert lab.condition(name, "Failed")["status"] == "False"
+    assert (status["attempts"][0]["stopCause"], status["forecast"]["verdict"]) == ("StoppedByPolicy", "Identified")
+    assert (stop["policy"], stop["mode"], stop["quantity"]) == ("settled", "Enforce", quantity)
+    assert [(each["step"], each["verdict"]) for each in stop["inputs"]] == [(290, "Identified"), (300, "Identified")]
+    assert all(true <= each["value"] < below for each in stop["inputs"])
+    assert stop["reason"].startswith(words)
+    assert kept == pytest.approx(0.01 * 100, rel=0.05)
+    assert stop["reason"] in lab.condition(name, "StopRecommended")["message"]
+
+    lab.until("its events", lambda: lab.events(name) >= {"StopRecommended", "AskedToEnd", "StoppedByPolicy"})
+    where = f'namespace="{lab.namespace}"'
+    metrics = next(each for each in lab.operators if each.is_leading()).metrics()
+    assert metrics[f'scalerl_run_state{{{where},run="{name}",state="StoppedByPolicy"}}'] == 1.0
+    saved = f'scalerl_run_saved_gpu_hours{{mode="Enforce",{where},policy="settled",run="{name}"}}'
+    assert metrics[saved] == pytest.approx(kept)
+
+
 def test_a_run_that_stands_still_is_saved_and_starts_again(lab: Lab) -> None:
     """The leader answers and makes no step: it is asked to save, ends, and the next attempt trains; generators stay."""
     lab.until_training("still", watchdog={"noStep": {"seconds": 600}}, failurePolicy={"maxRestarts": 1})
@@ -373,6 +416,36 @@ def test_pods_that_do_not_begin_are_let_go_and_tried_again(lab: Lab) -> None:
     assert first["stopMessage"] == "1 of 2 trainer pods run; trainer-0: ImagePullBackOff: no such image"
     lab.until("the second attempt trains", lambda: lab.state("late") == "Training")
     assert len(lab.attempts("late")) == 2
+
+
+def test_a_strangers_secret_stays_as_it_is_and_the_run_says_so(lab: Lab) -> None:
+    def secret() -> Any:
+        return lab.core.read_namespaced_secret("github-token", lab.namespace)
+
+    body = {"metadata": {"name": "github-token"}, "stringData": {"password": "theirs"}}
+    lab.core.create_namespaced_secret(lab.namespace, body)
+    before = secret()
+    lab.apply("github")
+    lab.until("the event", lambda: "FailedCreate" in lab.events("github"))
+    events = lab.core.list_namespaced_event(lab.namespace, field_selector="reason=FailedCreate").items
+    (message,) = {each.message for each in events if each.involved_object.name == "github"}
+    assert message.startswith("Secret github-token: 409 AlreadyExists: it is not this run's")
+    assert secret() == before
+    assert lab.pods("github") == {}
+    lab.core.delete_namespaced_secret("github-token", lab.namespace)
+    lab.until("it trains", lambda: lab.state("github") == "Training")
+    assert secret().metadata.owner_references[0].uid == lab.run("github")["metadata"]["uid"]
+
+
+def test_what_is_the_runs_is_written_over_when_its_spec_changes(lab: Lab) -> None:
+    def spec() -> str:
+        return str(lab.core.read_namespaced_config_map("edited-spec", lab.namespace).data["run.yaml"])
+
+    lab.until_training("edited")
+    lab.edit("edited", {"generator": {"maxReplicas": 4}})
+    lab.until("another generator", lambda: "generator-3" in lab.pods("edited"))
+    assert "maxReplicas: 4" in spec()
+    assert "FailedCreate" not in lab.events("edited")
 
 
 def test_time_to_live(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
@@ -322,3 +323,32 @@ def test_run_of_an_older_release_can_still_be_labelled_and_repaired(
         runs.change({"spec.budget.steps": 99}) or ""
     )
     assert runs.change({"spec.budget.steps": 200}) is None
+
+
+def test_run_whose_name_is_no_longer_allowed_is_still_written_to(
+    namespace: str, cluster: Any, edit: Edit, wait_for: Callable[[str, Callable[[], bool]], None]
+) -> None:
+    """Its name cannot be mended, so nothing that it needs for its deletion may be refused for it."""
+    definition = yaml.safe_load((ROOT / "crds/scalerl.io_rlruns.yaml").read_text())
+    older = copy.deepcopy(definition)
+    del older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"]
+    run = json.dumps(edit({"metadata.name": "7b-math"}))
+
+    def install(crd: Document) -> None:
+        options = ("--server-side", "--force-conflicts", "--field-manager=scalerl-tests")
+        assert cluster.kubectl("apply", *options, "-f", "-", text=json.dumps(crd)).returncode == 0
+
+    def is_refused(name: str) -> bool:
+        text = run.replace("7b-math", name)
+        asked = cluster.kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", text=text)
+        return "with a letter first" in asked.stderr
+
+    install(older)
+    try:
+        wait_for("the rule is gone", lambda: not is_refused("7b-math"))
+        assert cluster.kubectl("create", "-n", namespace, "-f", "-", text=run).returncode == 0
+    finally:
+        install(definition)
+    wait_for("the rule is back", lambda: is_refused("8b-math"))
+    labelled = cluster.kubectl("label", "-n", namespace, "rlrun/7b-math", "team=maths")
+    assert (labelled.returncode, labelled.stderr) == (0, "")

@@ -12,6 +12,7 @@ import yaml
 
 from scalerl_api.wire import SERIES_PREFIX
 from scalerl_operator.gauges import Gauges
+from scalerl_operator.vocabulary import FAILED, STANDINGS
 from scalerl_runtime.metrics import EVAL_METRICS, STATE_METRICS, STEP_METRICS
 
 HERE = Path(__file__).parent
@@ -103,6 +104,16 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     assert sorted(alerts) == sorted(path.stem for path in RUNBOOKS.glob("*.md"))
     for alert in alerts:
         assert (RUNBOOKS / f"{alert}.md").read_text().startswith(f"# {alert}\n")
+
+
+def test_a_run_that_needs_somebody_fires_and_is_in_the_runbook() -> None:
+    """What is complete, rests or goes on by itself does not fire."""
+    rule = next(each for each in load_rules() if each["alert"] == "ScalerlRunFailed")
+    (pattern,) = re.findall(r'state=~"(.*)"', rule["expr"])
+    wanted = {*FAILED, "InvalidSpec"}
+    assert {state for state in STANDINGS if re.fullmatch(pattern, state)} == wanted
+    rows = re.findall(r"^\| `(\w+)` \|", (RUNBOOKS / "ScalerlRunFailed.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(wanted)
 
 
 def test_alerts_say_what_and_how_bad() -> None:

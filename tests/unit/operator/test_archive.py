@@ -11,6 +11,7 @@ import pytest
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.archive import Archive
+from scalerl_operator.children import NotOurs
 from scalerl_operator.curve import parse_curve
 from scalerl_operator.kube import KubeError, Resource
 from scalerl_operator.names import LEADER
@@ -36,12 +37,23 @@ class Server:
             raise KubeError("get", 404, "NotFound", name)
         return self.stored[name]
 
+    async def create(self, _resource: Resource, document: Json) -> Json:
+        if document["metadata"]["name"] in self.stored:
+            raise KubeError("create", 409, "AlreadyExists", document["metadata"]["name"])
+        return self._write("create", document, "c1")
+
     async def apply(self, _resource: Resource, document: Json) -> Json:
-        self.calls.append(f"apply {document['metadata']['name']}")
+        uid = self.stored[document["metadata"]["name"]]["metadata"]["uid"]
+        assert document["metadata"]["uid"] == uid, "only what was read is written over"
+        return self._write("apply", document, uid)
+
+    def _write(self, verb: str, document: Json, uid: str) -> Json:
+        self.calls.append(f"{verb} {document['metadata']['name']}")
         if self.fault is not None:
             raise self.fault
-        self.stored[document["metadata"]["name"]] = document
-        return document
+        stored = {**document, "metadata": {**document["metadata"], "uid": uid}}
+        self.stored[document["metadata"]["name"]] = stored
+        return stored
 
 
 class Desk:
@@ -87,7 +99,7 @@ def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[...,
     assert not found.archive.is_due(found.sight), "a step is no evaluation"
     found.tell((point(0), point(1), point(2)), step=42)
     found.keep()
-    assert found.server.calls == ["get tiny-curve", "apply tiny-curve"] * 2
+    assert found.server.calls == ["get tiny-curve", "create tiny-curve", "get tiny-curve", "apply tiny-curve"]
     assert found.kept == [0, 10, 20]
     curve = parse_curve(found.server.stored["tiny-curve"]["data"])
     assert [each.step for each in curve.steps] == [40, 42]
@@ -143,8 +155,14 @@ def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., D
     second.sight = replace(second.sight, run=replace(second.sight.run, uid="u2"))
     second.owner = replace(second.owner, uid="u2")
     second.tell((point(0, pass_rate=0.1),))
+    with pytest.raises(NotOurs, match="ConfigMap tiny-curve"):
+        second.keep()
+    assert second.kept == [0, 10, 20], "what the earlier run has left goes with it"
+    assert not second.archive.is_due(second.sight), "it is said once for each evaluation"
+    del second.server.stored["tiny-curve"]
+    second.tell((point(0, pass_rate=0.1), point(1)))
     second.keep()
-    assert second.kept == [0]
+    assert second.kept == [0, 10]
 
 
 def test_a_run_that_was_forgotten_is_looked_at_anew(desk: Callable[..., Desk], point: Point) -> None:

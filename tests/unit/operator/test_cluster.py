@@ -76,12 +76,24 @@ class Server:
         name = document["metadata"]["name"]
         self._answer("apply", resource, f"{name}/{subresource}" if subresource else name)
         old = self.objects.get((resource.plural, document["metadata"]["namespace"], name), {})
+        if document["metadata"].get("uid") not in (None, old.get("metadata", {}).get("uid")):
+            raise KubeError("apply", 409, "Conflict", name)
         merged = {**old, **document, "metadata": {**old.get("metadata", {}), **document["metadata"]}}
         return self.store(resource, merged)
 
     async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
         self._answer("merge", resource, "")
-        return self.store(resource, {**self.objects[resource.plural, namespace, name], **document})
+        return self.store(resource, patched(self.objects[resource.plural, namespace, name], document))
+
+    async def check(self, resource: Resource, namespace: str, name: str, values: dict[str, str]) -> Json:
+        self._answer("check", resource, name)
+        if (resource.plural, namespace, name) not in self.objects:
+            raise KubeError("check", 404, "NotFound", name)
+        found = self.objects[resource.plural, namespace, name]
+        for pointer, value in values.items():
+            if pointed(found, pointer) != value:
+                raise KubeError("check", 422, "Invalid", "the server rejected our request")
+        return found
 
     async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
         self._answer("delete", resource, name)
@@ -95,19 +107,38 @@ class Server:
         return {"kind": "Status", "metadata": {}}
 
 
+def patched(old: Json, new: Json) -> Json:
+    """RFC 7386: null takes a key away."""
+    whole = {**old, **{key: patched(old.get(key, {}), to) if isinstance(to, dict) else to for key, to in new.items()}}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def pointed(document: Any, pointer: str) -> Any:
+    """RFC 6901; None where nothing is."""
+    for part in pointer.removeprefix("/").split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        known = document if isinstance(document, dict) else dict(enumerate(document or ()))
+        document = known.get(int(name) if name.isdecimal() else name)
+    return document
+
+
 class World:
     """One operator on one server, with a clock that is set."""
 
     def __init__(self, run: Json):
-        self.server, self.store, self.now, self.leading = Server(), Store(), NOW, True
-        self.gauges = Gauges()
+        self.server, self.now, self.leading = Server(), NOW, True
+        self.server.store(RUNS, run)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the operator anew."""
+        self.store, self.gauges = Store(), Gauges()
         means = Means(now=lambda: self.now, token=str, dirty=lambda _key: None)
         self.leaders = Leaders(self.store, self.gauges, means)
         rights = Rights(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
         api: Any = self.server
         self.cluster = KubeCluster(api, self.store, self.leaders, rights)
         self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
-        self.server.store(RUNS, run)
 
     async def go(self, passes: int = 1) -> None:
         """Watch everything, then look at the run."""
@@ -115,6 +146,15 @@ class World:
             api: Any = self.server
             await load_store(api, self.store, [None], "")
             await self.reconciler.reconcile(KEY)
+
+    def edit(self, change: Json) -> None:
+        """Change the stored run."""
+        self.server.store(RUNS, patched(self.server.objects["rlruns", *KEY], change))
+
+    def told(self, reason: str) -> list[str]:
+        """The messages of events."""
+        found = [each for (plural, _, _), each in self.server.objects.items() if plural == "events"]
+        return [each["message"] for each in found if each["reason"] == reason]
 
     def names(self, resource: Resource) -> list[str]:
         return sorted(name for plural, _, name in self.server.objects if plural == resource.plural)
@@ -155,7 +195,7 @@ def test_the_intention_is_written_before_a_pod_is_made(world: Callable[..., Worl
     pods = [call.removeprefix("create pods ") for call in calls if "create pods" in call]
     assert sorted(pods) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
     assert pods[-1] == "tiny-trainer-0", "its pod says that all others were made"
-    assert calls.index("apply secrets tiny-token") < calls.index("create pods " + pods[0])
+    assert calls.index("create secrets tiny-token") < calls.index("create pods " + pods[0])
     assert found.names(CHILDREN["PersistentVolumeClaim"]) == ["tiny-checkpoints"]
 
 
@@ -242,6 +282,156 @@ def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[.
     assert found.names(PODS) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
 
 
+REFUSED = [
+    ("create", KubeError("create", 403, "Forbidden", "exceeded quota"), "exceeded quota"),
+    ("apply", KubeError("apply", 422, "Invalid", "storageClassName is immutable"), "immutable"),
+]
+
+
+@pytest.mark.parametrize(("verb", "error", "words"), REFUSED, ids=["a quota", "a kept claim of another class"])
+def test_what_pods_share_that_the_server_refuses_is_told_and_tried_again(
+    world: Callable[..., World], verb: str, error: KubeError, words: str
+) -> None:
+    found = world()
+    claims, name = CHILDREN["PersistentVolumeClaim"], "tiny-checkpoints"
+    if verb == "apply":
+        labels = {"app.kubernetes.io/managed-by": "scalerl-operator", "scalerl.io/run": "tiny"}
+        found.server.store(claims, {"metadata": {"name": name, "namespace": "research", "labels": labels}})
+    found.server.refuse[f"{verb} persistentvolumeclaims {name}"] = error
+
+    async def story() -> None:
+        with pytest.raises(KubeError, match=words):
+            await found.go()
+        assert found.names(PODS) == []
+        (message,) = found.told("FailedCreate")
+        assert words in message
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    assert len(found.names(PODS)) == 3
+    assert found.names(claims) == [name]
+    assert "create secrets tiny-token" not in found.server.calls, "what was made is not made again"
+
+
+STRANGERS = [
+    ("Service", "tiny"),
+    ("ConfigMap", "tiny-spec"),
+    ("Secret", "tiny-token"),
+    ("PodDisruptionBudget", "tiny-trainer"),
+    ("PersistentVolumeClaim", "tiny-checkpoints"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), STRANGERS, ids=[kind for kind, _ in STRANGERS])
+def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[..., World], kind: str, name: str) -> None:
+    found = world()
+    resource = CHILDREN[kind]
+    theirs = found.server.store(resource, {"metadata": {"name": name, "namespace": "research"}, "data": {"token": "x"}})
+
+    async def story() -> None:
+        for _ in range(2):
+            with pytest.raises(KubeError, match=f"{kind} {name}: .* it is not this run's"):
+                await found.go()
+        assert found.server.objects[resource.plural, "research", name] == theirs
+        assert found.names(PODS) == []
+        (message,) = found.told("FailedCreate")
+        assert f"{kind} {name}" in message
+        del found.server.objects[resource.plural, "research", name]
+        await found.go()
+
+    play(story())
+    assert len(found.names(PODS)) == 3
+
+
+def test_a_new_run_costs_one_write_for_each_thing_that_pods_share(world: Callable[..., World]) -> None:
+    found = world()
+    play(found.go(passes=3))
+    shared = [call for call in found.server.calls if call.split()[1] in {each.plural for each in CHILDREN.values()}]
+    assert sorted(shared) == [
+        "create configmaps tiny-spec",
+        "create persistentvolumeclaims tiny-checkpoints",
+        "create poddisruptionbudgets tiny-trainer",
+        "create secrets tiny-token",
+        "create services tiny",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("passes", "wanted"),
+    [(3, ["check", "apply"]), (1, ["create", "check", "apply"])],
+    ids=["its leader was seen: a create would only be refused", "nothing says that it has begun"],
+)
+def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
+    world: Callable[..., World], passes: int, wanted: list[str]
+) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=passes)
+        found.begin()
+        del found.server.objects["pods", "research", "tiny-generator-0"]
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    for thing in ("secrets tiny-token", "persistentvolumeclaims tiny-checkpoints"):
+        assert [call.split()[0] for call in found.server.calls if thing in call] == wanted
+    assert "create pods tiny-generator-0" in found.server.calls
+    assert found.told("FailedCreate") == []
+
+
+def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
+    world: Callable[..., World], point: Callable[..., EvalPoint]
+) -> None:
+    found = world()
+    curves = CHILDREN["ConfigMap"]
+    theirs = found.server.store(curves, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}})
+    words = Termination(reason="Finished", step=120, last_eval=point(12)).model_dump_json(by_alias=True)
+    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
+
+    async def story() -> None:
+        await found.go(passes=3)
+        leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+        container = {"name": "runtime", "state": {"terminated": ended}}
+        found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        await found.go(passes=3)
+
+    play(story())
+    assert found.state == "Finished"
+    assert found.server.objects["configmaps", "research", "tiny-curve"] == theirs
+    assert ["ConfigMap tiny-curve" in each for each in found.told("FailedCreate")] == [True]
+
+
+def test_a_ceiling_that_is_refused_is_taken_from_the_annotations(world: Callable[..., World]) -> None:
+    found = world()
+    known = {"verdict": "Weak", "reason": "wide", "points": 9, "ceiling": 0.61, "ceilingLow": 0.59, "ceilingHigh": 0.63}
+    refused = {**dict.fromkeys(known), "verdict": "NotIdentified", "reason": "it rises", "points": 9}
+
+    def annotations() -> Json:
+        return dict(found.server.objects["rlruns", *KEY]["metadata"]["annotations"])
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.edit({"metadata": {"annotations": {"team": "rl"}}, "status": {"forecast": known}})
+        await found.go(passes=3)
+        assert annotations() == {
+            "team": "rl",
+            "scalerl.io/predicted-ceiling": "0.6100",
+            "scalerl.io/predicted-ceiling-interval": "[0.5900,0.6300]",
+        }
+        found.edit({"status": {"forecast": refused}})
+        found.server.calls.clear()
+        await found.go(passes=3)
+        assert found.server.calls.count("merge rlruns") == 1
+        found.server.calls.clear()
+        await found.go(passes=3)
+
+    play(story())
+    assert annotations() == {"team": "rl"}
+    assert found.server.calls == []
+
+
 def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Callable[..., World]) -> None:
     found = world()
 
@@ -315,7 +505,7 @@ def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
     play(story())
     assert found.state == "Finished"
     calls = found.server.calls
-    assert calls.index("apply configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
+    assert calls.index("create configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
 
 
 def test_the_same_event_is_counted(world: Callable[..., World]) -> None:

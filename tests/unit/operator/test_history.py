@@ -1,6 +1,7 @@
 """Records as values: nothing is lost, nothing counts twice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from scalerl_operator.history import (
     compute_unit,
     eta_seconds,
     find_halfway,
+    match_forecasts,
     merge_evals,
     merge_steps,
     next_index,
@@ -98,6 +100,28 @@ def test_forecast_lines_come_back_whole_and_once() -> None:
     assert '"computeGpuHours": 0.1' in text
     found = parse_forecasts([line(20, 0.2).to_line(), text, text[:-5], line(20, 0.2, '{"verdict": "Late"}').to_line()])
     assert found == [line(10, 0.1), line(20, 0.2, '{"verdict": "Late"}')]
+
+
+def test_a_step_that_two_attempts_have_measured_has_two_forecasts() -> None:
+    """An older version's line says no attempt and is kept as it is."""
+    old = '{"time": 9.5, "step": 20, "computeGpuHours": 0.2, "budgetGpuHours": null, "forecast": {"verdict": "Weak"}}'
+    again = replace(line(20, 0.3), attempt=2)
+    assert parse_forecasts([again.to_line(), old]) == [line(20, 0.2), again]
+
+
+MATCHED: list[tuple[str, ForecastLine, set[tuple[int, int]]]] = [
+    ("by its attempt", ForecastLine(9.5, 20, 0.1, None, "{}", attempt=2), {(20, 2)}),
+    ("of a lost point", ForecastLine(9.5, 20, 0.3, None, "{}", attempt=1), set()),
+    ("an older version's by its compute", ForecastLine(9.5, 20, 0.3, None, "{}"), {(20, 2)}),
+    ("an older version's of a lost point", ForecastLine(9.5, 20, 0.2, None, "{}"), set()),
+    ("of a step that nobody knows", ForecastLine(9.5, 30, 0.3, None, "{}", attempt=2), set()),
+]
+
+
+@pytest.mark.parametrize(("made", "wanted"), [row[1:] for row in MATCHED], ids=[row[0] for row in MATCHED])
+def test_of_which_point_a_forecast_is(made: ForecastLine, wanted: set[tuple[int, int]], point: Point) -> None:
+    evals = [point(1), point(2, attempt=2, compute_gpu_hours=0.3), point(2, dataset="aime")]
+    assert match_forecasts([made], evals).keys() == wanted
 
 
 HALVES: list[tuple[str, list[float], float, float | None]] = [

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -14,12 +15,15 @@ from scalerl_operator.judge import (
     STATED_INPUTS,
     compare_halfway,
     fit_points,
+    foresee_entropy,
+    judge_missing,
     judge_points,
     predict,
     scatter_of,
     summarize,
     to_status,
 )
+from scalerl_operator.seen import Judged
 
 MakePoint = Callable[..., EvalPoint]
 
@@ -52,6 +56,17 @@ def test_scatter_is_binomial_over_what_was_judged(point: MakePoint) -> None:
     # 98 completions, 49 right: (49 + 1) / 100 = 0.5; sqrt(0.25 / 98)
     measured = point(1, pass_rate=0.5, prompts=25, samples=4, excluded=2, standard_error=0.9)
     assert scatter_of(measured) == pytest.approx(math.sqrt(0.25 / 98))
+
+
+def test_entropy_is_foreseen_where_the_watchdog_has_a_floor(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    """.05 + exp(-C / 5) nats are at .25 at C = 5 ln 5 = 8.05, after the last point."""
+    evals = [point(i, step=i, compute_gpu_hours=0.4 * i, entropy=0.05 + math.exp(-0.08 * i)) for i in range(16)]
+    watched = make_run(watchdog={"entropy": {"below": 0.25}})
+    found = foresee_entropy(watched, evals)
+    assert found is not None
+    assert found.compute == pytest.approx(5.0 * math.log(5.0), rel=0.1)
+    assert foresee_entropy(make_run(), evals) is None, "nobody has said how low is too low"
+    assert foresee_entropy(watched, [point(1)]) is None, "nothing was measured"
 
 
 def test_too_few_points_are_refused_and_not_guessed(make_run: Callable[..., RLRun], point: MakePoint) -> None:
@@ -130,6 +145,48 @@ def test_a_policy_does_not_look_at_weights_that_were_lost(make_run: Callable[...
     ]
     made = [line(10, 1.0, straight()), line(20, 2.5, straight()), line(30, 2.4, straight())]
     assert summarize(run, made, evals).stop is None
+
+
+def lost_and_measured_again(point: MakePoint) -> list[EvalPoint]:
+    """Attempt 1 came to step 40; attempt 2, from step 15 on, has come to step 30. In the order of `merge_evals`."""
+    return [
+        point(0, compute_gpu_hours=0.0),
+        point(1, compute_gpu_hours=1.0),
+        point(2, compute_gpu_hours=2.5, attempt=2),
+        point(3, compute_gpu_hours=3.5, attempt=2),
+        point(4, compute_gpu_hours=4.0),
+    ]
+
+
+def test_points_that_were_measured_again_get_forecasts_of_their_own(
+    make_run: Callable[..., RLRun], point: MakePoint
+) -> None:
+    """The lines for attempt 1 are an older version's: they say no attempt."""
+    run = make_run(stopPolicies=[{"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 3}])
+    made = [line(10 * index, float(index), straight()) for index in range(5)]
+    evals = lost_and_measured_again(point)
+    found = judge_missing(run, evals, made, 7.0)
+    assert [(each.step, each.attempt) for each in found] == [(0, None), (10, None), (20, 2), (30, 2)]
+    assert found[:2] == made[:2]
+    assert judge_missing(run, evals, found, 8.0) == found, "none twice"
+
+
+def test_consecutive_evaluations_are_those_of_the_weights_that_went_on(
+    make_run: Callable[..., RLRun], point: MakePoint
+) -> None:
+    evals = lost_and_measured_again(point)
+    lost = [line(10 * index, float(index), straight()) for index in range(5)]
+    again = [replace(line(20, 2.5, straight()), attempt=2), replace(line(30, 3.5, straight()), attempt=2)]
+
+    def judged(count: int) -> Judged:
+        policy = {"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": count, "mode": "Observe"}
+        return summarize(make_run(stopPolicies=[policy]), [*again, *lost], evals)
+
+    assert judged(5).stop is None, "five lines, four points"
+    stop = judged(4).stop
+    assert stop is not None
+    assert [(each.step, each.compute_gpu_hours) for each in stop.inputs] == [(0, 0.0), (10, 1.0), (20, 2.5), (30, 3.5)]
+    assert judged(1).forecast == to_status(again[-1])
 
 
 def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoint) -> None:

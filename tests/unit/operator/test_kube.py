@@ -66,6 +66,25 @@ def test_writes(fake_api: Any, act: Any, method: str, path: str, kind: str, body
     assert len(counted) == 1
 
 
+def test_whose_an_object_is_is_asked_by_a_patch_that_changes_nothing(fake_api: Any) -> None:
+    """Whoever may patch need not be let read."""
+    counted: list[tuple[str, str]] = []
+
+    def check(kube: Kube) -> Any:
+        return kube.check(PODS, "research", "p", {"/metadata/labels/a~1b": "c"})
+
+    async def story() -> None:
+        async with fake_api.serving({"kind": "Any"}) as api:
+            assert await use(api, check, counted=lambda *write: counted.append(write)) == {"kind": "Any"}
+            (call,) = api.calls
+            assert (call.method, call.path) == ("PATCH", "/api/v1/namespaces/research/pods/p")
+            assert call.headers["Content-Type"] == "application/json-patch+json"
+            assert json.loads(call.body) == [{"op": "test", "path": "/metadata/labels/a~1b", "value": "c"}]
+
+    asyncio.run(story())
+    assert counted == [], "no write"
+
+
 def test_a_list_is_read_page_by_page(fake_api: Any) -> None:
     async def story() -> None:
         async with fake_api.serving(fake_api.pods("a", "b", more="next"), fake_api.pods("c", version=9)) as api:

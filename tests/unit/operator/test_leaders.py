@@ -190,6 +190,33 @@ def test_a_new_leader_counts_its_points_by_its_own_numbers(world: World, point: 
     assert len(world.told.evals) == 3
 
 
+def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
+    world: World, point: Callable[..., EvalPoint]
+) -> None:
+    """Attempt 1 was lost after step 40; attempt 2 goes on from step 15. Each of its points has a forecast, none two."""
+
+    def fits() -> float:
+        lines = world.gauges.render().decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("scalerl_operator_fits_total"))
+
+    lost = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(5))
+    world.answer = lambda since: progress(evals=lost[since:])
+    world.place(1)
+    play(world.until(lambda: world.told.judged is not None))
+    world.place(2)
+    known = list(lost[:2])
+    world.answer = lambda since: progress(attempt=2, evals=tuple(known[since:]))
+    for step in range(2, 6):
+        known.append(point(step, attempt=2, compute_gpu_hours=0.1 + 0.02 * step, pass_rate=0.4 + 0.01 * step))
+        play(world.until(lambda: fits() == len(known) - 1))
+        assert world.told.judged is not None
+        assert world.told.judged.forecast is not None
+        assert world.told.judged.forecast.points == len(known)
+        world.asked.clear()
+        play(world.until(lambda: len(world.asked) > 5))
+        assert fits() == len(known) - 1, "once"
+
+
 def test_a_run_of_the_same_name_is_another(world: World) -> None:
     world.place(1)
     play(world.until(lambda: world.told.asked))

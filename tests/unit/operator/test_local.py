@@ -166,6 +166,13 @@ def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage)
     assert [(point.step, point.attempt) for point in records.load_evals(stage.folder)] == [(0, 1), (10, 1), (20, 2)]
 
 
+def test_what_a_second_attempt_measures_again_is_forecast_again(stage: Stage) -> None:
+    done = stage.play({"crash": {"1": [23, 1]}, "told": True}, checkpoint={"everySteps": 15})
+    assert done.outcome == "Finished"
+    made = [(line.step, line.attempt) for line in records.load_forecasts(stage.folder)]
+    assert made == [(0, 1), (10, 1), (20, 1), (20, 2), (30, 2), (40, 2), (50, 2)]
+
+
 def test_restarts_are_bounded(stage: Stage) -> None:
     crash = {str(number): [3, 1] for number in range(1, 9)}
     done = stage.play({"crash": crash}, failurePolicy={"maxRestarts": 1, "backoffSeconds": 0})

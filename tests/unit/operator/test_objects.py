@@ -164,6 +164,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
      "spec.containers[0].command: set, set by the operator"),
     ("a variable of ours", {"spec": {"containers": [{"name": "runtime", "env": [{"name": "SCALERL_ROLE"}]}]}},
      "spec.containers[0].env[0].name: SCALERL_ROLE, names under SCALERL_ are the operator's"),
+    ("how Ray knows its peers", {"spec": {"containers": [{"name": "runtime", "env": [{"name": "RAY_AUTH_MODE"}]}]}},
+     "spec.containers[0].env[0].name: RAY_AUTH_MODE, names under RAY_AUTH_ are the operator's"),
+    ("where Ray's token is",
+     {"spec": {"containers": [{"name": "runtime", "env": [{"name": "A"}, {"name": "RAY_AUTH_TOKEN_PATH"}]}]}},
+     "spec.containers[0].env[1].name: RAY_AUTH_TOKEN_PATH, names under RAY_AUTH_ are the operator's"),
+    ("a token of the user's own", {"spec": {"containers": [{"name": "runtime", "env": [{"name": "RAY_AUTH_TOKEN"}]}]}},
+     "spec.containers[0].env[0].name: RAY_AUTH_TOKEN, names under RAY_AUTH_ are the operator's"),
+    ("the name of the leader's port",
+     {"spec": {"containers": [{"name": "runtime", "ports": [{"name": "http", "containerPort": 9100}]}]}},
+     "spec.containers[0].ports[0].name: http, the operator's name for port 8480"),
+    ("a port without a number", {"spec": {"containers": [{"name": "runtime", "ports": [{"name": "a"}]}]}},
+     "spec.containers[0].ports[0]: no entry, containerPort is needed"),
+    ("no protocol",
+     {"spec": {"containers": [{"name": "runtime", "ports": [{"containerPort": 9100, "protocol": ["TCP"]}]}]}},
+     "spec.containers[0].ports[0].protocol: ['TCP'], one of TCP, UDP, SCTP"),
     ("a place of ours",
      {"spec": {"containers": [{"name": "runtime", "volumeMounts": [{"name": "a", "mountPath": "/dev/shm/"}]}]}},
      "spec.containers[0].volumeMounts[0].mountPath: /dev/shm/, mounted by the operator"),
@@ -187,6 +202,33 @@ def _template(make_run: Callable[..., RLRun], template: dict[str, Any]) -> objec
 
 def test_a_user_may_command_a_container_of_his_own(make_run: Callable[..., RLRun]) -> None:
     template = {"spec": {"containers": [{"name": "shipper", "command": ["sh"], "env": [{"name": "SCALERL_ROLE"}]}]}}
+    assert check_pods(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []
+
+
+def test_ports_are_told_apart_by_number_and_protocol(owner: Callable[..., Owner]) -> None:
+    """A port need not have a name; the leader's own comes first, and may be written down once more."""
+    given = [
+        {"containerPort": 9100},
+        {"containerPort": 9200},
+        {"containerPort": 9200, "protocol": "UDP"},
+        {"containerPort": 9200, "protocol": "TCP", "name": "debug"},
+        {"containerPort": 8480, "hostPort": 18480},
+    ]
+    template = {"spec": {"containers": [{"name": "runtime", "ports": given}]}}
+    found = owner(trainer={"replicas": 4, "gpusPerReplica": 2, "template": template})
+    assert check_pods(found.run) == []
+    (container,) = build_pod(found, Place("trainer", 0), 12, OPTIONS)["spec"]["containers"]
+    assert container["ports"] == [
+        {"name": "http", "containerPort": 8480, "protocol": "TCP", "hostPort": 18480},
+        {"containerPort": 9100},
+        {"containerPort": 9200, "protocol": "TCP", "name": "debug"},
+        {"containerPort": 9200, "protocol": "UDP"},
+    ]
+
+
+def test_what_ray_may_be_told_passes(make_run: Callable[..., RLRun]) -> None:
+    variables = [{"name": "RAY_worker_niceness", "value": "0"}]
+    template = {"spec": {"containers": [{"name": "runtime", "env": variables}]}}
     assert check_pods(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []
 
 

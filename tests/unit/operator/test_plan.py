@@ -110,6 +110,18 @@ RUNNING_ROWS = [
         Kill("GangBroken"),
         "who has lost a member cannot save, and has exit_seconds only",
     ),
+    (
+        Seen((running(stop_cause="GangBroken", stop_time=ago(329)),), heard=NOW, members_serve=True),
+        Judged(),
+        Wait(NOW + timedelta(seconds=1)),
+        "a member that is drained serves until its leader has saved: 300 + 30 s",
+    ),
+    (
+        Seen((running(stop_cause="Stuck", stop_time=ago(30)),), members_serve=True),
+        Judged(),
+        Kill("Stuck"),
+        "that its members serve does not help who is stuck",
+    ),
     (Seen((running(),), progress=still(5), heard=NOW), Judged(), Wait(), "a warning of the watchdog ends nothing"),
     (
         Seen((running(),), progress=still(901), heard=NOW),

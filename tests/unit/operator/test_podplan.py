@@ -121,6 +121,7 @@ ON_LOST_NODE = attempt(stop_cause="Stuck", stop_time=ago(30))
 NOT_BEGUN = attempt(stop_cause="PendingDeadline", stop_time=ago(3), ended=ago(1))
 ASKED = attempt(stop_cause="StoppedByPolicy", stop_time=ago(20))
 BROKEN_MEMBER = (pod("trainer-0"), ended("trainer-1", 137, reason="OOMKilled"), *GENERATORS)
+DRAINED_MEMBER = (pod("trainer-0"), pod("trainer-1", deleting=NOW + timedelta(seconds=330)), *GENERATORS)
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
 
 ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
@@ -183,6 +184,17 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      "BackingOff"),
     ("a member that dies breaks the gang: the leader is ended", {"pods": BROKEN_MEMBER}, delete("trainer-0"),
      "Stopping"),
+    ("a member that is drained: the leader is asked, and may save", {"pods": DRAINED_MEMBER}, delete("trainer-0"),
+     "Stopping"),
+    ("it is not hurried while the member serves",
+     {"pods": (pod("trainer-0", deleting=NOW + timedelta(seconds=270)), *DRAINED_MEMBER[1:]),
+      "attempts": (attempt(stop_cause="GangBroken", stop_time=ago(60)),)}, (), "Stopping"),
+    ("once the member has gone there is nothing to save with",
+     {"pods": BROKEN_MEMBER, "attempts": (attempt(stop_cause="GangBroken", stop_time=ago(60)),)},
+     delete("trainer-0", now=True), "Stopping"),
+    ("nor is there on a node that does not answer: no pod of it is ready",
+     {"pods": (pod("trainer-0"), pod("trainer-1", ready=False, deleting=NOW + timedelta(seconds=270)), *GENERATORS),
+      "attempts": (attempt(stop_cause="GangBroken", stop_time=ago(60)),)}, delete("trainer-0", now=True), "Stopping"),
     ("a leader that answers and stands still is asked to save", {"told": STILL, **PATIENT}, delete("trainer-0"),
      "Stopping"),
     ("as long as a step may take", {"told": STILL, "watchdog": {"noStep": {"seconds": 902}}}, (), "Training"),
@@ -380,6 +392,19 @@ def test_a_generator_that_waits_is_named_beside_what_the_leader_does(sight: Call
         "Starting",
         "waiting for a generator; generator-2: CrashLoopBackOff: back-off 5m0s",
     )
+
+
+def test_a_leader_that_has_not_answered_is_not_said_to_train(sight: Callable[..., Sight]) -> None:
+    """It is asked from its pod's start on; until it answers only what the attempt before has reached is known."""
+    before = attempt(3, started=ago(900), ended=ago(520), stop_cause="Suspended", said="Stopped", step=33, exit_code=0)
+    assert HEARD.progress is not None
+    earlier = HEARD.progress.model_copy(update={"attempt": 3, "generators_ready": 3})
+    told = replace(HEARD, heard=None, progress=earlier)
+    status = plan_pods(sight(attempts=(before, attempt()), told=told), NOW, LIMITS).status
+    assert status is not None
+    assert status.progress is not None
+    assert (state_word(status), status.progress.step) == ("Starting", 33)
+    assert [each.ready for each in status.roles] == [0, 0]
 
 
 def test_why_it_is_ended_is_written_with_the_intention(sight: Callable[..., Sight]) -> None:

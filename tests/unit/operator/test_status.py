@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scalerl_api import RLRun, RLRunStatus
+from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.seen import Attempt, Judged, Seen
-from scalerl_operator.status import build_status, format_ceiling, is_over, state_word
+from scalerl_operator.status import build_status, describe_invalid, format_ceiling, is_over, state_word
+from scalerl_operator.vocabulary import CONDITIONS
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -110,6 +111,27 @@ def test_a_condition_keeps_its_time_until_it_turns(make_run: Callable[..., RLRun
     times = {each.type: each.last_transition_time for each in second.conditions}
     assert times["Ready"] == LATER, "it turned from False to True"
     assert times["Progressing"] == NOW, "its reason changed, its truth did not"
+
+
+def test_the_pass_rate_is_that_of_the_weights_that_went_on(
+    make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]
+) -> None:
+    evals = (point(1), point(2, attempt=2, compute_gpu_hours=0.1, pass_rate=0.5), point(3, pass_rate=0.9))
+    found = build_status(make_run(), replace(sight(), evals=evals), Judged(), RUNNING, NOW)
+    assert found.progress is not None
+    assert found.progress.pass_rate == 0.5
+
+
+def test_every_condition_is_there_once_the_spec_was_understood(make_run: Callable[..., RLRun]) -> None:
+    """As docs/conditions.md says."""
+    faults = [Fault("spec.budget.steps", "0", "at least 1")]
+    never = describe_invalid(None, 1, faults, NOW)
+    assert words(never) == {"Progressing": ("False", "InvalidSpec")}
+    first = build_status(make_run(), sight("starting"), Judged(), RUNNING, NOW)
+    assert list(words(first)) == list(CONDITIONS)
+    later = words(describe_invalid(first, 2, faults, LATER))
+    assert set(later) == set(CONDITIONS)
+    assert later["Progressing"] == ("False", "InvalidSpec")
 
 
 def test_roles_count_what_is_at_work(make_run: Callable[..., RLRun]) -> None:

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from scalerl_api.wire import Progress
+from scalerl_operator.peer import MAX_BODY_BYTES
 from scalerl_operator.telemetry import TelemetryError, fetch_progress
 
 PROGRESS = Progress(run="tiny", attempt=2, phase="training", step=7, version=6, compute_gpu_hours=0.3, time=12.0)
@@ -63,6 +64,26 @@ def test_nobody_there() -> None:
 def test_somebody_who_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TelemetryError, match="TimeoutError"):
         fetch_progress(f"127.0.0.1:{server.getsockname()[1]}", "t", 0, timeout_seconds=0.05)
+
+
+DRIPS = [
+    ("in the body", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+    ("in the headers", b"HTTP/1.1 200 OK\r\nX-Padding:"),
+    ("in the status line", b"HTTP/1.1 200"),
+]
+
+
+@pytest.mark.parametrize("head", [row[1] for row in DRIPS], ids=[row[0] for row in DRIPS])
+def test_somebody_who_never_comes_to_an_end(drip: Callable[[bytes], int], head: bytes) -> None:
+    """Each byte comes in time; all of them together do not. There are few askers: such leaders would hold them all."""
+    with pytest.raises(TelemetryError, match="TimeoutError"):
+        fetch_progress(f"127.0.0.1:{drip(head)}", "t", 0, timeout_seconds=0.3)
+
+
+def test_an_answer_longer_than_any_that_is_meant(listen: Callable[..., int]) -> None:
+    port = listen(lambda _request: (200, b" " * (MAX_BODY_BYTES + 1)))
+    with pytest.raises(TelemetryError, match="more than 67108864 bytes"):
+        fetch_progress(f"127.0.0.1:{port}", "t", 0, timeout_seconds=60.0)
 
 
 def test_an_address_that_is_none() -> None:

@@ -56,6 +56,14 @@ def test_the_band_is_that_of_a_measurement(judged: tuple[ForecastLine, list[Eval
     assert (found.now.middle, found.now.low, found.now.high) == (middle[0], low[0], high[0])
 
 
+def test_now_is_where_the_weights_that_went_on_are(judged: tuple[ForecastLine, list[EvalPoint]], point: Point) -> None:
+    line, points = judged
+    again = [each.model_copy(update={"attempt": 2}) for each in points]
+    found = trace_curve(line, [*again, point(25, compute_gpu_hours=0.6)])
+    assert found is not None
+    assert found.now.gpu_hours == points[-1].compute_gpu_hours
+
+
 def test_a_refused_forecast_is_drawn_no_further_than_it_was_measured(
     make_run: Callable[..., RLRun], point: Point
 ) -> None:

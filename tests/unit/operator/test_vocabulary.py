@@ -48,7 +48,8 @@ def test_a_warning_is_what_fails_a_run() -> None:
         "| `StoppedByPolicy` | `Complete` | A stop policy has ended the run, after a checkpoint. No failure. | See "
         "`status.stop`. |",
         "| `Training` |  | Optimizer steps are made. |  |",
-        "| `FailedCreate` | Warning | The API server refuses a pod: quota, policy, template. |",
+        "| `FailedCreate` | Warning | The API server refuses a pod or what pods share: quota, policy, template; or "
+        "a name of theirs is taken. |",
         "| `GangBroken` | A trainer's pod is gone. | as that pod's end |",
     ],
 )
