@@ -154,7 +154,7 @@ def _to_seen(look: _Pass, history: History) -> Seen:
     mine = bool(attempts) and told.attempt == attempts[-1].number
     progress = told.progress
     # What the attempt before has reached, until the new one speaks: its leader is asked long before it answers.
-    if progress is not None and not (mine and progress.attempt == told.attempt):
+    if progress is not None and not (mine and told.heard is not None):
         progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
     return Seen(
         attempts=attempts,
@@ -205,7 +205,7 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     status = build_status(run, seen, _judged(look.sight), _standing(look, history, action, seen), look.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     told = look.sight.told
-    about = told.progress.attempt if told.progress is not None else told.attempt
+    about = told.attempt if told.heard is not None or told.progress is None else told.progress.attempt
     said = max((each.step for each in history.listed if each.number == about), default=0)
     most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
     return status.model_copy(

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
+VERDICT_SECONDS = 30.0  # from a rank's fault on: so long Ray may take to tell that a peer is dead
 
 
 class GeneratorLost(RuntimeError):
@@ -286,13 +287,13 @@ class Fleet:
             getattr(trainer, method).options(concurrency_group="train").remote(list(batch), **options)
             for trainer, batch in zip(self._trainers, batches, strict=True)
         ]
-        return list(await asyncio.gather(*(self._trainer(call) for call in calls)))
+        return await gather_ranks([self._trainer(call) for call in calls])
 
     async def _on_ranks(self, method: str, *arguments: object) -> list[Any]:
         calls = [
             getattr(trainer, method).options(concurrency_group="train").remote(*arguments) for trainer in self._trainers
         ]
-        return list(await asyncio.gather(*(self._trainer(call) for call in calls)))
+        return await gather_ranks([self._trainer(call) for call in calls])
 
     async def _trainer(self, reference: Awaitable[Any]) -> Any:
         from ray.exceptions import RayActorError, RayTaskError
@@ -314,6 +315,37 @@ class Fleet:
         except RayTaskError as error:
             # An engine whose core died answers every call with an error: it is as lost as a dead process.
             raise GeneratorLost(index, _first_line(error.cause)) from error
+
+
+async def gather_ranks(calls: Sequence[Awaitable[Any]], *, verdict_seconds: float = VERDICT_SECONDS) -> list[Any]:
+    """Await what every rank answers. Raises TrainerLost if a rank is gone, else a fault that one has told.
+
+    Over gloo a rank that dies makes its peers' collectives fail before Ray tells of its death. That is no fault of the
+    run's, so the others have `verdict_seconds` to say better. Over NCCL the peers would hang: a lost rank ends it.
+    """
+    clock = asyncio.get_running_loop().time
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        faults, deadline = _faults(done), clock() + verdict_seconds
+        while waiting and not _lost(faults) and clock() < deadline:
+            left = deadline - clock()
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+            faults += _faults(done)
+    finally:
+        for task in tasks:
+            task.cancel()
+    if faults:
+        raise (_lost(faults) or faults)[0]
+    return [task.result() for task in tasks]
+
+
+def _faults(done: set["asyncio.Task[Any]"]) -> list[BaseException]:
+    return [fault for task in done if (fault := task.exception()) is not None]
+
+
+def _lost(faults: Sequence[BaseException]) -> list[BaseException]:
+    return [fault for fault in faults if isinstance(fault, TrainerLost)]
 
 
 def _first_line(error: object) -> str:

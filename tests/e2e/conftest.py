@@ -1,4 +1,4 @@
-"""One cluster, one installed chart and one run for all end-to-end tests, which follow each other in the run's life."""
+"""One cluster and one installed chart for all end-to-end tests; those of a file follow each other in a run's life."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from lab import OPERATOR_NAMESPACE, Platform, describe, install, say, start_platform  # noqa: E402
 
-NAMESPACE = "research"
+NAMESPACES = [OPERATOR_NAMESPACE, "research", "pairs"]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def platform() -> Iterator[Platform]:
             install(found)
             yield found
         except BaseException:
-            say(describe(found, [OPERATOR_NAMESPACE, NAMESPACE]))
+            say(describe(found, NAMESPACES))
             raise
         finally:
             if found.timeline:
@@ -38,6 +38,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "call" and report.failed:
         found = item.funcargs.get("platform")
         if isinstance(found, Platform):
-            report.sections.append(("the cluster", describe(found, [OPERATOR_NAMESPACE, NAMESPACE])))
+            report.sections.append(("the cluster", describe(found, NAMESPACES)))
         item.session.shouldfail = "the run's life has ended here"
     return report

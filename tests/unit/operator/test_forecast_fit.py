@@ -163,6 +163,12 @@ def test_a_refusal_without_a_curve_has_no_numbers():
             curve_band(found, [1.0])
 
 
+def test_four_points_have_a_curve_and_three_have_none():
+    four = points(HAND.compute[::2][:4], HAND.pass_rate[::2][:4])
+    assert fit_forecast(four).draws
+    assert "needs at least 4" in fit_forecast(points(four.compute[:3], four.pass_rate[:3])).reason
+
+
 def test_seven_points_are_at_most_weak():
     assert fit_forecast(points(HAND.compute[:7], HAND.pass_rate[:7])).verdict != "Identified"
 

@@ -154,6 +154,33 @@ def test_curves_and_slopes_by_hand():
     assert slopes_of(SIGMOID, draws, np.array([10.0])) == pytest.approx(np.array([[0.4 * 0.05], [0.8 * 0.025]]))
 
 
+RANGES = [  # as docs/forecast.md says; points at 0, .02, .1 and 1
+    (SIGMOID, (math.log(0.02) - 1.0, math.log(10.0)), (math.log(0.3), math.log(8.0))),
+    (POWER_LAW, (math.log(0.1), math.log(8.0)), (math.log(0.02) - 2.0, math.log(0.1))),
+    (EXPONENTIAL, (math.log(0.02) - 1.0, math.log(10.0)), (0.0, 0.0)),
+    (LOGISTIC, (-0.5, 1.5), (math.log(0.02), 0.0)),
+]
+
+
+@pytest.mark.parametrize(("law", "first", "second"), RANGES, ids=[row[0].name for row in RANGES])
+def test_the_ranges_of_shape_parameters(law, first, second):
+    axes = law.axes(np.array([0.0, 0.02, 0.1, 1.0]))
+    assert [(axis[0], axis[-1]) for axis in axes] == [pytest.approx(first), pytest.approx(second)]
+
+
+def test_a_late_first_point_leaves_the_power_law_room_for_its_onset():
+    _, onset = POWER_LAW.axes(np.array([0.5, 1.0]))
+    assert (onset[0], onset[-1]) == pytest.approx((math.log(0.5) - 2.0, math.log(0.5) + 1.0))
+
+
+@pytest.mark.parametrize("law", [SIGMOID, *CURVED_RIVALS])
+def test_a_prior_has_the_mass_of_the_uniform_one_it_stands_beside(law):
+    """Else a law would weigh more by how its prior is written; what a normal has outside the range is 2 % and less."""
+    axes = law.axes(np.array([0.0, 0.02, 0.1, 1.0]))
+    fine = grid(tuple(np.linspace(axis[0], axis[-1], 200) for axis in axes))
+    assert np.exp(-0.5 * law.penalty(*fine)).mean() == pytest.approx(1.0, abs=0.03)
+
+
 def test_first_positive_skips_the_start_and_is_never_next_to_zero():
     assert first_positive(np.array([0.0, 0.02, 1.0])) == 0.02
     assert first_positive(np.array([0.0, 1e-12, 1.0])) == 1e-6

@@ -20,6 +20,14 @@ def test_errors_that_are_all_zero_are_unknown():
     assert zero.log_sd > noise_of(points([0, 1], [0.1, 0.2], [0.01, 0.01])).log_sd
 
 
+def test_the_least_error_that_is_believed():
+    """A pass rate is not known better than to .001; where errors are stated, not better than half of them."""
+    unknown, stated = noise_of(points([0, 1], [0.1, 0.2])), noise_of(points([0, 1], [0.1, 0.2], [1e-9, 1e-9]))
+    assert np.sqrt(unknown.variance) * unknown.smallest == pytest.approx(0.001)
+    assert np.sqrt(stated.variance) == pytest.approx(0.001)
+    assert stated.smallest == 0.5
+
+
 def _noise(sd, kinds=KINDS, **given):
     return Noise(np.array(sd) ** 2, **{"log_sd": 0.5, "smallest": 0.5, **given}, kinds=kinds)
 
