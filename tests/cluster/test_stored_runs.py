@@ -273,7 +273,13 @@ def test_wrong_status_is_refused(path: str, value: object, message: str, runs: R
     ids=["view", "edit", "admin"],
 )
 @pytest.mark.usefixtures("cluster")
-def test_role_of_kubernetes_may(role: str, may: set[str], api: client.ApiClient, namespace: str) -> None:
+def test_role_of_kubernetes_may(
+    role: str,
+    may: set[str],
+    api: client.ApiClient,
+    namespace: str,
+    wait_for: Callable[[str, Callable[[], bool]], None],
+) -> None:
     subjects = [{"kind": "User", "name": "ada", "apiGroup": "rbac.authorization.k8s.io"}]
     binding = {
         "metadata": {"name": "ada"},
@@ -281,6 +287,7 @@ def test_role_of_kubernetes_may(role: str, may: set[str], api: client.ApiClient,
         "roleRef": {"kind": "ClusterRole", "name": role, "apiGroup": "rbac.authorization.k8s.io"},
     }
     client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(namespace, binding)
+    wait_for("the API server's authorizer knows the binding", lambda: _may(api, namespace, "ada", "list", "rlruns"))
     asked = [
         f"{verb} {resource}"
         for resource in ("rlruns", "rlruns/status")
