@@ -45,7 +45,8 @@ def load_paper(name: str) -> tuple[Points, Points]:
     """Return the points that the paper fitted and all of them; `name` is 8b_dense or scout."""
     with (SHIPPED / f"scalerl_{name}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    whole = _points([(float(row["gpu_hours"]), float(row["pass_rate_mean16"])) for row in rows], PAPER_COMPLETIONS)
+    table = [(float(row["gpu_hours"]), float(row["pass_rate_mean16"])) for row in rows]
+    whole = _points(table, PAPER_COMPLETIONS, "GPU-h")
     return whole.where(np.array([row["split"] == "fit" for row in rows])), whole
 
 
@@ -67,9 +68,9 @@ def load_real(folder: Path | None) -> list[RealCurve]:
     ]
 
 
-def _points(rows: list[tuple[float, float]], completions: int) -> Points:
+def _points(rows: list[tuple[float, float]], completions: int, unit: str = "steps") -> Points:
     x, y = zip(*rows, strict=True)
-    return points(x, y, [binomial_standard_error(each, completions) for each in y])
+    return points(x, y, [binomial_standard_error(each, completions) for each in y], unit=unit)
 
 
 @dataclass(frozen=True)
