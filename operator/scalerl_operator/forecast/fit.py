@@ -65,10 +65,11 @@ def fit_forecast(
     if len(used) < MIN_POINTS:
         return replace(blank, reason=f"{len(used)} usable points; a fit needs at least {MIN_POINTS}")
     blank = replace(blank, last_compute=float(used.compute[-1]))
-    decline = find_decline(condense(used))
+    few = condense(used)
+    decline = find_decline(few)
     if decline is not None:
         return replace(blank, reason=decline)
-    return _fit(condense(used), blank, contested=law == "auto", r0=r0)
+    return _fit(few, blank, contested=law == "auto", r0=r0)
 
 
 def _fit(points: Points, blank: Forecast, *, contested: bool, r0: float | None) -> Forecast:
