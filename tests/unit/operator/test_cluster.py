@@ -381,20 +381,25 @@ def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
     assert found.told("FailedCreate") == []
 
 
+def finish_leader(found: World, last: EvalPoint) -> None:
+    """The leader's pod ends well at step 120, with `last` among its last words."""
+    words = Termination(reason="Finished", step=120, last_eval=last).model_dump_json(by_alias=True)
+    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
+    leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+    container = {"name": "runtime", "state": {"terminated": ended}}
+    found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+
+
 def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
     world: Callable[..., World], point: Callable[..., EvalPoint]
 ) -> None:
     found = world()
     curves = CHILDREN["ConfigMap"]
     theirs = found.server.store(curves, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}})
-    words = Termination(reason="Finished", step=120, last_eval=point(12)).model_dump_json(by_alias=True)
-    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
 
     async def story() -> None:
         await found.go(passes=3)
-        leader = found.server.objects["pods", "research", "tiny-trainer-0"]
-        container = {"name": "runtime", "state": {"terminated": ended}}
-        found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        finish_leader(found, point(12))
         await found.go(passes=3)
 
     play(story())
@@ -491,14 +496,10 @@ def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
 ) -> None:
     """After that nobody looks at it any more."""
     found = world()
-    words = Termination(reason="Finished", step=120, last_eval=point(12)).model_dump_json(by_alias=True)
-    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
 
     async def story() -> None:
         await found.go(passes=3)
-        leader = found.server.objects["pods", "research", "tiny-trainer-0"]
-        container = {"name": "runtime", "state": {"terminated": ended}}
-        found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+        finish_leader(found, point(12))
         found.server.calls.clear()
         await found.go()
 
