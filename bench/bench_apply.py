@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster_lab import ROOT, build_parser, build_table, describe_measurement, write_part
 
-from scalerl_operator.kube import Json
+from scalerl_operator.kube.client import Json
 
 DOCUMENT = ROOT / "docs/scale.md"
 

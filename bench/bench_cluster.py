@@ -42,7 +42,7 @@ from played_leaders import PlayedLeaders
 from scale_faults import find_cluster_faults
 from scale_tables import write_tables
 
-from scalerl_operator.kube import RUNS, Kube
+from scalerl_operator.kube.client import RUNS, Kube
 
 QUANTILES = (0.5, 0.99)
 PASSES, WAITS = "scalerl_operator_reconcile_duration_seconds", "scalerl_operator_queue_wait_seconds"

@@ -38,7 +38,7 @@ from cluster_mirror import Mirror
 from played_leaders import PlayedLeaders
 from scale_faults import find_takeover_faults
 
-from scalerl_operator.kube import EVENTS, RUNS, Kube
+from scalerl_operator.kube.client import EVENTS, RUNS, Kube
 
 DOCUMENT = ROOT / "docs/scale.md"
 PAUSE_SECONDS = 5.0  # between a take-over and the next kill

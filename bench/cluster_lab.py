@@ -22,7 +22,7 @@ from addresses import owned_addresses
 from prometheus_client.parser import text_string_to_metric_families
 
 from scalerl_api.rlrun import API_VERSION, KIND
-from scalerl_operator.kube import Connection, Json, load_connection
+from scalerl_operator.kube.client import Connection, Json, load_connection
 
 ROOT = Path(__file__).parents[1]
 TESTBED = ROOT / "tests/cluster/testbed"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from cluster_lab import NAMESPACE
 
-from scalerl_operator.kube import PODS, RUNS, Connection, Json, Resource
+from scalerl_operator.kube.client import PODS, RUNS, Connection, Json, Resource
 
 LOOK_SECONDS = 0.02  # many events come at a time: what is waited for is looked at once for all of them
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from scalerl_operator.forecast import Forecast, Points, point_band
 from scalerl_operator.forecast.laws import LAWS, curves_of
-from scalerl_operator.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE
+from scalerl_operator.render.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 VERDICT_COLOURS = {"Identified": GREEN, "Weak": ORANGE, "NotIdentified": GREY}
 RIVAL_STYLES = {"power law": (PURPLE, "-."), "exponential": (GREEN, "--"), "logistic": (ORANGE, ":")}

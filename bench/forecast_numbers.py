@@ -23,8 +23,7 @@ from forecast_figures import draw_paper, draw_real, draw_simulated
 from forecast_judged import VERDICTS, HeldBack, Judged, hold_back, judge_simulated, share_inside
 from forecast_stops import MARGIN, SELECTION, Outcome, Run, from_curve, replay
 
-from scalerl_operator.compare_table import comparison_lines, comparison_rows
-from scalerl_operator.csv_command import COMPARE_HEADER
+from scalerl_operator.cli.fit_compare import COMPARE_HEADER
 from scalerl_operator.forecast import (
     Forecast,
     Points,
@@ -38,6 +37,7 @@ from scalerl_operator.forecast import (
 )
 from scalerl_operator.forecast.laws import POWER_LAW
 from scalerl_operator.forecast.linear import Target, solve
+from scalerl_operator.render.compare_table import comparison_lines, comparison_rows
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, IMAGES = ROOT / "docs" / "forecast.md", ROOT / "docs" / "images"

@@ -19,8 +19,8 @@ from forecast_curves import Array
 from scipy.special import betaincinv
 
 from scalerl_api.policies import Bound, StopCondition, StopPolicy
+from scalerl_operator.decide.stop_policy import Observation, decide_stop
 from scalerl_operator.forecast import Points, fit_forecast
-from scalerl_operator.stop import Observation, decide_stop
 
 MARGIN = 0.02  # the paper's, between equal runs
 FIRST = 0.25  # of the budget: the first decision

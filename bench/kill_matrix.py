@@ -19,7 +19,7 @@ from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build
 from played_ground import LOOK_SECONDS, TRAINERS, Ground, PlayedGround, Replicas, Witness
 from played_kubelet import SCHEDULER, PlayedKubelet
 
-from scalerl_operator.kube import EVENTS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.client import EVENTS, RUNS, Json, Kube, KubeError
 
 DOCUMENT = ROOT / "docs/kill-matrix.md"
 VICTIMS = (

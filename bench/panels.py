@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from recorded import serve_recorded
 
-from scalerl_operator.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, clean_axes
+from scalerl_operator.render.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, clean_axes
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/images"

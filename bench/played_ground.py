@@ -11,7 +11,7 @@ from cluster_lab import NAMESPACE, Operator, Team, Testbed
 from played_kubelet import PlayedKubelet
 from played_training import Training
 
-from scalerl_operator.kube import PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.client import PODS, RUNS, Json, Kube, KubeError
 
 TRAINERS = 2
 LOOK_SECONDS = 0.25

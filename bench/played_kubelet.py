@@ -16,7 +16,7 @@ from cluster_lab import NAMESPACE
 from played_training import Training
 
 from scalerl_api.wire import PORT_HTTP
-from scalerl_operator.kube import LEASES, PODS, Json, Kube, KubeError
+from scalerl_operator.kube.client import LEASES, PODS, Json, Kube, KubeError
 
 NODES = ("played-a", "played-b")
 SCHEDULER = "played"  # the pods that are meant for these nodes name it, so that nobody else schedules them

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scalerl_api.model import NAME_PATTERN, ApiModel
+from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.status import FailureAction
 
 VITAL_STEPS = 100  # a leader tells of so many of its last steps; no rule of the watchdog looks further back

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from scalerl_api.model import ApiModel
+from scalerl_api.base import ApiModel
 
 PresetName = Literal["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"]
 

@@ -4,8 +4,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
-from scalerl_api.model import NAME_PATTERN, RUN_NAME_PATTERN, ApiModel
-from scalerl_api.pods import PodTemplate
+from scalerl_api.base import NAME_PATTERN, RUN_NAME_PATTERN, ApiModel
+from scalerl_api.pod_template import PodTemplate
 from scalerl_api.policies import Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus

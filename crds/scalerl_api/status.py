@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from scalerl_api.model import ApiModel
+from scalerl_api.base import ApiModel
 
 StopCause = Literal[
     "Interrupted",

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_snake
 from pydantic_core import ErrorDetails
 
-from scalerl_api.model import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_NAME_PATTERN
+from scalerl_api.base import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_NAME_PATTERN
+from scalerl_api.cross_field_rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, Recipe, merge
 from scalerl_api.rlrun import QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
-from scalerl_api.rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 
 Model = TypeVar("Model", bound=BaseModel)
 

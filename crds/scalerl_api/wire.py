@@ -5,7 +5,7 @@ Every constant says who writes it and who reads it.
 
 from typing import Literal
 
-from scalerl_api.model import ApiModel
+from scalerl_api.base import ApiModel
 
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0

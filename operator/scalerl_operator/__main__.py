@@ -2,7 +2,7 @@
 
 import sys
 
-from scalerl_operator.cli import main
+from scalerl_operator.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

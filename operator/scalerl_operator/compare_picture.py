@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scalerl_operator.forecast import Comparison, Points, curve_band, linearised
-from scalerl_operator.pictures import GREY, SERIES_COLOURS, SERIES_MARKERS, clean_axes, png_of
+from scalerl_operator.render.plots import GREY, SERIES_COLOURS, SERIES_MARKERS, clean_axes, png_of
 
 LINES = ("-", "--", "-.", ":")
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Literal
 
-from scalerl_operator.exits import UsageError
+from scalerl_operator.cli.exit_codes import UsageError
 
 Whereabouts = Literal["cluster", "machine", "either"]
 

@@ -13,8 +13,8 @@ import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.wire import ENV_CLUSTER, ENV_LEADER, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
-from scalerl_runtime.init import under_init
-from scalerl_runtime.pod import JoinFailed, Seat, leave_last_words, start_head, work
+from scalerl_runtime.actors.ray_node import JoinFailed, Seat, leave_last_words, start_head, work
+from scalerl_runtime.process.pid1 import under_init
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main() -> int:
 
 
 async def _lead(variables: Mapping[str, str]) -> int:
-    from scalerl_runtime.attempt import lead
+    from scalerl_runtime.process.attempt import lead
 
     try:
         if ENV_LEADER in variables:

@@ -22,8 +22,8 @@ from urllib.request import Request, urlopen
 from kubernetes.client.exceptions import ApiException
 from stand_in_kubelet import PORT, Pod, StandIn
 
-from scalerl_operator.processes import LEADER_COMMAND, Leader
-from scalerl_operator.records import RunFolder, load_termination, save_text
+from scalerl_operator.local.leader_process import LEADER_COMMAND, Leader
+from scalerl_operator.local.run_folder import RunFolder, load_termination, save_text
 
 
 class Forward(http.server.BaseHTTPRequestHandler):

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from scalerl_api.wire import EVAL_LABELS, PATH_HEALTH, PATH_METRICS, PATH_READY, PORT_HTTP
-from scalerl_operator import names
-from scalerl_operator.arguments import build_parser
-from scalerl_operator.kube import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
-from scalerl_operator.network import Isolation
-from scalerl_operator.series import TARGET_ATTEMPT, TARGET_UID
+from scalerl_operator.cli.parser import build_parser
+from scalerl_operator.kube.client import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
+from scalerl_operator.resources import names
+from scalerl_operator.resources.network_policy import Isolation
+from scalerl_operator.telemetry.promql import TARGET_ATTEMPT, TARGET_UID
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/scalerl"

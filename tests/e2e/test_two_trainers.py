@@ -12,7 +12,7 @@ from lab import Json, Platform, PlatformError, make_namespace, say, wait_for
 from life import Life, quickstart
 
 from scalerl_api.wire import CHECKPOINTS, LEDGER_FILE, METRICS_FILE
-from scalerl_operator.names import RUN_FOLDER
+from scalerl_operator.resources.names import RUN_FOLDER
 
 NAMESPACE = "pairs"
 RUN = "pair"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scalerl_runtime.attention import attend_row, plan_row
+from scalerl_runtime.actors.varlen_attention import attend_row, plan_row
 
 LENGTHS = [5, 1, 170, 33, 64]
 

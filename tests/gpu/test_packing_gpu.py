@@ -3,9 +3,9 @@
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob, select_positions
 from scalerl_runtime.algorithm.packing import plan_packs
-from scalerl_runtime.attention import ATTENTION_NAME, forward_hidden, register_attention
 
 
 def _loss(model: Qwen3ForCausalLM, sequences: list[torch.Tensor]) -> torch.Tensor:

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 
 from scalerl_runtime import __main__ as entry
-from scalerl_runtime import evals, pipeline
-from scalerl_runtime.fleet import Fleet
+from scalerl_runtime.actors.fleet import Fleet
+from scalerl_runtime.loop import evaluation as evals
+from scalerl_runtime.loop import pipeline
 
 PLAN = Path(sys.argv[1])
 TITLES = {"trainer": "ray::Trainer", "generator": "ray::Generator", "engine": "VLLM::EngineCore"}

@@ -13,8 +13,8 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-from scalerl_runtime.vllm_worker import WorkerExtension
-from scalerl_runtime.weights import broadcast, gloo_group
+from scalerl_runtime.actors.vllm_worker import WorkerExtension
+from scalerl_runtime.weights.buckets import broadcast, gloo_group
 
 __all__ = ["GlooNativeEngine", "WorkerExtension"]
 

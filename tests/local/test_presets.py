@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.cli import main
+from scalerl_operator.cli.main import main
 
 
 @pytest.mark.timeout(1200)

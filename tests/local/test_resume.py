@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
-from scalerl_operator.cli import Machinery, main
+from scalerl_operator.cli.main import Machinery, main
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
-from scalerl_runtime.data import load_data
-from scalerl_runtime.scratch import build_tokenizer
+from scalerl_runtime.data.datasets import load_data
+from scalerl_runtime.data.scratch_model import build_tokenizer
 
 LEADER = Path(__file__).with_name("faulty_leader.py")
 PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scalerl_api.rlrun import ScratchModel
-from scalerl_runtime.scratch import make_scratch_model
+from scalerl_runtime.data.scratch_model import make_scratch_model
 
 RANK = Path(__file__).with_name("trainer_rank.py")
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from scalerl_api.recipe import Loss, Optimizer
+from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence
-from scalerl_runtime.step import pack
-from scalerl_runtime.trainer import Trainer, TrainerOptions
-from scalerl_runtime.weights import view
+from scalerl_runtime.algorithm.step import pack
+from scalerl_runtime.weights.buckets import view
 
 
 def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> list[TrainSequence]:

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from scalerl_runtime.metrics import Publisher
+from scalerl_runtime.process.metrics import Publisher
 
 sys.path.insert(
     0, str(Path(__file__).parents[2] / "bench")

@@ -22,8 +22,8 @@ from matplotlib.image import imread
 from panels import draw_all
 from recorded import load_story, serve_recorded
 
-from scalerl_operator.prometheus import Server, fetch_reading
-from scalerl_operator.series import Question
+from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.promql import Question
 
 RULES = Path(__file__).parents[2] / "charts/scalerl/files/rules.yaml"
 STORY = load_story()

@@ -14,16 +14,16 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.gauges import Gauges
-from scalerl_operator.history import merge_evals
-from scalerl_operator.judge import judge_missing, summarize
-from scalerl_operator.leaders import Leaders, Means
-from scalerl_operator.names import Place
-from scalerl_operator.prometheus import Server, fetch_reading
-from scalerl_operator.series import Question, Reading
-from scalerl_operator.sights import SeenPod, SeenRun
-from scalerl_operator.store import Store
-from scalerl_operator.telemetry import TelemetryError
+from scalerl_operator.decide.assessment import judge_missing, summarize
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun
+from scalerl_operator.resources.names import Place
+from scalerl_operator.run.evals import merge_evals
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.poller import Leaders, Means
+from scalerl_operator.telemetry.progress_client import TelemetryError
+from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.promql import Question, Reading
 
 QUICKSTART = Path(__file__).parents[2] / "examples/quickstart.yaml"
 

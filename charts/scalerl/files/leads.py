@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from scalerl_operator.kube import LEASES, PODS, RUNS, Kube, KubeError, load_connection
+from scalerl_operator.kube.client import LEASES, PODS, RUNS, Kube, KubeError, load_connection
 
 WAIT_SECONDS = 120.0  # an install's pods may still start
 RETRY_SECONDS = 2.0  # as often as a lease is renewed

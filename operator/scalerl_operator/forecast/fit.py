@@ -14,12 +14,12 @@ from scalerl_operator.forecast.band import (
     marginal_gain,
     shape_interval,
 )
-from scalerl_operator.forecast.burn_in import find_burn_in
 from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import SIGMOID
 from scalerl_operator.forecast.noise import Noise, noise_of
 from scalerl_operator.forecast.outliers import find_outliers
 from scalerl_operator.forecast.points import Array, FitError, Points
+from scalerl_operator.forecast.preprocess import find_burn_in
 from scalerl_operator.forecast.result import Forecast
 from scalerl_operator.forecast.rivals import Fitted, as_tuples, fit_laws
 from scalerl_operator.forecast.verdict import MIN_POINTS, find_decline, judge

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scalerl_api.recipe import Length, Recipe
 from scalerl_runtime.algorithm.advantage import compute_advantages
 from scalerl_runtime.algorithm.aggregation import token_weights
-from scalerl_runtime.algorithm.filters import StepDecision, decide_step, is_zero_variance
 from scalerl_runtime.algorithm.interruption import length_penalty
-from scalerl_runtime.rollout import Completion, Flags, Floats, Group, Ints
+from scalerl_runtime.algorithm.prompt_filters import StepDecision, decide_step, is_zero_variance
+from scalerl_runtime.types import Completion, Flags, Floats, Group, Ints
 
 
 @dataclass(frozen=True)

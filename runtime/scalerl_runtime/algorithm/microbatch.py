@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scalerl_runtime.rollout import Flags, Floats, Ints
+from scalerl_runtime.types import Flags, Floats, Ints
 
 
 @dataclass(frozen=True)

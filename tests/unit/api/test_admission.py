@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from scalerl_api.admission import build_policy, build_roles, build_validations
+from scalerl_api.cluster_policy import build_policy, build_roles, build_validations
+from scalerl_api.cross_field_rules import POLICY_RULES
 from scalerl_api.recipe import PRESETS, Recipe
-from scalerl_api.rules import POLICY_RULES
 
 POLICY, BINDING = build_policy()
 VARIABLES = {each["name"]: each["expression"] for each in POLICY["spec"]["variables"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scalerl_api.generated import write_page
+from scalerl_api.generated_page import write_page
 
 
 def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from scalerl_api.cross_field_rules import CRD_RULES, FIXED, Rule
 from scalerl_api.recipe import Recipe
-from scalerl_api.reference import build_reference, list_fields
-from scalerl_api.rules import CRD_RULES, FIXED, Rule
+from scalerl_api.reference_page import build_reference, list_fields
 from scalerl_api.schema import LIST_KEYS, build_crd, build_files, build_schema, find_schema, main
 
 Schema = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_api.rules import CRD_RULES, POLICY_RULES, Rule
+from scalerl_api.cross_field_rules import CRD_RULES, POLICY_RULES, Rule
 
 Edit = Callable[[dict[str, Any]], dict[str, Any]]
 ADMISSION = Path(__file__).parents[2] / "admission"

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from scalerl_api.wire import SERIES_PREFIX
-from scalerl_operator.gauges import Gauges
-from scalerl_operator.vocabulary import FAILED, STANDINGS
-from scalerl_runtime.metrics import EVAL_METRICS, STATE_METRICS, STEP_METRICS
+from scalerl_operator.run.conditions import FAILED, STANDINGS
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_runtime.process.metrics import EVAL_METRICS, STATE_METRICS, STEP_METRICS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

@@ -21,12 +21,12 @@ import yaml
 from scalerl_api import RLRun, RLRunStatus, parse_run
 from scalerl_api.status import CostStatus
 from scalerl_api.wire import EVALS_FILE, HELD_OUT, METRICS_FILE, EvalPoint, Progress, StepRecord, Termination
-from scalerl_operator import records
-from scalerl_operator.history import budget_gpu_hours, held_out
-from scalerl_operator.judge import judge_points, summarize
-from scalerl_operator.plan import plan_run
-from scalerl_operator.records import RunFolder
-from scalerl_operator.seen import Attempt, Seen
+from scalerl_operator.decide.assessment import judge_points, summarize
+from scalerl_operator.decide.lifecycle import plan_run
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.run.evals import budget_gpu_hours, held_out
+from scalerl_operator.run.observed import Attempt, Seen
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from scalerl_operator.kube import Connection
+from scalerl_operator.kube.client import Connection
 
 Json = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

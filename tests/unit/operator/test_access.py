@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scalerl_operator.access import NoCluster, find_access
+from scalerl_operator.kube.kubeconfig import NoCluster, find_access
 
 
 def write(path: Path, **namespaces: str) -> str:

@@ -10,13 +10,13 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
-from scalerl_operator.archive import Archive
-from scalerl_operator.children import NotOurs
-from scalerl_operator.curve import parse_curve
-from scalerl_operator.kube import KubeError, Resource
-from scalerl_operator.names import LEADER
-from scalerl_operator.objects import Owner
-from scalerl_operator.sights import SeenPod, SeenRun, Sight, Told
+from scalerl_operator.controller.curve_config_map import Archive
+from scalerl_operator.controller.owned_objects import NotOurs
+from scalerl_operator.kube.client import KubeError, Resource
+from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun, Sight, Told
+from scalerl_operator.reconcile.stored_curve import parse_curve
+from scalerl_operator.resources.names import LEADER
+from scalerl_operator.resources.pod import Owner
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 Json = dict[str, Any]

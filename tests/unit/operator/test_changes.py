@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_operator.changes import find_fixed_changes
+from scalerl_operator.run.immutable_fields import find_fixed_changes
 
 CHANGES: list[tuple[str, dict[str, object], list[str]]] = [
     ("nothing", {}, []),

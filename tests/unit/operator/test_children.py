@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.children import NotOurs, make_child
-from scalerl_operator.kube import Kube, KubeError
+from scalerl_operator.controller.owned_objects import NotOurs, make_child
+from scalerl_operator.kube.client import Kube, KubeError
 
 Json = dict[str, Any]
 HEAD: Json = {"name": "tiny-token", "namespace": "research"}

@@ -14,10 +14,10 @@ from threading import Thread
 import pytest
 import yaml
 
-from scalerl_operator import records
-from scalerl_operator.cli import Machinery, main
-from scalerl_operator.plan import Limits
-from scalerl_operator.records import RunFolder
+from scalerl_operator.cli.main import Machinery, main
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
 
 Document = Callable[..., dict[str, object]]
 SHORT = {"steps": 40, "evalEverySteps": 10}
@@ -156,7 +156,7 @@ def test_a_signal_saves_and_ends(
 
 def test_on_a_terminal_there_is_a_panel(write_run: Callable[..., Path], fake_leader: list[str], place: Path) -> None:
     script = (
-        "import sys; from scalerl_operator.cli import Machinery, main;"
+        "import sys; from scalerl_operator.cli.main import Machinery, main;"
         f"sys.exit(main(sys.argv[1:], machinery=Machinery({fake_leader!r}, 0.02)))"
     )
     master, slave = pty.openpty()

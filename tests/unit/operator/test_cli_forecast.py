@@ -10,10 +10,9 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.cli import main
-from scalerl_operator.compare_table import comparison_json, comparison_rows
-from scalerl_operator.csv_command import save_json
-from scalerl_operator.csv_fit import Columns, parse_curve
+from scalerl_operator.cli.fit_compare import save_json
+from scalerl_operator.cli.main import main
+from scalerl_operator.decide.assessment import judge_points, load_forecast
 from scalerl_operator.forecast import (
     Comparison,
     Forecast,
@@ -30,7 +29,8 @@ from scalerl_operator.forecast import (
     try_burn_ins,
 )
 from scalerl_operator.forecast.compare import Arm
-from scalerl_operator.judge import judge_points, load_forecast
+from scalerl_operator.render.compare_table import comparison_json, comparison_rows
+from scalerl_operator.render.fit_tables import Columns, parse_curve
 
 HOURS = ["--x", "hours", "--y", "rate"]
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from scalerl_api.wire import EvalPoint, Termination
-from scalerl_operator.cluster import KubeCluster, NotLeading, Rights, derive_token, load_store
-from scalerl_operator.gauges import Gauges
-from scalerl_operator.kube import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
-from scalerl_operator.leaders import Leaders, Means
-from scalerl_operator.objects import PodOptions
-from scalerl_operator.plan import Limits
-from scalerl_operator.reconciler import Reconciler
-from scalerl_operator.sights import parse_seen_pod, parse_seen_run
-from scalerl_operator.status import state_word
-from scalerl_operator.store import Store
+from scalerl_operator.controller.apply import KubeCluster, NotLeading, Rights, derive_token, load_store
+from scalerl_operator.controller.reconciler import Reconciler
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.decide.status import state_word
+from scalerl_operator.kube.client import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run
+from scalerl_operator.resources.pod import PodOptions
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.poller import Leaders, Means
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 KEY = ("research", "tiny")

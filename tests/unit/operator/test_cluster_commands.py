@@ -16,13 +16,13 @@ from aiohttp import web
 from PIL import Image
 
 from scalerl_api.wire import EvalPoint
-from scalerl_operator import records
-from scalerl_operator.cli import main
-from scalerl_operator.curve import Curve, extend_curve, format_curve
-from scalerl_operator.judge import compare_halfway
-from scalerl_operator.names import Place, pod_labels
-from scalerl_operator.records import RunFolder
-from scalerl_operator.wording import describe_halfway
+from scalerl_operator.cli.main import main
+from scalerl_operator.decide.assessment import compare_halfway
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.reconcile.stored_curve import Curve, extend_curve, format_curve
+from scalerl_operator.render.text import describe_halfway
+from scalerl_operator.resources.names import Place, pod_labels
 
 Json = dict[str, Any]
 RUNS = "/apis/scalerl.io/v1alpha1"

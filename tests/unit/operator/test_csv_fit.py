@@ -2,7 +2,8 @@
 
 import pytest
 
-from scalerl_operator.csv_fit import (
+from scalerl_operator.forecast import FitError, Forecast, Rival
+from scalerl_operator.render.fit_tables import (
     Columns,
     forecast_rows,
     intervals_80,
@@ -11,7 +12,6 @@ from scalerl_operator.csv_fit import (
     parse_entropy,
     rival_rows,
 )
-from scalerl_operator.forecast import FitError, Forecast, Rival
 
 COLUMNS = Columns("hours", "rate", "error")
 KNOWN = {"draws": ((0.8, 1.0, 1.0, 0.2),), "ceiling": 0.8, "ceiling_low": 0.75, "ceiling_high": 0.85}

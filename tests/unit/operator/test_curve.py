@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator import records
-from scalerl_operator.curve import (
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.reconcile.stored_curve import (
     MAX_DOWNSTREAM,
     MAX_HELD_OUT,
     MAX_STEPS,
@@ -17,8 +18,7 @@ from scalerl_operator.curve import (
     parse_curve,
     thin,
 )
-from scalerl_operator.panels import DRAWN
-from scalerl_operator.records import RunFolder
+from scalerl_operator.run.step_panels import DRAWN
 
 Point = Callable[..., EvalPoint]
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.display import Lines, Panelled, Quiet, build_panel, open_display
-from scalerl_operator.seen import Judged, Seen
-from scalerl_operator.status import build_status
-from scalerl_operator.wording import View
+from scalerl_operator.cli.progress_display import Lines, Panelled, Quiet, build_panel, open_display
+from scalerl_operator.decide.status import build_status
+from scalerl_operator.render.text import View
+from scalerl_operator.run.observed import Judged, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 VALUES = {

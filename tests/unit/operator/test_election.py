@@ -2,7 +2,7 @@
 
 import pytest
 
-from scalerl_operator.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
+from scalerl_operator.reconcile.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
 
 TERMS = Terms(duration=10.0, renew=6.0, retry=2.0)
 THEIRS = LeaseSeen("other", "41")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scalerl_api.policies import FailurePolicy
-from scalerl_operator.failures import Ending, find_rule
+from scalerl_operator.decide.failure_policy import Ending, find_rule
 
 POLICY = FailurePolicy.model_validate(
     {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scalerl_operator.forecast.burn_in import find_burn_in
+from scalerl_operator.forecast.preprocess import find_burn_in
 
 X = np.linspace(0.0, 1.0, 41)
 CURVE = 0.3 + 0.4 * X**2 / (X**2 + 0.2**2)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scalerl_operator.compare_table import comparison_json, comparison_lines, comparison_rows
 from scalerl_operator.forecast import (
     FitError,
     Forecast,
@@ -17,6 +16,7 @@ from scalerl_operator.forecast import (
     points,
 )
 from scalerl_operator.forecast.compare import fit_shared
+from scalerl_operator.render.compare_table import comparison_json, comparison_lines, comparison_rows
 
 X = np.linspace(0.0, 16.0, 33)
 TURNS = 0.003 * np.where(np.arange(33) % 2, 1.0, -1.0)

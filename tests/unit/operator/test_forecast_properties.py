@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalerl_operator.csv_fit import Columns, parse_curve
 from scalerl_operator.forecast import (
     FitError,
     arrival,
@@ -20,6 +19,7 @@ from scalerl_operator.forecast import (
     points,
     to_json,
 )
+from scalerl_operator.render.fit_tables import Columns, parse_curve
 
 few = settings(max_examples=8, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

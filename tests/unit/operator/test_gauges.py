@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.gauges import Gauges, document
-from scalerl_operator.seen import Judged
-from scalerl_operator.sights import Key, Told
-from scalerl_operator.trace import GRID_POINTS, Band, Trace
+from scalerl_operator.decide.curve_samples import GRID_POINTS, Band, Trace
+from scalerl_operator.reconcile.snapshot import Key, Told
+from scalerl_operator.run.observed import Judged
+from scalerl_operator.telemetry.metrics import Gauges, document
 
 KEY = ("research", "tiny")
 NOW = datetime(2026, 5, 4, tzinfo=UTC)

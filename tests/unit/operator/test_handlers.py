@@ -11,8 +11,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from scalerl_operator import handlers
-from scalerl_operator.handlers import Watches, start_watches
+from scalerl_operator.controller import watches as handlers
+from scalerl_operator.controller.watches import Watches, start_watches
 
 Json = dict[str, Any]
 SECONDS = 60.0  # longest wait for anything

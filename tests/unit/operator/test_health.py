@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from scalerl_operator.health import (
+from scalerl_operator.controller.health import (
     BEAT_SECONDS,
     WATCH_SECONDS,
     WORKER_SECONDS,

@@ -7,7 +7,7 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord, Termination
-from scalerl_operator.history import (
+from scalerl_operator.run.evals import (
     ForecastLine,
     budget_gpu_hours,
     close_progress,

@@ -9,9 +9,7 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.forecast import Forecast, to_json
-from scalerl_operator.history import ForecastLine
-from scalerl_operator.judge import (
+from scalerl_operator.decide.assessment import (
     STATED_INPUTS,
     compare_halfway,
     fit_points,
@@ -23,7 +21,9 @@ from scalerl_operator.judge import (
     summarize,
     to_status,
 )
-from scalerl_operator.seen import Judged
+from scalerl_operator.forecast import Forecast, to_json
+from scalerl_operator.run.evals import ForecastLine
+from scalerl_operator.run.observed import Judged
 
 MakePoint = Callable[..., EvalPoint]
 

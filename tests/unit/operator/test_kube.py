@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scalerl_operator.kube import (
+from scalerl_operator.kube.client import (
     CHILDREN,
     EVENTS,
     PODS,

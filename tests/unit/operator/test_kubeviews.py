@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.kubeviews import EventView, last_events, order_pods, parse_event, parse_pod
-from scalerl_operator.names import Place, pod_labels
+from scalerl_operator.reconcile.pod_view import EventView, last_events, order_pods, parse_event, parse_pod
+from scalerl_operator.resources.names import Place, pod_labels
 
 Json = dict[str, Any]
 

@@ -10,13 +10,13 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
-from scalerl_operator.gauges import Gauges
-from scalerl_operator.leaders import MISSES, Leaders, Means
-from scalerl_operator.names import Place
-from scalerl_operator.series import Question, Reading
-from scalerl_operator.sights import Key, SeenPod, SeenRun, Told
-from scalerl_operator.store import Store
-from scalerl_operator.telemetry import TelemetryError
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import Key, SeenPod, SeenRun, Told
+from scalerl_operator.resources.names import Place
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.poller import MISSES, Leaders, Means
+from scalerl_operator.telemetry.progress_client import TelemetryError
+from scalerl_operator.telemetry.promql import Question, Reading
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 CREATED = NOW - timedelta(hours=7)

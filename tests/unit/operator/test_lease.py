@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.election import Terms
-from scalerl_operator.kube import KubeError, Resource
-from scalerl_operator.lease import Identity, LeaseKeeper, LeaseLoop
+from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
+from scalerl_operator.kube.client import KubeError, Resource
+from scalerl_operator.reconcile.election import Terms
 
 # Real time, so short that a test takes a second: what the clock says is the subject of test_election.
 TERMS = Terms(duration=0.6, renew=0.4, retry=0.05)

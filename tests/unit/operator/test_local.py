@@ -17,13 +17,13 @@ import pytest
 import yaml
 
 from scalerl_api import RLRun, wire
-from scalerl_operator import records
-from scalerl_operator.interrupts import Interrupts
-from scalerl_operator.local import World, drive, prepare_folder
-from scalerl_operator.plan import Done, Limits
-from scalerl_operator.records import RunFolder
-from scalerl_operator.seen import Attempt
-from scalerl_operator.wording import View
+from scalerl_operator.decide.lifecycle import Done, Limits
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.driver import World, drive, prepare_folder
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.local.signals import Interrupts
+from scalerl_operator.render.text import View
+from scalerl_operator.run.observed import Attempt
 
 FAST = Limits(retries=1, exit_seconds=20.0)
 BUDGET = {"steps": 50, "evalEverySteps": 10}
@@ -329,7 +329,7 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(document(budget=BUDGET)))
     code = (
-        "import sys; from scalerl_operator.cli import Machinery, main;"
+        "import sys; from scalerl_operator.cli.main import Machinery, main;"
         f"sys.exit(main(sys.argv[1:], machinery=Machinery({stage.command!r}, 0.02)))"
     )
     stage.monkeypatch.setenv("FAKE_LEADER", json.dumps({"hold": {"1": 25}, "spawn": True}))
@@ -354,7 +354,7 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
 
 
 def test_environment_of_the_leader_names_places_and_no_secret(stage: Stage) -> None:
-    from scalerl_operator.processes import build_environment
+    from scalerl_operator.local.leader_process import build_environment
 
     found = build_environment(stage.folder, 7, {"PATH": "/bin"})
     assert found[wire.ENV_ATTEMPT] == "7"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scalerl_operator.loglines import LineReader, LogWish, Place, build_query
+from scalerl_operator.cli.log_lines import LineReader, LogWish, Place, build_query
 
 A, B, C = (f"2026-05-04T12:00:0{second}.500000000Z" for second in (1, 2, 3))
 

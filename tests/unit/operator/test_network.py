@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from scalerl_api.wire import PORT_HTTP, PORT_RAY_GCS
-from scalerl_operator.names import Place, pod_labels, selector
-from scalerl_operator.network import InvalidIsolation, Isolation, build_network_spec
+from scalerl_operator.resources.names import Place, pod_labels, selector
+from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation, build_network_spec
 
 Json = dict[str, Any]
 

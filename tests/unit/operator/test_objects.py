@@ -19,10 +19,10 @@ from scalerl_api.wire import (
     PORT_RAY_OBJECTS,
     PORTS_RAY_WORKERS,
 )
-from scalerl_operator.names import Place, claim_name, pod_name
-from scalerl_operator.network import Isolation
-from scalerl_operator.objects import Owner, PodOptions, build_annotations, build_common, build_pod, check_pods
-from scalerl_operator.plan import Limits
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.resources.names import Place, claim_name, pod_name
+from scalerl_operator.resources.network_policy import Isolation
+from scalerl_operator.resources.pod import Owner, PodOptions, build_annotations, build_common, build_pod, check_pods
 
 ISOLATION = Isolation(
     ({"namespaceSelector": {"matchLabels": {"name": "rl-system"}}},), ({"ipBlock": {"cidr": "::/0"}},)

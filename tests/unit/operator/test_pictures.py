@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
 from scalerl_operator.forecast import Points, fit_forecast, point_band, points
-from scalerl_operator.pictures import build_figure, build_fit_picture
+from scalerl_operator.render.plots import build_figure, build_fit_picture
 
 UNTIL = 8.0
 

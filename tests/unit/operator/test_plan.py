@@ -8,7 +8,7 @@ import pytest
 from scalerl_api import RLRun
 from scalerl_api.status import StopStatus
 from scalerl_api.wire import EvalPoint, Progress, StepVital, Termination
-from scalerl_operator.plan import (
+from scalerl_operator.decide.lifecycle import (
     Done,
     Kill,
     Limits,
@@ -20,7 +20,7 @@ from scalerl_operator.plan import (
     describe_exit,
     plan_run,
 )
-from scalerl_operator.seen import Attempt, Earlier, Judged, Seen
+from scalerl_operator.run.observed import Attempt, Earlier, Judged, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)

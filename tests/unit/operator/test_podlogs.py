@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from scalerl_operator.kube import Kube, KubeError
-from scalerl_operator.loglines import LogWish
-from scalerl_operator.names import Place, pod_labels
-from scalerl_operator.podlogs import Choice, Mouth, Pace, follow_logs, show_logs
+from scalerl_operator.cli.log_lines import LogWish
+from scalerl_operator.cli.pod_logs import Choice, Mouth, Pace, follow_logs, show_logs
+from scalerl_operator.kube.client import Kube, KubeError
+from scalerl_operator.resources.names import Place, pod_labels
 
 Json = dict[str, Any]
 KEY = ("research", "tiny")

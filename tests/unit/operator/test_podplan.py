@@ -10,12 +10,12 @@ import pytest
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.names import Place
-from scalerl_operator.plan import Limits
-from scalerl_operator.podplan import Change, Create, Delete, PodPlan, plan_pods
-from scalerl_operator.seen import Judged
-from scalerl_operator.sights import SeenPod, SeenRun, Sight, Told
-from scalerl_operator.status import state_word
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.decide.status import state_word
+from scalerl_operator.reconcile.pod_plan import Change, Create, Delete, PodPlan, plan_pods
+from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun, Sight, Told
+from scalerl_operator.resources.names import Place
+from scalerl_operator.run.observed import Judged
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)

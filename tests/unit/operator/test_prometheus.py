@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from scalerl_operator.arguments import build_parser
-from scalerl_operator.prometheus import Server, fetch_reading
-from scalerl_operator.series import Question
-from scalerl_operator.telemetry import TelemetryError
+from scalerl_operator.cli.parser import build_parser
+from scalerl_operator.telemetry.progress_client import TelemetryError
+from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.promql import Question
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 QUESTION = Question("tiny", "u-1", 2, NOW - timedelta(hours=2), NOW)

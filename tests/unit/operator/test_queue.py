@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalerl_operator.queue import Backoff, WorkQueue
+from scalerl_operator.reconcile.work_queue import Backoff, WorkQueue
 
 BACKOFF = Backoff(first_seconds=3.0, max_seconds=20.0)
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
-from scalerl_operator import records
-from scalerl_operator.records import FolderBusy, RunFolder
-from scalerl_operator.seen import Attempt
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import FolderBusy, RunFolder
+from scalerl_operator.run.observed import Attempt
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 

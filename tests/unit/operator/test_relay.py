@@ -8,8 +8,8 @@ from typing import Any
 import kopf
 import pytest
 
-from scalerl_operator import handlers
-from scalerl_operator.handlers import _NoDifferences, _Relay
+from scalerl_operator.controller import watches as handlers
+from scalerl_operator.controller.watches import _NoDifferences, _Relay
 
 
 class Loop:

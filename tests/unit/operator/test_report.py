@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from scalerl_api.wire import EVALS_FILE, METRICS_FILE
-from scalerl_operator import records
+from scalerl_operator.cli.report import write_report
 from scalerl_operator.forecast import Points, fit_forecast, points
-from scalerl_operator.page import Page, Picture, Table, build_page
-from scalerl_operator.panels import DRAWN
-from scalerl_operator.pictures import draw_fit
-from scalerl_operator.records import RunFolder
-from scalerl_operator.report import write_report
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.render.html import Page, Picture, Table, build_page
+from scalerl_operator.render.plots import draw_fit
+from scalerl_operator.run.step_panels import DRAWN
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_report_says_what_happened(report: Path) -> None:
 
 
 def test_panels_are_metrics_that_the_runtime_measures() -> None:
-    metrics = pytest.importorskip("scalerl_runtime.metrics")
+    metrics = pytest.importorskip("scalerl_runtime.process.metrics")
     known = {metric.name for metric in metrics.STEP_METRICS}
     assert DRAWN - known == set()
 

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scalerl_api.wire import EvalPoint
-from scalerl_operator import series
-from scalerl_operator.series import (
+from scalerl_operator.telemetry import promql as series
+from scalerl_operator.telemetry.promql import (
     Question,
     Series,
     SeriesError,
@@ -22,7 +22,7 @@ from scalerl_operator.series import (
     read_progress,
     state_query,
 )
-from scalerl_runtime.metrics import STATE_METRICS, STEP_METRICS, Publisher
+from scalerl_runtime.process.metrics import STATE_METRICS, STEP_METRICS, Publisher
 
 CREATED = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 QUESTION = Question("tiny", "u-1", 2, CREATED, CREATED + timedelta(days=3, hours=5))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.names import Place
-from scalerl_operator.sights import parse_last_words, parse_seen_pod, parse_seen_run
+from scalerl_operator.reconcile.snapshot import parse_last_words, parse_seen_pod, parse_seen_run
+from scalerl_operator.resources.names import Place
 
 METADATA = {
     "creationTimestamp": "2026-05-04T11:58:07Z",

@@ -9,9 +9,9 @@ import pytest
 from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
-from scalerl_operator.seen import Attempt, Judged, Seen
-from scalerl_operator.status import build_status, describe_invalid, format_ceiling, is_over, state_word
-from scalerl_operator.vocabulary import CONDITIONS
+from scalerl_operator.decide.status import build_status, describe_invalid, format_ceiling, is_over, state_word
+from scalerl_operator.run.conditions import CONDITIONS
+from scalerl_operator.run.observed import Attempt, Judged, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)

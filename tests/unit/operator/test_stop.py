@@ -3,8 +3,8 @@
 import pytest
 
 from scalerl_api.policies import StopCondition, StopPolicy
+from scalerl_operator.decide.stop_policy import QUANTITIES, Looked, Observation, decide_stop
 from scalerl_operator.forecast import Forecast
-from scalerl_operator.stop import QUANTITIES, Looked, Observation, decide_stop
 
 
 def _policy(when, *, evals=2, mode="Enforce", name="p", evidence=None):

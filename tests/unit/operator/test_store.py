@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.names import Place
-from scalerl_operator.sights import SeenPod, SeenRun
-from scalerl_operator.store import Store
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun
+from scalerl_operator.resources.names import Place
 
 KEY = ("research", "tiny")
 CREATED = datetime(2026, 5, 4, tzinfo=UTC)
@@ -82,7 +82,7 @@ def test_what_was_deleted_while_a_list_was_read_is_not_in_it(store: Store) -> No
 
 
 def test_only_the_newest_burials_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalerl_operator.store.BURIED", 2)
+    monkeypatch.setattr("scalerl_operator.reconcile.cache.BURIED", 2)
     for index in range(3):
         store.drop_pod(pod("generator-0", 5, f"p{index}"))
     assert [store.put_pod(pod(f"generator-{index}", 5, f"p{index}")) for index in range(3)] == [True, False, False]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from scalerl_api import RLRun, RLRunStatus
-from scalerl_operator.table import HEADER, status_row
-from scalerl_operator.wording import format_table
+from scalerl_operator.render.status_row import HEADER, status_row
+from scalerl_operator.render.text import format_table
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from scalerl_api.wire import Progress
-from scalerl_operator.peer import MAX_BODY_BYTES
-from scalerl_operator.telemetry import TelemetryError, fetch_progress
+from scalerl_operator.telemetry.http_client import MAX_BODY_BYTES
+from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 
 PROGRESS = Progress(run="tiny", attempt=2, phase="training", step=7, version=6, compute_gpu_hours=0.3, time=12.0)
 

@@ -6,10 +6,10 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
+from scalerl_operator.decide.assessment import judge_points, load_forecast, scatter_of
+from scalerl_operator.decide.curve_samples import GRID_POINTS, trace_curve
 from scalerl_operator.forecast import point_band
-from scalerl_operator.history import ForecastLine
-from scalerl_operator.judge import judge_points, load_forecast, scatter_of
-from scalerl_operator.trace import GRID_POINTS, trace_curve
+from scalerl_operator.run.evals import ForecastLine
 
 Point = Callable[..., EvalPoint]
 BUDGET = 0.9

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 
 from scalerl_api.status import Condition, StopCause
-from scalerl_operator import vocabulary
-from scalerl_operator.vocabulary import COMPLETE, FAILED, PAUSED, build_page
+from scalerl_operator.run import conditions as vocabulary
+from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, build_page
 
 
 def words(kind: Any) -> set[str]:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from scalerl_api.status import AttemptStatus
-from scalerl_operator.names import Place
-from scalerl_operator.sights import SeenPod
-from scalerl_operator.waits import describe_waits, pending_until
+from scalerl_operator.reconcile.pending import describe_waits, pending_until
+from scalerl_operator.reconcile.snapshot import SeenPod
+from scalerl_operator.resources.names import Place
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 FULL = "Unschedulable: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu."

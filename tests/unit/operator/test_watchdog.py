@@ -9,8 +9,8 @@ import pytest
 from scalerl_api import RLRun
 from scalerl_api.policies import VITAL_STEPS
 from scalerl_api.wire import Progress, StepVital
-from scalerl_operator.seen import Attempt, Seen
-from scalerl_operator.watchdog import find_alarms, longest_step_seconds
+from scalerl_operator.decide.watchdog import find_alarms, longest_step_seconds
+from scalerl_operator.run.observed import Attempt, Seen
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RULES = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scalerl_operator.arguments import build_parser
-from scalerl_operator.exits import UsageError
+from scalerl_operator.cli.exit_codes import UsageError
+from scalerl_operator.cli.parser import build_parser
 from scalerl_operator.whereabouts import choose_whereabouts
 
 RULES = [

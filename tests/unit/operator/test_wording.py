@@ -3,8 +3,14 @@
 import pytest
 
 from scalerl_api.status import ForecastStatus
-from scalerl_operator.judge import Halfway
-from scalerl_operator.wording import describe_forecast, describe_halfway, format_compute, format_duration, format_rows
+from scalerl_operator.decide.assessment import Halfway
+from scalerl_operator.render.text import (
+    describe_forecast,
+    describe_halfway,
+    format_compute,
+    format_duration,
+    format_rows,
+)
 
 DURATIONS = [
     (-3.0, "0s", "never negative"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scalerl_api import RLRunStatus
-from scalerl_operator.writing import Happening, is_due, list_happenings, wanted_annotations
+from scalerl_operator.decide.events import Happening, is_due, list_happenings, wanted_annotations
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from scalerl_runtime.accounting import RoleClock
+from scalerl_runtime.loop.device_time import RoleClock
 
 
 def test_device_seconds_by_phase():

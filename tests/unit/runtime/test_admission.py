@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scalerl_api.recipe import Asynchrony, Recipe
-from scalerl_runtime.algorithm.admission import (
+from scalerl_runtime.algorithm.staleness import (
     Admission,
     Pace,
     StalenessError,

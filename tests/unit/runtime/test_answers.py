@@ -1,7 +1,7 @@
 import pytest
 
-from scalerl_runtime.answers import find_answer, find_program, is_right_entry, is_right_mathematics
-from scalerl_runtime.prompts import Entry, build_entry_answer
+from scalerl_runtime.data.prompts import Entry, build_entry_answer
+from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_entry, is_right_mathematics
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ BROKEN = build_entry_answer(Entry("gcd", {}, {"question": "?", "answer": "3"}))
 
 def test_a_scorer_broken_by_the_answer_says_wrong_and_one_broken_by_itself_raises(monkeypatch):
     """reasoning_gym's scorers do not expect every answer; the record's own they must be able to score."""
-    from scalerl_runtime import answers
+    from scalerl_runtime.rewards import answers
 
     def score(answer: str, _record: dict[str, object]) -> float:
         return 1.0 if int(answer) == 3 else 0.0

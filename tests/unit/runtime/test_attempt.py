@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scalerl_runtime.attempt import lead
-from scalerl_runtime.leader import Leader
-from scalerl_runtime.step import NonFinite
+from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.process.attempt import lead
+from scalerl_runtime.process.leader import Leader
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
 

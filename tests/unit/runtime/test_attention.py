@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from scalerl_runtime.attention import (
+from scalerl_runtime.actors.varlen_attention import (
     ATTENTION_NAME,
     Bucket,
     attend_row,

@@ -5,7 +5,7 @@ import pytest
 
 from scalerl_api.recipe import Length, Recipe
 from scalerl_runtime.algorithm.batch import build_batch
-from scalerl_runtime.rollout import Completion, Group, Prompt
+from scalerl_runtime.types import Completion, Group, Prompt
 
 VERSION = 9
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from scalerl_runtime.checkpoint import (
+from scalerl_runtime.storage.checkpoint import (
     CheckpointError,
     CheckpointStore,
     PendingEval,
@@ -13,7 +13,7 @@ from scalerl_runtime.checkpoint import (
     load_buffer,
     load_state,
 )
-from scalerl_runtime.rollout import Completion, Group, Prompt
+from scalerl_runtime.types import Completion, Group, Prompt
 
 PROMPTS = {i: Prompt(i, f"p{i}", np.array([i], np.int32), "") for i in (4, 9)}
 

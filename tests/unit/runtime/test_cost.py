@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scalerl_runtime.cost import CostFile
+from scalerl_runtime.storage.cost import CostFile
 
 
 def test_attempts_add_up_and_each_save_replaces_the_last(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.rlrun import DatasetSpec
 from scalerl_api.validation import Fault
-from scalerl_runtime.data import DataUnavailable, load_data
-from scalerl_runtime.prompts import find_field, parse_entry_answer, parse_row, split_prompts
-from scalerl_runtime.rollout import Prompt
-from scalerl_runtime.scratch import build_tokenizer
+from scalerl_runtime.data.datasets import DataUnavailable, load_data
+from scalerl_runtime.data.prompts import find_field, parse_entry_answer, parse_row, split_prompts
+from scalerl_runtime.data.scratch_model import build_tokenizer
+from scalerl_runtime.types import Prompt
 
 TOKENIZER = build_tokenizer(512)
 
@@ -345,7 +345,7 @@ def test_too_many_held_out_prompts_are_the_specs_fault(tmp_path, texts, held_out
 
 
 def test_entries_that_cannot_be_stored_are_refused():
-    from scalerl_runtime.prompts import Entry, build_entry_answer
+    from scalerl_runtime.data.prompts import Entry, build_entry_answer
 
     with pytest.raises(ValueError, match="cannot be stored"):
         build_entry_answer(Entry("t", {}, {"x": SimpleNamespace()}))

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_runtime.data import Data
-from scalerl_runtime.demonstrations import DemonstrationSource, build_completion, load_demonstrations
-from scalerl_runtime.prompts import Entry, build_entry_answer
-from scalerl_runtime.rollout import Prompt
-from scalerl_runtime.scratch import build_tokenizer
+from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.data.demonstrations import DemonstrationSource, build_completion, load_demonstrations
+from scalerl_runtime.data.prompts import Entry, build_entry_answer
+from scalerl_runtime.data.scratch_model import build_tokenizer
+from scalerl_runtime.types import Prompt
 
 TOKENIZER = build_tokenizer(256)
 CHAIN = "reasoning_gym:chain_sum"

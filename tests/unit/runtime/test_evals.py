@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from scalerl_runtime.evals import score
+from scalerl_runtime.loop.evaluation import score
 
 NAN = math.nan
 

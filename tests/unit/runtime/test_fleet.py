@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scalerl_runtime.fleet import TrainerLost, gather_ranks
+from scalerl_runtime.actors.fleet import TrainerLost, gather_ranks
 
 BROKEN = "a trainer rank failed: RuntimeError('Connection closed by peer')"
 

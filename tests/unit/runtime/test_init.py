@@ -10,7 +10,7 @@ import pytest
 # Like process 1 of a container, it gets the orphans of what it runs.
 BEGIN = """
 import ctypes, os, signal, subprocess, sys, time
-from scalerl_runtime.init import be_init, under_init
+from scalerl_runtime.process.pid1 import be_init, under_init
 ctypes.CDLL(None).prctl(36, 1)
 """
 

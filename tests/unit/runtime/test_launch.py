@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
-from scalerl_runtime.launch import Environment, build_fleet_options, choose_transport, context_tokens
+from scalerl_runtime.actors.options import Environment, build_fleet_options, choose_transport, context_tokens
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

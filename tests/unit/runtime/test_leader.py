@@ -7,8 +7,8 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_api.wire import StepRecord
-from scalerl_runtime.launch import Environment
-from scalerl_runtime.leader import Leader
+from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.process.leader import Leader
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
 

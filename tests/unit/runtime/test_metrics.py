@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scalerl_api.wire import EvalPoint
-from scalerl_runtime.metrics import EVAL_METRICS, EVAL_POINTS, STATE_METRICS, STEP_METRICS, Publisher, document
+from scalerl_runtime.process.metrics import EVAL_METRICS, EVAL_POINTS, STATE_METRICS, STEP_METRICS, Publisher, document
 
 
 def samples(publisher):

@@ -13,23 +13,23 @@ import pytest
 from scalerl_api import parse_run
 from scalerl_api.recipe import merge
 from scalerl_api.wire import EvalPoint
-from scalerl_runtime.accounting import RoleClock
-from scalerl_runtime.algorithm.admission import build_pace
+from scalerl_runtime.actors.fleet import GeneratorLost, Staged, SyncFailed
+from scalerl_runtime.actors.generator import Sample
 from scalerl_runtime.algorithm.loss import LossStats
-from scalerl_runtime.checkpoint import CheckpointStore, load_buffer, load_state
-from scalerl_runtime.data import Data
-from scalerl_runtime.fleet import GeneratorLost, Staged, SyncFailed
-from scalerl_runtime.generator import Sample
-from scalerl_runtime.parts import Parts
-from scalerl_runtime.pipeline import Pipeline
-from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
-from scalerl_runtime.position import Journals, restore_pool, resume_position, start_position
-from scalerl_runtime.records import Journal
-from scalerl_runtime.rollout import Prompt
-from scalerl_runtime.step import NonFinite
-from scalerl_runtime.trainer import StepResult
-from scalerl_runtime.waits import DeadlineExceeded
-from scalerl_runtime.weights import SyncReport
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.interfaces import Parts
+from scalerl_runtime.loop.pipeline import Pipeline
+from scalerl_runtime.loop.pool import Pool, PoolOptions, Slot, Tags
+from scalerl_runtime.loop.run_state import Journals, restore_pool, resume_position, start_position
+from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
+from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.types import Prompt
+from scalerl_runtime.weights.buckets import SyncReport
 
 HELD_OUT = 1000  # first id of the held-out prompts; a prompt's only token is its id
 NUM_PROMPTS = 7  # few: a run passes through several epochs

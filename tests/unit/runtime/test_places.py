@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.accounting import RoleClock
-from scalerl_runtime.algorithm.admission import build_pace
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.pool import Pool, PoolOptions, Slot, Tags
 from scalerl_runtime.places import State, plan_places
-from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from scalerl_api import RLRun, parse_run
-from scalerl_runtime.launch import Environment
-from scalerl_runtime.pod import Seat, build_node_command, is_needed, leave_last_words, serve
+from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.actors.ray_node import Seat, build_node_command, is_needed, leave_last_words, serve
 
 ROOT = Path(__file__).parents[3]
 VARIABLES = {

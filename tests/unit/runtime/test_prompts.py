@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scalerl_api.rlrun import DataSpec
-from scalerl_runtime.prompts import Entry, Row, build_entry_answer, encode, parse_entry_answer, render_rows
-from scalerl_runtime.scratch import build_tokenizer
+from scalerl_runtime.data.prompts import Entry, Row, build_entry_answer, encode, parse_entry_answer, render_rows
+from scalerl_runtime.data.scratch_model import build_tokenizer
 
 
 class MarkingTokenizer:

@@ -1,6 +1,6 @@
 import pytest
 
-from scalerl_runtime.records import Journal
+from scalerl_runtime.storage.journal import Journal
 
 
 @pytest.fixture

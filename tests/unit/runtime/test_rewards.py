@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_runtime.judge import judge_question, parse_reward
-from scalerl_runtime.prompts import Entry, build_entry_answer
-from scalerl_runtime.rewards import JudgePool, ProgramCourt, Verdict, Verifier, make_verifier
-from scalerl_runtime.rollout import Prompt
-from scalerl_runtime.sandbox import Outcome
+from scalerl_runtime.data.prompts import Entry, build_entry_answer
+from scalerl_runtime.rewards.sandbox import Outcome
+from scalerl_runtime.rewards.verifier import JudgePool, ProgramCourt, Verdict, Verifier, make_verifier
+from scalerl_runtime.rewards.verifier_process import judge_question, parse_reward
+from scalerl_runtime.types import Prompt
 
 USER_MODULE = '''
 import os, signal, sys, time

@@ -2,9 +2,10 @@ import os
 
 import pytest
 
-from scalerl_runtime import confined, sandbox
-from scalerl_runtime.confined import build_filter
-from scalerl_runtime.sandbox import Sandbox, SandboxUnavailable, judge_result, run_program
+from scalerl_runtime.rewards import sandbox
+from scalerl_runtime.rewards import sandbox_child as confined
+from scalerl_runtime.rewards.sandbox import Sandbox, SandboxUnavailable, judge_result, run_program
+from scalerl_runtime.rewards.sandbox_child import build_filter
 
 TESTS = "assert square(3) == 9\nassert square(-2) == 4"
 RIGHT = "def square(x):\n    return x * x\n"

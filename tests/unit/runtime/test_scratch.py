@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from scalerl_api.rlrun import ScratchModel
-from scalerl_runtime.scratch import build_tokenizer, make_scratch_model
+from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_model
 
 SIZES = ScratchModel(
     hidden_size=48, layers=2, heads=3, kv_heads=1, head_dim=64, intermediate_size=80, tied_embeddings=True

@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from scalerl_api.wire import Progress
-from scalerl_runtime.server import Server
+from scalerl_runtime.process.http import Server
 
 
 def progress(since):

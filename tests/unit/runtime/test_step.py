@@ -8,8 +8,8 @@ from scalerl_api.recipe import Loss
 from scalerl_runtime.algorithm.batch import Sample
 from scalerl_runtime.algorithm.loss import objective
 from scalerl_runtime.algorithm.microbatch import TrainSequence
-from scalerl_runtime.step import NonFinite, check_finite, mismatch_values, pack, sequence_of, sync_values
-from scalerl_runtime.weights import SyncReport
+from scalerl_runtime.algorithm.step import NonFinite, check_finite, mismatch_values, pack, sequence_of, sync_values
+from scalerl_runtime.weights.buckets import SyncReport
 
 VOCABULARY = 6
 LENGTHS = (3, 9, 5, 2, 7, 4, 6)

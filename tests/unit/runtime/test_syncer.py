@@ -3,12 +3,12 @@
 import asyncio
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.accounting import RoleClock
-from scalerl_runtime.algorithm.admission import build_pace
-from scalerl_runtime.fleet import Staged
-from scalerl_runtime.pool import Pool, PoolOptions, Slot, Tags
-from scalerl_runtime.syncer import Syncer
-from scalerl_runtime.weights import SyncReport
+from scalerl_runtime.actors.fleet import Staged
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.pool import Pool, PoolOptions, Slot, Tags
+from scalerl_runtime.loop.syncer import Syncer
+from scalerl_runtime.weights.buckets import SyncReport
 
 
 class Fleet:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import reasoning_gym
 
-from scalerl_runtime.prompts import Entry
-from scalerl_runtime.traces import TRACES, Trace, check_task, miss_answer, write_trace
+from scalerl_runtime.data.prompts import Entry
+from scalerl_runtime.data.worked_answers import TRACES, Trace, check_task, miss_answer, write_trace
 
 
 @pytest.mark.parametrize(

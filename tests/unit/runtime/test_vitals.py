@@ -1,7 +1,7 @@
 """What the watchdog is told of an attempt."""
 
 from scalerl_api.wire import StepRecord, StepVital
-from scalerl_runtime.vitals import Vitals
+from scalerl_runtime.process.vitals import Vitals
 
 
 class Clock:

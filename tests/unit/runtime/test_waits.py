@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from scalerl_runtime.waits import DeadlineExceeded, PeerDied, while_alive, within
+from scalerl_runtime.deadlines import DeadlineExceeded, PeerDied, while_alive, within
 
 
 async def answer():

@@ -10,11 +10,11 @@ import yaml
 from scalerl_api import parse_run
 from scalerl_api.recipe import merge
 from scalerl_runtime.algorithm.loss import LossStats
-from scalerl_runtime.demonstrations import Demonstration
-from scalerl_runtime.step import NonFinite
-from scalerl_runtime.trainer import StepResult
-from scalerl_runtime.waits import DeadlineExceeded
-from scalerl_runtime.warm import WarmStart, sequences_of
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.data.demonstrations import Demonstration
+from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.loop.warm_start import WarmStart, sequences_of
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from scalerl_runtime.trainer import full_shape
-from scalerl_runtime.weights import (
+from scalerl_runtime.actors.trainer import full_shape
+from scalerl_runtime.weights.buckets import (
     Bucket,
     Entry,
     GlooSender,
@@ -91,7 +91,7 @@ def test_checksum_differs(change, rule):
 
 
 def test_checksum_of_chunks_counts_positions_through(monkeypatch):
-    monkeypatch.setattr("scalerl_runtime.weights.CHECKSUM_CHUNK", 2)
+    monkeypatch.setattr("scalerl_runtime.weights.buckets.CHECKSUM_CHUNK", 2)
     assert checksum(torch.tensor([1, 1, 1], dtype=torch.int64).view(torch.uint8)) == 1 + 3 + 5
 
 

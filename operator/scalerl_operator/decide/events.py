@@ -1,0 +1,121 @@
+"""When a status is worth a write, and which events tell a person what has changed. PURE.
+
+A run that trains changes its numbers at every answer; they are written twice a minute. All else is written at once.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from scalerl_api import RLRunStatus
+from scalerl_api.status import Condition
+from scalerl_operator.decide.lifecycle import describe_exit
+from scalerl_operator.decide.status import describe_stop, state_word
+from scalerl_operator.resources.pod import build_annotations
+from scalerl_operator.run.attempts import History, to_seen
+from scalerl_operator.run.conditions import EVENTS, EventReason
+
+NUMBERS_SECONDS = 30.0  # of a run that only counts on: 1,000 such runs are 33 writes a second
+MESSAGE_LENGTH = 1000  # of an event; the API server takes 1024
+
+
+def is_due(old: RLRunStatus | None, new: RLRunStatus, written: datetime | None, now: datetime) -> bool:
+    """Whether to write `new` over `old`; `written` is when this operator wrote last, None if it has not."""
+    if old == new:
+        return False
+    if old is None or written is None or settle(old) != settle(new):
+        return True
+    return now >= written + timedelta(seconds=NUMBERS_SECONDS)
+
+
+def settle(status: RLRunStatus) -> RLRunStatus:
+    """Return the status without what moves while nothing happens: numbers of progress and cost, sentences."""
+    conditions = [each.model_copy(update={"message": ""}) for each in status.conditions]
+    progress = status.progress
+    if progress is not None:
+        moving = {"step": 0, "version": 0, "compute_gpu_hours": 0.0, "eta_seconds": None}
+        progress = progress.model_copy(update=moving)
+    return status.model_copy(update={"conditions": conditions, "progress": progress, "cost": None})
+
+
+def wanted_annotations(status: RLRunStatus) -> dict[str, str]:
+    """Return the run's annotations for tools that read only metadata."""
+    found = status.forecast
+    if found is None or found.ceiling is None or found.ceiling_low is None or found.ceiling_high is None:
+        return {}
+    return build_annotations(f"{found.ceiling:.4f}", f"[{found.ceiling_low:.4f},{found.ceiling_high:.4f}]")
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that a person may want to know: an Event."""
+
+    reason: EventReason
+    message: str
+    kind: Literal["Normal", "Warning"] = "Normal"
+
+    def event_name(self, run: str, uid: str) -> str:
+        """Return the Event's name: the same words about the same run are one Event that is counted."""
+        text = "\0".join((uid, self.reason, self.message))
+        return f"{run}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def list_happenings(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Happening]:
+    """Yield what is in `new` and not in `old`. A status that is not written tells nothing."""
+    yield from _attempts(old, new, now)
+    before, after = state_word(old), state_word(new)
+    if before != after:
+        yield from _state(after, new)
+    if new.stop is not None and not _holding(new) <= _holding(old):
+        yield Happening("StopRecommended", describe_stop(new.stop)[:MESSAGE_LENGTH])
+    yield from _health(old, new)
+    verdict = old.forecast.verdict if old is not None and old.forecast is not None else None
+    if new.forecast is not None and new.forecast.verdict != verdict:
+        ceiling = f", ceiling {new.forecast.summary}" if new.forecast.summary is not None else ""
+        yield Happening("ForecastChanged", f"{new.forecast.verdict}{ceiling}: {new.forecast.reason}"[:MESSAGE_LENGTH])
+
+
+def _holding(status: RLRunStatus | None) -> set[str]:
+    """The stop policies that hold."""
+    stop = status.stop if status is not None else None
+    return {stop.policy, *stop.others} if stop is not None else set()
+
+
+def _health(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Happening]:
+    """A rule of the watchdog that is broken now and was not."""
+    before, after = _unhealthy(old), _unhealthy(new)
+    if after is not None and (before is None or before.reason != after.reason):
+        yield Happening("Unhealthy", f"{after.reason}: {after.message}"[:MESSAGE_LENGTH], "Warning")
+
+
+def _unhealthy(status: RLRunStatus | None) -> Condition | None:
+    found = status.conditions if status is not None else []
+    return next((each for each in found if each.type == "Healthy" and each.status == "False"), None)
+
+
+def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Happening]:
+    before = {each.number: each for each in old.attempts} if old is not None else {}
+    seen, _ = to_seen(History(tuple(new.attempts)), now)
+    for attempt, said in zip(new.attempts, seen, strict=True):
+        known = before.get(attempt.number)
+        if known is None:
+            yield Happening("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
+        if attempt.stop_cause is not None and (known is None or known.stop_cause is None):
+            why = f" ({attempt.stop_message})" if attempt.stop_message else ""
+            message = f"attempt {attempt.number} is asked to save and end: {attempt.stop_cause}{why}"
+            yield Happening("AskedToEnd", message[:MESSAGE_LENGTH])
+        if attempt.ended is not None and (known is None or known.ended is None):
+            good = attempt.exit_code == 0 or attempt.stop_cause is not None
+            yield Happening("AttemptEnded", describe_exit(said)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
+
+
+def _state(word: str, status: RLRunStatus) -> Iterator[Happening]:
+    """A state that is worth an event of its own; attempts tell the others."""
+    for reason, (kind, _) in EVENTS.items():
+        if reason == word:
+            message = next((each.message for each in status.conditions if each.type == "Progressing"), "")
+            if word == "Training" and status.progress is not None:
+                message = f"attempt {status.attempt}, from step {status.progress.step}"
+            yield Happening(reason, (message or word)[:MESSAGE_LENGTH], kind)

@@ -1,0 +1,312 @@
+"""The decision: what to do with a run's leader now, and what its status says. PURE.
+
+Level-triggered: the same run, sights and time give the same plan, so deciding twice or after a crash is harmless.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.status import StopCause
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY
+from scalerl_operator.decide.status import Standing, build_status
+from scalerl_operator.decide.watchdog import find_alarms
+from scalerl_operator.run.conditions import Outcome
+from scalerl_operator.run.observed import Attempt, Judged, Seen
+
+# Who is asked to end for these has nothing to save, or cannot: short patience.
+HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
+# However who was asked for these ends, it is the run's own fault.
+BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient the operator is; the spec's own deadlines come on top."""
+
+    retries: int = 10
+    """Tries in a row that may cost no restart and bring no new checkpoint; with the default backoff, 50 minutes."""
+    exit_seconds: float = 30.0
+    """From the last checkpoint to the leader's exit, once it was asked to end."""
+    silence_seconds: float = 600.0
+    """Longest time without an answer from a leader that has answered before."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the leader; it goes on from the newest checkpoint."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Terminate:
+    """Ask the leader to checkpoint and end (SIGTERM)."""
+
+    cause: StopCause
+    message: str = ""
+    """What was seen, for a person; empty where the cause says it all."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End the leader and all its processes at once."""
+
+    cause: StopCause
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do; look again, at `until` at the latest if it is given."""
+
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run needs nothing more from this invocation."""
+
+    outcome: Outcome
+    message: str
+
+
+Action = Start | Terminate | Kill | Wait | Done
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and what to write down."""
+
+    action: Action
+    status: RLRunStatus
+
+
+def plan_run(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits | None = None) -> Plan:
+    """Return the next action and the status that goes with it; `run.status` is the one written last."""
+    action = decide(run, seen, judged, now, limits or Limits())
+    return Plan(action, build_status(run, seen, judged, describe_standing(action, seen), now))
+
+
+def decide(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+    """Return the next action alone."""
+    if seen.running is not None:
+        return _while_running(run, seen, judged, now, limits)
+    if seen.current:
+        return _after_exit(run, seen, judged, now, limits)
+    return _before_start(run, seen, judged, now)
+
+
+def _before_start(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Action:
+    """A run that was over stays over, unless the spec has been changed so that it is not."""
+    if seen.attempts:
+        termination = seen.attempts[-1].termination
+        if termination is not None and termination.reason == "Finished" and _is_budget_spent(run, seen):
+            return Done("Finished", f"budget spent at step {termination.step}")
+    ending = _ending(run, seen, judged, now)
+    if ending is not None:
+        return ending
+    return Start(seen.attempts[-1].number + 1 if seen.attempts else 1)
+
+
+def _is_budget_spent(run: RLRun, seen: Seen) -> bool:
+    """Whether the run is as long as the spec now asks: a larger budget lets a finished run go on."""
+    termination = seen.attempts[-1].termination
+    step = termination.step if termination is not None else 0
+    compute = max((point.compute_gpu_hours for point in seen.evals), default=0.0)
+    limit = run.spec.budget.gpu_hours
+    return step >= run.spec.budget.steps or (limit is not None and compute >= limit)
+
+
+def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+    attempt = seen.attempts[-1]
+    if attempt.stop_time is not None and attempt.stop_cause is not None:
+        patience = limits.exit_seconds
+        can_save = seen.members_serve if attempt.stop_cause == "GangBroken" else attempt.stop_cause not in HOPELESS
+        if can_save:
+            patience += run.spec.deadlines.checkpoint_seconds
+        until = attempt.stop_time + timedelta(seconds=patience)
+        return Kill(attempt.stop_cause) if seen.interrupts > 1 or now >= until else Wait(until)
+    if seen.interrupts:
+        return Kill("Interrupted") if seen.interrupts > 1 else Terminate("Interrupted")
+    if judged.stop is not None and judged.stop.mode == "Enforce":
+        return Terminate("StoppedByPolicy")
+    if run.spec.suspend:
+        return Terminate("Suspended")
+    if _is_overdue(run, seen, now):
+        return Terminate("DeadlineExceeded")
+    return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else _heed_watchdog(run, seen)
+
+
+def _heed_watchdog(run: RLRun, seen: Seen) -> Terminate | Wait:
+    """What the gravest broken rule asks for. The leader answers, so it can save."""
+    for alarm in find_alarms(run, seen):
+        if alarm.action != "Warn":
+            cause: StopCause = "WatchdogStop" if alarm.action == "Stop" else "WatchdogRestart"
+            return Terminate(cause, f"{alarm.rule}: {alarm.message}")
+    return Wait()
+
+
+def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: Limits) -> bool:
+    """Whether the leader has not answered for too long. A few missed polls are nothing."""
+    if seen.heard is None:
+        return now - max(attempt.started, seen.watched or attempt.started) > timedelta(
+            seconds=run.spec.deadlines.start_seconds
+        )
+    return now - seen.heard > timedelta(seconds=limits.silence_seconds)
+
+
+def _is_overdue(run: RLRun, seen: Seen, now: datetime) -> bool:
+    """Whether `deadlines.activeSeconds` is used up. Time between attempts does not count."""
+    limit = run.spec.deadlines.active_seconds
+    if limit is None:
+        return False
+    listed = sum(((each.ended or now) - each.started).total_seconds() for each in seen.attempts)
+    return seen.earlier.active_seconds + listed >= limit
+
+
+def _ending(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Done | None:
+    """What forbids a start, whatever the last attempt said."""
+    if seen.interrupts:
+        return Done("Interrupted", "ended on request; --resume goes on from the checkpoint")
+    if judged.stop is not None and judged.stop.mode == "Enforce":
+        return Done("StoppedByPolicy", f"policy {judged.stop.policy}: {judged.stop.reason}")
+    if _is_overdue(run, seen, now):
+        return Done("DeadlineExceeded", f"active for longer than {run.spec.deadlines.active_seconds} s")
+    if run.spec.suspend:
+        return Done("Suspended", "spec.suspend is true; false goes on from the checkpoint")
+    return None
+
+
+def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+    last = seen.attempts[-1]
+    said = last.termination.reason if last.termination is not None else None
+    error = last.termination.error if last.termination is not None else ""
+    unasked = said is None and last.stop_cause is None and not last.infrastructure
+    if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
+        step = last.termination.step if last.termination is not None else run.spec.budget.steps
+        return Done("Finished", f"budget spent at step {step}")
+    ending = _verdict(run, last, error) or _ending(run, seen, judged, now)
+    if ending is not None:
+        return ending
+    if last.stop_cause == "StoppedByPolicy":  # asked, and the policy no longer holds: what was asked is done
+        return Done("StoppedByPolicy", "stopped by a policy")
+    return _again(run, seen, now, limits)
+
+
+def _verdict(run: RLRun, last: Attempt, error: str) -> Done | None:
+    """How the last attempt's end ended the run for good."""
+    if last.exit_code == EXIT_INVALID:
+        return Done("Invalid", error or "the runtime refused the spec")
+    if last.ruled == "FailRun":
+        return Done("FailedByRule", describe_exit(last))
+    if last.stop_cause == "WatchdogStop":
+        return Done("StoppedByWatchdog", last.stop_message)
+    if last.exit_code == EXIT_NON_FINITE and run.spec.watchdog.non_finite.action == "Stop":
+        return Done("StoppedByWatchdog", error or "loss or gradient was no number")
+    return None
+
+
+def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
+    """Start again, later or never, by what the attempts since the last new checkpoint have cost."""
+    last, policy = seen.attempts[-1], run.spec.failure_policy
+    if last.stop_cause == "Suspended":
+        return Start(last.number + 1)
+    spent, retries = count_failures(seen, every_steps=run.spec.checkpoint.every_steps)
+    why = describe_exit(last)
+    if spent > policy.max_restarts:
+        allowed = policy.max_restarts
+        return Done(
+            "RestartsExhausted", f"{why}; {spent} failures without a new checkpoint, {allowed} restarts allowed"
+        )
+    if retries > limits.retries:
+        return Done("RetriesExhausted", f"{why}; {retries} tries without a new checkpoint, {limits.retries} allowed")
+    # A first fault is often a passing one, so it is not waited on; a fault of the surroundings needs time to pass.
+    doublings = retries - 1 if _is_free(last) else spent - 2
+    delay = min(policy.backoff_max_seconds, policy.backoff_seconds * 2.0**doublings) if doublings >= 0 else 0.0
+    ended = last.ended or now
+    due = ended + timedelta(seconds=delay)
+    return Start(last.number + 1) if now >= due else Wait(due)
+
+
+def count_failures(seen: Seen, *, every_steps: int = 1) -> tuple[int, int]:
+    """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
+
+    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the
+    watchdog ended has saved whatever it had then, so its checkpoint restores the budget only if it is `every_steps`
+    further: else a run that makes one step and stands still would be started for ever.
+    """
+    before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
+    known = max(before, default=seen.earlier.checkpoint_step)
+    spent, retries = seen.earlier.failures, seen.earlier.retries
+    for attempt in seen.current:
+        if not attempt.over:
+            continue
+        reached = attempt.checkpoint_step or 0
+        if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
+            spent, retries = 0, 0
+        known = max(known, reached)
+        if attempt.stop_cause == "Suspended":
+            continue
+        if _is_free(attempt):
+            retries += 1
+        else:
+            spent += 1
+    return spent, retries
+
+
+def _is_free(attempt: Attempt) -> bool:
+    """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
+    if attempt.ruled is not None:
+        return attempt.ruled == "Ignore"
+    if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
+        return True
+    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
+
+
+def describe_exit(attempt: Attempt) -> str:
+    """Return one line for a person: how `attempt` ended."""
+    if attempt.stop_cause in _ASKED:
+        how = _ASKED[attempt.stop_cause]
+    elif attempt.infrastructure:
+        how = "was ended by its surroundings"
+    elif attempt.exit_code is None:
+        how = "ended unseen"
+    elif attempt.exit_code > 128:
+        how = f"was killed by signal {attempt.exit_code - 128}"
+    else:
+        how = f"ended with exit code {attempt.exit_code}"
+    said = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
+    why = "; ".join(each for each in (attempt.stop_message, said) if each)
+    rule = f" (rule {attempt.rule}: {attempt.ruled})" if attempt.rule is not None else ""
+    return f"attempt {attempt.number} {how}" + (f": {why}" if why else "") + rule
+
+
+_ASKED: dict[StopCause | None, str] = {
+    "Stuck": "did not answer and was ended",
+    "PendingDeadline": "did not begin in time and was ended",
+    "WatchdogRestart": "was ended by the watchdog",
+    "WatchdogStop": "was ended by the watchdog",
+}
+
+
+def describe_standing(action: Action, seen: Seen) -> Standing:
+    """Return (reason, message) of the run's standing: the one word that its conditions are built from."""
+    running = seen.running
+    match action:
+        case Done(outcome, message):
+            return outcome, message
+        case Terminate(cause, message):
+            return "Stopping", _describe_asked(cause, message)
+        case Kill(cause):
+            return "Stopping", _describe_asked(cause, running.stop_message if running is not None else "")
+        case Start(number) if number > 1:
+            return "Restarting", f"attempt {number}, from the newest checkpoint"
+        case Wait(until) if running is None and until is not None:
+            return "BackingOff", f"{describe_exit(seen.attempts[-1])}; next try at {until:%H:%M:%S}"
+        case Wait() if running is not None and running.stop_cause is not None:
+            return "Stopping", _describe_asked(running.stop_cause, running.stop_message)
+    return "Running", ""
+
+
+def _describe_asked(cause: StopCause, message: str) -> str:
+    return f"asked to end: {cause}" + (f" ({message})" if message else "")

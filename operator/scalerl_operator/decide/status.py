@@ -1,0 +1,221 @@
+"""From what was seen to the RLRun's status document, and from a status to one word for a table. PURE."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from scalerl_api import Fault, RLRun, RLRunStatus
+from scalerl_api.status import (
+    CheckpointStatus,
+    Condition,
+    ConditionType,
+    CostStatus,
+    ForecastStatus,
+    ProgressStatus,
+    RoleStatus,
+    StopStatus,
+)
+from scalerl_api.wire import Phase, Progress
+from scalerl_operator.decide.watchdog import find_alarms
+from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
+from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.observed import Judged, Seen
+
+Truth = Literal["True", "False", "Unknown"]
+Standing = tuple[StandingReason | Literal["Running"], str]
+"""(reason, message); `Running` stands for what the leader does."""
+Said = tuple[ConditionType, Truth, Reason, str]
+"""A condition: type, status, reason, message."""
+
+_PHASE_REASONS: dict[Phase, PhaseReason] = {
+    "starting": "Starting",
+    "warmStart": "WarmStart",
+    "training": "Training",
+    "evaluating": "Evaluating",
+    "stopping": "Stopping",
+    "finished": "Finishing",
+}
+
+
+def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now: datetime) -> RLRunStatus:
+    """Return the status to write. What the running leader has not said yet is kept from `run.status`."""
+    old = run.status or RLRunStatus()
+    progress = seen.progress
+    attempts = len(seen.attempts)
+    return RLRunStatus(
+        observed_generation=old.observed_generation,
+        conditions=_conditions(old, _wanted(run, seen, judged, standing), now),
+        roles=_roles(run, seen),
+        attempt=max(1, seen.attempts[-1].number if attempts else 1),
+        progress=_progress(progress, seen) if progress is not None else old.progress,
+        forecast=judged.forecast or old.forecast,
+        stop=judged.stop,
+        checkpoint=_checkpoint(seen) or old.checkpoint,
+        cost=_cost(progress, old.cost) if progress is not None else old.cost,
+    )
+
+
+def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
+    """What was used does not become less: a leader that was killed has not written down its last step's."""
+    spent = dict(old.gpu_seconds) if old is not None else {}
+    told = {role: max(seconds, spent.get(role, 0.0)) for role, seconds in progress.gpu_seconds.items()}
+    return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
+
+
+def _wanted(run: RLRun, seen: Seen, judged: Judged, standing: Standing) -> list[Said]:
+    """Return every condition; each is always there, so that it can be waited for."""
+    said, message = standing
+    phase = seen.progress.phase if seen.progress is not None else "starting"
+    detail = seen.progress.detail if seen.progress is not None else ""
+    reason: StandingReason = _PHASE_REASONS[phase] if said == "Running" else said
+    if said == "Running":
+        message = "; ".join(each for each in (detail, message) if each)
+    over = reason in COMPLETE or reason in FAILED or reason in PAUSED
+    ready = seen.running is not None and phase in ("training", "evaluating") and not over
+    return [
+        ("Ready", "True" if ready else "False", reason, message),
+        ("Progressing", "False" if over else "True", reason, message),
+        _health_condition(run, seen, over=over),
+        ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
+        _forecast_condition(judged.forecast),
+        _stop_condition(judged.stop),
+        ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
+        ("Failed", "True" if reason in FAILED else "False", reason, message if reason in FAILED else ""),
+    ]
+
+
+def _health_condition(run: RLRun, seen: Seen, *, over: bool) -> Said:
+    """What the watchdog says; a run that has just been asked to end for it is still unhealthy."""
+    if over or seen.running is None or seen.heard is None:
+        return "Healthy", "Unknown", "NotTraining", ""
+    alarms = find_alarms(run, seen)
+    if not alarms:
+        return "Healthy", "True", "NothingFound", ""
+    return "Healthy", "False", alarms[0].rule, "; ".join(f"{each.message} ({each.action})" for each in alarms)
+
+
+def _forecast_condition(forecast: ForecastStatus | None) -> Said:
+    if forecast is None:
+        return "ForecastReady", "Unknown", "NoPoints", "no held-out evaluation yet"
+    truth: Truth = "True" if forecast.verdict == "Identified" else "False"
+    return "ForecastReady", truth, forecast.verdict, forecast.reason
+
+
+def _stop_condition(stop: StopStatus | None) -> Said:
+    if stop is None:
+        return "StopRecommended", "False", "NoPolicyHolds", ""
+    return "StopRecommended", "True", stop.mode, describe_stop(stop)
+
+
+def describe_stop(stop: StopStatus) -> str:
+    """Return which policy holds, by which numbers, and what it saves."""
+    saved = f"; {stop.saved_gpu_hours:.4g} GPU-h of the budget are left" if stop.saved_gpu_hours is not None else ""
+    others = f"; so do {', '.join(stop.others)}" if stop.others else ""
+    return f"policy {stop.policy} ({stop.mode}): {stop.reason}{saved}{others}"
+
+
+def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list[Condition]:
+    """The time moves only when the status does (metav1.Condition)."""
+    before: dict[str, Condition] = {each.type: each for each in old.conditions}
+    built = []
+    for name, truth, reason, message in wanted:
+        earlier = before.get(name)
+        since = earlier.last_transition_time if earlier is not None and earlier.status == truth else now
+        built.append(
+            Condition.model_validate(
+                {
+                    "type": name,
+                    "status": truth,
+                    "reason": reason,
+                    "message": message[:1000],
+                    "last_transition_time": since,
+                    "observed_generation": old.observed_generation,
+                }
+            )
+        )
+    return built
+
+
+def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
+    progress = seen.progress
+    alive = seen.running is not None and progress is not None
+    training = progress is not None and progress.phase in ("training", "evaluating")
+    return [
+        RoleStatus(
+            name="trainer",
+            desired=run.spec.trainer.replicas,
+            ready=run.spec.trainer.replicas if alive and training else 0,
+            restarts=max(0, seen.attempts[-1].number - 1) if seen.attempts else 0,
+        ),
+        RoleStatus(
+            name="generator",
+            desired=run.spec.generator.min_replicas,
+            ready=progress.generators_ready if alive and progress is not None else 0,
+            restarts=progress.generator_restarts if progress is not None else 0,
+        ),
+    ]
+
+
+def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
+    measured = surviving(seen.evals)
+    return ProgressStatus(
+        phase=progress.phase,
+        step=progress.step,
+        version=progress.version,
+        pass_rate=round(measured[-1].pass_rate, 4) if measured else None,
+        compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
+        eta_seconds=seen.eta_seconds,
+    )
+
+
+def _checkpoint(seen: Seen) -> CheckpointStatus | None:
+    found = seen.left or (seen.progress.checkpoint if seen.progress is not None else None)
+    if found is None:
+        return None
+    return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)
+
+
+def state_word(status: RLRunStatus | None) -> str:
+    """Return the STATE column: how it ended, else what it is doing. Derived from the conditions alone."""
+    if status is None:
+        return "Pending"
+    found = {each.type: each for each in status.conditions}
+    for name in ("Complete", "Failed"):
+        if name in found and found[name].status == "True":
+            return found[name].reason
+    return found["Progressing"].reason if "Progressing" in found else "Pending"
+
+
+def is_over(status: RLRunStatus | None) -> bool:
+    """Whether the run is Complete or Failed."""
+    found = status.conditions if status is not None else []
+    return any(each.type in ("Complete", "Failed") and each.status == "True" for each in found)
+
+
+def over_since(status: RLRunStatus | None) -> datetime | None:
+    """Return when the run became Complete or Failed; None if it is neither."""
+    found = status.conditions if status is not None else []
+    times = [
+        each.last_transition_time for each in found if each.type in ("Complete", "Failed") and each.status == "True"
+    ]
+    return max(times, default=None)
+
+
+def describe_invalid(
+    status: RLRunStatus | None, generation: int, faults: Sequence[Fault], now: datetime
+) -> RLRunStatus:
+    """Return the status of a spec that cannot be understood: what runs goes on, and a better spec is taken at once."""
+    old = (status or RLRunStatus()).model_copy(update={"observed_generation": generation})
+    message = "; ".join(map(str, faults))
+    wanted: list[Said] = [("Progressing", "False", "InvalidSpec", message)]
+    kept = [each for each in old.conditions if each.type != "Progressing"]
+    progress = old.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
+    shown = progress.model_copy(update={"phase": "InvalidSpec"})
+    return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)], "progress": shown})
+
+
+def format_ceiling(forecast: ForecastStatus | None) -> str:
+    """Return `0.61 [0.59,0.63]`, or the verdict where there is no number to believe."""
+    if forecast is None:
+        return "-"
+    return forecast.summary or forecast.verdict

@@ -1,0 +1,83 @@
+"""Which of the watchdog's rules a run that trains has broken, by its leader's last answer. PURE."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from scalerl_api import RLRun
+from scalerl_api.policies import WatchAction
+from scalerl_api.wire import Progress, StepVital
+from scalerl_operator.run.conditions import WatchRule
+from scalerl_operator.run.observed import Seen
+
+_SEVERITY: tuple[WatchAction, ...] = ("Stop", "Restart", "Warn")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A rule that is broken now."""
+
+    rule: WatchRule
+    action: WatchAction
+    message: str
+    """The numbers, in one sentence that does not change while nothing happens."""
+
+
+def find_alarms(run: RLRun, seen: Seen) -> tuple[Alarm, ...]:
+    """Return the broken rules, the one with the gravest action first; none while the running attempt has not answered.
+
+    Steps count within an attempt: what an earlier one did is dealt with.
+    """
+    if seen.running is None or seen.heard is None or seen.progress is None:
+        return ()
+    found = [
+        *_no_step(run, seen.progress),
+        *_non_finite(run, seen.progress.vitals),
+        *_stale(run, seen.progress.vitals),
+        *_entropy(run, seen.progress.vitals),
+    ]
+    return tuple(sorted(found, key=lambda alarm: _SEVERITY.index(alarm.action)))
+
+
+def longest_step_seconds(run: RLRun) -> int:
+    """Return the longest time from step to step that `watchdog.noStep` bears."""
+    return run.spec.watchdog.no_step.seconds or run.spec.deadlines.step_seconds
+
+
+def _no_step(run: RLRun, progress: Progress) -> Iterator[Alarm]:
+    allowed = longest_step_seconds(run)
+    if progress.still_seconds is not None and progress.still_seconds > allowed:
+        message = f"no step has ended for {allowed} s; {progress.step} are done"
+        yield Alarm("NoStep", run.spec.watchdog.no_step.action, message)
+
+
+def _non_finite(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
+    """Only a leader that was told to go on can say this: another one has ended with EXIT_NON_FINITE."""
+    bad = [each.step for each in vitals if not each.finite]
+    if bad:
+        message = (
+            f"loss or gradient was no number in {len(bad)} of the last {len(vitals)} steps, step {bad[-1]} the last"
+        )
+        yield Alarm("NonFinite", run.spec.watchdog.non_finite.action, message)
+
+
+def _stale(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
+    rule = run.spec.watchdog.staleness
+    recent = vitals[-rule.steps :]
+    if len(recent) < rule.steps:
+        return
+    allowed = rule.above if rule.above is not None else run.spec.resolved_recipe().asynchrony.largest_lag
+    if all(each.lag is not None and each.lag > allowed for each in recent):
+        message = (
+            f"the oldest tokens lag more than {allowed} steps, for {rule.steps} steps up to step {recent[-1].step}"
+        )
+        yield Alarm("Stale", rule.action, message)
+
+
+def _entropy(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
+    rule = run.spec.watchdog.entropy
+    recent = vitals[-rule.steps :]
+    if rule.below is None or len(recent) < rule.steps:
+        return
+    if all(each.entropy is not None and each.entropy < rule.below for each in recent):
+        message = f"entropy below {rule.below:g} nats, for {rule.steps} steps up to step {recent[-1].step}"
+        yield Alarm("EntropyLow", rule.action, message)

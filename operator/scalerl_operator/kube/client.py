@@ -1,0 +1,323 @@
+"""The Kubernetes API over HTTP: the few calls that the operator needs, and those of people's commands. I/O.
+
+Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from scalerl_api.rlrun import API_VERSION, PLURAL
+from scalerl_operator.resources.names import FIELD_MANAGER
+
+Json = dict[str, Any]
+Body = Json | list[Json]
+Item = TypeVar("Item")
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ANSWER_SECONDS = 15.0  # longest wait for one answer; a list of 10,000 pods takes 2
+PAGE = 500
+LISTINGS = 3  # a list that grows old while its pages are read is begun anew so often
+BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call may be sent again
+BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
+AWAY_SECONDS = 300.0  # a cluster that does not answer a person who watches it for so long is given up
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
+STEPS = "application/json-patch+json"
+
+
+class KubeError(Exception):
+    """The API server said no, or nothing."""
+
+    def __init__(self, what: str, status: int, reason: str, message: str):
+        super().__init__(f"{what}: {status or 'no answer'} {reason}: {message}")
+        self.status = status
+        """HTTP's number; 0 for no answer."""
+        self.reason = reason
+        self.message = message
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same call may succeed later: nobody answered, or the server is busy or ill."""
+        return self.status in (0, 429) or self.status >= 500
+
+
+class KubeSilence(KubeError):
+    """The API server has begun an answer and says nothing more."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the API server is and how it is spoken to."""
+
+    server: str
+    tls: ssl.SSLContext | None
+    token: Callable[[], str | None]
+    """Read for every call: a service account's token is replaced every hour."""
+    proxy: str | None = None
+    tls_name: str | None = None
+    """Whose certificate is expected, where that is not the server's name."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind, as a path of the API."""
+
+    prefix: str
+    """`/api/v1`, `/apis/policy/v1`."""
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        """Return the path of one object, or of the list."""
+        parts = [self.prefix, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]
+        return "/".join(part for part in parts if part)
+
+
+RUNS = Resource(f"/apis/{API_VERSION}", PLURAL)
+PODS = Resource("/api/v1", "pods")
+EVENTS = Resource("/api/v1", "events")
+LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
+CHILDREN = {
+    "Service": Resource("/api/v1", "services"),
+    "ConfigMap": Resource("/api/v1", "configmaps"),
+    "Secret": Resource("/api/v1", "secrets"),
+    "PersistentVolumeClaim": Resource("/api/v1", "persistentvolumeclaims"),
+    "PodDisruptionBudget": Resource("/apis/policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": Resource("/apis/networking.k8s.io/v1", "networkpolicies"),
+}
+
+
+def load_connection(environment: Mapping[str, str]) -> Connection:
+    """Return the pod's own connection, else that of KUBECONFIG. Raises OSError or kubernetes' ConfigException."""
+    if "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment:
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
+        tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        address = f"[{host}]" if ":" in host else host
+        return Connection(f"https://{address}:{port}", tls, lambda: (ACCOUNT / "token").read_text().strip())
+    return load_kubeconfig(environment.get("KUBECONFIG"))
+
+
+def load_kubeconfig(path: str | None, context: str | None = None) -> Connection:
+    """Return the connection of a kubeconfig's context, the current one unless named. Raises ConfigException."""
+    from kubernetes import client, config  # here only: a person's machine, with its login programs
+
+    found = client.Configuration()
+    load: Callable[..., None] = config.load_kube_config
+    load(config_file=path, context=context, client_configuration=found)
+    tls = None
+    if found.host.startswith("https:"):
+        tls = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        if found.cert_file:
+            tls.load_cert_chain(found.cert_file, found.key_file)
+        if not found.verify_ssl:
+            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+
+    def token() -> str | None:
+        key = found.get_api_key_with_prefix("BearerToken", alias="authorization")
+        return key.removeprefix("Bearer ") if key else None
+
+    return Connection(found.host.rstrip("/"), tls, token, found.proxy or None, found.tls_server_name or None)
+
+
+class Kube:
+    """A client. Raises KubeError; every request ends after `answer_seconds`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        parallel: int = 32,
+        counted: Callable[[str, str], None] | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ):
+        """Take part in at most `parallel` calls at a time; `counted(verb, plural)` is told of every write."""
+        self._connection = connection
+        self._answer_seconds = answer_seconds
+        self._slots = asyncio.Semaphore(parallel)
+        self._counted = counted or (lambda _verb, _plural: None)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=answer_seconds), connector=aiohttp.TCPConnector(limit=parallel)
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        """Return one object."""
+        return await self._call("GET", resource.path(namespace, name))
+
+    async def gather(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str = "",
+        *,
+        fields: str = "",
+        keep: Callable[[Json], Item],
+    ) -> tuple[list[Item], int]:
+        """Return what `keep` makes of all objects that labels and fields select, and when they were read.
+
+        That is a resourceVersion. Only PAGE objects are there at a time: 10,000 pods as dictionaries are 400 MB.
+        """
+        query = {"limit": str(PAGE)}
+        query |= ({"labelSelector": selector} if selector else {}) | ({"fieldSelector": fields} if fields else {})
+        left = LISTINGS
+        while True:
+            left -= 1
+            try:
+                return await self._gather(resource.path(namespace), dict(query), keep)
+            except KubeError as error:
+                if error.status != 410 or not left:
+                    raise
+
+    async def _gather(self, path: str, query: dict[str, str], keep: Callable[[Json], Item]) -> tuple[list[Item], int]:
+        found: list[Item] = []
+        while True:
+            page = await self._call("GET", path, query=query)
+            kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
+            found += [keep({**kind, **item}) for item in page["items"]]
+            if not page["metadata"].get("continue"):
+                return found, int(page["metadata"]["resourceVersion"])
+            query["continue"] = page["metadata"]["continue"]
+
+    async def probe(self, resource: Resource, namespace: str | None) -> None:
+        """Ask for a list of one object: whether the API server answers, knows the kind and lets us read it."""
+        await self._call("GET", resource.path(namespace), query={"limit": "1"})
+
+    async def list(
+        self, resource: Resource, namespace: str | None, selector: str = "", *, fields: str = ""
+    ) -> tuple[list[Json], int]:
+        """Return all objects that labels and fields select, and the resourceVersion at which they were read."""
+        return await self.gather(resource, namespace, selector, fields=fields, keep=lambda each: each)
+
+    async def create(self, resource: Resource, document: Json) -> Json:
+        """Make an object; status 409 if there is one of that name."""
+        self._counted("create", resource.plural)
+        path = resource.path(document["metadata"]["namespace"])
+        return await self._call("POST", path, body=document, query={"fieldManager": FIELD_MANAGER})
+
+    async def replace(self, resource: Resource, document: Json) -> Json:
+        """Write an object over the version that it names; status 409 if that is no longer the newest."""
+        self._counted("replace", resource.plural)
+        metadata = document["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        return await self._call("PUT", path, body=document, query={"fieldManager": FIELD_MANAGER})
+
+    async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
+        """Make our fields of an object be so, whoever else has written them (server-side apply)."""
+        self._counted("apply", f"{resource.plural}/{subresource}" if subresource else resource.plural)
+        metadata = document["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"], subresource)
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._call("PATCH", path, body=document, query=query, kind=APPLY)
+
+    async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
+        """Write some fields of an object."""
+        self._counted("merge", resource.plural)
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("PATCH", resource.path(namespace, name), body=document, query=query, kind=MERGE)
+
+    async def check(self, resource: Resource, namespace: str, name: str, values: Mapping[str, str]) -> Json:
+        """Return an object that has `values`, by their JSON pointers; status 422 if it has others. Nothing is written.
+
+        It takes the right to patch, not that to read.
+        """
+        tests = [{"op": "test", "path": pointer, "value": value} for pointer, value in values.items()]
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("PATCH", resource.path(namespace, name), body=tests, query=query, kind=STEPS)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
+        """Delete an object, by DeleteOptions; status 404 if it is gone, 409 if `options` ask for another uid."""
+        self._counted("delete", resource.plural)
+        return await self._call("DELETE", resource.path(namespace, name), body=options)
+
+    async def read_log(
+        self, namespace: str, pod: str, query: Mapping[str, str], *, silence_seconds: float
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a container's log in pieces, as they come; it takes no part in the limit of calls.
+
+        Raises KubeError, KubeSilence after `silence_seconds` without a piece.
+        """
+        path = PODS.path(namespace, pod, "log")
+        what = f"GET {path}"
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=self._answer_seconds, sock_read=silence_seconds)
+        try:
+            async with self._request("GET", path, query=query, accept="*/*", timeout=patience) as answer:
+                if answer.status >= 400:
+                    _read(what, answer.status, await answer.text())
+                async for piece in answer.content.iter_any():
+                    yield piece
+        except aiohttp.SocketTimeoutError as error:
+            raise KubeSilence(what, 0, "Silence", f"nothing for {silence_seconds:g} s") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(what, 0, type(error).__name__, str(error)) from error
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body | None = None,
+        query: Mapping[str, str] | None = None,
+        kind: str = "application/json",
+    ) -> Json:
+        what = f"{method} {path}"
+        data = json.dumps(body) if body is not None else None
+        for left in reversed(range(BUSY_TRIES)):
+            try:
+                async with self._slots, self._request(method, path, query=query, data=data, kind=kind) as answer:
+                    text, status, headers = await answer.text(), answer.status, answer.headers
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise KubeError(what, 0, type(error).__name__, str(error)) from error
+            if status != 429 or not left:
+                break
+            await asyncio.sleep(_parse_wait(headers.get("Retry-After", "")))
+        return _read(what, status, text)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        kind: str = "application/json",
+        accept: str = "application/json",
+        **options: Any,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        connection = self._connection
+        headers = {"Accept": accept, "Content-Type": kind}
+        token = connection.token()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return self._session.request(
+            method,
+            connection.server + path,
+            params=query,
+            headers=headers,
+            ssl=connection.tls if connection.tls is not None else True,
+            proxy=connection.proxy,
+            server_hostname=connection.tls_name,
+            **options,
+        )
+
+
+def _parse_wait(text: str) -> float:
+    """Return the seconds that a Retry-After asks for, as far as we are ready to wait."""
+    return min(float(text), BUSY_SECONDS) if text.isdecimal() else 1.0
+
+
+def _read(what: str, status: int, text: str) -> Json:
+    try:
+        found: Json = json.loads(text)
+    except ValueError as error:
+        raise KubeError(what, status, "NotJson", text[:200]) from error
+    if status >= 400:
+        raise KubeError(what, status, found.get("reason", ""), found.get("message", "")[:1000])
+    return found

@@ -1,0 +1,279 @@
+"""The files of a run's folder: its spec, status, attempts, forecasts, and the runtime's own records. I/O.
+
+Every file that is replaced is replaced atomically; every file that grows grows by whole, flushed lines.
+"""
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from scalerl_api import Fault, InvalidRun, RLRun, parse_run
+from scalerl_api.wire import (
+    ADDRESS_FILE,
+    CHECKPOINTS,
+    EVALS_FILE,
+    LEDGER_FILE,
+    METRICS_FILE,
+    EvalPoint,
+    StepRecord,
+    Termination,
+)
+from scalerl_operator.run.evals import ForecastLine, merge_evals, merge_steps, parse_forecasts, parse_lines
+from scalerl_operator.run.observed import Attempt
+
+FOLLOW_SECONDS = 0.5  # between two looks at a log that is followed
+
+
+class FolderBusy(Exception):
+    """Another process drives the run in this folder."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The run as its author wrote it; the leader reads this one."""
+        return self.path / "run.yaml"
+
+    @property
+    def status(self) -> Path:
+        """The RLRun with its status."""
+        return self.path / "status.yaml"
+
+    @property
+    def attempts(self) -> Path:
+        """One Attempt a line; the last line of a number counts."""
+        return self.path / "attempts.jsonl"
+
+    @property
+    def forecasts(self) -> Path:
+        """One ForecastLine a line."""
+        return self.path / "forecasts.jsonl"
+
+    @property
+    def halfway(self) -> Path:
+        """The half-way forecast beside what then happened."""
+        return self.path / "halfway.json"
+
+    @property
+    def address(self) -> Path:
+        """`host:port` of the running leader."""
+        return self.path / ADDRESS_FILE
+
+    @property
+    def token(self) -> Path:
+        """The bearer token of the running leader, readable by its owner only."""
+        return self.path / "leader.token"
+
+    @property
+    def termination(self) -> Path:
+        """The leader's last words."""
+        return self.path / "termination.json"
+
+    @property
+    def log(self) -> Path:
+        """What the runtime prints, of all attempts."""
+        return self.path / "leader.log"
+
+    def has_records(self) -> bool:
+        """Whether a run has been here."""
+        names = (self.attempts, self.path / METRICS_FILE, self.path / EVALS_FILE, self.path / LEDGER_FILE)
+        return any(path.exists() for path in names) or any((self.path / CHECKPOINTS).glob("*"))
+
+
+def load_document(path: Path) -> object:
+    """Return the YAML document in `path`. Raises InvalidRun that names the file and the line."""
+    try:
+        return parse_document(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InvalidRun(
+            [Fault(str(path), error.strerror or "unreadable", "a readable YAML file is needed")]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidRun([Fault(str(path), f"byte {error.start} is not UTF-8", "a YAML file in UTF-8")]) from error
+
+
+def parse_document(text: str, name: str) -> object:
+    """Return the one YAML document in `text`. Raises InvalidRun that names `name` and the line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise InvalidRun([Fault(place, problem or "not YAML", "one YAML document is needed")]) from error
+    except yaml.YAMLError as error:
+        raise InvalidRun([Fault(name, str(error).splitlines()[0], "one YAML document is needed")]) from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML says a key twice is an error; the library takes the last one silently, and half a spec is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        """Build one mapping. Raises ConstructorError at a key that is there twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is set twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
+
+
+def to_document(run: RLRun) -> dict[str, object]:
+    """Return the run as the YAML document a person would write, status included; defaults stay out of the spec."""
+    document = run.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    document = {"apiVersion": run.api_version, "kind": run.kind, **document}
+    if run.status is not None:
+        document["status"] = run.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return document
+
+
+def save_status(folder: RunFolder, run: RLRun) -> None:
+    """Write status.yaml in one piece."""
+    save_text(folder.status, yaml.safe_dump(to_document(run), sort_keys=False, allow_unicode=True, width=120))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader, or a crash, sees the old or the new content and nothing between."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line, durable when this returns. A line that a crash has cut is ended first."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_run(folder: RunFolder) -> RLRun:
+    """Return the run with the status written last. Raises InvalidRun."""
+    path = folder.status if folder.status.exists() else folder.spec
+    return parse_run(load_document(path))
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def load_evals(folder: RunFolder) -> tuple[EvalPoint, ...]:
+    """Return every eval point once; unreadable lines are left out."""
+    return merge_evals(parse_lines(EvalPoint, _lines(folder.path / EVALS_FILE))[0])
+
+
+def load_steps(folder: RunFolder) -> tuple[StepRecord, ...]:
+    """Return every step's record once; unreadable lines are left out."""
+    return merge_steps(parse_lines(StepRecord, _lines(folder.path / METRICS_FILE))[0])
+
+
+def load_forecasts(folder: RunFolder) -> list[ForecastLine]:
+    """Return every forecast as it was made."""
+    return parse_forecasts(_lines(folder.forecasts))
+
+
+def load_attempts(folder: RunFolder) -> tuple[Attempt, ...]:
+    """Return the attempts, oldest first."""
+    found = {each.number: each for each in parse_lines(Attempt, _lines(folder.attempts))[0]}
+    return tuple(found[number] for number in sorted(found))
+
+
+def append_attempt(folder: RunFolder, attempt: Attempt) -> None:
+    """Write down what is now known of an attempt."""
+    append_line(folder.attempts, attempt.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def load_termination(folder: RunFolder) -> Termination | None:
+    """Return the leader's last words, None if it left none that can be read."""
+    found, _ = parse_lines(Termination, [" ".join(_lines(folder.termination))])
+    return found[0] if found else None
+
+
+def load_last_sign(folder: RunFolder) -> datetime | None:
+    """Return when the runtime last wrote anything."""
+    paths = (folder.log, folder.termination, folder.path / METRICS_FILE, folder.path / EVALS_FILE)
+    times = [path.stat().st_mtime for path in paths if path.exists()]
+    return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def load_log_tail(folder: RunFolder, *, num_lines: int) -> Sequence[str]:
+    """Return the last lines of the runtime's own output."""
+    if not folder.log.exists():
+        return []
+    with folder.log.open("rb") as file:
+        file.seek(max(0, folder.log.stat().st_size - 16_384))
+        return file.read().decode(errors="replace").splitlines()[-num_lines:]
+
+
+def read_log(folder: RunFolder, *, tail: int | None, follow: bool) -> Iterator[str]:
+    """Yield the runtime's output piece by piece: all or the last `tail` lines, and what comes until the run is over."""
+    with folder.log.open(encoding="utf-8", errors="replace") as file:
+        text = file.read()
+        yield text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+        while follow:
+            follow = is_driven(folder)  # asked before reading: the last words of one that ends now are read then
+            if text := file.read():
+                yield text
+            elif follow:
+                time.sleep(FOLLOW_SECONDS)
+
+
+@contextmanager
+def lock_folder(folder: RunFolder) -> Iterator[int]:
+    """Hold the folder, so that two processes never drive one run; give the lock's file number. Raises FolderBusy.
+
+    The lock lasts until every process that inherited the file is gone, however they end.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderBusy(
+                f"{folder.path} is in use: its run is going on, or is still saving its checkpoint"
+            ) from error
+        yield file.fileno()
+
+
+def is_driven(folder: RunFolder) -> bool:
+    """Whether a process holds the folder now."""
+    path = folder.path / ".lock"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

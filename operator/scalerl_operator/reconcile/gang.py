@@ -1,0 +1,131 @@
+"""A run's attempts on a cluster: what the status remembers, what pods say of them now. PURE."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from scalerl_api import RLRun
+from scalerl_api.status import AttemptStatus, EarlierAttempts
+from scalerl_api.wire import EXIT_RETRY
+from scalerl_operator.decide.failure_policy import Ending, find_rule
+from scalerl_operator.decide.lifecycle import count_failures
+from scalerl_operator.reconcile.snapshot import SeenPod, parse_last_words
+from scalerl_operator.run.attempts import History, to_seen
+from scalerl_operator.run.observed import Seen
+
+LISTED = 10  # attempts in the status; what older ones cost is summed
+
+
+def trim(history: History, run: RLRun, now: datetime) -> History:
+    """Return the history with its oldest attempts summed, so that the status stays small."""
+    if len(history.listed) <= LISTED:
+        return history
+    old = History(history.listed[:-LISTED], history.earlier)
+    attempts, earlier = to_seen(old, now)
+    failures, retries = count_failures(Seen(attempts, earlier=earlier), every_steps=run.spec.checkpoint.every_steps)
+    known = [each.checkpoint_step for each in attempts if each.checkpoint_step is not None]
+    active = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
+    summed = EarlierAttempts(
+        active_seconds=earlier.active_seconds + active,
+        failures=failures,
+        retries=retries,
+        checkpoint_step=max([*known, earlier.checkpoint_step]) or None,
+    )
+    return History(history.listed[-LISTED:], summed)
+
+
+def begin(history: History, number: int, run: RLRun, now: datetime) -> History:
+    """Return the history with a new attempt, whose pods are to be made."""
+    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now)
+    return trim(History((*history.listed, new), history.earlier), run, now)
+
+
+def refresh(
+    history: History, run: RLRun, pods: Sequence[SeenPod], checkpoint_step: int | None, now: datetime
+) -> History:
+    """Return the history as the pods show it: whether the newest attempt has begun, and how it has ended.
+
+    Args:
+        checkpoint_step: newest durable checkpoint that the leader has told of, for one that leaves no word.
+    """
+    running = history.running
+    if running is None:
+        return history
+    mine = [each for each in pods if each.attempt == running.number]
+    leader = next((each for each in mine if each.is_leader), None)
+    if leader is None and not running.seen:
+        stopped = {"ended": now}  # before it had begun
+        return history if running.stop_cause is None else history.replace_last(running.model_copy(update=stopped))
+    if leader is None:  # nobody saw its end; if we did not ask for it, somebody else did
+        closed = {"ended": now, "infrastructure": running.stop_cause is None, "checkpoint_step": checkpoint_step}
+        return history.replace_last(running.model_copy(update=closed))
+    running = running.model_copy(update={"seen": True, "started": running.started or leader.started})
+    if leader.over:
+        told = {"checkpoint_step": checkpoint_step}
+        running = running.model_copy(update={"ended": now, **told, **_close(running, leader, mine)})
+        running = running.model_copy(update=_rule(run, running, _culprit(running, leader, mine) or leader))
+    return history.replace_last(running)
+
+
+def _culprit(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> SeenPod | None:
+    """The member whose end was the leader's; None where the leader ended by itself."""
+    if leader.exit_code != EXIT_RETRY and attempt.stop_cause != "GangBroken":
+        return None
+    return next((each for each in mine if is_broken(each) and not each.is_leader), None)
+
+
+def _rule(run: RLRun, attempt: AttemptStatus, pod: SeenPod) -> dict[str, object]:
+    """What the user's rules say of `pod`, which ended the attempt. It is written down: later rules change no past."""
+    if attempt.said == "Finished":
+        return {}
+    ending = Ending(attempt.stop_cause, pod.exit_code, pod.conditions, pod.reasons)
+    rule = find_rule(run.spec.failure_policy, ending)
+    return {"rule": rule.name, "ruled": rule.action} if rule is not None else {}
+
+
+def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> dict[str, object]:
+    """How an attempt ended: by the leader's own word, unless that is that it has lost a member."""
+    words = parse_last_words(leader)
+    found: dict[str, object] = {}
+    if words is not None:
+        found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
+    if words is not None and words.checkpoint is not None:
+        found["checkpoint_step"] = words.checkpoint.step
+    member = _culprit(attempt, leader, mine)
+    if member is not None:
+        lost = member.lost or member.deleting is not None or member.exit_code is None
+        error = f"{member.place.hostname} ended: {member.reason or member.phase}"
+        return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
+    if words is None and leader.reason not in ("Completed", "Error"):
+        found["error"] = leader.reason
+    by_others = leader.deleting is not None or leader.exit_code is None
+    # A leader on a lost node falls silent first: that it was then asked to end is no fault of its own.
+    lost = leader.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
+    return found | {"exit_code": leader.exit_code, "infrastructure": lost}
+
+
+def is_broken(pod: SeenPod) -> bool:
+    """Whether a trainer's pod is of no more use."""
+    return pod.over or pod.deleting is not None
+
+
+def members_serve(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> bool:
+    """Whether all of the gang but its leader run. A member that is deleted serves until its leader has saved.
+
+    On a node that does not answer no pod is ready, by Kubernetes' own word.
+    """
+    serving = {each.place.index for each in pods if each.attempt == attempt.number and each.ready and not each.over}
+    return serving.issuperset(range(1, attempt.replicas))
+
+
+def find_broken(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> str | None:
+    """Return which member the running gang has lost; None for a whole gang, or one that is not complete yet.
+
+    The leader's pod is made last: when it has been seen, every member has been made.
+    """
+    if not attempt.seen:
+        return None
+    mine = {each.place.index: each for each in pods if each.attempt == attempt.number}
+    for index in range(attempt.replicas):
+        if index not in mine or (index > 0 and is_broken(mine[index])):
+            return f"trainer-{index}"
+    return None

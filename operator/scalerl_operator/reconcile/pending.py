@@ -1,0 +1,38 @@
+"""What pods that do not run yet wait for, in words, and whether they have waited too long. PURE."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from scalerl_api.status import AttemptStatus
+from scalerl_operator.reconcile.snapshot import SeenPod
+
+TEXT_LENGTH = 300  # of one wait; schedulers name every node
+
+
+def count_begun(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> int:
+    """Return how many of an attempt's trainer pods have begun to run."""
+    return sum(each.attempt == attempt.number and each.started is not None for each in pods)
+
+
+def describe_waits(pods: Sequence[SeenPod]) -> str:
+    """Return `trainer-1: Unschedulable: 0/2 nodes are available; generator-0, generator-1: ImagePullBackOff`.
+
+    Pods that wait for the same are named together, in order of role and place; empty if none waits.
+    """
+    found: dict[str, list[str]] = {}
+    for pod in sorted(pods, key=lambda each: (each.place.role != "trainer", each.place.index)):
+        if pod.waiting and pod.started is None and not pod.over and pod.deleting is None:
+            found.setdefault(pod.waiting[:TEXT_LENGTH], []).append(pod.place.hostname)
+    return "; ".join(f"{_name(places)}: {what}" for what, places in found.items())
+
+
+def _name(places: Sequence[str]) -> str:
+    """The places, or the first and how many more: a run may have thousands."""
+    return ", ".join(places) if len(places) <= 3 else f"{places[0]} and {len(places) - 1} more"
+
+
+def pending_until(attempt: AttemptStatus, pods: Sequence[SeenPod], pending_seconds: int | None) -> datetime | None:
+    """Return when the wait for an attempt's pods is over; None if all have begun, or if it may last for ever."""
+    if pending_seconds is None or count_begun(attempt, pods) >= attempt.replicas:
+        return None
+    return attempt.created + timedelta(seconds=pending_seconds)

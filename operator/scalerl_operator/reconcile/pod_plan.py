@@ -1,0 +1,349 @@
+"""The decision on a cluster: which pods a run needs now, and what its status says. PURE.
+
+`plan.decide` decides about the run; this module says what that means for pods. Level-triggered: the same sight gives
+the same plan. An intention (a new attempt, a reason to end) is in the status before any pod is made or deleted for it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.rlrun import MANAGED_BY
+from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
+from scalerl_operator.decide.events import NUMBERS_SECONDS
+from scalerl_operator.decide.lifecycle import (
+    Action,
+    Done,
+    Kill,
+    Limits,
+    Start,
+    Terminate,
+    Wait,
+    decide,
+    describe_standing,
+)
+from scalerl_operator.decide.status import Standing, build_status, describe_invalid, is_over, over_since, state_word
+from scalerl_operator.decide.watchdog import longest_step_seconds
+from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
+from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
+from scalerl_operator.reconcile.snapshot import SeenPod, Sight, last_checkpoint, last_evals
+from scalerl_operator.resources.names import LEADER, Place
+from scalerl_operator.run.attempts import History, ask_to_end, load_history, to_seen
+from scalerl_operator.run.evals import merge_evals
+from scalerl_operator.run.observed import Judged, Seen
+
+GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
+OVERDUE_SECONDS = 60.0  # a pod that is still stored so long after its grace is on a node that does not answer
+
+
+@dataclass(frozen=True)
+class Create:
+    """Make the pod of `place`, for `attempt`."""
+
+    place: Place
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete a pod; `now` gives it no grace."""
+
+    name: str
+    uid: str
+    now: bool = False
+
+
+Change = Create | Delete
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """What to do, in this order: write the status, make and delete pods, and look again."""
+
+    status: RLRunStatus | None = None
+    """To write, unless it is what is written; None: it is not ours to write."""
+    changes: tuple[Change, ...] = ()
+    delete_run: bool = False
+    """Its time to live is over."""
+    until: datetime | None = None
+    """When to look again even if nothing happens."""
+    action: Action | None = None
+    """What was decided about the run; None where there was nothing to decide."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one decision looks at."""
+
+    sight: Sight
+    run: RLRun
+    now: datetime
+    limits: Limits
+
+    @property
+    def pods(self) -> tuple[SeenPod, ...]:
+        return self.sight.pods
+
+
+def plan_pods(sight: Sight, now: datetime, limits: Limits) -> PodPlan:
+    """Return what the run needs now."""
+    seen = sight.run
+    if seen.deleting or seen.managed_by != MANAGED_BY or seen.is_status_foreign:
+        return PodPlan()
+    if is_over(seen.status):
+        return _plan_rest(sight, now)
+    if seen.run is None:
+        return PodPlan(describe_invalid(seen.status, seen.generation, seen.faults, now))
+    return _plan_living(_Pass(sight, seen.run, now, limits))
+
+
+def _plan_living(look: _Pass) -> PodPlan:
+    known = load_history(look.sight.run.status)
+    history = refresh(known, look.run, look.pods, _checkpoint_step(look.sight), look.now)
+    if _is_untold(history.running, look.sight) or _is_unjudged(known.running, look.sight):
+        return PodPlan(until=look.now + timedelta(seconds=1.0))  # its answer decides; do not guess before
+    action = _decide(look, history)
+    history = _remember(look, history, action)
+    status, until = _build_status(look, history, action), _until(look, history, action)
+    if history.running is not None and history.running.started is None and status != look.sight.run.status:
+        # What pods wait for is a sentence, which is not written at once; nothing else may happen for hours.
+        due = look.now + timedelta(seconds=NUMBERS_SECONDS)
+        until = due if until is None else min(until, due)
+    return _with_changes(PodPlan(status, action=action, until=until), look, history)
+
+
+def _leader(running: AttemptStatus | None, sight: Sight) -> SeenPod | None:
+    mine = (each for each in sight.pods if running is not None and each.attempt == running.number)
+    return next((each for each in mine if each.is_leader), None)
+
+
+def _is_untold(running: AttemptStatus | None, sight: Sight) -> bool:
+    """Whether a leader may be answering that this operator has not asked yet, as after a start of the operator."""
+    leader = _leader(running, sight)
+    if leader is None or leader.over or leader.started is None or not leader.ip:
+        return False
+    return not (sight.told.asked and sight.told.attempt == leader.attempt)
+
+
+def _is_unjudged(running: AttemptStatus | None, sight: Sight) -> bool:
+    """Whether a leader's last words wait to be judged: the forecast must not lack the point in them."""
+    leader = _leader(running, sight)
+    if leader is None or not leader.over or sight.told.attempt != leader.attempt or sight.told.heard_out:
+        return False
+    return bool(last_evals([leader]))
+
+
+def _checkpoint_step(sight: Sight) -> int | None:
+    """The newest checkpoint that any leader has told of."""
+    progress, status = sight.told.progress, sight.run.status
+    told = progress.checkpoint.step if progress is not None and progress.checkpoint is not None else None
+    written = status.checkpoint.step if status is not None and status.checkpoint is not None else None
+    return max((each for each in (told, written) if each is not None), default=None)
+
+
+def _judged(sight: Sight) -> Judged:
+    """What this operator has judged, else what the one before has written down."""
+    status = sight.run.status
+    if sight.told.judged is not None or status is None:
+        return sight.told.judged or Judged()
+    return Judged(status.forecast, status.stop)
+
+
+def _to_seen(look: _Pass, history: History) -> Seen:
+    attempts, earlier = to_seen(history, look.now)
+    told = look.sight.told
+    mine = bool(attempts) and told.attempt == attempts[-1].number
+    progress = told.progress
+    # What the attempt before has reached, until the new one speaks: its leader is asked long before it answers.
+    if progress is not None and not (mine and told.heard is not None):
+        progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
+    return Seen(
+        attempts=attempts,
+        progress=progress,
+        heard=told.heard if mine else None,
+        watched=told.watched if mine else None,
+        earlier=earlier,
+        evals=merge_evals(told.evals, last_evals(look.pods)),
+        left=last_checkpoint(look.pods, since=told.attempt or 0),
+        eta_seconds=told.eta_seconds if mine else None,
+        members_serve=history.running is not None and members_serve(history.running, look.pods),
+    )
+
+
+def _decide(look: _Pass, history: History) -> Action:
+    running = history.running
+    if running is not None and running.stop_cause is None:
+        lost = find_broken(running, look.pods)
+        if lost is not None:
+            return Terminate("GangBroken", f"{lost} is lost")
+        due = pending_until(running, look.pods, look.run.spec.deadlines.pending_seconds)
+        if due is not None and look.now >= due:
+            return Terminate("PendingDeadline", _describe_pending(look, running))
+    return decide(look.run, _to_seen(look, history), _judged(look.sight), look.now, look.limits)
+
+
+def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
+    """How many of an attempt's pods run, and what all others of the run wait for."""
+    begun, waits = count_begun(running, look.pods), describe_waits(look.pods)
+    return f"{begun} of {running.replicas} trainer pods run" + (f"; {waits}" if waits else "")
+
+
+def _remember(look: _Pass, history: History, action: Action) -> History:
+    match action:
+        case Start(number):
+            return begin(history, number, look.run, look.now)
+        case Terminate(cause, message):
+            return ask_to_end(history, cause, message, look.now)
+        case Kill(cause):
+            return ask_to_end(history, cause, "", look.now)
+    return history
+
+
+def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
+    written = look.sight.run.status or RLRunStatus()
+    old = written.model_copy(update={"observed_generation": look.sight.run.generation})
+    seen, run = _to_seen(look, history), look.run.model_copy(update={"status": old})
+    status = build_status(run, seen, _judged(look.sight), _standing(look, history, action, seen), look.now)
+    progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
+    told = look.sight.told
+    about = told.attempt if told.heard is not None or told.progress is None else told.progress.attempt
+    said = max((each.step for each in history.listed if each.number == about), default=0)
+    most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
+    return status.model_copy(
+        update={
+            "roles": [each.model_copy(update={"desired": most[each.name]}) for each in status.roles],
+            "attempts": list(history.listed),
+            "earlier": history.earlier if history.earlier != EarlierAttempts() else None,
+            "progress": progress.model_copy(update={"phase": state_word(status), "step": max(said, progress.step)}),
+        }
+    )
+
+
+def _standing(look: _Pass, history: History, action: Action, seen: Seen) -> Standing:
+    """The run's one word; while pods wait for a node, that. Pods that wait later are named beside what goes on."""
+    reason, message = describe_standing(action, seen)
+    running = history.running
+    if reason in ("Running", "Restarting") and running is not None and running.started is None:
+        return "Pending", f"attempt {running.number}: {_describe_pending(look, running)}"
+    return reason, message or (describe_waits(look.pods) if reason == "Running" else "")
+
+
+def _until(look: _Pass, history: History, action: Action) -> datetime | None:
+    """When time alone changes the decision."""
+    running, deadlines, now = history.running, look.run.spec.deadlines, look.now
+    due: list[datetime] = []
+    if isinstance(action, Wait) and action.until is not None:
+        due.append(action.until)
+    elif isinstance(action, (Start, Terminate, Kill)):
+        due.append(now + timedelta(seconds=1.0))
+    if running is not None and running.stop_cause is None:
+        pending = pending_until(running, look.pods, deadlines.pending_seconds)
+        due += [pending] if pending is not None else []
+    if running is not None and running.started is not None and running.stop_cause is None:
+        due += _step_due(look, running)
+        due.append(now + timedelta(seconds=min(look.limits.silence_seconds, deadlines.start_seconds)))
+        if deadlines.active_seconds is not None:
+            attempts, earlier = to_seen(history, now)
+            used = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
+            due.append(now + timedelta(seconds=deadlines.active_seconds - used - earlier.active_seconds))
+    return min((each for each in due if each > now), default=None)
+
+
+def _step_due(look: _Pass, running: AttemptStatus) -> Iterator[datetime]:
+    """When a leader that answers, but makes no step, has stood still for too long."""
+    told = look.sight.told
+    still = told.progress.still_seconds if told.progress is not None and told.attempt == running.number else None
+    if still is not None and told.heard is not None:
+        yield told.heard + timedelta(seconds=longest_step_seconds(look.run) - still + 1.0)
+
+
+def _with_changes(plan: PodPlan, look: _Pass, history: History) -> PodPlan:
+    stored, now = [each for each in look.pods if not each.gone], look.now
+    last = history.last
+    # Who has waited for its trainers too long lets go of everything: two runs that each hold half would wait for ever.
+    rests = isinstance(plan.action, Done) or (last is not None and last.stop_cause == "PendingDeadline")
+    wanted = 0 if rests else look.run.spec.generator.max_replicas
+    changes = [
+        *_plan_trainers(plan.action, history, stored),
+        *_missing_trainers(history, stored),
+        *_plan_generators(wanted, last.number if last is not None else 1, stored, now),
+        *_plan_overdue(stored, now),
+    ]
+    waits = [_generator_due(each) for each in stored if each.place.role == "generator" and each.over]
+    waits += [each.deleting + timedelta(seconds=OVERDUE_SECONDS) for each in stored if each.deleting is not None]
+    until = min((each for each in [plan.until, *waits] if each is not None and each > now), default=None)
+    return replace(plan, changes=tuple(changes), until=until)
+
+
+def _plan_trainers(action: Action | None, history: History, stored: Sequence[SeenPod]) -> Iterator[Delete]:
+    """Which trainers' pods go. While an attempt runs only its leader is asked: its members save with it."""
+    running = history.running
+    trainers = [each for each in stored if each.place.role == "trainer"]
+    leader = next((each for each in trainers if each.is_leader), None)
+    if running is not None and running.stop_cause is not None and leader is not None:
+        if isinstance(action, Kill):
+            yield Delete(leader.name, leader.uid, now=True)
+        elif leader.deleting is None and not leader.over:
+            yield Delete(leader.name, leader.uid)
+    for each in trainers:
+        old = running is None or each.attempt != running.number
+        # An ended leader's pod is kept while nothing takes its place, for its log.
+        kept = each.ended and each.is_leader and running is None and not _is_suspended(action)
+        if old and not kept and each.deleting is None:
+            yield Delete(each.name, each.uid)
+
+
+def _is_suspended(action: Action | None) -> bool:
+    return isinstance(action, Done) and action.outcome == "Suspended"
+
+
+def _missing_trainers(history: History, stored: Sequence[SeenPod]) -> list[Create]:
+    """The running attempt's pods that were never made, the leader last: its pod says that all others were made."""
+    running = history.running
+    if running is None or running.seen or running.stop_cause is not None:
+        return []
+    if any(each.place.role == "trainer" and each.attempt != running.number for each in stored):
+        return []  # names are taken: no two pods of one place, and no two attempts at once
+    there = {each.place for each in stored}
+    places = [*(Place("trainer", index) for index in range(1, running.replicas)), LEADER]
+    return [Create(place, running.number) for place in places if place not in there]
+
+
+def _plan_generators(wanted: int, attempt: int, stored: Sequence[SeenPod], now: datetime) -> Iterator[Change]:
+    """The lowest indices stay; a dead one is replaced alone."""
+    there = {each.place.index: each for each in stored if each.place.role == "generator"}
+    for index, pod in sorted(there.items()):
+        dead = pod.over and now >= _generator_due(pod)
+        if pod.deleting is None and (index >= wanted or dead):
+            yield Delete(pod.name, pod.uid)
+    for index in range(wanted):
+        if index not in there:
+            yield Create(Place("generator", index), attempt)
+
+
+def _generator_due(pod: SeenPod) -> datetime:
+    return pod.created + timedelta(seconds=GENERATOR_SECONDS)
+
+
+def _plan_overdue(stored: Sequence[SeenPod], now: datetime) -> Iterator[Delete]:
+    """Pods whose node does not answer: nothing else would ever take them off the API server."""
+    for pod in stored:
+        if pod.deleting is not None and now >= pod.deleting + timedelta(seconds=OVERDUE_SECONDS):
+            yield Delete(pod.name, pod.uid, now=True)
+
+
+def _plan_rest(sight: Sight, now: datetime) -> PodPlan:
+    """A run that is over: free what it holds, keep its leader's log, delete it when its time has come."""
+    stored = [each for each in sight.pods if not each.gone]
+    changes = [
+        Delete(each.name, each.uid) for each in stored if each.deleting is None and not (each.is_leader and each.ended)
+    ]
+    run, ended = sight.run.run, over_since(sight.run.status)
+    lifetime = run.spec.ttl_seconds_after_finished if run is not None else None
+    if lifetime is None or ended is None:
+        return PodPlan(changes=(*changes, *_plan_overdue(stored, now)))
+    due = ended + timedelta(seconds=lifetime)
+    return PodPlan(
+        changes=(*changes, *_plan_overdue(stored, now)), delete_run=now >= due, until=due if due > now else None
+    )

@@ -1,0 +1,340 @@
+"""A run's pictures as PNG bytes: values in, image out. PURE (matplotlib is used without its global state).
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; line style and marker repeat what colour says.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
+from scalerl_operator.forecast import Forecast, Points, curve_band, point_band
+from scalerl_operator.forecast.laws import LAWS, curves_of
+from scalerl_operator.forecast.points import Array
+from scalerl_operator.run.step_panels import PANELS, Panel
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#AA4499", "#6B7280"
+SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+SERIES_MARKERS = ("o", "s", "^", "D")
+RIVAL_STYLES = ((PURPLE, "-."), (GREEN, (0, (5, 3))), (RED, ":"))  # power law, exponential, logistic
+DPI = 140
+CURVE_POINTS = 300
+START_SHARE = 1e-3  # of the compute shown: what lies before is the start, and has no place on a logarithmic axis
+
+
+@dataclass(frozen=True)
+class CurvePicture:
+    """What the picture of a learning curve shows."""
+
+    points: Points
+    title: str
+    y_label: str
+    end: float
+    """Right end of the picture, in the points' unit: the budget."""
+    forecast: Forecast | None = None
+    halfway: Forecast | None = None
+    halfway_at: float | None = None
+    """Compute of the newest point that `halfway` had seen."""
+    halfway_line: str = "the last point it had seen"
+    halfway_label: str = "forecast made at half of the compute"
+    with_rivals: bool = False
+    """The other laws' curves too, and the band of a measurement."""
+
+
+def draw_curve(picture: CurvePicture) -> bytes:
+    """Return a PNG of `build_figure`."""
+    return png_of(build_figure(picture))
+
+
+def build_figure(picture: CurvePicture) -> Figure:
+    """Return the learning curve over linear and, once there is a point after 0, over logarithmic compute."""
+    figure = Figure(figsize=(12.5, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    low = _low_end(picture)
+    grid = figure.subplots(1, 1 if low is None else 2, sharey=True, squeeze=False)
+    linear: Axes = grid[0][0]
+    _draw_all(linear, picture, 0.0)
+    linear.set_xlim(-0.015 * picture.end, picture.end * 1.02)
+    linear.set_ylabel(picture.y_label)
+    linear.set_ylim(*_y_limits(picture))
+    linear.set_title("linear compute", fontsize=10, color=GREY, loc="left")
+    if low is not None:
+        _draw_all(grid[0][1], picture, low)
+        _style_log(grid[0][1], low, picture.end * 1.05)
+        grid[0][1].set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
+    figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
+    handles, labels = linear.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """Everything that the picture has, from compute `start` on."""
+    _draw_forecast(axes, picture, start)
+    _draw_halfway(axes, picture, start)
+    if picture.with_rivals:
+        _draw_rivals(axes, picture, start)
+    _draw_points(axes, picture, start)
+    axes.set_xlabel(f"compute ({picture.points.unit})")
+    clean_axes(axes)
+
+
+def _low_end(picture: CurvePicture) -> float | None:
+    """Left end of the logarithmic axis: the first point after the start, with room; None while there is no such point.
+
+    The evaluation of step 0 may lie a few microseconds after 0, five decades before the next.
+    """
+    positive = picture.points.compute[picture.points.compute > START_SHARE * picture.end]
+    return float(positive[0]) * 0.8 if len(positive) else None
+
+
+def _y_limits(picture: CurvePicture) -> tuple[float, float]:
+    y = picture.points.pass_rate
+    error = picture.points.standard_error if picture.points.standard_error is not None else np.zeros_like(y)
+    values = [float((y - error).min()), float((y + error).max())]
+    for forecast in (picture.forecast, picture.halfway):
+        if forecast is not None and forecast.ceiling_high is not None and forecast.ceiling_low is not None:
+            # A refused forecast's interval may be [0.2, 1.0]: it would press the points to a line.
+            values += [forecast.ceiling_low, forecast.ceiling_high] if forecast.verdict != "NotIdentified" else []
+    room = 0.08 * max(0.05, max(values) - min(values))
+    return max(-0.02, min(values) - room), min(1.02, max(values) + room)
+
+
+def _grid(start: float, end: float) -> Array:
+    if start > 0.0:
+        return np.geomspace(start, end, CURVE_POINTS)
+    return np.linspace(0.0, end, CURVE_POINTS)
+
+
+def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """The fit to all points with its band, and the ceiling with its interval."""
+    found = picture.forecast
+    if found is None or not found.draws:
+        return
+    x = _grid(start, picture.end * 1.02)
+    mean, low, high = curve_band(found, x)
+    axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="90 % band of the fit")
+    if found.verdict == "NotIdentified":  # its ceiling is not to be believed, so it is not to be seen either
+        return
+    if found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None:
+        text = f"ceiling {found.ceiling:.3f} [{found.ceiling_low:.3f}, {found.ceiling_high:.3f}]"
+        axes.axhspan(found.ceiling_low, found.ceiling_high, color=GREEN, alpha=0.13, lw=0)
+        axes.axhline(found.ceiling, color=GREEN, lw=1.4, ls=(0, (6, 2, 1, 2)), label=text)
+
+
+def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """The forecast as it was made: what it had seen ends at the vertical line."""
+    found, at = picture.halfway, picture.halfway_at
+    if found is None or at is None:
+        return
+    axes.axvline(at, color=ORANGE, lw=1.2, ls=":", label=picture.halfway_line)
+    if not found.draws:
+        return
+    x = _grid(max(at, start), picture.end * 1.02)
+    mean, low, high = curve_band(found, x)
+    axes.plot(x, mean, color=ORANGE, lw=2, ls="--", label=picture.halfway_label)
+    axes.fill_between(
+        x,
+        low,
+        high,
+        facecolor="none",
+        edgecolor=ORANGE,
+        alpha=0.45,
+        lw=0,
+        hatch="////",
+        label="90 % band of the forecast",
+    )
+    axes.plot(x, low, color=ORANGE, lw=0.8, alpha=0.7)
+    axes.plot(x, high, color=ORANGE, lw=0.8, alpha=0.7)
+
+
+def _draw_rivals(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """Every law that has a weight, and where nine of ten measurements should lie."""
+    found = picture.halfway or picture.forecast
+    if found is None or not found.draws:
+        return
+    x = _grid(max(start, picture.halfway_at or 0.0), picture.end * 1.02)
+    _, low, high = point_band(found, x)
+    if picture.halfway_at is not None:
+        before = _grid(start, picture.halfway_at)
+        axes.plot(before, curve_band(found, before)[0], color=ORANGE, lw=1.2)
+    axes.fill_between(x, low, high, color=GREY, alpha=0.12, lw=0, label="90 % band of a measurement")
+    for rival, (colour, line) in zip(found.rivals, RIVAL_STYLES, strict=False):
+        if rival.draws:
+            curve = np.median(curves_of(LAWS[rival.name], np.array(rival.draws), x), axis=0)
+            label = f"{rival.name}, weight {rival.weight:.2f}"
+            axes.plot(x, curve, color=colour, lw=1.2, ls=line, label=label)
+
+
+def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
+    """Measured points; those that the half-way forecast had not seen are hollow."""
+    points, error = picture.points, picture.points.standard_error
+    limit = picture.halfway_at if picture.halfway_at is not None else math.inf
+    seen = points.compute <= limit
+    groups = (
+        (seen & (points.compute >= start), "black", "measured" + (", ± 1 standard error" if error is not None else "")),
+        (~seen & (points.compute >= start), "white", "measured after that forecast"),
+    )
+    for mask, fill, label in groups:
+        if mask.any():
+            axes.errorbar(
+                points.compute[mask],
+                points.pass_rate[mask],
+                yerr=error[mask] if error is not None else None,
+                fmt="o",
+                ms=5,
+                mfc=fill,
+                mec="black",
+                ecolor=GREY,
+                elinewidth=1,
+                capsize=2,
+                zorder=5,
+                label=label,
+            )
+
+
+def draw_fit(curve: Points, forecast: Forecast, until: float, *, y_label: str) -> bytes:
+    """Return a PNG of `build_fit_picture`."""
+    return draw_curve(build_fit_picture(curve, forecast, until, y_label=y_label))
+
+
+def build_fit_picture(curve: Points, forecast: Forecast, until: float, *, y_label: str) -> CurvePicture:
+    """Return what is shown of a fit to the points up to `until`; those after it are hollow."""
+    held_back = bool((curve.compute > until).any())
+    return CurvePicture(
+        points=curve,
+        title=f"{y_label} over {curve.unit}: {forecast.verdict}",
+        y_label=y_label,
+        end=max(float(curve.compute[-1]), forecast.budget or 0.0),
+        forecast=None if held_back else forecast,
+        halfway=forecast if held_back else None,
+        halfway_at=until if held_back else None,
+        halfway_line=f"fitted up to {until:g}",
+        halfway_label=f"forecast from the points before ({forecast.verdict})",
+        with_rivals=True,
+    )
+
+
+def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
+    """Return a PNG of every downstream set over compute; None if there is none."""
+    names = sorted({point.dataset for point in evals if point.dataset != HELD_OUT})
+    if not names:
+        return None
+    figure = Figure(figsize=(12.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for index, name in enumerate([HELD_OUT, *names]):
+        found = [point for point in evals if point.dataset == name]
+        colour = GREY if name == HELD_OUT else SERIES_COLOURS[(index - 1) % len(SERIES_COLOURS)]
+        axes.errorbar(
+            [point.compute_gpu_hours for point in found],
+            [point.pass_rate for point in found],
+            yerr=[point.standard_error for point in found],
+            fmt=SERIES_MARKERS[index % len(SERIES_MARKERS)] + "-",
+            color=colour,
+            ms=4,
+            lw=1.4,
+            capsize=2,
+            label=name.replace("_", " "),
+        )
+    axes.set_xlabel(f"compute ({unit})")
+    axes.set_ylabel("pass rate")
+    axes.set_title("Downstream sets, ± 1 standard error (which prompts were drawn included)", loc="left", fontsize=11)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    clean_axes(axes)
+    return png_of(figure)
+
+
+def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
+    """Return a PNG with one panel for each quantity that was recorded; None if there is none."""
+    panels = [found for panel in PANELS if (found := _existing(panel, steps)) is not None]
+    if not panels:
+        return None
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(12.5, 2.7 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, panel, steps)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for column in range(columns):  # the lowest panel of every column carries the label
+        below = max(row for row in range(rows) if row * columns + column < len(panels))
+        grid[below][column].set_xlabel("optimizer step")
+    return png_of(figure)
+
+
+def _existing(panel: Panel, steps: Sequence[StepRecord]) -> Panel | None:
+    """The panel with those of its series that were recorded."""
+    series = tuple(each for each in panel.series if _series(steps, each[0])[0])
+    return replace(panel, series=series) if series else None
+
+
+def _series(steps: Sequence[StepRecord], name: str) -> tuple[list[int], list[float]]:
+    if name == "reward":
+        judged = [(each.step, each.reward) for each in steps if each.reward is not None]
+        return [step for step, _ in judged], [reward for _, reward in judged]
+    found = [(each.step, each.values[name]) for each in steps if name in each.values]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _draw_panel(axes: Axes, panel: Panel, steps: Sequence[StepRecord]) -> None:
+    for (name, label), colour, style in zip(panel.series, SERIES_COLOURS, ("-", "--", "-.", ":"), strict=False):
+        x, y = _series(steps, name)
+        values = np.array(y) * panel.scale
+        axes.plot(x, values, color=colour, lw=0.8, alpha=0.35)
+        axes.plot(x, _smooth(values), color=colour, lw=1.8, ls=style, label=label)
+    axes.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
+    axes.set_ylabel(panel.unit, fontsize=9)
+    if len(panel.series) > 1:
+        # Beside the title: anywhere inside it could cover a line.
+        axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0.0)
+    clean_axes(axes)
+
+
+def _smooth(values: Array) -> Array:
+    """Mean over a centred window of a twentieth of the series; shorter at its ends."""
+    half = max(1, len(values) // 40)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    smooth: Array = (total[high] - total[low]) / (high - low)
+    return smooth
+
+
+def clean_axes(axes: Axes) -> None:
+    """Draw a light grid and the two axes only."""
+    axes.grid(True, color="#E5E7EB", lw=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=9)
+
+
+def _style_log(axes: Axes, low: float, high: float) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade: powers of ten say little within one decade, and more overlap."""
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    few = math.log10(high / low) < 2.0
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=12))
+    axes.xaxis.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=60))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return the figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()

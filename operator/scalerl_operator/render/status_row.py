@@ -1,0 +1,37 @@
+"""One run as a row of `scalerl status`, in the columns of `kubectl get rlruns`. PURE."""
+
+from datetime import datetime
+
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_operator.decide.status import format_ceiling, is_over, state_word
+from scalerl_operator.render.text import format_duration
+
+HEADER = ("NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE")
+
+
+def shown_state(status: RLRunStatus | None, driven: bool) -> str:
+    """Return the run's state; a run on this machine that is neither over nor `driven` by a process was left behind."""
+    state = state_word(status)
+    left_behind = not driven and not is_over(status) and state not in ("Pending", "Suspended")
+    return "Interrupted" if left_behind else state
+
+
+def status_row(run: RLRun, driven: bool, began: datetime | None, now: datetime) -> tuple[str, ...]:
+    """Return the cells of `run`.
+
+    Args:
+        driven: whether somebody looks after it; on a cluster the operator does.
+        began: start of its first attempt.
+    """
+    status = run.status
+    progress = status.progress if status is not None else None
+    rate = progress.pass_rate if progress is not None else None
+    return (
+        run.name,
+        shown_state(status, driven),
+        f"{progress.step}/{run.spec.budget.steps}" if progress is not None else "-",
+        f"{rate:.3f}" if rate is not None else "-",
+        format_ceiling(status.forecast if status is not None else None),
+        f"{progress.compute_gpu_hours:.4g}" if progress is not None else "-",
+        format_duration((now - began).total_seconds()) if began is not None else "-",
+    )

@@ -1,0 +1,177 @@
+"""A run in words: numbers with their units, one-line progress, the closing summary. PURE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scalerl_api import RLRun
+from scalerl_api.status import ForecastStatus
+from scalerl_api.wire import EvalPoint, Progress
+from scalerl_operator.decide.assessment import Halfway
+from scalerl_operator.decide.status import state_word
+from scalerl_operator.run.evals import budget_gpu_hours, compute_unit, surviving
+
+
+@dataclass(frozen=True)
+class View:
+    """What a person is shown of a run, as of one look."""
+
+    run: RLRun
+    progress: Progress | None
+    evals: tuple[EvalPoint, ...]
+    missed_polls: int
+    """Answers that did not come since the last one that did."""
+
+
+def format_duration(seconds: float) -> str:
+    """Return `45s`, `4m12s`, `3h05m` or `2d03h`."""
+    total = max(0, round(seconds))
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    if total < 86_400:
+        return f"{total // 3600}h{total % 3600 // 60:02d}m"
+    return f"{total // 86_400}d{total % 86_400 // 3600:02d}h"
+
+
+def format_compute(hours: float, unit: str) -> str:
+    """Return compute with three digits and its unit."""
+    return f"{hours:,.0f} {unit}" if hours >= 1000 else f"{hours:.3g} {unit}"
+
+
+def describe_forecast(forecast: ForecastStatus | None, unit: str) -> str:
+    """Return the forecast in one line, with its interval; a refusal says why."""
+    if forecast is None:
+        return "after the first evaluations"
+    if forecast.ceiling is None or forecast.ceiling_low is None or forecast.ceiling_high is None:
+        return f"{forecast.verdict}: {forecast.reason}"
+    text = f"ceiling {forecast.ceiling:.3f} [{forecast.ceiling_low:.3f}, {forecast.ceiling_high:.3f}]"
+    if forecast.predicted_at_budget is not None and forecast.low is not None and forecast.high is not None:
+        text += f", at the end {forecast.predicted_at_budget:.3f} [{forecast.low:.3f}, {forecast.high:.3f}]"
+    if forecast.target_gpu_hours is not None:
+        text += f", target at {format_compute(forecast.target_gpu_hours, unit)}"
+    return f"{text} ({forecast.verdict})"
+
+
+def describe_eval(point: EvalPoint) -> str:
+    """Return a measured point in one line."""
+    return (
+        f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
+        f" ({point.prompts} prompts x {point.samples})"
+    )
+
+
+def describe_progress(view: View) -> str:
+    """Return one line: how far the run is. Values that the leader has not reported are left out."""
+    return "  ".join(f"{label} {text}" for label, text in progress_rows(view) if label != "forecast")
+
+
+def progress_rows(view: View) -> list[tuple[str, str]]:
+    """Return (label, text) of everything known about the run now, in the order to show it."""
+    progress = view.progress
+    if progress is None:
+        return [("state", state_word(view.run.status))]
+    status = view.run.status
+    rows = [("step", f"{progress.step}/{view.run.spec.budget.steps}")]
+    rows += _learning(view, progress)
+    rows += _speed(progress)
+    rows.append(("compute", _compute(view, progress)))
+    if status is not None and status.progress is not None and status.progress.eta_seconds is not None:
+        rows.append(("ETA", format_duration(status.progress.eta_seconds)))
+    rows.append(("forecast", describe_forecast(status.forecast if status else None, compute_unit(view.run))))
+    return rows
+
+
+def describe_phase(view: View) -> str:
+    """Return what the run is doing, and what it waits for."""
+    progress = view.progress
+    text = state_word(view.run.status)
+    if progress is not None and progress.detail:
+        text += f": {progress.detail}"
+    if view.missed_polls > 2:
+        text += f" (no answer to the last {view.missed_polls} polls)"
+    return text
+
+
+def _learning(view: View, progress: Progress) -> list[tuple[str, str]]:
+    rows = []
+    points = surviving(view.evals)
+    if points:
+        first, last = points[0], points[-1]
+        gain = f", from {first.pass_rate:.3f}" if len(points) > 1 else ""
+        rows.append(("pass rate", f"{last.pass_rate:.3f} ± {last.standard_error:.3f}{gain}"))
+    if progress.latest is not None:
+        if progress.latest.reward is not None:
+            rows.append(("reward", f"{progress.latest.reward:+.3f}"))
+        entropy = progress.latest.values.get("entropy")
+        if entropy is not None:
+            rows.append(("entropy", f"{entropy:.3f} nats"))
+    return rows
+
+
+def _speed(progress: Progress) -> list[tuple[str, str]]:
+    rows = []
+    values = progress.latest.values if progress.latest is not None else {}
+    if "tokens_per_second" in values:
+        rows.append(("speed", f"{values['tokens_per_second']:,.0f} tokens/s"))
+    if "lag_mean" in values:
+        worst = f" (max {values['lag_max']:.0f})" if "lag_max" in values else ""
+        rows.append(("lag", f"{values['lag_mean']:.1f}{worst} steps"))
+    if progress.idle_fraction:
+        rows.append(("idle", ", ".join(f"{role} {share:.0%}" for role, share in progress.idle_fraction.items())))
+    return rows
+
+
+def _compute(view: View, progress: Progress) -> str:
+    unit = compute_unit(view.run)
+    budget = budget_gpu_hours(view.run, progress.step, progress.compute_gpu_hours)
+    if budget is None:
+        return format_compute(progress.compute_gpu_hours, unit)
+    return f"{progress.compute_gpu_hours:.3g} of {format_compute(budget, unit)}"
+
+
+def describe_halfway(halfway: Halfway | None, unit: str) -> list[tuple[str, str]]:
+    """Return (label, text): the half-way forecast as it was made, beside what then happened."""
+    if halfway is None:
+        return [("forecast at half", "none: no evaluation in the first half of the compute")]
+    made = f"step {halfway.made_at_step}, {format_compute(halfway.made_at_gpu_hours, unit)}"
+    rows = [("made at half", f"{made}: {halfway.verdict}, {halfway.reason}")]
+    if halfway.predicted is None or halfway.low is None or halfway.high is None or halfway.error is None:
+        rows.append(("it predicted", "nothing"))
+    else:
+        rows.append(("it predicted", f"{halfway.predicted:.3f} [{halfway.low:.3f}, {halfway.high:.3f}] at the end"))
+    end = f"step {halfway.final_step}, {format_compute(halfway.final_gpu_hours, unit)}"
+    rows.append(("then measured", f"{halfway.measured:.3f} ± {halfway.measured_error:.3f} ({end})"))
+    if halfway.error is not None:
+        rows.append(("error", f"{halfway.error:+.3f}, {'inside' if halfway.inside else 'OUTSIDE'} the 90 % band"))
+    return rows
+
+
+def summary_rows(
+    run: RLRun, outcome: str, halfway: Halfway | None, evals: Sequence[EvalPoint]
+) -> list[tuple[str, str]]:
+    """Return (label, text) of the closing summary."""
+    unit = compute_unit(run)
+    rows = [("run", f"{run.name}: {outcome}")]
+    points = surviving(evals)
+    if points:
+        first, last = points[0], points[-1]
+        rows.append(
+            ("pass rate", f"{first.pass_rate:.3f} at step {first.step}, {last.pass_rate:.3f} at step {last.step}")
+        )
+    rows.append(("forecast now", describe_forecast(run.status.forecast if run.status else None, unit)))
+    return rows + describe_halfway(halfway, unit)
+
+
+def format_rows(rows: Sequence[tuple[str, str]]) -> str:
+    """Return (label, text) rows as aligned lines."""
+    width = max((len(label) for label, _ in rows), default=0)
+    return "".join(f"{label:<{width}}  {text}\n" for label, text in rows)
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as kubectl prints it: columns by width, three spaces between, no lines."""
+    table = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
+    return "".join(f"{line}\n" for line in lines)

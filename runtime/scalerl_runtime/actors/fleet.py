@@ -1,0 +1,353 @@
+"""The run's processes: trainer ranks and generator engines as Ray actors. I/O. The only module that imports Ray."""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalerl_runtime.actors.generator import EngineOptions, Generator, Sample, Sampling, Update
+from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
+from scalerl_runtime.algorithm.microbatch import MicroBatch
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.types import Ints
+from scalerl_runtime.weights.buckets import Bucket, SyncReport, Transport
+
+log = logging.getLogger(__name__)
+
+COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
+GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
+VERDICT_SECONDS = 30.0  # from a rank's fault on: so long Ray may take to tell that a peer is dead
+
+
+class GeneratorLost(RuntimeError):
+    """A generator's process or engine is gone; its work has to be done again."""
+
+    def __init__(self, index: int, cause: object):
+        super().__init__(f"generator {index} is lost: {cause}")
+        self.index = index
+
+
+class TrainerLost(RuntimeError):
+    """A trainer rank is gone; the run goes on from its checkpoint."""
+
+
+class ClusterUnavailable(RuntimeError):
+    """Ray did not start, or cannot be joined: it gives a node 30 s, which a busy machine may exceed."""
+
+
+class SyncFailed(RuntimeError):
+    """A weight update did not reach these generators."""
+
+    def __init__(self, failed: frozenset[int], cause: object):
+        super().__init__(f"weight update failed on generators {sorted(failed)}: {cause}")
+        self.failed = failed
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A copy of the weights that is ready to be sent."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+    seconds: float  # gathering and copying
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of one copy."""
+        return sum(bucket.num_bytes for bucket in self.buckets)
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """What to start."""
+
+    trainer: TrainerOptions
+    engine: EngineOptions
+    ranks: int
+    generators: int
+    kv_cache: Literal["keep", "recompute"]
+    transport: Transport
+    colocated: bool  # trainer and generator share one device
+
+
+class Fleet:
+    """The actors. Calls raise GeneratorLost or TrainerLost; callers put the deadlines around them."""
+
+    def __init__(self, options: FleetOptions, cluster: str | None = None):
+        """Take actors' places in `cluster`, whose nodes offer their role as a resource; None: all in one of our own."""
+        self.options = options
+        self.cluster = cluster
+        self._trainers: list[Any] = []
+        self._generators: dict[int, Any] = {}
+        self._members: frozenset[int] = frozenset()
+        self._folder: str | None = None
+
+    async def start(self) -> None:
+        """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
+        import ray
+
+        await self._join()
+        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
+        gpus = COLOCATED_GPUS if self.options.colocated else own
+        # Three threads: training, sending the copy of the weights meanwhile, and short questions.
+        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._place("trainer")
+        )
+        ranks = self.options.ranks
+        self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        await self._on_ranks("start", address, port)
+
+    def _place(self, role: str) -> dict[str, float] | None:
+        return {role: 1.0} if self.cluster is not None else None
+
+    async def _join(self) -> None:
+        """Become a driver of Ray's cluster, of our own unless there is one. Raises ClusterUnavailable."""
+        import ray
+
+        where: dict[str, Any] = {"address": self.cluster}
+        if self.cluster is None:
+            self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
+            where = {
+                "address": "local",
+                "num_cpus": self.options.ranks + self.options.generators,
+                "include_dashboard": False,
+                "object_store_memory": 512 * 2**20,
+                "_temp_dir": self._folder,
+            }
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        try:
+            await asyncio.to_thread(ray.init, **where, **quiet)
+        except Exception as error:  # Ray raises nothing narrower
+            raise ClusterUnavailable(f"Ray did not start: {_first_line(error)}") from error
+
+    async def start_generator(self, index: int) -> float:
+        """Start (or start again) generator `index`; return its start-up time in seconds."""
+        import ray
+
+        old = self._generators.pop(index, None)
+        if old is not None:
+            ray.kill(old)
+        gpus = COLOCATED_GPUS if self.options.colocated else self.options.engine.tensor_parallel
+        actor = ray.remote(Generator).options(
+            num_cpus=1,
+            num_gpus=gpus,
+            max_restarts=0,
+            max_concurrency=10_000,
+            resources=self._place("generator"),
+        )
+        started = self._generators[index] = actor.remote(self.options.engine)
+        self._members = self._members - {index}
+        try:
+            return float(await self._generator(index, "start"))
+        except asyncio.CancelledError:  # nobody waits for it any more: it must not take a place later
+            ray.kill(started)
+            raise
+
+    async def count_places(self) -> int:
+        """Return how many generators have room on the cluster's nodes, those that run included."""
+        import ray
+
+        nodes = await asyncio.to_thread(ray.nodes)
+        return sum(int(node["Resources"].get("generator", 0)) for node in nodes if node["Alive"])
+
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+        """One completion of `prompt` per request, on generator `index`."""
+        samples: list[Sample] = await self._generator(index, "sample", prompt, list(requests))
+        return samples
+
+    async def train(
+        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
+    ) -> list[StepResult]:
+        """One optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
+        return await self._per_rank(
+            "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
+        )
+
+    async def set_version(self, version: int) -> None:
+        """Name the trainer's present weights."""
+        await self._on_ranks("set_version", version)
+
+    async def imitate(self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float) -> list[StepResult]:
+        """One supervised step."""
+        return await self._per_rank("imitate", batches, learning_rate=learning_rate)
+
+    async def quadratic_work(self) -> float:
+        """Work of attention per squared token over that of the rest per token; packing balances with it."""
+        results = await self._on_ranks("quadratic_work")
+        return float(results[0])
+
+    async def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments; what follows is another objective."""
+        await self._on_ranks("reset_optimizer")
+
+    async def stage(self) -> Staged:
+        """Copy the weights aside; training may go on while the copy is sent."""
+        results = await self._on_ranks("stage_weights")
+        return Staged(*results[0])
+
+    async def probe(self, index: int) -> None:
+        """Return when the generator's engine answers."""
+        await self._generator(index, "probe")
+
+    async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
+        """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
+
+        The transfer group is built anew when the members differ from last time, or when last time failed.
+        """
+        connected, self._members = self._members, frozenset()
+        if members != connected:
+            await self._connect(members)
+        sums = await self._trainer(self._on_sender("sum_weights"))
+        update = Update(staged.version, staged.buckets, sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS)
+        if self.options.transport == "nccl":  # vLLM receives and loads in one call: the trainer sends meanwhile
+            calls = self._calls(members, "receive_and_load", update)
+            (sent, *stalls) = await self._settle(members, [self._send(), *calls], lead=1)
+        else:
+            await self._settle(members, self._calls(members, "begin_receive", staged.buckets))
+            (sent,) = await self._settle(members, [self._send()], lead=1)
+            stalls = await self._settle(members, self._calls(members, "load_received", update))
+        self._members = members
+        return SyncReport(
+            version=staged.version,
+            num_bytes=staged.num_bytes,
+            gather_seconds=staged.seconds,
+            send_seconds=sent,
+            stall_seconds=max(stalls),
+        )
+
+    def _on_sender(self, method: str, *arguments: object) -> Any:
+        """A call on trainer rank 0 that runs beside its training."""
+        return getattr(self._trainers[0], method).options(concurrency_group="send").remote(*arguments)
+
+    async def _send(self) -> float:
+        return float(await self._trainer(self._on_sender("send_weights")))
+
+    async def _connect(self, members: frozenset[int]) -> None:
+        lead = self._trainers[0]
+        address, port = await self._trainer(lead.address.remote())
+        each = max(1, self.options.engine.tensor_parallel)
+        world = 1 + each * len(members)
+        opened = self._trainer(self._on_sender("join_weights", address, port, world, GROUP_TIMEOUT_SECONDS))
+        joined = [
+            self._generator(index, "join_weights", address, port, 1 + each * place, world, GROUP_TIMEOUT_SECONDS)
+            for place, index in enumerate(sorted(members))
+        ]
+        await self._settle(members, [opened, *joined], lead=1)
+
+    def _calls(self, members: frozenset[int], method: str, *arguments: object) -> list[Awaitable[Any]]:
+        return [self._generator(index, method, *arguments) for index in sorted(members)]
+
+    async def _settle(self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, lead: int = 0) -> list[Any]:
+        """Await all calls, the first `lead` of them the trainer's, the others the members', if any.
+
+        Raises TrainerLost, or one SyncFailed that names the members that failed; all of them if only the trainer did.
+        """
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results[:lead]:
+            if isinstance(result, TrainerLost):
+                raise result
+        faults = {
+            index: result
+            for index, result in zip(sorted(members), results[lead:], strict=False)
+            if isinstance(result, BaseException)
+        }
+        if faults:
+            raise SyncFailed(frozenset(faults), next(iter(faults.values())))
+        for result in results[:lead]:
+            if isinstance(result, BaseException):
+                raise SyncFailed(members, result)
+        return results
+
+    async def save(self, folder: Path) -> None:
+        """Every rank writes its share under `folder`."""
+        await self._on_ranks("save", folder)
+
+    async def load(self, folder: Path, version: int) -> None:
+        """Every rank takes its share of `version` back."""
+        await self._on_ranks("load", folder, version)
+
+    async def export(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face folder."""
+        await self._on_ranks("export", folder)
+
+    async def stop(self) -> None:
+        """End every process. Harmless when nothing runs."""
+        import ray
+
+        await asyncio.to_thread(ray.shutdown)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _per_rank(self, method: str, batches: Sequence[Sequence[MicroBatch]], **options: float) -> list[Any]:
+        calls = [
+            getattr(trainer, method).options(concurrency_group="train").remote(list(batch), **options)
+            for trainer, batch in zip(self._trainers, batches, strict=True)
+        ]
+        return await gather_ranks([self._trainer(call) for call in calls])
+
+    async def _on_ranks(self, method: str, *arguments: object) -> list[Any]:
+        calls = [
+            getattr(trainer, method).options(concurrency_group="train").remote(*arguments) for trainer in self._trainers
+        ]
+        return await gather_ranks([self._trainer(call) for call in calls])
+
+    async def _trainer(self, reference: Awaitable[Any]) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await reference
+        except RayActorError as error:
+            raise TrainerLost(f"a trainer rank is lost: {_first_line(error)}") from error
+        except RayTaskError as error:
+            raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
+
+    async def _generator(self, index: int, method: str, *arguments: object) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await getattr(self._generators[index], method).remote(*arguments)
+        except RayActorError as error:
+            raise GeneratorLost(index, _first_line(error)) from error
+        except RayTaskError as error:
+            # An engine whose core died answers every call with an error: it is as lost as a dead process.
+            raise GeneratorLost(index, _first_line(error.cause)) from error
+
+
+async def gather_ranks(calls: Sequence[Awaitable[Any]], *, verdict_seconds: float = VERDICT_SECONDS) -> list[Any]:
+    """Await what every rank answers. Raises TrainerLost if a rank is gone, else a fault that one has told.
+
+    Over gloo a rank that dies makes its peers' collectives fail before Ray tells of its death. That is no fault of the
+    run's, so the others have `verdict_seconds` to say better. Over NCCL the peers would hang: a lost rank ends it.
+    """
+    clock = asyncio.get_running_loop().time
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        faults, deadline = _faults(done), clock() + verdict_seconds
+        while waiting and not _lost(faults) and clock() < deadline:
+            left = deadline - clock()
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+            faults += _faults(done)
+    finally:
+        for task in tasks:
+            task.cancel()
+    if faults:
+        raise (_lost(faults) or faults)[0]
+    return [task.result() for task in tasks]
+
+
+def _faults(done: set["asyncio.Task[Any]"]) -> list[BaseException]:
+    return [fault for task in done if (fault := task.exception()) is not None]
+
+
+def _lost(faults: Sequence[BaseException]) -> list[BaseException]:
+    return [fault for fault in faults if isinstance(fault, TrainerLost)]
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

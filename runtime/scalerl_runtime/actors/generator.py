@@ -1,0 +1,250 @@
+"""One vLLM engine: completions out, weights in. I/O. The only module of the main process that imports vLLM."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from scalerl_runtime.deadlines import PeerDied, while_alive
+from scalerl_runtime.types import Floats, Ints
+from scalerl_runtime.weights.buckets import Bucket, Transport
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to start an engine."""
+
+    model: str  # folder or hub id
+    dtype: str
+    head: Literal["fp32", "bf16"]
+    context_tokens: int
+    max_sequences: int
+    tensor_parallel: int  # 0: on the CPU
+    gpu_memory_share: float
+    kv_cache_megabytes: int
+    temperature: float
+    phrase: str | None  # forced when a thinking budget is spent
+    seed: int
+    cpu_threads: int = 1
+    transport: Transport = "gloo"
+    native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
+    worker_extension: str = "scalerl_runtime.actors.vllm_worker.WorkerExtension"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample one completion."""
+
+    max_tokens: int
+    temperature: float
+    think_budget: int | None = None  # tokens after `<think>`; None: no interruption
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion as the engine gave it; arrays have one entry per token."""
+
+    tokens: Ints
+    logps: Floats
+    versions: Ints
+    text: str
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A weight update as an engine sees it."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+    sums: tuple[int, ...]  # one per parameter
+    kv_cache: Literal["keep", "recompute"]
+    timeout_seconds: float
+
+
+class Generator:
+    """An engine whose weights can change while it generates."""
+
+    def __init__(self, options: EngineOptions):
+        self.options = options
+        self.version = -1  # nothing may be generated for training before the first weights
+        self._is_spoiled = False
+        self._ids = itertools.count()
+        self._engine: Any = None
+
+    async def start(self) -> float:
+        """Start the engine and warm it up; return its start-up time in seconds."""
+        began = asyncio.get_running_loop().time()
+        _set_environment(self.options)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self.options)))
+        await self.probe()
+        return asyncio.get_running_loop().time() - began
+
+    async def sample(self, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+        """Return one completion of `prompt` [Tp] for each request, in order."""
+        return list(await asyncio.gather(*(self._sample_one(prompt, request) for request in requests)))
+
+    async def _sample_one(self, prompt: Ints, request: Sampling) -> Sample:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            logprobs=0,
+            seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            thinking_token_budget=request.think_budget,
+            skip_special_tokens=False,
+        )
+        # The salt keeps a new request from reading prefixes that older weights computed.
+        inputs = {"prompt_token_ids": prompt.tolist(), "cache_salt": f"v{self.version}"}
+        final: Any = None
+        async for output in self._engine.generate(inputs, parameters, f"r{next(self._ids)}"):
+            final = output
+        return _parse_output(final.outputs[0])
+
+    async def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+        """Join the transfer group of an epoch as ranks `rank`..."""
+        if self.options.transport == "nccl":
+            await self._rpc("join_native", address, port, rank, world)
+        else:
+            await self._rpc("join_weights", address, port, rank, world, timeout_seconds)
+
+    async def begin_receive(self, buckets: tuple[Bucket, ...]) -> None:
+        """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns."""
+        await self._rpc("begin_receive", _layout(buckets))
+
+    async def load_received(self, update: Update) -> float:
+        """Take over what was received; return the seconds for which the engine made no token.
+
+        Raises when the update did not arrive whole; the engine then still works, with the weights it had.
+        """
+        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
+
+    async def receive_and_load(self, update: Update) -> float:
+        """Transport `nccl`: take part in the broadcast and take its weights over; return the seconds without a token.
+
+        Raises when it did not arrive whole; the engine is then useless, and `probe` says so.
+        """
+        self._is_spoiled = True
+        stall = await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
+        self._is_spoiled = False
+        return stall
+
+    async def _apply(self, update: Update, method: str, *arguments: object) -> float:
+        """Have the worker do `method`, and name what it then has.
+
+        `keep`: running completions go on with the cache that older weights computed. `recompute`: their cache is
+        dropped and computed anew with the new weights.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        if update.kv_cache == "recompute":
+            await self._answered(self._engine.pause_generation(mode="keep", clear_cache=True))
+        try:
+            # The version follows in the engine's queue before it steps again: no token is labelled wrongly.
+            await asyncio.gather(
+                self._rpc(method, *arguments),
+                self._answered(self._engine.update_weight_version(str(update.version))),
+            )
+        except PeerDied:
+            raise
+        except Exception:
+            await self._answered(self._engine.update_weight_version(str(self.version)))
+            raise
+        finally:
+            if update.kv_cache == "recompute" and not self._engine.errored:
+                await self._answered(self._engine.resume_generation())
+        self.version = update.version
+        return clock() - began
+
+    async def _rpc(self, method: str, *arguments: object) -> None:
+        await self._answered(self._engine.collective_rpc(method, args=arguments))
+
+    async def _answered(self, call: Awaitable[T]) -> T:
+        """The engine core's answer. vLLM leaves whoever waits for a dead core's waiting for ever."""
+        return await while_alive(call, lambda: bool(self._engine.errored), "the engine's core")
+
+    async def probe(self) -> None:
+        """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
+        if self._is_spoiled:
+            raise RuntimeError("the engine's weights are those of a broken update")
+        await self.sample(np.array([0], dtype=np.int32), [Sampling(max_tokens=1, temperature=1.0)])
+
+    async def stop(self) -> None:
+        """End the engine's processes."""
+        if self._engine is not None:
+            self._engine.shutdown()
+
+
+def _set_environment(options: EngineOptions) -> None:
+    """The engine's process reads these; vLLM has no arguments for them."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if options.tensor_parallel == 0:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB, whole numbers only; kv_cache_memory_bytes decides
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # "auto" pins to one core, the trainer's as likely as not
+        os.environ["OMP_NUM_THREADS"] = str(options.cpu_threads)
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # the sampler compiles a trifle, which needs a C++ compiler
+
+
+def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": options.model,
+        "dtype": options.dtype,
+        "max_model_len": options.context_tokens,
+        "max_num_seqs": options.max_sequences,
+        "enable_prefix_caching": True,
+        "worker_extension_cls": options.worker_extension,
+        # At temperature 1 the raw distribution is the one sampled from, and it stays finite at forced tokens.
+        "logprobs_mode": "raw_logprobs" if options.temperature == 1.0 else "processed_logprobs",
+        "seed": options.seed,
+        "generation_config": "vllm",  # a model folder's own top-p or temperature would bias the importance ratio
+        "disable_log_stats": True,
+        "distributed_executor_backend": "uni" if options.tensor_parallel <= 1 else "mp",
+        "enforce_eager": options.tensor_parallel == 0,
+    }
+    if options.transport == "nccl":
+        from vllm.config import WeightTransferConfig
+
+        arguments["weight_transfer_config"] = WeightTransferConfig(backend=options.native_backend)
+    if options.head == "fp32":
+        arguments["hf_overrides"] = {"head_dtype": "float32"}
+    if options.phrase is not None:
+        arguments["reasoning_parser"] = "deepseek_r1"  # gives `</think>` as the natural end
+        from vllm.config.reasoning import ReasoningConfig
+
+        arguments["reasoning_config"] = ReasoningConfig(reasoning_start_str="<think>", reasoning_end_str=options.phrase)
+    if options.tensor_parallel == 0:
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_megabytes * 2**20
+    else:
+        arguments["tensor_parallel_size"] = options.tensor_parallel
+        arguments["gpu_memory_utilization"] = options.gpu_memory_share
+    return arguments
+
+
+def _layout(buckets: tuple[Bucket, ...]) -> list[dict[str, Any]]:
+    """As plain mappings: the engine's wire takes no classes of ours."""
+    return [asdict(bucket) for bucket in buckets]
+
+
+def _parse_output(output: Any) -> Sample:
+    tokens = np.asarray(output.token_ids, dtype=np.int32)
+    logps = np.array(
+        [entry[int(token)].logprob for token, entry in zip(tokens, output.logprobs, strict=True)], dtype=np.float32
+    )
+    versions = np.full(len(tokens), -1, dtype=np.int32)
+    for span in output.weight_versions or ():
+        versions[span.start : span.end] = int(span.version) if span.version.lstrip("-").isdigit() else -1
+    return Sample(tokens, logps, versions, output.text, "stop" if output.finish_reason == "stop" else "length")

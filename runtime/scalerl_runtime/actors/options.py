@@ -1,0 +1,100 @@
+"""From the environment and the run to what is started. PURE."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalerl_api import RLRun
+from scalerl_api.recipe import Recipe
+from scalerl_api.wire import (
+    ENV_ATTEMPT,
+    ENV_CLUSTER,
+    ENV_FOLDER,
+    ENV_PORT,
+    ENV_SPEC,
+    ENV_TERMINATION_FILE,
+    ENV_TOKEN_FILE,
+)
+from scalerl_runtime.actors.fleet import FleetOptions
+from scalerl_runtime.actors.generator import EngineOptions
+from scalerl_runtime.actors.trainer import TrainerOptions
+from scalerl_runtime.weights.buckets import Transport
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the actuator tells the leader: names and places."""
+
+    spec: Path
+    folder: Path
+    attempt: int
+    port: int
+    token_file: Path
+    termination_file: Path
+    cluster: str | None = None
+    """Ray's head, where the run is spread over pods; None: everything is in this process's own cluster."""
+
+    @classmethod
+    def parse(cls, variables: Mapping[str, str]) -> "Environment":
+        """Read the wire's variables. Raises KeyError with the missing one's name."""
+        return cls(
+            spec=Path(variables[ENV_SPEC]),
+            folder=Path(variables[ENV_FOLDER]),
+            attempt=int(variables.get(ENV_ATTEMPT, "1")),
+            port=int(variables.get(ENV_PORT, "0")),
+            token_file=Path(variables[ENV_TOKEN_FILE]),
+            termination_file=Path(variables[ENV_TERMINATION_FILE]),
+            cluster=variables.get(ENV_CLUSTER) or None,
+        )
+
+
+def context_tokens(recipe: Recipe) -> int:
+    """Longest prompt and completion together."""
+    return recipe.length.prompt_tokens + recipe.length.completion_tokens
+
+
+def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int) -> FleetOptions:
+    """What the fleet is started with; `model` is a folder or hub id. On a CPU the processes share `num_cpus` evenly."""
+    spec = run.spec
+    transport = choose_transport(run)
+    threads = max(1, num_cpus // (spec.trainer.ranks + spec.generator.min_replicas))
+    return FleetOptions(
+        trainer=TrainerOptions(
+            model=model,
+            dtype=spec.model.dtype,
+            head=recipe.head,
+            zero_stage=spec.trainer.zero_stage,
+            optimizer=recipe.optimizer,
+            loss=recipe.loss,
+            temperature=recipe.temperature,
+            seed=spec.seed,
+            device="cuda" if spec.trainer.gpus_per_replica else "cpu",
+            transport=transport,
+            cpu_threads=threads,
+        ),
+        engine=EngineOptions(
+            model=model,
+            dtype=spec.model.dtype,
+            head=recipe.head,
+            context_tokens=context_tokens(recipe),
+            max_sequences=spec.generator.max_sequences,
+            tensor_parallel=spec.generator.gpus_per_replica,
+            gpu_memory_share=spec.generator.gpu_memory_share,
+            kv_cache_megabytes=spec.generator.kv_cache_megabytes,
+            temperature=recipe.temperature,
+            phrase=recipe.length.phrase if recipe.length.control == "interruption" else None,
+            seed=spec.seed,
+            transport=transport,
+            cpu_threads=threads,
+        ),
+        ranks=spec.trainer.ranks,
+        generators=spec.generator.min_replicas,
+        kv_cache=recipe.asynchrony.kv_cache,
+        transport=transport,
+        colocated=spec.generator.colocated,
+    )
+
+
+def choose_transport(run: RLRun) -> Transport:
+    """NCCL between devices; gloo on CPUs, and where trainer and engine share a device, which NCCL refuses."""
+    return "nccl" if run.spec.trainer.gpus_per_replica and not run.spec.generator.colocated else "gloo"

@@ -1,0 +1,353 @@
+"""One rank of the trainer gang: a causal LM under DeepSpeed ZeRO. I/O. The only module that imports DeepSpeed."""
+
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scalerl_api.recipe import Loss, Optimizer
+from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
+from scalerl_runtime.algorithm.head import linear_logprob, plan_chunk
+from scalerl_runtime.algorithm.loss import LossStats, objective
+from scalerl_runtime.algorithm.microbatch import MicroBatch
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.weights.buckets import (
+    BUCKET_BYTES,
+    Bucket,
+    GlooSender,
+    Transport,
+    WeightSender,
+    bucket_checksums,
+    plan_buckets,
+    view,
+)
+
+MISMATCH_TOKENS = 16_384  # of a rank's step, the first so many are reported one by one; enough for a 95th percentile
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How to start a rank."""
+
+    model: str  # folder or hub id
+    dtype: Literal["float32", "bfloat16"]
+    head: Literal["fp32", "bf16"]
+    zero_stage: Literal[1, 2, 3]
+    optimizer: Optimizer
+    loss: Loss
+    temperature: float
+    seed: int
+    device: Literal["cpu", "cuda"]
+    transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
+    cpu_threads: int = 1
+
+
+class LogprobHead(nn.Module):
+    """The LM head that returns log-probabilities of targets instead of logits.
+
+    A module of its own, holding the weight: ZeRO-3 gathers a parameter where the module that owns it runs. With tied
+    embeddings the weight is the embedding's own Parameter.
+    """
+
+    def __init__(self, weight: nn.Parameter, *, precision: Literal["fp32", "bf16"], temperature: float):
+        super().__init__()
+        self.weight = weight
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.temperature = temperature
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (nats), [M] each, of `targets` [M] given `hidden` [M, H]."""
+        return linear_logprob(
+            hidden,
+            self.weight,
+            targets,
+            precision=self.precision,
+            temperature=self.temperature,
+            chunk=plan_chunk(self.weight.shape[0]),
+        )
+
+
+class Policy(nn.Module):
+    """The model as the loss sees it: packed tokens in, log-probabilities of the trained ones out."""
+
+    def __init__(self, model: Any, *, precision: Literal["fp32", "bf16"], temperature: float):
+        super().__init__()
+        self.model = model
+        model.lm_head = LogprobHead(model.lm_head.weight, precision=precision, temperature=temperature)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, select: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row."""
+        hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
+        logp, entropy = self.model.lm_head(hidden.index_select(0, select), targets)
+        return logp, entropy
+
+
+class Trainer:
+    """A rank. Every method but `address` is called on all ranks with the same arguments unless said otherwise."""
+
+    def __init__(self, options: TrainerOptions, rank: int, world: int):
+        self.options = options
+        self.rank = rank
+        self.world = world
+        self._version = 0  # optimizer steps behind the weights; travels with every copy of them
+        self._sender: WeightSender | None = None
+        self._buckets: tuple[Bucket, ...] = ()
+        self._staged: list[Tensor] = []
+
+    def address(self) -> tuple[str, int]:
+        """A host and a free port on it; rank 0's serve as rendezvous."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        return _own_address(), port
+
+    def start(self, address: str, port: int) -> None:
+        """Join the gang, load the model and build the engine."""
+        options = self.options
+        os.environ.update(
+            MASTER_ADDR=address,
+            MASTER_PORT=str(port),
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.world),
+            LOCAL_RANK="0",  # Ray shows each rank one device only
+            DS_ACCELERATOR=options.device,
+        )
+        torch.set_num_threads(options.cpu_threads)
+        import deepspeed
+        from transformers import AutoModelForCausalLM
+
+        # It would compile this at the first start, for two minutes, and a single host's ranks hardly gain by it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        torch.manual_seed(options.seed)
+        deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
+        register_attention()
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model, dtype=getattr(torch, options.dtype), attn_implementation=ATTENTION_NAME
+        )
+        policy = Policy(model, precision=options.head, temperature=options.temperature)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=policy,
+            optimizer=_build_optimizer(policy, options.optimizer),
+            config=_deepspeed_config(options, self.world),
+            dist_init_required=False,
+        )
+        self._names = _parameter_names(policy)
+        self._buckets = plan_buckets(
+            ((name, options.dtype, full_shape(p), getattr(torch, options.dtype).itemsize) for name, p in self._names),
+            limit=BUCKET_BYTES,
+        )
+
+    def train(
+        self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
+    ) -> StepResult:
+        """One optimizer step on this rank's micro-batches; every rank passes the same number of them.
+
+        The weights are `version` afterwards.
+        """
+
+        def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
+            return objective(
+                self.options.loss,
+                kl_coefficient,
+                logp,
+                batch["logp_gen"],
+                entropy,
+                batch["advantage"],
+                batch["completion"],
+                torch.ones_like(logp, dtype=torch.bool),
+                batch["weight"],
+            )
+
+        result = self._step(batches, loss, learning_rate)
+        self._version = version
+        return result
+
+    def set_version(self, version: int) -> None:
+        """Name the present weights: a step that had nothing to learn from advances the version all the same."""
+        self._version = version
+
+    def imitate(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
+        """One supervised step: minus the weighted log-likelihood of the trained tokens."""
+
+        def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
+            value = -(batch["weight"].to(logp.dtype) * logp).sum()
+            return value, LossStats(tokens=len(logp), loss=float(value.detach()), entropy=float(entropy.detach().sum()))
+
+        return self._step(batches, loss, learning_rate)
+
+    def _step(self, batches: Sequence[MicroBatch], loss: Any, learning_rate: float) -> StepResult:
+        began = time.monotonic()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        stats, seen = [], []
+        for index, batch in enumerate(batches):
+            self._engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            tensors = _to_device(batch, self._engine.device)
+            logp, entropy = self._engine(
+                *(tensors[name] for name in ("tokens", "positions", "cu_seqlens", "select", "targets"))
+            )
+            value, sums = loss(tensors, logp, entropy)
+            # DeepSpeed averages over ranks; the weights already make the sum over ranks the whole objective.
+            self._engine.backward(value * self.world, scale_wrt_gas=False)
+            stats.append(sums)
+            seen.append(logp.detach().cpu().numpy())
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return StepResult(
+            stats=sum(stats, LossStats()),
+            grad_norm=float(norm if norm is not None else float("nan")),
+            seconds=time.monotonic() - began,
+            tokens=sum(len(b.tokens) for b in batches),
+            logp=np.concatenate(seen)[:MISMATCH_TOKENS],
+            logp_gen=np.concatenate([b.logp_gen for b in batches])[:MISMATCH_TOKENS],
+            lag=np.concatenate([b.lag for b in batches])[:MISMATCH_TOKENS],
+        )
+
+    def reset_optimizer(self) -> None:
+        """Forget AdamW's moments: those of the supervised stage belong to far larger gradients."""
+        inner = getattr(self._optimizer, "optimizer", self._optimizer)
+        for state in inner.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+
+    def quadratic_work(self) -> float:
+        """Layers * width / parameters: work of attention per squared token over that of the rest per token."""
+        config = self._engine.module.model.config
+        count = sum(math.prod(full_shape(p)) for _, p in self._names)
+        return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
+
+    def stage_weights(self) -> tuple[int, tuple[Bucket, ...], float]:
+        """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
+
+        Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. Nothing here waits for a generator:
+        the copy is sent while the next step trains.
+        """
+        began = time.monotonic()
+        parameters = dict(self._names)
+        where = self._engine.device if self.options.transport == "nccl" else torch.device("cpu")
+        staged = []
+        for bucket in self._buckets:
+            members = [parameters[entry.name] for entry in bucket.entries]
+            with self._gathered(members):
+                if self.rank == 0:
+                    flat = torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=where)
+                    for entry, parameter in zip(bucket.entries, members, strict=True):
+                        view(flat, entry).copy_(parameter.detach())
+                    staged.append(flat)
+        self._staged = staged
+        return self._version, self._buckets, time.monotonic() - began
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> Any:
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(parameters, enabled=self.options.zero_stage == 3)
+
+    def join_weights(self, address: str, port: int, world: int, timeout_seconds: float) -> None:
+        """Rank 0 only: open the transfer group of an epoch, and leave the one before."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        if self.options.transport == "nccl":
+            from scalerl_runtime.weights.nccl_sender import NcclSender
+
+            torch.cuda.set_device(self._engine.device)  # Ray's threads begin with the default
+            self._sender = NcclSender(address, port, world=world, timeout_seconds=timeout_seconds)
+        else:
+            self._sender = GlooSender(address, port, world=world, timeout_seconds=timeout_seconds)
+
+    def sum_weights(self) -> tuple[int, ...]:
+        """Rank 0 only: checksums of the staged parameters, in order; beside the training, as the sending is."""
+        return tuple(
+            value for b, f in zip(self._buckets, self._staged, strict=True) for value in bucket_checksums(b, f)
+        )
+
+    def send_weights(self) -> float:
+        """Rank 0 only: send the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""
+        if self._sender is None:
+            raise RuntimeError("no transfer group is open")
+        began = time.monotonic()
+        self._sender.send(self._buckets, self._staged)
+        return time.monotonic() - began
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of model, optimizer and generators of randomness under `folder`."""
+        self._engine.save_checkpoint(str(folder), tag="deepspeed", client_state={"torch_rng": torch.get_rng_state()})
+
+    def load(self, folder: Path, version: int) -> None:
+        """Take back what `save` wrote at `version`; the number of ranks must be the same."""
+        path, client = self._engine.load_checkpoint(str(folder), tag="deepspeed")
+        if path is None:
+            raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
+        torch.set_rng_state(client["torch_rng"])
+        self._version = version
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder of the current weights (rank 0; the others help to gather)."""
+        self.stage_weights()
+        if self.rank != 0:
+            return
+        state = {
+            e.name: view(flat, e).clone()
+            for b, flat in zip(self._buckets, self._staged, strict=True)
+            for e in b.entries
+        }
+        self._engine.module.model.save_pretrained(folder, state_dict=state)
+
+
+def _own_address() -> str:
+    """The address of this host as its peers see it; the loopback where there is only that."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"
+
+
+def _parameter_names(policy: Policy) -> list[tuple[str, nn.Parameter]]:
+    """Hugging Face names of the model's parameters, a tied one once."""
+    return [(name.removeprefix("model."), p) for name, p in policy.named_parameters()]
+
+
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """ZeRO-3 leaves an empty placeholder; the full shape is DeepSpeed's."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimizer:
+    """AdamW; norms and biases do not decay."""
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if len(full_shape(p)) >= 2]
+    vectors = [p for p in parameters if len(full_shape(p)) < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        eps=options.epsilon,
+    )
+
+
+def _deepspeed_config(options: TrainerOptions, world: int) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # the boundary is set by hand: the number of micro-batches varies
+        "train_batch_size": world,
+        "gradient_clipping": options.optimizer.grad_clip,
+        "bf16": {"enabled": options.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time
+        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": options.device == "cuda"},
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+def _to_device(batch: MicroBatch, device: Any) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device) for name, array in vars(batch).items()}

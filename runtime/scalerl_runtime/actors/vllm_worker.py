@@ -1,0 +1,197 @@
+"""Runs inside vLLM's worker process: receives weights, and mends the thinking budget. I/O.
+
+vLLM imports this module as `worker_extension_cls` before the model loads. Everything here depends on vLLM 0.32's
+insides; tests/local/test_generator.py fails when a new version moves them.
+"""
+
+import ctypes
+import signal
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+from vllm.v1.worker import gpu_input_batch
+
+from scalerl_runtime.weights.buckets import (
+    PACKED_BUFFER_BYTES,
+    PACKED_BUFFERS,
+    Bucket,
+    broadcast,
+    bucket_checksums,
+    gloo_group,
+    parse_buckets,
+    tensor_checksum,
+    view,
+)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
+    """A thinking budget that ends when the thinking ends.
+
+    vLLM 0.32's holder looks for the whole forced phrase only, so a completion that closes its thinking by itself has
+    the phrase forced into its *answer* once thinking and answer together reach the budget.
+    """
+
+    def __init__(self, reasoning_config: Any, *arguments: Any) -> None:
+        super().__init__(reasoning_config, *arguments)
+        self.natural_end = list(reasoning_config.natural_reasoning_end_token_ids or []) if reasoning_config else []
+
+    def _init_state_entry(self, prompt_tok_ids: list[int] | None, thinking_token_budget: int) -> dict[str, Any]:
+        """Thinking that the prompt both opens and closes is over."""
+        prompt = prompt_tok_ids or []
+        start = self._find_last_sequence_index(prompt, self.think_start_token_ids)
+        closed = self.natural_end and self._find_last_sequence_index(prompt, self.natural_end) > start
+        state: dict[str, Any] = super()._init_state_entry(
+            None if closed and start >= 0 else prompt_tok_ids, thinking_token_budget
+        )
+        return {**state, "prompt_tok_ids": prompt_tok_ids}
+
+    def _update_think_state(self, state: dict[str, Any]) -> None:
+        if not state.get("in_end") and state.get("thinking_token_budget", -1) != -1 and self.natural_end:
+            output = state.get("output_tok_ids", [])
+            seen = max(0, state.get("natural_seen", 0) - len(self.natural_end) + 1)
+            if self._find_last_sequence_index(output[seen:], self.natural_end) >= 0:
+                state["thinking_token_budget"] = -1
+                state["force_index"] = []
+            state["natural_seen"] = len(output)
+        super()._update_think_state(state)
+
+
+def _make_holder(
+    reasoning_config: Any, max_num_seqs: int, num_spec_tokens: int, device: torch.device, is_pin_memory: bool
+) -> NaturalEndHolder | None:
+    if reasoning_config is None:
+        return None
+    return NaturalEndHolder(reasoning_config, max_num_seqs, num_spec_tokens, device, is_pin_memory)
+
+
+gpu_input_batch.maybe_create_thinking_budget_state_holder = _make_holder
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker; called through `collective_rpc`.
+
+    An update is one call of `load_received` (gloo) or `receive_and_load` (vLLM's own engine): it falls between two
+    engine steps, so running completions need no pause. vLLM's three calls one by one would need it: a step between
+    them meets half a model, and the engine dies.
+    """
+
+    def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+        """Join the gloo group of an epoch; `rank` is this engine's first rank."""
+        _die_with_parent()
+        parallel = self.vllm_config.parallel_config  # type: ignore[attr-defined] # the worker's
+        self._weight_group = gloo_group(
+            address, port, rank=rank + parallel.rank, world=world, timeout_seconds=timeout_seconds
+        )
+
+    def join_native(self, address: str, port: int, rank: int, world: int) -> None:
+        """Join the group of an epoch of vLLM's own engine, leaving the one before."""
+        _die_with_parent()
+        self.shutdown_weight_transfer_engine()  # type: ignore[attr-defined] # the worker's
+        self.init_weight_transfer_engine(  # type: ignore[attr-defined] # the worker's
+            {
+                "master_address": address,
+                "master_port": port,
+                "rank_offset": rank,
+                "world_size": world,
+                "packed": True,
+                "packed_buffer_size_bytes": PACKED_BUFFER_BYTES,
+                "packed_num_buffers": PACKED_BUFFERS,
+            }
+        )
+
+    def begin_receive(self, layout: list[dict[str, Any]]) -> None:
+        """Receive one update into host memory, in a thread: the engine goes on generating with the weights it has."""
+        self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
+
+    def load_received(self, sums: list[int], timeout_seconds: float) -> None:
+        """Load what `begin_receive` received.
+
+        Whatever is wrong is raised before the model is touched, so that a failed transfer leaves a working engine of
+        the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
+        """
+        received, found = self._incoming.result(timeout_seconds)
+        _compare(found, sums)
+        runner = self.model_runner  # type: ignore[attr-defined] # the worker's
+        initialize_layerwise_reload(runner.model)
+        for bucket, flat in received:
+            runner.model.load_weights((entry.name, view(flat, entry)) for entry in bucket.entries)
+        finalize_layerwise_reload(runner.model, runner.model_config)
+        _refresh_tied_head(runner.model)
+
+    def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> None:
+        """Receive one update by vLLM's own engine, which loads parameters as they arrive.
+
+        There is no room on a device for a second copy of the weights, so what is wrong shows after the fact: when this
+        raises, the engine's weights are spoiled.
+        """
+        model = self.weight_transfer_engine.model  # type: ignore[attr-defined] # the worker's
+        entries = [entry for bucket in parse_buckets(layout) for entry in bucket.entries]
+        found: list[int] = []
+        load = model.load_weights
+
+        def load_and_sum(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+            arrived = list(weights)
+            found.extend(tensor_checksum(tensor) for _, tensor in arrived)
+            return load(arrived)
+
+        model.load_weights = load_and_sum  # on the instance: it hides the class's until it is deleted
+        try:
+            self.start_weight_update()  # type: ignore[attr-defined] # the worker's
+            self.update_weights(  # type: ignore[attr-defined] # the worker's
+                {
+                    "names": [entry.name for entry in entries],
+                    "dtype_names": [entry.dtype for entry in entries],
+                    "shapes": [list(entry.shape) for entry in entries],
+                }
+            )
+            self.finish_weight_update()  # type: ignore[attr-defined] # the worker's
+        finally:
+            del model.load_weights
+        _refresh_tied_head(model)
+        _compare(found, sums)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        if not hasattr(self, "_executor"):
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        return self._executor
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process with its engine core: inside a collective it would notice nothing, outlive the
+    core, and keep the device's memory from the engine that is started in its place.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _refresh_tied_head(model: Any) -> None:
+    """Prepack a tied head anew: the reload updates the weight it shares with the embedding, not its CPU copy of it.
+
+    Without this a CPU engine with tied embeddings keeps the head of its first weights, and nothing says so.
+    """
+    head = getattr(model, "lm_head", None)
+    embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if head is not None and embedding is not None and getattr(head, "weight", None) is embedding.weight:
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _receive(group: Any, buckets: tuple[Bucket, ...]) -> tuple[list[tuple[Bucket, torch.Tensor]], list[int]]:
+    received = []
+    for bucket in buckets:
+        flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        broadcast(group, flat)
+        received.append((bucket, flat))
+    return received, [value for bucket, flat in received for value in bucket_checksums(bucket, flat)]
+
+
+def _compare(found: list[int], sent: list[int]) -> None:
+    wrong = [place for place, (a, b) in enumerate(zip(found, sent, strict=False)) if a != b]
+    if wrong or len(found) != len(sent):
+        raise RuntimeError(
+            f"{len(found)} parameters arrived and {len(sent)} were sent; checksums differ at {wrong[:5]}"
+        )

@@ -1,0 +1,19 @@
+"""What one optimizer step yields on one rank. PURE."""
+
+from dataclasses import dataclass
+
+from scalerl_runtime.algorithm.loss import LossStats
+from scalerl_runtime.types import Floats, Ints
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step on one rank."""
+
+    stats: LossStats  # this rank's sums
+    grad_norm: float  # of the whole gradient, before clipping; the same on every rank
+    seconds: float
+    tokens: int  # packed tokens of this rank, prompts included
+    logp: Floats  # [n] of the first n trained tokens, n <= MISMATCH_TOKENS: under the trainer, before the update
+    logp_gen: Floats  # [n] under the generator
+    lag: Ints  # [n] in steps

@@ -1,0 +1,139 @@
+"""From the groups of a step to the ranks' micro-batches, and from their results to the step's record. PURE."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalerl_api.policies import WatchAction
+from scalerl_runtime.algorithm.batch import Batch, Sample
+from scalerl_runtime.algorithm.loss import LossStats
+from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
+from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
+from scalerl_runtime.algorithm.packing import PackStats, plan_packs
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.schedules import KlController
+from scalerl_runtime.weights.buckets import SyncReport
+
+
+class NonFinite(RuntimeError):
+    """Loss or gradient norm of a step is no finite number; its update was left out, and it is not counted."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A step's work, by rank."""
+
+    batches: tuple[tuple[MicroBatch, ...], ...]
+    stats: PackStats
+    tokens: int  # packed, prompts included
+
+
+def pack(sequences: Sequence[TrainSequence], *, budget: int, ranks: int, quadratic: float) -> Packed:
+    """Distribute sequences over the ranks' micro-batches; `budget` is the tokens of one."""
+    plan = plan_packs([len(s.tokens) for s in sequences], budget=budget, ranks=ranks, quadratic=quadratic)
+    batches = tuple(
+        tuple(build_micro_batch([sequences[index] for index in row]) for row in rows) for rows in plan.packs
+    )
+    return Packed(batches, plan.stats, sum(len(s.tokens) for s in sequences))
+
+
+def sequence_of(sample: Sample) -> TrainSequence:
+    """Join prompt and completion; only the completion's unmasked tokens are trained."""
+    prompt = len(sample.prompt_tokens)
+    zeros = np.zeros(prompt)
+    return TrainSequence(
+        tokens=np.concatenate([sample.prompt_tokens, sample.completion_tokens]),
+        trained=np.concatenate([zeros.astype(np.bool_), sample.mask]),
+        logp_gen=np.concatenate([zeros.astype(np.float32), sample.logp_gen]),
+        advantage=sample.advantage,
+        weight=sample.weight,
+        lag=np.concatenate([zeros.astype(np.int32), sample.lag]),
+    )
+
+
+def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:
+    """Trainer against generator over the sampled tokens of all ranks, by lag."""
+    logp, logp_gen, lag = (np.concatenate([getattr(r, name) for r in results]) for name in ("logp", "logp_gen", "lag"))
+    return measure_mismatch(logp, logp_gen, lag, np.ones(len(logp), dtype=np.bool_))
+
+
+def step_values(batch: Batch, packed: Packed | None, results: Sequence[StepResult]) -> dict[str, float]:
+    """The step's metrics by name; what was not measured is absent. Without results the optimizer was skipped."""
+    stats = batch.stats
+    values = {
+        "completion_tokens_mean": stats.completion_tokens_mean,
+        "truncation_share": stats.truncation_share,
+        "zero_variance_share": stats.zero_variance_share,
+        "effective_prompts": float(len(batch.decision.kept)),
+        "forced_tokens": float(stats.forced_tokens),
+        "excluded_completions": float(stats.excluded),
+        "lag_mean": stats.lag_mean,
+        "lag_max": float(stats.lag_max),
+    }
+    if stats.reward_mean is not None:
+        values["reward"] = stats.reward_mean
+    if packed is None or not results:
+        return values
+    total = sum((result.stats for result in results), LossStats())
+    seconds = max(result.seconds for result in results)
+    return values | {
+        "loss": total.loss,
+        "entropy": total.mean(total.entropy),
+        "ratio_clipped_share": total.mean(total.clipped),
+        "ratio_max": total.ratio_max,
+        "mismatch_kl": total.mean(total.kl),
+        "mismatch_outside": total.mean(total.outside),
+        "grad_norm": results[0].grad_norm,
+        "train_seconds": seconds,
+        "trainer_tokens_per_second": packed.tokens / seconds,
+        "rank_imbalance": packed.stats.imbalance,
+        "padding_share": packed.stats.padding,
+    }
+
+
+def check_finite(values: Mapping[str, float], what: str, action: WatchAction) -> dict[str, float]:
+    """Return those of a step's `values` that are finite, and `non_finite`: 1 if loss or gradient norm is not, else 0.
+
+    Raises NonFinite for such a step, unless `action` is Warn: DeepSpeed leaves out an update whose gradient is no
+    number, so the weights are those of the step before, and going on does no harm.
+    """
+    found = [f"{name} is {values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values.get(name, 0.0))]
+    if found and action != "Warn":
+        raise NonFinite(f"{what}: {', '.join(found)}; its update was left out")
+    return {**{k: v for k, v in values.items() if math.isfinite(v)}, "non_finite": float(bool(found))}
+
+
+def follow_kl(controller: KlController, results: Sequence[StepResult]) -> KlController:
+    """Return the KL controller after a step; one whose KL is no number teaches it nothing."""
+    total = sum((result.stats for result in results), LossStats())
+    kl = total.mean(total.kl)
+    return controller.update(kl) if math.isfinite(kl) else controller
+
+
+def measure(
+    batch: Batch, packed: Packed | None, results: Sequence[StepResult], *, what: str, action: WatchAction
+) -> tuple[dict[str, float], list[tuple[str, str, float]]]:
+    """Return the step's metrics by name, and those that are split by lag. Raises NonFinite as `check_finite` does."""
+    values = check_finite(step_values(batch, packed, results), what, action)
+    return values, mismatch_values(mismatch_of(results)) if results and not values["non_finite"] else []
+
+
+def mismatch_values(mismatch: Mapping[str, Mismatch]) -> list[tuple[str, str, float]]:
+    """(metric, lag bucket, value) of the series that are split by lag."""
+    found = []
+    for bucket, each in mismatch.items():
+        if bucket != ALL:
+            found += [("mismatch_kl_by_lag", bucket, each.kl_k3), ("mismatch_abs_by_lag", bucket, each.abs_mean)]
+    return found
+
+
+def sync_values(report: SyncReport) -> dict[str, float]:
+    """The last weight update's metrics."""
+    return {
+        "weight_sync_seconds": report.gather_seconds + report.send_seconds + report.stall_seconds,
+        "weight_gather_seconds": report.gather_seconds,
+        "weight_send_seconds": report.send_seconds,
+        "weight_stall_seconds": report.stall_seconds,
+    }

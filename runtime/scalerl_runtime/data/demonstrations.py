@@ -1,0 +1,135 @@
+"""Demonstrations for the warm start: traces written for generated tasks, or pairs from a file. I/O at loading only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
+from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.data.datasets import GENERATED, Data, check_bad_share, parse_records, read_records
+from scalerl_runtime.data.prompts import END_THINK, THINK, Tokenizer, parse_entry_answer, render_rows
+from scalerl_runtime.data.worked_answers import Trace, check_task, miss_answer, write_trace
+from scalerl_runtime.types import Ints, Prompt
+
+# A wrong number can be a digit or a sign longer than the right one; no tokenizer makes more than two tokens of that.
+WRONG_ANSWER_TOKENS = 2
+MAX_ROWS = DatasetSpec.model_fields["size"].metadata[1].le  # every row of the file
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and what should follow it."""
+
+    tokens: Ints  # [T] prompt, completion, end of sequence
+    loss_from: int  # tokens[loss_from:] are learned; before it is the prompt
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and the right completion; with the trace, where a wrong one can be made."""
+
+    prompt: Prompt
+    completion: str
+    trace: Trace | None = None
+
+
+class DemonstrationSource:
+    """The warm start's batches. A batch depends on the seed and its step alone, so a resumed stage sees the same."""
+
+    def __init__(self, pairs: Sequence[Pair], spec: WarmStartSpec, tokenizer: Tokenizer, *, seed: int):
+        self.pairs = tuple(pairs)
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._seed = seed
+
+    def batch(self, step: int, size: int) -> list[Demonstration]:
+        """Return `size` demonstrations for `step`, from 0; in the last `wrongSteps`, `wrongShare` of them are wrong."""
+        rng = np.random.default_rng([self._seed, step])
+        wrong_share = self._spec.wrong_share if step >= self._spec.steps - self._spec.wrong_steps else 0.0
+        chosen = [self.pairs[index] for index in rng.integers(len(self.pairs), size=size)]
+        completions = [
+            pair.completion
+            if pair.trace is None or rng.random() >= wrong_share
+            else build_completion(pair.prompt, pair.trace.thinking, miss_answer(pair.trace.answer, rng))
+            for pair in chosen
+        ]
+        encoded = encode_completions(completions, self._tokenizer)
+        return [
+            Demonstration(np.concatenate([pair.prompt.tokens, tokens]), loss_from=pair.prompt.tokens.size)
+            for pair, tokens in zip(chosen, encoded, strict=True)
+        ]
+
+
+def build_completion(prompt: Prompt, thinking: str, answer: str) -> str:
+    """Return `<think>thinking</think>answer`; a prompt that opens the thinking itself is not opened again."""
+    opening = "" if prompt.text.rstrip().endswith(THINK) else THINK
+    return f"{opening}{thinking}{END_THINK}{answer}"
+
+
+def encode_completions(completions: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
+    """Return the tokens of every completion with the end of sequence."""
+    ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    return [np.array([*each, tokenizer.eos_token_id], dtype=np.int32) for each in ids]
+
+
+def load_demonstrations(run: RLRun, tokenizer: Tokenizer, data: Data, rng: np.random.Generator) -> DemonstrationSource:
+    """Return the source of the warm start that `run` asks for. Held-out and downstream prompts are never in it.
+
+    `rng` gives one number, the seed of all batches. Raises InvalidRun.
+    """
+    spec = run.spec.warm_start
+    assert spec is not None, "only a run with a warm start has demonstrations"
+    pairs = _write_pairs(run, spec, data) if spec.source.startswith(GENERATED) else _read_pairs(run, spec, tokenizer)
+    unseen = {prompt.text for prompts in (data.held_out, *data.downstream.values()) for prompt in prompts}
+    pairs = [pair for pair in pairs if pair.prompt.text not in unseen]
+    fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, tokenizer)
+    if not fitting:
+        allowed = f"one demonstration that is not held out and fits in thinkTokens + answerTokens; {len(pairs)} seen"
+        raise InvalidRun([Fault("spec.warmStart.source", spec.source, allowed)])
+    return DemonstrationSource(fitting, spec, tokenizer, seed=int(rng.integers(2**63)))
+
+
+def _select_fitting(pairs: Sequence[Pair], max_tokens: int, tokenizer: Tokenizer) -> list[Pair]:
+    """Drop what a micro-batch need not have room for; what is cut would teach to stop without an answer."""
+    if not pairs:
+        return []
+    lengths = [tokens.size for tokens in encode_completions([pair.completion for pair in pairs], tokenizer)]
+    extra = [0 if pair.trace is None else WRONG_ANSWER_TOKENS for pair in pairs]
+    return [pair for pair, length, more in zip(pairs, lengths, extra, strict=True) if length + more <= max_tokens]
+
+
+def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data) -> list[Pair]:
+    fault = check_task(spec.source.removeprefix(GENERATED), "spec.warmStart.source")
+    if fault is None and spec.source != run.spec.data.train.source:
+        fault = Fault(
+            "spec.warmStart.source", spec.source, f"data.train.source ({run.spec.data.train.source}) or a file"
+        )
+    if fault is None and run.spec.reward.verifier != "reasoning_gym":
+        fault = Fault("spec.reward.verifier", run.spec.reward.verifier, f"reasoning_gym with warmStart {spec.source}")
+    if fault is not None:
+        raise InvalidRun([fault])
+    traces = [write_trace(parse_entry_answer(prompt.answer)) for prompt in data.train]
+    return [
+        Pair(prompt, build_completion(prompt, trace.thinking, trace.answer), trace)
+        for prompt, trace in zip(data.train, traces, strict=True)
+    ]
+
+
+def _read_pairs(run: RLRun, spec: WarmStartSpec, tokenizer: Tokenizer) -> list[Pair]:
+    if spec.wrong_steps:
+        allowed = f"0 with {spec.source}: wrong answers are made for reasoning_gym:<task> only"
+        raise InvalidRun([Fault("spec.warmStart.wrongSteps", str(spec.wrong_steps), allowed)])
+    source = DatasetSpec(source=spec.source, answer_field="completion", size=MAX_ROWS)
+    rows, faults = parse_records(read_records(source, "spec.warmStart"), source)
+    num_read = len(rows) + len(faults)
+    max_tokens = run.spec.resolved_recipe().length.prompt_tokens
+    prompts, too_long = render_rows(rows, run.spec.data, tokenizer, max_tokens=max_tokens)
+    check_bad_share(
+        [*faults, *too_long],
+        num_read,
+        path="spec.warmStart",
+        source=spec.source,
+        max_share=run.spec.data.max_bad_share,
+    )
+    return [Pair(prompt, prompt.answer) for prompt in prompts]

@@ -1,0 +1,200 @@
+"""From records to prompts: fields, rendering, bad rows, and the held-out split. PURE."""
+
+import ast
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from scalerl_api.rlrun import DatasetSpec, DataSpec
+from scalerl_api.validation import Fault
+from scalerl_runtime.types import Ints, Prompt
+
+THINK, END_THINK = "<think>", "</think>"  # around the thinking; one token each in the models of this project
+NUM_SHOWN = 60  # characters of a value in a message
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    chat_template: str | None
+    eos_token_id: int | None
+    unk_token_id: int | None
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]:
+        """Return `input_ids` of every text."""
+        ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """Return the conversation as the model was taught to see it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record whose fields are well-formed."""
+
+    index: int  # position in its data set, bad rows counted
+    where: str  # names the record for a person
+    prompt: str  # before rendering
+    answer: str
+    difficulty: float | None  # None: the record has none
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A generated reasoning_gym record, with what its scorer needs."""
+
+    task: str
+    options: dict[str, int | float | str | bool]
+    record: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows taken apart."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    num_removed: int  # training rows with the text of a held-out or downstream prompt
+
+
+def parse_row(record: object, spec: DatasetSpec, *, index: int, where: str) -> Row | Fault:
+    """Return the fields that `spec` names, or what is wrong with the first one that is."""
+    if not isinstance(record, Mapping):
+        return Fault(where, _show(record), "an object with named fields")
+    texts = {}
+    for name in (spec.prompt_field, spec.answer_field):
+        value = find_field(record, name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # loses nothing; answers are often numbers
+        fault = _text_fault(value, name, where)
+        if fault is not None:
+            return fault
+        texts[name] = str(value)
+    return Row(
+        index=index,
+        where=where,
+        prompt=texts[spec.prompt_field],
+        answer=texts[spec.answer_field],
+        difficulty=_find_difficulty(record),
+    )
+
+
+def _find_difficulty(record: Mapping[str, object]) -> float | None:
+    value = record.get("difficulty")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def find_field(record: Mapping[str, object], name: str) -> object:
+    """Return the field `name`, or what the dotted path `name` leads to (`metadata.expression`); None if missing."""
+    if name in record:
+        return record[name]
+    value: object = record
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _text_fault(value: object, name: str, where: str) -> Fault | None:
+    if value is None:
+        return Fault(where, f"{name} is missing", "a non-empty string")
+    if not isinstance(value, str):
+        return Fault(where, f"{name} is {_show(value)}", "a non-empty string")
+    if not value.strip():
+        return Fault(where, f"{name} is empty", "a non-empty string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return Fault(where, f"{name} holds half a character (a lone surrogate)", "valid Unicode")
+    return None
+
+
+def render_rows(
+    rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer, *, max_tokens: int
+) -> tuple[list[Prompt], list[Fault]]:
+    """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other one."""
+    texts = [spec.prompt_template.replace("{prompt}", row.prompt) for row in rows]
+    if spec.prompt_format == "chat":
+        texts = [_render_chat(text, tokenizer) for text in texts]
+    prompts, faults = [], []
+    for row, text, tokens in zip(rows, texts, encode(texts, spec, tokenizer), strict=True):
+        if tokens.size > max_tokens:
+            faults.append(Fault(row.where, f"prompt of {tokens.size} tokens", f"at most {max_tokens} (promptTokens)"))
+        elif tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+            faults.append(Fault(row.where, f"prompt {_show(text)}", "characters that the tokenizer knows"))
+        else:
+            difficulty = float(tokens.size) if row.difficulty is None else row.difficulty
+            prompts.append(Prompt(row.index, text, tokens, row.answer, difficulty))
+    return prompts, faults
+
+
+def encode(texts: list[str], spec: DataSpec, tokenizer: Tokenizer) -> list[Ints]:
+    """Return the tokens of rendered prompts; a chat template has put its own marks in, a plain prompt has none yet."""
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=spec.prompt_format == "plain")["input_ids"]
+    return [np.array(each, dtype=np.int32) for each in ids]
+
+
+def _render_chat(text: str, tokenizer: Tokenizer) -> str:
+    conversation = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+
+
+def split_prompts(
+    prompts: Sequence[Prompt], *, num_held_out: int, never_train: frozenset[str], rng: np.random.Generator
+) -> Split:
+    """Take `num_held_out` prompts of different texts out at random; none of them is left in the training prompts.
+
+    Generated tasks repeat themselves, so the same text can be drawn for both sides: those rows leave training, as do
+    the texts in `never_train`. If there are fewer different texts, fewer are held out; the caller says so.
+    """
+    chosen: dict[str, Prompt] = {}
+    for position in rng.permutation(len(prompts)):
+        if len(chosen) == num_held_out:
+            break
+        chosen.setdefault(prompts[position].text, prompts[position])
+    held_ids = {prompt.id for prompt in chosen.values()}
+    rest = [prompt for prompt in prompts if prompt.id not in held_ids]
+    train = tuple(prompt for prompt in rest if prompt.text not in chosen and prompt.text not in never_train)
+    held_out = tuple(sorted(chosen.values(), key=lambda prompt: prompt.id))
+    return Split(train, held_out, num_removed=len(rest) - len(train))
+
+
+def build_entry_answer(entry: Entry) -> str:
+    """Return a prompt's answer that holds a whole reasoning_gym record. Raises ValueError if a value has no literal.
+
+    The record is a Python literal inside JSON: scorers tell tuples from lists and integer keys from strings.
+    """
+    literal = repr(entry.record)
+    try:
+        same = ast.literal_eval(literal) == entry.record
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"a value in {_show(entry.record)} cannot be stored") from error
+    if not same:
+        raise ValueError(f"{_show(entry.record)} is stored as another value")
+    return json.dumps({"task": entry.task, "options": entry.options, "record": literal})
+
+
+def parse_entry_answer(answer: str) -> Entry:
+    """Return what `build_entry_answer` stored."""
+    stored = json.loads(answer)
+    return Entry(stored["task"], stored["options"], ast.literal_eval(stored["record"]))
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."

@@ -1,0 +1,136 @@
+"""Evaluation of one version on prompts that are never trained on. I/O at `evaluate`; the arithmetic is pure."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalerl_api.wire import EvalPoint
+from scalerl_runtime.algorithm.interruption import draw_budget
+from scalerl_runtime.loop.pool import Pool, Slot
+from scalerl_runtime.types import Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Pass rate over prompts with several samples each."""
+
+    pass_rate: float  # mean over prompts of the mean over their judged samples
+    standard_error: float  # of that mean, prompts being the independent units
+    excluded: int  # samples that the verifier could not judge
+    prompts: int  # prompts with at least one judged sample
+
+
+def score(rewards: NDArray[np.float64]) -> Score:
+    """Score rewards [P, K]; NaN where the verifier failed, a pass where > 0. Raises ValueError with nothing judged.
+
+    Samples of one prompt are not independent, so the error is that of the mean of P prompt means.
+    """
+    judged = ~np.isnan(rewards)
+    counted = judged.any(axis=1)
+    if not counted.any():
+        raise ValueError(f"none of {rewards.size} completions could be judged")
+    passes = np.where(judged, rewards > 0, False).sum(axis=1)[counted]
+    means = passes / judged.sum(axis=1)[counted]
+    spread = float(means.std(ddof=1)) if len(means) > 1 else 0.5
+    return Score(
+        pass_rate=float(means.mean()),
+        standard_error=spread / float(np.sqrt(len(means))),
+        excluded=int((~judged).sum()),
+        prompts=int(counted.sum()),
+    )
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What one evaluation measures."""
+
+    step: int
+    compute_gpu_hours: float
+    samples: int  # completions per prompt
+    seed: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What is kept of a completion: an evaluation has too many to keep their tokens."""
+
+    reward: float  # NaN where the verifier failed
+    tokens: int
+    surprise: float  # mean over its tokens (nats)
+    cut: bool  # at the length limit
+
+
+async def evaluate(
+    pool: Pool, slot: Slot, plan: EvalPlan, sets: Mapping[str, Sequence[Prompt]], first_index: int
+) -> list[EvalPoint]:
+    """Sample every prompt on the leased `slot`, and return one point per set, in order.
+
+    Raises GeneratorLost or DeadlineExceeded; then nothing is measured and the evaluation has to be done again.
+    """
+    points: list[EvalPoint] = []
+    # Half of the engine: the other half goes on generating for the trainer.
+    turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
+    for name, prompts in sets.items():
+        results = await _all_or_none([_sample(pool, slot, plan, prompt, turns) for prompt in prompts])
+        found = score(np.array([[each.reward for each in row] for row in results]))
+        sampled = [each for row in results for each in row]
+        points.append(
+            EvalPoint(
+                index=first_index + len(points),
+                dataset=name,
+                step=plan.step,
+                version=plan.step,
+                compute_gpu_hours=plan.compute_gpu_hours,
+                pass_rate=found.pass_rate,
+                prompts=found.prompts,
+                samples=plan.samples,
+                standard_error=found.standard_error,
+                excluded=found.excluded,
+                mean_tokens=float(np.mean([each.tokens for each in sampled])),
+                truncation_share=float(np.mean([each.cut for each in sampled])),
+                entropy=float(np.mean([each.surprise for each in sampled if each.tokens])),
+                attempt=plan.attempt,
+            )
+        )
+    return points
+
+
+async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """Await all; when one fails the others are cancelled, so that none samples on a slot that is lost."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _sample(pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore) -> list[_Sampled]:
+    """One prompt's completions."""
+    length = pool.options.recipe.length
+    rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
+    interrupted = length.control == "interruption"
+    budgets = [
+        draw_budget(rng, length.interrupt_min, length.interrupt_max) if interrupted else None
+        for _ in range(plan.samples)
+    ]
+    async with turns:
+        samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
+    rewards = await asyncio.gather(*(pool.judge(prompt, sample.text) for sample in samples))
+    return [
+        _Sampled(
+            reward=np.nan if reward is None else reward,
+            tokens=len(sample.tokens),
+            surprise=-float(sample.logps.mean()) if len(sample.logps) else 0.0,
+            cut=sample.finish == "length",
+        )
+        for reward, sample in zip(rewards, samples, strict=True)
+    ]

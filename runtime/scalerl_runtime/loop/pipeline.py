@@ -1,0 +1,398 @@
+"""The asynchronous loop: prompts to generators, groups to trainers, weights back, evaluations beside it. I/O.
+
+    feed ──> Pool (generators) ──> completed groups ──> train ──> Syncer ──> Pool
+                                                          └──> checkpoint ──> evaluate (on a leased generator)
+
+`feed` waits for capacity: a step, new weights, or a generator that comes back. `train` waits for a batch: groups that
+complete. Both wake on `pool.changed`. The syncer waits for new weights or a generator that has none. An evaluation
+waits for its lease. Every one of these waits has a deadline, in the call that starts it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_runtime.actors.fleet import GeneratorLost
+from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
+from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
+from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.schedules import learning_rate
+from scalerl_runtime.algorithm.step import Packed, follow_kl, measure, pack, sequence_of, sync_values
+from scalerl_runtime.deadlines import DeadlineExceeded, within
+from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
+from scalerl_runtime.loop.interfaces import Observer, Parts
+from scalerl_runtime.loop.pool import Slot
+from scalerl_runtime.loop.run_state import Position, snapshot
+from scalerl_runtime.loop.syncer import Syncer
+from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
+from scalerl_runtime.types import Group, Prompt
+from scalerl_runtime.weights.buckets import SyncReport
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """One attempt at a run, from a position to the end of its budget."""
+
+    def __init__(self, parts: Parts, position: Position, observer: Observer):
+        self.parts = parts
+        self.position = position
+        self.observer = observer
+        self.stopping = asyncio.Event()
+        self.last_sync: SyncReport | None = None
+        self.stream = PromptStream(
+            parts.recipe.curriculum,
+            np.array([p.difficulty for p in parts.data.train]),
+            seed=parts.run.spec.seed,
+        )
+        self.prompts = {p.id: p for p in parts.data.train}
+        self._order = [p.id for p in parts.data.train]
+        self._place = {p.id: i for i, p in enumerate(parts.data.train)}
+        self.saver = Saver(parts.store, parts.fleet.save, parts.run.spec.deadlines.checkpoint_seconds)
+        self.syncer = Syncer(parts.fleet, parts.pool, parts.run.spec.deadlines.sync_seconds, self._on_sync)
+        self._evaluation: asyncio.Task[None] | None = None
+        self._tokens_seen = 0
+        self._dropped = 0  # groups of the step under way that a refill replaces
+
+    # -- the attempt -----------------------------------------------------------------------------------------------
+
+    async def run(self, *, fresh: bool) -> None:
+        """Train until the budget is spent or `stopping` is set; then every evaluation that is due has been made.
+
+        `fresh`: nothing was evaluated yet, so step 0 is. Raises what ended the run.
+        """
+        self.parts.pool.start_clocks()
+        self.parts.trainer_clock.start(self.parts.now())
+        self.parts.trainer_clock.switch("wait", self.parts.now())
+        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._feed())]
+        try:
+            await self._guarded(self._main(fresh=fresh), background)
+        finally:
+            for task in [*background, *([self._evaluation] if self._evaluation else [])]:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self.parts.pool.close()
+
+    async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
+        """Await `work`, but fail as soon as a background task fails."""
+        main = asyncio.create_task(work)
+        try:
+            done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not main.done():
+                main.cancel()
+                await asyncio.gather(main, return_exceptions=True)
+        for task in done:
+            await task
+
+    async def _main(self, *, fresh: bool) -> None:
+        await self._catch_up_evals()
+        await self.syncer.offer(self.position.step)
+        if fresh:
+            await self._begin_eval()
+        while not self._is_over():
+            if not await self._step():
+                break
+        if self.stopping.is_set():
+            await self._save("stopping")
+            return
+        await self._finish_evals()
+        await self._save("the end")
+
+    def _is_over(self) -> bool:
+        budget = self.parts.run.spec.budget
+        spent = budget.gpu_hours is not None and self.compute_gpu_hours() >= budget.gpu_hours
+        return self.stopping.is_set() or spent or self.position.step >= budget.steps
+
+    def compute_gpu_hours(self) -> float:
+        """Compute of the surviving history: earlier attempts up to their checkpoint, and all of this one."""
+        now = self.parts.now()
+        seconds = self.parts.trainer_clock.total(now) + sum(s.clock.total(now) for s in self.parts.pool.slots.values())
+        return self.position.compute_before + seconds / 3600
+
+    # -- feeding ---------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        pool = self.parts.pool
+        while True:
+            seen = pool.changed.count
+            slot = pool.next_slot()
+            while slot is not None and self._is_wanted():
+                issue = self._next_issue()
+                pool.hand_over(slot, self.prompts[issue.prompt], issue.epoch)
+                slot = pool.next_slot()
+            await self._wake(seen)
+
+    def _is_wanted(self) -> bool:
+        """Whether another group could still be trained; a refilling recipe may need any number."""
+        if self.stopping.is_set():
+            return False
+        left = self.parts.run.spec.budget.steps - self.position.step
+        refills = self.parts.recipe.zero_variance == "refill"
+        return refills or self.parts.pool.admission.outstanding < left * self.parts.recipe.prompts_per_step
+
+    def _next_issue(self) -> Issue:
+        """Next prompt to generate for, by its id."""
+        if self.parts.pool.reissue:
+            epoch, prompt = self.parts.pool.reissue.pop(0)
+            return Issue(prompt, epoch)
+        excluded = {self._place[p] for p in self.position.history.excluded if p in self._place}
+        issue, self.position.stream = self.stream.draw(self.position.stream, excluded)
+        return Issue(self._order[issue.prompt], issue.epoch)
+
+    async def _wake(self, seen: int) -> None:
+        """Wait until something changed in the pool; raise what broke there."""
+        await self.parts.pool.changed.wait_past(seen)
+        if self.parts.pool.fault is not None:
+            raise self.parts.pool.fault
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> bool:
+        """One step; False when the run is being stopped instead."""
+        parts = self.parts
+        began = parts.now()
+        parts.trainer_clock.switch("wait", began)
+        groups = await self._take()
+        if groups is None:
+            return False
+        batch = build_batch(groups, parts.recipe, version=self.position.step)
+        waited = parts.now() - began
+        parts.trainer_clock.switch("train", parts.now())
+        packed, results = await self._optimize(batch)
+        action = parts.run.spec.watchdog.non_finite.action
+        values, split = measure(batch, packed, results, what=f"step {self.position.step + 1}", action=action)
+        self._advance(groups)
+        values |= self._own_values(batch, began, waited)
+        record = StepRecord(
+            step=self.position.step,
+            time=time.time(),
+            attempt=parts.attempt,
+            compute_gpu_hours=self.compute_gpu_hours(),
+            reward=values.get("reward"),
+            values=values,
+        )
+        parts.journals.metrics.append(record.model_dump(by_alias=True))
+        self.observer.on_step(record, batch.stats.lag_tokens, split)
+        parts.trainer_clock.switch("sync", parts.now())
+        await self._after_step()
+        return True
+
+    async def _take(self) -> list[Group] | None:
+        """The groups of the next step, refilled if the recipe says so; None when stopping."""
+        pool, recipe, seconds = self.parts.pool, self.parts.recipe, self.parts.run.spec.deadlines.batch_seconds
+        taken: list[Group] = []
+        missing = recipe.prompts_per_step
+        while missing:
+            found = await within(seconds, "waiting for a batch", self._select(missing))
+            if found is None:
+                self._drop(0)
+                pool.completed = [*taken, *pool.completed]
+                return None
+            taken += found
+            decision = decide_groups(taken, recipe)
+            missing = decision.refill
+            self._drop(len(decision.dropped) if missing else 0)
+        return taken
+
+    async def _select(self, count: int) -> list[Group] | None:
+        """`count` groups as soon as the next step may take them; None when stopping."""
+        pool = self.parts.pool
+        while True:
+            seen = pool.changed.count
+            found = pool.select(self.position.step, count)
+            if found is not None or self.stopping.is_set():
+                return found
+            waits = [asyncio.create_task(pool.changed.wait_past(seen)), asyncio.create_task(self.stopping.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            if pool.fault is not None:
+                raise pool.fault
+
+    def _drop(self, count: int) -> None:
+        """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
+        pool = self.parts.pool
+        pool.admission = pool.admission.drop(count - self._dropped)
+        self._dropped = count
+        pool.changed.set()
+
+    def _rate(self, version: int) -> float:
+        """Learning rate of the step to `version`."""
+        optimizer = self.parts.recipe.optimizer
+        return learning_rate(version - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps)
+
+    async def _optimize(self, batch: Batch) -> tuple[Packed | None, list[StepResult]]:
+        parts, spec, version = self.parts, self.parts.run.spec, self.position.step + 1
+        if not batch.samples:
+            await within(spec.deadlines.train_seconds, "naming a version", parts.fleet.set_version(version))
+            return None, []
+        packed = pack(
+            [sequence_of(sample) for sample in batch.samples],
+            budget=spec.trainer.micro_batch_tokens,
+            ranks=spec.trainer.ranks,
+            quadratic=parts.quadratic,
+        )
+        results = await within(
+            spec.deadlines.train_seconds,
+            f"training step {version}",
+            parts.fleet.train(
+                packed.batches,
+                learning_rate=self._rate(version),
+                kl_coefficient=self.position.kl.coefficient,
+                version=version,
+            ),
+        )
+        self.position.kl = follow_kl(self.position.kl, results)
+        return packed, results
+
+    def _advance(self, groups: Sequence[Group]) -> None:
+        """Count the step: version, admission, history, ledger."""
+        position, pool = self.position, self.parts.pool
+        position.step += 1
+        pool.admission = pool.admission.step(len(groups))
+        if self.parts.recipe.no_positive_resampling:
+            position.history = position.history.record([(g.prompt.id, g.rewards) for g in groups])
+        self.parts.journals.ledger.append(
+            {"step": position.step, "prompts": [[g.epoch, g.prompt.id] for g in groups], "attempt": self.parts.attempt}
+        )
+        position.ledger_lines += 1
+        pool.changed.set()
+
+    def _own_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
+        """Metrics of the step that only the loop knows."""
+        parts, now = self.parts, self.parts.now()
+        seconds = max(now - began, 1e-9)
+        slots = list(parts.pool.slots.values())
+        sampled = parts.pool.counters.tokens - self._tokens_seen
+        self._tokens_seen = parts.pool.counters.tokens
+        values = {
+            "step_seconds": seconds,
+            "wait_seconds": waited,
+            "tokens_per_second": batch.stats.trained_tokens / seconds,
+            "generator_tokens_per_second": sampled / seconds,
+            "idle_fraction_trainer": parts.trainer_clock.idle_fraction(now),
+            "idle_fraction_generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
+            "buffered_groups": float(len(parts.pool.completed)),
+            "in_flight_groups": float(len(parts.pool.in_flight)),
+            "kl_coefficient": self.position.kl.coefficient,
+            "excluded_prompts": float(len(self.position.history.excluded)),
+            "learning_rate": self._rate(self.position.step),
+        }
+        return values | (sync_values(self.last_sync) if self.last_sync else {})
+
+    async def _after_step(self) -> None:
+        budget, checkpoint, step = self.parts.run.spec.budget, self.parts.run.spec.checkpoint, self.position.step
+        if step % budget.eval_every_steps == 0 or step == budget.steps:
+            await self._begin_eval()
+        elif step % checkpoint.every_steps == 0:
+            await self._save(f"step {step}")
+        if self.parts.pace.is_push_due(step):
+            await self.syncer.offer(step)
+
+    def _on_sync(self, report: SyncReport) -> None:
+        self.last_sync = report
+
+    # -- evaluations -----------------------------------------------------------------------------------------------
+
+    async def _begin_eval(self) -> None:
+        """Save this step, then evaluate it while training goes on. One evaluation runs at a time."""
+        await self._join_eval()
+        compute = self.compute_gpu_hours() if self.position.step else 0.0
+        self.position.pending.append(PendingEval(self.position.step, compute))
+        await self._save(f"step {self.position.step}, to be evaluated")
+        pending = self.position.pending[-1]
+        lease = await self.syncer.lease(self.position.step)
+        self._evaluation = asyncio.create_task(self._evaluate(pending, lease))
+
+    async def _join_eval(self) -> None:
+        if self._evaluation is not None:
+            seconds = self.parts.run.spec.deadlines.eval_seconds
+            await within(seconds, "waiting for the evaluation before", asyncio.shield(self._evaluation))
+            self._evaluation = None
+
+    async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
+        spec = self.parts.run.spec
+        patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to come back
+        slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
+        try:
+            points = await within(
+                spec.deadlines.eval_seconds, f"evaluating step {pending.step}", self._measure(pending, slot)
+            )
+        except (GeneratorLost, DeadlineExceeded) as error:
+            log.warning("the evaluation of step %d is put off: %s", pending.step, error)
+            self.parts.pool.lose(slot.index, error)
+            return
+        finally:
+            self.syncer.release(slot)
+        self._record(pending, points)
+
+    async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
+        data, spec = self.parts.data, self.parts.run.spec
+        sets: Mapping[str, Sequence[Prompt]] = {"held_out": data.held_out, **data.downstream}
+        plan = EvalPlan(
+            step=pending.step,
+            compute_gpu_hours=pending.compute_gpu_hours,
+            samples=spec.data.held_out.samples_per_prompt,
+            seed=spec.seed,
+            attempt=self.parts.attempt,
+        )
+        return await evaluate(self.parts.pool, slot, plan, sets, self.position.num_evals)
+
+    def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
+        for point in points:
+            self.parts.journals.evals.append(point.model_dump(by_alias=True))
+        self.position.num_evals += len(points)
+        self.position.pending.remove(pending)
+        self.observer.on_eval(points)
+
+    async def _finish_evals(self) -> None:
+        """All evaluations that are due, those that a lost generator had put off included."""
+        self.observer.on_phase("evaluating", "waiting for the last evaluations")
+        await self._join_eval()
+        await self._catch_up_evals()
+
+    async def _catch_up_evals(self) -> None:
+        """Evaluate earlier steps from their checkpoints, then take the present weights back."""
+        if not self.position.pending:
+            return
+        here = self.position.step
+        present = self.parts.store.path(here)
+        if here not in self.parts.store.steps():
+            present = await self._save("before late evaluations")
+        for pending in list(self.position.pending):
+            self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
+            await self._load(self.parts.store.path(pending.step), pending.step)
+            await self.syncer.forget()
+            lease = await self.syncer.lease(pending.step)
+            await self._evaluate(pending, lease)
+        if self.position.pending:
+            raise RuntimeError(f"step {self.position.pending[0].step} could not be evaluated")
+        await self._load(present, here)
+        await self.syncer.forget()
+        self.observer.on_phase("training", "")
+
+    # -- durability ------------------------------------------------------------------------------------------------
+
+    async def _save(self, why: str) -> Path:
+        parts = self.parts
+        before = parts.trainer_clock.switch("save", parts.now())
+        protect = frozenset(p.step for p in self.position.pending) | {self.position.step}
+        path = await self.saver.write(self.position.step, self._contents, protect=protect, why=why)
+        parts.trainer_clock.switch(before, parts.now())
+        self.observer.on_checkpoint(self.position.step, path)
+        return path
+
+    async def _load(self, path: Path, step: int) -> None:
+        await within(self.saver.seconds, f"loading {path.name}", self.parts.fleet.load(path, step))
+
+    def _contents(self) -> tuple[RunState, list[Group]]:
+        """What a checkpoint taken now stores of the driver."""
+        return snapshot(self.position, self.parts.pool, self.compute_gpu_hours()), list(self.parts.pool.completed)

@@ -1,0 +1,377 @@
+"""The generators and what they are doing: prompts in, judged groups out. I/O.
+
+A slot is one generator's place. Its states:
+
+    starting -> stale (runs, but without the weights of this run) -> ready -> lost -> starting -> ...
+
+Only `ready` slots get prompts; `leased` keeps a ready slot's weights fixed while an evaluation runs on it. Where pods
+come and go a lost slot is `vacant`, and costs nothing, until there is a place for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from scalerl_api.recipe import Recipe
+from scalerl_runtime.actors.fleet import GeneratorLost
+from scalerl_runtime.actors.generator import Sample, Sampling
+from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
+from scalerl_runtime.algorithm.staleness import Admission, Pace, capacity, select_batch
+from scalerl_runtime.deadlines import DeadlineExceeded, Signal, within
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.places import State, plan_places
+from scalerl_runtime.types import Completion, Group, Ints, Prompt
+
+log = logging.getLogger(__name__)
+
+MAX_START_FAILURES = 3  # in a row, of one generator, before the run gives up
+PLACES_SECONDS = 2.0  # between two looks at which pods are there
+PLACES_DEADLINE_SECONDS = 60.0  # of one look
+
+
+class Generators(Protocol):
+    """What the pool needs of the fleet."""
+
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+        """One completion of `prompt` per request."""
+        ...
+
+    async def start_generator(self, index: int) -> float:
+        """Start or restart a generator."""
+        ...
+
+
+class Judge(Protocol):
+    """Rewards a completion; None where the verifier failed."""
+
+    async def __call__(self, prompt: Prompt, text: str) -> float | None:
+        """Reward in [-1, 1]."""
+        ...
+
+
+@dataclass
+class Slot:
+    """One generator's place; changes as it lives."""
+
+    index: int
+    clock: RoleClock
+    state: State = "starting"
+    version: int = -1
+    load: int = 0  # completions in flight
+    training: int = 0  # those of them that will be trained on
+    leased: bool = False
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A prompt that a generator works on."""
+
+    prompt: Prompt
+    epoch: int
+    version: int  # of the generator when it was handed over
+    slot: int
+    budgets: tuple[int | None, ...]  # thinking budget of each completion
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Token ids that mark thinking, and the phrase that ends it by force."""
+
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    phrase: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """What does not change during an attempt."""
+
+    recipe: Recipe
+    pace: Pace
+    tags: Tags
+    seed: int
+    generate_seconds: float
+    start_seconds: float
+    max_sequences: int  # completions that an engine runs at once
+    devices: int = 1  # of one generator
+
+
+@dataclass
+class Counters:
+    """What went wrong, since the start of the attempt."""
+
+    restarts: int = 0
+    forced_mismatches: int = 0
+    judged: int = 0
+    excluded: int = 0
+    tokens: int = 0
+
+
+class Pool:
+    """Hands prompts to generators within the staleness bound, and collects groups."""
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        fleet: Generators,
+        judge: Judge,
+        slots: Sequence[Slot],
+        now: Callable[[], float],
+    ):
+        self.options = options
+        self.fleet = fleet
+        self.judge = judge
+        self.slots = {slot.index: slot for slot in slots}
+        self.admission = Admission()
+        self.completed: list[Group] = []
+        self.in_flight: list[Ticket] = []
+        self.reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
+        self.counters = Counters()
+        self.changed = Signal()
+        self.fault: BaseException | None = None  # what ends the run; raised by whoever waits
+        self._now = now
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: dict[int, asyncio.Task[None]] = {}
+        self._counting = False
+        self._elastic = False
+        self.on_stale: Callable[[], None] = lambda: None  # somebody needs weights
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    def ready(self) -> list[Slot]:
+        """Slots that may get prompts, the least loaded first."""
+        return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (s.load, s.index))
+
+    async def wait_running(self, wanted: int) -> None:
+        """Return when so many generators run, with whatever weights. Raises what ended the pool."""
+        while sum(s.state in ("stale", "ready") for s in self.slots.values()) < wanted:
+            await self.changed.wait_past(self.changed.count)
+            if self.fault is not None:
+                raise self.fault
+
+    def behind(self, version: int) -> frozenset[int]:
+        """Slots that run and may take over `version`."""
+        return frozenset(
+            s.index
+            for s in self.slots.values()
+            if s.state in ("stale", "ready") and not s.leased and s.version != version
+        )
+
+    def updated(self, members: frozenset[int], version: int) -> None:
+        """Note that `members` run `version` now."""
+        for index in members:
+            slot = self.slots[index]
+            if slot.state in ("stale", "ready"):
+                slot.state, slot.version = "ready", version
+        self.changed.set()
+
+    def start_clocks(self) -> None:
+        """Count device-seconds from now on."""
+        self._counting = True
+        for slot in self.slots.values():
+            if slot.state != "vacant":
+                slot.clock.start(self._now())
+
+    def start_slot(self, slot: Slot) -> None:
+        """Start its generator in the background; it is stale until its first weights."""
+        slot.state, slot.version = "starting", -1
+        self._starts[slot.index] = self._spawn(self._start(slot))
+
+    def follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+        """Keep as many slots as there are places, for as long as the pool lives."""
+        self._elastic = True
+        self._spawn(self._follow(count_places))
+
+    async def _follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+        while True:
+            places = await within(PLACES_DEADLINE_SECONDS, "asking Ray which pods are there", count_places())
+            self.resize(places)
+            await asyncio.sleep(PLACES_SECONDS)
+
+    def resize(self, places: int) -> None:
+        """Start generators on free places; give up those that wait for one that is gone."""
+        start, give_up = plan_places({index: slot.state for index, slot in self.slots.items()}, places)
+        for index in give_up:
+            self._starts[index].cancel()
+            self._vacate(self.slots[index])
+        for index in start:
+            slot = self.slots.setdefault(index, Slot(index, RoleClock(self.options.devices)))
+            if self._counting:
+                slot.clock.start(self._now())
+            log.info("generator %d has a place: starting it", index)
+            self.start_slot(slot)
+        if start or give_up:
+            self.changed.set()
+
+    def _vacate(self, slot: Slot) -> None:
+        slot.state, slot.version = "vacant", -1
+        slot.clock.stop(self._now())
+
+    async def _start(self, slot: Slot) -> None:
+        for attempt in range(1, MAX_START_FAILURES + 1):
+            try:
+                await within(
+                    self.options.start_seconds,
+                    f"starting generator {slot.index}",
+                    self.fleet.start_generator(slot.index),
+                )
+            except (GeneratorLost, DeadlineExceeded) as error:
+                log.warning("generator %d did not start (%d of %d): %s", slot.index, attempt, MAX_START_FAILURES, error)
+                if attempt == MAX_START_FAILURES:
+                    raise
+            else:
+                slot.state = "stale"
+                self.on_stale()
+                self.changed.set()
+                return
+
+    def lose(self, index: int, cause: object) -> None:
+        """A generator died: its prompts are given out anew, and it is started again as soon as it has a place."""
+        slot = self.slots[index]
+        if slot.state in ("lost", "starting", "vacant"):
+            return
+        log.warning("generator %d is lost (%s); starting it again", index, cause)
+        slot.state, slot.leased = "lost", False
+        slot.restarts += 1
+        self.counters.restarts += 1
+        if self._elastic:
+            self._vacate(slot)
+        else:
+            self.start_slot(slot)
+        self.changed.set()
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def next_slot(self) -> Slot | None:
+        """The slot that may be handed one more prompt now.
+
+        Beyond the staleness bound two rules keep tokens fresh. An engine is given what it can run at once, no queue.
+        And nothing is begun while a whole batch lies ready, unless a cycle has to be complete before it is trained.
+        """
+        options = self.options
+        if not options.pace.cycle and len(self.completed) >= options.pace.prompts_per_step:
+            return None
+        group = options.recipe.completions_per_prompt
+        for slot in self.ready():
+            fits = slot.training == 0 or slot.training + group <= options.max_sequences
+            if fits and capacity(options.pace, self.admission, slot.version) > 0:
+                return slot
+        return None
+
+    def hand_over(self, slot: Slot, prompt: Prompt, epoch: int) -> None:
+        """Give `prompt` to `slot`; its group appears in `completed` later."""
+        length, count = self.options.recipe.length, self.options.recipe.completions_per_prompt
+        budgets: tuple[int | None, ...] = (None,) * count
+        if length.control == "interruption":
+            rng = np.random.default_rng([self.options.seed, 1, epoch, prompt.id])
+            budgets = tuple(draw_budget(rng, length.interrupt_min, length.interrupt_max) for _ in range(count))
+        ticket = Ticket(prompt, epoch, slot.version, slot.index, budgets)
+        self.admission = self.admission.admit()
+        self.in_flight.append(ticket)
+        slot.training += count
+        self._spawn(self._run(ticket))
+
+    async def _run(self, ticket: Ticket) -> None:
+        slot = self.slots[ticket.slot]
+        try:
+            samples = await self.sample(slot, ticket.prompt, ticket.budgets, f"generating prompt {ticket.prompt.id}")
+        except (GeneratorLost, DeadlineExceeded) as error:
+            self.lose(slot.index, error)
+            self._again(ticket)
+            return
+        finally:
+            slot.training -= len(ticket.budgets)
+        completions = await asyncio.gather(
+            *(self._judged(ticket.prompt, s, b) for s, b in zip(samples, ticket.budgets, strict=True))
+        )
+        self.in_flight.remove(ticket)
+        self.completed.append(Group(ticket.prompt, ticket.epoch, ticket.version, tuple(completions)))
+        self.changed.set()
+
+    def _again(self, ticket: Ticket) -> None:
+        """Hand the prompt of a lost generator to another one as soon as one is ready."""
+        self.in_flight.remove(ticket)
+        self.admission = self.admission.withdraw()
+        self.reissue.append((ticket.epoch, ticket.prompt.id))
+        self.changed.set()
+
+    async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[Sample]:
+        """Completions of `prompt` on `slot`, one per thinking budget. Raises GeneratorLost or DeadlineExceeded."""
+        recipe = self.options.recipe
+        requests = [
+            Sampling(recipe.length.completion_tokens, recipe.temperature, think_budget=budget) for budget in budgets
+        ]
+        slot.load += len(requests)
+        slot.clock.switch("generate", self._now())
+        try:
+            samples = await within(
+                self.options.generate_seconds, phase, self.fleet.sample(slot.index, prompt.tokens, requests)
+            )
+        finally:
+            slot.load -= len(requests)
+            if slot.load == 0:
+                slot.clock.switch("idle", self._now())
+        self.counters.tokens += sum(len(s.tokens) for s in samples)
+        return samples
+
+    async def _judged(self, prompt: Prompt, sample: Sample, budget: int | None) -> Completion:
+        reward = await self.judge(prompt, sample.text)
+        self.counters.judged += 1
+        self.counters.excluded += reward is None
+        tags = self.options.tags
+        forced = np.zeros(len(sample.tokens), dtype=np.bool_)
+        if budget is not None:
+            before = count_think_tokens(prompt.tokens, sample.tokens, tags.start)
+            found = forced_mask(sample.tokens, tags.phrase, tags.end, budget, before)
+            forced = found.mask
+            self.counters.forced_mismatches += found.mismatches
+        return Completion(
+            tokens=sample.tokens,
+            logps=sample.logps,
+            versions=sample.versions,
+            forced=forced,
+            finish=sample.finish,
+            text=sample.text,
+            reward=reward,
+        )
+
+    def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:
+        """Take the groups of the next step out of `completed`, or None while it has to wait."""
+        chosen = select_batch(
+            self.options.pace,
+            version,
+            [g.admitted_version for g in self.completed],
+            [t.version for t in self.in_flight],
+            num_groups=num_groups,
+        )
+        if chosen is None:
+            return None
+        groups = [self.completed[i] for i in chosen]
+        taken = set(chosen)
+        self.completed = [g for i, g in enumerate(self.completed) if i not in taken]
+        return groups
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self.fault is None:
+            self.fault = task.exception()
+            self.changed.set()
+
+    async def close(self) -> None:
+        """Cancel what is in flight."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,99 @@
+"""Where a run stands: what a checkpoint stores of it, and how it is taken up again. I/O only on the journals."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from scalerl_api.recipe import Recipe
+from scalerl_runtime.algorithm.curriculum import StreamPosition
+from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
+from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller
+from scalerl_runtime.algorithm.staleness import Admission, Pace, plan_resume
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.storage.checkpoint import PendingEval, RunState
+from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.types import Group
+
+
+@dataclass(frozen=True)
+class Journals:
+    """The run folder's records."""
+
+    metrics: Journal
+    evals: Journal
+    ledger: Journal
+
+
+@dataclass
+class Position:
+    """Where the run stands; what a checkpoint stores. Changes as the run goes on."""
+
+    step: int
+    warm_steps: int
+    compute_before: float  # GPU-hours of earlier attempts, up to the checkpoint
+    stream: StreamPosition
+    history: PassRateHistory
+    kl: KlController
+    num_evals: int = 0
+    ledger_lines: int = 0
+    pending: list[PendingEval] = field(default_factory=list)
+
+
+def start_position(recipe: Recipe) -> Position:
+    """A run that has not begun."""
+    return Position(
+        step=0,
+        warm_steps=0,
+        compute_before=0.0,
+        stream=StreamPosition(),
+        history=PassRateHistory.empty(recipe.no_positive_threshold),
+        kl=build_kl_controller(recipe.loss),
+    )
+
+
+def snapshot(position: Position, pool: Pool, compute_gpu_hours: float) -> RunState:
+    """What a checkpoint taken now stores of the driver."""
+    return RunState(
+        step=position.step,
+        warm_steps=position.warm_steps,
+        compute_gpu_hours=compute_gpu_hours,
+        consumed=pool.admission.consumed,
+        stream=position.stream.to_dict(),
+        history=position.history.to_dict(),
+        kl=asdict(position.kl),
+        in_flight=(*pool.reissue, *((t.epoch, t.prompt.id) for t in pool.in_flight)),
+        num_evals=position.num_evals,
+        ledger_lines=position.ledger_lines,
+        pending_evals=tuple(position.pending),
+    )
+
+
+def resume_position(state: RunState, journals: Journals, num_sets: int) -> Position:
+    """Where a checkpoint left the run; the journals are cut back to it.
+
+    An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
+    belongs to this history.
+    """
+    journals.ledger.truncate(state.ledger_lines)
+    lines = Counter(int(line["step"]) for line in journals.evals.read())
+    recorded = {step for step, count in lines.items() if count >= num_sets}  # fewer: killed between two test sets
+    return Position(
+        step=state.step,
+        warm_steps=state.warm_steps,
+        compute_before=state.compute_gpu_hours,
+        stream=StreamPosition.from_dict(state.stream),
+        history=PassRateHistory.from_dict(state.history),
+        kl=KlController(**state.kl),
+        num_evals=lines.total(),
+        ledger_lines=state.ledger_lines,
+        pending=[p for p in state.pending_evals if p.step not in recorded],
+    )
+
+
+def restore_pool(pool: Pool, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
+    """Give the pool back its finished groups; what was being generated goes out again, first."""
+    kept = set(plan_resume(pace, state.step, [g.admitted_version for g in buffer]))
+    pool.completed = [g for i, g in enumerate(buffer) if i in kept]
+    lost = [(g.epoch, g.prompt.id) for i, g in enumerate(buffer) if i not in kept]
+    pool.reissue = [*lost, *state.in_flight]
+    pool.admission = Admission(state.step, state.consumed, state.consumed).resume(len(pool.completed))

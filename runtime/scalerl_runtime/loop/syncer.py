@@ -1,0 +1,139 @@
+"""Keeps the generators' weights fresh: stages a copy, pushes it, mends what fails, leases one for evaluations. I/O."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from scalerl_runtime.actors.fleet import Staged, SyncFailed
+from scalerl_runtime.deadlines import DeadlineExceeded, within
+from scalerl_runtime.loop.pool import Pool, Slot
+from scalerl_runtime.weights.buckets import SyncReport
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 10.0  # a generator that does not answer for so long after a failed update is lost
+MAX_FAILURES = 5  # of one update in a row: each either buries a generator or met one that was just born
+
+
+class Sender(Protocol):
+    """What the syncer needs of the fleet."""
+
+    async def stage(self) -> Staged:
+        """Copy the weights aside."""
+        ...
+
+    async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
+        """Send them. Raises SyncFailed."""
+        ...
+
+    async def probe(self, index: int) -> None:
+        """Return when a generator answers. Raises GeneratorLost."""
+        ...
+
+
+class Syncer:
+    """One background task sends; the train loop only stages."""
+
+    def __init__(self, fleet: Sender, pool: Pool, sync_seconds: float, on_sync: Callable[[SyncReport], None]):
+        self.fleet = fleet
+        self.pool = pool
+        self.sync_seconds = sync_seconds
+        self.staged: Staged | None = None
+        self._on_sync = on_sync
+        self._wanted = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._newest = -1  # version that should be staged next
+        self._lease: tuple[int, asyncio.Future[Slot]] | None = None
+        pool.on_stale = self._wanted.set
+
+    async def run(self) -> None:
+        """Send whenever somebody is behind; ends by cancellation."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            async with self._sending:
+                await self._catch_up()
+
+    async def offer(self, version: int) -> None:
+        """The trainer's weights are of `version` now: stage them unless a copy is being sent, and have them sent.
+
+        While one is being sent, or has to be sent for a lease, the newest version is noted and staged afterwards.
+        """
+        self._newest = version
+        if not self._sending.locked() and self._lease is None:
+            async with self._sending:
+                await self._stage()
+        self._wanted.set()
+
+    async def lease(self, version: int) -> "asyncio.Future[Slot]":
+        """Have `version` sent, and one slot kept on it; the returned future gives the slot when it is there."""
+        future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        async with self._sending:
+            self._newest = version
+            await self._stage()
+            self._lease = (version, future)
+        self._wanted.set()
+        return future
+
+    async def forget(self) -> None:
+        """The trainer's weights were replaced from outside: what is staged is not theirs any more."""
+        async with self._sending:
+            self.staged, self._newest = None, -1
+
+    def release(self, slot: Slot) -> None:
+        """The evaluation is over; the slot may be updated again."""
+        slot.leased = False
+        self._wanted.set()
+
+    async def _stage(self) -> None:
+        if self.staged is None or self.staged.version < self._newest:
+            self.staged = await within(self.sync_seconds, "staging weights", self.fleet.stage())
+
+    async def _catch_up(self) -> None:
+        if self._newest >= 0 and self._lease is None:
+            await self._stage()
+        staged = self.staged
+        if staged is None:
+            return
+        failures = 0
+        while members := self.pool.behind(staged.version):
+            try:
+                report = await within(
+                    self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
+                )
+            except (SyncFailed, DeadlineExceeded) as error:
+                failures += 1
+                if failures == MAX_FAILURES:
+                    raise
+                await self._mend(members, error)
+            else:
+                self.pool.updated(members, staged.version)
+                self._on_sync(report)
+        self._grant()
+
+    def _grant(self) -> None:
+        if self._lease is None:
+            return
+        version, future = self._lease
+        for slot in self.pool.ready():
+            if slot.version == version and not slot.leased:
+                slot.leased = True
+                self._lease = None
+                if not future.done():
+                    future.set_result(slot)
+                self._wanted.set()  # a newer version may have been noted meanwhile
+                return
+
+    async def _mend(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
+        """Find out who is dead; the living are tried again in a new group."""
+        log.warning("%s", error)
+        failed = error.failed if isinstance(error, SyncFailed) else members
+        lost = failed if failed != members else frozenset()
+        for index in members - lost:
+            try:
+                await within(PROBE_SECONDS, f"probing generator {index}", self.fleet.probe(index))
+            except (RuntimeError, DeadlineExceeded):
+                lost |= {index}
+        for index in lost:
+            self.pool.lose(index, error)

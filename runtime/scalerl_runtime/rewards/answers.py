@@ -1,0 +1,79 @@
+"""Finds the answer in a completion and compares it with the reference. PURE."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from scalerl_runtime.data.prompts import END_THINK, THINK, parse_entry_answer
+
+PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
+DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text
+RIGHT_SCORE = 1.0 - 1e-6  # reasoning_gym gives parts of 1 for near misses; only the whole counts
+
+
+def find_answer(prompt_text: str, completion_text: str) -> str | None:
+    """Return what follows the last `</think>`, or the whole completion if nobody thought; None in unfinished thinking.
+
+    The prompt may open the thinking in the completion's place.
+    """
+    _, closed, answer = completion_text.rpartition(END_THINK)
+    if closed:
+        return answer.strip()
+    opened_by_prompt = prompt_text.rfind(THINK) > prompt_text.rfind(END_THINK)
+    return None if opened_by_prompt or THINK in completion_text else completion_text.strip()
+
+
+def find_program(answer: str) -> str:
+    """Return the last fenced block of Python in `answer`, or all of it if there is no fence."""
+    blocks = PROGRAM.findall(answer)
+    return str(blocks[-1]) if blocks else answer
+
+
+def is_right_mathematics(answer: str, reference: str) -> bool:
+    """Say whether both are the same mathematics, by math-verify. Raises ValueError if the reference is none.
+
+    No time limit: math-verify's own is a signal, which works in no thread; the caller's process is bounded instead.
+    """
+    from math_verify import verify
+
+    gold = _parse_reference(reference)
+    if not gold:
+        raise ValueError(f"the reference answer {reference!r} is not mathematics")
+    target = _parse_mathematics(answer) or _parse_mathematics(f"${answer}$")
+    return bool(target) and bool(verify(gold, target, timeout_seconds=None))
+
+
+@lru_cache(maxsize=1024)  # a group's completions share one reference
+def _parse_reference(reference: str) -> list[object]:
+    bare = [] if any(mark in reference for mark in DELIMITED) else _parse_mathematics(f"${reference}$")
+    return _parse_mathematics(reference) + bare
+
+
+def _parse_mathematics(text: str) -> list[object]:
+    from math_verify import parse
+
+    return list(parse(text, parsing_timeout=None))
+
+
+def is_right_entry(answer: str, reference: str) -> bool:
+    """Say whether reasoning_gym gives `answer` the whole score for the record in `reference`."""
+    score, record, solution = _find_scorer(reference)
+    try:
+        return score(answer, record) >= RIGHT_SCORE
+    except Exception:  # noqa: BLE001  # a scorer that can judge the solution was broken by the answer: it is wrong
+        if solution is None or score(solution, record) < RIGHT_SCORE:
+            raise
+        return False
+
+
+Scorer = Callable[[str, dict[str, object]], float]
+
+
+@lru_cache(maxsize=1024)
+def _find_scorer(reference: str) -> tuple[Scorer, dict[str, object], str | None]:
+    import reasoning_gym
+
+    entry = parse_entry_answer(reference)
+    table = reasoning_gym.create_dataset(entry.task, seed=0, size=1, **entry.options)
+    solution = entry.record["answer"]
+    return table.score_answer, entry.record, solution if isinstance(solution, str) else None

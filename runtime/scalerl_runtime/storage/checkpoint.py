@@ -1,0 +1,256 @@
+"""Durable checkpoints: one manifest with checksums, one atomic rename, the one before as a spare. I/O."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalerl_runtime.deadlines import within
+from scalerl_runtime.types import Completion, Group, Prompt
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+BUFFER = "buffer.npz"
+PREFIX = "step-"
+UNFINISHED = ".part"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+@dataclass(frozen=True)
+class PendingEval:
+    """An evaluation that was due but not yet recorded."""
+
+    step: int
+    compute_gpu_hours: float
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything of the driver that a resumed run needs; the trainer's share lies beside it."""
+
+    step: int  # optimizer steps done
+    warm_steps: int  # supervised steps done
+    compute_gpu_hours: float
+    consumed: int = 0  # groups taken by the trainer
+    stream: dict[str, Any] = field(default_factory=dict)  # position in the prompts
+    history: dict[str, Any] = field(default_factory=dict)  # pass rates
+    kl: dict[str, Any] = field(default_factory=dict)  # KL controller
+    in_flight: tuple[tuple[int, int], ...] = ()  # (epoch, prompt id) given to generators and not finished
+    num_evals: int = 0  # lines of evals.jsonl that belong to this state
+    ledger_lines: int = 0
+    pending_evals: tuple[PendingEval, ...] = ()
+    rng: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "RunState":
+        """From the JSON of `state.json`. Raises TypeError on a state of another layout."""
+        return cls(
+            **{
+                **data,
+                "in_flight": tuple((int(epoch), int(prompt)) for epoch, prompt in data["in_flight"]),
+                "pending_evals": tuple(PendingEval(**item) for item in data["pending_evals"]),
+            }
+        )
+
+
+class CheckpointStore:
+    """The checkpoints of one run, newest last."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder
+        self.keep = keep
+
+    def begin(self, step: int) -> Path:
+        """An empty folder to write `step` into; invisible to `latest` until `commit`."""
+        path = self.folder / f"{PREFIX}{step:08d}{UNFINISHED}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def commit(self, unfinished: Path, state: RunState, buffer: Sequence[Group], protect: frozenset[int]) -> Path:
+        """Seal what lies in `unfinished`, make it visible in one rename, and drop what is too old.
+
+        Args:
+            unfinished: from `begin`, holding the trainer's share.
+            state: the driver's share.
+            buffer: groups that are complete and not trained.
+            protect: steps whose checkpoints stay whatever their age: evaluations still need them.
+        """
+        (unfinished / STATE).write_text(json.dumps(asdict(state)))
+        with (unfinished / BUFFER).open("wb") as file:
+            np.savez(file, **groups_to_arrays(buffer))  # type: ignore[arg-type]  # numpy types only allow_pickle
+        files = sorted(p for p in unfinished.rglob("*") if p.is_file())
+        manifest = {
+            "step": state.step,
+            "files": {str(p.relative_to(unfinished)): [p.stat().st_size, _digest(p)] for p in files},
+        }
+        for path in files:
+            _sync(path)
+        (unfinished / MANIFEST).write_text(json.dumps(manifest))
+        _sync(unfinished / MANIFEST)
+        _sync(unfinished)
+        final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
+        old = final.with_name(final.name + UNFINISHED + "-old")
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # the same step again, after a resume from an older one, or at the end
+            final.rename(old)
+        unfinished.rename(final)
+        _sync(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        self._prune(protect)
+        return final
+
+    def _prune(self, protect: frozenset[int]) -> None:
+        for step in self.steps()[: -self.keep]:
+            if step not in protect:
+                shutil.rmtree(self.path(step))
+
+    def steps(self) -> list[int]:
+        """Steps with a sealed checkpoint, ascending; not yet verified."""
+        names = [p.name.removeprefix(PREFIX) for p in self.folder.glob(f"{PREFIX}*") if p.is_dir()]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def path(self, step: int) -> Path:
+        """Where `step` lies."""
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is whole; damaged ones are reported and passed over."""
+        for step in reversed(self.steps()):
+            fault = find_damage(self.path(step))
+            if fault is None:
+                return self.path(step)
+            log.warning("checkpoint %s is damaged (%s); using the one before", self.path(step), fault)
+        return None
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Writes checkpoints of a run that goes on meanwhile."""
+
+    store: CheckpointStore
+    save: Callable[[Path], Awaitable[None]]
+    """Has every trainer rank write its share into a folder."""
+    seconds: float
+    """Deadline of each of the two parts."""
+
+    async def write(
+        self, step: int, take: Callable[[], tuple[RunState, list[Group]]], *, protect: frozenset[int], why: str
+    ) -> Path:
+        """Write and seal the checkpoint of `step`; return where it lies.
+
+        `take` gives the driver's share once the trainer's is written: groups that complete meanwhile are in it.
+        """
+        unfinished = self.store.begin(step)
+        await within(self.seconds, f"saving a checkpoint ({why})", self.save(unfinished))
+        state, buffer = take()
+        sealing = asyncio.to_thread(self.store.commit, unfinished, state, buffer, protect)
+        return await within(self.seconds, f"sealing a checkpoint ({why})", sealing)
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with the checkpoint at `path`, or None."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST}: {error}"
+    for name, (size, digest) in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or _digest(file) != digest:
+            return f"{name} has changed"
+    return None
+
+
+def load_state(path: Path) -> RunState:
+    """The driver's share of a verified checkpoint. Raises CheckpointError."""
+    try:
+        return RunState.parse(json.loads((path / STATE).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / STATE}: {error}") from error
+
+
+def load_buffer(path: Path, prompts: Mapping[int, Prompt]) -> list[Group]:
+    """The groups that were waiting to be trained. Raises CheckpointError when the data set has changed."""
+    with np.load(path / BUFFER, allow_pickle=False) as arrays:
+        try:
+            return groups_from_arrays(arrays, prompts)
+        except KeyError as error:
+            raise CheckpointError(f"{path / BUFFER}: prompt {error} is not in the data set any more") from error
+
+
+def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
+    """Flatten groups: a row per group, a row per completion, and all tokens end to end."""
+    completions = [c for g in groups for c in g.completions]
+    return {
+        "group": np.array(
+            [[g.prompt.id, g.epoch, g.admitted_version, len(g.completions)] for g in groups], dtype=np.int64
+        ).reshape(-1, 4),
+        "length": np.array([len(c.tokens) for c in completions], dtype=np.int64),
+        "cut": np.array([c.finish == "length" for c in completions], dtype=np.bool_),
+        "reward": np.array([np.nan if c.reward is None else c.reward for c in completions], dtype=np.float64),
+        "text": np.array([json.dumps([c.text for c in completions])]),
+        "tokens": _joined([c.tokens for c in completions], np.int32),
+        "logps": _joined([c.logps for c in completions], np.float32),
+        "versions": _joined([c.versions for c in completions], np.int32),
+        "forced": _joined([c.forced for c in completions], np.bool_),
+    }
+
+
+def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int, Prompt]) -> list[Group]:
+    """Inverse of `groups_to_arrays`. Raises KeyError on an unknown prompt id."""
+    ends = np.cumsum(arrays["length"])
+    texts = json.loads(str(arrays["text"][0]))
+    tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
+    completions = []
+    for index, end in enumerate(ends):
+        part = slice(end - arrays["length"][index], end)
+        reward = float(arrays["reward"][index])
+        completions.append(
+            Completion(
+                tokens=tokens[part],
+                logps=logps[part],
+                versions=versions[part],
+                forced=forced[part],
+                finish="length" if arrays["cut"][index] else "stop",
+                text=texts[index],
+                reward=None if np.isnan(reward) else reward,
+            )
+        )
+    groups, start = [], 0
+    for prompt_id, epoch, admitted, count in arrays["group"].tolist():
+        groups.append(Group(prompts[prompt_id], epoch, admitted, tuple(completions[start : start + count])))
+        start += count
+    return groups
+
+
+def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
