@@ -177,8 +177,8 @@ CAUSES: Mapping[StopCause, tuple[str, str]] = {
 INTRODUCTION = """\
 # Conditions, reasons, events
 
-Made by `make generate` from `operator/scalerl_operator/run/conditions.py`; do not edit. For programs, and for people who
-read `kubectl describe rlrun`. `scalerl run` writes the same conditions into `status.yaml`.
+Made by `make generate` from `operator/scalerl_operator/run/conditions.py`; do not edit. For programs, and for people
+who read `kubectl describe rlrun`. `scalerl run` writes the same conditions into `status.yaml`.
 
 Every condition is there from the first status on, so that `kubectl wait --for=condition=Complete` works at any time. A
 run whose spec was never understood has `Progressing` alone.

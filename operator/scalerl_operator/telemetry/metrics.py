@@ -118,7 +118,8 @@ def document() -> str:
     lines = [
         "# Metrics of the operator",
         "",
-        "Made by `make generate` from `operator/scalerl_operator/telemetry/metrics.py` and `run_metrics.py`; do not edit.",
+        "Made by `make generate` from `operator/scalerl_operator/telemetry/metrics.py` and `run_metrics.py` beside it; "
+        "do not edit.",
         "",
         "Every replica serves them at `/metrics`; those of runs only the one that leads.",
         "",
