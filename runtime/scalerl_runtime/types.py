@@ -48,3 +48,48 @@ class Group:
     def rewards(self) -> NDArray[np.float64]:
         """[G] rewards; NaN where the verifier failed."""
         return np.array([np.nan if c.reward is None else c.reward for c in self.completions], dtype=np.float64)
+
+
+class GeneratorLost(RuntimeError):
+    """A generator's process or engine is gone; its work has to be done again."""
+
+    def __init__(self, index: int, cause: object):
+        super().__init__(f"generator {index} is lost: {cause}")
+        self.index = index
+
+
+class TrainerLost(RuntimeError):
+    """A trainer rank is gone; the run goes on from its checkpoint."""
+
+
+class ClusterUnavailable(RuntimeError):
+    """Ray did not start, or cannot be joined: it gives a node 30 s, which a busy machine may exceed."""
+
+
+class SyncFailed(RuntimeError):
+    """A weight update did not reach these generators."""
+
+    def __init__(self, failed: frozenset[int], cause: object):
+        super().__init__(f"weight update failed on generators {sorted(failed)}: {cause}")
+        self.failed = failed
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample one completion."""
+
+    max_tokens: int
+    temperature: float
+    think_budget: int | None = None  # tokens after `<think>`; None: no interruption
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion as the engine gave it; arrays have one entry per token."""
+
+    tokens: Ints
+    logps: Floats
+    versions: Ints
+    text: str
+    finish: Literal["stop", "length"]

@@ -22,8 +22,9 @@ from urllib.request import Request, urlopen
 from kubernetes.client.exceptions import ApiException
 from stand_in_kubelet import PORT, Pod, StandIn
 
+from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.leader_process import LEADER_COMMAND, Leader
-from scalerl_operator.local.run_folder import RunFolder, load_termination, save_text
+from scalerl_operator.local.run_folder import RunFolder, load_termination
 
 
 class Forward(http.server.BaseHTTPRequestHandler):

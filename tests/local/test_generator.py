@@ -15,12 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scalerl_api.rlrun import ScratchModel
-from scalerl_runtime.actors.generator import EngineOptions, Generator, Sample, Sampling, Update
+from scalerl_runtime.actors.generator import EngineOptions, Generator, Update
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob
 from scalerl_runtime.algorithm.interruption import forced_mask
 from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_model
 from scalerl_runtime.deadlines import PeerDied
+from scalerl_runtime.types import Sample, Sampling
 from scalerl_runtime.weights.buckets import Bucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
 
 PHRASE = "time is up</think>"

@@ -15,12 +15,12 @@ from scalerl_operator.cli.cluster_reader import explain, fetch_chronicle, fetch_
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
 from scalerl_operator.cli.log_lines import LogWish
 from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, Choice, Mouth, follow_logs, show_logs
-from scalerl_operator.decide.status import is_over
 from scalerl_operator.kube.client import AWAY_SECONDS, Kube, KubeError
 from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
 from scalerl_operator.render.describe import build_overview
 from scalerl_operator.render.status_row import HEADER, status_row
 from scalerl_operator.render.text import format_table
+from scalerl_operator.run.state import is_over
 
 WATCH_SECONDS = 3.0
 CLEAR = "\x1b[H\x1b[2J"  # of a terminal

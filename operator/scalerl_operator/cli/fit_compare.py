@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalerl_operator.cli.csv_curve import Columns, parse_curve, parse_entropy
 from scalerl_operator.forecast import (
     EntropyForecast,
     FitError,
@@ -21,17 +22,14 @@ from scalerl_operator.forecast import (
     try_burn_ins,
 )
 from scalerl_operator.forecast.result import Json
-from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.render.compare_table import comparison_json, comparison_lines, comparison_rows
 from scalerl_operator.render.fit_tables import (
-    Columns,
     HeldBack,
     burn_in_rows,
     fit_json,
     forecast_rows,
     judge_held_back,
-    parse_curve,
-    parse_entropy,
     rival_rows,
 )
 from scalerl_operator.render.text import format_rows, format_table
@@ -83,7 +81,7 @@ def run_compare(options: argparse.Namespace) -> str:
     if options.json is not None:
         save_json(options.json, comparison_json(found), indent=2)
     if options.picture is not None:
-        from scalerl_operator.compare_picture import draw_comparison
+        from scalerl_operator.render.plots import draw_comparison
 
         picture = draw_comparison(found, dict(zip(names, curves, strict=True)), y_label=options.y)
         options.picture.write_bytes(picture)
@@ -123,7 +121,7 @@ def _entropy(options: argparse.Namespace, until: float) -> EntropyForecast | Non
 
 def save_json(path: Path, document: Json, *, indent: int | None = None) -> None:
     """Write a document that every JSON reader can read: NaN and Infinity are no JSON, and ValueErrors here."""
-    records.save_text(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
+    save_text(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
 def load_curve(path: Path, options: argparse.Namespace) -> Points:

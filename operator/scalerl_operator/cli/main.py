@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from scalerl_api import Fault, InvalidRun, RLRun, parse_run
 from scalerl_operator.cli.exit_codes import (
@@ -25,8 +26,9 @@ from scalerl_operator.cli.exit_codes import (
 from scalerl_operator.cli.parser import build_parser
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
-from scalerl_operator.whereabouts import choose_whereabouts
+from scalerl_operator.local.yaml_document import load_document
 
 _EXIT_CODES = {
     "Finished": EXIT_FINISHED,
@@ -99,7 +101,7 @@ def _validate(options: argparse.Namespace) -> int:
     code = EXIT_FINISHED
     for path in options.files:
         try:
-            run = parse_run(records.load_document(path))
+            run = parse_run(load_document(path))
         except InvalidRun as error:
             code = _complain("\n".join(_name_fault(path, fault, options.files) for fault in error.faults), EXIT_INVALID)
         else:
@@ -113,7 +115,7 @@ def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
 
 
 def _run(options: argparse.Namespace, machinery: Machinery) -> int:
-    run = parse_run(records.load_document(options.file))
+    run = parse_run(load_document(options.file))
     text = options.file.read_text(encoding="utf-8")
     folder = RunFolder(options.folder or Path("runs") / run.name)
 
@@ -147,14 +149,14 @@ def _run(options: argparse.Namespace, machinery: Machinery) -> int:
 
 def _close(folder: RunFolder, outcome: str, message: str) -> None:
     """Say how the run ended, write the half-way comparison and the report."""
-    from scalerl_operator.decide.assessment import compare_halfway
+    from scalerl_operator.decide.halfway import compare_halfway
     from scalerl_operator.render.text import format_rows, summary_rows
 
     run, evals = records.load_run(folder), records.load_evals(folder)
     found = compare_halfway(records.load_forecasts(folder), evals)
     halfway = found.summary if found is not None else None
     if halfway is not None:
-        records.save_text(folder.halfway, halfway.model_dump_json(by_alias=True, indent=2) + "\n")
+        save_text(folder.halfway, halfway.model_dump_json(by_alias=True, indent=2) + "\n")
     rows = summary_rows(run, outcome, halfway, evals)
     if evals:
         from scalerl_operator.cli.report import write_report
@@ -311,3 +313,22 @@ def _operator(options: argparse.Namespace) -> int:
     from scalerl_operator.controller.manager import main
 
     return main(options)
+
+
+Whereabouts = Literal["cluster", "machine", "either"]
+
+
+def choose_whereabouts(options: argparse.Namespace) -> Whereabouts:
+    """Return where `options` ask to look. Raises UsageError for those that exclude each other.
+
+    `either`: on this machine if it has such a run, else on the cluster that kubectl would use.
+    """
+    all_namespaces = getattr(options, "all_namespaces", False)
+    named = options.namespace is not None or options.context is not None or all_namespaces
+    if named and options.runs is not None:
+        raise UsageError("--runs is about this machine, -n, -A and --context are about a cluster: choose one")
+    if all_namespaces and (options.namespace is not None or options.target is not None):
+        raise UsageError("-A is about all runs of all namespaces: no name and no -n with it")
+    if named:
+        return "cluster"
+    return "machine" if options.runs is not None or options.target is None else "either"

@@ -7,11 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from scalerl_operator.cli.log_lines import LineReader, LogWish, Place, build_query
-from scalerl_operator.decide.status import is_over, state_word
 from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, Kube, KubeError, KubeSilence
 from scalerl_operator.reconcile.pod_view import PodView, order_pods, parse_pod
 from scalerl_operator.reconcile.snapshot import Key, parse_seen_run
 from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, Role
+from scalerl_operator.run.state import is_over, state_word
 
 MAX_FOLLOWED = 100
 

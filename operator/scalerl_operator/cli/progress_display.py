@@ -13,7 +13,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scalerl_operator.decide.status import state_word
 from scalerl_operator.render.text import (
     View,
     describe_forecast,
@@ -21,7 +20,8 @@ from scalerl_operator.render.text import (
     describe_progress,
     progress_rows,
 )
-from scalerl_operator.run.evals import compute_unit
+from scalerl_operator.run.progress import compute_unit
+from scalerl_operator.run.state import state_word
 
 PROGRESS_LINES = 20  # over a whole run, without a terminal
 DETAIL_SECONDS = 15.0  # a warm start says something new at every step; a log wants less

@@ -11,10 +11,11 @@ import psutil
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator.decide.assessment import HalfwayCurve, compare_halfway, fit_points, foresee_entropy, load_forecast
-from scalerl_operator.decide.status import format_ceiling, state_word
+from scalerl_operator.decide.assessment import fit_points, foresee_entropy, load_forecast
+from scalerl_operator.decide.halfway import HalfwayCurve, compare_halfway
 from scalerl_operator.forecast import Forecast
 from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.reconcile.pod_view import EventView
 from scalerl_operator.render import plots as pictures
@@ -23,8 +24,11 @@ from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import Chronicle
 from scalerl_operator.render.text import describe_halfway, format_compute
-from scalerl_operator.run.evals import budget_gpu_hours, compute_unit, living_forecasts, surviving
+from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.forecast_log import living_forecasts
 from scalerl_operator.run.observed import Attempt
+from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
+from scalerl_operator.run.state import format_ceiling, state_word
 
 REPORT_FILE = "report.html"
 _PACKAGES = (
@@ -88,7 +92,7 @@ def write_chronicle(chronicle: Chronicle, where: Path) -> Path:
         parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
         spec=chronicle.spec,
     )
-    records.save_text(where / REPORT_FILE, build_page(page))
+    save_text(where / REPORT_FILE, build_page(page))
     return where / REPORT_FILE
 
 

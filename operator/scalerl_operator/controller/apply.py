@@ -18,13 +18,16 @@ from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_operator.controller.curve_config_map import Archive
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
-from scalerl_operator.decide.events import Happening, is_due, list_happenings, wanted_annotations
+from scalerl_operator.decide.events import Happening, list_happenings
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, Kube, KubeError
 from scalerl_operator.reconcile.cache import Store
 from scalerl_operator.reconcile.pod_plan import Create, Delete, PodPlan
 from scalerl_operator.reconcile.snapshot import Key, SeenRun, Sight, parse_seen_pod, parse_seen_run, run_key
+from scalerl_operator.reconcile.status_write import is_due, wanted_annotations
 from scalerl_operator.resources.names import FIELD_MANAGER, FORECAST_ANNOTATIONS, LEADER
-from scalerl_operator.resources.pod import Owner, PodOptions, build_common, build_pod, reference
+from scalerl_operator.resources.owner import Owner, PodOptions, reference
+from scalerl_operator.resources.pod import build_pod
+from scalerl_operator.resources.shared import build_common
 from scalerl_operator.telemetry.poller import Leaders
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from scalerl_operator.kube.client import CHILDREN, Json, Kube, KubeError
 from scalerl_operator.reconcile.snapshot import Key, Sight, last_evals
 from scalerl_operator.reconcile.stored_curve import Curve, extend_curve, format_curve, parse_curve
 from scalerl_operator.resources.names import curve_name
-from scalerl_operator.resources.pod import Owner, build_curve
+from scalerl_operator.resources.owner import Owner
+from scalerl_operator.resources.shared import build_curve
 from scalerl_operator.run.evals import merge_evals
 
 log = logging.getLogger(__name__)

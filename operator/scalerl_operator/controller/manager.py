@@ -31,7 +31,7 @@ from scalerl_operator.reconcile.cache import Store
 from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run, run_key
 from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
-from scalerl_operator.resources.pod import PodOptions
+from scalerl_operator.resources.owner import PodOptions
 from scalerl_operator.telemetry.metrics import Gauges
 from scalerl_operator.telemetry.poller import Leaders, Means, Read
 from scalerl_operator.telemetry.prometheus import Server, fetch_reading

@@ -8,7 +8,8 @@ import numpy as np
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import load_forecast, scatter_of
 from scalerl_operator.forecast import FitError, Forecast, point_band
-from scalerl_operator.run.evals import ForecastLine, surviving
+from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.forecast_log import ForecastLine
 
 GRID_POINTS = 12  # 48 series a run; denser at the start, where the curve bends
 

@@ -6,46 +6,17 @@ A run that trains changes its numbers at every answer; they are written twice a 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition
-from scalerl_operator.decide.lifecycle import describe_exit
-from scalerl_operator.decide.status import describe_stop, state_word
-from scalerl_operator.resources.pod import build_annotations
-from scalerl_operator.run.attempts import History, to_seen
+from scalerl_operator.decide.status import describe_stop
+from scalerl_operator.run.attempts import History, describe_exit, to_seen
 from scalerl_operator.run.conditions import EVENTS, EventReason
+from scalerl_operator.run.state import state_word
 
-NUMBERS_SECONDS = 30.0  # of a run that only counts on: 1,000 such runs are 33 writes a second
 MESSAGE_LENGTH = 1000  # of an event; the API server takes 1024
-
-
-def is_due(old: RLRunStatus | None, new: RLRunStatus, written: datetime | None, now: datetime) -> bool:
-    """Whether to write `new` over `old`; `written` is when this operator wrote last, None if it has not."""
-    if old == new:
-        return False
-    if old is None or written is None or settle(old) != settle(new):
-        return True
-    return now >= written + timedelta(seconds=NUMBERS_SECONDS)
-
-
-def settle(status: RLRunStatus) -> RLRunStatus:
-    """Return the status without what moves while nothing happens: numbers of progress and cost, sentences."""
-    conditions = [each.model_copy(update={"message": ""}) for each in status.conditions]
-    progress = status.progress
-    if progress is not None:
-        moving = {"step": 0, "version": 0, "compute_gpu_hours": 0.0, "eta_seconds": None}
-        progress = progress.model_copy(update=moving)
-    return status.model_copy(update={"conditions": conditions, "progress": progress, "cost": None})
-
-
-def wanted_annotations(status: RLRunStatus) -> dict[str, str]:
-    """Return the run's annotations for tools that read only metadata."""
-    found = status.forecast
-    if found is None or found.ceiling is None or found.ceiling_low is None or found.ceiling_high is None:
-        return {}
-    return build_annotations(f"{found.ceiling:.4f}", f"[{found.ceiling_low:.4f},{found.ceiling_high:.4f}]")
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import StopCause
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
+from scalerl_operator.decide.restart_budget import count_failures, is_free
 from scalerl_operator.decide.status import Standing, build_status
 from scalerl_operator.decide.watchdog import find_alarms
+from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.conditions import Outcome
 from scalerl_operator.run.observed import Attempt, Judged, Seen
 
 # Who is asked to end for these has nothing to save, or cannot: short patience.
 HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
-# However who was asked for these ends, it is the run's own fault.
-BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
 
 @dataclass(frozen=True)
@@ -221,72 +221,11 @@ def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
     if retries > limits.retries:
         return Done("RetriesExhausted", f"{why}; {retries} tries without a new checkpoint, {limits.retries} allowed")
     # A first fault is often a passing one, so it is not waited on; a fault of the surroundings needs time to pass.
-    doublings = retries - 1 if _is_free(last) else spent - 2
+    doublings = retries - 1 if is_free(last) else spent - 2
     delay = min(policy.backoff_max_seconds, policy.backoff_seconds * 2.0**doublings) if doublings >= 0 else 0.0
     ended = last.ended or now
     due = ended + timedelta(seconds=delay)
     return Start(last.number + 1) if now >= due else Wait(due)
-
-
-def count_failures(seen: Seen, *, every_steps: int = 1) -> tuple[int, int]:
-    """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
-
-    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the
-    watchdog ended has saved whatever it had then, so its checkpoint restores the budget only if it is `every_steps`
-    further: else a run that makes one step and stands still would be started for ever.
-    """
-    before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
-    known = max(before, default=seen.earlier.checkpoint_step)
-    spent, retries = seen.earlier.failures, seen.earlier.retries
-    for attempt in seen.current:
-        if not attempt.over:
-            continue
-        reached = attempt.checkpoint_step or 0
-        if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
-            spent, retries = 0, 0
-        known = max(known, reached)
-        if attempt.stop_cause == "Suspended":
-            continue
-        if _is_free(attempt):
-            retries += 1
-        else:
-            spent += 1
-    return spent, retries
-
-
-def _is_free(attempt: Attempt) -> bool:
-    """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
-    if attempt.ruled is not None:
-        return attempt.ruled == "Ignore"
-    if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
-        return True
-    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
-
-
-def describe_exit(attempt: Attempt) -> str:
-    """Return one line for a person: how `attempt` ended."""
-    if attempt.stop_cause in _ASKED:
-        how = _ASKED[attempt.stop_cause]
-    elif attempt.infrastructure:
-        how = "was ended by its surroundings"
-    elif attempt.exit_code is None:
-        how = "ended unseen"
-    elif attempt.exit_code > 128:
-        how = f"was killed by signal {attempt.exit_code - 128}"
-    else:
-        how = f"ended with exit code {attempt.exit_code}"
-    said = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
-    why = "; ".join(each for each in (attempt.stop_message, said) if each)
-    rule = f" (rule {attempt.rule}: {attempt.ruled})" if attempt.rule is not None else ""
-    return f"attempt {attempt.number} {how}" + (f": {why}" if why else "") + rule
-
-
-_ASKED: dict[StopCause | None, str] = {
-    "Stuck": "did not answer and was ended",
-    "PendingDeadline": "did not begin in time and was ended",
-    "WatchdogRestart": "was ended by the watchdog",
-    "WatchdogStop": "was ended by the watchdog",
-}
 
 
 def describe_standing(action: Action, seen: Seen) -> Standing:

@@ -175,32 +175,6 @@ def _checkpoint(seen: Seen) -> CheckpointStatus | None:
     return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)
 
 
-def state_word(status: RLRunStatus | None) -> str:
-    """Return the STATE column: how it ended, else what it is doing. Derived from the conditions alone."""
-    if status is None:
-        return "Pending"
-    found = {each.type: each for each in status.conditions}
-    for name in ("Complete", "Failed"):
-        if name in found and found[name].status == "True":
-            return found[name].reason
-    return found["Progressing"].reason if "Progressing" in found else "Pending"
-
-
-def is_over(status: RLRunStatus | None) -> bool:
-    """Whether the run is Complete or Failed."""
-    found = status.conditions if status is not None else []
-    return any(each.type in ("Complete", "Failed") and each.status == "True" for each in found)
-
-
-def over_since(status: RLRunStatus | None) -> datetime | None:
-    """Return when the run became Complete or Failed; None if it is neither."""
-    found = status.conditions if status is not None else []
-    times = [
-        each.last_transition_time for each in found if each.type in ("Complete", "Failed") and each.status == "True"
-    ]
-    return max(times, default=None)
-
-
 def describe_invalid(
     status: RLRunStatus | None, generation: int, faults: Sequence[Fault], now: datetime
 ) -> RLRunStatus:
@@ -212,10 +186,3 @@ def describe_invalid(
     progress = old.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     shown = progress.model_copy(update={"phase": "InvalidSpec"})
     return old.model_copy(update={"conditions": [*kept, *_conditions(old, wanted, now)], "progress": shown})
-
-
-def format_ceiling(forecast: ForecastStatus | None) -> str:
-    """Return `0.61 [0.59,0.63]`, or the verdict where there is no number to believe."""
-    if forecast is None:
-        return "-"
-    return forecast.summary or forecast.verdict

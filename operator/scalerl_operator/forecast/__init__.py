@@ -11,14 +11,14 @@ from scalerl_operator.forecast.band import (
 )
 from scalerl_operator.forecast.compare import Comparison, compare, estimate_margin, linearised, margin_of
 from scalerl_operator.forecast.entropy import EntropyForecast, forecast_entropy
-from scalerl_operator.forecast.fit import fit_forecast
+from scalerl_operator.forecast.fit import BurnInFit, fit_forecast, try_burn_ins
 from scalerl_operator.forecast.pilot import Share, expected_width, identified_at, split_budget, stop_point
 from scalerl_operator.forecast.points import FitError, Points, binomial_standard_error, points
 from scalerl_operator.forecast.result import Forecast, from_json, to_json
 from scalerl_operator.forecast.rivals import Rival
-from scalerl_operator.forecast.sensitivity import Start, try_burn_ins
 
 __all__ = [
+    "BurnInFit",
     "Comparison",
     "EntropyForecast",
     "FitError",
@@ -26,7 +26,6 @@ __all__ = [
     "Points",
     "Rival",
     "Share",
-    "Start",
     "arrival",
     "binomial_standard_error",
     "ceiling_interval",

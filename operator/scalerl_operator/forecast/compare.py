@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from scalerl_operator.forecast.band import arrival, curve_band
-from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import SIGMOID, grid
 from scalerl_operator.forecast.noise import noise_of
 from scalerl_operator.forecast.points import Array, FitError, Points
+from scalerl_operator.forecast.preprocess import condense
 from scalerl_operator.forecast.result import Forecast
 
 PAPER_MARGIN = 0.02  # its three replicates differ by up to .015

@@ -1,7 +1,7 @@
 """From points to forecast: outliers, burn-in, the laws, verdict. PURE."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,13 +14,11 @@ from scalerl_operator.forecast.band import (
     marginal_gain,
     shape_interval,
 )
-from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import SIGMOID
 from scalerl_operator.forecast.noise import Noise, noise_of
-from scalerl_operator.forecast.outliers import find_outliers
 from scalerl_operator.forecast.points import Array, FitError, Points
-from scalerl_operator.forecast.preprocess import find_burn_in
-from scalerl_operator.forecast.result import Forecast
+from scalerl_operator.forecast.preprocess import condense, find_burn_in, find_outliers
+from scalerl_operator.forecast.result import Forecast, Verdict
 from scalerl_operator.forecast.rivals import Fitted, as_tuples, fit_laws
 from scalerl_operator.forecast.verdict import MIN_POINTS, find_decline, judge
 
@@ -176,3 +174,44 @@ def _with_target(forecast: Forecast) -> Forecast:
 def _check(name: str, value: float | None, least: float, most: float = math.inf) -> None:
     if value is not None and not (least <= value <= most and math.isfinite(value)):
         raise FitError(f"{name} is {value:g}; need a finite number in [{least:g}, {most:g}]")
+
+
+BURN_IN_SHARES = (0.0, 0.03, 0.1)  # of the last compute: the paper's 0, 1,500 and 5,000 of 50,000 GPU-hours (A.7)
+
+
+@dataclass(frozen=True)
+class BurnInFit:
+    """A fit of the points from one compute on."""
+
+    burn_in: float
+    """Compute before which points are left out."""
+    used: bool
+    """Whether it is the forecast's own."""
+    points: int
+    verdict: Verdict
+    ceiling: float | None
+    """None, as its interval, where too few points are left or the run declined."""
+    low: float | None
+    high: float | None
+    """90 % interval."""
+
+
+def try_burn_ins(points: Points, forecast: Forecast, *, r0: float | None = None) -> tuple[BurnInFit, ...]:
+    """Return fits of the points from the forecast's own burn-in and from BURN_IN_SHARES of the last compute, in order.
+
+    Starts that leave the same points are tried once. None at all where there was nothing to fit. `r0`: the start that
+    the forecast was given, if it was.
+    """
+    if forecast.last_compute is None:
+        return ()
+    tried: dict[int, BurnInFit] = {}
+    for start in (forecast.burn_in, *(share * forecast.last_compute for share in BURN_IN_SHARES)):
+        left = points.starting_at(start)
+        if len(left) in tried or not len(left):
+            continue
+        used = not tried
+        found = forecast if used else fit_forecast(points, burn_in=start, r0=r0)
+        tried[len(left)] = BurnInFit(
+            start, used, found.points, found.verdict, found.ceiling, found.ceiling_low, found.ceiling_high
+        )
+    return tuple(sorted(tried.values(), key=lambda each: each.burn_in))

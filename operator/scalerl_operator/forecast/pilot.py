@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_operator.forecast.band import arrival, curve_band
-from scalerl_operator.forecast.condense import condense
 from scalerl_operator.forecast.laws import B_PRIOR, SIGMOID, gradient_of
 from scalerl_operator.forecast.noise import noise_of
 from scalerl_operator.forecast.points import Array, FitError, Points
+from scalerl_operator.forecast.preprocess import condense
 from scalerl_operator.forecast.result import Forecast
 from scalerl_operator.forecast.verdict import IDENTIFIED_WIDTH
 

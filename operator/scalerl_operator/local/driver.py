@@ -17,26 +17,19 @@ from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator.decide.assessment import judge_points, summarize
 from scalerl_operator.decide.events import list_happenings
 from scalerl_operator.decide.failure_policy import Ending, find_rule
-from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, describe_exit, plan_run
+from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, plan_run
 from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.leader_process import LEADER_COMMAND, Leader
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
 from scalerl_operator.render.text import View, describe_eval
-from scalerl_operator.run.evals import (
-    EvalKey,
-    ForecastLine,
-    budget_gpu_hours,
-    close_progress,
-    eta_seconds,
-    eval_key,
-    match_forecasts,
-    merge_evals,
-    next_index,
-    surviving,
-)
+from scalerl_operator.run.attempts import describe_exit
+from scalerl_operator.run.evals import EvalKey, eval_key, merge_evals, next_index, surviving
+from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
 from scalerl_operator.run.immutable_fields import find_fixed_changes
 from scalerl_operator.run.observed import Attempt, Judged, Seen
+from scalerl_operator.run.progress import budget_gpu_hours, close_progress, eta_seconds
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 
 PACE_SAMPLES = 1000
@@ -86,7 +79,7 @@ def prepare_folder(folder: RunFolder, run: RLRun, text: str, *, resume: bool) ->
         if faults:
             raise InvalidRun(faults)
     folder.path.mkdir(parents=True, exist_ok=True)
-    records.save_text(folder.spec, text)
+    save_text(folder.spec, text)
 
 
 def drive(run: RLRun, folder: RunFolder, display: Display, world: World) -> Done:
@@ -228,7 +221,7 @@ class _Driver:
     def _take_forecasts(self, *, wait: bool) -> None:
         while self.pending and (wait or self.pending[0][1].done()):
             line = self.pending.popleft()[1].result()
-            records.append_line(self.folder.forecasts, line.to_line())
+            append_line(self.folder.forecasts, line.to_line())
             self.forecasts.append(line)
             self.judged = summarize(self.run, self.forecasts, self.seen.evals)
 

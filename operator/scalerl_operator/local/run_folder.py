@@ -4,8 +4,6 @@ Every file that is replaced is replaced atomically; every file that grows grows 
 """
 
 import fcntl
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from scalerl_api import Fault, InvalidRun, RLRun, parse_run
+from scalerl_api import RLRun, parse_run
 from scalerl_api.wire import (
     ADDRESS_FILE,
     CHECKPOINTS,
@@ -26,7 +24,10 @@ from scalerl_api.wire import (
     StepRecord,
     Termination,
 )
-from scalerl_operator.run.evals import ForecastLine, merge_evals, merge_steps, parse_forecasts, parse_lines
+from scalerl_operator.local.durable_files import append_line, save_text
+from scalerl_operator.local.yaml_document import load_document
+from scalerl_operator.run.evals import merge_evals, merge_steps, parse_lines
+from scalerl_operator.run.forecast_log import ForecastLine, parse_forecasts
 from scalerl_operator.run.observed import Attempt
 
 FOLLOW_SECONDS = 0.5  # between two looks at a log that is followed
@@ -93,47 +94,6 @@ class RunFolder:
         return any(path.exists() for path in names) or any((self.path / CHECKPOINTS).glob("*"))
 
 
-def load_document(path: Path) -> object:
-    """Return the YAML document in `path`. Raises InvalidRun that names the file and the line."""
-    try:
-        return parse_document(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise InvalidRun(
-            [Fault(str(path), error.strerror or "unreadable", "a readable YAML file is needed")]
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InvalidRun([Fault(str(path), f"byte {error.start} is not UTF-8", "a YAML file in UTF-8")]) from error
-
-
-def parse_document(text: str, name: str) -> object:
-    """Return the one YAML document in `text`. Raises InvalidRun that names `name` and the line."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
-        problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise InvalidRun([Fault(place, problem or "not YAML", "one YAML document is needed")]) from error
-    except yaml.YAMLError as error:
-        raise InvalidRun([Fault(name, str(error).splitlines()[0], "one YAML document is needed")]) from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML says a key twice is an error; the library takes the last one silently, and half a spec is lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        """Build one mapping. Raises ConstructorError at a key that is there twice."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is set twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
-
-
 def to_document(run: RLRun) -> dict[str, object]:
     """Return the run as the YAML document a person would write, status included; defaults stay out of the spec."""
     document = run.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
@@ -146,34 +106,6 @@ def to_document(run: RLRun) -> dict[str, object]:
 def save_status(folder: RunFolder, run: RLRun) -> None:
     """Write status.yaml in one piece."""
     save_text(folder.status, yaml.safe_dump(to_document(run), sort_keys=False, allow_unicode=True, width=120))
-
-
-def save_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader, or a crash, sees the old or the new content and nothing between."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add one line, durable when this returns. A line that a crash has cut is ended first."""
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_run(folder: RunFolder) -> RLRun:

@@ -7,7 +7,7 @@ from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus, EarlierAttempts
 from scalerl_api.wire import EXIT_RETRY
 from scalerl_operator.decide.failure_policy import Ending, find_rule
-from scalerl_operator.decide.lifecycle import count_failures
+from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.reconcile.snapshot import SeenPod, parse_last_words
 from scalerl_operator.run.attempts import History, to_seen
 from scalerl_operator.run.observed import Seen

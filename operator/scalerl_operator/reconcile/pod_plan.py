@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import MANAGED_BY
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
-from scalerl_operator.decide.events import NUMBERS_SECONDS
 from scalerl_operator.decide.lifecycle import (
     Action,
     Done,
@@ -23,15 +22,17 @@ from scalerl_operator.decide.lifecycle import (
     decide,
     describe_standing,
 )
-from scalerl_operator.decide.status import Standing, build_status, describe_invalid, is_over, over_since, state_word
+from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import longest_step_seconds
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
 from scalerl_operator.reconcile.snapshot import SeenPod, Sight, last_checkpoint, last_evals
+from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
 from scalerl_operator.resources.names import LEADER, Place
 from scalerl_operator.run.attempts import History, ask_to_end, load_history, to_seen
 from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.run.observed import Judged, Seen
+from scalerl_operator.run.state import is_over, over_since, state_word
 
 GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
 OVERDUE_SECONDS = 60.0  # a pod that is still stored so long after its grace is on a node that does not answer

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import Condition
-from scalerl_operator.decide.lifecycle import describe_exit
-from scalerl_operator.decide.status import state_word
 from scalerl_operator.reconcile.pod_view import EventView, PodView
 from scalerl_operator.render.text import describe_forecast, format_compute, format_duration, format_rows, format_table
-from scalerl_operator.run.evals import budget_gpu_hours, compute_unit
+from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.observed import Attempt
+from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
+from scalerl_operator.run.state import state_word
 
 Rows = list[tuple[str, str]]
 SECONDS_PER_HOUR = 3600.0

@@ -7,8 +7,10 @@ from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.decide.assessment import judge_points
 from scalerl_operator.reconcile.pod_view import EventView
-from scalerl_operator.run.evals import ForecastLine, budget_gpu_hours, surviving
+from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.forecast_log import ForecastLine
 from scalerl_operator.run.observed import Attempt
+from scalerl_operator.run.progress import budget_gpu_hours
 
 
 @dataclass(frozen=True)

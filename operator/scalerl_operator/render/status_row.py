@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from scalerl_api import RLRun, RLRunStatus
-from scalerl_operator.decide.status import format_ceiling, is_over, state_word
 from scalerl_operator.render.text import format_duration
+from scalerl_operator.run.state import format_ceiling, is_over, state_word
 
 HEADER = ("NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE")
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_api.status import ForecastStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.decide.assessment import Halfway
-from scalerl_operator.decide.status import state_word
-from scalerl_operator.run.evals import budget_gpu_hours, compute_unit, surviving
+from scalerl_operator.decide.halfway import Halfway
+from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
+from scalerl_operator.run.state import state_word
 
 
 @dataclass(frozen=True)

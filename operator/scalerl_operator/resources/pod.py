@@ -3,14 +3,11 @@
 Pods are as restricted as the pod security standard of that name asks. Their environment holds names and places only.
 """
 
-import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from scalerl_api import Fault, RLRun
 from scalerl_api.cross_field_rules import COLOCATED_ALLOWED, COLOCATED_PATH
 from scalerl_api.pod_template import PodTemplate
-from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_FOLDER,
@@ -28,7 +25,7 @@ from scalerl_api.wire import (
 )
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import LEADER, Place, Role
-from scalerl_operator.resources.network_policy import Isolation, build_network_spec
+from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
 from scalerl_operator.resources.pod_template import GPU, Json, check_template, merge_template
 
 USER = 1000  # of the runtime's image; the claim's files belong to this group
@@ -37,40 +34,6 @@ _VOLUME_TOKEN = f"{names.VOLUME_PREFIX}token"
 _VOLUME_RUN = f"{names.VOLUME_PREFIX}run"
 _VOLUME_SHARED_MEMORY = f"{names.VOLUME_PREFIX}shm"
 _VOLUME_SCRATCH = f"{names.VOLUME_PREFIX}tmp"
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The run as its children see it."""
-
-    run: RLRun
-    uid: str
-    document: str
-    """The run's YAML, as the leader reads it: without status."""
-    token: str
-    """What guards the leader's /v1, and Ray."""
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.run.name
-
-    @property
-    def namespace(self) -> str:
-        """The run's namespace, of all its children too."""
-        return self.run.metadata.namespace
-
-
-@dataclass(frozen=True)
-class PodOptions:
-    """What the operator is told when it starts."""
-
-    image: str
-    """Of the runtime, where the user's template names none."""
-    exit_seconds: float
-    """From the last checkpoint to a process's end; `plan.Limits` has the same."""
-    isolation: Isolation | None = None
-    """None: no NetworkPolicy is made."""
 
 
 def check_pods(run: RLRun) -> list[Fault]:
@@ -83,97 +46,10 @@ def check_pods(run: RLRun) -> list[Fault]:
     ]
 
 
-def build_common(owner: Owner, options: PodOptions) -> list[Json]:
-    """Return what all pods of the run share; each can be applied at any time."""
-    built = [_service(owner), _config(owner), _secret(owner), _disruption_budget(owner)]
-    if options.isolation is not None:
-        built.append(_network_policy(owner, options.isolation))
-    return built if owner.run.spec.checkpoint.claim_name is not None else [*built, _claim(owner)]
-
-
-def _owned(owner: Owner, api_version: str, kind: str, name: str, component: str) -> Json:
-    """The head of a child: gone when the run is."""
-    return {
-        "apiVersion": api_version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": owner.namespace,
-            "labels": names.common_labels(owner.name, component),
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "name": owner.name,
-                    "uid": owner.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
-        },
-    }
-
-
-def _service(owner: Owner) -> Json:
-    return {
-        **_owned(owner, "v1", "Service", names.service_name(owner.name), "network"),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,  # workers must find the leader before it is ready
-            "selector": names.selector(owner.name),
-            "ports": [{"name": names.PORT_NAME, "port": PORT_HTTP, "targetPort": PORT_HTTP, "protocol": "TCP"}],
-        },
-    }
-
-
-def _config(owner: Owner) -> Json:
-    head = _owned(owner, "v1", "ConfigMap", names.config_name(owner.name), "spec")
-    return {**head, "data": {names.SPEC_KEY: owner.document}}
-
-
-def build_curve(owner: Owner, data: dict[str, str]) -> Json:
-    """Return the ConfigMap with what is kept for the run's report; whoever may see the run may read it."""
-    return {**_owned(owner, "v1", "ConfigMap", names.curve_name(owner.name), "curve"), "data": data}
-
-
-def _secret(owner: Owner) -> Json:
-    head = _owned(owner, "v1", "Secret", names.token_name(owner.name), "token")
-    return {**head, "type": "Opaque", "data": {names.TOKEN_KEY: base64.b64encode(owner.token.encode()).decode()}}
-
-
-def _disruption_budget(owner: Owner) -> Json:
-    """One trainer at a time: a drain of many nodes costs one restart after the other, and does not hang.
-
-    `maxUnavailable: 1` would say the same, but needs a scale subresource to be counted, and blocks every drain without.
-    """
-    least = owner.run.spec.trainer.replicas - 1
-    return {
-        **_owned(owner, "policy/v1", "PodDisruptionBudget", names.budget_name(owner.name), "trainer"),
-        "spec": {"minAvailable": least, "selector": {"matchLabels": names.selector(owner.name, "trainer")}},
-    }
-
-
-def _network_policy(owner: Owner, isolation: Isolation) -> Json:
-    name = names.network_policy_name(owner.name)
-    head = _owned(owner, "networking.k8s.io/v1", "NetworkPolicy", name, "network")
-    return {**head, "spec": build_network_spec(owner.name, isolation)}
-
-
-def _claim(owner: Owner) -> Json:
-    """Checkpoints outlive the run: nobody owns the claim."""
-    spec = owner.run.spec.checkpoint
-    head = _owned(owner, "v1", "PersistentVolumeClaim", names.claim_name(owner.name), "checkpoints")
-    del head["metadata"]["ownerReferences"]
-    wanted: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": spec.claim_size}}}
-    if spec.storage_class_name is not None:
-        wanted["storageClassName"] = spec.storage_class_name
-    return {**head, "spec": wanted}
-
-
 def build_pod(owner: Owner, place: Place, attempt: int, options: PodOptions) -> Json:
     """Return the pod of `place`. A generator belongs to no attempt: it stays when the trainers start again."""
     spec = owner.run.spec.trainer if place.role == "trainer" else owner.run.spec.generator
-    head = _owned(owner, "v1", "Pod", names.pod_name(owner.name, place), place.role)
+    head = build_owned(owner, "v1", "Pod", names.pod_name(owner.name, place), place.role)
     labelled = attempt if place.role == "trainer" else None
     head["metadata"]["labels"] = names.pod_labels(owner.name, place, labelled) | {names.LABEL_RUN_UID: owner.uid}
     deadlines = owner.run.spec.deadlines
@@ -273,15 +149,3 @@ def _volumes(owner: Owner) -> Iterator[Json]:
     # Kubernetes gives 64 MB otherwise; Ray's object store and vLLM's workers share memory here.
     yield {"name": _VOLUME_SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}
     yield {"name": _VOLUME_SCRATCH, "emptyDir": {}}
-
-
-def build_annotations(ceiling: str | None, interval: str | None) -> dict[str, str]:
-    """Return the run's annotations for tools that read only metadata; none without a forecast to believe."""
-    if ceiling is None or interval is None:
-        return {}
-    return {names.ANNOTATION_CEILING: ceiling, names.ANNOTATION_INTERVAL: interval}
-
-
-def reference(key: tuple[str, str], uid: str) -> Json:
-    """Return what an Event says about which run it is; `key` is (namespace, name)."""
-    return {"apiVersion": API_VERSION, "kind": KIND, "namespace": key[0], "name": key[1], "uid": uid}

@@ -78,3 +78,29 @@ def ask_to_end(history: History, cause: StopCause, message: str, now: datetime) 
         return history
     asked = {"stop_cause": cause, "stop_message": message[:1000], "stop_time": now}
     return history.replace_last(running.model_copy(update=asked))
+
+
+_ASKED: dict[StopCause | None, str] = {
+    "Stuck": "did not answer and was ended",
+    "PendingDeadline": "did not begin in time and was ended",
+    "WatchdogRestart": "was ended by the watchdog",
+    "WatchdogStop": "was ended by the watchdog",
+}
+
+
+def describe_exit(attempt: Attempt) -> str:
+    """Return one line for a person: how `attempt` ended."""
+    if attempt.stop_cause in _ASKED:
+        how = _ASKED[attempt.stop_cause]
+    elif attempt.infrastructure:
+        how = "was ended by its surroundings"
+    elif attempt.exit_code is None:
+        how = "ended unseen"
+    elif attempt.exit_code > 128:
+        how = f"was killed by signal {attempt.exit_code - 128}"
+    else:
+        how = f"ended with exit code {attempt.exit_code}"
+    said = attempt.error or (attempt.termination.error if attempt.termination is not None else "")
+    why = "; ".join(each for each in (attempt.stop_message, said) if each)
+    rule = f" (rule {attempt.rule}: {attempt.ruled})" if attempt.rule is not None else ""
+    return f"attempt {attempt.number} {how}" + (f": {why}" if why else "") + rule

@@ -19,8 +19,10 @@ from scalerl_operator.decide.assessment import judge_missing, summarize
 from scalerl_operator.decide.curve_samples import Trace, trace_curve
 from scalerl_operator.reconcile.cache import Store
 from scalerl_operator.reconcile.snapshot import Key, SeenPod, SeenRun, Told, last_evals
-from scalerl_operator.run.evals import ForecastLine, eta_seconds, match_forecasts, merge_evals, next_index, surviving
+from scalerl_operator.run.evals import merge_evals, next_index, surviving
+from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
 from scalerl_operator.run.observed import Judged
+from scalerl_operator.run.progress import eta_seconds
 from scalerl_operator.telemetry.metrics import Gauges
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 from scalerl_operator.telemetry.promql import Question, Reading

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from scalerl_api import RLRunStatus
 from scalerl_api.status import ForecastStatus
-from scalerl_operator.decide.status import is_over, state_word
 from scalerl_operator.reconcile.snapshot import Told
 from scalerl_operator.run.evals import surviving
+from scalerl_operator.run.state import is_over, state_word
 
 
 @dataclass(frozen=True)

@@ -9,56 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scalerl_runtime.actors.generator import EngineOptions, Generator, Sample, Sampling, Update
+from scalerl_runtime.actors.generator import EngineOptions, Generator, Update
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
-from scalerl_runtime.algorithm.results import StepResult
-from scalerl_runtime.types import Ints
-from scalerl_runtime.weights.buckets import Bucket, SyncReport, Transport
+from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, Ints, Sample, Sampling, SyncFailed, TrainerLost
+from scalerl_runtime.weights.buckets import Staged, Transport
 
 log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
 VERDICT_SECONDS = 30.0  # from a rank's fault on: so long Ray may take to tell that a peer is dead
-
-
-class GeneratorLost(RuntimeError):
-    """A generator's process or engine is gone; its work has to be done again."""
-
-    def __init__(self, index: int, cause: object):
-        super().__init__(f"generator {index} is lost: {cause}")
-        self.index = index
-
-
-class TrainerLost(RuntimeError):
-    """A trainer rank is gone; the run goes on from its checkpoint."""
-
-
-class ClusterUnavailable(RuntimeError):
-    """Ray did not start, or cannot be joined: it gives a node 30 s, which a busy machine may exceed."""
-
-
-class SyncFailed(RuntimeError):
-    """A weight update did not reach these generators."""
-
-    def __init__(self, failed: frozenset[int], cause: object):
-        super().__init__(f"weight update failed on generators {sorted(failed)}: {cause}")
-        self.failed = failed
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A copy of the weights that is ready to be sent."""
-
-    version: int
-    buckets: tuple[Bucket, ...]
-    seconds: float  # gathering and copying
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of one copy."""
-        return sum(bucket.num_bytes for bucket in self.buckets)
 
 
 @dataclass(frozen=True)

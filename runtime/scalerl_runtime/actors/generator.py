@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from scalerl_runtime.deadlines import PeerDied, while_alive
-from scalerl_runtime.types import Floats, Ints
+from scalerl_runtime.types import Ints, Sample, Sampling
 from scalerl_runtime.weights.buckets import Bucket, Transport
 
 T = TypeVar("T")
@@ -35,27 +35,6 @@ class EngineOptions:
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
     worker_extension: str = "scalerl_runtime.actors.vllm_worker.WorkerExtension"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample one completion."""
-
-    max_tokens: int
-    temperature: float
-    think_budget: int | None = None  # tokens after `<think>`; None: no interruption
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One completion as the engine gave it; arrays have one entry per token."""
-
-    tokens: Ints
-    logps: Floats
-    versions: Ints
-    text: str
-    finish: Literal["stop", "length"]
 
 
 @dataclass(frozen=True)

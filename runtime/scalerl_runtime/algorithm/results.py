@@ -17,3 +17,14 @@ class StepResult:
     logp: Floats  # [n] of the first n trained tokens, n <= MISMATCH_TOKENS: under the trainer, before the update
     logp_gen: Floats  # [n] under the generator
     lag: Ints  # [n] in steps
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What one update took."""
+
+    version: int
+    num_bytes: int
+    gather_seconds: float  # copying the weights aside, between two steps of the trainer
+    send_seconds: float  # generators keep generating meanwhile
+    stall_seconds: float  # longest time for which an engine made no token

@@ -12,9 +12,8 @@ from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
 from scalerl_runtime.algorithm.packing import PackStats, plan_packs
-from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import KlController
-from scalerl_runtime.weights.buckets import SyncReport
 
 
 class NonFinite(RuntimeError):

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.interruption import draw_budget
-from scalerl_runtime.loop.pool import Pool, Slot
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.types import Prompt
 
 T = TypeVar("T")

@@ -17,21 +17,19 @@ from pathlib import Path
 import numpy as np
 
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_runtime.actors.fleet import GeneratorLost
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
-from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import Packed, follow_kl, measure, pack, sequence_of, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, Parts
-from scalerl_runtime.loop.pool import Slot
 from scalerl_runtime.loop.run_state import Position, snapshot
+from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
-from scalerl_runtime.types import Group, Prompt
-from scalerl_runtime.weights.buckets import SyncReport
+from scalerl_runtime.types import GeneratorLost, Group, Prompt
 
 log = logging.getLogger(__name__)
 

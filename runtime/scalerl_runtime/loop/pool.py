@@ -11,20 +11,16 @@ come and go a lost slot is `vacant`, and costs nothing, until there is a place f
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from scalerl_api.recipe import Recipe
-from scalerl_runtime.actors.fleet import GeneratorLost
-from scalerl_runtime.actors.generator import Sample, Sampling
 from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
-from scalerl_runtime.algorithm.staleness import Admission, Pace, capacity, select_batch
+from scalerl_runtime.algorithm.staleness import Admission, capacity, select_batch
 from scalerl_runtime.deadlines import DeadlineExceeded, Signal, within
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.places import State, plan_places
-from scalerl_runtime.types import Completion, Group, Ints, Prompt
+from scalerl_runtime.loop.slots import Counters, PoolOptions, Slot, Ticket, plan_places
+from scalerl_runtime.types import Completion, GeneratorLost, Group, Ints, Prompt, Sample, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -51,65 +47,6 @@ class Judge(Protocol):
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
         """Reward in [-1, 1]."""
         ...
-
-
-@dataclass
-class Slot:
-    """One generator's place; changes as it lives."""
-
-    index: int
-    clock: RoleClock
-    state: State = "starting"
-    version: int = -1
-    load: int = 0  # completions in flight
-    training: int = 0  # those of them that will be trained on
-    leased: bool = False
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A prompt that a generator works on."""
-
-    prompt: Prompt
-    epoch: int
-    version: int  # of the generator when it was handed over
-    slot: int
-    budgets: tuple[int | None, ...]  # thinking budget of each completion
-
-
-@dataclass(frozen=True)
-class Tags:
-    """Token ids that mark thinking, and the phrase that ends it by force."""
-
-    start: tuple[int, ...]
-    end: tuple[int, ...]
-    phrase: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """What does not change during an attempt."""
-
-    recipe: Recipe
-    pace: Pace
-    tags: Tags
-    seed: int
-    generate_seconds: float
-    start_seconds: float
-    max_sequences: int  # completions that an engine runs at once
-    devices: int = 1  # of one generator
-
-
-@dataclass
-class Counters:
-    """What went wrong, since the start of the attempt."""
-
-    restarts: int = 0
-    forced_mismatches: int = 0
-    judged: int = 0
-    excluded: int = 0
-    tokens: int = 0
 
 
 class Pool:

@@ -5,10 +5,12 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from scalerl_runtime.actors.fleet import Staged, SyncFailed
+from scalerl_runtime.algorithm.results import SyncReport
 from scalerl_runtime.deadlines import DeadlineExceeded, within
-from scalerl_runtime.loop.pool import Pool, Slot
-from scalerl_runtime.weights.buckets import SyncReport
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.slots import Slot
+from scalerl_runtime.types import SyncFailed
+from scalerl_runtime.weights.buckets import Staged
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import yaml
 
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY, Termination
-from scalerl_runtime.actors.fleet import ClusterUnavailable, GeneratorLost, TrainerLost
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
@@ -16,6 +15,7 @@ from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.process.leader import Leader
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
 from scalerl_runtime.rewards.verifier import JudgeLost
+from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, TrainerLost
 
 log = logging.getLogger(__name__)
 

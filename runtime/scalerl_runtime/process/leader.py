@@ -40,8 +40,9 @@ from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import Parts
 from scalerl_runtime.loop.pipeline import Pipeline
-from scalerl_runtime.loop.pool import Pool, PoolOptions, Slot, Tags
+from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals, Position, restore_pool, resume_position, snapshot, start_position
+from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
 from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.process.http import Server
 from scalerl_runtime.process.metrics import Publisher

@@ -50,17 +50,6 @@ class Bucket:
     num_bytes: int  # a multiple of 8
 
 
-@dataclass(frozen=True)
-class SyncReport:
-    """What one update took."""
-
-    version: int
-    num_bytes: int
-    gather_seconds: float  # copying the weights aside, between two steps of the trainer
-    send_seconds: float  # generators keep generating meanwhile
-    stall_seconds: float  # longest time for which an engine made no token
-
-
 def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, limit: int) -> tuple[Bucket, ...]:
     """Lay parameters out in order, a new bucket when `limit` bytes would be passed.
 
@@ -171,3 +160,17 @@ def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_second
 def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:
     """Send (rank 0) or receive the bytes `flat`. Raises RuntimeError after the group's timeout."""
     group.broadcast(flat, 0).wait()  # type: ignore[attr-defined]  # from the compiled base
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A copy of the weights that is ready to be sent."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+    seconds: float  # gathering and copying
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of one copy."""
+        return sum(bucket.num_bytes for bucket in self.buckets)

@@ -25,8 +25,9 @@ from scalerl_operator.decide.assessment import judge_points, summarize
 from scalerl_operator.decide.lifecycle import plan_run
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
-from scalerl_operator.run.evals import budget_gpu_hours, held_out
+from scalerl_operator.run.evals import held_out
 from scalerl_operator.run.observed import Attempt, Seen
+from scalerl_operator.run.progress import budget_gpu_hours
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 

@@ -1,0 +1,43 @@
+"""Which ends of attempts spend the restart budget. PURE."""
+
+from scalerl_api.status import StopCause
+from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
+from scalerl_operator.run.observed import Attempt, Seen
+
+# However who was asked for these ends, it is the run's own fault.
+BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
+
+
+def count_failures(seen: Seen, *, every_steps: int = 1) -> tuple[int, int]:
+    """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
+
+    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the
+    watchdog ended has saved whatever it had then, so its checkpoint restores the budget only if it is `every_steps`
+    further: else a run that makes one step and stands still would be started for ever.
+    """
+    before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
+    known = max(before, default=seen.earlier.checkpoint_step)
+    spent, retries = seen.earlier.failures, seen.earlier.retries
+    for attempt in seen.current:
+        if not attempt.over:
+            continue
+        reached = attempt.checkpoint_step or 0
+        if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
+            spent, retries = 0, 0
+        known = max(known, reached)
+        if attempt.stop_cause == "Suspended":
+            continue
+        if is_free(attempt):
+            retries += 1
+        else:
+            spent += 1
+    return spent, retries
+
+
+def is_free(attempt: Attempt) -> bool:
+    """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
+    if attempt.ruled is not None:
+        return attempt.ruled == "Ignore"
+    if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
+        return True
+    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)

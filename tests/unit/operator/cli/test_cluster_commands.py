@@ -1,0 +1,386 @@
+"""`scalerl status`, `report` and `logs` against a cluster, from the command line to the API server's answers."""
+
+import asyncio
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from PIL import Image
+
+from scalerl_api.wire import EvalPoint
+from scalerl_operator.cli.main import main
+from scalerl_operator.decide.halfway import compare_halfway
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.reconcile.stored_curve import Curve, extend_curve, format_curve
+from scalerl_operator.render.text import describe_halfway
+from scalerl_operator.resources.names import Place, pod_labels
+
+Json = dict[str, Any]
+RUNS = "/apis/scalerl.io/v1alpha1"
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
+
+
+ATTEMPTS = [
+    {"number": 1, "replicas": 2, "created": "2026-03-01T07:59:00Z", "started": "2026-03-01T08:00:00Z", "exitCode": 137,
+     "ended": "2026-03-01T08:05:30Z", "checkpointStep": 90},
+    {"number": 2, "replicas": 2, "created": "2026-03-01T08:05:31Z", "started": "2026-03-01T08:05:40Z", "exitCode": 0,
+     "ended": "2026-03-01T08:15:00Z", "said": "Finished", "checkpointStep": 240},
+]  # fmt: skip
+
+
+class Api:
+    """Objects by path, and refusals that come before them; it knows field and label selectors of one kind each."""
+
+    def __init__(self, fake_api: Any):
+        self.fake_api = fake_api
+        self.objects: dict[str, list[Json]] = {}
+        self.refusals: dict[str, tuple[int, Json | str, Json]] = {}
+        self.asked: list[str] = []
+
+    def put(self, prefix: str, plural: str, document: Json) -> None:
+        metadata = {
+            "creationTimestamp": "2026-03-01T08:00:00Z",
+            "resourceVersion": "9",
+            "uid": "u",
+            **document["metadata"],
+        }
+        self.objects.setdefault(f"{prefix}/{plural}", []).append({**document, "metadata": metadata})
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        resource, namespace, name = split(request.path)
+        for part, (code, body, headers) in self.refusals.items():
+            if part in request.path:
+                text = body if isinstance(body, str) else json.dumps(body)
+                return web.Response(text=text, status=code, headers=headers)
+        if request.path.endswith("/log"):
+            return web.Response(text="2026-03-01T08:00:00.5Z step 7\n")
+        found = [
+            each
+            for each in self.objects.get(resource, [])
+            if namespace in ("", each["metadata"]["namespace"])
+            and matches(each, request.query.get("fieldSelector", ""))
+        ]
+        if not name:
+            listing = {"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": found}
+            return web.json_response(listing)
+        for each in found:
+            if each["metadata"]["name"] == name:
+                return web.json_response(each)
+        code, body, _ = self.fake_api.refusal(404, "NotFound", f'{resource.rsplit("/")[-1]} "{name}" not found')
+        return web.json_response(body, status=code)
+
+
+def split(path: str) -> tuple[str, str, str]:
+    """`/api/v1/namespaces/research/pods/x` -> `/api/v1/pods`, `research`, `x`."""
+    found = re.fullmatch(r"(/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?(?:/log)?", path)
+    assert found is not None, path
+    prefix, namespace, plural, name = found.groups(default="")
+    return f"{prefix}/{plural}", namespace, name
+
+
+def matches(document: Json, selector: str) -> bool:
+    about = document.get("involvedObject", {})
+    wanted = dict(each.split("=") for each in selector.split(",") if each)
+    return all(about.get(key.removeprefix("involvedObject.")) == value for key, value in wanted.items())
+
+
+@contextmanager
+def serve(api: Api) -> Iterator[str]:
+    """Serve in a thread of its own: the command has a loop of its own."""
+    started, stop = threading.Event(), threading.Event()
+    url = ""
+
+    def run() -> None:
+        async def whole() -> None:
+            nonlocal url
+            async with api.fake_api.serving(api.answer) as server:
+                url = server.url
+                started.set()
+                await asyncio.to_thread(stop.wait)
+
+        asyncio.run(whole())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(60.0)
+    try:
+        yield url
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def api(fake_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """A cluster that KUBECONFIG names, with the context `dev` whose namespace is `research`."""
+    monkeypatch.chdir(tmp_path)
+    found = Api(fake_api)
+    with serve(found) as url:
+        contexts = [{"name": "dev", "context": {"cluster": "dev", "user": "me", "namespace": "research"}}]
+        clusters = [{"name": "dev", "cluster": {"server": url}}]
+        config = {"current-context": "dev", "contexts": contexts, "clusters": clusters, "users": []}
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        yield found
+
+
+@pytest.fixture
+def stored(api: Api, finished_folder: RunFolder) -> Api:
+    """The finished run of `finished_folder` as a cluster has it: its object, curve, leader's pod and events."""
+    run = records.load_run(finished_folder)
+    document = records.to_document(run)
+    document["metadata"] = {"name": run.name, "namespace": "research", "managedFields": [{"manager": "x"}]}
+    document["status"]["attempts"] = ATTEMPTS
+    api.put(RUNS, "rlruns", document)
+    curve = Curve()
+    for step in records.load_steps(finished_folder)[9::10]:
+        curve = extend_curve(curve, records.load_evals(finished_folder), step)
+    owners = [{"uid": "u"}]
+    curve_map = {"name": f"{run.name}-curve", "namespace": "research", "ownerReferences": owners}
+    api.put("/api/v1", "configmaps", {"metadata": curve_map, "data": format_curve(curve)})
+    for place in (Place("trainer", 0), Place("trainer", 1)):
+        waits = {"spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
+        ended = {"exitCode": 0, "reason": "Completed"}
+        container = {"name": "runtime", "restartCount": 0, "state": {"terminated": ended}}
+        over = {
+            "spec": {"nodeName": "gpu-7", "containers": [{"name": "runtime", "image": "registry.test/runtime:7"}]},
+            "status": {"phase": "Succeeded", "containerStatuses": [container]},
+        }
+        metadata = {
+            "name": f"{run.name}-{place.hostname}",
+            "namespace": "research",
+            "uid": f"uid-{place.hostname}",
+            "labels": pod_labels(run.name, place, 2),
+        }
+        api.put("/api/v1", "pods", {"metadata": metadata, **(over if place.index == 0 else waits)})
+    tell(api, {"kind": "RLRun", "uid": "u"}, "Finished", "budget spent at step 240")
+    tell(api, {"uid": "uid-trainer-1"}, "FailedScheduling", "preemption is not helpful", kind="Warning")
+    return api
+
+
+def tell(api: Api, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
+    event = {"involvedObject": about, "type": kind, "reason": reason, "message": message, "count": 3}
+    metadata = {"name": f"{reason}.1", "namespace": "research"}
+    api.put("/api/v1", "events", {"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event})
+
+
+@pytest.mark.usefixtures("stored")
+def test_status_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "adder-digits", "-n", "research"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    head, conditions, roles, attempts, pods, events = out.split("\n\n")
+    said = dict(re.split(" {2,}", line, maxsplit=1) for line in head.splitlines())
+    assert re.fullmatch(r"adder-digits, namespace research of context dev \(http://127.0.0.1:\d+\)", said["run"])
+    assert said["state"] == "Finished: budget spent at step 240"
+    assert said["step"] == "240/240"
+    assert said["forecast"].startswith("ceiling 0.7")
+    assert " evaluations)" in said["because"]
+    assert said["cost"] == "trainer 0.252 device-h (idle 13%), generator 0.252 device-h (idle 6%)"  # 907 s / 3600
+    assert re.search(r"(?m)^Complete +True +Finished ", conditions)
+    assert roles.splitlines()[1].split()[:2] == ["trainer", "1"]
+    assert "no evaluation" not in out
+    assert "trainer-0" in pods
+    waits = next(line for line in pods.splitlines() if "trainer-1" in line)
+    assert waits.endswith("Unschedulable: no GPU is free; FailedScheduling: preemption is not helpful")
+    assert events.splitlines()[1].split()[-7:] == ["Normal", "Finished", "budget", "spent", "at", "step", "240"]
+    assert attempts.splitlines()[1].split() == [
+        *("1", "2026-03-01", "08:00:00", "5m30s", "90"),
+        *["attempt", "1", "was", "killed", "by", "signal", "9"],
+    ]
+
+
+@pytest.mark.usefixtures("stored")
+def test_status_of_all_runs_and_as_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "-n", "research"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "NAME"
+    assert row.split()[:3] == ["adder-digits", "Finished", "240/240"]
+    assert main(["status", "-A"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert (header.split()[0], row.split()[0]) == ("NAMESPACE", "research")
+    assert main(["status", "-n", "empty"]) == 0
+    assert capsys.readouterr().out.startswith("no runs in empty of context dev")
+    assert main(["status", "adder-digits", "--context", "dev", "-o", "yaml"]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    assert document["status"]["progress"]["step"] == 240
+    assert "managedFields" not in document["metadata"]
+
+
+@pytest.mark.usefixtures("stored")
+def test_watching_ends_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "adder-digits", "-n", "research", "--watch"]) == 0
+    assert capsys.readouterr().out.count("state ") == 1
+
+
+def test_a_report_is_the_one_that_this_machine_would_write(
+    stored: Api, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Same points, same forecasts, the half-way one too; three pictures; no token, no leader, no Secret."""
+    assert main(["report", "adder-digits", "-n", "research"]) == 0
+    out, err = capsys.readouterr()
+    path = Path("reports/research/adder-digits/report.html")
+    assert out == f"{path}\n"
+    assert err.startswith("scalerl: research/adder-digits on context dev")
+    text = path.read_text()
+    assert text.count("data:image/png;base64,") == 3
+    with Image.open(path.parent / "training.png") as image:
+        assert image.width > 1500
+    found = compare_halfway(records.load_forecasts(finished_folder), records.load_evals(finished_folder))
+    assert found is not None
+    for label, value in describe_halfway(found.summary, "device-h"):
+        assert f"<td>{label}</td><td>{value}</td>" in text
+    run = records.load_run(finished_folder)
+    assert run.status is not None
+    assert run.status.forecast is not None
+    assert f"{run.status.forecast.ceiling:.2f} [" in text
+    for wanted in (
+        "long-sums",
+        "budget spent at step 240",
+        "registry.test/runtime:7",
+        "uid u",
+        "reasoning_gym:chain_sum",
+    ):
+        assert wanted in text
+    assert "may be missing" not in text
+    assert main(["report", "adder-digits", "-n", "research", "--folder", "there"]) == 0
+    assert Path("there/report.html").exists()
+    paths = {each.split("/namespaces/research/")[1].split("/")[0] for each in stored.asked}
+    assert paths == {"rlruns", "configmaps", "pods", "events"}, "what Kubernetes' role view may read"
+    assert all(each.startswith("GET ") for each in stored.asked)
+
+
+@pytest.mark.usefixtures("stored")
+def test_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "adder-digits", "-n", "research"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "[trainer-0] step 7\n"
+    assert "adder-digits-trainer-1 has no log yet: Unschedulable: no GPU is free" in err
+    assert main(["logs", "adder-digits", "-n", "research", "-f", "--role", "trainer", "--index", "0"]) == 0
+    assert capsys.readouterr().out == "step 7\n"
+    assert main(["logs", "adder-digits", "-n", "research", "--role", "generator"]) == 1
+    assert "no such log" in capsys.readouterr().err
+    assert main(["logs", "adder-digits", "-n", "research", "-f", "-p"]) == 2
+
+
+def test_a_name_alone_is_this_machines_run_first(
+    stored: Api, run_folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "adder-digits"]) == 0
+    assert "adder-digits, in runs/adder-digits\n" in capsys.readouterr().out
+    assert stored.asked == []
+    (run_folder.status).unlink()
+    assert main(["status", "adder-digits"]) == 0
+    assert "namespace research of context dev" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stored")
+def test_no_such_run_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "missing", "-n", "research"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("scalerl: no run 'missing' in namespace research of context dev")
+    assert main(["report", "missing"]) == 2
+    err = capsys.readouterr().err
+    assert "no run 'missing' on this machine: neither runs/missing nor missing holds a status.yaml; and on" in err
+    assert "no run 'missing' in namespace research" in err
+
+
+def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert main(["status", "-n", "research"]) == 2
+    assert "no kubeconfig: KUBECONFIG is /nowhere, which is not there" in capsys.readouterr().err
+    assert main(["logs", "tiny"]) == 2
+    err = capsys.readouterr().err
+    assert "no run 'tiny' on this machine" in err
+    assert "no kubeconfig" in err
+
+
+FORBIDDEN = 'pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "research"'
+
+
+def test_a_part_that_may_not_be_seen_does_not_hide_the_others(
+    stored: Api, fake_api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored.refusals["/pods"] = fake_api.refusal(403, "Forbidden", FORBIDDEN)
+    assert main(["status", "adder-digits", "-n", "research"]) == 0
+    out = capsys.readouterr().out
+    assert f"pods: forbidden: {FORBIDDEN}" in out
+    assert "budget spent" in out
+    assert main(["report", "adder-digits", "-n", "research"]) == 0
+    assert main(["logs", "adder-digits", "-n", "research"]) == 1
+    assert FORBIDDEN in capsys.readouterr().err
+
+
+def denied(resource: str) -> tuple[int, str]:
+    return 403, json.dumps({"reason": "Forbidden", "message": f'User "jane" cannot get resource "{resource}"'})
+
+
+REFUSALS = [
+    (
+        "/configmaps",
+        denied("configmaps"),
+        1,
+        "curve is in ConfigMap adder-digits-curve, which Kubernetes' role view may",
+    ),
+    ("/configmaps", denied("configmaps"), 1, 'User "jane" cannot get resource "configmaps"'),
+    ("/rlruns", denied("rlruns"), 1, 'User "jane" cannot get resource "rlruns"'),
+    ("/rlruns", (401, "{}"), 1, "does not know you (401): log in as for kubectl"),
+    ("/rlruns", (500, '{"message": "etcd is away"}'), 75, "etcd is away"),
+    ("/rlruns", (404, "404 page not found"), 2, "the CRD rlruns.scalerl.io is not installed"),
+]
+
+
+@pytest.mark.parametrize(("part", "answer", "code", "why"), REFUSALS)
+def test_refusals_name_what_is_missing(
+    stored: Api, part: str, answer: tuple[int, str], code: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored.refusals[part] = (*answer, {})
+    assert main(["report", "adder-digits", "-n", "research"]) == code
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_cluster_that_does_not_answer_may_answer_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((tmp_path / "config").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        config["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    assert main(["status", "-n", "research"]) == 75
+    assert "no answer from context dev" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_been_measured_has_no_report(stored: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    stored.objects["/api/v1/configmaps"][0]["metadata"]["ownerReferences"] = [{"uid": "an earlier run of this name"}]
+    assert main(["report", "adder-digits", "-n", "research"]) == 2
+    assert "research/adder-digits on context dev" in capsys.readouterr().err
+    del stored.objects["/api/v1/configmaps"]
+    assert main(["report", "adder-digits", "-n", "research"]) == 2
+    assert "has no evaluation yet" in capsys.readouterr().err
+
+
+def test_a_curve_that_was_thinned_says_so(stored: Api, point: Callable[..., EvalPoint]) -> None:
+    evals = [point(index, pass_rate=0.2 + 0.001 * index) for index in range(205)]
+    stored.objects["/api/v1/configmaps"][0]["data"] = format_curve(extend_curve(Curve(), evals, None))
+    assert main(["report", "adder-digits", "-n", "research"]) == 0
+    text = Path("reports/research/adder-digits/report.html").read_text()
+    assert "Some may be missing here" in text
+    assert "training" not in text.lower().split("<h2>evaluations")[0], "no step was kept: nothing is drawn of them"
+
+
+def test_a_run_of_a_newer_version_is_not_guessed_at(stored: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    stored.objects[f"{RUNS}/rlruns"][0]["spec"]["novel"] = 1
+    assert main(["status", "adder-digits", "-n", "research"]) == 64
+    assert "research/adder-digits is newer than this scalerl: spec.novel" in capsys.readouterr().err

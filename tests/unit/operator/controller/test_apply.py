@@ -1,0 +1,559 @@
+"""The actuator and its loop on an API server in memory: what is written, in which order, and what is not."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from scalerl_api.wire import EvalPoint, Termination
+from scalerl_operator.controller.apply import KubeCluster, NotLeading, Rights, derive_token, load_store
+from scalerl_operator.controller.reconciler import Reconciler
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.kube.client import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
+from scalerl_operator.reconcile.cache import Store
+from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run
+from scalerl_operator.resources.owner import PodOptions
+from scalerl_operator.run.state import state_word
+from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.poller import Leaders, Means
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+KEY = ("research", "tiny")
+Json = dict[str, Any]
+
+
+class Server:
+    """Stores objects; speaks as `Kube` does. `refuse` answers a call instead, once."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Json] = {}
+        self.versions = itertools.count(1)
+        self.calls: list[str] = []
+        self.refuse: dict[str, Exception] = {}
+        self.leaving = ""
+
+    def _answer(self, verb: str, resource: Resource, name: str) -> None:
+        call = f"{verb} {resource.plural} {name}".strip()
+        if verb not in ("get", "list"):
+            self.calls.append(call)
+        if call in self.refuse:
+            raise self.refuse.pop(call)
+
+    def store(self, resource: Resource, document: Json) -> Json:
+        metadata = document["metadata"]
+        key = (resource.plural, metadata["namespace"], metadata["name"])
+        metadata = {"uid": f"uid-{metadata['name']}", "creationTimestamp": "2026-05-04T12:00:00Z", **metadata}
+        self.objects[key] = {**document, "metadata": {**metadata, "resourceVersion": str(next(self.versions))}}
+        return self.objects[key]
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        self._answer("get", resource, name)
+        if (resource.plural, namespace, name) not in self.objects:
+            raise KubeError("get", 404, "NotFound", name)
+        return self.objects[resource.plural, namespace, name]
+
+    async def gather(
+        self, resource: Resource, namespace: str | None, _selector: str = "", *, keep: Callable[[Json], Any]
+    ) -> tuple[list[Any], int]:
+        found, version = await self.list(resource, namespace)
+        return [keep(each) for each in found], version
+
+    async def list(self, resource: Resource, namespace: str | None, _selector: str = "") -> tuple[list[Json], int]:
+        keys = [key for key in self.objects if key[0] == resource.plural and namespace in (None, key[1])]
+        return [self.objects[key] for key in keys], next(self.versions)
+
+    async def create(self, resource: Resource, document: Json) -> Json:
+        metadata = document["metadata"]
+        self._answer("create", resource, metadata["name"] if resource != EVENTS else document["reason"])
+        if (resource.plural, metadata["namespace"], metadata["name"]) in self.objects:
+            raise KubeError("create", 409, "AlreadyExists", metadata["name"])
+        return self.store(resource, document)
+
+    async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
+        name = document["metadata"]["name"]
+        self._answer("apply", resource, f"{name}/{subresource}" if subresource else name)
+        old = self.objects.get((resource.plural, document["metadata"]["namespace"], name), {})
+        if document["metadata"].get("uid") not in (None, old.get("metadata", {}).get("uid")):
+            raise KubeError("apply", 409, "Conflict", name)
+        merged = {**old, **document, "metadata": {**old.get("metadata", {}), **document["metadata"]}}
+        return self.store(resource, merged)
+
+    async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
+        self._answer("merge", resource, "")
+        return self.store(resource, patched(self.objects[resource.plural, namespace, name], document))
+
+    async def check(self, resource: Resource, namespace: str, name: str, values: dict[str, str]) -> Json:
+        self._answer("check", resource, name)
+        if (resource.plural, namespace, name) not in self.objects:
+            raise KubeError("check", 404, "NotFound", name)
+        found = self.objects[resource.plural, namespace, name]
+        for pointer, value in values.items():
+            if pointed(found, pointer) != value:
+                raise KubeError("check", 422, "Invalid", "the server rejected our request")
+        return found
+
+    async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
+        self._answer("delete", resource, name)
+        if name == self.leaving:
+            pod = self.objects[resource.plural, namespace, name]
+            metadata = {**pod["metadata"], "deletionTimestamp": "2026-05-04T12:00:30Z"}
+            return {**pod, "metadata": {key: metadata[key] for key in metadata if key != "resourceVersion"}}
+        found = self.objects.pop((resource.plural, namespace, name), None)
+        if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
+            raise KubeError("delete", 404, "NotFound", name)
+        return {"kind": "Status", "metadata": {}}
+
+
+def patched(old: Json, new: Json) -> Json:
+    """RFC 7386: null takes a key away."""
+    whole = {**old, **{key: patched(old.get(key, {}), to) if isinstance(to, dict) else to for key, to in new.items()}}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def pointed(document: Any, pointer: str) -> Any:
+    """RFC 6901; None where nothing is."""
+    for part in pointer.removeprefix("/").split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        known = document if isinstance(document, dict) else dict(enumerate(document or ()))
+        document = known.get(int(name) if name.isdecimal() else name)
+    return document
+
+
+class World:
+    """One operator on one server, with a clock that is set."""
+
+    def __init__(self, run: Json):
+        self.server, self.now, self.leading = Server(), NOW, True
+        self.server.store(RUNS, run)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the operator anew."""
+        self.store, self.gauges = Store(), Gauges()
+        means = Means(now=lambda: self.now, token=str, dirty=lambda _key: None)
+        self.leaders = Leaders(self.store, self.gauges, means)
+        rights = Rights(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
+        api: Any = self.server
+        self.cluster = KubeCluster(api, self.store, self.leaders, rights)
+        self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
+
+    async def go(self, passes: int = 1) -> None:
+        """Watch everything, then look at the run."""
+        for _ in range(passes):
+            api: Any = self.server
+            await load_store(api, self.store, [None], "")
+            await self.reconciler.reconcile(KEY)
+
+    def edit(self, change: Json) -> None:
+        """Change the stored run."""
+        self.server.store(RUNS, patched(self.server.objects["rlruns", *KEY], change))
+
+    def told(self, reason: str) -> list[str]:
+        """The messages of events."""
+        found = [each for (plural, _, _), each in self.server.objects.items() if plural == "events"]
+        return [each["message"] for each in found if each["reason"] == reason]
+
+    def names(self, resource: Resource) -> list[str]:
+        return sorted(name for plural, _, name in self.server.objects if plural == resource.plural)
+
+    @property
+    def state(self) -> str:
+        return state_word(parse_seen_run(self.server.objects["rlruns", *KEY]).status)
+
+
+@pytest.fixture
+def world(document: Callable[..., Json]) -> Callable[..., World]:
+    def make(**spec: Any) -> World:
+        given = {
+            "managedBy": "scalerl.io/operator",
+            "trainer": {"replicas": 2, "gpusPerReplica": 0},
+            "generator": {"minReplicas": 1, "gpusPerReplica": 0},
+        }
+        run = document(**{**given, **spec})
+        run["metadata"] = {"name": "tiny", "namespace": "research", "generation": 1}
+        return World(run)
+
+    return make
+
+
+def play(story: Awaitable[None]) -> None:
+    async def whole() -> None:
+        await story
+
+    asyncio.run(whole())
+
+
+def test_the_intention_is_written_before_a_pod_is_made(world: Callable[..., World]) -> None:
+    found = world()
+    play(found.go(passes=2))
+    calls = found.server.calls
+    assert calls[0] == "apply rlruns tiny/status"
+    assert calls[1] == "create events AttemptCreated"
+    pods = [call.removeprefix("create pods ") for call in calls if "create pods" in call]
+    assert sorted(pods) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
+    assert pods[-1] == "tiny-trainer-0", "its pod says that all others were made"
+    assert calls.index("create secrets tiny-token") < calls.index("create pods " + pods[0])
+    assert found.names(CHILDREN["PersistentVolumeClaim"]) == ["tiny-checkpoints"]
+
+
+def test_an_idle_run_costs_nothing(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.server.calls.clear()
+        found.now += timedelta(hours=1)
+        await found.go(passes=3)
+
+    play(story())
+    assert found.server.calls == []
+
+
+def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that(world: Callable[..., World]) -> None:
+    found = world()
+    found.gauges.set_leading(True)
+
+    def states() -> list[str]:
+        lines = found.gauges.render().decode().splitlines()
+        return [line for line in lines if line.startswith("scalerl_run_state{")]
+
+    play(found.go())
+    assert states() == ['scalerl_run_state{namespace="research",run="tiny",state="Pending"} 1.0']
+    stored = found.server.objects["rlruns", *KEY]
+    edited = {**stored["metadata"], "generation": 2}
+    found.server.store(RUNS, {**stored, "metadata": edited, "spec": {**stored["spec"], "suspend": True}})
+    play(found.go())
+    assert states() == [f'scalerl_run_state{{namespace="research",run="tiny",state="{found.state}"}} 1.0']
+    assert "Pending" not in states()[0]
+    del found.server.objects["rlruns", *KEY]
+    play(found.go())
+    assert states() == []
+
+
+def test_another_managers_run_is_not_shown(world: Callable[..., World]) -> None:
+    found = world(managedBy="kueue.x-k8s.io/multikueue")
+    found.gauges.set_leading(True)
+    play(found.go())
+    assert b'run="tiny"' not in found.gauges.render()
+
+
+def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World]) -> None:
+    found = world()
+    found.leading = False
+    with pytest.raises(NotLeading):
+        play(found.go())
+    assert found.server.calls == []
+
+
+def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = world()
+    found.leading = False
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        async with asyncio.timeout(30.0):
+            await found.reconciler.work_forever()
+
+    play(story())
+    assert found.server.calls == []
+    assert [each.exc_info for each in caplog.records] == [None]
+    assert "may not write any more" in caplog.text
+
+
+def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
+    found = world()
+    found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
+
+    async def story() -> None:
+        with pytest.raises(KubeError, match="exceeded quota"):
+            await found.go()
+        assert "tiny-trainer-0" not in found.names(PODS), "no leader without its members"
+        assert "create events FailedCreate" in found.server.calls
+        await found.go()
+
+    play(story())
+    assert found.names(PODS) == ["tiny-generator-0", "tiny-trainer-0", "tiny-trainer-1"]
+
+
+REFUSED = [
+    ("create", KubeError("create", 403, "Forbidden", "exceeded quota"), "exceeded quota"),
+    ("apply", KubeError("apply", 422, "Invalid", "storageClassName is immutable"), "immutable"),
+]
+
+
+@pytest.mark.parametrize(("verb", "error", "words"), REFUSED, ids=["a quota", "a kept claim of another class"])
+def test_what_pods_share_that_the_server_refuses_is_told_and_tried_again(
+    world: Callable[..., World], verb: str, error: KubeError, words: str
+) -> None:
+    found = world()
+    claims, name = CHILDREN["PersistentVolumeClaim"], "tiny-checkpoints"
+    if verb == "apply":
+        labels = {"app.kubernetes.io/managed-by": "scalerl-operator", "scalerl.io/run": "tiny"}
+        found.server.store(claims, {"metadata": {"name": name, "namespace": "research", "labels": labels}})
+    found.server.refuse[f"{verb} persistentvolumeclaims {name}"] = error
+
+    async def story() -> None:
+        with pytest.raises(KubeError, match=words):
+            await found.go()
+        assert found.names(PODS) == []
+        (message,) = found.told("FailedCreate")
+        assert words in message
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    assert len(found.names(PODS)) == 3
+    assert found.names(claims) == [name]
+    assert "create secrets tiny-token" not in found.server.calls, "what was made is not made again"
+
+
+STRANGERS = [
+    ("Service", "tiny"),
+    ("ConfigMap", "tiny-spec"),
+    ("Secret", "tiny-token"),
+    ("PodDisruptionBudget", "tiny-trainer"),
+    ("PersistentVolumeClaim", "tiny-checkpoints"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), STRANGERS, ids=[kind for kind, _ in STRANGERS])
+def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[..., World], kind: str, name: str) -> None:
+    found = world()
+    resource = CHILDREN[kind]
+    theirs = found.server.store(resource, {"metadata": {"name": name, "namespace": "research"}, "data": {"token": "x"}})
+
+    async def story() -> None:
+        for _ in range(2):
+            with pytest.raises(KubeError, match=f"{kind} {name}: .* it is not this run's"):
+                await found.go()
+        assert found.server.objects[resource.plural, "research", name] == theirs
+        assert found.names(PODS) == []
+        (message,) = found.told("FailedCreate")
+        assert f"{kind} {name}" in message
+        del found.server.objects[resource.plural, "research", name]
+        await found.go()
+
+    play(story())
+    assert len(found.names(PODS)) == 3
+
+
+def test_a_new_run_costs_one_write_for_each_thing_that_pods_share(world: Callable[..., World]) -> None:
+    found = world()
+    play(found.go(passes=3))
+    shared = [call for call in found.server.calls if call.split()[1] in {each.plural for each in CHILDREN.values()}]
+    assert sorted(shared) == [
+        "create configmaps tiny-spec",
+        "create persistentvolumeclaims tiny-checkpoints",
+        "create poddisruptionbudgets tiny-trainer",
+        "create secrets tiny-token",
+        "create services tiny",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("passes", "wanted"),
+    [(3, ["check", "apply"]), (1, ["create", "check", "apply"])],
+    ids=["its leader was seen: a create would only be refused", "nothing says that it has begun"],
+)
+def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
+    world: Callable[..., World], passes: int, wanted: list[str]
+) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=passes)
+        found.begin()
+        del found.server.objects["pods", "research", "tiny-generator-0"]
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    for thing in ("secrets tiny-token", "persistentvolumeclaims tiny-checkpoints"):
+        assert [call.split()[0] for call in found.server.calls if thing in call] == wanted
+    assert "create pods tiny-generator-0" in found.server.calls
+    assert found.told("FailedCreate") == []
+
+
+def finish_leader(found: World, last: EvalPoint) -> None:
+    """The leader's pod ends well at step 120, with `last` among its last words."""
+    words = Termination(reason="Finished", step=120, last_eval=last).model_dump_json(by_alias=True)
+    ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
+    leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+    container = {"name": "runtime", "state": {"terminated": ended}}
+    found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+
+
+def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
+    world: Callable[..., World], point: Callable[..., EvalPoint]
+) -> None:
+    found = world()
+    curves = CHILDREN["ConfigMap"]
+    theirs = found.server.store(curves, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}})
+
+    async def story() -> None:
+        await found.go(passes=3)
+        finish_leader(found, point(12))
+        await found.go(passes=3)
+
+    play(story())
+    assert found.state == "Finished"
+    assert found.server.objects["configmaps", "research", "tiny-curve"] == theirs
+    assert ["ConfigMap tiny-curve" in each for each in found.told("FailedCreate")] == [True]
+
+
+def test_a_ceiling_that_is_refused_is_taken_from_the_annotations(world: Callable[..., World]) -> None:
+    found = world()
+    known = {"verdict": "Weak", "reason": "wide", "points": 9, "ceiling": 0.61, "ceilingLow": 0.59, "ceilingHigh": 0.63}
+    refused = {**dict.fromkeys(known), "verdict": "NotIdentified", "reason": "it rises", "points": 9}
+
+    def annotations() -> Json:
+        return dict(found.server.objects["rlruns", *KEY]["metadata"]["annotations"])
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.edit({"metadata": {"annotations": {"team": "rl"}}, "status": {"forecast": known}})
+        await found.go(passes=3)
+        assert annotations() == {
+            "team": "rl",
+            "scalerl.io/predicted-ceiling": "0.6100",
+            "scalerl.io/predicted-ceiling-interval": "[0.5900,0.6300]",
+        }
+        found.edit({"status": {"forecast": refused}})
+        found.server.calls.clear()
+        await found.go(passes=3)
+        assert found.server.calls.count("merge rlruns") == 1
+        found.server.calls.clear()
+        await found.go(passes=3)
+
+    play(story())
+    assert annotations() == {"team": "rl"}
+    assert found.server.calls == []
+
+
+def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        del found.server.objects["pods", "research", "tiny-generator-0"]
+        found.server.objects["rlruns", *KEY]["spec"]["suspend"] = True
+        found.server.store(RUNS, found.server.objects["rlruns", *KEY])
+        found.store.put_run(parse_seen_run(found.server.objects["rlruns", *KEY]))
+        for _ in range(3):
+            await found.reconciler.reconcile(KEY)
+
+    play(story())
+    assert found.names(PODS) == []
+    assert found.state == "Suspended"
+
+
+def test_a_pod_that_was_on_its_way_out_already_is_left_to_the_watch(world: Callable[..., World]) -> None:
+    """A real API server's answer has no resourceVersion then."""
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        found.server.leaving = "tiny-generator-0"
+        run = found.server.objects["rlruns", *KEY]
+        generation = {**run["metadata"], "generation": 2}
+        found.server.store(RUNS, {**run, "metadata": generation, "spec": {**run["spec"], "suspend": True}})
+        await found.go(passes=3)
+
+    play(story())
+    assert "delete pods tiny-generator-0" in found.server.calls
+    assert found.names(PODS) == ["tiny-generator-0"]
+
+
+def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        del found.server.objects["rlruns", *KEY]
+        found.server.refuse["delete pods tiny-generator-0"] = KubeError("delete", 404, "NotFound", "namespace")
+        seen = found.store.run(KEY)
+        assert seen is not None
+        found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 404, "NotFound", "rlruns tiny")
+        pod = parse_seen_pod(found.server.objects["pods", "research", "tiny-trainer-0"])
+        assert pod is not None
+        found.store.drop_pod(pod)
+        await found.reconciler.reconcile(KEY)
+        assert found.store.run(KEY) is None
+        assert await found.reconciler.reconcile(KEY) is None
+
+    play(story())
+
+
+def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
+    world: Callable[..., World], point: Callable[..., EvalPoint]
+) -> None:
+    """After that nobody looks at it any more."""
+    found = world()
+
+    async def story() -> None:
+        await found.go(passes=3)
+        finish_leader(found, point(12))
+        found.server.calls.clear()
+        await found.go()
+
+    play(story())
+    assert found.state == "Finished"
+    calls = found.server.calls
+    assert calls.index("create configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
+
+
+def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
+    found = world()
+
+    async def story() -> None:
+        for _ in range(2):
+            found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
+            with pytest.raises(KubeError):
+                await found.go()
+
+    play(story())
+    events = [each for (plural, _, _), each in found.server.objects.items() if plural == "events"]
+    assert {each["reason"]: each["count"] for each in events} == {"AttemptCreated": 1, "FailedCreate": 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "has_trace"),
+    [(KubeError("apply", 500, "InternalError", "etcd is away"), False), (KeyError("a fault of ours"), True)],
+    ids=["of the API server", "of ours"],
+)
+def test_a_failing_pass_comes_again_and_others_are_not_held_up(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture, error: Exception, has_trace: bool
+) -> None:
+    found = world()
+    found.server.refuse["apply rlruns tiny/status"] = error
+
+    async def story() -> None:
+        api: Any = found.server
+        await load_store(api, found.store, [None], "")
+        found.reconciler.mark(KEY)
+        working = asyncio.create_task(found.reconciler.work_forever())
+        async with asyncio.timeout(30.0):
+            while found.names(PODS) == []:
+                await asyncio.sleep(0.01)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+    play(story())
+    text = found.gauges.render().decode()
+    assert 'scalerl_operator_reconcile_total{result="error"} 1.0' in text
+    assert "scalerl_operator_retries_total 1.0" in text
+    (told,) = [each for each in caplog.records if "research/tiny: again in" in each.getMessage()]
+    assert bool(told.exc_info) == has_trace
+
+
+def test_tokens_differ_by_run_and_by_key() -> None:
+    # HMAC-SHA256 of "uid-1" under "key", by openssl
+    assert derive_token(b"key", "uid-1") == "1d139dbdbb4b313580c78b8c2b2d46abe919ba5004e9ec7cbfa4b94aade1ee1b"
+    assert len({derive_token(b"key", "a"), derive_token(b"key", "b"), derive_token(b"other", "a")}) == 3

@@ -1,0 +1,173 @@
+"""The curve's keeper on an API server in memory: when it writes, what it adds to, and what it leaves alone."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scalerl_api import RLRun
+from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
+from scalerl_operator.controller.curve_config_map import Archive
+from scalerl_operator.controller.owned_objects import NotOurs
+from scalerl_operator.kube.client import KubeError, Resource
+from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun, Sight, Told
+from scalerl_operator.reconcile.stored_curve import parse_curve
+from scalerl_operator.resources.names import LEADER
+from scalerl_operator.resources.owner import Owner
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+Json = dict[str, Any]
+Point = Callable[..., EvalPoint]
+
+
+@dataclass
+class Server:
+    """Holds ConfigMaps."""
+
+    stored: dict[str, Json] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    fault: KubeError | None = None
+
+    async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
+        self.calls.append(f"get {name}")
+        if name not in self.stored:
+            raise KubeError("get", 404, "NotFound", name)
+        return self.stored[name]
+
+    async def create(self, _resource: Resource, document: Json) -> Json:
+        if document["metadata"]["name"] in self.stored:
+            raise KubeError("create", 409, "AlreadyExists", document["metadata"]["name"])
+        return self._write("create", document, "c1")
+
+    async def apply(self, _resource: Resource, document: Json) -> Json:
+        uid = self.stored[document["metadata"]["name"]]["metadata"]["uid"]
+        assert document["metadata"]["uid"] == uid, "only what was read is written over"
+        return self._write("apply", document, uid)
+
+    def _write(self, verb: str, document: Json, uid: str) -> Json:
+        self.calls.append(f"{verb} {document['metadata']['name']}")
+        if self.fault is not None:
+            raise self.fault
+        stored = {**document, "metadata": {**document["metadata"], "uid": uid}}
+        self.stored[document["metadata"]["name"]] = stored
+        return stored
+
+
+class Desk:
+    """An operator with one run."""
+
+    def __init__(self, run: RLRun, server: Server):
+        self.server = server
+        api: Any = server
+        self.archive = Archive(api)
+        self.owner = Owner(run, "u1", "", "")
+        self.sight = Sight(SeenRun(("research", "tiny"), "u1", 1, 1, "", False, {}, {}, run))
+
+    def tell(self, evals: tuple[EvalPoint, ...], step: int = 40) -> None:
+        latest = StepRecord(step=step, time=0.0, attempt=1, compute_gpu_hours=0.1, values={"entropy": 0.5})
+        told = {"run": "tiny", "attempt": 1, "phase": "training", "step": step, "version": step, "time": 0.0}
+        progress = Progress(**told, compute_gpu_hours=0.1, latest=latest)
+        self.sight = replace(self.sight, told=Told(asked=True, attempt=1, progress=progress, evals=evals))
+
+    def keep(self) -> None:
+        assert self.archive.is_due(self.sight)
+        asyncio.run(self.archive.keep(self.sight, self.owner))
+
+    @property
+    def kept(self) -> list[int]:
+        return [each.step for each in parse_curve(self.server.stored["tiny-curve"]["data"]).evals]
+
+
+@pytest.fixture
+def desk(make_run: Callable[..., RLRun]) -> Callable[..., Desk]:
+    server = Server()
+    run = make_run()
+    run = run.model_copy(update={"metadata": run.metadata.model_copy(update={"namespace": "research"})})
+    return lambda: Desk(run, server)
+
+
+def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[..., Desk], point: Point) -> None:
+    found = desk()
+    found.tell(())
+    assert not found.archive.is_due(found.sight), "nothing was measured"
+    found.tell((point(0), point(1)))
+    found.keep()
+    found.tell((point(0), point(1)), step=41)
+    assert not found.archive.is_due(found.sight), "a step is no evaluation"
+    found.tell((point(0), point(1), point(2)), step=42)
+    found.keep()
+    assert found.server.calls == ["get tiny-curve", "create tiny-curve", "get tiny-curve", "apply tiny-curve"]
+    assert found.kept == [0, 10, 20]
+    curve = parse_curve(found.server.stored["tiny-curve"]["data"])
+    assert [each.step for each in curve.steps] == [40, 42]
+    (owner,) = found.server.stored["tiny-curve"]["metadata"]["ownerReferences"]
+    assert owner["uid"] == "u1"
+
+
+def test_the_next_operator_goes_on_with_what_the_last_one_kept(desk: Callable[..., Desk], point: Point) -> None:
+    first = desk()
+    first.tell((point(0), point(1)), step=12)
+    first.keep()
+    second = desk()
+    second.server.calls.clear()
+    second.tell((point(0), point(1)), step=12)
+    second.keep()
+    assert second.server.calls == ["get tiny-curve"], "what is there is not written again"
+    second.tell((point(0), point(1), point(2)), step=23)
+    second.keep()
+    assert [each.step for each in parse_curve(second.server.stored["tiny-curve"]["data"]).steps] == [12, 23]
+
+
+def test_the_last_evaluation_may_be_in_the_leaders_last_words_only(desk: Callable[..., Desk], point: Point) -> None:
+    """The operator was away when the leader ended: it was told nothing, and adds the one point to those of before."""
+    desk_before = desk()
+    desk_before.tell((point(0), point(1)))
+    desk_before.keep()
+    found = desk()
+    words = Termination(reason="Finished", step=20, last_eval=point(2)).model_dump_json(by_alias=True)
+    leader = SeenPod(("research", "tiny"), "tiny-trainer-0", "p", "u1", 1, LEADER, 1, NOW, last_words=words)
+    found.sight = replace(found.sight, pods=(leader,))
+    found.keep()
+    assert found.kept == [0, 10, 20]
+
+
+def test_a_curve_that_cannot_be_written_is_tried_again(
+    desk: Callable[..., Desk], point: Point, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = desk()
+    found.server.fault = KubeError("PATCH", 403, "Forbidden", "exceeded quota")
+    found.tell((point(0),))
+    found.keep()
+    assert "research/tiny: its curve is not kept yet: PATCH: 403 Forbidden: exceeded quota" in caplog.text
+    found.server.fault = None
+    found.keep()
+    assert found.kept == [0]
+
+
+def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., Desk], point: Point) -> None:
+    first = desk()
+    first.tell((point(0), point(1), point(2)))
+    first.keep()
+    second = desk()
+    second.sight = replace(second.sight, run=replace(second.sight.run, uid="u2"))
+    second.owner = replace(second.owner, uid="u2")
+    second.tell((point(0, pass_rate=0.1),))
+    with pytest.raises(NotOurs, match="ConfigMap tiny-curve"):
+        second.keep()
+    assert second.kept == [0, 10, 20], "what the earlier run has left goes with it"
+    assert not second.archive.is_due(second.sight), "it is said once for each evaluation"
+    del second.server.stored["tiny-curve"]
+    second.tell((point(0, pass_rate=0.1), point(1)))
+    second.keep()
+    assert second.kept == [0, 10]
+
+
+def test_a_run_that_was_forgotten_is_looked_at_anew(desk: Callable[..., Desk], point: Point) -> None:
+    found = desk()
+    found.tell((point(0),))
+    found.keep()
+    found.archive.forget(("research", "tiny"))
+    assert found.archive.is_due(found.sight)

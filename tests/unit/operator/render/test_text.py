@@ -1,0 +1,78 @@
+"""Numbers and forecasts in words."""
+
+import pytest
+
+from scalerl_api.status import ForecastStatus
+from scalerl_operator.decide.halfway import Halfway
+from scalerl_operator.render.text import (
+    describe_forecast,
+    describe_halfway,
+    format_compute,
+    format_duration,
+    format_rows,
+)
+
+DURATIONS = [
+    (-3.0, "0s", "never negative"),
+    (59.4, "59s", "seconds"),
+    (59.6, "1m00s", "rounded before it is split"),
+    (252.0, "4m12s", "minutes"),
+    (11_100.0, "3h05m", "hours"),
+    (183_600.0, "2d03h", "days"),
+]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [r[:2] for r in DURATIONS], ids=[r[2] for r in DURATIONS])
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_compute_has_three_digits_and_its_unit() -> None:
+    assert format_compute(0.123456, "device-h") == "0.123 device-h"
+    assert format_compute(7439.6, "GPU-h") == "7,440 GPU-h"
+
+
+def test_a_forecast_shows_what_it_knows() -> None:
+    assert describe_forecast(None, "GPU-h") == "after the first evaluations"
+    refused = ForecastStatus(verdict="NotIdentified", reason="3 usable points", points=3, ceiling_low=0.2)
+    assert describe_forecast(refused, "GPU-h") == "NotIdentified: 3 usable points"
+    known = {"ceiling": 0.61, "ceiling_low": 0.59, "ceiling_high": 0.63, "predicted_at_budget": 0.58}
+    found = ForecastStatus.model_validate(
+        {"verdict": "Weak", "reason": "", "points": 9, **known, "low": 0.57, "high": 0.6, "target_gpu_hours": 1234.0}
+    )
+    assert describe_forecast(found, "GPU-h") == (
+        "ceiling 0.610 [0.590, 0.630], at the end 0.580 [0.570, 0.600], target at 1,234 GPU-h (Weak)"
+    )
+
+
+def test_the_half_way_forecast_stands_beside_what_happened() -> None:
+    halfway = Halfway(
+        made_at_step=60,
+        made_at_gpu_hours=1.5,
+        verdict="Weak",
+        reason="it is wide",
+        ceiling=0.7,
+        ceiling_low=0.6,
+        ceiling_high=0.8,
+        final_step=120,
+        final_gpu_hours=3.0,
+        measured=0.55,
+        measured_error=0.01,
+        predicted=0.6,
+        low=0.57,
+        high=0.63,
+    )
+    assert describe_halfway(halfway, "GPU-h") == [
+        ("made at half", "step 60, 1.5 GPU-h: Weak, it is wide"),
+        ("it predicted", "0.600 [0.570, 0.630] at the end"),
+        ("then measured", "0.550 ± 0.010 (step 120, 3 GPU-h)"),
+        ("error", "+0.050, OUTSIDE the 90 % band"),
+    ]
+    blind = halfway.model_copy(update={"predicted": None, "low": None, "high": None})
+    assert dict(describe_halfway(blind, "GPU-h"))["it predicted"] == "nothing"
+    assert describe_halfway(None, "GPU-h")[0][1].startswith("none: ")
+
+
+def test_rows_are_aligned() -> None:
+    assert format_rows([("a", "1"), ("long", "2")]) == "a     1\nlong  2\n"
+    assert format_rows([]) == ""

@@ -1,0 +1,55 @@
+"""What becomes of a call to all trainer ranks when some of them fail."""
+
+import asyncio
+
+import pytest
+
+from scalerl_runtime.actors.fleet import gather_ranks
+from scalerl_runtime.types import TrainerLost
+
+BROKEN = "a trainer rank failed: RuntimeError('Connection closed by peer')"
+
+
+async def answer(value):
+    return value
+
+
+async def fail(fault, *, after=0.0):
+    await asyncio.sleep(after)
+    raise fault
+
+
+async def hang():
+    await asyncio.Event().wait()
+
+
+def test_the_answers_come_in_the_ranks_order():
+    async def late(value):
+        await asyncio.sleep(0.01)
+        return value
+
+    assert asyncio.run(gather_ranks([late(4), answer(7)])) == [4, 7]
+
+
+@pytest.mark.parametrize(
+    "after", [pytest.param(0.0, id="at once"), pytest.param(0.02, id="after its peers have failed")]
+)
+def test_a_lost_rank_is_the_cause_although_its_peers_fail_first(after):
+    """Else its end would be held for the run's own fault, and cost a restart."""
+    gone = TrainerLost("a trainer rank is lost: its process has died")
+    calls = [fail(RuntimeError(BROKEN)), fail(gone, after=after), fail(RuntimeError(BROKEN), after=0.01)]
+    with pytest.raises(TrainerLost, match="its process has died"):
+        asyncio.run(gather_ranks(calls))
+
+
+def test_a_lost_rank_ends_the_call_although_its_peers_hang():
+    with pytest.raises(TrainerLost):
+        asyncio.run(gather_ranks([hang(), fail(TrainerLost("gone"))]))
+
+
+@pytest.mark.parametrize(
+    "peer", [pytest.param(lambda: answer(7), id="peers answer"), pytest.param(hang, id="peers hang")]
+)
+def test_a_fault_of_a_ranks_own_is_raised_as_it_is(peer):
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        asyncio.run(gather_ranks([fail(RuntimeError(BROKEN)), peer()], verdict_seconds=0.01))

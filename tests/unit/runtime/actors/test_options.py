@@ -1,0 +1,81 @@
+"""What the fleet is started with, from the run alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalerl_api import parse_run
+from scalerl_runtime.actors.options import Environment, build_fleet_options, choose_transport, context_tokens
+
+EXAMPLES = Path(__file__).parents[4] / "examples"
+
+
+def load(name):
+    run = parse_run(yaml.safe_load((EXAMPLES / name).read_text()))
+    return run, run.spec.resolved_recipe()
+
+
+def test_environment_is_read_by_the_names_of_the_wire():
+    variables = {
+        "SCALERL_SPEC": "/etc/run.yaml",
+        "SCALERL_FOLDER": "/runs/a",
+        "SCALERL_ATTEMPT": "3",
+        "SCALERL_PORT": "8123",
+        "SCALERL_TOKEN_FILE": "/etc/token",
+        "SCALERL_TERMINATION_FILE": "/dev/words",
+    }
+    found = Environment.parse(variables)
+    assert found == Environment(
+        spec=Path("/etc/run.yaml"),
+        folder=Path("/runs/a"),
+        attempt=3,
+        port=8123,
+        token_file=Path("/etc/token"),
+        termination_file=Path("/dev/words"),
+    )
+    del variables["SCALERL_TOKEN_FILE"]
+    with pytest.raises(KeyError, match="SCALERL_TOKEN_FILE"):
+        Environment.parse(variables)
+
+
+def test_on_a_cpu_the_processes_share_the_cores():
+    run, recipe = load("quickstart.yaml")
+    found = build_fleet_options(run, recipe, "/model", num_cpus=8)
+    assert (found.ranks, found.generators) == (1, 1)
+    assert (found.trainer.cpu_threads, found.engine.cpu_threads) == (4, 4)
+    assert build_fleet_options(run, recipe, "/model", num_cpus=1).engine.cpu_threads == 1
+    assert (found.trainer.device, found.engine.tensor_parallel) == ("cpu", 0)
+    assert (found.transport, found.trainer.transport, found.engine.transport) == ("gloo",) * 3
+    assert found.engine.model == found.trainer.model == "/model"
+    assert found.engine.context_tokens == context_tokens(recipe) == 24 + 32 + 24
+    assert found.engine.phrase == "time is up</think>"
+
+
+def test_the_papers_run_broadcasts_between_devices():
+    run, recipe = load("qwen3-8b-math.yaml")
+    found = build_fleet_options(run, recipe, "hub/id", num_cpus=64)
+    assert (found.ranks, found.generators, found.engine.tensor_parallel) == (16, 16, 4)
+    assert (found.transport, found.trainer.transport, found.engine.transport) == ("nccl",) * 3
+    assert (found.trainer.device, found.trainer.dtype, found.trainer.head, found.engine.head) == (
+        "cuda",
+        "bfloat16",
+        "fp32",
+        "fp32",
+    )
+    assert not found.colocated
+
+
+def test_a_shared_device_is_reached_through_the_host():
+    run, recipe = load("qwen3-0.6b-one-gpu.yaml")
+    assert choose_transport(run) == "gloo"
+    found = build_fleet_options(run, recipe, "hub/id", num_cpus=16)
+    assert (found.colocated, found.engine.gpu_memory_share, found.transport) == (True, 0.35, "gloo")
+
+
+def test_without_interruptions_no_phrase_is_forced():
+    document = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
+    document["spec"]["recipe"]["length"]["control"] = "none"
+    run = parse_run(document)
+    found = build_fleet_options(run, run.spec.resolved_recipe(), "/model", num_cpus=2)
+    assert found.engine.phrase is None

@@ -1,0 +1,160 @@
+"""A pod's part in a run: its seat, its Ray node's command, its last words."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalerl_api import RLRun, parse_run
+from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.actors.ray_node import Seat, build_node_command, is_needed, leave_last_words, serve
+
+ROOT = Path(__file__).parents[4]
+VARIABLES = {
+    "SCALERL_ROLE": "trainer",
+    "SCALERL_LEADER": "trainer-0.qwen.research.svc",
+    "SCALERL_POD_IP": "10.4.5.6",
+}
+SEAT = Seat(role="generator", leader="trainer-0.qwen.research.svc", address="10.4.5.6", places=3, save_seconds=0.0)
+MEMBER = replace(SEAT, role="trainer", save_seconds=307.0)
+
+
+@pytest.fixture
+def run() -> RLRun:
+    document = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())
+    document["spec"]["trainer"] = {"replicas": 1, "gpusPerReplica": 4}
+    document["spec"]["generator"] = {"gpusPerReplica": 2}
+    document["spec"]["deadlines"] = {"checkpointSeconds": 307}
+    return parse_run(document)
+
+
+def test_a_trainers_pod_has_room_for_its_ranks_and_a_generators_for_one_engine(run: RLRun) -> None:
+    seat = Seat.parse(VARIABLES, run)
+    assert (seat.role, seat.leader, seat.address, seat.places) == (
+        "trainer",
+        "trainer-0.qwen.research.svc",
+        "10.4.5.6",
+        4,
+    )
+    assert Seat.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).places == 1
+
+
+def test_a_trainers_pod_stays_as_long_as_a_checkpoint_may_take_and_a_generators_not_at_all(run: RLRun) -> None:
+    assert Seat.parse(VARIABLES, run).save_seconds == 307
+    assert Seat.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).save_seconds == 0
+
+
+NEEDED = [
+    ("a member that was just told to end saves with the others", MEMBER, 0.0, 0, True),
+    ("one look that does not find the head is no end", MEMBER, 5.0, 2, True),
+    ("a head that is gone needs nobody", MEMBER, 5.0, 3, False),
+    ("the last second of the time for a checkpoint", MEMBER, 306.9, 0, True),
+    ("the rest of the grace is for Ray's own end", MEMBER, 307.0, 0, False),
+    ("a generator has nothing to save", SEAT, 0.0, 0, False),
+]
+
+
+@pytest.mark.parametrize(("seat", "told", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED])
+def test_who_still_serves_when_told_to_end(seat: Seat, told: float, misses: int, needed: bool) -> None:
+    assert is_needed(seat, told_seconds=told, misses=misses) is needed
+
+
+def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
+    """Looks for the head that find it, or not, as `answers` says, which they use up."""
+
+    async def look() -> bool:
+        return answers.pop(0)
+
+    return look
+
+
+def served(seat: Seat, program: str, answers: list[bool], *, probe_seconds: float) -> int:
+    """The exit code of a node that runs `program` in a pod that has been told to end."""
+
+    async def run() -> int:
+        stopping = asyncio.Event()
+        stopping.set()
+        command = [sys.executable, "-c", program]
+        return await serve(seat, command, stopping, looks(answers), probe_seconds=probe_seconds)
+
+    return asyncio.run(run())
+
+
+def test_a_member_serves_until_the_head_is_gone() -> None:
+    """A deleted run's pods are all told to end at once, and the leader's last checkpoint needs every trainer."""
+    answers = [True, True, False, True, False, False, False]
+    assert served(MEMBER, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
+    assert answers == []
+
+
+def test_a_generator_goes_at_once() -> None:
+    answers = [True]
+    assert served(SEAT, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
+    assert answers == [True]
+
+
+def test_a_member_whose_node_ends_by_itself_waits_for_nobody() -> None:
+    assert served(MEMBER, "raise SystemExit(7)", [True, True], probe_seconds=60.0) == 7
+
+
+def test_what_is_missing_is_named(run: RLRun) -> None:
+    with pytest.raises(KeyError, match="SCALERL_POD_IP"):
+        Seat.parse({key: value for key, value in VARIABLES.items() if key != "SCALERL_POD_IP"}, run)
+
+
+def test_no_port_is_left_to_chance() -> None:
+    """Written out by hand: a NetworkPolicy names these."""
+    command = build_node_command(SEAT, head=False, num_cpus=7, folder="")[3:]
+    assert command == [
+        "start",
+        "--address=trainer-0.qwen.research.svc:6379",
+        "--block",
+        "--node-ip-address=10.4.5.6",
+        "--node-manager-port=6380",
+        "--object-manager-port=6381",
+        "--runtime-env-agent-port=6382",
+        "--dashboard-agent-grpc-port=6383",
+        "--dashboard-agent-listen-port=6384",
+        "--metrics-export-port=6385",
+        "--min-worker-port=10002",
+        "--max-worker-port=10999",
+        "--num-cpus=7",
+        '--resources={"generator": 3}',
+        "--object-store-memory=536870912",
+        "--disable-usage-stats",
+        "--no-redirect-output",
+    ]
+
+
+def test_the_head_is_found_at_its_own_port_and_does_not_block() -> None:
+    command = build_node_command(SEAT, head=True, num_cpus=7, folder="/tmp/ray-x")
+    assert command[3:6] == ["start", "--head", "--port=6379"]
+    assert "--temp-dir=/tmp/ray-x" in command
+    assert "--block" not in command
+
+
+def test_last_words_are_copied_into_the_mounted_file(tmp_path: Path) -> None:
+    words, place = tmp_path / "termination.json", tmp_path / "log"
+    words.write_text('{"reason": "Finished"}')
+    place.write_text("")
+    before = place.stat().st_ino
+    leave_last_words({"SCALERL_TERMINATION_FILE": str(words), "SCALERL_LAST_WORDS": str(place)})
+    assert place.read_text() == '{"reason": "Finished"}'
+    assert place.stat().st_ino == before, "a mounted file cannot be replaced"
+
+
+def test_no_words_and_no_place_are_no_fault(tmp_path: Path) -> None:
+    leave_last_words({"SCALERL_LAST_WORDS": str(tmp_path / "log")})
+    leave_last_words({"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_LAST_WORDS": str(tmp_path / "log")})
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_leader_joins_a_cluster_only_where_there_is_one(tmp_path: Path) -> None:
+    base = {name: str(tmp_path) for name in ("SCALERL_SPEC", "SCALERL_FOLDER", "SCALERL_TOKEN_FILE")}
+    base["SCALERL_TERMINATION_FILE"] = str(tmp_path / "t")
+    assert Environment.parse(base).cluster is None
+    assert Environment.parse({**base, "SCALERL_RAY_CLUSTER": "10.4.5.6:6379"}).cluster == "10.4.5.6:6379"

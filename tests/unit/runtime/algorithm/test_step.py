@@ -1,0 +1,149 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scalerl_api.recipe import Loss
+from scalerl_runtime.algorithm.batch import Sample
+from scalerl_runtime.algorithm.loss import objective
+from scalerl_runtime.algorithm.microbatch import TrainSequence
+from scalerl_runtime.algorithm.results import SyncReport
+from scalerl_runtime.algorithm.step import NonFinite, check_finite, mismatch_values, pack, sequence_of, sync_values
+
+VOCABULARY = 6
+LENGTHS = (3, 9, 5, 2, 7, 4, 6)
+
+
+def make_sequences(seed):
+    rng = np.random.default_rng(seed)
+    return [
+        TrainSequence(
+            tokens=rng.integers(0, VOCABULARY, size).astype(np.int32),
+            trained=np.arange(size) >= 1 + index % 2,
+            logp_gen=rng.uniform(-4, -0.5, size).astype(np.float32),
+            advantage=float(rng.normal()),
+            weight=float(rng.uniform(0.01, 0.2)),
+            lag=np.zeros(size, np.int32),
+        )
+        for index, size in enumerate(LENGTHS)
+    ]
+
+
+def plain_loss(table, sequences, ratio_max, kl_coefficient):
+    """CISPO with a k3 term, token after token; the policy is a table of bigrams."""
+    total = torch.zeros((), dtype=torch.float64)
+    for each in sequences:
+        for place in range(1, len(each.tokens)):
+            if each.trained[place]:
+                logp = table.log_softmax(-1)[each.tokens[place - 1], each.tokens[place]]
+                ratio = torch.exp(logp - float(each.logp_gen[place]))
+                loss = -min(float(ratio.detach()), ratio_max) * each.advantage * logp
+                loss = loss + kl_coefficient * (ratio - 1 - ratio.log())
+                total = total + each.weight * loss
+    return total
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("budget", [9, 14, 100])
+def test_micro_batches_and_ranks_add_up_to_the_plain_loss(budget, ranks):
+    sequences = make_sequences(7)
+    table = torch.randn(
+        VOCABULARY, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    ).requires_grad_()
+    expected = plain_loss(table, sequences, 1.5, 0.3)
+    (gradient,) = torch.autograd.grad(expected, table)
+    packed = pack(sequences, budget=budget, ranks=ranks, quadratic=0.01)
+    assert len(packed.batches) == ranks
+    assert len({len(rows) for rows in packed.batches}) == 1, "as many rows on every rank"
+    assert packed.tokens == sum(LENGTHS)
+    total, found = 0.0, torch.zeros_like(table)
+    for row in (row for rows in packed.batches for row in rows):
+        policy = table.log_softmax(-1)[row.tokens[row.select]]
+        logp = policy[torch.arange(len(row.targets)), row.targets]
+        value, _ = objective(
+            Loss(kind="cispo", ratio_max=1.5),
+            0.3,
+            logp,
+            torch.from_numpy(row.logp_gen).double(),
+            -(policy.exp() * policy).sum(-1),
+            torch.from_numpy(row.advantage).double(),
+            torch.from_numpy(row.completion),
+            torch.ones(len(logp), dtype=torch.bool),
+            torch.from_numpy(row.weight),
+        )
+        total += float(value.detach())
+        found += torch.autograd.grad(value, table)[0]
+    # The advantage travels as float32: 2**-24 of it is lost.
+    assert total == pytest.approx(float(expected.detach()), rel=1e-6)
+    torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_sequence_of_trains_the_completion_without_its_forced_tokens():
+    sample = Sample(
+        prompt_tokens=np.array([1, 2], np.int32),
+        completion_tokens=np.array([3, 4, 5], np.int32),
+        logp_gen=np.array([-1.0, -2.0, -3.0], np.float32),
+        mask=np.array([True, False, True]),
+        advantage=0.75,
+        weight=0.5,
+        lag=np.array([4, 4, 2], np.int32),
+        group=0,
+    )
+    found = sequence_of(sample)
+    assert found.tokens.tolist() == [1, 2, 3, 4, 5]
+    assert found.trained.tolist() == [False, False, True, False, True]
+    assert found.logp_gen.tolist() == [0.0, 0.0, -1.0, -2.0, -3.0]
+    assert found.lag.tolist() == [0, 0, 4, 4, 2]
+    assert (found.advantage, found.weight) == (0.75, 0.5)
+
+
+def test_sync_values():
+    found = sync_values(SyncReport(3, 8, gather_seconds=1.0, send_seconds=2.5, stall_seconds=4.0))
+    assert found["weight_sync_seconds"] == 7.5
+    assert [found[f"weight_{part}_seconds"] for part in ("gather", "send", "stall")] == [1.0, 2.5, 4.0]
+
+
+def test_mismatch_is_split_by_lag():
+    from scalerl_runtime.algorithm.mismatch import measure_mismatch
+
+    logp, logp_gen = np.array([-1.0, -1.0]), np.array([-1.0, -1.5])
+    measured = measure_mismatch(logp, logp_gen, np.array([0, 1]), np.ones(2, np.bool_))
+    found = {(name, bucket): value for name, bucket, value in mismatch_values(measured)}
+    assert found["mismatch_abs_by_lag", "0"] == 0.0
+    assert found["mismatch_abs_by_lag", "1"] == pytest.approx(0.5)
+    assert found["mismatch_kl_by_lag", "1"] == pytest.approx(math.exp(0.5) - 1.5)
+    assert not [key for key in found if key[1] == "all"]
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "bad"),
+    [
+        ({"loss": 0.5, "grad_norm": 1.0}, ""),
+        ({"loss": NAN, "grad_norm": 1.0}, "loss is nan"),
+        ({"loss": 0.5, "grad_norm": INF}, "grad_norm is inf"),
+        ({"loss": -INF, "grad_norm": NAN}, "loss is -inf, grad_norm is nan"),
+        ({"loss": 0.5, "grad_norm": 1.0, "ratio_max": INF}, ""),
+        ({"lag_mean": 1.0}, ""),
+    ],
+    ids=[
+        "sound",
+        "the loss",
+        "the gradient",
+        "both",
+        "another metric says nothing against the step",
+        "nothing trained",
+    ],
+)
+def test_a_step_whose_numbers_are_none(values, bad):
+    for action in ("Restart", "Stop"):
+        if bad:
+            with pytest.raises(NonFinite, match=f"^step 9: {bad}; its update was left out$"):
+                check_finite(values, "step 9", action)
+        else:
+            assert check_finite(values, "step 9", action)["non_finite"] == 0.0
+    kept = check_finite(values, "step 9", "Warn")
+    assert kept == {**{k: v for k, v in values.items() if math.isfinite(v)}, "non_finite": float(bool(bad))}

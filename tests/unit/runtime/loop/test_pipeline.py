@@ -1,0 +1,532 @@
+"""The loop on a fleet in memory; the event loop's clock leaps over every wait, and a wait for nothing is an error."""
+
+import asyncio
+import collections
+import json
+import random
+import selectors
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from scalerl_api import parse_run
+from scalerl_api.recipe import merge
+from scalerl_api.wire import EvalPoint
+from scalerl_runtime.algorithm.loss import LossStats
+from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.interfaces import Parts
+from scalerl_runtime.loop.pipeline import Pipeline
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.run_state import Journals, restore_pool, resume_position, start_position
+from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
+from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
+from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.types import GeneratorLost, Prompt, Sample, SyncFailed
+from scalerl_runtime.weights.buckets import Staged
+
+HELD_OUT = 1000  # first id of the held-out prompts; a prompt's only token is its id
+NUM_PROMPTS = 7  # few: a run passes through several epochs
+RUN = {
+    "apiVersion": "scalerl.io/v1alpha1",
+    "kind": "RLRun",
+    "metadata": {"name": "unit"},
+    "spec": {
+        "model": {"source": "some/model"},
+        "data": {
+            "train": {"source": "none.jsonl"},
+            "heldOut": {"prompts": 3, "samplesPerPrompt": 2},
+            "promptFormat": "plain",
+            "promptTemplate": "{prompt}",
+        },
+        "reward": {"verifier": "python:toy:any"},
+        "recipe": {
+            "preset": "scalerl",
+            "asynchrony": {"maxLag": 2},
+            "noPositiveResampling": False,
+            "promptsPerStep": 3,
+            "completionsPerPrompt": 2,
+            "optimizer": {"warmupSteps": 2},
+            "length": {"control": "none", "promptTokens": 4, "thinkTokens": 4, "answerTokens": 4},
+        },
+        "budget": {"steps": 9, "evalEverySteps": 4},
+        "trainer": {"gpusPerReplica": 0, "microBatchTokens": 64},
+        "generator": {"gpusPerReplica": 0, "minReplicas": 2, "maxReplicas": 2, "maxSequences": 8},
+        "checkpoint": {"everySteps": 2},
+        "seed": 5,
+    },
+}
+DEADLINES = {"startSeconds": 11, "generateSeconds": 90, "trainSeconds": 13, "syncSeconds": 14, "checkpointSeconds": 15}
+
+
+THREAD_SECONDS = 30.0  # for a thread to be scheduled on a busy machine; waited out only by a test that fails
+
+
+class LeapingSelector(selectors.DefaultSelector):
+    """Nothing is ever waited for: the time until the next timer has passed at once."""
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        if timeout is None:  # only a thread could wake the loop: the one by which it closes its executor does
+            woken = super().select(THREAD_SECONDS)
+            assert woken, "everybody waits, and nothing can wake anybody"
+            return woken
+        self.now += timeout
+        return super().select(0)
+
+
+class Inline(ThreadPoolExecutor):
+    """Threads that are none: the virtual clock must not run while they work."""
+
+    def submit(self, function, /, *arguments, **keywords):
+        future = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:  # noqa: BLE001 # the caller gets it from the future
+            future.set_exception(error)
+        return future
+
+
+def make_loop():
+    selector = LeapingSelector()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.now
+    loop.set_default_executor(Inline(1))
+    return loop
+
+
+def play(coroutine):
+    """Run to the end on virtual time; whatever is left over is cancelled, as at a process's end."""
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(coroutine)
+
+
+class FakeFleet:
+    """Trainer and generators as version numbers. `faults[call]` says at which of its calls what happens."""
+
+    def __init__(self, seed=0, faults=None):
+        self.random = random.Random(seed)
+        self.version = 0
+        self.generators = {}
+        self.births = collections.Counter()
+        self.calls = collections.Counter()
+        self.faults = faults or {}
+        self.sampled = []  # (prompt, version when begun, version at the end)
+        self.trained = []  # (version, lags)
+
+    async def _take(self, call, index=None):
+        """The call's random time; False if the generator did not live through it."""
+        self.calls[call] += 1
+        fault = self.faults.get((call, self.calls[call]))
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "slow":
+            await asyncio.sleep(10.0)
+        if fault == "die":
+            self.generators.pop(index, None)
+        born = self.births[index]
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(self.random.choice([0, 0, 0.1, 0.5]))
+        return index is None or (index in self.generators and born == self.births[index])
+
+    async def start_generator(self, index):
+        self.generators.pop(index, None)
+        self.births[index] += 1
+        await self._take("start")
+        self.generators[index] = -1
+        return 0.0
+
+    async def sample(self, index, prompt, requests):
+        name, begun = int(prompt[0]), self.generators.get(index)
+        alive = await self._take("evaluate" if name >= HELD_OUT else "sample", index)
+        if begun is None or not alive:
+            raise GeneratorLost(index, "killed")
+        ended = self.generators[index]
+        self.sampled.append((name, begun, ended))
+        versions = np.array([begun, ended, ended], np.int32)
+        tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
+        cut = [name >= HELD_OUT and i == 0 for i in range(len(requests))]  # every second one of an evaluation
+        finish = ["length" if each else "stop" for each in cut]
+        return [Sample(tokens, logps, versions, f"{name}/{i}", word) for i, word in enumerate(finish)]
+
+    async def train(self, batches, *, version, **_rates):
+        await self._take("train")
+        assert version == self.version + 1, "steps are made one after the other, on the weights before"
+        self.version = version
+        rows = [micro for rank in batches for micro in rank]
+        lag = np.concatenate([micro.lag for micro in rows])
+        self.trained.append((version, lag))
+        is_nan = self.faults.get(("train", self.calls["train"])) == "nan"
+        stats = LossStats(tokens=len(lag), loss=np.nan, kl=np.nan) if is_nan else LossStats(tokens=len(lag), loss=1.0)
+        logp = np.concatenate([micro.logp_gen for micro in rows])
+        return [StepResult(stats, np.inf if is_nan else 1.0, 0.5, len(lag), logp * stats.loss, logp, lag)]
+
+    async def set_version(self, version):
+        await self._take("set_version")
+        self.version = version
+
+    async def stage(self):
+        await self._take("stage")
+        return Staged(self.version, (), 0.0)
+
+    async def push(self, members, staged):
+        born = {index: self.births[index] for index in members & self.generators.keys()}
+        await self._take("push")
+        if self.faults.get(("push", self.calls["push"])) == "lose one":
+            self.generators.pop(min(members), None)
+        dead = frozenset(i for i in members if i not in self.generators or born.get(i) != self.births[i])
+        if dead:
+            raise SyncFailed(dead, "killed")
+        for index in members:
+            self.generators[index] = staged.version
+        return SyncReport(staged.version, 8, 0.1, 0.2, 0.3)
+
+    async def probe(self, index):
+        if index not in self.generators:
+            raise GeneratorLost(index, "killed")
+
+    async def save(self, folder):
+        version = self.version
+        await self._take("save")
+        (folder / "weights.json").write_text(json.dumps(version))
+
+    async def load(self, folder, version):
+        await self._take("load")
+        assert json.loads((folder / "weights.json").read_text()) == version
+        self.version = version
+
+
+class Quiet:
+    """An observer that only counts."""
+
+    def __init__(self):
+        self.steps, self.points, self.records = [], [], []
+
+    def on_step(self, record, *_tokens):
+        self.steps.append(record.step)
+        self.records.append(record)
+
+    def on_eval(self, points):
+        self.points += points
+
+    def on_checkpoint(self, step, path):
+        pass
+
+    def on_phase(self, phase, detail):
+        pass
+
+
+class Attempt:
+    """What the leader does around the pipeline, on one folder."""
+
+    def __init__(self, folder, fleet, changes=None, passes=lambda text: text.endswith("0")):
+        self.run = parse_run(merge(RUN, {"spec": changes or {}}))
+        self.recipe, self.fleet, self.observer = self.run.spec.resolved_recipe(), fleet, Quiet()
+        self.journals = Journals(*(Journal(folder / name) for name in ("metrics", "evals", "ledger")))
+        self.store = CheckpointStore(folder / "checkpoints", 2)
+        self.passes = passes
+        self.pipeline = None
+
+    async def judge(self, _prompt, text):
+        await asyncio.sleep(0)
+        return 1.0 if self.passes(text) else -1.0
+
+    async def go(self):
+        clock, spec, deadlines = asyncio.get_running_loop().time, self.run.spec, self.run.spec.deadlines
+        pace = build_pace(self.recipe)
+        seconds = {"generate_seconds": deadlines.generate_seconds, "start_seconds": deadlines.start_seconds}
+        options = PoolOptions(self.recipe, pace, Tags((), (), ()), spec.seed, max_sequences=8, **seconds)
+        slots = [Slot(index, RoleClock(1)) for index in range(spec.generator.min_replicas)]
+        pool = Pool(options, self.fleet, self.judge, slots, clock)
+        for slot in slots:
+            pool.start_slot(slot)
+        tokens = lambda i: np.array([i], np.int32)  # noqa: E731 # one line
+        prompts = [Prompt(i, f"{i}", tokens(i), "") for i in range(NUM_PROMPTS)]
+        held_out = [Prompt(i, f"h{i}", tokens(HELD_OUT + i), "") for i in range(3)]
+        data = Data(tuple(prompts), tuple(held_out), {}, (), 0)
+        path, position = self.store.latest(), start_position(self.recipe)
+        if path is not None:
+            state = load_state(path)
+            await self.fleet.load(path, state.step)
+            position = resume_position(state, self.journals, 1)
+            restore_pool(pool, pace, state, load_buffer(path, {p.id: p for p in prompts}))
+        parts = Parts(
+            self.run, self.recipe, pace, data, self.fleet, pool, self.store, self.journals, RoleClock(1), 0.0, 1, clock
+        )
+        self.pipeline = Pipeline(parts, position, self.observer)
+        await self.pipeline.run(fresh=not position.num_evals and not position.pending)
+
+    @property
+    def prompts(self):
+        """(epoch, prompt) in the order they were trained."""
+        return [tuple(item) for line in self.journals.ledger.read() for item in line["prompts"]]
+
+    @property
+    def evaluated(self):
+        return [line["step"] for line in self.journals.evals.read()]
+
+
+def assert_whole_history(attempt, steps=9, points=(0, 4, 8, 9), bound=2, epoch_of=NUM_PROMPTS):
+    """Every prompt at most once an epoch, none skipped in one that is over; all evaluations, once; lag in bounds."""
+    ledger = list(attempt.journals.ledger.read())
+    assert [line["step"] for line in ledger] == list(range(1, steps + 1))
+    assert len(set(attempt.prompts)) == len(attempt.prompts), "a prompt was trained twice in an epoch"
+    counts = collections.Counter(epoch for epoch, _ in attempt.prompts)
+    over = range(max(counts) - bound)  # the groups of the last epochs can be among those still outstanding
+    assert all(counts[epoch] == epoch_of for epoch in over), "a prompt of an epoch that is over was skipped"
+    assert sorted(attempt.evaluated) == list(points)
+    assert all(lag.min() >= 0 and lag.max() <= bound for _, lag in attempt.fleet.trained)
+    # An evaluation's slot is leased: nothing was begun on one version and ended on another.
+    tested = [(begun, ended) for name, begun, ended in attempt.fleet.sampled if name >= HELD_OUT]
+    assert all(begun == ended for begun, ended in tested)
+    assert {begun for begun, _ in tested} <= set(points)
+
+
+MODES = [
+    ({"mode": "pipeline", "maxLag": 2}, 2, "pipeline: at most maxLag"),
+    ({"mode": "offPolicy", "offPolicySteps": 3}, 2, "off policy in cycles of 3: at most 2"),
+    ({"mode": "synchronous"}, 0, "synchronous: none"),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
+def test_run_spends_its_budget_within_the_bound(tmp_path, mode, bound, rule, seed):
+    attempt = Attempt(tmp_path, FakeFleet(seed), {"recipe": {"asynchrony": mode}})
+    play(attempt.go())
+    assert_whole_history(attempt, bound=bound), rule
+    assert attempt.observer.steps == list(range(1, 10))
+    assert attempt.fleet.calls["train"] == 9
+
+
+def test_training_goes_on_while_a_version_is_evaluated(tmp_path):
+    fleet = FakeFleet(1)
+    attempt = Attempt(tmp_path, fleet)
+    seen = []
+    original = fleet.sample
+
+    async def slow(index, prompt, requests):
+        if prompt[0] >= HELD_OUT and fleet.generators[index] == 4:
+            await asyncio.sleep(1.0)  # long enough for further steps
+            seen.append(fleet.version)
+        return await original(index, prompt, requests)
+
+    fleet.sample = slow
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert max(seen) > 4, "the trainer waited for the evaluation"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("faults", "rule"),
+    [
+        ({("sample", 5): "die"}, "lost while it generates: its prompts go out again"),
+        ({("evaluate", 2): "die"}, "lost while it evaluates: the evaluation is made up for"),
+        ({("push", 3): "lose one"}, "lost while it is sent weights: the others get them"),
+        ({("sample", 4): "die", ("sample", 9): "die", ("push", 2): "lose one"}, "several losses"),
+    ],
+)
+def test_run_goes_on_without_a_lost_generator(tmp_path, faults, rule, seed):
+    attempt = Attempt(tmp_path, FakeFleet(seed, faults))
+    play(attempt.go())
+    assert_whole_history(attempt), rule
+    restarts = sum(attempt.fleet.births.values()) - 2
+    assert restarts == attempt.pipeline.parts.pool.counters.restarts >= 1, rule
+
+
+async def _killed(attempt, turns):
+    task = asyncio.create_task(attempt.go())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
+def test_staleness_bound_after_resume_of_the_pipeline(tmp_path, mode, bound, rule, seed):
+    """Three attempts are killed at random awaits; the fourth has the whole history, once, and kept the bound."""
+    turns, changes = random.Random(seed), {"recipe": {"asynchrony": mode}}
+    lags = []
+    for attempt_seed in range(3):
+        attempt = Attempt(tmp_path, FakeFleet(seed + attempt_seed), changes)
+        play(_killed(attempt, turns.randrange(400)))
+        lags += attempt.fleet.trained
+    last = Attempt(tmp_path, FakeFleet(seed), changes)
+    play(last.go())
+    assert_whole_history(last, bound=bound), rule
+    assert all(lag.max() <= bound for _, lag in lags), rule
+
+
+def test_restore_before_rollout_start(tmp_path):
+    """A resumed run hands out what was in flight first, and generates nothing with weights older than its own."""
+    first = Attempt(tmp_path, FakeFleet(3), {"budget": {"steps": 4}})
+    play(first.go())
+    state = load_state(first.store.latest())
+    fleet = FakeFleet(4)
+    second = Attempt(tmp_path, fleet)
+    play(second.go())
+    assert_whole_history(second, points=(0, 4, 8, 9))
+    assert min(begun for _, begun, _ in fleet.sampled) == state.step == 4
+    begun = [name for name, _, _ in fleet.sampled if name < HELD_OUT]
+    assert {prompt for _, prompt in state.in_flight} <= set(begun)
+
+
+def test_stopping_in_a_wait_saves_and_the_next_attempt_goes_on(tmp_path):
+    fleet = FakeFleet(2, {("sample", n): "hang" for n in range(9, 40)})  # no further batch comes together
+    attempt = Attempt(tmp_path, fleet)
+
+    async def stop_later():
+        task = asyncio.create_task(attempt.go())
+        await asyncio.sleep(8.0)
+        attempt.pipeline.stopping.set()
+        await task
+
+    play(stop_later())
+    steps = attempt.pipeline.position.step
+    assert 0 < steps < 9
+    assert load_state(attempt.store.latest()).step == steps
+    last = Attempt(tmp_path, FakeFleet(2))
+    play(last.go())
+    assert_whole_history(last)
+
+
+def test_all_groups_filtered_makes_progress_in_the_pipeline(tmp_path):
+    attempt = Attempt(tmp_path, FakeFleet(1), passes=lambda _text: True)
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert attempt.fleet.calls["train"] == 0, "nothing to learn from: the optimizer is skipped"
+    assert attempt.fleet.calls["set_version"] == 9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_refill_replaces_groups_without_variance(tmp_path, seed):
+    """Prompts 0 and 1 of 7 are always solved: a step goes on drawing until it has 3 groups that teach."""
+    solved = {"0", "1"}
+    attempt = Attempt(
+        tmp_path,
+        FakeFleet(seed),
+        {"recipe": {"zeroVariance": "refill"}},
+        passes=lambda text: text.endswith("/0") or text.split("/")[0] in solved,
+    )
+    play(attempt.go())
+    for line in attempt.journals.ledger.read():
+        assert sum(prompt > 1 for _, prompt in line["prompts"]) == 3
+    assert all(lag.max() <= 2 for _, lag in attempt.fleet.trained)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "phase"),
+    [
+        ("train", 2, "training step 2"),
+        ("save", 2, "saving a checkpoint"),
+        ("stage", 2, "staging weights"),
+        ("set_version", 1, "naming a version"),
+    ],
+)
+def test_a_call_that_never_returns_ends_the_attempt_with_its_name(tmp_path, call, number, phase):
+    fleet = FakeFleet(1, {(call, number): "hang"})
+    passes = (lambda _text: True) if call == "set_version" else (lambda text: text.endswith("0"))
+    attempt = Attempt(tmp_path, fleet, {"deadlines": DEADLINES}, passes)
+    with pytest.raises(DeadlineExceeded, match=phase):
+        play(attempt.go())
+
+
+@pytest.mark.parametrize("mode", ["pipeline", "synchronous"])
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("number", [1, 4, 20])
+def test_a_generator_that_never_answers_is_replaced(tmp_path, number, replicas, mode):
+    """It is found out by the group's deadline; the trainer's own wait must be longer than that and the new start."""
+    faults = {("sample", number): "hang", ("start", replicas + 1): "slow"}
+    changes = {"deadlines": DEADLINES, "generator": {"minReplicas": replicas}}
+    attempt = Attempt(tmp_path, FakeFleet(1, faults), {**changes, "recipe": {"asynchrony": {"mode": mode}}})
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert attempt.pipeline.parts.pool.counters.restarts == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_an_update_that_never_ends_is_sent_again(tmp_path, number):
+    """At its deadline everybody is probed, the living get it in a new group, and no weights are skipped."""
+    attempt = Attempt(tmp_path, FakeFleet(1, {("push", number): "hang"}), {"deadlines": DEADLINES})
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert attempt.pipeline.parts.pool.counters.restarts == 0
+
+
+def test_updates_that_never_end_end_the_attempt_with_their_name(tmp_path):
+    faults = {("push", number): "hang" for number in range(1, 20)}
+    attempt = Attempt(tmp_path, FakeFleet(1, faults), {"deadlines": DEADLINES})
+    with pytest.raises(DeadlineExceeded, match="sending weights of version 0"):
+        play(attempt.go())
+
+
+def test_an_evaluation_says_how_much_was_cut(tmp_path):
+    """Three prompts of two completions each, the first one of each cut; every token's log-probability is -0.5."""
+    attempt = Attempt(tmp_path, FakeFleet())
+    play(attempt.go())
+    for found in (attempt.observer.points, [EvalPoint.model_validate(line) for line in attempt.journals.evals.read()]):
+        assert [each.step for each in found] == [0, 4, 8, 9]
+        assert {(each.truncation_share, each.entropy, each.mean_tokens) for each in found} == {(0.5, 0.5, 3.0)}
+
+
+def test_numbers_that_are_none_end_the_attempt_and_what_is_saved_is_sound(tmp_path):
+    """Step 6 is NaN: the attempt ends with it uncounted and unsaved; the next one does it again, from step 4."""
+    first = Attempt(tmp_path, FakeFleet(faults={("train", 6): "nan"}))
+    with pytest.raises(NonFinite, match=r"^step 6: loss is nan, grad_norm is inf; its update was left out$"):
+        play(first.go())
+    assert first.observer.steps == [1, 2, 3, 4, 5]
+    assert first.store.steps()[-1] == 4
+    assert [line["step"] for line in first.journals.ledger.read()] == [1, 2, 3, 4, 5]
+    second = Attempt(tmp_path, FakeFleet())
+    play(second.go())
+    assert second.observer.steps == [5, 6, 7, 8, 9]
+
+
+def test_a_run_that_is_only_warned_goes_on_and_says_so(tmp_path):
+    recipe = {"loss": {"klCoefficient": 0.5, "klTarget": 0.1}}
+    attempt = Attempt(
+        tmp_path,
+        FakeFleet(faults={("train", 6): "nan"}),
+        {"watchdog": {"nonFinite": {"action": "Warn"}}, "recipe": recipe},
+    )
+    play(attempt.go())
+    assert attempt.observer.steps == list(range(1, 10))
+    values = {record.step: record.values for record in attempt.observer.records}
+    assert {step: each["non_finite"] for step, each in values.items()} == {n: float(n == 6) for n in range(1, 10)}
+    assert "loss" not in values[6]
+    assert "grad_norm" not in values[6]
+    assert values[5]["loss"] == 1.0
+    assert values[7]["kl_coefficient"] == pytest.approx(0.98 * values[6]["kl_coefficient"]), (
+        "0 against 0.1: by a fiftieth"
+    )
+    assert values[6]["kl_coefficient"] == values[5]["kl_coefficient"], "NaN teaches it nothing"
+
+
+def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):
+    """Step 4 is to be evaluated while no generator runs; what is ready trains on. (The copy itself: test_syncer.py.)"""
+    fleet = FakeFleet(1)
+    attempt = Attempt(tmp_path, fleet, {"generator": {"minReplicas": 1, "maxReplicas": 1}})
+    start, train = fleet.start_generator, fleet.train
+
+    async def slow_start(index):
+        await asyncio.sleep(20.0)
+        return await start(index)
+
+    async def kill_at_4(batches, *, version, **rates):
+        results = await train(batches, version=version, **rates)
+        if version == 4:
+            fleet.generators.clear()
+            attempt.pipeline.parts.pool.lose(0, "killed")
+        return results
+
+    fleet.start_generator, fleet.train = slow_start, kill_at_4
+    play(attempt.go())
+    assert_whole_history(attempt)

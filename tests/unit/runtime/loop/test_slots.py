@@ -1,0 +1,171 @@
+"""Generators come and go with their pods."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from scalerl_api.recipe import Recipe
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.slots import PoolOptions, Slot, State, Tags, plan_places
+
+
+@pytest.mark.parametrize(
+    ("why", "states", "places", "start", "give_up"),
+    [
+        ("none yet", [], 0, [], []),
+        ("the first pods", [], 2, [0, 1], []),
+        ("one more", ["ready"], 2, [1], []),
+        ("enough", ["ready", "starting"], 2, [], []),
+        ("a lost one comes back in its own slot", ["ready", "vacant", "stale"], 3, [1], []),
+        ("vacant before new", ["vacant", "ready"], 3, [0, 2], []),
+        ("one waits in vain", ["ready", "starting"], 1, [], [1]),
+        ("the highest waits in vain", ["starting", "lost", "starting"], 2, [], [2]),
+        ("living ones are never given up", ["ready", "stale"], 1, [], []),
+        ("all gone", ["starting", "ready"], 0, [], [0]),
+        ("given up as many as are too many", ["starting", "starting", "starting"], 1, [], [1, 2]),
+    ],
+)
+def test_slots_for_places(why: str, states: list[State], places: int, start: list[int], give_up: list[int]) -> None:
+    assert plan_places(dict(enumerate(states)), places) == (start, give_up), why
+
+
+class Starts:
+    """A fleet that starts a generator when told."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.may: dict[int, asyncio.Event] = {}
+        self.cancelled: list[int] = []
+
+    async def start_generator(self, index: int) -> float:
+        self.asked.append(index)
+        event = self.may.setdefault(index, asyncio.Event())
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(index)
+            raise
+        return 1.0
+
+    async def sample(self, *_: Any) -> Any:
+        raise AssertionError("nothing is generated here")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_pool(fleet: Starts, clock: Clock, slots: list[Slot]) -> Pool:
+    recipe = Recipe()
+    options = PoolOptions(
+        recipe=recipe,
+        pace=build_pace(recipe),
+        tags=Tags((), (), ()),
+        seed=0,
+        generate_seconds=10.0,
+        start_seconds=10.0,
+        max_sequences=8,
+        devices=4,
+    )
+    return Pool(options, fleet, None, slots, clock)  # type: ignore[arg-type] # nothing is judged here
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_pod_more_and_a_pod_less() -> None:
+    async def scenario() -> None:
+        fleet, clock = Starts(), Clock()
+        pool = make_pool(fleet, clock, [])
+        pool.start_clocks()
+        places = [1]
+
+        async def count() -> int:
+            return places[0]
+
+        pool.follow(count)
+        await settle()
+        assert fleet.asked == [0]
+        fleet.may[0].set()
+        await settle()
+        assert pool.slots[0].state == "stale"
+
+        pool.resize(2)  # scaled up
+        await settle()
+        assert fleet.asked == [0, 1]
+        clock.now = 100.0
+        pool.resize(1)  # and down again before it has started
+        await settle()
+        assert (pool.slots[1].state, fleet.cancelled) == ("vacant", [1])
+        clock.now = 300.0
+        assert pool.slots[0].clock.total(clock.now) == 4 * 300.0  # four devices
+        assert pool.slots[1].clock.total(clock.now) == 4 * 100.0  # what has no place costs nothing
+        await pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_generator_waits_for_its_pod() -> None:
+    async def scenario() -> None:
+        fleet, clock = Starts(), Clock()
+        pool = make_pool(fleet, clock, [])
+        pool.start_clocks()
+
+        async def count() -> int:
+            return 1
+
+        pool.follow(count)
+        await settle()
+        fleet.may[0].set()
+        await settle()
+        pool.lose(0, "its pod is deleted")
+        await settle()
+        assert (pool.slots[0].state, pool.slots[0].restarts, fleet.asked) == ("vacant", 1, [0])
+        pool.lose(0, "again")  # a second call that failed: lost once
+        assert pool.counters.restarts == 1
+        pool.resize(0)
+        assert pool.slots[0].state == "vacant"
+        clock.now = 50.0
+        pool.resize(1)  # the pod is back
+        await settle()
+        assert (pool.slots[0].state, fleet.asked) == ("stale", [0, 0])
+        clock.now = 60.0
+        assert pool.slots[0].clock.total(clock.now) == 4 * 10.0
+        await pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_pods_a_lost_generator_is_started_at_once() -> None:
+    async def scenario() -> None:
+        fleet = Starts()
+        pool = make_pool(fleet, Clock(), [Slot(0, RoleClock(1), state="ready")])
+        pool.lose(0, "killed")
+        await settle()
+        assert (pool.slots[0].state, fleet.asked) == ("starting", [0])
+        await pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_does_not_answer_ends_the_run() -> None:
+    async def scenario() -> None:
+        pool = make_pool(Starts(), Clock(), [])
+
+        async def count() -> int:
+            raise ConnectionError("no head")
+
+        pool.follow(count)
+        await settle()
+        assert isinstance(pool.fault, ConnectionError)
+        await pool.close()
+
+    asyncio.run(scenario())

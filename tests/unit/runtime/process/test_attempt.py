@@ -1,0 +1,64 @@
+"""How an attempt ends for whoever started it: exit code and last words."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.process.attempt import lead
+from scalerl_runtime.process.leader import Leader
+
+QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
+
+
+@pytest.fixture
+def variables(tmp_path):
+    document = yaml.safe_load(QUICKSTART.read_text())
+    document["spec"]["data"]["train"]["size"] = 300
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    (tmp_path / "token").write_text("secret")
+    return {
+        "SCALERL_SPEC": str(tmp_path / "run.yaml"),
+        "SCALERL_FOLDER": str(tmp_path),
+        "SCALERL_TOKEN_FILE": str(tmp_path / "token"),
+        "SCALERL_TERMINATION_FILE": str(tmp_path / "words.json"),
+    }
+
+
+def words(variables):
+    return json.loads(Path(variables["SCALERL_TERMINATION_FILE"]).read_text())
+
+
+def test_a_wrong_spec_is_never_tried_again(variables):
+    Path(variables["SCALERL_SPEC"]).write_text("kind: RLRun\n")
+    assert asyncio.run(lead(variables)) == 64
+    assert words(variables)["reason"] == "Invalid"
+    assert "spec: missing" in words(variables)["error"]
+
+
+def test_numbers_that_are_none_have_an_exit_code_of_their_own(variables, monkeypatch):
+    async def fail(_leader):
+        raise NonFinite("step 57: loss is nan")
+
+    monkeypatch.setattr(Leader, "lead", fail)
+    monkeypatch.setattr(Leader, "listen", lambda _leader: None)
+    assert asyncio.run(lead(variables)) == 65
+    assert (words(variables)["reason"], words(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
+
+
+def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monkeypatch):
+    """Ray gives its node 30 s and then raises a bare Exception; on a busy machine the next try may succeed."""
+
+    def fail(**_options):
+        raise Exception("The current node timed out during startup.\nMore of it.")  # noqa: TRY002 # as Ray does
+
+    monkeypatch.setattr("ray.init", fail)
+    monkeypatch.setattr(Leader, "listen", lambda _leader: None)  # this process keeps its own signals
+    assert asyncio.run(lead(variables)) == 75
+    assert words(variables)["reason"] == "Retry"
+    assert (
+        words(variables)["error"] == "ClusterUnavailable: Ray did not start: The current node timed out during startup."
+    )
