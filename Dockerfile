@@ -69,7 +69,7 @@ LABEL org.opencontainers.image.title="scalerl-runtime" \
       org.opencontainers.image.description="Trains an RLRun: vLLM generators and a DeepSpeed trainer, joined by Ray" \
       org.opencontainers.image.revision="${REVISION}"
 USER 1000:1000
-CMD ["python", "-m", "scalerl_runtime", "leader"]
+CMD ["python", "-m", "scalerl_runtime", "coordinator"]
 
 # -- the runtime without its packages, for those who mount them: our end-to-end test does -------------------------------
 FROM common AS runtime-code
@@ -81,4 +81,4 @@ COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
 LABEL org.opencontainers.image.title="scalerl-runtime-code" \
       org.opencontainers.image.description="The runtime's code; its packages have to be mounted, with PYTHONPATH set"
 USER 1000:1000
-CMD ["python", "-m", "scalerl_runtime", "leader"]
+CMD ["python", "-m", "scalerl_runtime", "coordinator"]

@@ -1,9 +1,10 @@
 """The operator with many runs: `python bench/bench_cluster.py [--runs N] [--minutes M] [--write]`. I/O.
 
-A real API server, kwok's pods, leaders that this process plays; the operator is a process as in a cluster. Runs are
-created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in the
-end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that. `--only-write`
-makes them anew from the file. It exits with 1 if pods were made twice or idle runs written, and says which.
+A real API server, kwok's pods, coordinators that this process plays; the operator is a process as in a cluster. Runs
+are created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in
+the end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that.
+`--only-write` makes them anew from the file. It exits with 1 if pods were made twice or idle runs written, and says
+which.
 """
 
 import argparse
@@ -38,15 +39,15 @@ from cluster_lab import (
     writes_by_kind,
 )
 from cluster_mirror import Mirror
-from played_leaders import PlayedLeaders
+from played_coordinators import PlayedCoordinators
 from scale_faults import find_cluster_faults
 from scale_tables import write_tables
 
-from scalerl_operator.kube.client import RUNS, Kube
+from scalerl_operator.kube.client import RUNS, KubeClient
 
 QUANTILES = (0.5, 0.99)
 PASSES, WAITS = "scalerl_operator_reconcile_duration_seconds", "scalerl_operator_queue_wait_seconds"
-CHANGE_SECONDS = 15.0  # until every leader has been asked once more
+CHANGE_SECONDS = 15.0  # until every coordinator has been asked once more
 Facts = dict[str, float | int]
 
 
@@ -78,9 +79,9 @@ class Lab:
 
     testbed: Testbed
     operator: Operator
-    kube: Kube
+    kube: KubeClient
     mirror: Mirror
-    leaders: PlayedLeaders
+    coordinators: PlayedCoordinators
     homes: dict[str, str]
     """Run -> its namespace."""
     phases: list[Phase] = field(default_factory=list)
@@ -153,7 +154,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 async def create_runs(lab: Lab) -> None:
     """Make all runs as fast as the API server takes them, and wait until they train."""
-    mirror, names = lab.mirror, lab.leaders.names
+    mirror, names = lab.mirror, lab.coordinators.names
     async with lab.phase("create") as facts:
         began = time.monotonic()
         facts["runs"] = len(names)
@@ -191,7 +192,7 @@ async def _versions(lab: Lab) -> dict[str, str]:
 async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
     """Suspend and resume runs, one after the other, at a steady rate; none is asked before it has obeyed."""
     mirror, made = lab.mirror, lab.mirror.num_made
-    ready = deque((name, True) for name in lab.leaders.names)  # whether it is to be suspended next
+    ready = deque((name, True) for name in lab.coordinators.names)  # whether it is to be suspended next
     times: dict[bool, list[float]] = {True: [], False: []}
 
     async def one(name: str, suspend: bool) -> None:
@@ -221,12 +222,12 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, Any]:
     """All phases, and what there is to say once."""
-    leaders = PlayedLeaders([f"run-{index:04}" for index in range(options.runs)])
-    server, connection = await leaders.serve(), testbed.connection()
-    kube, mirror = Kube(connection, parallel=16), Mirror(TRAINERS + GENERATORS, namespace=None)
+    coordinators = PlayedCoordinators([f"run-{index:04}" for index in range(options.runs)])
+    server, connection = await coordinators.serve(), testbed.connection()
+    kube, mirror = KubeClient(connection, parallel=16), Mirror(TRAINERS + GENERATORS, namespace=None)
     operator = start_operator(testbed, "bench", options.folder, everywhere=True)
-    homes = dict(zip(leaders.names, itertools.cycle(name_namespaces(options)), strict=False))
-    lab = Lab(testbed, operator, kube, mirror, leaders, homes)
+    homes = dict(zip(coordinators.names, itertools.cycle(name_namespaces(options)), strict=False))
+    lab = Lab(testbed, operator, kube, mirror, coordinators, homes)
     try:
         await until("the operator leads", operator.is_leading)
         at_start = operator.memory_mib()
@@ -255,10 +256,10 @@ async def _all_phases(options: argparse.Namespace, lab: Lab) -> None:
     await create_runs(lab)
     await asyncio.sleep(CHANGE_SECONDS)
     await stand(lab, "idle", options.idle)
-    lab.leaders.is_training = True
+    lab.coordinators.is_training = True
     await asyncio.sleep(CHANGE_SECONDS)
     await stand(lab, "training", options.training)
-    lab.leaders.is_training = False
+    lab.coordinators.is_training = False
     await asyncio.sleep(CHANGE_SECONDS)
     await turn_over(lab, per_second=options.rate, seconds=60 * options.minutes)
 

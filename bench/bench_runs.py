@@ -62,7 +62,7 @@ def do_run(file: Path, folder: Path) -> tuple[float, int]:
                 raise SystemExit(f"{file}: not done after {RUN_SECONDS:.0f} s")
             time.sleep(SAMPLE_SECONDS)
     if process.returncode != 0:
-        raise SystemExit(f"{file}: exit code {process.returncode}; see {folder}/leader.log")
+        raise SystemExit(f"{file}: exit code {process.returncode}; see {folder}/coordinator.log")
     return time.monotonic() - began, peak
 
 

@@ -35,10 +35,10 @@ from cluster_lab import (
     write_part,
 )
 from cluster_mirror import Mirror
-from played_leaders import PlayedLeaders
+from played_coordinators import PlayedCoordinators
 from scale_faults import find_takeover_faults
 
-from scalerl_operator.kube.client import EVENTS, RUNS, Kube
+from scalerl_operator.kube.client import EVENTS, RUNS, KubeClient
 
 DOCUMENT = ROOT / "docs/scale.md"
 PAUSE_SECONDS = 5.0  # between a take-over and the next kill
@@ -68,7 +68,7 @@ class Rivals(Team):
 class Stage:
     """What is measured on."""
 
-    kube: Kube
+    kube: KubeClient
     mirror: Mirror
     names: list[str]
     resumed: Counter[str] = field(default_factory=Counter)
@@ -150,10 +150,10 @@ async def check(stage: Stage) -> Found:
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
     """Everything."""
-    leaders = PlayedLeaders([f"run-{index:04}" for index in range(options.runs)])
-    server, connection = await leaders.serve(), testbed.connection()
-    kube, rivals = Kube(connection, parallel=16), Rivals(testbed, options.folder)
-    stage = Stage(kube, Mirror(TRAINERS + GENERATORS), leaders.names)
+    coordinators = PlayedCoordinators([f"run-{index:04}" for index in range(options.runs)])
+    server, connection = await coordinators.serve(), testbed.connection()
+    kube, rivals = KubeClient(connection, parallel=16), Rivals(testbed, options.folder)
+    stage = Stage(kube, Mirror(TRAINERS + GENERATORS), coordinators.names)
     _, version = await kube.list(RUNS, NAMESPACE)
     following = asyncio.create_task(stage.mirror.follow(connection, version))
     try:

@@ -100,7 +100,7 @@ def _homes(namespaces: Sequence[str]) -> Iterator[Json]:
 
 
 def build_run(name: str, address: str, *, namespace: str = NAMESPACE) -> Json:
-    """A run of ten pods; `address` is where its leader is played."""
+    """A run of ten pods; `address` is where its coordinator is played."""
     template = {"metadata": {"annotations": {"played.test/ip": address}}}
     return {
         "apiVersion": API_VERSION,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from forecast_curves import Array
-from forecast_judged import HeldBack, Judged
+from forecast_judged import Assessment, HeldBack
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def draw_real(rows: Sequence[HeldBack]) -> bytes:
     return _png(figure)
 
 
-def draw_simulated(judged: Sequence[Judged]) -> bytes:
+def draw_simulated(judged: Sequence[Assessment]) -> bytes:
     """Return, for simulated sigmoids, the interval's width and the verdict over last C / C_mid."""
     figure = _figure(12.5, 4.4)
     left, right = figure.subplots(1, 2)

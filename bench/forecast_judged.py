@@ -16,7 +16,7 @@ VERDICTS = ("Identified", "Weak", "NotIdentified")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Assessment:
     """One simulated run and its forecast."""
 
     truth: Truth
@@ -50,15 +50,15 @@ class Judged:
         return self.forecast.low is not None and self.forecast.low <= at <= (self.forecast.high or 0.0)
 
 
-def share_inside(judged: Sequence[Judged]) -> str:
+def share_inside(judged: Sequence[Assessment]) -> str:
     """Return the share of runs (at least one) whose interval holds the ceiling, with its own standard error."""
     share = float(np.mean([each.covered for each in judged]))
     return f"{share:.0%} ± {np.sqrt(share * (1.0 - share) / len(judged)):.0%} of {len(judged)}"
 
 
-def judge_simulated(truths: Sequence[Truth]) -> list[Judged]:
+def judge_simulated(truths: Sequence[Truth]) -> list[Assessment]:
     """Return every run with its forecast for twice its compute."""
-    return [Judged(each, fit_forecast(each.points, budget=2.0 * LAST)) for each in truths]
+    return [Assessment(each, fit_forecast(each.points, budget=2.0 * LAST)) for each in truths]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from bench_fit import paper_grid_fit, paper_points, time_forecast, time_grid
 from forecast_curves import Scenario, Truth, demo_run, load_paper, load_real, noisy_run, simulate
 from forecast_figures import draw_paper, draw_real, draw_simulated
-from forecast_judged import VERDICTS, HeldBack, Judged, hold_back, judge_simulated, share_inside
+from forecast_judged import VERDICTS, Assessment, HeldBack, hold_back, judge_simulated, share_inside
 from forecast_stops import MARGIN, SELECTION, Outcome, Run, from_curve, replay
 
 from scalerl_operator.cli.fit_compare import COMPARE_HEADER
@@ -178,7 +178,7 @@ def _simulation(args: argparse.Namespace) -> str:
     return f"{_table(header, rows)}\n\n{_simulation_summary(judged, args.runs)}"
 
 
-def _simulation_summary(judged: dict[Scenario, list[Judged]], runs: int) -> str:
+def _simulation_summary(judged: dict[Scenario, list[Assessment]], runs: int) -> str:
     identified = {kind: [each for each in judged[kind] if each.forecast.verdict == "Identified"] for kind in SCENARIOS}
     every = [each for found in identified.values() for each in found]
     others = [each for kind, found in identified.items() if kind.law != "sigmoid" for each in found]
@@ -205,7 +205,7 @@ def _simulation_summary(judged: dict[Scenario, list[Judged]], runs: int) -> str:
     return " ".join(closing)
 
 
-def _simulation_row(truth: str, verdict: str, found: list[Judged], total: int) -> Row:
+def _simulation_row(truth: str, verdict: str, found: list[Assessment], total: int) -> Row:
     known = [each for each in found if each.known]
     if not known:
         return (truth, f"`{verdict}`", f"{len(found) / total:.0%}", "", "", "", "", "")

@@ -19,7 +19,7 @@ from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build
 from played_ground import LOOK_SECONDS, TRAINERS, Ground, PlayedGround, Replicas, Witness
 from played_kubelet import SCHEDULER, PlayedKubelet
 
-from scalerl_operator.kube.client import EVENTS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.client import EVENTS, RUNS, Json, KubeClient, KubeError
 
 DOCUMENT = ROOT / "docs/kill-matrix.md"
 VICTIMS = (
@@ -27,14 +27,14 @@ VICTIMS = (
     "both operators",
     "API server",
     "etcd",
-    "leader pod",
+    "coordinator pod",
     "trainer pod",
     "generator pod",
     "node NotReady",
 )
 PHASES = ("starting", "running", "checkpointing", "suspending", "stopping")
 GOES_ON = PHASES[:3]  # phases after which a run trains
-COSTS_AN_ATTEMPT = ("leader pod", "trainer pod", "node NotReady")
+COSTS_AN_ATTEMPT = ("coordinator pod", "trainer pod", "node NotReady")
 GENERATORS = 3
 CELL_SECONDS = 600.0  # a node is given up after 50 s, its pods after their grace and a minute
 LOST_NODE_SECONDS = 10  # that pods tolerate a node which does not answer; Kubernetes' default is 300
@@ -58,7 +58,7 @@ class Cell:
 class Matrix:
     """The experiment: what is done to runs, and what is then true of them."""
 
-    kube: Kube
+    kube: KubeClient
     ground: Ground
     witness: Witness
 
@@ -150,7 +150,7 @@ class Matrix:
         for each in self.witness.doubles(run, 1 + resumed + replaced):
             yield each
         if self.ground.alive_at_once(run) > 1:
-            yield "two leaders at a time"
+            yield "two coordinators at a time"
         events, _ = await self.kube.list(EVENTS, NAMESPACE, fields=f"involvedObject.name={run}")
         for event in events:
             if event["reason"] in ("AttemptCreated", "AttemptEnded") and event["count"] > 1:
@@ -200,7 +200,7 @@ def build_matrix_run(name: str) -> Json:
 async def measure(options: argparse.Namespace, testbed: Testbed, kept: Sequence[Json]) -> Json:
     """All rows that are asked for, one after the other; the others are kept."""
     connection = testbed.connection()
-    kube, own = Kube(connection), Kube(connection)
+    kube, own = KubeClient(connection), KubeClient(connection)
     witness, replicas = Witness(kube), Replicas(testbed, options.folder)
     kubelet = PlayedKubelet(own)
     await kubelet.register()

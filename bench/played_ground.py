@@ -11,7 +11,7 @@ from cluster_lab import NAMESPACE, Operator, Team, Testbed
 from played_kubelet import PlayedKubelet
 from played_training import Training
 
-from scalerl_operator.kube.client import PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.client import PODS, RUNS, Json, KubeClient, KubeError
 
 TRAINERS = 2
 LOOK_SECONDS = 0.25
@@ -49,14 +49,14 @@ class Ground(Protocol):
         """The step that its newest attempt has gone on from."""
 
     def alive_at_once(self, run: str) -> int:
-        """Most leaders of the run that ever were alive at one time."""
+        """Most coordinators of the run that ever were alive at one time."""
 
 
 @dataclass
 class Witness:
     """What the API server says of runs and pods, read again and again; it may be away."""
 
-    kube: Kube
+    kube: KubeClient
     runs: dict[str, Json] = field(default_factory=dict)
     pods: dict[str, dict[str, Json]] = field(default_factory=lambda: defaultdict(dict))
     uids: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -192,7 +192,7 @@ class PlayedGround:
             await asyncio.gather(*(self._strike_pod(victim, run) for run in runs))
 
     async def _strike_pod(self, victim: str, run: str) -> None:
-        place = {"leader pod": "trainer-0", "trainer pod": "trainer-1", "generator pod": "generator-1"}[victim]
+        place = {"coordinator pod": "trainer-0", "trainer pod": "trainer-1", "generator pod": "generator-1"}[victim]
         uid = self.witness.pods[run][place]["metadata"]["uid"]
         if victim == "generator pod":
             options = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
@@ -220,5 +220,5 @@ class PlayedGround:
         return found.first_steps[found.attempt]
 
     def alive_at_once(self, run: str) -> int:
-        """Leaders at one time."""
+        """Coordinators at one time."""
         return self._training(run).alive_at_once

@@ -1,6 +1,7 @@
-"""A kubelet that runs nothing: two nodes with heartbeats, pods that are said to run, leaders that answer. I/O.
+"""A kubelet that runs nothing: two nodes with heartbeats, pods that are said to run, coordinators that answer. I/O.
 
-What leaders do is `played_training`'s to say. A node may die: it says nothing any more, and its leaders are gone.
+What coordinators do is `played_training`'s to say. A node may die: it says nothing any more, and its coordinators are
+gone.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from cluster_lab import NAMESPACE
 from played_training import Training
 
 from scalerl_api.wire import PORT_HTTP
-from scalerl_operator.kube.client import LEASES, PODS, Json, Kube, KubeError
+from scalerl_operator.kube.client import LEASES, PODS, Json, KubeClient, KubeError
 
 NODES = ("played-a", "played-b")
 SCHEDULER = "played"  # the pods that are meant for these nodes name it, so that nobody else schedules them
@@ -31,8 +32,8 @@ def _now() -> str:
 
 
 @dataclass
-class _Leader:
-    """A leader's process."""
+class _Coordinator:
+    """A coordinator's process."""
 
     run: str
     server: asyncio.Server
@@ -43,13 +44,13 @@ class _Leader:
 class PlayedKubelet:
     """Plays every pod of NAMESPACE that names SCHEDULER."""
 
-    kube: Kube
+    kube: KubeClient
     trainings: dict[str, Training] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     """Nodes that have died."""
     killed: set[str] = field(default_factory=set)
     """uids of pods whose process was killed."""
-    _leaders: dict[str, _Leader] = field(default_factory=dict)
+    _coordinators: dict[str, _Coordinator] = field(default_factory=dict)
     _addresses: dict[str, str] = field(default_factory=dict)
     _beaten: float = 0.0
 
@@ -98,20 +99,20 @@ class PlayedKubelet:
     def die(self, name: str) -> None:
         """The node `name` loses its power."""
         self.dead.add(name)
-        for uid, leader in list(self._leaders.items()):
-            if leader.node == name:
+        for uid, coordinator in list(self._coordinators.items()):
+            if coordinator.node == name:
                 self._stop(uid)
 
     def _stop(self, uid: str) -> None:
-        """The leader's process is gone."""
-        leader = self._leaders.pop(uid, None)
-        if leader is not None:
-            leader.server.close()
-            self.trainings[leader.run].kill(time.monotonic())
+        """The coordinator's process is gone."""
+        coordinator = self._coordinators.pop(uid, None)
+        if coordinator is not None:
+            coordinator.server.close()
+            self.trainings[coordinator.run].kill(time.monotonic())
 
     async def _turn(self) -> None:
         pods, _ = await self.kube.list(PODS, NAMESPACE)
-        for uid in set(self._leaders) - {pod["metadata"]["uid"] for pod in pods}:
+        for uid in set(self._coordinators) - {pod["metadata"]["uid"] for pod in pods}:
             self._stop(uid)  # deleted without grace
         mine = [pod for pod in pods if pod["spec"].get("schedulerName") == SCHEDULER]
         results = await asyncio.gather(*map(self._play, mine), return_exceptions=True)
@@ -145,14 +146,14 @@ class PlayedKubelet:
 
     async def _wind_up(self, pod: Json, phase: str) -> None:
         uid = pod["metadata"]["uid"]
-        leader = self._leaders.get(uid)
-        if leader is not None:
-            training = self.trainings[leader.run]
+        coordinator = self._coordinators.get(uid)
+        if coordinator is not None:
+            training = self.trainings[coordinator.run]
             if not training.ending:
                 training.ask_to_end(time.monotonic())
             if training.state != "ended":
                 return
-            self._leaders.pop(uid).server.close()
+            self._coordinators.pop(uid).server.close()
             words = {"reason": "Stopped", "step": training.step, "checkpoint": training.checkpoint(time.time())}
             await self._end(pod, 0, json.dumps(words))
         elif phase == "Running":
@@ -165,11 +166,13 @@ class PlayedKubelet:
         if uid not in self._addresses:
             self._addresses[uid] = address(len(self._addresses))
         run = labels["scalerl.io/run"]
-        is_leader = (labels["scalerl.io/role"], labels["scalerl.io/index"]) == ("trainer", "0")
-        if is_leader and uid not in self._leaders:  # else it runs, and the API server was not there to hear it
+        is_coordinator = (labels["scalerl.io/role"], labels["scalerl.io/index"]) == ("trainer", "0")
+        if (
+            is_coordinator and uid not in self._coordinators
+        ):  # else it runs, and the API server was not there to hear it
             training = self.trainings.setdefault(run, Training())
             server = await asyncio.start_server(self._answer(run), self._addresses[uid], PORT_HTTP)
-            self._leaders[uid] = _Leader(run, server, node)
+            self._coordinators[uid] = _Coordinator(run, server, node)
             training.begin(int(labels["scalerl.io/attempt"]), time.monotonic())
         state = {"running": {"startedAt": _now()}}
         ip = self._addresses[uid]

@@ -1,6 +1,6 @@
 """A run's training as a kubelet plays it: steps, checkpoints, and what a death costs. PURE: the caller brings the time.
 
-What outlives pods, as a volume does, is `saved`; everything since then dies with the leader's process.
+What outlives pods, as a volume does, is `saved`; everything since then dies with the coordinator's process.
 """
 
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ class Training:
     hung: bool = False
     """Whether it waits for a member that is gone: it neither steps nor saves, and only a kill ends it."""
     alive_at_once: int = 0
-    """Most leaders that ever were alive at one time."""
+    """Most coordinators that ever were alive at one time."""
     _alive: int = 0
     _since: float = 0.0
     _base: int = 0
 
     def begin(self, attempt: int, now: float) -> None:
-        """The leader's process starts, from the newest checkpoint."""
+        """The coordinator's process starts, from the newest checkpoint."""
         self.attempt, self.step, self.ending, self.hung = attempt, self.saved, False, False
         self.first_steps[attempt] = self.saved
         self._alive += 1
@@ -87,7 +87,7 @@ class Training:
         self._enter("ended", now)
 
     def checkpoint(self, unix: float) -> dict[str, Any] | None:
-        """The newest durable one, as leaders tell of it."""
+        """The newest durable one, as coordinators tell of it."""
         return {"step": self.saved, "time": unix, "path": "/run/checkpoints"} if self.saved else None
 
     def say(self, run: str, since: int, unix: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.status import FailureAction
 
-VITAL_STEPS = 100  # a leader tells of so many of its last steps; no rule of the watchdog looks further back
+VITAL_STEPS = 100  # a coordinator tells of so many of its last steps; no rule of the watchdog looks further back
 WORD_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./]{0,314}[A-Za-z0-9])?$"  # 316: a condition's type in Kubernetes
 WORD_ALLOWED = "1 to 316 letters, digits and '-', '_', '.', '/', with a letter or digit at both ends"
 
@@ -185,8 +185,8 @@ class FailureRule(ApiModel):
 class FailurePolicy(ApiModel):
     """How often a failed run is started again from its checkpoint.
 
-    Costs a restart: a crash, an OOM kill, a leader that does not answer. Costs none, but is tried at most ten times in
-    a row: an eviction, a preemption, a lost node, exit code 75.
+    Costs a restart: a crash, an OOM kill, a coordinator that does not answer. Costs none, but is tried at most ten
+    times in a row: an eviction, a preemption, a lost node, exit code 75.
     """
 
     max_restarts: int = Field(default=3, ge=0, le=1000)

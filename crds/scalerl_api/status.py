@@ -16,7 +16,7 @@ StopCause = Literal[
     "WatchdogRestart",
     "WatchdogStop",
 ]
-"""Why an actuator asked a leader to end."""
+"""Why an actuator asked a coordinator to end."""
 ConditionType = Literal[
     "Ready", "Progressing", "Healthy", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"
 ]
@@ -170,9 +170,9 @@ class AttemptStatus(ApiModel):
     created: datetime
     """When its pods were asked for."""
     started: datetime | None = None
-    """When its leader's process began."""
+    """When its coordinator's process began."""
     seen: bool = False
-    """Whether the leader's pod has existed: if it does not now, it is lost."""
+    """Whether the coordinator's pod has existed: if it does not now, it is lost."""
     stop_cause: StopCause | None = None
     """Why it was asked to end; absent while nobody has asked."""
     stop_time: datetime | None = None
@@ -180,7 +180,7 @@ class AttemptStatus(ApiModel):
     stop_message: str = ""
     """What was seen then."""
     ended: datetime | None = None
-    """When its leader's end was seen."""
+    """When its coordinator's end was seen."""
     exit_code: int | None = None
     """Of what ended it, 128 + N for signal N; absent if that left none."""
     infrastructure: bool = False
@@ -190,7 +190,7 @@ class AttemptStatus(ApiModel):
     ruled: FailureAction | None = None
     """What that rule says."""
     said: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"] | None = None
-    """The leader's last word."""
+    """The coordinator's last word."""
     error: str = ""
     """One line."""
     step: int = 0

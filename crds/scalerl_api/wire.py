@@ -17,21 +17,25 @@ EXIT_RETRY = 75  # a fault of the surroundings; does not say the run is bad
 ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
 ENV_FOLDER = "SCALERL_FOLDER"  # the run's folder: records and, unless the spec says otherwise, checkpoints
 ENV_ATTEMPT = "SCALERL_ATTEMPT"  # 1 for the first start
-ENV_PORT = "SCALERL_PORT"  # the leader's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
+ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
-ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # where the leader leaves its Termination
+ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # where the coordinator leaves its Termination
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
-ENV_LEADER = "SCALERL_LEADER"  # DNS name of the leader's pod; set: the run's processes are spread over pods
+ENV_COORDINATOR = (
+    "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set: the run's processes are spread over pods
+)
 ENV_POD_IP = "SCALERL_POD_IP"  # where this pod's peers reach it
-ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the leader's pod itself)
+ENV_CLUSTER = (
+    "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the coordinator's pod itself)
+)
 ENV_LAST_WORDS = "SCALERL_LAST_WORDS"  # where Kubernetes reads the Termination from
 
 # Fixed ports of a pod (read by both). Ray chooses at random what it is not told. A run's NetworkPolicy names PORT_HTTP
 # only: between the pods of a run every port is open, for collectives listen where the kernel lets them.
-PORT_HTTP = 8480  # the leader's HTTP
+PORT_HTTP = 8480  # the coordinator's HTTP
 PORT_RAY_GCS = 6379
 PORT_RAY_NODE = 6380
 PORT_RAY_OBJECTS = 6381
@@ -42,21 +46,22 @@ PORT_RAY_METRICS = 6385
 PORTS_RAY_WORKERS = (10_002, 10_999)  # first and last: one for every Ray process of a pod
 
 # Files in the run's folder (written by the runtime, read by the actuators and the report).
-ADDRESS_FILE = "leader.address"  # "host:port", written when the leader's HTTP answers
+ADDRESS_FILE = "coordinator.address"  # "host:port", written when the coordinator's HTTP answers
 METRICS_FILE = "metrics.jsonl"  # one StepRecord a line
 EVALS_FILE = "evals.jsonl"  # one EvalPoint a line, durable before it is announced
 LEDGER_FILE = "ledger.jsonl"  # one line a step: the prompts it trained
 CHECKPOINTS = "checkpoints"
 
-# The leader's HTTP.
+# The coordinator's HTTP.
 PATH_METRICS = "/metrics"
 PATH_PROGRESS = "/v1/progress"
 PATH_HEALTH = "/healthz"
 PATH_READY = "/readyz"
 
-# Series of the leader's /metrics that the operator can read back from a Prometheus server (written by the runtime).
+# Series of the coordinator's /metrics that the operator can read back from a Prometheus server (written by the
+# runtime).
 SERIES_PREFIX = "scalerl_"
-SERIES_PHASE = "phase"  # 1 for the leader's phase, which is the label of the same name
+SERIES_PHASE = "phase"  # 1 for the coordinator's phase, which is the label of the same name
 SERIES_EARLIER = "earlier_gpu_seconds"  # by role; with SERIES_SPENT it is `Progress.gpu_seconds`
 SERIES_SPENT = "gpu_seconds_total"  # by role and phase
 # One series for each of these numbers of an EvalPoint, `scalerl_eval_<field>`; all its other fields are labels.
@@ -153,7 +158,7 @@ class Progress(ApiModel):
     version: int
     compute_gpu_hours: float
     gpu_seconds: dict[str, float] = {}
-    """By role, all attempts that this leader knows of."""
+    """By role, all attempts that this coordinator knows of."""
     idle_fraction: dict[str, float] = {}
     """By role, of this attempt."""
     generators_ready: int = 0
@@ -167,11 +172,11 @@ class Progress(ApiModel):
     """Every point from index `since` on."""
     checkpoint: Checkpoint | None = None
     time: float
-    """Unix seconds on the leader's clock."""
+    """Unix seconds on the coordinator's clock."""
 
 
 class Termination(ApiModel):
-    """What the leader says last (the pod's termination message)."""
+    """What the coordinator says last (the pod's termination message)."""
 
     reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"]
     step: int = 0

@@ -1,4 +1,4 @@
-"""`python -m scalerl_runtime leader|worker`: the entry point of every process that an actuator starts. I/O."""
+"""`python -m scalerl_runtime coordinator|worker`: the entry point of every process that an actuator starts. I/O."""
 
 import argparse
 import asyncio
@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_api.wire import ENV_CLUSTER, ENV_LEADER, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
-from scalerl_runtime.actors.ray_node import JoinFailed, Seat, leave_last_words, start_head, work
+from scalerl_api.wire import ENV_CLUSTER, ENV_COORDINATOR, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
+from scalerl_runtime.actors.ray_node import JoinFailed, NodeRole, leave_last_words, start_head, work
 from scalerl_runtime.process.pid1 import under_init
 
 log = logging.getLogger(__name__)
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run the role that the command line names; return the exit code of the wire."""
     parser = argparse.ArgumentParser(prog="python -m scalerl_runtime", description="A process of an RLRun.")
-    text = "leader: drives the run; worker: a further pod, whose processes are Ray's"
-    parser.add_argument("role", choices=["leader", "worker"], help=text)
+    text = "coordinator: drives the run; worker: a further pod, whose processes are Ray's"
+    parser.add_argument("role", choices=["coordinator", "worker"], help=text)
     role = parser.parse_args().role
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_lead(os.environ) if role == "leader" else _work(os.environ))
+    return asyncio.run(_lead(os.environ) if role == "coordinator" else _work(os.environ))
 
 
 async def _lead(variables: Mapping[str, str]) -> int:
     from scalerl_runtime.process.attempt import lead
 
     try:
-        if ENV_LEADER in variables:
+        if ENV_COORDINATOR in variables:
             variables = {**variables, ENV_CLUSTER: await _start_head(variables)}
         return await lead(variables)
     except JoinFailed as error:
@@ -44,19 +44,19 @@ async def _lead(variables: Mapping[str, str]) -> int:
 
 
 async def _start_head(variables: Mapping[str, str]) -> str:
-    """Start Ray's head in this pod. A spec that is wrong is left to the leader, who says so."""
+    """Start Ray's head in this pod. A spec that is wrong is left to the coordinator, who says so."""
     try:
         run = _load(variables)
     except InvalidRun:
         return ""
-    seat, seconds = Seat.parse(variables, run), run.spec.deadlines.start_seconds
+    seat, seconds = NodeRole.parse(variables, run), run.spec.deadlines.start_seconds
     folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
     return await start_head(seat, num_cpus=os.cpu_count() or 1, folder=folder, seconds=seconds)
 
 
 async def _work(variables: Mapping[str, str]) -> int:
     try:
-        seat = Seat.parse(variables, _load(variables))
+        seat = NodeRole.parse(variables, _load(variables))
     except InvalidRun as error:
         log.error("%s", error)
         return EXIT_INVALID

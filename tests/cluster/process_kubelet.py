@@ -1,8 +1,8 @@
-"""A kubelet that runs the leaders of runs for real, as processes of this machine; all other pods it only plays.
+"""A kubelet that runs the coordinators of runs for real, as processes of this machine; all other pods it only plays.
 
 `python tests/cluster/process_kubelet.py NAMESPACE FOLDER` serves one namespace of KUBECONFIG's cluster until it is
-killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json names the leaders to a Prometheus, with the
-labels that the chart's PodMonitor gives them. A leader's pod has an address that forwards to its process.
+killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json names the coordinators to a Prometheus, with the
+labels that the chart's PodMonitor gives them. A coordinator's pod has an address that forwards to its process.
 
 On this machine one process holds the whole Ray cluster of a run, so members and generators need none.
 """
@@ -22,15 +22,15 @@ from urllib.request import Request, urlopen
 from kubernetes.client.exceptions import ApiException
 from stand_in_kubelet import PORT, Pod, StandIn
 
+from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND, CoordinatorProcess
 from scalerl_operator.local.durable_files import save_text
-from scalerl_operator.local.leader_process import LEADER_COMMAND, Leader
 from scalerl_operator.local.run_folder import RunFolder, load_termination
 
 
 class Forward(http.server.BaseHTTPRequestHandler):
     """The pod's address."""
 
-    process: Leader
+    process: CoordinatorProcess
     token: str
 
     def do_GET(self) -> None:
@@ -62,12 +62,12 @@ class Forward(http.server.BaseHTTPRequestHandler):
 
 
 class ProcessKubelet(StandIn):
-    """Plays every pod of the namespace, and runs leaders."""
+    """Plays every pod of the namespace, and runs coordinators."""
 
     def __init__(self, namespace: str, folder: Path):
         super().__init__(namespace)
         self.folder = folder
-        self.processes: dict[str, Leader] = {}
+        self.processes: dict[str, CoordinatorProcess] = {}
         self.asked: set[str] = set()
         self.targets: dict[str, dict[str, str]] = {}
         self._write_targets()
@@ -86,7 +86,7 @@ class ProcessKubelet(StandIn):
             self.asked.add(uid)
             process.terminate()
 
-    def _bury(self, pod: Pod, process: Leader, code: int) -> None:
+    def _bury(self, pod: Pod, process: CoordinatorProcess, code: int) -> None:
         metadata = pod["metadata"]
         words = load_termination(process.folder)
         message = words.model_dump_json(by_alias=True) if words is not None else ""
@@ -97,9 +97,9 @@ class ProcessKubelet(StandIn):
         if "deletionTimestamp" in metadata:
             self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
 
-    def start(self, pod: Pod, is_leader: bool, run: str) -> None:
-        """Start the leader's process, then say that the pod runs."""
-        if is_leader:
+    def start(self, pod: Pod, is_coordinator: bool, run: str) -> None:
+        """Start the coordinator's process, then say that the pod runs."""
+        if is_coordinator:
             labels = pod["metadata"]["labels"]
             uid, run_uid = pod["metadata"]["uid"], labels["scalerl.io/run-uid"]
             folder = RunFolder(self.folder / f"{run}-{run_uid[:8]}")
@@ -107,7 +107,7 @@ class ProcessKubelet(StandIn):
             spec = self.core.read_namespaced_config_map(f"{run}-spec", self.namespace).data["run.yaml"]
             save_text(folder.spec, spec)
             attempt = int(labels["scalerl.io/attempt"])
-            self.processes[uid] = Leader(folder, attempt, LEADER_COMMAND, grace_seconds=120.0)
+            self.processes[uid] = CoordinatorProcess(folder, attempt, COORDINATOR_COMMAND, grace_seconds=120.0)
             self.targets[uid] = {
                 "namespace": self.namespace,
                 "pod": pod["metadata"]["name"],
@@ -115,7 +115,7 @@ class ProcessKubelet(StandIn):
                 "run_uid": run_uid,
                 "attempt": str(attempt),
             }
-        super().start(pod, is_leader, run)
+        super().start(pod, is_coordinator, run)
 
     def serve(self, uid: str, address: str, run: str, attempt: int) -> None:
         """Forward what is asked at the pod's address to the process, with its own token in place of the run's."""
@@ -125,7 +125,7 @@ class ProcessKubelet(StandIn):
         found = type("OfThisRun", (Forward,), {"process": self.processes[uid], "token": token})
         server = http.server.ThreadingHTTPServer((address, PORT), found)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.leaders[uid] = server
+        self.coordinators[uid] = server
         self.targets[uid]["__address__"] = f"{address}:{PORT}"
         self._write_targets()
 

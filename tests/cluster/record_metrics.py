@@ -1,9 +1,9 @@
 """Records what a real Prometheus scrapes of a real operator and of the real run that it drives.
 
-`python tests/cluster/record_metrics.py OUT` starts an API server, two operators, a kubelet that runs leaders as
+`python tests/cluster/record_metrics.py OUT` starts an API server, two operators, a kubelet that runs coordinators as
 processes of this machine (process_kubelet.py) and a Prometheus that scrapes them all, labelled as the chart labels
 them. It applies the quickstart with a policy that ends it, one small run, and some that never start; kills the run's
-leader once, and the leading operator once. OUT.tar.gz holds the server's data, OUT.json when that was and what to
+coordinator once, and the leading operator once. OUT.tar.gz holds the server's data, OUT.json when that was and what to
 look at.
 
 About 25 minutes on two quiet cores, nothing else on them. tests/prometheus asks the dashboards' questions of it.
@@ -164,8 +164,8 @@ class Recording:
             time.sleep(2.0)
         say(f"{what}, after {time.time() - self.began:.0f} s")
 
-    def kill_leader(self, name: str) -> None:
-        """The run's leader only, as its node's fault would; found by its folder in the environment."""
+    def kill_coordinator(self, name: str) -> None:
+        """The run's coordinator only, as its node's fault would; found by its folder in the environment."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -173,7 +173,7 @@ class Recording:
             except OSError:
                 continue
             mine = any(each.startswith(f"SCALERL_FOLDER={self.folder}/runs/{name}-".encode()) for each in variables)
-            if mine and words[1:4] == [b"-m", b"scalerl_runtime", b"leader"]:
+            if mine and words[1:4] == [b"-m", b"scalerl_runtime", b"coordinator"]:
                 os.kill(int(entry.name), signal.SIGKILL)
 
     def snapshot(self, out: Path, since: float) -> None:
@@ -204,9 +204,9 @@ def play(recording: Recording) -> None:
         recording.apply(name)
     recording.until("the small run ends", lambda: recording.progress("smoke").get("phase") == "Finished", START_SECONDS)
     recording.apply("sums")
-    reached = "the run reaches the step at which its leader is killed"
+    reached = "the run reaches the step at which its coordinator is killed"
     recording.until(reached, lambda: recording.progress("sums").get("step", 0) >= KILL_STEP, RUN_SECONDS)
-    recording.kill_leader("sums")
+    recording.kill_coordinator("sums")
     recording.until("it goes on", lambda: recording.progress("sums").get("step", 0) >= KILL_STEP + 20, RUN_SECONDS)
     recording.operators["operator-a"][0].send_signal(signal.SIGKILL)
     recording.operators["operator-a"][0].wait()

@@ -1,7 +1,8 @@
-"""A kubelet that runs nothing: gives pods addresses, answers as their leaders, and ends them as a test says.
+"""A kubelet that runs nothing: gives pods addresses, answers as their coordinators, and ends them as a test says.
 
 `python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
-How a run's leader behaves is in the ConfigMap `behave-<run>`, a JSON document under `leader`: `step`, `evals`,
+How a run's coordinator behaves is in the ConfigMap `behave-<run>`, a JSON document under `coordinator`: `step`,
+`evals`,
 `vitals`, `phase` and `still` (seconds without a step) are what it tells; `waiting` is why its container does not start;
 `exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` whose it is, 1 unless it says so.
 
@@ -46,8 +47,8 @@ class StandIn:
         self.namespace = namespace
         self.node = f"stand-in-{namespace}"
         self.beaten = 0.0
-        self.leaders: dict[str, http.server.ThreadingHTTPServer] = {}
-        network = 70 + os.getpid() % 180  # its own: the leaders of two clones' tests all listen on one port
+        self.coordinators: dict[str, http.server.ThreadingHTTPServer] = {}
+        network = 70 + os.getpid() % 180  # its own: the coordinators of two clones' tests all listen on one port
         self.addresses = iter(f"127.{network}.{b}.{c}" for b in range(1, 250) for c in range(1, 250))
         self.behaviour: dict[str, Any] = {}
 
@@ -76,7 +77,7 @@ class StandIn:
         self.beat()
         found = client.ApiClient().sanitize_for_serialization(self.core.list_namespaced_config_map(self.namespace))
         self.behaviour = {
-            each["metadata"]["name"].removeprefix("behave-"): json.loads(each["data"]["leader"])
+            each["metadata"]["name"].removeprefix("behave-"): json.loads(each["data"]["coordinator"])
             for each in found["items"]
             if each["metadata"]["name"].startswith("behave-")
         }
@@ -91,25 +92,25 @@ class StandIn:
     def play(self, pod: Pod) -> None:
         metadata, status = pod["metadata"], pod.get("status", {})
         uid, run = metadata["uid"], metadata["labels"]["scalerl.io/run"]
-        is_leader = metadata["labels"]["app.kubernetes.io/component"] == "trainer" and (
+        is_coordinator = metadata["labels"]["app.kubernetes.io/component"] == "trainer" and (
             metadata["labels"]["scalerl.io/index"] == "0"
         )
-        behaviour = self.behaviour.get(run, {}) if is_leader else {}
+        behaviour = self.behaviour.get(run, {}) if is_coordinator else {}
         if behaviour.get("attempt", 1) != int(metadata["labels"].get("scalerl.io/attempt", 1)):
             behaviour = {}
         if "deletionTimestamp" in metadata:
-            self.end(pod, 0, STOPPED if is_leader else "")
+            self.end(pod, 0, STOPPED if is_coordinator else "")
             self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
         elif not pod["spec"].get("nodeName"):
             self.bind(pod)
         elif status.get("phase") == "Pending" and "waiting" in behaviour:
             self.report(pod, {"phase": "Pending"}, {"waiting": behaviour["waiting"]})
         elif status.get("phase") == "Pending":
-            self.start(pod, is_leader, run)
+            self.start(pod, is_coordinator, run)
         elif status.get("phase") == "Running" and "exit" in behaviour:
             self.end(pod, behaviour["exit"], json.dumps(behaviour.get("words", {})), lost=behaviour.get("lost", False))
-        if uid in self.leaders and status.get("phase") in ("Succeeded", "Failed"):
-            self.leaders.pop(uid).shutdown()
+        if uid in self.coordinators and status.get("phase") in ("Succeeded", "Failed"):
+            self.coordinators.pop(uid).shutdown()
 
     def bind(self, pod: Pod) -> None:
         body = client.V1Binding(
@@ -118,9 +119,9 @@ class StandIn:
         )
         self.core.create_namespaced_binding(self.namespace, body, _preload_content=False)
 
-    def start(self, pod: Pod, is_leader: bool, run: str) -> None:
+    def start(self, pod: Pod, is_coordinator: bool, run: str) -> None:
         address = next(self.addresses)
-        if is_leader:
+        if is_coordinator:
             self.serve(pod["metadata"]["uid"], address, run, int(pod["metadata"]["labels"]["scalerl.io/attempt"]))
         self.report(
             pod,
@@ -136,8 +137,8 @@ class StandIn:
             "reason": "Error" if code else "Completed",
             "message": message,
         }
-        if pod["metadata"]["uid"] in self.leaders:
-            self.leaders.pop(pod["metadata"]["uid"]).shutdown()
+        if pod["metadata"]["uid"] in self.coordinators:
+            self.coordinators.pop(pod["metadata"]["uid"]).shutdown()
         phase = "Failed" if code else "Succeeded"
         self.report(pod, {"phase": phase}, {"terminated": state}, lost=lost)
 
@@ -155,7 +156,7 @@ class StandIn:
         token = b64decode(secret.data["token"]).decode()
         stand_in = self
 
-        class Leader(http.server.BaseHTTPRequestHandler):
+        class Coordinator(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.headers.get("Authorization") != f"Bearer {token}":
                     self.send_error(401)
@@ -169,9 +170,9 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = http.server.ThreadingHTTPServer((address, PORT), Leader)
+        server = http.server.ThreadingHTTPServer((address, PORT), Coordinator)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.leaders[uid] = server
+        self.coordinators[uid] = server
 
     def progress(self, run: str, attempt: int, since: int) -> Pod:
         told = self.behaviour.get(run, {})

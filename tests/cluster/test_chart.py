@@ -292,9 +292,9 @@ def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Re
     assert len(pick(plain, "NetworkPolicy")["spec"]["egress"]) == 3
 
 
-def test_leaders_are_labelled_as_the_operator_asks_for_them(render: Render) -> None:
+def test_coordinators_are_labelled_as_the_operator_asks_for_them(render: Render) -> None:
     """What the PodMonitor makes of the pods' labels is what the operator's PromQL selects by."""
-    labels = names.pod_labels("any", names.LEADER, 1) | {names.LABEL_RUN_UID: "u"}
+    labels = names.pod_labels("any", names.COORDINATOR, 1) | {names.LABEL_RUN_UID: "u"}
     found = pick(render(MODES["monitored"], apis=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
     targets = {each["targetLabel"]: each["sourceLabels"] for each in found["relabelings"]}
     assert {TARGET_UID, TARGET_ATTEMPT} <= set(targets)
@@ -314,12 +314,12 @@ def test_places_are_those_of_the_code(render: Render) -> None:
     container = pods_of(objects)[0]["containers"][0]
     probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")]
     assert probes == [PATH_HEALTH, PATH_HEALTH, PATH_READY]
-    to_leaders = pick(objects, "NetworkPolicy")["spec"]["egress"][2]
-    assert to_leaders["ports"] == [{"port": PORT_HTTP, "protocol": "TCP"}]
-    leader = names.pod_labels("any", names.LEADER, 1)
+    to_coordinators = pick(objects, "NetworkPolicy")["spec"]["egress"][2]
+    assert to_coordinators["ports"] == [{"port": PORT_HTTP, "protocol": "TCP"}]
+    coordinator = names.pod_labels("any", names.COORDINATOR, 1)
     monitor = pick(objects, "PodMonitor")["spec"]
-    for selector in (to_leaders["to"][0]["podSelector"], monitor["selector"]):
-        assert selector["matchLabels"].items() <= leader.items()
+    for selector in (to_coordinators["to"][0]["podSelector"], monitor["selector"]):
+        assert selector["matchLabels"].items() <= coordinator.items()
     assert monitor["podMetricsEndpoints"][0]["path"] == PATH_METRICS
     assert pick(objects, "ServiceMonitor")["spec"]["endpoints"][0]["path"] == PATH_METRICS
 

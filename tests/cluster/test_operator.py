@@ -117,8 +117,8 @@ class Lab:
         found = self.core.list_namespaced_pod(self.namespace, label_selector=f"scalerl.io/run={name}").items
         return {pod.metadata.name.removeprefix(f"{name}-"): pod.metadata.uid for pod in found}
 
-    def behave(self, name: str, **leader: Any) -> None:
-        body = {"metadata": {"name": f"behave-{name}"}, "data": {"leader": json.dumps(leader)}}
+    def behave(self, name: str, **coordinator: Any) -> None:
+        body = {"metadata": {"name": f"behave-{name}"}, "data": {"coordinator": json.dumps(coordinator)}}
         try:
             self.core.create_namespaced_config_map(self.namespace, body)
         except ApiException as error:
@@ -221,7 +221,7 @@ def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
 
     lab.behave("whole", step=400, exit=0, words={"reason": "Finished", "step": 400})
     lab.until("it is finished", lambda: lab.state("whole") == "Finished")
-    lab.until("only the leader's log is left", lambda: set(lab.pods("whole")) == {"trainer-0"})
+    lab.until("only the coordinator's log is left", lambda: set(lab.pods("whole")) == {"trainer-0"})
     conditions = {each["type"]: each["status"] for each in lab.run("whole")["status"]["conditions"]}
     assert (conditions["Complete"], conditions["Failed"]) == ("True", "False")
     assert lab.events("whole") >= {"AttemptCreated", "Training", "ForecastChanged", "AttemptEnded", "Finished"}
@@ -257,7 +257,7 @@ def test_suspend_and_resume(lab: Lab) -> None:
     assert [each["number"] for each in lab.attempts("pause")] == [1, 2]
 
 
-def test_a_crashed_leader_starts_again_and_generators_stay(lab: Lab) -> None:
+def test_a_crashed_coordinator_starts_again_and_generators_stay(lab: Lab) -> None:
     lab.until_training("crash")
     before = lab.pods("crash")
     lab.behave("crash", attempt=1, exit=1, words={"reason": "Failed", "step": 3, "error": "no space left"})
@@ -275,7 +275,7 @@ def test_a_crashed_leader_starts_again_and_generators_stay(lab: Lab) -> None:
     assert (first["exitCode"], first["error"], first["infrastructure"]) == (1, "no space left", False)
 
 
-def test_an_evicted_leader_costs_no_restart(lab: Lab) -> None:
+def test_an_evicted_coordinator_costs_no_restart(lab: Lab) -> None:
     lab.until_training("evicted", failurePolicy={"maxRestarts": 0})
     lab.behave("evicted", attempt=1, exit=137, lost=True)
     lab.until("it backs off", lambda: lab.state("evicted") == "BackingOff")
@@ -366,7 +366,10 @@ def test_a_policy_on_the_forecast_stops_a_run_once_it_is_identified(
 
 
 def test_a_run_that_stands_still_is_saved_and_starts_again(lab: Lab) -> None:
-    """The leader answers and makes no step: it is asked to save, ends, and the next attempt trains; generators stay."""
+    """The coordinator answers and makes no step.
+
+    It is asked to save, ends, and the next attempt trains; generators stay.
+    """
     lab.until_training("still", watchdog={"noStep": {"seconds": 600}}, failurePolicy={"maxRestarts": 1})
     before = lab.pods("still")
     lab.behave("still", attempt=1, step=30, still=601.0)
@@ -402,7 +405,7 @@ def test_a_users_rule_fails_the_run_at_its_first_failure(lab: Lab) -> None:
     )
     (only,) = lab.attempts("ruled")
     assert (only["rule"], only["ruled"]) == ("bad-data", "FailRun")
-    lab.until("only the leader's log is left", lambda: set(lab.pods("ruled")) == {"trainer-0"})
+    lab.until("only the coordinator's log is left", lambda: set(lab.pods("ruled")) == {"trainer-0"})
     lab.until("the event", lambda: "FailedByRule" in lab.events("ruled"))
 
 
@@ -557,7 +560,10 @@ def people(
 def test_people_see_a_run_with_kubernetes_view_role_before_and_after_its_end(
     lab: Lab, cluster: Any, tmp_path: Path
 ) -> None:
-    """Status, and the report with its curve; the last point is in the leader's last words only. No Secret is read."""
+    """Status, and the report with its curve.
+
+    The last point is in the coordinator's last words only. No Secret is read.
+    """
     scalerl = people(lab, cluster, tmp_path, role="view")
     lab.until_training("seen")
     assert "has no evaluation yet" in scalerl("report", "seen").stderr

@@ -226,7 +226,7 @@ def test_deleted_it_leaves_its_checkpoints_only(platform: Platform, life: Life) 
 
 
 def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp_path: Path) -> None:
-    """With what a person has at hand: the leader's log, its curve, its state; its pod of the generator is gone."""
+    """With what a person has at hand: the coordinator's log, its curve, its state; its pod of the generator is gone."""
     document = quickstart(platform)
     document["metadata"]["name"] = "short"
     document["spec"]["warmStart"] |= {"steps": 20, "wrongSteps": 0}
@@ -242,7 +242,7 @@ def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp
         return [each["metadata"]["name"] for each in items]
 
     wait_for("it finishes", lambda: state() == "Finished")
-    wait_for("only the leader's pod is kept", lambda: pods() == ["short-trainer-0"])
+    wait_for("only the coordinator's pod is kept", lambda: pods() == ["short-trainer-0"])
     assert "Finished" in platform.scalerl("status", "short", "-n", NAMESPACE)
     assert platform.scalerl("logs", "short", "-n", NAMESPACE)
     platform.scalerl("report", "short", "-n", NAMESPACE, "--folder", tmp_path)

@@ -45,7 +45,7 @@ def pair(platform: Platform) -> Life:
 
 
 def read_lines(pair: Life, file: str) -> list[Json]:
-    """A journal in the run's folder, as the leader has written it so far."""
+    """A journal in the run's folder, as the coordinator has written it so far."""
     text = pair.inside("trainer-0", f"print(open('{RUN_FOLDER}/{file}').read())")
     return [json.loads(line) for line in text.splitlines() if line]
 
@@ -111,7 +111,7 @@ def test_a_member_that_is_killed_costs_a_restart_and_the_steps_since_the_checkpo
     (ended,) = (each for each in pair.status()["attempts"] if each["number"] == attempt)
     say(json.dumps(ended))
     assert (ended["exitCode"], ended.get("infrastructure", False)) == (137, False), "as a crash, not as a lost node"
-    assert ended["error"].startswith("trainer-1 ended"), "the leader's end was not its own"
+    assert ended["error"].startswith("trainer-1 ended"), "the coordinator's end was not its own"
     wait_for("it trains again", lambda: pair.state() == "Training")
     pair.goes_on("after a member was killed")
     assert {each for each in PODS if pair.pods()[each] == before[each]} == {"generator-0"}, "both trainers are new"

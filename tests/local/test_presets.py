@@ -31,7 +31,9 @@ def test_preset_reaches_20_steps(
 ) -> None:
     run_file = write_run({"spec": {"recipe": {"preset": preset, **recipe}, "budget": {"steps": 20}}})
     folder = tmp_path / "run"
-    assert main(["run", str(run_file), "--folder", str(folder), "--quiet"]) == 0, (folder / "leader.log").read_text()
+    assert main(["run", str(run_file), "--folder", str(folder), "--quiet"]) == 0, (
+        folder / "coordinator.log"
+    ).read_text()
     steps = lines(folder / "metrics.jsonl")
     assert [line["step"] for line in steps] == list(range(1, 21))
     assert max(line["values"]["lag_max"] for line in steps) <= lag

@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
-from scalerl_operator.cli.main import Machinery, main
+from scalerl_operator.cli.main import CliDeps, main
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
 from scalerl_runtime.data.datasets import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 
-LEADER = Path(__file__).with_name("faulty_leader.py")
+COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
 PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
 NTH = {"warm start": 14, "generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
-MAX_COMMANDS = 9  # `scalerl run --resume` until it is finished; one per kill of the leader, and some to spare
+MAX_COMMANDS = 9  # `scalerl run --resume` until it is finished; one per kill of the coordinator, and some to spare
 
 
 def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
@@ -43,7 +43,7 @@ def family() -> set[psutil.Process]:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("victim", ["leader", "trainer", "generator", "engine"])
+@pytest.mark.parametrize("victim", ["coordinator", "trainer", "generator", "engine"])
 def test_resume_matrix(
     victim: str,
     tmp_path: Path,
@@ -53,14 +53,14 @@ def test_resume_matrix(
     before = family()
     run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
-    phases = PHASES if victim in ("leader", "trainer") else PHASES[1:]
+    phases = PHASES if victim in ("coordinator", "trainer") else PHASES[1:]
     plan.write_text(json.dumps([[phase, NTH[phase], victim] for phase in phases]))
-    machinery = Machinery(leader=[sys.executable, str(LEADER), str(plan)], poll_seconds=0.2)
+    machinery = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan)], poll_seconds=0.2)
     command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
     codes = [main(command, machinery=machinery)]
     while codes[-1] != 0 and len(codes) < MAX_COMMANDS:
         codes.append(main([*command, "--resume"], machinery=machinery))
-    log = (folder / "leader.log").read_text()[-4000:] if (folder / "leader.log").exists() else ""
+    log = (folder / "coordinator.log").read_text()[-4000:] if (folder / "coordinator.log").exists() else ""
     assert codes[-1] == 0, f"{codes}\n{log}"
     assert json.loads(plan.read_text()) == [], "every kill must have struck"
     warm_steps = len(plan.with_suffix(".warm").read_text())

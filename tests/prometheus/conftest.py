@@ -1,4 +1,7 @@
-"""A real Prometheus server for the session, and leaders that it scrapes: the runtime's own registry behind HTTP."""
+"""A real Prometheus server for the session, and coordinators that it scrapes.
+
+The runtime's own registry behind HTTP.
+"""
 
 import shutil
 import socket
@@ -114,8 +117,8 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
 
 
 @dataclass
-class ScrapedLeader:
-    """What the runtime's leader shows of itself."""
+class ScrapedCoordinator:
+    """What the runtime's coordinator shows of itself."""
 
     publisher: Publisher = field(default_factory=Publisher)
     is_up: bool = True
@@ -124,34 +127,37 @@ class ScrapedLeader:
     def until_scraped(self) -> None:
         """Until what is shown now has been scraped: the scrape under way, and one more, have ended."""
         seen = self.scrapes
-        wait_for("the leader is scraped", lambda: self.scrapes >= seen + 3)
+        wait_for("the coordinator is scraped", lambda: self.scrapes >= seen + 3)
 
 
-# What a server is told to scrape takes it 5 s to see: the places of all leaders are there from the start.
+# What a server is told to scrape takes it 5 s to see: the places of all coordinators are there from the start.
 PLACES = ((1, "a"), (1, "b"), (2, "a"))  # attempt, and which of two servers of a pair would scrape it
 RUNS = 16
 
 
 class Lab:
-    """The session's server, and the places of leaders that it scrapes: nobody answers there until one is put there."""
+    """The session's server, and the places of coordinators that it scrapes.
+
+    Nobody answers there until one is put there.
+    """
 
     def __init__(self, folder: Path):
         self.prometheus = Prometheus(folder)
         self.uids = [str(uuid.uuid4()) for _ in range(RUNS)]
         self.unused = list(self.uids)
-        self.leaders: dict[str, ScrapedLeader] = {}
+        self.coordinators: dict[str, ScrapedCoordinator] = {}
         lab = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                leader = lab.leaders.get(self.path)
-                body = leader.publisher.render() if leader is not None and leader.is_up else None
+                coordinator = lab.coordinators.get(self.path)
+                body = coordinator.publisher.render() if coordinator is not None and coordinator.is_up else None
                 self.send_response(200 if body is not None else 503)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
                 self.end_headers()
                 self.wfile.write(body or b"")
-                if leader is not None:
-                    leader.scrapes += 1
+                if coordinator is not None:
+                    coordinator.scrapes += 1
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -159,14 +165,14 @@ class Lab:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def put(self, uid: str, attempt: int, replica: str) -> ScrapedLeader:
-        """A leader begins to answer."""
-        found = self.leaders[f"/{uid}/{attempt}/{replica}"] = ScrapedLeader()
+    def put(self, uid: str, attempt: int, replica: str) -> ScrapedCoordinator:
+        """A coordinator begins to answer."""
+        found = self.coordinators[f"/{uid}/{attempt}/{replica}"] = ScrapedCoordinator()
         return found
 
-    def remove(self, leader: ScrapedLeader) -> None:
+    def remove(self, coordinator: ScrapedCoordinator) -> None:
         """Its pod is deleted."""
-        self.leaders = {path: each for path, each in self.leaders.items() if each is not leader}
+        self.coordinators = {path: each for path, each in self.coordinators.items() if each is not coordinator}
 
     def config(self) -> object:
         """Targets labelled as the chart's PodMonitor labels them."""

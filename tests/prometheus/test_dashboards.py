@@ -1,7 +1,7 @@
 """Every question of the dashboards and alerts has an answer in the metrics of a real run, by the real Prometheus.
 
-tests/cluster/record_metrics.py made the recording: two operators, a run that trained, lost its leader and was ended by
-a policy, a short one, and some that never started.
+tests/cluster/record_metrics.py made the recording: two operators, a run that trained, lost its coordinator and was
+ended by a policy, a short one, and some that never started.
 """
 
 import json
@@ -88,7 +88,10 @@ def test_variable_can_be_chosen(recording: Recording, name: str) -> None:
 
 
 def test_the_operators_own_reading_of_the_run(recording: Recording) -> None:
-    """What the operator would have read back of it: every evaluation, by steps of ten, whichever leader made it."""
+    """What the operator would have read back of it.
+
+    Every evaluation, by steps of ten, whichever coordinator made it.
+    """
     (info,) = recording.ask(
         "query", query='group by (run_uid) (last_over_time(scalerl_step{run="sums"}[3h]))', time=STORY["to"]
     )

@@ -14,15 +14,15 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.decide.assessment import judge_missing, summarize
-from scalerl_operator.reconcile.cache import Store
-from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun
-from scalerl_operator.resources.names import Place
+from scalerl_operator.decide.assessment import forecast_missing, summarize
+from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun
+from scalerl_operator.resources.names import PodRole
 from scalerl_operator.run.evals import merge_evals
-from scalerl_operator.telemetry.metrics import Gauges
-from scalerl_operator.telemetry.poller import Leaders, Means
+from scalerl_operator.telemetry.metrics import OperatorMetrics
+from scalerl_operator.telemetry.poller import Coordinators, PollerDeps
 from scalerl_operator.telemetry.progress_client import TelemetryError
-from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 from scalerl_operator.telemetry.promql import Question, Reading
 
 QUICKSTART = Path(__file__).parents[2] / "examples/quickstart.yaml"
@@ -34,8 +34,8 @@ class Run:
     def __init__(self, lab: Any):
         self.lab, self.uid, self.began = lab, lab.unused.pop(), datetime.now(UTC)
 
-    def leader(self, attempt: int, replica: str = "a") -> Any:
-        """The leader of an attempt, as one of a pair of servers scrapes it."""
+    def coordinator(self, attempt: int, replica: str = "a") -> Any:
+        """The coordinator of an attempt, as one of a pair of servers scrapes it."""
         found = self.lab.put(self.uid, attempt, replica)
         found.publisher.choose("phase", "training")
         return found
@@ -45,7 +45,7 @@ class Run:
         return Question("tiny", self.uid, attempt, self.began + clock, now)
 
     def read(self, **options: Any) -> Reading:
-        return fetch_reading(Server(self.lab.prometheus.url), self.question(**options))
+        return fetch_reading(PrometheusClient(self.lab.prometheus.url), self.question(**options))
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def point(index: int, **values: Any) -> EvalPoint:
 
 def test_every_number_of_every_eval_point_is_rebuilt(run: Run) -> None:
     points = [point(index, dataset=name, mean_tokens=1 / 3) for index, name in enumerate(["held_out", "sums"] * 4)]
-    leader = run.leader(1)
-    leader.publisher.show_evals(points)
-    leader.until_scraped()
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals(points)
+    coordinator.until_scraped()
     assert run.read().evals == tuple(points)
 
 
 def test_progress_is_read_of_the_attempt_that_is_scraped(run: Run) -> None:
-    leader = run.leader(1)
-    leader.publisher.set({"step": 70.0, "version": 69.0, "compute_gpu_hours": 0.3})
-    leader.until_scraped()
+    coordinator = run.coordinator(1)
+    coordinator.publisher.set({"step": 70.0, "version": 69.0, "compute_gpu_hours": 0.3})
+    coordinator.until_scraped()
     reading = run.read()
     assert reading.progress is not None
     assert (reading.progress.step, reading.progress.version) == (70, 69)
@@ -79,22 +79,22 @@ def test_progress_is_read_of_the_attempt_that_is_scraped(run: Run) -> None:
 
 
 def test_missed_scrapes_lose_no_eval_point(run: Run) -> None:
-    leader = run.leader(1)
-    leader.publisher.show_evals([point(0)])
-    leader.until_scraped()
-    leader.is_up = False
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals([point(0)])
+    coordinator.until_scraped()
+    coordinator.is_up = False
     for count in range(2, 6):  # four evaluations while nothing can be scraped
-        leader.publisher.show_evals([point(index) for index in range(count)])
-    leader.until_scraped()
+        coordinator.publisher.show_evals([point(index) for index in range(count)])
+    coordinator.until_scraped()
     assert [each.index for each in run.read().evals] == [0]
-    leader.is_up = True
-    leader.until_scraped()
+    coordinator.is_up = True
+    coordinator.until_scraped()
     assert run.read().evals == tuple(point(index) for index in range(5))
 
 
-def test_a_restart_of_the_leader_loses_no_eval_point_and_counts_no_gpu_second_twice(run: Run) -> None:
+def test_a_restart_of_the_coordinator_loses_no_eval_point_and_counts_no_gpu_second_twice(run: Run) -> None:
     """Attempt 1 is killed: 10 of its 100 s were not written down. Attempt 2's counter begins at 0 again."""
-    first = run.leader(1)
+    first = run.coordinator(1)
     first.publisher.raise_to("gpu_seconds_total", 60.0, "trainer", "train")
     first.publisher.raise_to("gpu_seconds_total", 40.0, "trainer", "wait")
     first.publisher.set_labelled("earlier_gpu_seconds", "trainer", 0.0)
@@ -104,7 +104,7 @@ def test_a_restart_of_the_leader_loses_no_eval_point_and_counts_no_gpu_second_tw
     assert before is not None
     assert before.gpu_seconds["trainer"] == 100.0
     run.lab.remove(first)
-    second = run.leader(2)
+    second = run.coordinator(2)
     second.publisher.set_labelled("earlier_gpu_seconds", "trainer", 90.0)
     second.publisher.raise_to("gpu_seconds_total", 25.0, "trainer", "train")
     second.publisher.show_evals([point(0), point(1), point(2, pass_rate=0.9), point(3, step=20, attempt=2)])
@@ -119,12 +119,12 @@ def test_a_restart_of_the_leader_loses_no_eval_point_and_counts_no_gpu_second_tw
     )
 
 
-def test_two_servers_scrapes_of_one_leader_are_counted_once(run: Run) -> None:
+def test_two_servers_scrapes_of_one_coordinator_are_counted_once(run: Run) -> None:
     for replica in ("a", "b"):
-        leader = run.leader(1, replica)
-        leader.publisher.raise_to("gpu_seconds_total", 50.0, "trainer", "train")
-        leader.publisher.show_evals([point(0), point(1)])
-        leader.until_scraped()
+        coordinator = run.coordinator(1, replica)
+        coordinator.publisher.raise_to("gpu_seconds_total", 50.0, "trainer", "train")
+        coordinator.publisher.show_evals([point(0), point(1)])
+        coordinator.until_scraped()
     reading = run.read()
     assert len(reading.evals) == 2
     assert reading.progress is not None
@@ -134,20 +134,20 @@ def test_two_servers_scrapes_of_one_leader_are_counted_once(run: Run) -> None:
 @pytest.mark.parametrize("minutes", [-50, 50])
 def test_clock_skew_loses_no_eval_point(run: Run, minutes: int) -> None:
     """The operator's clock differs from the server's, which stamps every sample, by most of an hour."""
-    leader = run.leader(1)
-    leader.publisher.show_evals([point(index) for index in range(3)])
-    leader.until_scraped()
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals([point(index) for index in range(3)])
+    coordinator.until_scraped()
     reading = run.read(clock=timedelta(minutes=minutes))
     assert len(reading.evals) == 3
     assert reading.progress is not None
     assert reading.age_seconds < 600, "by the server's own clock"
 
 
-def test_a_leader_that_is_gone_leaves_its_points_and_no_progress(run: Run) -> None:
-    leader = run.leader(1)
-    leader.publisher.show_evals([point(index) for index in range(3)])
-    leader.until_scraped()
-    run.lab.remove(leader)
+def test_a_coordinator_that_is_gone_leaves_its_points_and_no_progress(run: Run) -> None:
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals([point(index) for index in range(3)])
+    coordinator.until_scraped()
+    run.lab.remove(coordinator)
     deadline = time.monotonic() + 60
     while run.read().progress is not None:
         assert time.monotonic() < deadline
@@ -157,16 +157,16 @@ def test_a_leader_that_is_gone_leaves_its_points_and_no_progress(run: Run) -> No
 
 def test_a_later_run_of_the_same_name_is_another(run: Run) -> None:
     for each in (run, Run(run.lab)):
-        leader = each.leader(1)
-        leader.publisher.show_evals([point(index) for index in range(2 if each is run else 5)])
-        leader.until_scraped()
+        coordinator = each.coordinator(1)
+        coordinator.publisher.show_evals([point(index) for index in range(2 if each is run else 5)])
+        coordinator.until_scraped()
     assert len(run.read().evals) == 2
 
 
 def test_a_long_span_is_asked_for_in_parts(run: Run) -> None:
-    leader = run.leader(1)
-    leader.publisher.show_evals([point(0)])
-    leader.until_scraped()
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals([point(0)])
+    coordinator.until_scraped()
     run.began -= timedelta(days=400)
     assert len(run.read().evals) == 1
 
@@ -179,9 +179,9 @@ def test_a_refused_query_is_told_in_the_servers_words(run: Run) -> None:
 
 
 def test_kill_of_the_server_loses_no_eval_point(run: Run) -> None:
-    leader = run.leader(1)
-    leader.publisher.show_evals([point(index) for index in range(3)])
-    leader.until_scraped()
+    coordinator = run.coordinator(1)
+    coordinator.publisher.show_evals([point(index) for index in range(3)])
+    coordinator.until_scraped()
     run.lab.prometheus.kill()
     with pytest.raises(TelemetryError, match="ConnectionRefusedError"):
         run.read()
@@ -191,23 +191,25 @@ def test_kill_of_the_server_loses_no_eval_point(run: Run) -> None:
 
 
 def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
-    """The poller with a leader that never answers: the same forecast as from the points themselves."""
+    """The poller with a coordinator that never answers: the same forecast as from the points themselves."""
     spec = parse_run(yaml.safe_load(QUICKSTART.read_text()))
     points = tuple(point(index, pass_rate=0.1 + 0.6 * index / (index + 4), entropy=None) for index in range(12))
-    leader = run.leader(1)
-    leader.publisher.set({"step": 115.0})
-    leader.publisher.show_evals(points)
-    leader.until_scraped()
-    store, dirty = Store(), []
-    seen = SeenRun(("research", "tiny"), run.uid, 1, 1, "scalerl.io/operator", False, {}, {}, spec, created=run.began)
+    coordinator = run.coordinator(1)
+    coordinator.publisher.set({"step": 115.0})
+    coordinator.publisher.show_evals(points)
+    coordinator.until_scraped()
+    store, dirty = InformerCache(), []
+    seen = ObservedRun(
+        ("research", "tiny"), run.uid, 1, 1, "scalerl.io/operator", False, {}, {}, spec, created=run.began
+    )
     store.put_run(seen)
     store.put_pod(
-        SeenPod(
+        ObservedPod(
             seen.key,
             "tiny-trainer-0",
             "p",
             version=1,
-            place=Place("trainer", 0),
+            place=PodRole("trainer", 0),
             attempt=1,
             created=run.began,
             owner=run.uid,
@@ -219,27 +221,27 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     def silent(*_: object) -> Progress:
         raise TelemetryError("out of reach")
 
-    means = Means(
+    deps = PollerDeps(
         now=lambda: datetime.now(UTC),
         token=str,
         dirty=dirty.append,
         ask=silent,
         poll_seconds=0.05,
-        read=partial(fetch_reading, Server(run.lab.prometheus.url)),
+        read=partial(fetch_reading, PrometheusClient(run.lab.prometheus.url)),
     )
 
-    async def poll() -> Leaders:
-        leaders = Leaders(store, Gauges(), means)
-        polling = asyncio.create_task(leaders.poll_forever())
+    async def poll() -> Coordinators:
+        coordinators = Coordinators(store, OperatorMetrics(), deps)
+        polling = asyncio.create_task(coordinators.poll_forever())
         async with asyncio.timeout(120):
-            while leaders.told(seen).judged is None:
+            while coordinators.told(seen).judged is None:
                 await asyncio.sleep(0.01)
         polling.cancel()
-        await leaders.close()
-        return leaders
+        await coordinators.close()
+        return coordinators
 
     told = asyncio.run(poll()).told(seen)
-    expected = summarize(spec, judge_missing(spec, points, [], 0.0), points)
+    expected = summarize(spec, forecast_missing(spec, points, [], 0.0), points)
     assert told.judged is not None
     assert told.judged.forecast is not None
     assert expected.forecast is not None
@@ -262,12 +264,12 @@ def test_a_server_behind_tls_is_trusted_by_its_ca(start_prometheus: Callable[...
     server = start_prometheus({"scrape_configs": []}, f"--web.config.file={tmp_path}/web.yaml")
     url = f"https://127.0.0.1:{server.port}"
     question = Question("tiny", "u", 1, datetime.now(UTC), datetime.now(UTC))
-    assert until_read(Server(url, ca_file=tmp_path / "cert"), question) == Reading()
+    assert until_read(PrometheusClient(url, ca_file=tmp_path / "cert"), question) == Reading()
     with pytest.raises(TelemetryError, match="certificate verify failed"):
-        fetch_reading(Server(url), question)
+        fetch_reading(PrometheusClient(url), question)
 
 
-def until_read(server: Server, question: Question) -> Reading:
+def until_read(server: PrometheusClient, question: Question) -> Reading:
     """Its own page about readiness is behind TLS too."""
     deadline = time.monotonic() + 60
     while True:

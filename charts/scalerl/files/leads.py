@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from scalerl_operator.kube.client import LEASES, PODS, RUNS, Kube, KubeError, load_connection
+from scalerl_operator.kube.client import LEASES, PODS, RUNS, KubeClient, KubeError, load_connection
 
 WAIT_SECONDS = 120.0  # an install's pods may still start
 RETRY_SECONDS = 2.0  # as often as a lease is renewed
@@ -18,7 +18,7 @@ RETRY_SECONDS = 2.0  # as often as a lease is renewed
 
 async def main(lease_namespace: str, lease_name: str, namespaces: list[str]) -> str:
     """Return who leads. Raises KubeError where a right or the CRD is missing."""
-    kube = Kube(load_connection(os.environ))
+    kube = KubeClient(load_connection(os.environ))
     try:
         for namespace in namespaces or [None]:
             await kube.list(RUNS, namespace)
@@ -28,7 +28,7 @@ async def main(lease_namespace: str, lease_name: str, namespaces: list[str]) -> 
         await kube.close()
 
 
-async def find_leader(kube: Kube, namespace: str, name: str) -> str:
+async def find_leader(kube: KubeClient, namespace: str, name: str) -> str:
     """Return who renews the lease: its version moves while it is held. By nobody's clock but ours."""
     deadline, seen = time.monotonic() + WAIT_SECONDS, ""
     while time.monotonic() < deadline:

@@ -13,9 +13,9 @@ import yaml
 
 from scalerl_operator.cli.cluster_reader import explain, fetch_chronicle, fetch_overview, fetch_run, fetch_runs
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
-from scalerl_operator.cli.log_lines import LogWish
-from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, Choice, Mouth, follow_logs, show_logs
-from scalerl_operator.kube.client import AWAY_SECONDS, Kube, KubeError
+from scalerl_operator.cli.log_lines import LogOptions
+from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, LogSink, PodSelection, follow_logs, show_logs
+from scalerl_operator.kube.client import AWAY_SECONDS, KubeClient, KubeError
 from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
 from scalerl_operator.render.describe import build_overview
 from scalerl_operator.render.status_row import HEADER, status_row
@@ -25,7 +25,7 @@ from scalerl_operator.run.state import is_over
 WATCH_SECONDS = 3.0
 CLEAR = "\x1b[H\x1b[2J"  # of a terminal
 
-Act = Callable[[Kube, Access], Awaitable[int]]
+Act = Callable[[KubeClient, Access], Awaitable[int]]
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 async def _with_kube(access: Access, act: Act) -> int:
-    kube = Kube(access.connection, parallel=MAX_FOLLOWED + 8)
+    kube = KubeClient(access.connection, parallel=MAX_FOLLOWED + 8)
     try:
         return await act(kube, access)
     finally:
@@ -65,7 +65,7 @@ def _remark(text: str) -> None:
     sys.stderr.flush()
 
 
-async def _status(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+async def _status(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
     if options.target is None:
         return await _list(kube, access, options)
     if options.output == "yaml":
@@ -78,7 +78,7 @@ async def _status(kube: Kube, access: Access, options: argparse.Namespace) -> in
     return EXIT_FINISHED
 
 
-async def _list(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+async def _list(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
     """The runs of a namespace or of all, a line each."""
     if options.watch:
         raise UsageError("--watch shows one run: give its name")
@@ -98,7 +98,7 @@ async def _list(kube: Kube, access: Access, options: argparse.Namespace) -> int:
     return EXIT_FINISHED
 
 
-async def _watch(kube: Kube, access: Access, name: str) -> int:
+async def _watch(kube: KubeClient, access: Access, name: str) -> int:
     """Show the run until it is over: on a terminal in place, elsewhere again when more than the time has changed."""
     in_place = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     shown, heard = None, time.monotonic()
@@ -122,7 +122,7 @@ async def _watch(kube: Kube, access: Access, name: str) -> int:
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _report(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+async def _report(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
     from scalerl_operator.cli.report import write_chronicle  # matplotlib
 
     _remark(f"{access.namespace}/{options.target} on {access.place}")
@@ -132,14 +132,14 @@ async def _report(kube: Kube, access: Access, options: argparse.Namespace) -> in
     return EXIT_FINISHED
 
 
-async def _logs(kube: Kube, access: Access, options: argparse.Namespace) -> int:
+async def _logs(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
     if options.follow and options.previous:
         raise UsageError("--previous is about what has ended: it cannot be followed")
     found = await fetch_run(kube, access, options.target)
     _remark(f"{'/'.join(found.key)} on {access.place}")
-    choice = Choice(found.key, options.role, options.index)
-    wish = LogWish(options.follow, options.previous, options.tail, options.timestamps)
-    mouth = Mouth(lambda line: _say(f"{line}\n"), _remark)
+    choice = PodSelection(found.key, options.role, options.index)
+    wish = LogOptions(options.follow, options.previous, options.tail, options.timestamps)
+    mouth = LogSink(lambda line: _say(f"{line}\n"), _remark)
     if options.follow:
         await follow_logs(kube, choice, wish, mouth)
         return EXIT_FINISHED

@@ -1,6 +1,6 @@
 """What `scalerl status`, `report` and `logs` read from a cluster, with a person's own rights. I/O.
 
-Kubernetes' role `view` is enough for all of it: no Secret is read, and nothing is asked of a leader. See
+Kubernetes' role `view` is enough for all of it: no Secret is read, and nothing is asked of a coordinator. See
 docs/notes/053-kubectl-for-people.md.
 """
 
@@ -16,15 +16,15 @@ from scalerl_api import InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.rlrun import PLURAL
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_INVALID, EXIT_RETRY, EXIT_USAGE, CommandError
 from scalerl_operator.controller.curve_config_map import CONFIG_MAPS
-from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, Kube, KubeError
+from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError
 from scalerl_operator.kube.kubeconfig import Access
 from scalerl_operator.reconcile.pod_view import EventView, PodView, last_events, order_pods, parse_pod
 from scalerl_operator.reconcile.snapshot import Key
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.render.describe import Overview
-from scalerl_operator.render.report_data import Chronicle, judge_ends
-from scalerl_operator.resources.names import LABEL_RUN, LEADER, curve_name
-from scalerl_operator.run.attempts import load_history, to_seen
+from scalerl_operator.render.report_data import ReportData, judge_ends
+from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, curve_name
+from scalerl_operator.run.attempts import load_history, to_observed
 from scalerl_operator.run.evals import held_out
 
 Found = TypeVar("Found")
@@ -64,7 +64,7 @@ def explain(error: KubeError, access: Access) -> CommandError:
     return CommandError(f"{place}: {error}", EXIT_RETRY if error.is_passing else EXIT_FAILED)
 
 
-async def fetch_run(kube: Kube, access: Access, name: str) -> StoredRun:
+async def fetch_run(kube: KubeClient, access: Access, name: str) -> StoredRun:
     """Return the run. Raises KubeError, CommandError if there is none of that name."""
     try:
         return parse_stored(await kube.get(RUNS, access.namespace, name))
@@ -75,7 +75,7 @@ async def fetch_run(kube: Kube, access: Access, name: str) -> StoredRun:
         raise
 
 
-async def fetch_runs(kube: Kube, namespace: str | None) -> list[StoredRun]:
+async def fetch_runs(kube: KubeClient, namespace: str | None) -> list[StoredRun]:
     """Return the runs of a namespace (None: of all), by name. Raises KubeError, CommandError."""
     documents, _ = await kube.list(RUNS, namespace)
     return sorted(map(parse_stored, documents), key=lambda each: each.key)
@@ -110,10 +110,10 @@ def parse_stored(document: Json) -> StoredRun:
     )
 
 
-async def fetch_overview(kube: Kube, access: Access, name: str, now: datetime) -> Overview:
+async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datetime) -> Overview:
     """Return everything that is known of a run; what its reader may not see says so. Raises KubeError, CommandError."""
     found = await fetch_run(kube, access, name)
-    attempts, _ = to_seen(load_history(found.run.status), now)
+    attempts, _ = to_observed(load_history(found.run.status), now)
     pods = await _if_allowed(_fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
@@ -138,17 +138,17 @@ async def _if_allowed(fetching: Awaitable[Found]) -> Found | str:
         return f"forbidden: {error.message}"
 
 
-async def _fetch_pods(kube: Kube, key: Key) -> Sequence[PodView]:
+async def _fetch_pods(kube: KubeClient, key: Key) -> Sequence[PodView]:
     documents, _ = await kube.list(PODS, key[0], f"{LABEL_RUN}={key[1]}")
     return order_pods((pod for pod in map(parse_pod, documents) if pod is not None), key[1])
 
 
-async def _fetch_events(kube: Kube, namespace: str, about: str) -> Sequence[EventView]:
+async def _fetch_events(kube: KubeClient, namespace: str, about: str) -> Sequence[EventView]:
     documents, _ = await kube.list(EVENTS, namespace, fields=about)
     return last_events(documents, EVENTS_SHOWN)
 
 
-async def _with_reasons(kube: Kube, namespace: str, pods: Sequence[PodView]) -> list[PodView]:
+async def _with_reasons(kube: KubeClient, namespace: str, pods: Sequence[PodView]) -> list[PodView]:
     """Return the pods with the last warning about each that has no process yet: a volume that cannot be mounted."""
     told: dict[str, str] = {}
     for pod in [each for each in pods if each.stuck][:ASKED_ABOUT]:
@@ -159,17 +159,17 @@ async def _with_reasons(kube: Kube, namespace: str, pods: Sequence[PodView]) -> 
     return [replace(each, waits=told.get(each.uid, each.waits)) for each in pods]
 
 
-async def fetch_chronicle(kube: Kube, access: Access, name: str, now: datetime) -> Chronicle:
+async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: datetime) -> ReportData:
     """Return what a report of the run says. Raises KubeError, CommandError while there is nothing to draw."""
     found = await fetch_run(kube, access, name)
     curve = parse_curve(await _fetch_curve(kube, found, access))
     if not held_out(curve.evals):
         raise CommandError(f"{'/'.join(found.key)} on {access.place} has no evaluation yet", EXIT_USAGE)
-    attempts, _ = to_seen(load_history(found.run.status), now)
+    attempts, _ = to_observed(load_history(found.run.status), now)
     pods = await _if_allowed(_fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
-    return Chronicle(
+    return ReportData(
         run=found.run,
         spec=_spec_text(found.document),
         evals=curve.evals,
@@ -182,7 +182,7 @@ async def fetch_chronicle(kube: Kube, access: Access, name: str, now: datetime) 
     )
 
 
-async def _fetch_curve(kube: Kube, found: StoredRun, access: Access) -> dict[str, str]:
+async def _fetch_curve(kube: KubeClient, found: StoredRun, access: Access) -> dict[str, str]:
     """Return the data of the run's ConfigMap; empty while there is none. Raises KubeError, CommandError."""
     name = curve_name(found.key[1])
     try:
@@ -213,11 +213,13 @@ def _spec_text(document: Json) -> str:
 def _environment(
     found: StoredRun, access: Access, pods: Sequence[PodView] | str, now: datetime
 ) -> list[tuple[str, str]]:
-    leader = next((each for each in pods if each.place == LEADER), None) if not isinstance(pods, str) else None
+    coordinator = (
+        next((each for each in pods if each.place == COORDINATOR), None) if not isinstance(pods, str) else None
+    )
     rows = [
         ("written", f"{now:%Y-%m-%d %H:%M} UTC"),
         ("run", f"{'/'.join(found.key)}, uid {found.uid}"),
         ("cluster", access.place),
         ("scalerl that wrote this", importlib.metadata.version("scalerl")),
     ]
-    return rows if leader is None else [*rows, ("image of the leader", leader.image)]
+    return rows if coordinator is None else [*rows, ("image of the coordinator", coordinator.image)]

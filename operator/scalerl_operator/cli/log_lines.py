@@ -12,7 +12,7 @@ _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d
 
 
 @dataclass(frozen=True)
-class Place:
+class LogOffset:
     """How far a log was told: the last line's time as it was written, and how many lines had that time."""
 
     time: str = ""
@@ -20,7 +20,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class LogWish:
+class LogOptions:
     """What a person wants to read."""
 
     follow: bool = False
@@ -31,7 +31,7 @@ class LogWish:
     timestamps: bool = False
 
 
-def build_query(container: str, wish: LogWish, place: Place) -> dict[str, str]:
+def build_query(container: str, wish: LogOptions, place: LogOffset) -> dict[str, str]:
     """Return the query for a container's log from `place` on."""
     query = {"container": container, "timestamps": "true"}
     if wish.follow:
@@ -48,7 +48,7 @@ def build_query(container: str, wish: LogWish, place: Place) -> dict[str, str]:
 class LineReader:
     """Takes a log's pieces, gives its lines that have not been told; `place` is where to go on."""
 
-    def __init__(self, after: Place, *, timestamps: bool):
+    def __init__(self, after: LogOffset, *, timestamps: bool):
         self.place = after
         self._after = after
         self._skipped = 0
@@ -84,7 +84,7 @@ class LineReader:
             self._skipped += 1
             return True
         same = key == _order(self.place.time)
-        self.place = Place(time, self.place.lines + 1 if same else 1)
+        self.place = LogOffset(time, self.place.lines + 1 if same else 1)
         return False
 
 

@@ -44,21 +44,21 @@ _EXIT_CODES = {
 
 
 @dataclass(frozen=True)
-class Machinery:
+class CliDeps:
     """What a run uses of its surroundings; tests use others."""
 
-    leader: Sequence[str] | None = None
-    """The command that runs a leader; None is the runtime's own."""
+    coordinator: Sequence[str] | None = None
+    """The command that runs a coordinator; None is the runtime's own."""
     poll_seconds: float = 1.0
     limits: Limits = Limits()
 
 
-def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, machinery: CliDeps | None = None) -> int:
     """Do what `arguments` ask for; return the exit code.
 
     Args:
         arguments: without the program's name; None reads the command line.
-        machinery: what runs a leader, and how often it is asked.
+        machinery: what runs a coordinator, and how often it is asked.
     """
     options = build_parser().parse_args(arguments)
     commands = {
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, machinery: Machinery | None 
     }
     try:
         if options.command == "run":
-            return _run(options, machinery or Machinery())
+            return _run(options, machinery or CliDeps())
         return commands[options.command](options)
     except InvalidRun as error:
         return _complain(str(error), EXIT_INVALID)
@@ -114,14 +114,14 @@ def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
     return f"{fault}" if len(files) == 1 or fault.path.startswith(str(path)) else f"{path}: {fault}"
 
 
-def _run(options: argparse.Namespace, machinery: Machinery) -> int:
+def _run(options: argparse.Namespace, machinery: CliDeps) -> int:
     run = parse_run(load_document(options.file))
     text = options.file.read_text(encoding="utf-8")
     folder = RunFolder(options.folder or Path("runs") / run.name)
 
     from scalerl_operator.cli.progress_display import open_display
-    from scalerl_operator.local.driver import FolderInUse, World, drive, prepare_folder
-    from scalerl_operator.local.leader_process import LEADER_COMMAND
+    from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND
+    from scalerl_operator.local.driver import DriverDeps, FolderInUse, drive, prepare_folder
     from scalerl_operator.local.signals import Interrupts
 
     with records.lock_folder(folder) as lock, Interrupts().listening() as interrupts:
@@ -131,8 +131,8 @@ def _run(options: argparse.Namespace, machinery: Machinery) -> int:
             raise UsageError(str(error)) from error
         if options.resume and folder.status.exists():
             run = run.model_copy(update={"status": records.load_run(folder).status})
-        command = machinery.leader or LEADER_COMMAND
-        world = World(
+        command = machinery.coordinator or COORDINATOR_COMMAND
+        deps = DriverDeps(
             interrupts,
             command=command,
             limits=machinery.limits,
@@ -140,7 +140,7 @@ def _run(options: argparse.Namespace, machinery: Machinery) -> int:
             inherit=(lock,),
         )
         with open_display(sys.stdout, os.environ, quiet=options.quiet) as display:
-            done = drive(run, folder, display, world)
+            done = drive(run, folder, display, deps)
         _close(folder, done.outcome, done.message)
         if done.outcome == "Interrupted":
             return EXIT_INTERRUPTED if interrupts.last_signal == signal.SIGINT else EXIT_RETRY
@@ -171,7 +171,7 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
 
 def _somewhere(options: argparse.Namespace) -> int:
     """Do a command about runs where they are: on this machine or on a cluster."""
-    place = choose_whereabouts(options)
+    place = choose_location(options)
     if place != "cluster":
         try:
             folders = _find_folders(options.runs or Path("runs"), options.target)
@@ -315,10 +315,10 @@ def _operator(options: argparse.Namespace) -> int:
     return main(options)
 
 
-Whereabouts = Literal["cluster", "machine", "either"]
+RunLocation = Literal["cluster", "machine", "either"]
 
 
-def choose_whereabouts(options: argparse.Namespace) -> Whereabouts:
+def choose_location(options: argparse.Namespace) -> RunLocation:
     """Return where `options` ask to look. Raises UsageError for those that exclude each other.
 
     `either`: on this machine if it has such a run, else on the cluster that kubectl would use.

@@ -116,7 +116,7 @@ def _add_logs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     examples = """\
   scalerl logs quickstart
   scalerl logs qwen -n research --follow                       all pods, also those of attempts to come
-  scalerl logs qwen -n research --role trainer --index 0       the leader's alone, without a prefix
+  scalerl logs qwen -n research --role trainer --index 0       the coordinator's alone, without a prefix
   scalerl logs qwen -n research --role generator --previous    before their last restart
 """
     parser = _add(commands, "logs", "print what a run's processes have written", examples)
@@ -163,14 +163,16 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--identity", help="of this replica (default: host name and a random part)")
     parser.add_argument("--http", type=int, default=8081, metavar="PORT", help="health and metrics (default: 8081)")
     parser.add_argument(
-        "--poll-seconds", type=_positive, default=10.0, help="between questions to a leader (default: 10)"
+        "--poll-seconds", type=_positive, default=10.0, help="between questions to a coordinator (default: 10)"
     )
     parser.add_argument(
-        "--prometheus-url", type=_url, metavar="URL", help="asked about leaders that do not answer (default: none)"
+        "--prometheus-url", type=_url, metavar="URL", help="asked about coordinators that do not answer (default: none)"
     )
     parser.add_argument("--prometheus-token-file", type=Path, metavar="FILE", help="its bearer token, read every time")
     parser.add_argument("--prometheus-ca-file", type=Path, metavar="FILE", help="whom to trust (default: the system's)")
-    network = "who may ask leaders and what runs may reach, as NetworkPolicyPeers; without it no NetworkPolicy is made"
+    network = (
+        "who may ask coordinators and what runs may reach, as NetworkPolicyPeers; without it no NetworkPolicy is made"
+    )
     parser.add_argument("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', help=network)
 
 

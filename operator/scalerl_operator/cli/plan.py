@@ -22,7 +22,7 @@ HEADER = ("RUN", "VERDICT", "CEILING", "WIDTH NOW", "KNOWN AT", "WIDTH THERE", "
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """What a pilot allows to plan; computes in its unit. A number that is not known is None."""
 
     name: str
@@ -64,7 +64,7 @@ def run_plan(options: argparse.Namespace) -> str:
     return f"{format_table(HEADER, [_row(each) for each in plans])}\n{_notes(plans, options)}"
 
 
-def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, float, Share | None]) -> Plan:
+def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, float, Share | None]) -> BudgetPlan:
     """Return the plan of one pilot.
 
     Args:
@@ -74,7 +74,7 @@ def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, flo
     width, loss, share = wanted
     known = found.ceiling_high is not None and found.ceiling_low is not None
     at = identified_at(found, curve, width=width) if found.draws else None
-    return Plan(
+    return BudgetPlan(
         name=name,
         verdict=found.verdict,
         reason=found.reason,
@@ -88,7 +88,7 @@ def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, flo
     )
 
 
-def _row(plan: Plan) -> tuple[str, ...]:
+def _row(plan: BudgetPlan) -> tuple[str, ...]:
     doubt = "?" if plan.share is not None and plan.verdict == "NotIdentified" else ""
     return (
         plan.name,
@@ -107,7 +107,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _notes(plans: Sequence[Plan], options: argparse.Namespace) -> str:
+def _notes(plans: Sequence[BudgetPlan], options: argparse.Namespace) -> str:
     """Say what the columns mean for these options, and why a run is refused."""
     lines = [
         f"KNOWN AT: {plans[0].unit} at which the interval is expected to be {options.width:g} wide, from the sigmoid "

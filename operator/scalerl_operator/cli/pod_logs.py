@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from scalerl_operator.cli.log_lines import LineReader, LogWish, Place, build_query
-from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, Kube, KubeError, KubeSilence
+from scalerl_operator.cli.log_lines import LineReader, LogOffset, LogOptions, build_query
+from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, KubeClient, KubeError, KubeSilence
 from scalerl_operator.reconcile.pod_view import PodView, order_pods, parse_pod
-from scalerl_operator.reconcile.snapshot import Key, parse_seen_run
+from scalerl_operator.reconcile.snapshot import Key, parse_observed_run
 from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, Role
 from scalerl_operator.run.state import is_over, state_word
 
@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class PodSelection:
     """Whose logs."""
 
     key: Key
@@ -38,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Mouth:
+class LogSink:
     """Where lines and remarks go."""
 
     say: Say
@@ -46,7 +46,7 @@ class Mouth:
 
 
 @dataclass(frozen=True)
-class Pace:
+class FollowTimings:
     """How patient the reading is."""
 
     look_seconds: float = 2.0
@@ -56,7 +56,7 @@ class Pace:
     away_seconds: float = AWAY_SECONDS
 
 
-async def fetch_pods(kube: Kube, choice: Choice) -> list[PodView]:
+async def fetch_pods(kube: KubeClient, choice: PodSelection) -> list[PodView]:
     """Return the pods that are meant, trainers first. Raises KubeError."""
     namespace, run = choice.key
     documents, _ = await kube.list(PODS, namespace, f"{LABEL_RUN}={run}")
@@ -64,7 +64,7 @@ async def fetch_pods(kube: Kube, choice: Choice) -> list[PodView]:
     return order_pods(pods, run, role=choice.role, index=choice.index)
 
 
-async def show_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> int:
+async def show_logs(kube: KubeClient, choice: PodSelection, wish: LogOptions, mouth: LogSink) -> int:
     """Tell the logs as they are now, pod after pod; return how many could be told. Raises KubeError."""
     told = 0
     for pod in await fetch_pods(kube, choice):
@@ -72,7 +72,7 @@ async def show_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> 
             mouth.remark(f"{pod.name} has no log yet: {pod.waits}")
             continue
         try:
-            await _read(kube, choice, _Stream(pod, wish), mouth, Pace())
+            await _read(kube, choice, _Stream(pod, wish), mouth, FollowTimings())
         except KubeError as error:
             if error.status not in (400, 404):  # no such container or pod, or none before this one
                 raise
@@ -82,9 +82,11 @@ async def show_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth) -> 
     return told
 
 
-async def follow_logs(kube: Kube, choice: Choice, wish: LogWish, mouth: Mouth, pace: Pace | None = None) -> None:
+async def follow_logs(
+    kube: KubeClient, choice: PodSelection, wish: LogOptions, mouth: LogSink, pace: FollowTimings | None = None
+) -> None:
     """Tell what every pod that is meant writes, now and later, until the run is over. Raises KubeError."""
-    await _Follower(kube, choice, wish, mouth, pace or Pace()).follow()
+    await _Follower(kube, choice, wish, mouth, pace or FollowTimings()).follow()
 
 
 @dataclass
@@ -93,8 +95,8 @@ class _Stream:
 
     pod: PodView
     """As it was seen last."""
-    wish: LogWish
-    place: Place = Place()
+    wish: LogOptions
+    place: LogOffset = LogOffset()
     drained: bool = False
     """All of it is told, and nothing more will come."""
     task: "asyncio.Task[None] | None" = None
@@ -104,7 +106,7 @@ class _Stream:
         return self.task is not None and not self.task.done()
 
 
-async def _read(kube: Kube, choice: Choice, stream: _Stream, mouth: Mouth, pace: Pace) -> None:
+async def _read(kube: KubeClient, choice: PodSelection, stream: _Stream, mouth: LogSink, pace: FollowTimings) -> None:
     """Tell a log from where it was left; what has no end is told if the container is over. Raises KubeError."""
     wish = stream.wish
     over = stream.pod.over or wish.previous or not wish.follow
@@ -129,11 +131,11 @@ async def _read(kube: Kube, choice: Choice, stream: _Stream, mouth: Mouth, pace:
 class _Follower:
     """What is followed: a stream for each life of each container."""
 
-    kube: Kube
-    choice: Choice
-    wish: LogWish
-    mouth: Mouth
-    pace: Pace
+    kube: KubeClient
+    choice: PodSelection
+    wish: LogOptions
+    mouth: LogSink
+    pace: FollowTimings
     streams: dict[tuple[str, int], _Stream] = field(default_factory=dict)
     is_first: bool = True
     heard: float = field(default_factory=time.monotonic)
@@ -197,7 +199,7 @@ class _Follower:
         if not all(self.streams[pod.life].drained for pod in pods[:MAX_FOLLOWED] if pod.begun):
             return False
         try:
-            run = parse_seen_run(await self.kube.get(RUNS, *self.choice.key))
+            run = parse_observed_run(await self.kube.get(RUNS, *self.choice.key))
         except KubeError as error:
             if error.status == 404:
                 return True

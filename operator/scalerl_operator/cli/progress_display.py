@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalerl_operator.render.text import (
-    View,
+    ProgressView,
     describe_forecast,
     describe_phase,
     describe_progress,
@@ -30,7 +30,7 @@ DETAIL_SECONDS = 15.0  # a warm start says something new at every step; a log wa
 class RunDisplay(AbstractContextManager["RunDisplay"], Protocol):
     """A display that is opened and closed."""
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         """Show the newest state."""
 
     def event(self, text: str) -> None:
@@ -49,7 +49,7 @@ def open_display(stream: TextIO, environment: Mapping[str, str], *, quiet: bool)
 class Quiet:
     """Says nothing."""
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         """Show nothing."""
 
     def event(self, text: str) -> None:
@@ -79,7 +79,7 @@ class Lines:
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         """Write what is new since the last look."""
         self._say_phase(view)
         step = view.progress.step if view.progress is not None else 0
@@ -92,7 +92,7 @@ class Lines:
             self.event(text)
         self._twentieth, self._forecast = twentieth, text
 
-    def _say_phase(self, view: View) -> None:
+    def _say_phase(self, view: ProgressView) -> None:
         state, phase, now = state_word(view.run.status), describe_phase(view), self._clock()
         if state != self._state or (phase != self._phase and now - self._said >= DETAIL_SECONDS):
             self.event(phase)
@@ -113,7 +113,7 @@ class Panelled:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         """Draw the panel anew."""
         self._live.update(build_panel(view))
 
@@ -134,7 +134,7 @@ class Panelled:
         self._live.stop()
 
 
-def build_panel(view: View) -> Panel:
+def build_panel(view: ProgressView) -> Panel:
     """Return the picture of `view`: a bar, then one row for each thing known."""
     step = view.progress.step if view.progress is not None else 0
     table = Table.grid(padding=(0, 2))

@@ -22,7 +22,7 @@ from scalerl_operator.render import plots as pictures
 from scalerl_operator.render.describe import attempt_rows
 from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
-from scalerl_operator.render.report_data import Chronicle
+from scalerl_operator.render.report_data import ReportData
 from scalerl_operator.render.text import describe_halfway, format_compute
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
@@ -53,9 +53,9 @@ def write_report(folder: RunFolder, where: Path | None = None) -> Path:
     return write_chronicle(load_chronicle(folder), where or folder.path)
 
 
-def load_chronicle(folder: RunFolder) -> Chronicle:
+def load_chronicle(folder: RunFolder) -> ReportData:
     """Return the records in a run's folder."""
-    return Chronicle(
+    return ReportData(
         run=records.load_run(folder),
         spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
         evals=records.load_evals(folder),
@@ -66,7 +66,7 @@ def load_chronicle(folder: RunFolder) -> Chronicle:
     )
 
 
-def write_chronicle(chronicle: Chronicle, where: Path) -> Path:
+def write_chronicle(chronicle: ReportData, where: Path) -> Path:
     """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
     run, evals, lines = chronicle.run, chronicle.evals, living_forecasts(chronicle.forecasts, chronicle.evals)
     newest = load_forecast(lines[-1]) if lines else None

@@ -14,7 +14,7 @@ WATCH_SECONDS = 1200.0  # four whole lists have failed; the alert comes earlier,
 
 
 @dataclass(frozen=True)
-class Signs:
+class HealthSignals:
     """When the parts of a replica last showed that they live, in seconds of one monotonic clock."""
 
     lease: float
@@ -25,7 +25,7 @@ class Signs:
     """A watch told something, or whole lists were read; None while it does not watch."""
 
 
-def find_dead(signs: Signs, now: float) -> str:
+def find_dead(signs: HealthSignals, now: float) -> str:
     """Return what of the replica is dead; empty if nothing is."""
     parts = (
         ("nobody looks at the lease", signs.lease, BEAT_SECONDS),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from scalerl_operator.kube.client import LEASES, Json, Kube, KubeError
-from scalerl_operator.reconcile.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
+from scalerl_operator.kube.client import LEASES, Json, KubeClient, KubeError
+from scalerl_operator.reconcile.election import LeaseTimings, ObservedLease, Watched, choose, is_valid, watch
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ class LeaseLoop:
 class LeaseKeeper:
     """One replica's view of the lease. Between renewals `is_leading` is answered by the local clock."""
 
-    def __init__(self, kube: Kube, identity: Identity, terms: Terms | None = None):
+    def __init__(self, kube: KubeClient, identity: Identity, terms: LeaseTimings | None = None):
         self._kube = kube
         self._identity = identity
-        self._terms = terms or Terms()
+        self._terms = terms or LeaseTimings()
         self._watched = Watched()
         self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
         self._renewed: float | None = None
@@ -145,10 +145,10 @@ class LeaseKeeper:
         return await self._kube.create(LEASES, lease)
 
 
-def _parse(stored: Json | None) -> LeaseSeen | None:
+def _parse(stored: Json | None) -> ObservedLease | None:
     if stored is None:
         return None
     spec = stored.get("spec", {})
-    return LeaseSeen(
+    return ObservedLease(
         spec.get("holderIdentity", ""), stored["metadata"]["resourceVersion"], spec.get("leaseTransitions", 0)
     )

@@ -20,21 +20,21 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from scalerl_operator.controller.apply import KubeCluster, Rights, derive_token, load_store
-from scalerl_operator.controller.health import Signs, find_dead, find_unready, start_health
+from scalerl_operator.controller.apply import ApplyDeps, KubeCluster, derive_token, load_store
+from scalerl_operator.controller.health import HealthSignals, find_dead, find_unready, start_health
 from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
 from scalerl_operator.controller.reconciler import Reconciler
 from scalerl_operator.controller.watches import Body, Watches, start_watches
 from scalerl_operator.decide.lifecycle import Limits
-from scalerl_operator.kube.client import RUNS, Kube, KubeError, load_connection
-from scalerl_operator.reconcile.cache import Store
-from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run, run_key
+from scalerl_operator.kube.client import RUNS, KubeClient, KubeError, load_connection
+from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.snapshot import parse_observed_pod, parse_observed_run, run_key
 from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
 from scalerl_operator.resources.owner import PodOptions
-from scalerl_operator.telemetry.metrics import Gauges
-from scalerl_operator.telemetry.poller import Leaders, Means, Read
-from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.metrics import OperatorMetrics
+from scalerl_operator.telemetry.poller import PollerDeps, ProgressPoller, Read
+from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -91,7 +91,7 @@ class _Lease:
     """The election's part of the process."""
 
     loop: LeaseLoop
-    kube: Kube
+    kube: KubeClient
     """A client of its own: the lease must not wait behind a thousand pods."""
     keeper: LeaseKeeper
 
@@ -107,8 +107,8 @@ async def _build_lease(options: argparse.Namespace) -> _Lease:
     me = options.identity or f"{socket.gethostname()}-{secrets.token_hex(4)}"
     loop = LeaseLoop()
 
-    async def connect() -> Kube:
-        return Kube(load_connection(os.environ), parallel=2)
+    async def connect() -> KubeClient:
+        return KubeClient(load_connection(os.environ), parallel=2)
 
     kube = await loop.run(connect())
     return _Lease(loop, kube, LeaseKeeper(kube, Identity(options.lease_namespace, options.lease_name, me)))
@@ -122,21 +122,21 @@ class _Replica:
         namespaces: list[str] = options.namespace
         self._scopes: Sequence[str | None] = namespaces or [None]
         self._port: int = options.http
-        self.gauges = Gauges()
-        self._kube = Kube(load_connection(os.environ), counted=self.gauges.count_write)
-        self._store = Store()
+        self.gauges = OperatorMetrics()
+        self._kube = KubeClient(load_connection(os.environ), counted=self.gauges.count_write)
+        self._store = InformerCache()
         self._lease, self.keeper = lease, lease.keeper
-        means = Means(
+        deps = PollerDeps(
             now=_now,
             token=lambda uid: derive_token(key, uid),
             dirty=lambda run: self._reconciler.mark(run),
             poll_seconds=options.poll_seconds,
             read=_reader(options),
         )
-        self._leaders = Leaders(self._store, self.gauges, means)
+        self._poller = ProgressPoller(self._store, self.gauges, deps)
         pods = PodOptions(options.image, limits.exit_seconds, isolation)
-        rights = Rights(pods, key, self.keeper.is_leading, _now)
-        cluster = KubeCluster(self._kube, self._store, self._leaders, rights)
+        apply_deps = ApplyDeps(pods, key, self.keeper.is_leading, _now)
+        cluster = KubeCluster(self._kube, self._store, self._poller, apply_deps)
         self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
         self._synced = False
         self._watch_sign = self._swept = time.monotonic()
@@ -155,10 +155,10 @@ class _Replica:
             render=self._render,
         )
 
-    def _signs(self) -> Signs:
+    def _signs(self) -> HealthSignals:
         if not self._synced:
-            return Signs(self.keeper.beat)
-        return Signs(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
+            return HealthSignals(self.keeper.beat)
+        return HealthSignals(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
 
     def _render(self) -> bytes:
         self.gauges.set_leading(self.keeper.is_leading())
@@ -183,7 +183,7 @@ class _Replica:
         self._reconciler.beat, self._synced = time.monotonic(), True
         parts = {
             "the workers": self._reconciler.work_forever(),
-            "the poller": self._leaders.poll_forever(),
+            "the poller": self._poller.poll_forever(),
             "the sweeps": self._sweep_forever(),
         }
         await _run_together(parts)
@@ -194,7 +194,7 @@ class _Replica:
 
     def _on_run(self, body: Body, deleted: bool) -> None:
         self._watch_sign = time.monotonic()
-        run = parse_seen_run(body, self._store.run(run_key(body)))
+        run = parse_observed_run(body, self._store.run(run_key(body)))
         if deleted:
             self._store.drop_run(run)
             self._reconciler.mark(run.key)
@@ -203,7 +203,7 @@ class _Replica:
 
     def _on_pod(self, body: Body, deleted: bool) -> None:
         self._watch_sign = time.monotonic()
-        pod = parse_seen_pod(body)
+        pod = parse_observed_pod(body)
         if pod is not None and (self._store.drop_pod(pod) if deleted else self._store.put_pod(pod)):
             self._reconciler.mark(pod.run)
 
@@ -252,7 +252,7 @@ class _Replica:
 
     async def close(self) -> None:
         """Write nothing more; then let another replica lead at once."""
-        await self._leaders.close()
+        await self._poller.close()
         await self._lease.close()
         await self._kube.close()
 
@@ -261,7 +261,7 @@ def _reader(options: argparse.Namespace) -> Read | None:
     """Who reads the Prometheus server; None where none is named."""
     if options.prometheus_url is None:
         return None
-    server = Server(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
+    server = PrometheusClient(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
     return partial(fetch_reading, server)
 
 

@@ -5,7 +5,7 @@ Nobody has to be let read Secrets for that: whose an object is, the API server i
 
 from collections.abc import Mapping
 
-from scalerl_operator.kube.client import CHILDREN, Json, Kube, KubeError
+from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError
 from scalerl_operator.resources.names import LABEL_MANAGED_BY, LABEL_RUN
 
 # Of a create: the object is there; or a quota, a policy, a rule says no, as some also do where it is there.
@@ -20,7 +20,7 @@ class NotOurs(KubeError):
         super().__init__(f"{kind} {name}", 409, "AlreadyExists", words + "remove it or name the run otherwise")
 
 
-async def make_child(kube: Kube, document: Json, *, is_known: bool) -> None:
+async def make_child(kube: KubeClient, document: Json, *, is_known: bool) -> None:
     """Make `document` be so. Raises KubeError; NotOurs where its name is somebody else's.
 
     Args:
@@ -42,7 +42,7 @@ async def make_child(kube: Kube, document: Json, *, is_known: bool) -> None:
         await kube.create(CHILDREN[kind], document)
 
 
-async def _create(kube: Kube, document: Json) -> KubeError | None:
+async def _create(kube: KubeClient, document: Json) -> KubeError | None:
     """Return why it may be there already; None: it was made."""
     try:
         await kube.create(CHILDREN[document["kind"]], document)
@@ -53,7 +53,7 @@ async def _create(kube: Kube, document: Json) -> KubeError | None:
     return None
 
 
-async def _find_ours(kube: Kube, document: Json) -> str | None:
+async def _find_ours(kube: KubeClient, document: Json) -> str | None:
     """Return the uid of the run's own object; None if there is none of that name. Raises NotOurs."""
     kind, metadata = document["kind"], document["metadata"]
     try:

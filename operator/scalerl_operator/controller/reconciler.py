@@ -17,7 +17,7 @@ from scalerl_operator.kube.client import KubeError
 from scalerl_operator.reconcile.pod_plan import plan_pods
 from scalerl_operator.reconcile.snapshot import Key
 from scalerl_operator.reconcile.work_queue import WorkQueue
-from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.metrics import OperatorMetrics
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own bound
 class Reconciler:
     """Workers on one queue. One run is never in two hands."""
 
-    def __init__(self, cluster: Cluster, gauges: Gauges, limits: Limits, now: Callable[[], datetime]):
+    def __init__(self, cluster: Cluster, gauges: OperatorMetrics, limits: Limits, now: Callable[[], datetime]):
         self._cluster = cluster
         self._gauges = gauges
         self._limits = limits
@@ -102,12 +102,12 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> datetime | None:
         """Bring one run nearer to what is wanted; return when to look again. Raises KubeError, NotLeading."""
-        sight = self._cluster.observe(key)
-        if sight is None:
+        snapshot = self._cluster.observe(key)
+        if snapshot is None:
             self._queue.forget(key)
             return None
-        plan = plan_pods(sight, self._now(), self._limits)
-        if sight.run.managed_by == MANAGED_BY:
-            self._gauges.show_run(key, plan.status or sight.run.status, sight.told)
-        await self._cluster.apply(sight, plan)
+        plan = plan_pods(snapshot, self._now(), self._limits)
+        if snapshot.run.managed_by == MANAGED_BY:
+            self._gauges.show_run(key, plan.status or snapshot.run.status, snapshot.told)
+        await self._cluster.apply(snapshot, plan)
         return plan.until

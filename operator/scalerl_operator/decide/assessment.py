@@ -24,7 +24,7 @@ from scalerl_operator.forecast import (
 )
 from scalerl_operator.run.evals import eval_key, surviving
 from scalerl_operator.run.forecast_log import ForecastLine, living_forecasts, match_forecasts
-from scalerl_operator.run.observed import Judged
+from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 
 STATED_INPUTS = 10  # of a policy in the status; `for` may be 1000
@@ -46,7 +46,7 @@ def scatter_of(point: EvalPoint) -> float:
     return binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
 
 
-def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:
+def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:
     """Return the forecast that `evals` allow, as of the last of them (held-out, in order, at least one).
 
     Args:
@@ -62,7 +62,7 @@ def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, t
             burn_in=spec.burn_in_gpu_hours,
             law=spec.law,
         )
-    except FitError as error:  # a leader that measures nonsense; the run itself may be sound
+    except FitError as error:  # a coordinator that measures nonsense; the run itself may be sound
         found = Forecast("NotIdentified", str(error), "sigmoid", 0, 0.0, unit)
     return ForecastLine(
         time=time,
@@ -74,7 +74,7 @@ def judge_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, t
     )
 
 
-def judge_missing(
+def forecast_missing(
     run: RLRun, evals: Sequence[EvalPoint], made: Sequence[ForecastLine], time: float
 ) -> list[ForecastLine]:
     """Return the forecasts of the weights that went on, in order: those of `made`, and those that are missing.
@@ -89,7 +89,7 @@ def judge_missing(
         point = measured[count - 1]
         if eval_key(point) not in lines:
             budget = budget_gpu_hours(run, point.step, point.compute_gpu_hours)
-            lines[eval_key(point)] = judge_points(run, measured[:count], budget, time)
+            lines[eval_key(point)] = forecast_points(run, measured[:count], budget, time)
     return [lines[eval_key(point)] for point in measured if eval_key(point) in lines]
 
 
@@ -142,10 +142,10 @@ def _summarize_ceiling(found: Forecast) -> str | None:
     return f"{found.ceiling:.2f} [{found.ceiling_low:.2f},{found.ceiling_high:.2f}]"
 
 
-def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Judged:
+def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Assessment:
     """Return the newest forecast and the stop policy that holds now."""
     lines = living_forecasts(forecasts, evals)
-    return Judged(to_status(lines[-1]), decide_run_stop(run, lines, evals)) if lines else Judged()
+    return Assessment(to_status(lines[-1]), decide_run_stop(run, lines, evals)) if lines else Assessment()
 
 
 def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> StopStatus | None:

@@ -25,7 +25,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Trace:
+class CurveSamples:
     """Where a run's curve lies."""
 
     now: Band
@@ -36,7 +36,7 @@ class Trace:
     """Compute at which the run will end, if that is known."""
 
 
-def trace_curve(line: ForecastLine, evals: Sequence[EvalPoint]) -> Trace | None:
+def sample_curve(line: ForecastLine, evals: Sequence[EvalPoint]) -> CurveSamples | None:
     """Return where the curve of `line` lies; None where it has none, or no evaluation is known.
 
     Args:
@@ -56,7 +56,7 @@ def trace_curve(line: ForecastLine, evals: Sequence[EvalPoint]) -> Trace | None:
         bands = _bands(found, at, scatter_of(last))
     except FitError:
         return None
-    return Trace(bands[0], bands[1:], line.budget_gpu_hours)
+    return CurveSamples(bands[0], bands[1:], line.budget_gpu_hours)
 
 
 def _bands(found: Forecast, at: Sequence[float], scatter: float) -> tuple[Band, ...]:

@@ -12,7 +12,7 @@ from typing import Literal
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition
 from scalerl_operator.decide.status import describe_stop
-from scalerl_operator.run.attempts import History, describe_exit, to_seen
+from scalerl_operator.run.attempts import History, describe_exit, to_observed
 from scalerl_operator.run.conditions import EVENTS, EventReason
 from scalerl_operator.run.state import state_word
 
@@ -20,7 +20,7 @@ MESSAGE_LENGTH = 1000  # of an event; the API server takes 1024
 
 
 @dataclass(frozen=True)
-class Happening:
+class Event:
     """Something that a person may want to know: an Event."""
 
     reason: EventReason
@@ -33,19 +33,19 @@ class Happening:
         return f"{run}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def list_happenings(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Happening]:
+def list_events(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Event]:
     """Yield what is in `new` and not in `old`. A status that is not written tells nothing."""
     yield from _attempts(old, new, now)
     before, after = state_word(old), state_word(new)
     if before != after:
         yield from _state(after, new)
     if new.stop is not None and not _holding(new) <= _holding(old):
-        yield Happening("StopRecommended", describe_stop(new.stop)[:MESSAGE_LENGTH])
+        yield Event("StopRecommended", describe_stop(new.stop)[:MESSAGE_LENGTH])
     yield from _health(old, new)
     verdict = old.forecast.verdict if old is not None and old.forecast is not None else None
     if new.forecast is not None and new.forecast.verdict != verdict:
         ceiling = f", ceiling {new.forecast.summary}" if new.forecast.summary is not None else ""
-        yield Happening("ForecastChanged", f"{new.forecast.verdict}{ceiling}: {new.forecast.reason}"[:MESSAGE_LENGTH])
+        yield Event("ForecastChanged", f"{new.forecast.verdict}{ceiling}: {new.forecast.reason}"[:MESSAGE_LENGTH])
 
 
 def _holding(status: RLRunStatus | None) -> set[str]:
@@ -54,11 +54,11 @@ def _holding(status: RLRunStatus | None) -> set[str]:
     return {stop.policy, *stop.others} if stop is not None else set()
 
 
-def _health(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Happening]:
+def _health(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
     """A rule of the watchdog that is broken now and was not."""
     before, after = _unhealthy(old), _unhealthy(new)
     if after is not None and (before is None or before.reason != after.reason):
-        yield Happening("Unhealthy", f"{after.reason}: {after.message}"[:MESSAGE_LENGTH], "Warning")
+        yield Event("Unhealthy", f"{after.reason}: {after.message}"[:MESSAGE_LENGTH], "Warning")
 
 
 def _unhealthy(status: RLRunStatus | None) -> Condition | None:
@@ -66,27 +66,27 @@ def _unhealthy(status: RLRunStatus | None) -> Condition | None:
     return next((each for each in found if each.type == "Healthy" and each.status == "False"), None)
 
 
-def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Happening]:
+def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Event]:
     before = {each.number: each for each in old.attempts} if old is not None else {}
-    seen, _ = to_seen(History(tuple(new.attempts)), now)
+    seen, _ = to_observed(History(tuple(new.attempts)), now)
     for attempt, said in zip(new.attempts, seen, strict=True):
         known = before.get(attempt.number)
         if known is None:
-            yield Happening("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
+            yield Event("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
         if attempt.stop_cause is not None and (known is None or known.stop_cause is None):
             why = f" ({attempt.stop_message})" if attempt.stop_message else ""
             message = f"attempt {attempt.number} is asked to save and end: {attempt.stop_cause}{why}"
-            yield Happening("AskedToEnd", message[:MESSAGE_LENGTH])
+            yield Event("AskedToEnd", message[:MESSAGE_LENGTH])
         if attempt.ended is not None and (known is None or known.ended is None):
             good = attempt.exit_code == 0 or attempt.stop_cause is not None
-            yield Happening("AttemptEnded", describe_exit(said)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
+            yield Event("AttemptEnded", describe_exit(said)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
 
 
-def _state(word: str, status: RLRunStatus) -> Iterator[Happening]:
+def _state(word: str, status: RLRunStatus) -> Iterator[Event]:
     """A state that is worth an event of its own; attempts tell the others."""
     for reason, (kind, _) in EVENTS.items():
         if reason == word:
             message = next((each.message for each in status.conditions if each.type == "Progressing"), "")
             if word == "Training" and status.progress is not None:
                 message = f"attempt {status.attempt}, from step {status.progress.step}"
-            yield Happening(reason, (message or word)[:MESSAGE_LENGTH], kind)
+            yield Event(reason, (message or word)[:MESSAGE_LENGTH], kind)

@@ -26,7 +26,7 @@ def find_rule(policy: FailurePolicy, ending: Ending) -> FailureRule | None:
     """Return the first rule that fits; None if none does.
 
     None also for an end that was asked for, whose exit code says nothing, and for a spec that is wrong, which nothing
-    can mend. A gang whose leader was asked to end, for it had lost a member, ended as that member did.
+    can mend. A gang whose coordinator was asked to end, for it had lost a member, ended as that member did.
     """
     if ending.stop_cause not in (None, "GangBroken") or ending.exit_code == EXIT_INVALID:
         return None

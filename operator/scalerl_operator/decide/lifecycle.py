@@ -1,6 +1,6 @@
-"""The decision: what to do with a run's leader now, and what its status says. PURE.
+"""The decision: what to do with a run's coordinator now, and what its status says. PURE.
 
-Level-triggered: the same run, sights and time give the same plan, so deciding twice or after a crash is harmless.
+Level-triggered: the same run, snapshots and time give the same plan, so deciding twice or after a crash is harmless.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scalerl_operator.decide.status import Standing, build_status
 from scalerl_operator.decide.watchdog import find_alarms
 from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.conditions import Outcome
-from scalerl_operator.run.observed import Attempt, Judged, Seen
+from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
 
 # Who is asked to end for these has nothing to save, or cannot: short patience.
 HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
@@ -27,21 +27,21 @@ class Limits:
     retries: int = 10
     """Tries in a row that may cost no restart and bring no new checkpoint; with the default backoff, 50 minutes."""
     exit_seconds: float = 30.0
-    """From the last checkpoint to the leader's exit, once it was asked to end."""
+    """From the last checkpoint to the coordinator's exit, once it was asked to end."""
     silence_seconds: float = 600.0
-    """Longest time without an answer from a leader that has answered before."""
+    """Longest time without an answer from a coordinator that has answered before."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Start the leader; it goes on from the newest checkpoint."""
+    """Start the coordinator; it goes on from the newest checkpoint."""
 
     attempt: int
 
 
 @dataclass(frozen=True)
 class Terminate:
-    """Ask the leader to checkpoint and end (SIGTERM)."""
+    """Ask the coordinator to checkpoint and end (SIGTERM)."""
 
     cause: StopCause
     message: str = ""
@@ -50,7 +50,7 @@ class Terminate:
 
 @dataclass(frozen=True)
 class Kill:
-    """End the leader and all its processes at once."""
+    """End the coordinator and all its processes at once."""
 
     cause: StopCause
 
@@ -74,20 +74,22 @@ Action = Start | Terminate | Kill | Wait | Done
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What to do, and what to write down."""
 
     action: Action
     status: RLRunStatus
 
 
-def plan_run(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits | None = None) -> Plan:
+def plan_run(
+    run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits | None = None
+) -> RunPlan:
     """Return the next action and the status that goes with it; `run.status` is the one written last."""
     action = decide(run, seen, judged, now, limits or Limits())
-    return Plan(action, build_status(run, seen, judged, describe_standing(action, seen), now))
+    return RunPlan(action, build_status(run, seen, judged, describe_standing(action, seen), now))
 
 
-def decide(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+def decide(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits) -> Action:
     """Return the next action alone."""
     if seen.running is not None:
         return _while_running(run, seen, judged, now, limits)
@@ -96,7 +98,7 @@ def decide(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits
     return _before_start(run, seen, judged, now)
 
 
-def _before_start(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Action:
+def _before_start(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime) -> Action:
     """A run that was over stays over, unless the spec has been changed so that it is not."""
     if seen.attempts:
         termination = seen.attempts[-1].termination
@@ -108,7 +110,7 @@ def _before_start(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Acti
     return Start(seen.attempts[-1].number + 1 if seen.attempts else 1)
 
 
-def _is_budget_spent(run: RLRun, seen: Seen) -> bool:
+def _is_budget_spent(run: RLRun, seen: ObservedState) -> bool:
     """Whether the run is as long as the spec now asks: a larger budget lets a finished run go on."""
     termination = seen.attempts[-1].termination
     step = termination.step if termination is not None else 0
@@ -117,7 +119,7 @@ def _is_budget_spent(run: RLRun, seen: Seen) -> bool:
     return step >= run.spec.budget.steps or (limit is not None and compute >= limit)
 
 
-def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+def _while_running(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits) -> Action:
     attempt = seen.attempts[-1]
     if attempt.stop_time is not None and attempt.stop_cause is not None:
         patience = limits.exit_seconds
@@ -137,8 +139,8 @@ def _while_running(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits
     return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else _heed_watchdog(run, seen)
 
 
-def _heed_watchdog(run: RLRun, seen: Seen) -> Terminate | Wait:
-    """What the gravest broken rule asks for. The leader answers, so it can save."""
+def _heed_watchdog(run: RLRun, seen: ObservedState) -> Terminate | Wait:
+    """What the gravest broken rule asks for. The coordinator answers, so it can save."""
     for alarm in find_alarms(run, seen):
         if alarm.action != "Warn":
             cause: StopCause = "WatchdogStop" if alarm.action == "Stop" else "WatchdogRestart"
@@ -146,8 +148,8 @@ def _heed_watchdog(run: RLRun, seen: Seen) -> Terminate | Wait:
     return Wait()
 
 
-def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: Limits) -> bool:
-    """Whether the leader has not answered for too long. A few missed polls are nothing."""
+def _is_stuck(run: RLRun, seen: ObservedState, attempt: Attempt, now: datetime, limits: Limits) -> bool:
+    """Whether the coordinator has not answered for too long. A few missed polls are nothing."""
     if seen.heard is None:
         return now - max(attempt.started, seen.watched or attempt.started) > timedelta(
             seconds=run.spec.deadlines.start_seconds
@@ -155,7 +157,7 @@ def _is_stuck(run: RLRun, seen: Seen, attempt: Attempt, now: datetime, limits: L
     return now - seen.heard > timedelta(seconds=limits.silence_seconds)
 
 
-def _is_overdue(run: RLRun, seen: Seen, now: datetime) -> bool:
+def _is_overdue(run: RLRun, seen: ObservedState, now: datetime) -> bool:
     """Whether `deadlines.activeSeconds` is used up. Time between attempts does not count."""
     limit = run.spec.deadlines.active_seconds
     if limit is None:
@@ -164,7 +166,7 @@ def _is_overdue(run: RLRun, seen: Seen, now: datetime) -> bool:
     return seen.earlier.active_seconds + listed >= limit
 
 
-def _ending(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Done | None:
+def _ending(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime) -> Done | None:
     """What forbids a start, whatever the last attempt said."""
     if seen.interrupts:
         return Done("Interrupted", "ended on request; --resume goes on from the checkpoint")
@@ -177,7 +179,7 @@ def _ending(run: RLRun, seen: Seen, judged: Judged, now: datetime) -> Done | Non
     return None
 
 
-def _after_exit(run: RLRun, seen: Seen, judged: Judged, now: datetime, limits: Limits) -> Action:
+def _after_exit(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits) -> Action:
     last = seen.attempts[-1]
     said = last.termination.reason if last.termination is not None else None
     error = last.termination.error if last.termination is not None else ""
@@ -206,7 +208,7 @@ def _verdict(run: RLRun, last: Attempt, error: str) -> Done | None:
     return None
 
 
-def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
+def _again(run: RLRun, seen: ObservedState, now: datetime, limits: Limits) -> Action:
     """Start again, later or never, by what the attempts since the last new checkpoint have cost."""
     last, policy = seen.attempts[-1], run.spec.failure_policy
     if last.stop_cause == "Suspended":
@@ -228,7 +230,7 @@ def _again(run: RLRun, seen: Seen, now: datetime, limits: Limits) -> Action:
     return Start(last.number + 1) if now >= due else Wait(due)
 
 
-def describe_standing(action: Action, seen: Seen) -> Standing:
+def describe_standing(action: Action, seen: ObservedState) -> Standing:
     """Return (reason, message) of the run's standing: the one word that its conditions are built from."""
     running = seen.running
     match action:

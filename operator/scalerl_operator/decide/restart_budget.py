@@ -2,13 +2,13 @@
 
 from scalerl_api.status import StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
-from scalerl_operator.run.observed import Attempt, Seen
+from scalerl_operator.run.observed import Attempt, ObservedState
 
 # However who was asked for these ends, it is the run's own fault.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
 
-def count_failures(seen: Seen, *, every_steps: int = 1) -> tuple[int, int]:
+def count_failures(seen: ObservedState, *, every_steps: int = 1) -> tuple[int, int]:
     """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
 
     That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the

@@ -19,11 +19,11 @@ from scalerl_api.wire import Phase, Progress
 from scalerl_operator.decide.watchdog import find_alarms
 from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
 from scalerl_operator.run.evals import surviving
-from scalerl_operator.run.observed import Judged, Seen
+from scalerl_operator.run.observed import Assessment, ObservedState
 
 Truth = Literal["True", "False", "Unknown"]
 Standing = tuple[StandingReason | Literal["Running"], str]
-"""(reason, message); `Running` stands for what the leader does."""
+"""(reason, message); `Running` stands for what the coordinator does."""
 Said = tuple[ConditionType, Truth, Reason, str]
 """A condition: type, status, reason, message."""
 
@@ -37,8 +37,8 @@ _PHASE_REASONS: dict[Phase, PhaseReason] = {
 }
 
 
-def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now: datetime) -> RLRunStatus:
-    """Return the status to write. What the running leader has not said yet is kept from `run.status`."""
+def build_status(run: RLRun, seen: ObservedState, judged: Assessment, standing: Standing, now: datetime) -> RLRunStatus:
+    """Return the status to write. What the running coordinator has not said yet is kept from `run.status`."""
     old = run.status or RLRunStatus()
     progress = seen.progress
     attempts = len(seen.attempts)
@@ -56,13 +56,13 @@ def build_status(run: RLRun, seen: Seen, judged: Judged, standing: Standing, now
 
 
 def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
-    """What was used does not become less: a leader that was killed has not written down its last step's."""
+    """What was used does not become less: a coordinator that was killed has not written down its last step's."""
     spent = dict(old.gpu_seconds) if old is not None else {}
     told = {role: max(seconds, spent.get(role, 0.0)) for role, seconds in progress.gpu_seconds.items()}
     return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
 
 
-def _wanted(run: RLRun, seen: Seen, judged: Judged, standing: Standing) -> list[Said]:
+def _wanted(run: RLRun, seen: ObservedState, judged: Assessment, standing: Standing) -> list[Said]:
     """Return every condition; each is always there, so that it can be waited for."""
     said, message = standing
     phase = seen.progress.phase if seen.progress is not None else "starting"
@@ -84,7 +84,7 @@ def _wanted(run: RLRun, seen: Seen, judged: Judged, standing: Standing) -> list[
     ]
 
 
-def _health_condition(run: RLRun, seen: Seen, *, over: bool) -> Said:
+def _health_condition(run: RLRun, seen: ObservedState, *, over: bool) -> Said:
     """What the watchdog says; a run that has just been asked to end for it is still unhealthy."""
     if over or seen.running is None or seen.heard is None:
         return "Healthy", "Unknown", "NotTraining", ""
@@ -136,7 +136,7 @@ def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list
     return built
 
 
-def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
+def _roles(run: RLRun, seen: ObservedState) -> list[RoleStatus]:
     progress = seen.progress
     alive = seen.running is not None and progress is not None
     training = progress is not None and progress.phase in ("training", "evaluating")
@@ -156,7 +156,7 @@ def _roles(run: RLRun, seen: Seen) -> list[RoleStatus]:
     ]
 
 
-def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
+def _progress(progress: Progress, seen: ObservedState) -> ProgressStatus:
     measured = surviving(seen.evals)
     return ProgressStatus(
         phase=progress.phase,
@@ -168,7 +168,7 @@ def _progress(progress: Progress, seen: Seen) -> ProgressStatus:
     )
 
 
-def _checkpoint(seen: Seen) -> CheckpointStatus | None:
+def _checkpoint(seen: ObservedState) -> CheckpointStatus | None:
     found = seen.left or (seen.progress.checkpoint if seen.progress is not None else None)
     if found is None:
         return None

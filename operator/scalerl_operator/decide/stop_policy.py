@@ -25,7 +25,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Looked:
+class Evidence:
     """A number that a policy looked at."""
 
     step: int
@@ -45,7 +45,7 @@ class PolicyHit:
     """By its name in StopCondition."""
     reason: str
     """The numbers, in one sentence."""
-    inputs: tuple[Looked, ...]
+    inputs: tuple[Evidence, ...]
     """One per evaluation that counted, oldest first."""
     saved_gpu_hours: float | None
     """Budget less compute so far; None if the budget's compute is not known."""
@@ -155,7 +155,7 @@ QUANTITIES = {
 }
 
 
-def _look(quantity: _Quantity, history: Sequence[Observation], wanted: MinEvidence) -> Looked | None:
+def _look(quantity: _Quantity, history: Sequence[Observation], wanted: MinEvidence) -> Evidence | None:
     """Return the quantity at the last observation; None if it is not known, or the forecast not good enough."""
     last = history[-1]
     if quantity.predict is None:
@@ -164,7 +164,7 @@ def _look(quantity: _Quantity, history: Sequence[Observation], wanted: MinEviden
         good = last.forecast is not None and last.forecast.verdict in (wanted.verdict, "Identified")
         value = quantity.predict(last.forecast) if good and last.forecast is not None else None
         verdict = last.forecast.verdict if last.forecast is not None else None
-    return Looked(last.step, last.compute, value, verdict) if value is not None else None
+    return Evidence(last.step, last.compute, value, verdict) if value is not None else None
 
 
 def _holds(bound: Bound, value: float) -> bool:

@@ -1,4 +1,4 @@
-"""Which of the watchdog's rules a run that trains has broken, by its leader's last answer. PURE."""
+"""Which of the watchdog's rules a run that trains has broken, by its coordinator's last answer. PURE."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from scalerl_api import RLRun
 from scalerl_api.policies import WatchAction
 from scalerl_api.wire import Progress, StepVital
 from scalerl_operator.run.conditions import WatchRule
-from scalerl_operator.run.observed import Seen
+from scalerl_operator.run.observed import ObservedState
 
 _SEVERITY: tuple[WatchAction, ...] = ("Stop", "Restart", "Warn")
 
@@ -22,7 +22,7 @@ class Alarm:
     """The numbers, in one sentence that does not change while nothing happens."""
 
 
-def find_alarms(run: RLRun, seen: Seen) -> tuple[Alarm, ...]:
+def find_alarms(run: RLRun, seen: ObservedState) -> tuple[Alarm, ...]:
     """Return the broken rules, the one with the gravest action first; none while the running attempt has not answered.
 
     Steps count within an attempt: what an earlier one did is dealt with.
@@ -51,7 +51,7 @@ def _no_step(run: RLRun, progress: Progress) -> Iterator[Alarm]:
 
 
 def _non_finite(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
-    """Only a leader that was told to go on can say this: another one has ended with EXIT_NON_FINITE."""
+    """Only a coordinator that was told to go on can say this: another one has ended with EXIT_NON_FINITE."""
     bad = [each.step for each in vitals if not each.finite]
     if bad:
         message = (

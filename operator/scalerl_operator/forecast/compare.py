@@ -119,10 +119,10 @@ def _shared_ceilings(ceilings: Sequence[float | None], margin: float) -> list[fl
     """
     shared: list[float | None] = [None] * len(ceilings)
     left = {i: ceiling for i, ceiling in enumerate(ceilings) if ceiling is not None}
-    leaders = [0, *sorted(left, key=lambda i: -left[i])]
-    for leader in leaders:
-        if leader in left:
-            group = [i for i in left if abs(left[i] - left[leader]) <= margin]
+    candidates = [0, *sorted(left, key=lambda i: -left[i])]
+    for candidate in candidates:
+        if candidate in left:
+            group = [i for i in left if abs(left[i] - left[candidate]) <= margin]
             mean = float(np.mean([left.pop(i) for i in group]))
             for i in group:
                 shared[i] = mean

@@ -78,7 +78,7 @@ def _fit(points: Points, blank: Forecast, *, contested: bool, r0: float | None) 
     residual = y - laws.sigmoid.curve
     fitted = replace(
         blank,
-        law=_leader(laws),
+        law=_best_law(laws),
         sigma=float(np.sqrt(np.median(variance))),
         correlation=laws.sigmoid.correlation,
         drift=DRIFT * float(np.ptp(laws.sigmoid.curve)),
@@ -93,7 +93,7 @@ def _fit(points: Points, blank: Forecast, *, contested: bool, r0: float | None) 
     return replace(summarized, verdict=verdict, reason=reason + _aside(summarized))
 
 
-def _leader(laws: Fitted) -> str:
+def _best_law(laws: Fitted) -> str:
     """Return the law whose medians are reported: the sigmoid, unless a rival is LEAD times as likely."""
     best = max(laws.rivals, key=lambda rival: rival.weight)
     return best.name if best.weight > LEAD * laws.weight else SIGMOID.name

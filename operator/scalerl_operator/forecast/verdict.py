@@ -27,7 +27,7 @@ COLLAPSE = 0.5  # of the gain that was reached
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _VerdictInputs:
     """What a verdict rests on; computes in `unit`."""
 
     points: int
@@ -68,8 +68,8 @@ def judge(forecast: Forecast, *, rise: float, contested: bool) -> tuple[Verdict,
     )
 
 
-def _evidence(f: Forecast, *, rise: float, contested: bool) -> _Evidence:
-    return _Evidence(
+def _evidence(f: Forecast, *, rise: float, contested: bool) -> _VerdictInputs:
+    return _VerdictInputs(
         points=f.points,
         last_compute=_known(f.last_compute),
         unit=f.unit,
@@ -91,7 +91,7 @@ def _known(value: float | None) -> float:
     return value
 
 
-def _refusal(e: _Evidence) -> str | None:
+def _refusal(e: _VerdictInputs) -> str | None:
     if e.rise < RISE:
         return f"no rise beyond the noise (sd {e.sigma:.3f}) in {e.points} points; needs a longer run or less noise"
     if e.last_compute < e.c_mid:
@@ -104,7 +104,7 @@ def _refusal(e: _Evidence) -> str | None:
     return None
 
 
-def _doubt(e: _Evidence) -> str | None:
+def _doubt(e: _VerdictInputs) -> str | None:
     if e.points < MIN_TRUSTED:
         return f"{e.points} points cannot check the law; needs at least {MIN_TRUSTED}"
     if _width(e) > IDENTIFIED_WIDTH:
@@ -116,7 +116,7 @@ def _doubt(e: _Evidence) -> str | None:
     return _contested(e)
 
 
-def _contested(e: _Evidence) -> str | None:
+def _contested(e: _VerdictInputs) -> str | None:
     """A rival that the points allow, that forecast this run's past clearly better and ends elsewhere."""
     if e.backtest_error is None:
         return None
@@ -134,19 +134,19 @@ def _contested(e: _Evidence) -> str | None:
     return None
 
 
-def _width(e: _Evidence) -> float:
+def _width(e: _VerdictInputs) -> float:
     return e.high - e.low
 
 
-def _interval(e: _Evidence) -> str:
+def _interval(e: _VerdictInputs) -> str:
     return f"[{e.low:.3f}, {e.high:.3f}]"
 
 
-def _amount(compute: float, e: _Evidence) -> str:
+def _amount(compute: float, e: _VerdictInputs) -> str:
     return f"{compute:.3g} {e.unit}" if compute < 1000 else f"{compute:,.0f} {e.unit}"
 
 
-def _more(e: _Evidence) -> str:
+def _more(e: _VerdictInputs) -> str:
     """What would settle it: a longer run, or, past the bend, less noise as well."""
     longer = f"needs evals up to about {_amount(max(REACH * e.c_mid, FURTHER * e.last_compute), e)}"
     return longer if e.last_compute < REACH * e.c_mid else f"{longer}, or with less noise than sd {e.sigma:.3f}"

@@ -125,7 +125,7 @@ def load_kubeconfig(path: str | None, context: str | None = None) -> Connection:
     return Connection(found.host.rstrip("/"), tls, token, found.proxy or None, found.tls_server_name or None)
 
 
-class Kube:
+class KubeClient:
     """A client. Raises KubeError; every request ends after `answer_seconds`."""
 
     def __init__(

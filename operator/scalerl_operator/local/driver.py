@@ -14,21 +14,21 @@ from typing import Protocol
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
 from scalerl_api.status import StopCause
 from scalerl_api.wire import EvalPoint, Progress, Termination
-from scalerl_operator.decide.assessment import judge_points, summarize
-from scalerl_operator.decide.events import list_happenings
+from scalerl_operator.decide.assessment import forecast_points, summarize
+from scalerl_operator.decide.events import list_events
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, plan_run
 from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND, CoordinatorProcess
 from scalerl_operator.local.durable_files import append_line, save_text
-from scalerl_operator.local.leader_process import LEADER_COMMAND, Leader
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
-from scalerl_operator.render.text import View, describe_eval
+from scalerl_operator.render.text import ProgressView, describe_eval
 from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.evals import EvalKey, eval_key, merge_evals, next_index, surviving
 from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
 from scalerl_operator.run.immutable_fields import find_fixed_changes
-from scalerl_operator.run.observed import Attempt, Judged, Seen
+from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
 from scalerl_operator.run.progress import budget_gpu_hours, close_progress, eta_seconds
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 
@@ -42,7 +42,7 @@ class FolderInUse(Exception):
 class Display(Protocol):
     """Shows a run while it goes on."""
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         """Show the newest state; called at every poll."""
 
     def event(self, text: str) -> None:
@@ -50,16 +50,16 @@ class Display(Protocol):
 
 
 @dataclass(frozen=True)
-class World:
+class DriverDeps:
     """Everything from outside that the loop needs."""
 
     interrupts: Interrupts
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    command: Sequence[str] = LEADER_COMMAND
+    command: Sequence[str] = COORDINATOR_COMMAND
     limits: Limits = Limits()
     poll_seconds: float = 1.0
     answer_seconds: float = 5.0
-    """Longest wait for one answer of the leader."""
+    """Longest wait for one answer of the coordinator."""
     inherit: tuple[int, ...] = ()
     """Files that the run's processes hold open: the folder's lock lasts until the last of them is gone."""
 
@@ -82,40 +82,40 @@ def prepare_folder(folder: RunFolder, run: RLRun, text: str, *, resume: bool) ->
     save_text(folder.spec, text)
 
 
-def drive(run: RLRun, folder: RunFolder, display: Display, world: World) -> Done:
+def drive(run: RLRun, folder: RunFolder, display: Display, deps: DriverDeps) -> Done:
     """Bring the run to its end; return how it ended. Nothing of it is alive when this returns or raises."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast") as pool:
-        driver = _Driver(run, folder, display, world, pool)
+        driver = _Driver(run, folder, display, deps, pool)
         try:
             while True:
                 driver.look()
                 action = driver.decide()
                 if isinstance(action, Done):
                     return action
-                world.interrupts.wait(driver.act(action))
+                deps.interrupts.wait(driver.act(action))
         finally:
             driver.close()
 
 
 @dataclass
 class _Driver:
-    """The loop's memory. Everything in it can be rebuilt from the folder and the leader."""
+    """The loop's memory. Everything in it can be rebuilt from the folder and the coordinator."""
 
     run: RLRun
     folder: RunFolder
     display: Display
-    world: World
+    deps: DriverDeps
     pool: ThreadPoolExecutor
-    seen: Seen = field(init=False)
-    leader: Leader | None = None
+    seen: ObservedState = field(init=False)
+    coordinator: CoordinatorProcess | None = None
     forecasts: list[ForecastLine] = field(init=False)
     pending: deque[tuple[EvalKey, Future[ForecastLine]]] = field(default_factory=deque)
     """The forecasts that are being made, oldest first."""
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
-    judged: Judged = Judged()
+    judged: Assessment = Assessment()
     missed: int = 0
     since: int = 0
-    """Points that the running leader has told; the one before may have counted others by the same numbers."""
+    """Points that the running coordinator has told; the one before may have counted others by the same numbers."""
     written: RLRunStatus | None = None
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class _Driver:
         if attempts and not attempts[-1].over:
             attempts = (*attempts[:-1], self._close_lost(attempts[-1]))
         self.forecasts = records.load_forecasts(self.folder)
-        self.seen = Seen(
+        self.seen = ObservedState(
             attempts=attempts,
             first_attempt=attempts[-1].number + 1 if attempts else 1,
             evals=records.load_evals(self.folder),
@@ -148,24 +148,24 @@ class _Driver:
 
     def look(self) -> None:
         """Bring `seen` up to date."""
-        if self.leader is not None:
-            code = self.leader.poll()
+        if self.coordinator is not None:
+            code = self.coordinator.poll()
             if code is None:
-                self._poll_progress(self.leader)
+                self._poll_progress(self.coordinator)
             else:
                 self._note_end(code)
         self._ask_forecasts()
-        self._take_forecasts(wait=self.leader is None)
+        self._take_forecasts(wait=self.coordinator is None)
         progress = self.seen.progress
         eta = eta_seconds(self.run, self.pace) if progress is not None else None
-        self.seen = replace(self.seen, interrupts=self.world.interrupts.count, eta_seconds=eta)
+        self.seen = replace(self.seen, interrupts=self.deps.interrupts.count, eta_seconds=eta)
 
-    def _poll_progress(self, leader: Leader) -> None:
-        address = leader.read_address()
+    def _poll_progress(self, coordinator: CoordinatorProcess) -> None:
+        address = coordinator.read_address()
         if address is None:
             return
         try:
-            progress = fetch_progress(address, leader.token, self.since, timeout_seconds=self.world.answer_seconds)
+            progress = fetch_progress(address, coordinator.token, self.since, timeout_seconds=self.deps.answer_seconds)
         except TelemetryError:
             self.missed += 1
             return
@@ -174,7 +174,7 @@ class _Driver:
             self.pace.append((progress.time, progress.step))
         self.since = max(self.since, next_index(progress.evals))
         self._add_evals(progress.evals)
-        self.seen = replace(self.seen, progress=progress, heard=self.world.now())
+        self.seen = replace(self.seen, progress=progress, heard=self.deps.now())
 
     def _add_evals(self, points: Sequence[EvalPoint]) -> None:
         before = {(point.dataset, point.step, point.attempt) for point in self.seen.evals}
@@ -184,7 +184,7 @@ class _Driver:
                 self.display.event(describe_eval(point))
 
     def _note_end(self, code: int) -> None:
-        """Take in what the leader left: its points first, for the last poll was before its last words."""
+        """Take in what the coordinator left: its points first, for the last poll was before its last words."""
         self._add_evals([p for p in records.load_evals(self.folder) if p not in self.seen.evals])
         termination = records.load_termination(self.folder)
         last = self.seen.progress
@@ -194,7 +194,7 @@ class _Driver:
         rule = find_rule(self.run.spec.failure_policy, Ending(self.seen.attempts[-1].stop_cause, code))
         attempt = self.seen.attempts[-1].model_copy(
             update={
-                "ended": self.world.now(),
+                "ended": self.deps.now(),
                 "rule": rule.name if rule is not None else None,
                 "ruled": rule.action if rule is not None else None,
                 "exit_code": code,
@@ -203,7 +203,7 @@ class _Driver:
             }
         )
         self._write_attempt(attempt)
-        self.leader, self.missed = None, 0
+        self.coordinator, self.missed = None, 0
         self.seen = replace(self.seen, progress=progress)
         self.display.event(describe_exit(attempt))
 
@@ -214,8 +214,8 @@ class _Driver:
         for count, point in enumerate(points, start=1):
             if eval_key(point) not in known:
                 budget = budget_gpu_hours(self.run, point.step, point.compute_gpu_hours)
-                time = self.world.now().timestamp()
-                future = self.pool.submit(judge_points, self.run, points[:count], budget, time)
+                time = self.deps.now().timestamp()
+                future = self.pool.submit(forecast_points, self.run, points[:count], budget, time)
                 self.pending.append((eval_key(point), future))
 
     def _take_forecasts(self, *, wait: bool) -> None:
@@ -227,16 +227,16 @@ class _Driver:
 
     def decide(self) -> Start | Terminate | Kill | Wait | Done:
         """Return what to do; the status that goes with it is written."""
-        now = self.world.now()
-        plan = plan_run(self.run, self.seen, self.judged, now, self.world.limits)
-        for each in list_happenings(self.run.status, plan.status, now):
+        now = self.deps.now()
+        plan = plan_run(self.run, self.seen, self.judged, now, self.deps.limits)
+        for each in list_events(self.run.status, plan.status, now):
             if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself says all else
                 self.display.event(each.message)
         self.run = self.run.model_copy(update={"status": plan.status})
         if _worth_writing(plan.status) != self.written:
             records.save_status(self.folder, self.run)
             self.written = _worth_writing(plan.status)
-        self.display.update(View(self.run, self.seen.progress, self.seen.evals, self.missed))
+        self.display.update(ProgressView(self.run, self.seen.progress, self.seen.evals, self.missed))
         return plan.action
 
     def act(self, action: Start | Terminate | Kill | Wait) -> float:
@@ -248,31 +248,33 @@ class _Driver:
                 self._note_stop(cause, message)
                 why = f"{cause}: {message}" if message else cause
                 self.display.event(f"asked to end ({why}): saving a checkpoint first")
-                if self.leader is not None:
-                    self.leader.terminate()
+                if self.coordinator is not None:
+                    self.coordinator.terminate()
             case Kill(cause):
                 self._note_stop(cause, "")
                 self.display.event(f"killed ({cause})")
-                if self.leader is not None:
-                    self.leader.kill()
+                if self.coordinator is not None:
+                    self.coordinator.kill()
                 return 0.0
             case Wait(until) if until is not None:
-                return min(self.world.poll_seconds, max(0.0, (until - self.world.now()).total_seconds()))
-        return self.world.poll_seconds
+                return min(self.deps.poll_seconds, max(0.0, (until - self.deps.now()).total_seconds()))
+        return self.deps.poll_seconds
 
     def _start(self, number: int) -> None:
-        self._write_attempt(Attempt(number=number, started=self.world.now()))
-        grace = self.run.spec.deadlines.checkpoint_seconds + self.world.limits.exit_seconds
+        self._write_attempt(Attempt(number=number, started=self.deps.now()))
+        grace = self.run.spec.deadlines.checkpoint_seconds + self.deps.limits.exit_seconds
         self.pace.clear()
         self.missed = self.since = 0
         self.seen = replace(self.seen, heard=None)
-        self.leader = Leader(self.folder, number, self.world.command, grace_seconds=grace, inherit=self.world.inherit)
+        self.coordinator = CoordinatorProcess(
+            self.folder, number, self.deps.command, grace_seconds=grace, inherit=self.deps.inherit
+        )
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))
 
     def _note_stop(self, cause: StopCause, message: str) -> None:
         attempt = self.seen.attempts[-1]
         if attempt.stop_cause is None:
-            asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.world.now()}
+            asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.deps.now()}
             self._write_attempt(attempt.model_copy(update=asked))
 
     def _write_attempt(self, attempt: Attempt) -> None:
@@ -283,9 +285,9 @@ class _Driver:
 
     def close(self) -> None:
         """Leave nothing alive, whatever went wrong."""
-        if self.leader is not None:
-            self.leader.kill()
-            self._note_end(self.leader.poll() or 0)
+        if self.coordinator is not None:
+            self.coordinator.kill()
+            self._note_end(self.coordinator.poll() or 0)
 
 
 def _saved_step(told: Progress | Termination | None) -> int | None:

@@ -45,7 +45,7 @@ class RunFolder:
 
     @property
     def spec(self) -> Path:
-        """The run as its author wrote it; the leader reads this one."""
+        """The run as its author wrote it; the coordinator reads this one."""
         return self.path / "run.yaml"
 
     @property
@@ -70,23 +70,23 @@ class RunFolder:
 
     @property
     def address(self) -> Path:
-        """`host:port` of the running leader."""
+        """`host:port` of the running coordinator."""
         return self.path / ADDRESS_FILE
 
     @property
     def token(self) -> Path:
-        """The bearer token of the running leader, readable by its owner only."""
-        return self.path / "leader.token"
+        """The bearer token of the running coordinator, readable by its owner only."""
+        return self.path / "coordinator.token"
 
     @property
     def termination(self) -> Path:
-        """The leader's last words."""
+        """The coordinator's last words."""
         return self.path / "termination.json"
 
     @property
     def log(self) -> Path:
         """What the runtime prints, of all attempts."""
-        return self.path / "leader.log"
+        return self.path / "coordinator.log"
 
     def has_records(self) -> bool:
         """Whether a run has been here."""
@@ -147,7 +147,7 @@ def append_attempt(folder: RunFolder, attempt: Attempt) -> None:
 
 
 def load_termination(folder: RunFolder) -> Termination | None:
-    """Return the leader's last words, None if it left none that can be read."""
+    """Return the coordinator's last words, None if it left none that can be read."""
     found, _ = parse_lines(Termination, [" ".join(_lines(folder.termination))])
     return found[0] if found else None
 

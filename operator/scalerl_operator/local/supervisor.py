@@ -4,8 +4,8 @@ Run as `python -m scalerl_operator.local.supervisor PARENT_PID GRACE_SECONDS COM
 command, which has GRACE_SECONDS to end; SIGUSR1 kills everything now. The exit code is the command's, 128 + N for
 signal N.
 
-A leader starts Ray and vLLM, whose processes live in sessions of their own and outlast a killed parent. The warden is
-their subreaper: every orphan becomes its child, so that none is lost from sight.
+A coordinator starts Ray and vLLM, whose processes live in sessions of their own and outlast a killed parent. The
+warden is their subreaper: every orphan becomes its child, so that none is lost.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ class _Leash:
 
 
 # Between fork and exec only async-signal-safe work is safe, so the death signal is set by the new program itself and
-# survives its exec. SIGTERM and not SIGKILL: a leader whose warden was killed can still checkpoint.
+# survives its exec. SIGTERM and not SIGKILL: a coordinator whose warden was killed can still checkpoint.
 _LEASHED = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":

@@ -11,7 +11,7 @@ Step = Literal["take", "renew", "wait"]
 
 
 @dataclass(frozen=True)
-class Terms:
+class LeaseTimings:
     """Times in seconds. A dead leader is replaced after at most duration + 2 retries."""
 
     duration: float = 14.0
@@ -28,7 +28,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class LeaseSeen:
+class ObservedLease:
     """A lease as it was read."""
 
     holder: str
@@ -42,18 +42,18 @@ class LeaseSeen:
 class Watched:
     """The last lease that was seen to change, and when that was by the local clock."""
 
-    lease: LeaseSeen | None = None
+    lease: ObservedLease | None = None
     """None: there is none."""
     since: float = 0.0
 
 
-def watch(before: Watched, lease: LeaseSeen | None, now: float) -> Watched:
+def watch(before: Watched, lease: ObservedLease | None, now: float) -> Watched:
     """Return what is known after reading `lease`."""
     unchanged = before.lease is not None and lease is not None and before.lease.version == lease.version
     return before if unchanged else Watched(lease, now)
 
 
-def choose(watched: Watched, me: str, now: float, terms: Terms) -> Step:
+def choose(watched: Watched, me: str, now: float, terms: LeaseTimings) -> Step:
     """Return what `me` does about the lease now."""
     lease = watched.lease
     if lease is None or not lease.holder:
@@ -63,6 +63,6 @@ def choose(watched: Watched, me: str, now: float, terms: Terms) -> Step:
     return "take" if now - watched.since >= terms.duration else "wait"
 
 
-def is_valid(renewed: float | None, now: float, terms: Terms) -> bool:
+def is_valid(renewed: float | None, now: float, terms: LeaseTimings) -> bool:
     """Whether who renewed at `renewed` may still act; None: never."""
     return renewed is not None and now - renewed < terms.renew

@@ -8,9 +8,9 @@ from scalerl_api.status import AttemptStatus, EarlierAttempts
 from scalerl_api.wire import EXIT_RETRY
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.restart_budget import count_failures
-from scalerl_operator.reconcile.snapshot import SeenPod, parse_last_words
-from scalerl_operator.run.attempts import History, to_seen
-from scalerl_operator.run.observed import Seen
+from scalerl_operator.reconcile.snapshot import ObservedPod, parse_last_words
+from scalerl_operator.run.attempts import History, to_observed
+from scalerl_operator.run.observed import ObservedState
 
 LISTED = 10  # attempts in the status; what older ones cost is summed
 
@@ -20,8 +20,10 @@ def trim(history: History, run: RLRun, now: datetime) -> History:
     if len(history.listed) <= LISTED:
         return history
     old = History(history.listed[:-LISTED], history.earlier)
-    attempts, earlier = to_seen(old, now)
-    failures, retries = count_failures(Seen(attempts, earlier=earlier), every_steps=run.spec.checkpoint.every_steps)
+    attempts, earlier = to_observed(old, now)
+    failures, retries = count_failures(
+        ObservedState(attempts, earlier=earlier), every_steps=run.spec.checkpoint.every_steps
+    )
     known = [each.checkpoint_step for each in attempts if each.checkpoint_step is not None]
     active = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
     summed = EarlierAttempts(
@@ -40,40 +42,40 @@ def begin(history: History, number: int, run: RLRun, now: datetime) -> History:
 
 
 def refresh(
-    history: History, run: RLRun, pods: Sequence[SeenPod], checkpoint_step: int | None, now: datetime
+    history: History, run: RLRun, pods: Sequence[ObservedPod], checkpoint_step: int | None, now: datetime
 ) -> History:
     """Return the history as the pods show it: whether the newest attempt has begun, and how it has ended.
 
     Args:
-        checkpoint_step: newest durable checkpoint that the leader has told of, for one that leaves no word.
+        checkpoint_step: newest durable checkpoint that the coordinator has told of, for one that leaves no word.
     """
     running = history.running
     if running is None:
         return history
     mine = [each for each in pods if each.attempt == running.number]
-    leader = next((each for each in mine if each.is_leader), None)
-    if leader is None and not running.seen:
+    coordinator = next((each for each in mine if each.is_coordinator), None)
+    if coordinator is None and not running.seen:
         stopped = {"ended": now}  # before it had begun
         return history if running.stop_cause is None else history.replace_last(running.model_copy(update=stopped))
-    if leader is None:  # nobody saw its end; if we did not ask for it, somebody else did
+    if coordinator is None:  # nobody saw its end; if we did not ask for it, somebody else did
         closed = {"ended": now, "infrastructure": running.stop_cause is None, "checkpoint_step": checkpoint_step}
         return history.replace_last(running.model_copy(update=closed))
-    running = running.model_copy(update={"seen": True, "started": running.started or leader.started})
-    if leader.over:
+    running = running.model_copy(update={"seen": True, "started": running.started or coordinator.started})
+    if coordinator.over:
         told = {"checkpoint_step": checkpoint_step}
-        running = running.model_copy(update={"ended": now, **told, **_close(running, leader, mine)})
-        running = running.model_copy(update=_rule(run, running, _culprit(running, leader, mine) or leader))
+        running = running.model_copy(update={"ended": now, **told, **_close(running, coordinator, mine)})
+        running = running.model_copy(update=_rule(run, running, _culprit(running, coordinator, mine) or coordinator))
     return history.replace_last(running)
 
 
-def _culprit(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> SeenPod | None:
-    """The member whose end was the leader's; None where the leader ended by itself."""
-    if leader.exit_code != EXIT_RETRY and attempt.stop_cause != "GangBroken":
+def _culprit(attempt: AttemptStatus, coordinator: ObservedPod, mine: Sequence[ObservedPod]) -> ObservedPod | None:
+    """The member whose end was the coordinator's; None where the coordinator ended by itself."""
+    if coordinator.exit_code != EXIT_RETRY and attempt.stop_cause != "GangBroken":
         return None
-    return next((each for each in mine if is_broken(each) and not each.is_leader), None)
+    return next((each for each in mine if is_broken(each) and not each.is_coordinator), None)
 
 
-def _rule(run: RLRun, attempt: AttemptStatus, pod: SeenPod) -> dict[str, object]:
+def _rule(run: RLRun, attempt: AttemptStatus, pod: ObservedPod) -> dict[str, object]:
     """What the user's rules say of `pod`, which ended the attempt. It is written down: later rules change no past."""
     if attempt.said == "Finished":
         return {}
@@ -82,34 +84,34 @@ def _rule(run: RLRun, attempt: AttemptStatus, pod: SeenPod) -> dict[str, object]
     return {"rule": rule.name, "ruled": rule.action} if rule is not None else {}
 
 
-def _close(attempt: AttemptStatus, leader: SeenPod, mine: Sequence[SeenPod]) -> dict[str, object]:
-    """How an attempt ended: by the leader's own word, unless that is that it has lost a member."""
-    words = parse_last_words(leader)
+def _close(attempt: AttemptStatus, coordinator: ObservedPod, mine: Sequence[ObservedPod]) -> dict[str, object]:
+    """How an attempt ended: by the coordinator's own word, unless that is that it has lost a member."""
+    words = parse_last_words(coordinator)
     found: dict[str, object] = {}
     if words is not None:
         found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
     if words is not None and words.checkpoint is not None:
         found["checkpoint_step"] = words.checkpoint.step
-    member = _culprit(attempt, leader, mine)
+    member = _culprit(attempt, coordinator, mine)
     if member is not None:
         lost = member.lost or member.deleting is not None or member.exit_code is None
         error = f"{member.place.hostname} ended: {member.reason or member.phase}"
         return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
-    if words is None and leader.reason not in ("Completed", "Error"):
-        found["error"] = leader.reason
-    by_others = leader.deleting is not None or leader.exit_code is None
-    # A leader on a lost node falls silent first: that it was then asked to end is no fault of its own.
-    lost = leader.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
-    return found | {"exit_code": leader.exit_code, "infrastructure": lost}
+    if words is None and coordinator.reason not in ("Completed", "Error"):
+        found["error"] = coordinator.reason
+    by_others = coordinator.deleting is not None or coordinator.exit_code is None
+    # A coordinator on a lost node falls silent first: that it was then asked to end is no fault of its own.
+    lost = coordinator.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
+    return found | {"exit_code": coordinator.exit_code, "infrastructure": lost}
 
 
-def is_broken(pod: SeenPod) -> bool:
+def is_broken(pod: ObservedPod) -> bool:
     """Whether a trainer's pod is of no more use."""
     return pod.over or pod.deleting is not None
 
 
-def members_serve(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> bool:
-    """Whether all of the gang but its leader run. A member that is deleted serves until its leader has saved.
+def members_serve(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> bool:
+    """Whether all of the gang but its coordinator run. A member that is deleted serves until its coordinator has saved.
 
     On a node that does not answer no pod is ready, by Kubernetes' own word.
     """
@@ -117,10 +119,10 @@ def members_serve(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> bool:
     return serving.issuperset(range(1, attempt.replicas))
 
 
-def find_broken(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> str | None:
+def find_broken(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> str | None:
     """Return which member the running gang has lost; None for a whole gang, or one that is not complete yet.
 
-    The leader's pod is made last: when it has been seen, every member has been made.
+    The coordinator's pod is made last: when it has been seen, every member has been made.
     """
     if not attempt.seen:
         return None

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from scalerl_api.status import AttemptStatus
-from scalerl_operator.reconcile.snapshot import SeenPod
+from scalerl_operator.reconcile.snapshot import ObservedPod
 
 TEXT_LENGTH = 300  # of one wait; schedulers name every node
 
 
-def count_begun(attempt: AttemptStatus, pods: Sequence[SeenPod]) -> int:
+def count_begun(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> int:
     """Return how many of an attempt's trainer pods have begun to run."""
     return sum(each.attempt == attempt.number and each.started is not None for each in pods)
 
 
-def describe_waits(pods: Sequence[SeenPod]) -> str:
+def describe_waits(pods: Sequence[ObservedPod]) -> str:
     """Return `trainer-1: Unschedulable: 0/2 nodes are available; generator-0, generator-1: ImagePullBackOff`.
 
     Pods that wait for the same are named together, in order of role and place; empty if none waits.
@@ -31,7 +31,7 @@ def _name(places: Sequence[str]) -> str:
     return ", ".join(places) if len(places) <= 3 else f"{places[0]} and {len(places) - 1} more"
 
 
-def pending_until(attempt: AttemptStatus, pods: Sequence[SeenPod], pending_seconds: int | None) -> datetime | None:
+def pending_until(attempt: AttemptStatus, pods: Sequence[ObservedPod], pending_seconds: int | None) -> datetime | None:
     """Return when the wait for an attempt's pods is over; None if all have begun, or if it may last for ever."""
     if pending_seconds is None or count_begun(attempt, pods) >= attempt.replicas:
         return None

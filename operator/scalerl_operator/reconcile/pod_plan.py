@@ -1,6 +1,6 @@
 """The decision on a cluster: which pods a run needs now, and what its status says. PURE.
 
-`plan.decide` decides about the run; this module says what that means for pods. Level-triggered: the same sight gives
+`plan.decide` decides about the run; this module says what that means for pods. Level-triggered: the same snapshot gives
 the same plan. An intention (a new attempt, a reason to end) is in the status before any pod is made or deleted for it.
 """
 
@@ -26,12 +26,12 @@ from scalerl_operator.decide.status import Standing, build_status, describe_inva
 from scalerl_operator.decide.watchdog import longest_step_seconds
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
-from scalerl_operator.reconcile.snapshot import SeenPod, Sight, last_checkpoint, last_evals
+from scalerl_operator.reconcile.snapshot import ObservedPod, Snapshot, last_checkpoint, last_evals
 from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
-from scalerl_operator.resources.names import LEADER, Place
-from scalerl_operator.run.attempts import History, ask_to_end, load_history, to_seen
+from scalerl_operator.resources.names import COORDINATOR, PodRole
+from scalerl_operator.run.attempts import History, ask_to_end, load_history, to_observed
 from scalerl_operator.run.evals import merge_evals
-from scalerl_operator.run.observed import Judged, Seen
+from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import is_over, over_since, state_word
 
 GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
@@ -42,7 +42,7 @@ OVERDUE_SECONDS = 60.0  # a pod that is still stored so long after its grace is 
 class Create:
     """Make the pod of `place`, for `attempt`."""
 
-    place: Place
+    place: PodRole
     attempt: int
 
 
@@ -77,89 +77,94 @@ class PodPlan:
 class _Pass:
     """What one decision looks at."""
 
-    sight: Sight
+    snapshot: Snapshot
     run: RLRun
     now: datetime
     limits: Limits
 
     @property
-    def pods(self) -> tuple[SeenPod, ...]:
-        return self.sight.pods
+    def pods(self) -> tuple[ObservedPod, ...]:
+        return self.snapshot.pods
 
 
-def plan_pods(sight: Sight, now: datetime, limits: Limits) -> PodPlan:
+def plan_pods(snapshot: Snapshot, now: datetime, limits: Limits) -> PodPlan:
     """Return what the run needs now."""
-    seen = sight.run
+    seen = snapshot.run
     if seen.deleting or seen.managed_by != MANAGED_BY or seen.is_status_foreign:
         return PodPlan()
     if is_over(seen.status):
-        return _plan_rest(sight, now)
+        return _plan_rest(snapshot, now)
     if seen.run is None:
         return PodPlan(describe_invalid(seen.status, seen.generation, seen.faults, now))
-    return _plan_living(_Pass(sight, seen.run, now, limits))
+    return _plan_living(_Pass(snapshot, seen.run, now, limits))
 
 
 def _plan_living(look: _Pass) -> PodPlan:
-    known = load_history(look.sight.run.status)
-    history = refresh(known, look.run, look.pods, _checkpoint_step(look.sight), look.now)
-    if _is_untold(history.running, look.sight) or _is_unjudged(known.running, look.sight):
+    known = load_history(look.snapshot.run.status)
+    history = refresh(known, look.run, look.pods, _checkpoint_step(look.snapshot), look.now)
+    if _is_untold(history.running, look.snapshot) or _is_unjudged(known.running, look.snapshot):
         return PodPlan(until=look.now + timedelta(seconds=1.0))  # its answer decides; do not guess before
     action = _decide(look, history)
     history = _remember(look, history, action)
     status, until = _build_status(look, history, action), _until(look, history, action)
-    if history.running is not None and history.running.started is None and status != look.sight.run.status:
+    if history.running is not None and history.running.started is None and status != look.snapshot.run.status:
         # What pods wait for is a sentence, which is not written at once; nothing else may happen for hours.
         due = look.now + timedelta(seconds=NUMBERS_SECONDS)
         until = due if until is None else min(until, due)
     return _with_changes(PodPlan(status, action=action, until=until), look, history)
 
 
-def _leader(running: AttemptStatus | None, sight: Sight) -> SeenPod | None:
-    mine = (each for each in sight.pods if running is not None and each.attempt == running.number)
-    return next((each for each in mine if each.is_leader), None)
+def _coordinator(running: AttemptStatus | None, snapshot: Snapshot) -> ObservedPod | None:
+    mine = (each for each in snapshot.pods if running is not None and each.attempt == running.number)
+    return next((each for each in mine if each.is_coordinator), None)
 
 
-def _is_untold(running: AttemptStatus | None, sight: Sight) -> bool:
-    """Whether a leader may be answering that this operator has not asked yet, as after a start of the operator."""
-    leader = _leader(running, sight)
-    if leader is None or leader.over or leader.started is None or not leader.ip:
+def _is_untold(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
+    """Whether a coordinator may be answering that this operator has not asked yet, as after a start of the operator."""
+    coordinator = _coordinator(running, snapshot)
+    if coordinator is None or coordinator.over or coordinator.started is None or not coordinator.ip:
         return False
-    return not (sight.told.asked and sight.told.attempt == leader.attempt)
+    return not (snapshot.told.asked and snapshot.told.attempt == coordinator.attempt)
 
 
-def _is_unjudged(running: AttemptStatus | None, sight: Sight) -> bool:
-    """Whether a leader's last words wait to be judged: the forecast must not lack the point in them."""
-    leader = _leader(running, sight)
-    if leader is None or not leader.over or sight.told.attempt != leader.attempt or sight.told.heard_out:
+def _is_unjudged(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
+    """Whether a coordinator's last words wait to be judged: the forecast must not lack the point in them."""
+    coordinator = _coordinator(running, snapshot)
+    if (
+        coordinator is None
+        or not coordinator.over
+        or snapshot.told.attempt != coordinator.attempt
+        or snapshot.told.heard_out
+    ):
         return False
-    return bool(last_evals([leader]))
+    return bool(last_evals([coordinator]))
 
 
-def _checkpoint_step(sight: Sight) -> int | None:
-    """The newest checkpoint that any leader has told of."""
-    progress, status = sight.told.progress, sight.run.status
+def _checkpoint_step(snapshot: Snapshot) -> int | None:
+    """The newest checkpoint that any coordinator has told of."""
+    progress, status = snapshot.told.progress, snapshot.run.status
     told = progress.checkpoint.step if progress is not None and progress.checkpoint is not None else None
     written = status.checkpoint.step if status is not None and status.checkpoint is not None else None
     return max((each for each in (told, written) if each is not None), default=None)
 
 
-def _judged(sight: Sight) -> Judged:
+def _judged(snapshot: Snapshot) -> Assessment:
     """What this operator has judged, else what the one before has written down."""
-    status = sight.run.status
-    if sight.told.judged is not None or status is None:
-        return sight.told.judged or Judged()
-    return Judged(status.forecast, status.stop)
+    status = snapshot.run.status
+    if snapshot.told.judged is not None or status is None:
+        return snapshot.told.judged or Assessment()
+    return Assessment(status.forecast, status.stop)
 
 
-def _to_seen(look: _Pass, history: History) -> Seen:
-    attempts, earlier = to_seen(history, look.now)
-    told = look.sight.told
+def _to_seen(look: _Pass, history: History) -> ObservedState:
+    attempts, earlier = to_observed(history, look.now)
+    told = look.snapshot.told
     mine = bool(attempts) and told.attempt == attempts[-1].number
     progress = told.progress
-    # What the attempt before has reached, until the new one speaks: its leader is asked long before it answers.
+    # What the attempt before has reached, until the new one speaks: its coordinator is asked long before it answers.
     if progress is not None and not (mine and told.heard is not None):
         progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
-    return Seen(
+    return ObservedState(
         attempts=attempts,
         progress=progress,
         heard=told.heard if mine else None,
@@ -181,7 +186,7 @@ def _decide(look: _Pass, history: History) -> Action:
         due = pending_until(running, look.pods, look.run.spec.deadlines.pending_seconds)
         if due is not None and look.now >= due:
             return Terminate("PendingDeadline", _describe_pending(look, running))
-    return decide(look.run, _to_seen(look, history), _judged(look.sight), look.now, look.limits)
+    return decide(look.run, _to_seen(look, history), _judged(look.snapshot), look.now, look.limits)
 
 
 def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
@@ -202,12 +207,12 @@ def _remember(look: _Pass, history: History, action: Action) -> History:
 
 
 def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
-    written = look.sight.run.status or RLRunStatus()
-    old = written.model_copy(update={"observed_generation": look.sight.run.generation})
+    written = look.snapshot.run.status or RLRunStatus()
+    old = written.model_copy(update={"observed_generation": look.snapshot.run.generation})
     seen, run = _to_seen(look, history), look.run.model_copy(update={"status": old})
-    status = build_status(run, seen, _judged(look.sight), _standing(look, history, action, seen), look.now)
+    status = build_status(run, seen, _judged(look.snapshot), _standing(look, history, action, seen), look.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
-    told = look.sight.told
+    told = look.snapshot.told
     about = told.attempt if told.heard is not None or told.progress is None else told.progress.attempt
     said = max((each.step for each in history.listed if each.number == about), default=0)
     most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
@@ -221,7 +226,7 @@ def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     )
 
 
-def _standing(look: _Pass, history: History, action: Action, seen: Seen) -> Standing:
+def _standing(look: _Pass, history: History, action: Action, seen: ObservedState) -> Standing:
     """The run's one word; while pods wait for a node, that. Pods that wait later are named beside what goes on."""
     reason, message = describe_standing(action, seen)
     running = history.running
@@ -245,15 +250,15 @@ def _until(look: _Pass, history: History, action: Action) -> datetime | None:
         due += _step_due(look, running)
         due.append(now + timedelta(seconds=min(look.limits.silence_seconds, deadlines.start_seconds)))
         if deadlines.active_seconds is not None:
-            attempts, earlier = to_seen(history, now)
+            attempts, earlier = to_observed(history, now)
             used = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
             due.append(now + timedelta(seconds=deadlines.active_seconds - used - earlier.active_seconds))
     return min((each for each in due if each > now), default=None)
 
 
 def _step_due(look: _Pass, running: AttemptStatus) -> Iterator[datetime]:
-    """When a leader that answers, but makes no step, has stood still for too long."""
-    told = look.sight.told
+    """When a coordinator that answers, but makes no step, has stood still for too long."""
+    told = look.snapshot.told
     still = told.progress.still_seconds if told.progress is not None and told.attempt == running.number else None
     if still is not None and told.heard is not None:
         yield told.heard + timedelta(seconds=longest_step_seconds(look.run) - still + 1.0)
@@ -277,20 +282,20 @@ def _with_changes(plan: PodPlan, look: _Pass, history: History) -> PodPlan:
     return replace(plan, changes=tuple(changes), until=until)
 
 
-def _plan_trainers(action: Action | None, history: History, stored: Sequence[SeenPod]) -> Iterator[Delete]:
-    """Which trainers' pods go. While an attempt runs only its leader is asked: its members save with it."""
+def _plan_trainers(action: Action | None, history: History, stored: Sequence[ObservedPod]) -> Iterator[Delete]:
+    """Which trainers' pods go. While an attempt runs only its coordinator is asked: its members save with it."""
     running = history.running
     trainers = [each for each in stored if each.place.role == "trainer"]
-    leader = next((each for each in trainers if each.is_leader), None)
-    if running is not None and running.stop_cause is not None and leader is not None:
+    coordinator = next((each for each in trainers if each.is_coordinator), None)
+    if running is not None and running.stop_cause is not None and coordinator is not None:
         if isinstance(action, Kill):
-            yield Delete(leader.name, leader.uid, now=True)
-        elif leader.deleting is None and not leader.over:
-            yield Delete(leader.name, leader.uid)
+            yield Delete(coordinator.name, coordinator.uid, now=True)
+        elif coordinator.deleting is None and not coordinator.over:
+            yield Delete(coordinator.name, coordinator.uid)
     for each in trainers:
         old = running is None or each.attempt != running.number
-        # An ended leader's pod is kept while nothing takes its place, for its log.
-        kept = each.ended and each.is_leader and running is None and not _is_suspended(action)
+        # An ended coordinator's pod is kept while nothing takes its place, for its log.
+        kept = each.ended and each.is_coordinator and running is None and not _is_suspended(action)
         if old and not kept and each.deleting is None:
             yield Delete(each.name, each.uid)
 
@@ -299,19 +304,19 @@ def _is_suspended(action: Action | None) -> bool:
     return isinstance(action, Done) and action.outcome == "Suspended"
 
 
-def _missing_trainers(history: History, stored: Sequence[SeenPod]) -> list[Create]:
-    """The running attempt's pods that were never made, the leader last: its pod says that all others were made."""
+def _missing_trainers(history: History, stored: Sequence[ObservedPod]) -> list[Create]:
+    """The running attempt's pods that were never made, the coordinator last: its pod says that all others were made."""
     running = history.running
     if running is None or running.seen or running.stop_cause is not None:
         return []
     if any(each.place.role == "trainer" and each.attempt != running.number for each in stored):
         return []  # names are taken: no two pods of one place, and no two attempts at once
     there = {each.place for each in stored}
-    places = [*(Place("trainer", index) for index in range(1, running.replicas)), LEADER]
+    places = [*(PodRole("trainer", index) for index in range(1, running.replicas)), COORDINATOR]
     return [Create(place, running.number) for place in places if place not in there]
 
 
-def _plan_generators(wanted: int, attempt: int, stored: Sequence[SeenPod], now: datetime) -> Iterator[Change]:
+def _plan_generators(wanted: int, attempt: int, stored: Sequence[ObservedPod], now: datetime) -> Iterator[Change]:
     """The lowest indices stay; a dead one is replaced alone."""
     there = {each.place.index: each for each in stored if each.place.role == "generator"}
     for index, pod in sorted(there.items()):
@@ -320,27 +325,29 @@ def _plan_generators(wanted: int, attempt: int, stored: Sequence[SeenPod], now: 
             yield Delete(pod.name, pod.uid)
     for index in range(wanted):
         if index not in there:
-            yield Create(Place("generator", index), attempt)
+            yield Create(PodRole("generator", index), attempt)
 
 
-def _generator_due(pod: SeenPod) -> datetime:
+def _generator_due(pod: ObservedPod) -> datetime:
     return pod.created + timedelta(seconds=GENERATOR_SECONDS)
 
 
-def _plan_overdue(stored: Sequence[SeenPod], now: datetime) -> Iterator[Delete]:
+def _plan_overdue(stored: Sequence[ObservedPod], now: datetime) -> Iterator[Delete]:
     """Pods whose node does not answer: nothing else would ever take them off the API server."""
     for pod in stored:
         if pod.deleting is not None and now >= pod.deleting + timedelta(seconds=OVERDUE_SECONDS):
             yield Delete(pod.name, pod.uid, now=True)
 
 
-def _plan_rest(sight: Sight, now: datetime) -> PodPlan:
-    """A run that is over: free what it holds, keep its leader's log, delete it when its time has come."""
-    stored = [each for each in sight.pods if not each.gone]
+def _plan_rest(snapshot: Snapshot, now: datetime) -> PodPlan:
+    """A run that is over: free what it holds, keep its coordinator's log, delete it when its time has come."""
+    stored = [each for each in snapshot.pods if not each.gone]
     changes = [
-        Delete(each.name, each.uid) for each in stored if each.deleting is None and not (each.is_leader and each.ended)
+        Delete(each.name, each.uid)
+        for each in stored
+        if each.deleting is None and not (each.is_coordinator and each.ended)
     ]
-    run, ended = sight.run.run, over_since(sight.run.status)
+    run, ended = snapshot.run.run, over_since(snapshot.run.status)
     lifetime = run.spec.ttl_seconds_after_finished if run is not None else None
     if lifetime is None or ended is None:
         return PodPlan(changes=(*changes, *_plan_overdue(stored, now)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, ROLES, Place, Role, parse_place
+from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, ROLES, PodRole, Role, parse_pod_role
 
 Document = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ class PodView:
     name: str
     uid: str
     run: str
-    place: Place
+    place: PodRole
     phase: str
     ready: bool
     node: str
@@ -47,7 +47,7 @@ def parse_pod(document: Document) -> PodView | None:
     """Return the pod in an API server's JSON; None for a pod that is not a run's."""
     metadata, status = document["metadata"], document.get("status", {})
     labels = metadata.get("labels", {})
-    found = parse_place(labels)
+    found = parse_pod_role(labels)
     if found is None or LABEL_RUN not in labels:
         return None
     container = _container(status.get("containerStatuses", []))

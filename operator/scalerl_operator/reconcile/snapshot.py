@@ -1,4 +1,4 @@
-"""What the API server says, as values: a run, its pods, what its leader told. PURE.
+"""What the API server says, as values: a run, its pods, what its coordinator told. PURE.
 
 Dicts end here: everything behind this module is typed.
 """
@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
-from scalerl_operator.decide.curve_samples import Trace
-from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, LEADER, Place, parse_place
+from scalerl_operator.decide.curve_samples import CurveSamples
+from scalerl_operator.resources.names import CONTAINER, COORDINATOR, LABEL_RUN, PodRole, parse_pod_role
 from scalerl_operator.resources.pod import check_pods
-from scalerl_operator.run.observed import Judged
+from scalerl_operator.run.observed import Assessment
 
 Key = tuple[str, str]
 """(namespace, name) of a run."""
@@ -25,19 +25,19 @@ _LOST_REASONS = ("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"
 
 
 @dataclass(frozen=True)
-class SeenRun:
+class ObservedRun:
     """An RLRun as it is stored."""
 
     key: Key
     uid: str
     version: int
-    """resourceVersion: of two sights of an object the one with the larger number is the later."""
+    """resourceVersion: of two snapshots of an object the one with the larger number is the later."""
     generation: int
     managed_by: str
     deleting: bool
     annotations: Mapping[str, str]
     document: Mapping[str, Any]
-    """Name, namespace and spec, as the leader reads them."""
+    """Name, namespace and spec, as the coordinator reads them."""
     run: RLRun | None
     """None if it cannot be understood."""
     faults: tuple[Fault, ...] = ()
@@ -51,7 +51,7 @@ class SeenRun:
 
 
 @dataclass(frozen=True)
-class SeenPod:
+class ObservedPod:
     """A pod of a run."""
 
     run: Key
@@ -60,7 +60,7 @@ class SeenPod:
     owner: str
     """uid of its run: a run of the same name that is gone may still have pods."""
     version: int
-    place: Place
+    place: PodRole
     attempt: int | None
     """Of a trainer's pod."""
     created: datetime
@@ -101,14 +101,14 @@ class SeenPod:
         return self.gone or self.silent or self.phase in ("Succeeded", "Failed")
 
     @property
-    def is_leader(self) -> bool:
+    def is_coordinator(self) -> bool:
         """Whether it drives the run."""
-        return self.place == LEADER
+        return self.place == COORDINATOR
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the running leader has told this operator, and what that means."""
+class PollResult:
+    """What the running coordinator has told this operator, and what that means."""
 
     watched: datetime | None = None
     """Since when it is asked; None before."""
@@ -123,19 +123,19 @@ class Told:
     """Whether its last words have been judged: it may have measured once more after its last answer."""
     evals: tuple[EvalPoint, ...] = ()
     eta_seconds: float | None = None
-    judged: Judged | None = None
+    judged: Assessment | None = None
     """None until a point was judged by this operator."""
-    trace: Trace | None = None
+    trace: CurveSamples | None = None
     """Where the curve lies, for dashboards."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class Snapshot:
     """One run with everything of it, as of one moment."""
 
-    run: SeenRun
-    pods: tuple[SeenPod, ...] = ()
-    told: Told = field(default_factory=Told)
+    run: ObservedRun
+    pods: tuple[ObservedPod, ...] = ()
+    told: PollResult = field(default_factory=PollResult)
 
 
 def run_key(document: Mapping[str, Any]) -> Key:
@@ -143,11 +143,11 @@ def run_key(document: Mapping[str, Any]) -> Key:
     return document["metadata"]["namespace"], document["metadata"]["name"]
 
 
-def parse_seen_run(document: Mapping[str, Any], known: SeenRun | None = None) -> SeenRun:
+def parse_observed_run(document: Mapping[str, Any], known: ObservedRun | None = None) -> ObservedRun:
     """Return the run in an API server's JSON.
 
     Args:
-        known: an earlier sight of that name, if there is one: a spec that is still the same is not parsed again.
+        known: an earlier snapshot of that name, if there is one: a spec that is still the same is not parsed again.
     """
     metadata = document["metadata"]
     uid, generation = metadata["uid"], int(metadata.get("generation", 1))
@@ -164,7 +164,7 @@ def parse_seen_run(document: Mapping[str, Any], known: SeenRun | None = None) ->
     )
 
 
-def _parse_spec(document: Mapping[str, Any], uid: str, generation: int) -> SeenRun:
+def _parse_spec(document: Mapping[str, Any], uid: str, generation: int) -> ObservedRun:
     """What stays the same until the spec is edited."""
     metadata, key = document["metadata"], run_key(document)
     bare = {
@@ -174,7 +174,7 @@ def _parse_spec(document: Mapping[str, Any], uid: str, generation: int) -> SeenR
         "spec": document.get("spec", {}),
     }
     run, faults = _understand(bare)
-    return SeenRun(
+    return ObservedRun(
         key=key,
         uid=uid,
         version=0,
@@ -208,11 +208,11 @@ def _parse_status(value: object) -> RLRunStatus | None:
         return None
 
 
-def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPod | None:
+def parse_observed_pod(document: Mapping[str, Any], *, gone: bool = False) -> ObservedPod | None:
     """Return the pod in an API server's JSON; None for a pod that is not a run's."""
     metadata, status = document["metadata"], document.get("status", {})
     labels = metadata.get("labels", {})
-    found = parse_place(labels)
+    found = parse_pod_role(labels)
     if found is None or LABEL_RUN not in labels:
         return None
     place, attempt = found
@@ -223,7 +223,7 @@ def parse_seen_pod(document: Mapping[str, Any], *, gone: bool = False) -> SeenPo
     for_good = bool(ended) and document.get("spec", {}).get("restartPolicy") != "Always"
     said = [ended.get("reason", ""), status.get("reason", "")]
     true = [each.get("reason", "") for each in status.get("conditions", []) if each["status"] == "True"]
-    return SeenPod(
+    return ObservedPod(
         run=(metadata["namespace"], labels[LABEL_RUN]),
         name=metadata["name"],
         uid=metadata["uid"],
@@ -278,29 +278,29 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def last_evals(pods: Sequence[SeenPod]) -> list[EvalPoint]:
-    """Return the evaluations in leaders' last words, which were perhaps made after their last answers."""
-    return [each.last_eval for each in _leaders_words(pods) if each.last_eval is not None]
+def last_evals(pods: Sequence[ObservedPod]) -> list[EvalPoint]:
+    """Return the evaluations in coordinators' last words, which were perhaps made after their last answers."""
+    return [each.last_eval for each in _coordinators_words(pods) if each.last_eval is not None]
 
 
-def last_checkpoint(pods: Sequence[SeenPod], *, since: int) -> Checkpoint | None:
-    """Return the newest checkpoint in leaders' last words: who is asked to end saves after its last answer.
+def last_checkpoint(pods: Sequence[ObservedPod], *, since: int) -> Checkpoint | None:
+    """Return the newest checkpoint in coordinators' last words: who is asked to end saves after its last answer.
 
     Args:
         since: attempt that has answered last; what those before it have left may be damaged by now.
     """
     recent = [each for each in pods if each.attempt is not None and each.attempt >= since]
-    told = [each.checkpoint for each in _leaders_words(recent) if each.checkpoint is not None]
+    told = [each.checkpoint for each in _coordinators_words(recent) if each.checkpoint is not None]
     return max(told, key=lambda each: each.step, default=None)
 
 
-def _leaders_words(pods: Sequence[SeenPod]) -> Iterator[Termination]:
-    words = (parse_last_words(each) for each in pods if each.is_leader and each.last_words)
+def _coordinators_words(pods: Sequence[ObservedPod]) -> Iterator[Termination]:
+    words = (parse_last_words(each) for each in pods if each.is_coordinator and each.last_words)
     return (each for each in words if each is not None)
 
 
-def parse_last_words(pod: SeenPod) -> Termination | None:
-    """Return the leader's Termination; None if it left none that can be read."""
+def parse_last_words(pod: ObservedPod) -> Termination | None:
+    """Return the coordinator's Termination; None if it left none that can be read."""
     try:
         return Termination.model_validate_json(pod.last_words)
     except ValidationError:

@@ -1,6 +1,6 @@
 """What the cluster keeps of a run for its report, bounded: evaluations, and a step's metrics for each of them. PURE.
 
-The leader has all of it, and is gone when the run is over. See docs/notes/053-kubectl-for-people.md.
+The coordinator has all of it, and is gone when the run is over. See docs/notes/053-kubectl-for-people.md.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ STEPS_KEY = "steps.jsonl"  # a StepRecord a line, with the metrics that are draw
 
 
 @dataclass(frozen=True)
-class Curve:
+class StoredCurve:
     """A run's curve as far as it is kept."""
 
     evals: tuple[EvalPoint, ...] = ()
@@ -44,11 +44,11 @@ class Curve:
         return any(count >= _limit(name, counts) for name, count in counts.items())
 
 
-def extend_curve(curve: Curve, evals: Iterable[EvalPoint], latest: StepRecord | None) -> Curve:
+def extend_curve(curve: StoredCurve, evals: Iterable[EvalPoint], latest: StepRecord | None) -> StoredCurve:
     """Return `curve` with what is known now, thinned to what may be kept."""
     points = merge_evals(curve.evals, evals)
     records = merge_steps([*curve.steps, *([_slim(latest)] if latest is not None else [])])
-    return Curve(_thin_evals(points), thin(records, MAX_STEPS, lambda each: each.step))
+    return StoredCurve(_thin_evals(points), thin(records, MAX_STEPS, lambda each: each.step))
 
 
 def _slim(record: StepRecord) -> StepRecord:
@@ -86,7 +86,7 @@ def thin(items: Sequence[Item], limit: int, place: Callable[[Item], float]) -> t
     return tuple(kept)
 
 
-def format_curve(curve: Curve) -> dict[str, str]:
+def format_curve(curve: StoredCurve) -> dict[str, str]:
     """Return the ConfigMap's `data`."""
     return {EVALS_KEY: _lines(curve.evals), STEPS_KEY: _lines(curve.steps)}
 
@@ -96,9 +96,9 @@ def _lines(records: Sequence[ApiModel]) -> str:
     return "".join(each.model_dump_json(by_alias=True, exclude_defaults=True) + "\n" for each in records)
 
 
-def parse_curve(data: Mapping[str, str]) -> Curve:
+def parse_curve(data: Mapping[str, str]) -> StoredCurve:
     """Return the curve in a ConfigMap's `data`; a line that cannot be read is left out."""
-    return Curve(
+    return StoredCurve(
         merge_evals(_parse_lines(EvalPoint, data.get(EVALS_KEY, ""))),
         merge_steps(_parse_lines(StepRecord, data.get(STEPS_KEY, ""))),
     )

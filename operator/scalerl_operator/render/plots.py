@@ -18,7 +18,7 @@ from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_operator.forecast import Comparison, Forecast, Points, curve_band, linearised, point_band
 from scalerl_operator.forecast.laws import LAWS, curves_of
 from scalerl_operator.forecast.points import Array
-from scalerl_operator.run.step_panels import PANELS, Panel
+from scalerl_operator.run.step_panels import PANELS, StepPanel
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC3311", "#AA4499", "#6B7280"
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -273,7 +273,7 @@ def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
     return png_of(figure)
 
 
-def _existing(panel: Panel, steps: Sequence[StepRecord]) -> Panel | None:
+def _existing(panel: StepPanel, steps: Sequence[StepRecord]) -> StepPanel | None:
     """The panel with those of its series that were recorded."""
     series = tuple(each for each in panel.series if _series(steps, each[0])[0])
     return replace(panel, series=series) if series else None
@@ -287,7 +287,7 @@ def _series(steps: Sequence[StepRecord], name: str) -> tuple[list[int], list[flo
     return [step for step, _ in found], [value for _, value in found]
 
 
-def _draw_panel(axes: Axes, panel: Panel, steps: Sequence[StepRecord]) -> None:
+def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> None:
     for (name, label), colour, style in zip(panel.series, SERIES_COLOURS, ("-", "--", "-.", ":"), strict=False):
         x, y = _series(steps, name)
         values = np.array(y) * panel.scale

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator.decide.assessment import judge_points
+from scalerl_operator.decide.assessment import forecast_points
 from scalerl_operator.reconcile.pod_view import EventView
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
@@ -14,7 +14,7 @@ from scalerl_operator.run.progress import budget_gpu_hours
 
 
 @dataclass(frozen=True)
-class Chronicle:
+class ReportData:
     """A run's records. At least one held-out evaluation is among them."""
 
     run: RLRun
@@ -49,4 +49,4 @@ def judge_ends(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[Fore
 
 def _judge(run: RLRun, points: Sequence[EvalPoint], time: float) -> ForecastLine:
     last = points[-1]
-    return judge_points(run, points, budget_gpu_hours(run, last.step, last.compute_gpu_hours), time)
+    return forecast_points(run, points, budget_gpu_hours(run, last.step, last.compute_gpu_hours), time)

@@ -13,7 +13,7 @@ from scalerl_operator.run.state import state_word
 
 
 @dataclass(frozen=True)
-class View:
+class ProgressView:
     """What a person is shown of a run, as of one look."""
 
     run: RLRun
@@ -62,12 +62,12 @@ def describe_eval(point: EvalPoint) -> str:
     )
 
 
-def describe_progress(view: View) -> str:
-    """Return one line: how far the run is. Values that the leader has not reported are left out."""
+def describe_progress(view: ProgressView) -> str:
+    """Return one line: how far the run is. Values that the coordinator has not reported are left out."""
     return "  ".join(f"{label} {text}" for label, text in progress_rows(view) if label != "forecast")
 
 
-def progress_rows(view: View) -> list[tuple[str, str]]:
+def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
     """Return (label, text) of everything known about the run now, in the order to show it."""
     progress = view.progress
     if progress is None:
@@ -83,7 +83,7 @@ def progress_rows(view: View) -> list[tuple[str, str]]:
     return rows
 
 
-def describe_phase(view: View) -> str:
+def describe_phase(view: ProgressView) -> str:
     """Return what the run is doing, and what it waits for."""
     progress = view.progress
     text = state_word(view.run.status)
@@ -94,7 +94,7 @@ def describe_phase(view: View) -> str:
     return text
 
 
-def _learning(view: View, progress: Progress) -> list[tuple[str, str]]:
+def _learning(view: ProgressView, progress: Progress) -> list[tuple[str, str]]:
     rows = []
     points = surviving(view.evals)
     if points:
@@ -123,7 +123,7 @@ def _speed(progress: Progress) -> list[tuple[str, str]]:
     return rows
 
 
-def _compute(view: View, progress: Progress) -> str:
+def _compute(view: ProgressView, progress: Progress) -> str:
     unit = compute_unit(view.run)
     budget = budget_gpu_hours(view.run, progress.step, progress.compute_gpu_hours)
     if budget is None:

@@ -19,7 +19,7 @@ ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"
 ANNOTATION_INTERVAL = "scalerl.io/predicted-ceiling-interval"
 FORECAST_ANNOTATIONS = (ANNOTATION_CEILING, ANNOTATION_INTERVAL)
 
-PORT_NAME = "http"  # of the leader's port; the chart's monitors name it
+PORT_NAME = "http"  # of the coordinator's port; the chart's monitors name it
 CONTAINER = "runtime"  # the role's own container; a user's template may name it to add to it
 SPEC_KEY = "run.yaml"  # in the ConfigMap
 TOKEN_KEY = "token"  # in the Secret
@@ -35,7 +35,7 @@ VOLUME_PREFIX = "scalerl-"
 
 
 @dataclass(frozen=True)
-class Place:
+class PodRole:
     """One pod's place in its run."""
 
     role: Role
@@ -47,10 +47,10 @@ class Place:
         return f"{self.role}-{self.index}"
 
 
-LEADER = Place("trainer", 0)
+COORDINATOR = PodRole("trainer", 0)
 
 
-def pod_name(run: str, place: Place) -> str:
+def pod_name(run: str, place: PodRole) -> str:
     """Return the pod's name, the same in every attempt: the API server then never holds two pods of one place."""
     return f"{run}-{place.hostname}"
 
@@ -95,9 +95,9 @@ def folder_in_claim(run: str, uid: str) -> str:
     return f"{run}-{uid[:8]}"
 
 
-def leader_host(run: str, namespace: str) -> str:
-    """Return the leader's DNS name in the cluster."""
-    return f"{LEADER.hostname}.{service_name(run)}.{namespace}.svc"
+def coordinator_host(run: str, namespace: str) -> str:
+    """Return the coordinator's DNS name in the cluster."""
+    return f"{COORDINATOR.hostname}.{service_name(run)}.{namespace}.svc"
 
 
 def selector(run: str, role: Role | None = None) -> dict[str, str]:
@@ -117,16 +117,16 @@ def common_labels(run: str, component: str) -> dict[str, str]:
     }
 
 
-def pod_labels(run: str, place: Place, attempt: int | None) -> dict[str, str]:
+def pod_labels(run: str, place: PodRole, attempt: int | None) -> dict[str, str]:
     """Return a pod's labels; `attempt` is None for generators."""
     labels = common_labels(run, place.role) | {LABEL_ROLE: place.role, LABEL_INDEX: str(place.index)}
     return labels | ({LABEL_ATTEMPT: str(attempt)} if attempt is not None else {})
 
 
-def parse_place(labels: Mapping[str, str]) -> tuple[Place, int | None] | None:
+def parse_pod_role(labels: Mapping[str, str]) -> tuple[PodRole, int | None] | None:
     """Return place and attempt that a pod's labels say; None for a pod that is not a run's."""
     index, attempt = labels.get(LABEL_INDEX, ""), labels.get(LABEL_ATTEMPT, "")
     for role in ROLES:
         if labels.get(LABEL_ROLE) == role and index.isdecimal():
-            return Place(role, int(index)), int(attempt) if attempt.isdecimal() else None
+            return PodRole(role, int(index)), int(attempt) if attempt.isdecimal() else None
     return None

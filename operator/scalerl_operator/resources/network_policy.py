@@ -24,7 +24,7 @@ class Isolation:
     """What runs may reach and be reached by besides their own pods; peers are NetworkPolicyPeers."""
 
     http_from: tuple[Json, ...]
-    """Who may ask leaders on their HTTP port: the operator and Prometheus."""
+    """Who may ask coordinators on their HTTP port: the operator and Prometheus."""
     outside: tuple[Json, ...]
     """What pods may reach: hubs with models and data. Empty: nothing."""
 

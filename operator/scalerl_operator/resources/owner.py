@@ -16,9 +16,9 @@ class Owner:
     run: RLRun
     uid: str
     document: str
-    """The run's YAML, as the leader reads it: without status."""
+    """The run's YAML, as the coordinator reads it: without status."""
     token: str
-    """What guards the leader's /v1, and Ray."""
+    """What guards the coordinator's /v1, and Ray."""
 
     @property
     def name(self) -> str:

@@ -10,10 +10,10 @@ from scalerl_api.cross_field_rules import COLOCATED_ALLOWED, COLOCATED_PATH
 from scalerl_api.pod_template import PodTemplate
 from scalerl_api.wire import (
     ENV_ATTEMPT,
+    ENV_COORDINATOR,
     ENV_FOLDER,
     ENV_INDEX,
     ENV_LAST_WORDS,
-    ENV_LEADER,
     ENV_POD_IP,
     ENV_PORT,
     ENV_ROLE,
@@ -24,7 +24,7 @@ from scalerl_api.wire import (
     PORT_HTTP,
 )
 from scalerl_operator.resources import names
-from scalerl_operator.resources.names import LEADER, Place, Role
+from scalerl_operator.resources.names import COORDINATOR, PodRole, Role
 from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
 from scalerl_operator.resources.pod_template import GPU, Json, check_template, merge_template
 
@@ -46,7 +46,7 @@ def check_pods(run: RLRun) -> list[Fault]:
     ]
 
 
-def build_pod(owner: Owner, place: Place, attempt: int, options: PodOptions) -> Json:
+def build_pod(owner: Owner, place: PodRole, attempt: int, options: PodOptions) -> Json:
     """Return the pod of `place`. A generator belongs to no attempt: it stays when the trainers start again."""
     spec = owner.run.spec.trainer if place.role == "trainer" else owner.run.spec.generator
     head = build_owned(owner, "v1", "Pod", names.pod_name(owner.name, place), place.role)
@@ -84,8 +84,8 @@ def _template(owner: Owner, role: Role) -> PodTemplate:
     return owner.run.spec.trainer.template if role == "trainer" else owner.run.spec.generator.template
 
 
-def _container(owner: Owner, place: Place, attempt: int, gpus: int, options: PodOptions) -> Json:
-    role = "leader" if place == LEADER else "worker"
+def _container(owner: Owner, place: PodRole, attempt: int, gpus: int, options: PodOptions) -> Json:
+    role = "coordinator" if place == COORDINATOR else "worker"
     container: Json = {
         "name": names.CONTAINER,
         "image": options.image,
@@ -101,7 +101,7 @@ def _container(owner: Owner, place: Place, attempt: int, gpus: int, options: Pod
     }
     if gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}, "requests": {GPU: str(gpus)}}
-    if place == LEADER:
+    if place == COORDINATOR:
         container["ports"] = [{"name": names.PORT_NAME, "containerPort": PORT_HTTP, "protocol": "TCP"}]
         container["readinessProbe"] = {
             "httpGet": {"path": PATH_READY, "port": PORT_HTTP},
@@ -111,11 +111,11 @@ def _container(owner: Owner, place: Place, attempt: int, gpus: int, options: Pod
     return container
 
 
-def _environment(owner: Owner, place: Place, attempt: int) -> Iterator[Json]:
+def _environment(owner: Owner, place: PodRole, attempt: int) -> Iterator[Json]:
     """Names and places; a generator's say no attempt, for it sees many."""
     yield {"name": ENV_ROLE, "value": place.role}
     yield {"name": ENV_INDEX, "value": str(place.index)}
-    yield {"name": ENV_LEADER, "value": names.leader_host(owner.name, owner.namespace)}
+    yield {"name": ENV_COORDINATOR, "value": names.coordinator_host(owner.name, owner.namespace)}
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
     yield {"name": ENV_FOLDER, "value": names.RUN_FOLDER}
@@ -124,7 +124,7 @@ def _environment(owner: Owner, place: Place, attempt: int) -> Iterator[Json]:
     yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
-    if place == LEADER:
+    if place == COORDINATOR:
         yield {"name": ENV_ATTEMPT, "value": str(attempt)}
         yield {"name": ENV_PORT, "value": str(PORT_HTTP)}
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}

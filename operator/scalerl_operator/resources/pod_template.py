@@ -40,8 +40,8 @@ _OWNED_IN_POD = {
 _OWNED_IN_CONTAINER = {
     "command": "set by the operator",
     "args": "set by the operator",
-    "terminationMessagePath": "set by the operator: the leader's last words go there",
-    "terminationMessagePolicy": "set by the operator: the leader's last words go there",
+    "terminationMessagePath": "set by the operator: the coordinator's last words go there",
+    "terminationMessagePolicy": "set by the operator: the coordinator's last words go there",
     "readinessProbe": "set by the operator",
     "livenessProbe": "set by the operator",
     "startupProbe": "set by the operator",
@@ -121,7 +121,7 @@ def _check_mounts(value: object, path: str) -> Iterator[Fault]:
 
 
 def _check_ports(value: object, path: str) -> Iterator[Fault]:
-    """A pod with two ports of one name is refused, and what scrapes the leader finds its port by name."""
+    """A pod with two ports of one name is refused, and what scrapes the coordinator finds its port by name."""
     for index, (port, fault) in enumerate(_entries(value, path, "containerPort", int)):
         if fault is not None:
             yield fault

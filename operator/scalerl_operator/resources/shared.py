@@ -24,7 +24,7 @@ def _service(owner: Owner) -> Json:
         **build_owned(owner, "v1", "Service", names.service_name(owner.name), "network"),
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": True,  # workers must find the leader before it is ready
+            "publishNotReadyAddresses": True,  # workers must find the coordinator before it is ready
             "selector": names.selector(owner.name),
             "ports": [{"name": names.PORT_NAME, "port": PORT_HTTP, "targetPort": PORT_HTTP, "protocol": "TCP"}],
         },

@@ -38,10 +38,10 @@ def load_history(status: RLRunStatus | None) -> History:
     return History(tuple(status.attempts), status.earlier or EarlierAttempts())
 
 
-def to_seen(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earlier]:
+def to_observed(history: History, now: datetime) -> tuple[tuple[Attempt, ...], Earlier]:
     """Return the attempts as `plan` knows them.
 
-    While pods wait for a node no time runs: an attempt begins with its leader's process.
+    While pods wait for a node no time runs: an attempt begins with its coordinator's process.
     """
     found = tuple(
         Attempt(

@@ -25,7 +25,7 @@ ClusterOutcome = Literal[
 Outcome = ClusterOutcome | Literal["Interrupted"]
 """How a run has ended, or why it rests."""
 PhaseReason = Literal["Starting", "WarmStart", "Training", "Evaluating", "Stopping", "Finishing"]
-"""What a leader does."""
+"""What a coordinator does."""
 StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "BackingOff", "InvalidSpec"]
 """The run's one word: STATE in `kubectl get`."""
 WatchRule = Literal["NoStep", "NonFinite", "Stale", "EntropyLow"]
@@ -61,7 +61,7 @@ FAILED: tuple[Outcome, ...] = (
 PAUSED: tuple[Outcome, ...] = ("Interrupted", "Suspended")
 
 CONDITIONS: Mapping[ConditionType, str] = {
-    "Ready": "The leader answers and trains or evaluates.",
+    "Ready": "The coordinator answers and trains or evaluates.",
     "Progressing": "The run is under way, or will be without anybody's doing. False: it is over, rests, or its spec "
     "cannot be understood.",
     "Healthy": "The watchdog has found nothing. False: a rule of `spec.watchdog` is broken; the message has numbers.",
@@ -77,12 +77,12 @@ STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
         "Pods of an attempt's trainers do not all run yet.",
         "The message says what each waits for: the scheduler's word, an image. `deadlines.pendingSeconds` bounds it.",
     ),
-    "Starting": ("The leader loads model, data and engines.", "`deadlines.startSeconds` bounds it."),
+    "Starting": ("The coordinator loads model, data and engines.", "`deadlines.startSeconds` bounds it."),
     "WarmStart": ("The supervised stage.", ""),
     "Training": ("Optimizer steps are made.", ""),
     "Evaluating": ("Evaluations that are due are made; no step is.", ""),
-    "Stopping": ("The leader was asked to save and end; the message says why.", ""),
-    "Finishing": ("The budget is spent; the leader ends.", ""),
+    "Stopping": ("The coordinator was asked to save and end; the message says why.", ""),
+    "Finishing": ("The budget is spent; the coordinator ends.", ""),
     "Restarting": ("The next attempt begins, from the newest checkpoint.", ""),
     "BackingOff": ("The next attempt waits for its time.", "The message says how the last one ended."),
     "InvalidSpec": (
@@ -100,7 +100,7 @@ STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
     ),
     "RestartsExhausted": (
         "More failures without a new checkpoint than `failurePolicy.maxRestarts`.",
-        "The message has the last one; its leader's pod is kept for its log.",
+        "The message has the last one; its coordinator's pod is kept for its log.",
     ),
     "RetriesExhausted": (
         "Eleven ends in a row that cost no restart (evictions, lost nodes, exit code 75, pods that never began), and "
@@ -168,7 +168,7 @@ CAUSES: Mapping[StopCause, tuple[str, str]] = {
     "StoppedByPolicy": ("A stop policy that is enforced.", "nothing: the run is over"),
     "DeadlineExceeded": ("`deadlines.activeSeconds`.", "nothing: the run is over"),
     "PendingDeadline": ("`deadlines.pendingSeconds`: its pods did not all begin.", "a retry"),
-    "Stuck": ("The leader does not answer: 600 s, or `deadlines.startSeconds` at its start.", "a restart"),
+    "Stuck": ("The coordinator does not answer: 600 s, or `deadlines.startSeconds` at its start.", "a restart"),
     "GangBroken": ("A trainer's pod is gone.", "as that pod's end"),
     "WatchdogRestart": ("`spec.watchdog`, action `Restart`.", "a restart"),
     "WatchdogStop": ("`spec.watchdog`, action `Stop`.", "nothing: the run is over"),

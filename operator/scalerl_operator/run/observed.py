@@ -1,4 +1,4 @@
-"""What an actuator has seen of a run: its attempts, its leader's last word, its measured points. PURE."""
+"""What an actuator has seen of a run: its attempts, its coordinator's last word, its measured points. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
 
 
 class Attempt(ApiModel):
-    """One life of the leader: a line of attempts.jsonl when it starts, one more when it has ended."""
+    """One life of the coordinator: a line of attempts.jsonl when it starts, one more when it has ended."""
 
     number: int
     """1 for the run's first."""
@@ -33,13 +33,13 @@ class Attempt(ApiModel):
     error: str = ""
     """One line of what its surroundings say of its end: OOMKilled."""
     termination: Termination | None = None
-    """The leader's last words; a killed one leaves none."""
+    """The coordinator's last words; a killed one leaves none."""
     checkpoint_step: int | None = None
     """Newest durable checkpoint known when it ended."""
 
     @property
     def over(self) -> bool:
-        """True when the leader is gone."""
+        """True when the coordinator is gone."""
         return self.ended is not None
 
 
@@ -57,7 +57,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedState:
     """Everything a decision may look at, as of one moment."""
 
     attempts: tuple[Attempt, ...] = ()
@@ -69,7 +69,10 @@ class Seen:
     heard: datetime | None = None
     """When that answer came; None while the running attempt has not answered."""
     watched: datetime | None = None
-    """Since when this operator asks the leader: silence before that says nothing; None: since the attempt's start."""
+    """Since when this operator asks the coordinator.
+
+    Silence before that says nothing; None: since the attempt's start.
+    """
     earlier: Earlier = Earlier()
     """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
@@ -79,7 +82,7 @@ class Seen:
     eta_seconds: float | None = None
     """Predicted time to the end of the budget."""
     members_serve: bool = False
-    """On a cluster: every other trainer runs, if it was told to end too: the leader can still save with them."""
+    """On a cluster: every other trainer runs, if it was told to end too: the coordinator can still save with them."""
     interrupts: int = 0
     """How often a person asked to end it: once is gracefully, twice is now."""
 
@@ -95,7 +98,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Assessment:
     """What the run's points say: the last forecast, and the stop policy that holds."""
 
     forecast: ForecastStatus | None = None

@@ -41,7 +41,7 @@ def eta_seconds(run: RLRun, pace: Sequence[tuple[float, int]]) -> float | None:
 def close_progress(
     run: RLRun, attempt: int, last: Progress | None, termination: Termination | None, steps: Sequence[StepRecord]
 ) -> Progress | None:
-    """Return the progress of an attempt that is over: the last answer, corrected by what the leader left behind.
+    """Return the progress of an attempt that is over: the last answer, corrected by what the coordinator left behind.
 
     None if it neither answered nor left a step.
     """

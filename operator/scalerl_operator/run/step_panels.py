@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Panel:
+class StepPanel:
     """One small picture of series over steps."""
 
     title: str
@@ -18,27 +18,29 @@ class Panel:
 
 
 PANELS = (
-    Panel("Training reward", "mean, -1 to 1", (("reward", "reward"),), from_zero=False),
-    Panel("Entropy", "nats per token", (("entropy", "entropy"),)),
-    Panel("Lag of trained tokens", "optimizer steps", (("lag_mean", "mean"), ("lag_max", "largest"))),
-    Panel(
+    StepPanel("Training reward", "mean, -1 to 1", (("reward", "reward"),), from_zero=False),
+    StepPanel("Entropy", "nats per token", (("entropy", "entropy"),)),
+    StepPanel("Lag of trained tokens", "optimizer steps", (("lag_mean", "mean"), ("lag_max", "largest"))),
+    StepPanel(
         "Throughput",
         "tokens per second",
         (("tokens_per_second", "trained"), ("generator_tokens_per_second", "sampled")),
     ),
-    Panel("Idle share", "%", (("idle_fraction_trainer", "trainer"), ("idle_fraction_generator", "generator")), 100.0),
-    Panel("Completion length", "tokens", (("completion_tokens_mean", "mean"),)),
-    Panel(
+    StepPanel(
+        "Idle share", "%", (("idle_fraction_trainer", "trainer"), ("idle_fraction_generator", "generator")), 100.0
+    ),
+    StepPanel("Completion length", "tokens", (("completion_tokens_mean", "mean"),)),
+    StepPanel(
         "Wasted samples",
         "%",
         (("truncation_share", "truncated"), ("zero_variance_share", "no variance")),
         100.0,
     ),
-    Panel("Mismatch, generator to trainer", "KL, 0.001 nats per token", (("mismatch_kl", "k3 estimate"),), 1000.0),
-    Panel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
-    Panel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
-    Panel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),
-    Panel(
+    StepPanel("Mismatch, generator to trainer", "KL, 0.001 nats per token", (("mismatch_kl", "k3 estimate"),), 1000.0),
+    StepPanel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
+    StepPanel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
+    StepPanel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),
+    StepPanel(
         "Weight sync",
         "milliseconds",
         (("weight_sync_seconds", "total"), ("weight_stall_seconds", "longest stall")),

@@ -14,14 +14,14 @@ from prometheus_client.registry import Collector
 
 from scalerl_api import RLRunStatus
 from scalerl_api.generated_page import write_page
-from scalerl_operator.reconcile.snapshot import Key, Told
-from scalerl_operator.telemetry.run_metrics import RUN_METRICS, View, list_samples
+from scalerl_operator.reconcile.snapshot import Key, PollResult
+from scalerl_operator.telemetry.run_metrics import RUN_METRICS, RunMetricsView, list_samples
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 RUN = ("namespace", "run")
 
 
-class Gauges:
+class OperatorMetrics:
     """Everything that is counted; names are scalerl_operator_* for the operator and scalerl_run_* for its runs."""
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ class Gauges:
         self.watch_age = Gauge(
             "scalerl_operator_watch_age_seconds", "Time since the last sign of the watches.", registry=on
         )
-        self.polls = Counter("scalerl_operator_polls_total", "Questions to leaders.", ["result"], registry=on)
+        self.polls = Counter("scalerl_operator_polls_total", "Questions to coordinators.", ["result"], registry=on)
         self.readings = Counter(
             "scalerl_operator_prometheus_readings_total",
-            "Readings of the Prometheus server about leaders that do not answer: scraped, not_scraped, or failed.",
+            "Readings of the Prometheus server about coordinators that do not answer: scraped, not_scraped, or failed.",
             ["result"],
             registry=on,
         )
@@ -82,13 +82,13 @@ class Gauges:
         """Count a write to the API server."""
         self.writes.labels(verb, kind).inc()
 
-    def show_run(self, key: Key, status: RLRunStatus | None, told: Told) -> None:
+    def show_run(self, key: Key, status: RLRunStatus | None, told: PollResult) -> None:
         """Show a run as a pass has seen it."""
-        self._runs.views[key] = View(status, told)
+        self._runs.views[key] = RunMetricsView(status, told)
 
-    def show_told(self, key: Key, told: Told) -> None:
-        """Show what a run's leader has told since."""
-        self._runs.views[key] = replace(self._runs.views.get(key, View()), told=told)
+    def show_told(self, key: Key, told: PollResult) -> None:
+        """Show what a run's coordinator has told since."""
+        self._runs.views[key] = replace(self._runs.views.get(key, RunMetricsView()), told=told)
 
     def forget_run(self, key: Key) -> None:
         """Drop the series of a run that is deleted."""
@@ -99,7 +99,7 @@ class _Runs(Collector):
     """The samples are made when they are asked for: a run has at most some 70, whatever happens to it."""
 
     def __init__(self) -> None:
-        self.views: dict[Key, View] = {}
+        self.views: dict[Key, RunMetricsView] = {}
         self.shown = False
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -128,7 +128,7 @@ def document() -> str:
         "| name | kind | meaning |",
         "|---|---|---|",
     ]
-    for family in Gauges().registry.collect():
+    for family in OperatorMetrics().registry.collect():
         if not family.name.startswith("scalerl_run_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             lines.append(f"| `{name}` | {family.type} | {family.documentation} |")

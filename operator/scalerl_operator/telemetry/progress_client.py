@@ -1,4 +1,4 @@
-"""Asks a leader how far it is: the client of `/v1/progress`. I/O."""
+"""Asks a coordinator how far it is: the client of `/v1/progress`. I/O."""
 
 import http.client
 from contextlib import closing
@@ -10,11 +10,11 @@ from scalerl_operator.telemetry.http_client import Peer
 
 
 class TelemetryError(Exception):
-    """The leader did not answer, or not with its progress. One missed answer says nothing about the run."""
+    """The coordinator did not answer, or not with its progress. One missed answer says nothing about the run."""
 
 
 def fetch_progress(address: str, token: str, since: int, *, timeout_seconds: float) -> Progress:
-    """Return the leader's progress with every eval point from index `since` on. Raises TelemetryError.
+    """Return the coordinator's progress with every eval point from index `since` on. Raises TelemetryError.
 
     Args:
         address: `host:port`.
@@ -26,8 +26,8 @@ def fetch_progress(address: str, token: str, since: int, *, timeout_seconds: flo
     path = f"{PATH_PROGRESS}?since={since}"
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     try:
-        with closing(Peer(host.strip("[]"), int(port), timeout_seconds)) as leader:
-            status, body = leader.ask(path, headers)
+        with closing(Peer(host.strip("[]"), int(port), timeout_seconds)) as coordinator:
+            status, body = coordinator.ask(path, headers)
     except (OSError, http.client.HTTPException) as error:
         raise TelemetryError(f"GET {address}{path}: {type(error).__name__}: {error}") from error
     if status != http.HTTPStatus.OK:

@@ -28,7 +28,7 @@ ANSWER_SECONDS = 10.0  # of all questions about one run together
 
 
 @dataclass(frozen=True)
-class Server:
+class PrometheusClient:
     """Where it is and how it is spoken to."""
 
     url: str
@@ -40,7 +40,7 @@ class Server:
     answer_seconds: float = ANSWER_SECONDS
 
 
-def fetch_reading(server: Server, question: Question) -> Reading:
+def fetch_reading(server: PrometheusClient, question: Question) -> Reading:
     """Return what the server has of a run. Raises TelemetryError; then it has said nothing about the run."""
     try:
         with closing(_Session(server)) as session:
@@ -60,7 +60,7 @@ def fetch_reading(server: Server, question: Question) -> Reading:
 class _Session:
     """The server, and what is written on each question to it."""
 
-    def __init__(self, server: Server):
+    def __init__(self, server: PrometheusClient):
         parts = urlsplit(server.url)
         self._path = parts.path
         self._headers = {"Accept": "application/json"}

@@ -1,4 +1,4 @@
-"""What a Prometheus server knows of a run, as what its leader would have told: PromQL out, JSON in. PURE.
+"""What a Prometheus server knows of a run, as what its coordinator would have told: PromQL out, JSON in. PURE.
 
 Every newest evaluation has series of its own, whose labels are the whole numbers of an EvalPoint and whose values the
 others; nothing is derived from rates or from when a sample was taken, so that missed scrapes, resets and clocks that
@@ -66,7 +66,7 @@ class Question:
     run: str
     uid: str
     attempt: int
-    """Of the leader that does not answer."""
+    """Of the coordinator that does not answer."""
     since: datetime
     now: datetime
 
@@ -78,7 +78,7 @@ class Reading:
     evals: tuple[EvalPoint, ...] = ()
     """Of all attempts, without doubles, in order of their index."""
     progress: Progress | None = None
-    """As it was scraped last; None if the leader is not being scraped. It has no evals and no checkpoint."""
+    """As it was scraped last; None if the coordinator is not being scraped. It has no evals and no checkpoint."""
     age_seconds: float = math.inf
     """How long ago that was, by the server's own clock."""
 
@@ -107,7 +107,7 @@ def evals_query(question: Question) -> str:
 
 
 def state_query(question: Question) -> str:
-    """Return the PromQL for how far the attempt is. Two servers that scrape the same leader count once."""
+    """Return the PromQL for how far the attempt is. Two servers that scrape the same coordinator count once."""
     names = f"{SERIES_PREFIX}({'|'.join(_STATE)})"
     return f'max by (__name__, role, phase) ({{__name__=~"{names}",{_whose(question)},{_attempt(question)}}})'
 
@@ -178,7 +178,7 @@ def read_progress(question: Question, found: Sequence[Series], age_seconds: floa
         run=question.run,
         attempt=question.attempt,
         phase=phase,
-        detail="by Prometheus: the leader does not answer the operator",
+        detail="by Prometheus: the coordinator does not answer the operator",
         step=whole("step"),
         version=whole("version"),
         compute_gpu_hours=numbers.get(f"{SERIES_PREFIX}compute_gpu_hours", 0.0),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scalerl_api import RLRunStatus
 from scalerl_api.status import ForecastStatus
-from scalerl_operator.reconcile.snapshot import Told
+from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.state import is_over, state_word
 
@@ -47,19 +47,19 @@ RUN_METRICS = (
     RunMetric("curve_high", "Upper end of the 90 % band of a measurement there.", ("point",)),
 )
 
-Sample = tuple[str, tuple[str, ...], float]
+MetricSample = tuple[str, tuple[str, ...], float]
 """(metric's name, values of its own labels, value)."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What is known of a run: its status, and what its leader has told since it was written."""
+class RunMetricsView:
+    """What is known of a run: its status, and what its coordinator has told since it was written."""
 
     status: RLRunStatus | None = None
-    told: Told = field(default_factory=Told)
+    told: PollResult = field(default_factory=PollResult)
 
 
-def list_samples(view: View) -> Iterator[Sample]:
+def list_samples(view: RunMetricsView) -> Iterator[MetricSample]:
     """Yield every sample of a run. What is not known has none."""
     status = view.status
     yield "state", (state_word(status),), 1.0
@@ -73,8 +73,8 @@ def list_samples(view: View) -> Iterator[Sample]:
     yield from _curve(view.told)
 
 
-def _progress(view: View) -> Iterator[Sample]:
-    """How far it is: of a run that is over what its leader's last words said, else what it told last."""
+def _progress(view: RunMetricsView) -> Iterator[MetricSample]:
+    """How far it is: of a run that is over what its coordinator's last words said, else what it told last."""
     status, told = view.status, view.told
     written = status.progress if status is not None else None
     progress = told.progress if told.progress is not None and not is_over(status) else written
@@ -90,7 +90,7 @@ def _progress(view: View) -> Iterator[Sample]:
         yield "eta_seconds", (), told.eta_seconds
 
 
-def _cost(view: View) -> Iterator[Sample]:
+def _cost(view: RunMetricsView) -> Iterator[MetricSample]:
     """The larger of what is written and what was told: neither holds anything twice."""
     spent: dict[str, float] = {}
     if view.status is not None and view.status.cost is not None:
@@ -102,13 +102,13 @@ def _cost(view: View) -> Iterator[Sample]:
         yield "gpu_seconds", (role,), seconds
 
 
-def _last_forecast(view: View) -> ForecastStatus | None:
+def _last_forecast(view: RunMetricsView) -> ForecastStatus | None:
     if view.told.judged is not None and view.told.judged.forecast is not None:
         return view.told.judged.forecast
     return view.status.forecast if view.status is not None else None
 
 
-def _forecast(found: ForecastStatus | None) -> Iterator[Sample]:
+def _forecast(found: ForecastStatus | None) -> Iterator[MetricSample]:
     if found is None:
         return
     yield "verdict", (found.verdict,), 1.0
@@ -125,7 +125,7 @@ def _forecast(found: ForecastStatus | None) -> Iterator[Sample]:
     yield from ((name, (), value) for name, value in numbers.items() if value is not None)
 
 
-def _curve(told: Told) -> Iterator[Sample]:
+def _curve(told: PollResult) -> Iterator[MetricSample]:
     trace = told.trace
     if trace is None:
         return

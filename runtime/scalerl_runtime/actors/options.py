@@ -23,7 +23,7 @@ from scalerl_runtime.weights.buckets import Transport
 
 @dataclass(frozen=True)
 class Environment:
-    """What the actuator tells the leader: names and places."""
+    """What the actuator tells the coordinator: names and places."""
 
     spec: Path
     folder: Path

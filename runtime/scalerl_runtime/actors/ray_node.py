@@ -1,7 +1,7 @@
 """A run that is spread over pods: Ray's node in this pod, and the last words where Kubernetes reads them. I/O.
 
-Ray's ports are fixed, so that two of its processes never choose the same one. The leader's pod holds Ray's head; every
-other pod joins it over the run's headless Service and serves until it is told to end.
+Ray's ports are fixed, so that two of its processes never choose the same one. The coordinator's pod holds Ray's head;
+every other pod joins it over the run's headless Service and serves until it is told to end.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from scalerl_api import RLRun
 from scalerl_api.wire import (
+    ENV_COORDINATOR,
     ENV_LAST_WORDS,
-    ENV_LEADER,
     ENV_POD_IP,
     ENV_ROLE,
     ENV_TERMINATION_FILE,
@@ -39,10 +39,12 @@ from scalerl_api.wire import (
 
 log = logging.getLogger(__name__)
 
-FOUND_SECONDS = 86_400.0  # a worker looks for its leader so long: the leader's pod may wait for a node for hours
+FOUND_SECONDS = (
+    86_400.0  # a worker looks for its coordinator so long: the coordinator's pod may wait for a node for hours
+)
 JOIN_RETRY_SECONDS = 5.0
 END_SECONDS = 20.0  # Ray's processes have so long after SIGTERM
-PROBE_SECONDS = 1.0  # of a look for the leader's head by a member that was told to end, and between two of them
+PROBE_SECONDS = 1.0  # of a look for the coordinator's head by a member that was told to end, and between two of them
 PROBE_MISSES = 3  # in a row: one connection that fails is no end, and a head that is gone is noticed in seconds
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
 
@@ -52,11 +54,11 @@ class JoinFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Seat:
+class NodeRole:
     """This pod's place in the run."""
 
     role: str
-    leader: str
+    coordinator: str
     """DNS name."""
     address: str
     """This pod's own IP."""
@@ -66,22 +68,24 @@ class Seat:
     """How long it still serves when it is told to end: all trainers write a checkpoint together. 0 for generators."""
 
     @classmethod
-    def parse(cls, variables: Mapping[str, str], run: RLRun) -> "Seat":
+    def parse(cls, variables: Mapping[str, str], run: RLRun) -> "NodeRole":
         """Read the wire's variables. Raises KeyError with the missing one's name."""
         role = variables[ENV_ROLE]
         trains = role == "trainer"
         return cls(
             role=role,
-            leader=variables[ENV_LEADER],
+            coordinator=variables[ENV_COORDINATOR],
             address=variables[ENV_POD_IP],
             places=max(1, run.spec.trainer.gpus_per_replica) if trains else 1,
             save_seconds=run.spec.deadlines.checkpoint_seconds if trains else 0.0,
         )
 
 
-def build_node_command(seat: Seat, *, head: bool, num_cpus: int, folder: str) -> list[str]:
+def build_node_command(seat: NodeRole, *, head: bool, num_cpus: int, folder: str) -> list[str]:
     """Return the command of this pod's Ray node. The role is a resource: actors go where their role is."""
-    where = ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={seat.leader}:{PORT_RAY_GCS}", "--block"]
+    where = (
+        ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={seat.coordinator}:{PORT_RAY_GCS}", "--block"]
+    )
     first, last = PORTS_RAY_WORKERS
     return [
         sys.executable,
@@ -113,8 +117,8 @@ def _environment() -> dict[str, str]:
     return {"RAY_BACKEND_LOG_LEVEL": "warning", **os.environ}
 
 
-async def start_head(seat: Seat, *, num_cpus: int, folder: str, seconds: float) -> str:
-    """Start Ray's head in the leader's pod within `seconds`; return the address that a driver joins.
+async def start_head(seat: NodeRole, *, num_cpus: int, folder: str, seconds: float) -> str:
+    """Start Ray's head in the coordinator's pod within `seconds`; return the address that a driver joins.
 
     Raises JoinFailed.
     """
@@ -132,20 +136,20 @@ async def start_head(seat: Seat, *, num_cpus: int, folder: str, seconds: float) 
     return f"{seat.address}:{PORT_RAY_GCS}"
 
 
-async def work(seat: Seat, *, num_cpus: int) -> int:
+async def work(seat: NodeRole, *, num_cpus: int) -> int:
     """Be a Ray node until told to end; return the exit code.
 
-    A trainer whose leader is gone ends: its attempt is over. A generator waits for the next leader, with its pod's
-    place, image and files already there.
+    A trainer whose coordinator is gone ends: its attempt is over. A generator waits for the next coordinator, with its
+    pod's place, image and files already there.
 
-    When a run is deleted or a node drained, a member is told to end when its leader is, or alone: it then serves on,
-    until the leader has saved and ended.
+    When a run is deleted or a node drained, a member is told to end when its coordinator is, or alone: it then serves
+    on, until the coordinator has saved and ended.
     """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     command = build_node_command(seat, head=False, num_cpus=num_cpus, folder="")
-    while (head := await _find(seat.leader, stopping)) is not None:
+    while (head := await _find(seat.coordinator, stopping)) is not None:
         code = await serve(seat, command, stopping, partial(_is_there, head))
         if not stopping.is_set():
             log.warning("Ray's node ended with %d", code)
@@ -153,17 +157,17 @@ async def work(seat: Seat, *, num_cpus: int) -> int:
                 return EXIT_RETRY
             await _pause(JOIN_RETRY_SECONDS, stopping)
     if not stopping.is_set():
-        log.error("no leader at %s after %g s", seat.leader, FOUND_SECONDS)
+        log.error("no coordinator at %s after %g s", seat.coordinator, FOUND_SECONDS)
         return EXIT_RETRY
     return EXIT_FINISHED
 
 
-async def _find(leader: str, stopping: asyncio.Event) -> str | None:
-    """The IP of the leader's head when it takes connections; None if it does not before FOUND_SECONDS are over."""
+async def _find(coordinator: str, stopping: asyncio.Event) -> str | None:
+    """The IP of the coordinator's head when it takes connections; None if it does not before FOUND_SECONDS are over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + FOUND_SECONDS
     while not stopping.is_set() and loop.time() < deadline:
-        head = await _reach(leader, JOIN_RETRY_SECONDS)
+        head = await _reach(coordinator, JOIN_RETRY_SECONDS)
         if head is not None:
             return head
         await _pause(1.0, stopping)
@@ -195,7 +199,7 @@ async def _pause(seconds: float, stopping: asyncio.Event) -> None:
         return
 
 
-def is_needed(seat: Seat, *, told_seconds: float, misses: int) -> bool:
+def is_needed(seat: NodeRole, *, told_seconds: float, misses: int) -> bool:
     """Whether a pod that was told to end `told_seconds` ago still has a checkpoint to help with.
 
     `misses`: looks in a row that did not find Ray's head.
@@ -204,14 +208,14 @@ def is_needed(seat: Seat, *, told_seconds: float, misses: int) -> bool:
 
 
 async def serve(
-    seat: Seat,
+    seat: NodeRole,
     command: Sequence[str],
     stopping: asyncio.Event,
     is_head_there: Callable[[], Awaitable[bool]],
     *,
     probe_seconds: float = PROBE_SECONDS,
 ) -> int:
-    """Run the node until it ends, or `stopping` is set and the leader needs it no more; return its exit code.
+    """Run the node until it ends, or `stopping` is set and the coordinator needs it no more; return its exit code.
 
     Nothing of it is alive afterwards.
     """
@@ -233,7 +237,7 @@ async def serve(
 
 
 def leave_last_words(variables: Mapping[str, str]) -> None:
-    """Copy the leader's Termination to where Kubernetes reads it: a mounted file, which no rename can replace."""
+    """Copy the coordinator's Termination to where Kubernetes reads it: a mounted file, which no rename can replace."""
     place = variables.get(ENV_LAST_WORDS)
     words = Path(variables.get(ENV_TERMINATION_FILE, ""))
     if place and words.is_file():

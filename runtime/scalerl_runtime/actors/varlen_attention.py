@@ -21,7 +21,7 @@ FLASH_MAX_HEAD_DIM = 256
 
 
 @dataclass(frozen=True)
-class Bucket:
+class LengthBucket:
     """Sequences of similar length, attended as one padded batch."""
 
     num_sequences: int
@@ -34,7 +34,7 @@ class PackedRow:
 
     cu_seqlens: Tensor  # [S + 1] int32, on the row's device
     max_length: int
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[LengthBucket, ...]
     slots: Tensor  # [N] int64: each token's place in the buckets' padded batches, laid end to end
 
     @property
@@ -70,14 +70,14 @@ def plan_row(cu_seqlens: Tensor) -> PackedRow:
     return PackedRow(cu_seqlens.to(torch.int32), max(lengths), tuple(buckets), slots.to(device))
 
 
-def _plan_buckets(lengths: Sequence[int]) -> list[Bucket]:
+def _plan_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
     """Cut falling lengths wherever one is below its bucket's longest over BUCKET_RATIO."""
-    buckets: list[Bucket] = []
+    buckets: list[LengthBucket] = []
     for length in lengths:
         if buckets and length * BUCKET_RATIO >= buckets[-1].length:
-            buckets[-1] = Bucket(buckets[-1].num_sequences + 1, buckets[-1].length)
+            buckets[-1] = LengthBucket(buckets[-1].num_sequences + 1, buckets[-1].length)
         else:
-            buckets.append(Bucket(1, length))
+            buckets.append(LengthBucket(1, length))
     return buckets
 
 

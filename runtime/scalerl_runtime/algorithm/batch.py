@@ -93,7 +93,7 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
     advantage = compute_advantages(recipe.advantage, reward, of_group)
     weight = token_weights(recipe.aggregation, trained, of_group)
     samples = tuple(
-        _build_sample(groups[g], i, _Place(version, g, float(advantage[row]), float(weight[row])))
+        _build_sample(groups[g], i, RowSlice(version, g, float(advantage[row]), float(weight[row])))
         for row, (g, i) in enumerate(places)
         if trained[row]
     )
@@ -101,7 +101,7 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
 
 
 @dataclass(frozen=True)
-class _Place:
+class RowSlice:
     """What the batch as a whole says about one completion."""
 
     version: int
@@ -110,7 +110,7 @@ class _Place:
     weight: float
 
 
-def _build_sample(group: Group, index: int, place: _Place) -> Sample:
+def _build_sample(group: Group, index: int, place: RowSlice) -> Sample:
     completion = group.completions[index]
     return Sample(
         prompt_tokens=group.prompt.tokens,

@@ -13,7 +13,7 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import DatasetSpec, RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.prompts import (
-    Entry,
+    GeneratedRecord,
     Row,
     Tokenizer,
     build_entry_answer,
@@ -224,7 +224,7 @@ def _name_generated(
         named = {"prompt": record["question"], **record}
         if whole:
             try:
-                named[spec.answer_field] = build_entry_answer(Entry(task, spec.task, record))
+                named[spec.answer_field] = build_entry_answer(GeneratedRecord(task, spec.task, record))
             except ValueError as error:
                 raise InvalidRun(
                     [Fault(f"{path}.source", spec.source, f"a task that can be scored: {error}")]

@@ -9,7 +9,7 @@ from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.datasets import GENERATED, Data, check_bad_share, parse_records, read_records
 from scalerl_runtime.data.prompts import END_THINK, THINK, Tokenizer, parse_entry_answer, render_rows
-from scalerl_runtime.data.worked_answers import Trace, check_task, miss_answer, write_trace
+from scalerl_runtime.data.worked_answers import WorkedAnswer, check_task, miss_answer, write_trace
 from scalerl_runtime.types import Ints, Prompt
 
 # A wrong number can be a digit or a sign longer than the right one; no tokenizer makes more than two tokens of that.
@@ -31,7 +31,7 @@ class Pair:
 
     prompt: Prompt
     completion: str
-    trace: Trace | None = None
+    trace: WorkedAnswer | None = None
 
 
 class DemonstrationSource:

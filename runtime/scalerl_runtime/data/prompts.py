@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Entry:
+class GeneratedRecord:
     """A generated reasoning_gym record, with what its scorer needs."""
 
     task: str
@@ -174,7 +174,7 @@ def split_prompts(
     return Split(train, held_out, num_removed=len(rest) - len(train))
 
 
-def build_entry_answer(entry: Entry) -> str:
+def build_entry_answer(entry: GeneratedRecord) -> str:
     """Return a prompt's answer that holds a whole reasoning_gym record. Raises ValueError if a value has no literal.
 
     The record is a Python literal inside JSON: scorers tell tuples from lists and integer keys from strings.
@@ -189,10 +189,10 @@ def build_entry_answer(entry: Entry) -> str:
     return json.dumps({"task": entry.task, "options": entry.options, "record": literal})
 
 
-def parse_entry_answer(answer: str) -> Entry:
+def parse_entry_answer(answer: str) -> GeneratedRecord:
     """Return what `build_entry_answer` stored."""
     stored = json.loads(answer)
-    return Entry(stored["task"], stored["options"], ast.literal_eval(stored["record"]))
+    return GeneratedRecord(stored["task"], stored["options"], ast.literal_eval(stored["record"]))
 
 
 def _show(value: object) -> str:

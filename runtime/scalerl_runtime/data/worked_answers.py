@@ -7,20 +7,20 @@ from decimal import Decimal
 import numpy as np
 
 from scalerl_api.validation import Fault
-from scalerl_runtime.data.prompts import Entry, find_field
+from scalerl_runtime.data.prompts import GeneratedRecord, find_field
 
 
 @dataclass(frozen=True)
-class Trace:
+class WorkedAnswer:
     """A right solution."""
 
     thinking: str
     answer: str
 
 
-def write_trace(entry: Entry) -> Trace:
+def write_trace(entry: GeneratedRecord) -> WorkedAnswer:
     """Return a solution of `entry`, whose task is one of TRACES."""
-    return Trace(TRACES[entry.task](entry.record), str(entry.record["answer"]))
+    return WorkedAnswer(TRACES[entry.task](entry.record), str(entry.record["answer"]))
 
 
 def check_task(task: str, path: str) -> Fault | None:

@@ -43,7 +43,7 @@ class Trainers(Sender, Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class PipelineDeps:
     """What the pipeline is put together from."""
 
     run: RLRun
@@ -61,7 +61,7 @@ class Parts:
 
 
 class Observer(Protocol):
-    """Who is told what happened; the leader publishes it."""
+    """Who is told what happened; the coordinator publishes it."""
 
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """A step is done."""

@@ -24,7 +24,7 @@ from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import Packed, follow_kl, measure, pack, sequence_of, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
-from scalerl_runtime.loop.interfaces import Observer, Parts
+from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.run_state import Position, snapshot
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import Syncer
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """One attempt at a run, from a position to the end of its budget."""
 
-    def __init__(self, parts: Parts, position: Position, observer: Observer):
+    def __init__(self, parts: PipelineDeps, position: Position, observer: Observer):
         self.parts = parts
         self.position = position
         self.observer = observer

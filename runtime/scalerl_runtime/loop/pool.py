@@ -41,7 +41,7 @@ class Generators(Protocol):
         ...
 
 
-class Judge(Protocol):
+class Grader(Protocol):
     """Rewards a completion; None where the verifier failed."""
 
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
@@ -56,7 +56,7 @@ class Pool:
         self,
         options: PoolOptions,
         fleet: Generators,
-        judge: Judge,
+        judge: Grader,
         slots: Sequence[Slot],
         now: Callable[[], float],
     ):

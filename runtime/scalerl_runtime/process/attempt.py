@@ -12,9 +12,9 @@ from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
-from scalerl_runtime.process.leader import Leader
+from scalerl_runtime.process.coordinator import Coordinator
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
-from scalerl_runtime.rewards.verifier import JudgeLost
+from scalerl_runtime.rewards.verifier import VerifierLost
 from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, TrainerLost
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ SURROUNDINGS = (
     GeneratorLost,
     DataUnavailable,
     DeadlineExceeded,
-    JudgeLost,
+    VerifierLost,
     SandboxUnavailable,
 )
 
@@ -36,24 +36,24 @@ async def lead(variables: Mapping[str, str]) -> int:
     environment = Environment.parse(variables)
     try:
         run = parse_run(yaml.safe_load(environment.spec.read_text()))
-        leader = Leader(environment, run)
+        coordinator = Coordinator(environment, run)
     except InvalidRun as error:
         return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    leader.listen()
+    coordinator.listen()
     try:
-        reason = await leader.lead()
+        reason = await coordinator.lead()
     except InvalidRun as error:
         return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
     except SURROUNDINGS as error:
         log.error("%s", error)
-        return _leave(environment, leader.termination("Retry", _one_line(error)), EXIT_RETRY)
+        return _leave(environment, coordinator.termination("Retry", _one_line(error)), EXIT_RETRY)
     except NonFinite as error:
         log.error("%s", error)
-        return _leave(environment, leader.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
+        return _leave(environment, coordinator.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
     except Exception as error:
         log.exception("the run failed")
-        return _leave(environment, leader.termination("Failed", _one_line(error)), 1)
-    return _leave(environment, leader.termination(reason, ""), EXIT_FINISHED)
+        return _leave(environment, coordinator.termination("Failed", _one_line(error)), 1)
+    return _leave(environment, coordinator.termination(reason, ""), EXIT_FINISHED)
 
 
 def _leave(environment: Environment, words: Termination, code: int) -> int:

@@ -1,4 +1,4 @@
-"""The leader's HTTP: metrics, progress, health. I/O."""
+"""The coordinator's HTTP: metrics, progress, health. I/O."""
 
 import hmac
 import logging
@@ -12,7 +12,7 @@ from scalerl_api.wire import PATH_HEALTH, PATH_METRICS, PATH_PROGRESS, PATH_READ
 log = logging.getLogger(__name__)
 
 
-class Server:
+class HttpServer:
     """Serves what `progress` and `metrics` return at the time of asking."""
 
     def __init__(self, progress: Callable[[int], Progress], metrics: Callable[[], bytes], token: str):

@@ -216,7 +216,7 @@ def document() -> str:
         "",
         "Made by `make generate` from `runtime/scalerl_runtime/process/metrics.py`; do not edit.",
         "",
-        "The leader serves them at `/metrics`. Those measured once a step are also the keys of `values` in",
+        "The coordinator serves them at `/metrics`. Those measured once a step are also the keys of `values` in",
         "`metrics.jsonl`, without the prefix. On a CPU a device is one replica's process. What has not been measured",
         f"has no series. Each of the newest {EVAL_POINTS} evaluations has series of its own, so that a scrape that is",
         "missed loses none.",

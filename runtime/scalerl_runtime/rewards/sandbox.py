@@ -21,7 +21,7 @@ TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64  # a loaded machine starts an interpre
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramResult:
     """What became of a program."""
 
     kind: Literal["passed", "failed", "timeout", "unavailable"]  # `unavailable`: the sandbox itself did not start
@@ -50,7 +50,7 @@ class Sandbox:
                 f"programs need Linux with seccomp on x86_64 or arm64: {trial.kind} {trial.reason}"
             )
 
-    def check(self, program: str, tests: str) -> Outcome:
+    def check(self, program: str, tests: str) -> ProgramResult:
         """Run one program with its tests."""
         return run_program(
             program, tests, timeout_seconds=self._timeout_seconds, memory_megabytes=self._memory_megabytes
@@ -67,7 +67,7 @@ def run_program(
     timeout_seconds: float,
     memory_megabytes: int,
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
+) -> ProgramResult:
     """Run `program` and then `tests` in its namespace; passed if both end without an exception.
 
     Args:
@@ -90,7 +90,7 @@ def run_program(
         try:
             process = _start(stdin, Path(folder))
         except OSError as error:
-            return Outcome("unavailable", f"the sandbox did not start: {error}")
+            return ProgramResult("unavailable", f"the sandbox did not start: {error}")
         with process:
             try:
                 result, ended = _read_result(process, deadline, clock)
@@ -99,14 +99,14 @@ def run_program(
     return judge_result(result, ended=ended, nonce=nonce)
 
 
-def judge_result(result: bytes, *, ended: bool, nonce: str) -> Outcome:
+def judge_result(result: bytes, *, ended: bool, nonce: str) -> ProgramResult:
     """Return the outcome that the program's result bytes stand for; `ended` is False if the time ran out."""
     if not result.startswith(confined.READY):
         shown = result.decode(errors="replace").strip() or "it said nothing"
-        return Outcome("unavailable", f"the sandbox was not set up: {shown}")
+        return ProgramResult("unavailable", f"the sandbox was not set up: {shown}")
     if result == confined.READY + nonce.encode():
-        return Outcome("passed")
-    return Outcome("failed" if ended else "timeout")
+        return ProgramResult("passed")
+    return ProgramResult("failed" if ended else "timeout")
 
 
 def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
@@ -118,7 +118,7 @@ def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         cwd=folder,
         env={},
-        start_new_session=True,  # Ctrl-C is for the leader, which ends us in order
+        start_new_session=True,  # Ctrl-C is for the coordinator, which ends us in order
         close_fds=True,
     )
 

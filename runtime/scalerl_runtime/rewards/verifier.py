@@ -27,21 +27,21 @@ NUM_LOGGED = 20  # failures that are named; the rest are counted by the caller
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Reward:
     """What a completion is worth."""
 
     reward: float | None  # in [-1, 1]; None: the verifier itself failed
     error: str = ""  # why there is no reward
 
 
-class JudgeLost(RuntimeError):
+class VerifierLost(RuntimeError):
     """A judging process ended, hung, or could not start."""
 
 
-class Court(Protocol):
+class VerifierBackend(Protocol):
     """Where answers are judged; asked from many threads at once."""
 
-    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+    def ask(self, prompt: str, answer: str, reference: str) -> Reward:
         """Judge one answer."""
         ...
 
@@ -53,13 +53,13 @@ class Court(Protocol):
 class Verifier:
     """Rewards completions; may be called from many threads at once."""
 
-    def __init__(self, court: Court, *, whole: bool):
+    def __init__(self, court: VerifierBackend, *, whole: bool):
         """`whole`: judge the completion with its thinking, as a user's function does, not the answer alone."""
         self._court = court
         self._whole = whole
         self._num_failed = 0
 
-    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
+    def verify(self, prompt: Prompt, completion_text: str) -> Reward:
         """Return +1 for a right answer, -1 for a wrong one or none, and no reward if the verifier itself failed.
 
         The last kind is logged here, the first times. A completion that is cut in its thinking has no answer and is
@@ -67,7 +67,7 @@ class Verifier:
         """
         answer = completion_text if self._whole else find_answer(prompt.text, completion_text)
         if answer is None:
-            return Verdict(-1.0)
+            return Reward(-1.0)
         verdict = self._court.ask(prompt.text, answer, prompt.answer)
         if verdict.reward is None:
             self._num_failed += 1  # threads may lose a count; it bounds the log and nothing else
@@ -83,14 +83,14 @@ class Verifier:
 def make_verifier(run: RLRun) -> Verifier:
     """Return the verifier of `run`, ready to be asked.
 
-    Raises InvalidRun if it cannot be imported, JudgeLost if it dies doing so, SandboxUnavailable without a sandbox.
+    Raises InvalidRun if it cannot be imported, VerifierLost if it dies doing so, SandboxUnavailable without a sandbox.
     """
     spec = run.spec.reward
     num_judges = min(len(os.sched_getaffinity(0)), MAX_JUDGES)
     if spec.verifier == "code":
         sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
-        return Verifier(ProgramCourt(sandbox, num_judges), whole=False)
-    pool = JudgePool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_judges=num_judges)
+        return Verifier(SandboxBackend(sandbox, num_judges), whole=False)
+    pool = VerifierPool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_judges=num_judges)
     try:
         pool.start()
     except BaseException:
@@ -99,46 +99,48 @@ def make_verifier(run: RLRun) -> Verifier:
     return Verifier(pool, whole=spec.verifier.startswith("python:"))
 
 
-class ProgramCourt:
+class SandboxBackend:
     """Judges programs by running them against the reference's tests, at most `num_places` at a time."""
 
     def __init__(self, sandbox: Sandbox, num_places: int):
         self._sandbox = sandbox
         self._places = threading.BoundedSemaphore(num_places)
 
-    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:  # noqa: ARG002  # tests say what is right
+    def ask(self, prompt: str, answer: str, reference: str) -> Reward:  # noqa: ARG002  # tests say what is right
         """Run the program in `answer` with the tests in `reference`; one that is cut or crashes is wrong."""
         with self._places:
             outcome = self._sandbox.check(find_program(answer), reference)
         if outcome.right is None:
-            return Verdict(None, outcome.reason)
-        return Verdict(1.0 if outcome.right else -1.0)
+            return Reward(None, outcome.reason)
+        return Reward(1.0 if outcome.right else -1.0)
 
     def close(self) -> None:
         """End the programs that run."""
         self._sandbox.close()
 
 
-class JudgePool:
+class VerifierPool:
     """A fixed number of judges, each asked by one thread at a time; one that fails is replaced when next needed."""
 
     def __init__(self, verifier: str, *, timeout_seconds: float, num_judges: int):
         self._verifier = verifier
         self._timeout_seconds = timeout_seconds
         self._num_judges = num_judges
-        self._free: queue.LifoQueue[Judge | None] = queue.LifoQueue()  # None: a place whose judge is to be started
-        self._started: set[Judge] = set()
+        self._free: queue.LifoQueue[VerifierProcess | None] = (
+            queue.LifoQueue()
+        )  # None: a place whose judge is to be started
+        self._started: set[VerifierProcess] = set()
         self._lock = threading.Lock()  # of _started and _closed
         self._closed = False
 
     def start(self) -> None:
-        """Start every judge. Raises InvalidRun, JudgeLost."""
+        """Start every judge. Raises InvalidRun, VerifierLost."""
         judges = [self._start_judge() for _ in range(self._num_judges)]
         for judge in judges:
             judge.wait_ready(START_SECONDS)
             self._free.put(judge)
 
-    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+    def ask(self, prompt: str, answer: str, reference: str) -> Reward:
         """Return a judge's verdict; none if it fails or takes longer than the limit."""
         judge = self._free.get()
         try:
@@ -146,8 +148,8 @@ class JudgePool:
                 judge = self._start_judge()
                 judge.wait_ready(START_SECONDS)
             verdict = judge.ask((prompt, answer, reference), self._timeout_seconds)
-        except (JudgeLost, InvalidRun) as error:
-            verdict = Verdict(None, str(error))
+        except (VerifierLost, InvalidRun) as error:
+            verdict = Reward(None, str(error))
             if judge is not None:
                 self._end_judge(judge)
                 judge = None
@@ -163,21 +165,21 @@ class JudgePool:
         for judge in judges:
             judge.end()
 
-    def _start_judge(self) -> "Judge":
+    def _start_judge(self) -> "VerifierProcess":
         with self._lock:
             if self._closed:
-                raise JudgeLost("the verifier is closed")
-            judge = Judge(self._verifier, self._timeout_seconds)
+                raise VerifierLost("the verifier is closed")
+            judge = VerifierProcess(self._verifier, self._timeout_seconds)
             self._started.add(judge)
         return judge
 
-    def _end_judge(self, judge: "Judge") -> None:
+    def _end_judge(self, judge: "VerifierProcess") -> None:
         with self._lock:
             self._started.discard(judge)
         judge.end()
 
 
-class Judge:
+class VerifierProcess:
     """The parent's side of `scalerl_runtime.rewards.verifier_process`; one question at a time."""
 
     def __init__(self, verifier: str, timeout_seconds: float):
@@ -197,26 +199,27 @@ class Judge:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every judge would be many
-                start_new_session=True,  # Ctrl-C is the leader's; and what a user's function starts ends with its judge
+                # Ctrl-C is the coordinator's; and what a user's function starts ends with its judge.
+                start_new_session=True,
             )
 
     def wait_ready(self, timeout_seconds: float) -> None:
-        """Wait until it can be asked. Raises InvalidRun if the verifier cannot be used, JudgeLost."""
+        """Wait until it can be asked. Raises InvalidRun if the verifier cannot be used, VerifierLost."""
         said = self._receive(timeout_seconds, f"the verifier {self._verifier} did not start")
         if "invalid" in said:
             allowed = "a verifier that can be imported and called"
             raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({said['invalid']})")])
 
-    def ask(self, question: tuple[str, str, str], timeout_seconds: float) -> Verdict:
-        """Return its verdict on (prompt, answer, reference). Raises JudgeLost."""
+    def ask(self, question: tuple[str, str, str], timeout_seconds: float) -> Reward:
+        """Return its verdict on (prompt, answer, reference). Raises VerifierLost."""
         try:
             self._connection.send_bytes(json.dumps(question).encode())
         except OSError as error:
-            raise JudgeLost(f"the verifier {self._verifier} is gone ({error})") from error
+            raise VerifierLost(f"the verifier {self._verifier} is gone ({error})") from error
         said = self._receive(timeout_seconds, f"the verifier {self._verifier} gave no verdict")
         if "error" in said:
-            return Verdict(None, str(said["error"]))
-        return Verdict(float(said["reward"]))
+            return Reward(None, str(said["error"]))
+        return Reward(float(said["reward"]))
 
     def end(self) -> None:
         """Kill it with all that it started. Harmless when repeated."""
@@ -228,8 +231,8 @@ class Judge:
     def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float]:
         try:
             if not self._connection.poll(timeout_seconds):
-                raise JudgeLost(f"{failure} within {timeout_seconds:g} s")
+                raise VerifierLost(f"{failure} within {timeout_seconds:g} s")
             said: dict[str, str | float] = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise JudgeLost(f"{failure}: its process ended") from error
+            raise VerifierLost(f"{failure}: its process ended") from error
         return said

@@ -19,7 +19,7 @@ from numbers import Real
 from scalerl_runtime.rewards.answers import is_right_entry, is_right_mathematics
 
 # (prompt, answer or completion, reference) -> the reward, or what a user's function returned instead
-Judge = Callable[[str, str, str], object]
+VerifyFunction = Callable[[str, str, str], object]
 
 MEMORY_BYTES = 4 * 2**30  # 9**9**9 must not take the machine's memory; a user's function may need more and is trusted
 ALARM_SECONDS = 5.0  # the parent cuts first; the alarm is for a judge that hangs when its parent is gone
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         connection.send_bytes(json.dumps(verdict).encode())
 
 
-def load_judge(verifier: str) -> Judge:
+def load_judge(verifier: str) -> VerifyFunction:
     """Return the function behind `math`, `reasoning_gym` or `python:package.module:function`.
 
     Raises ImportError, AttributeError, TypeError, or whatever a user's module raises.
@@ -68,7 +68,7 @@ def load_judge(verifier: str) -> Judge:
     return lambda _prompt, answer, reference: is_right(answer, reference)
 
 
-def judge_question(judge: Judge, question: list[str]) -> dict[str, float | str]:
+def judge_question(judge: VerifyFunction, question: list[str]) -> dict[str, float | str]:
     """Return `reward`, or `error` if there is none to be had."""
     try:
         return {"reward": parse_reward(judge(*question))}

@@ -27,7 +27,7 @@ Transport = Literal["gloo", "nccl"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One parameter inside a bucket."""
 
     name: str  # the Hugging Face name
@@ -46,7 +46,7 @@ class Entry:
 class Bucket:
     """Layout of one flat buffer."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
     num_bytes: int  # a multiple of 8
 
 
@@ -59,14 +59,14 @@ def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, l
         limit: bytes, > 0; a single larger parameter gets a bucket of its own.
     """
     buckets: list[Bucket] = []
-    entries: list[Entry] = []
+    entries: list[TensorEntry] = []
     used = 0
     for name, dtype, shape, item_bytes in parameters:
         size = item_bytes * math.prod(shape)
         if entries and used + size > limit:
             buckets.append(Bucket(tuple(entries), used))
             entries, used = [], 0
-        entries.append(Entry(name, dtype, tuple(shape), used))
+        entries.append(TensorEntry(name, dtype, tuple(shape), used))
         used += _whole_words(size)
     if entries:
         buckets.append(Bucket(tuple(entries), used))
@@ -77,13 +77,14 @@ def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[Bucket, ...]:
     """The buckets that arrived as plain mappings (vLLM's engine takes no classes of ours)."""
     return tuple(
         Bucket(
-            tuple(Entry(e["name"], e["dtype"], tuple(e["shape"]), e["offset"]) for e in b["entries"]), b["num_bytes"]
+            tuple(TensorEntry(e["name"], e["dtype"], tuple(e["shape"]), e["offset"]) for e in b["entries"]),
+            b["num_bytes"],
         )
         for b in layout
     )
 
 
-def view(flat: torch.Tensor, entry: Entry) -> torch.Tensor:
+def view(flat: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
     """The parameter `entry` inside the bytes `flat` [num_bytes], without a copy."""
     dtype: torch.dtype = getattr(torch, entry.dtype)
     return flat[entry.offset : entry.offset + entry.num_bytes].view(dtype).view(entry.shape)

@@ -41,7 +41,7 @@ HIDDEN = ("/run", "/var/lib", "/var/log")  # the node has its own
 
 
 @dataclass(frozen=True)
-class Place:
+class PodRole:
     """What makes one node differ from another on this machine: a number, and what follows from it."""
 
     number: int
@@ -87,10 +87,10 @@ def check_machine(state: Path) -> None:
         raise ClusterError(f"{state}: too long for sockets; choose one of at most 60 characters")
 
 
-def take_place(state: Path) -> Place:
+def take_place(state: Path) -> PodRole:
     """Make the host's half of a network that nobody else uses and write down which."""
     for number in range(256):
-        place = Place(number)
+        place = PodRole(number)
         # Making the interface is what decides between two clusters that start at once.
         made = subprocess.run(
             ["ip", "link", "add", place.interface, "type", "veth", "peer", "name", f"{place.interface}n"],
@@ -104,7 +104,7 @@ def take_place(state: Path) -> Place:
     raise ClusterError(f"network: no free number, {INTERFACE}0 to {INTERFACE}255 exist: {made.stderr.decode()}")
 
 
-def start_node(control_plane: ControlPlane, place: Place) -> None:
+def start_node(control_plane: ControlPlane, place: PodRole) -> None:
     """Start the node and wait until it is Ready."""
     state = control_plane.state
     _write_configuration(control_plane, place)
@@ -133,7 +133,7 @@ def remove_node(state: Path) -> None:
     """Remove what outlives the node's processes."""
     if not (state / "place").exists():
         return
-    place = Place(int((state / "place").read_text()))
+    place = PodRole(int((state / "place").read_text()))
     subprocess.run(["ip", "link", "delete", place.interface], capture_output=True)  # gone if the node had its end
     deadline = time.monotonic() + CGROUP_SECONDS
     while folders := list(_cgroups(place)):
@@ -148,19 +148,19 @@ def remove_node(state: Path) -> None:
             time.sleep(0.1)
 
 
-def _cgroups(place: Place) -> Iterator[Path]:
+def _cgroups(place: PodRole) -> Iterator[Path]:
     """The node's cgroup in every hierarchy: one under cgroup v2, one for each controller under v1."""
     yield from (each for each in (CGROUPS / place.cgroup, *CGROUPS.glob(f"*/{place.cgroup}")) if each.is_dir())
 
 
-def _make_cgroups(place: Place) -> None:
+def _make_cgroups(place: PodRole) -> None:
     unified = (CGROUPS / "cgroup.controllers").exists()
     for hierarchy in [CGROUPS] if unified else [each for each in CGROUPS.iterdir() if each.is_dir()]:
         if not hierarchy.is_symlink():  # cpu -> cpu,cpuacct on some systems
             (hierarchy / place.cgroup).mkdir(exist_ok=True)
 
 
-def _connect(state: Path, place: Place, node: Process) -> None:
+def _connect(state: Path, place: PodRole, node: Process) -> None:
     def no_child() -> str | None:
         return None if _children(node.pid) else "no first process"
 
@@ -191,7 +191,7 @@ def _load_pause_image(state: Path) -> None:
     load_image(state, archive)
 
 
-def _write_configuration(control_plane: ControlPlane, place: Place) -> None:
+def _write_configuration(control_plane: ControlPlane, place: PodRole) -> None:
     state = control_plane.state
     folder = state / "node"
     for each in ("cni", "containerd", "var-lib", "var-log", "kubelet"):
@@ -204,13 +204,13 @@ def _write_configuration(control_plane: ControlPlane, place: Place) -> None:
     (folder / "environment").write_text(_environment(control_plane.programs, place))
 
 
-def _environment(programs: Programs, place: Place) -> str:
+def _environment(programs: Programs, place: PodRole) -> str:
     values = {f"BIN_{name.upper().replace('-', '_')}": path for name, path in programs.items()}
     lines = {**values, "NODE_NAME": NAME, "NODE_IP": place.node, "HOST_IP": place.host}
     return "".join(f"{key}='{value}'\n" for key, value in lines.items())
 
 
-def build_configuration(state: Path, place: Place) -> dict[str, str]:
+def build_configuration(state: Path, place: PodRole) -> dict[str, str]:
     """Return file name -> text for every program of the node."""
     folder = state / "node"
     cni = {

@@ -74,7 +74,7 @@ def test_a_share_comes_with_its_error(bench):
     judged, curves = bench["forecast_judged"], bench["forecast_curves"]
     truth = curves.Truth(points([1.0], [0.5]), 0.6, lambda x: x, 1.0)
     known = Forecast("Weak", "", "sigmoid", 8, 0.0, "h", ceiling=0.6, ceiling_high=0.7)
-    found = [judged.Judged(truth, replace(known, ceiling_low=low)) for low in (0.5, 0.5, 0.5, 0.65)]
+    found = [judged.Assessment(truth, replace(known, ceiling_low=low)) for low in (0.5, 0.5, 0.5, 0.65)]
     assert judged.share_inside(found) == "75% ± 22% of 4"  # sqrt(.75 * .25 / 4)
 
 

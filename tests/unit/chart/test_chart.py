@@ -12,7 +12,7 @@ import yaml
 
 from scalerl_api.wire import SERIES_PREFIX
 from scalerl_operator.run.conditions import FAILED, STANDINGS
-from scalerl_operator.telemetry.metrics import Gauges
+from scalerl_operator.telemetry.metrics import OperatorMetrics
 from scalerl_runtime.process.metrics import EVAL_METRICS, STATE_METRICS, STEP_METRICS
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def expressions(dashboard: Json) -> Iterator[str]:
 def operator_metrics() -> dict[str, str]:
     """Names as they are scraped, with their types."""
     found = {}
-    for family in Gauges().registry.collect():
+    for family in OperatorMetrics().registry.collect():
         names = [family.name + part for part in HISTOGRAM_PARTS] if family.type == "histogram" else [family.name]
         names = [f"{family.name}_total"] if family.type == "counter" else names
         found |= dict.fromkeys(names, family.type)

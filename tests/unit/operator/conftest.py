@@ -1,4 +1,4 @@
-"""Fixtures of the operator's tests: a small run, a run folder with realistic records, the fake leader."""
+"""Fixtures of the operator's tests: a small run, a run folder with realistic records, the fake coordinator."""
 
 import importlib.util
 import math
@@ -21,12 +21,12 @@ import yaml
 from scalerl_api import RLRun, RLRunStatus, parse_run
 from scalerl_api.status import CostStatus
 from scalerl_api.wire import EVALS_FILE, HELD_OUT, METRICS_FILE, EvalPoint, Progress, StepRecord, Termination
-from scalerl_operator.decide.assessment import judge_points, summarize
+from scalerl_operator.decide.assessment import forecast_points, summarize
 from scalerl_operator.decide.lifecycle import plan_run
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.run.evals import held_out
-from scalerl_operator.run.observed import Attempt, Seen
+from scalerl_operator.run.observed import Attempt, ObservedState
 from scalerl_operator.run.progress import budget_gpu_hours
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -81,9 +81,9 @@ def point() -> Callable[..., EvalPoint]:
 
 
 @pytest.fixture
-def fake_leader() -> list[str]:
-    """The command of the stand-in for the runtime; its scenario is in FAKE_LEADER."""
-    return [sys.executable, str(Path(__file__).parent / "fake_leader.py")]
+def fake_coordinator() -> list[str]:
+    """The command of the stand-in for the runtime; its scenario is in FAKE_COORDINATOR."""
+    return [sys.executable, str(Path(__file__).parent / "fake_coordinator.py")]
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +209,7 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
     lines, measured = [], held_out(points)
     for count, each in enumerate(measured, start=1):
         budget = budget_gpu_hours(run, each.step, each.compute_gpu_hours)
-        lines.append(judge_points(run, measured[:count], budget, START.timestamp() + 3.4 * each.step))
+        lines.append(forecast_points(run, measured[:count], budget, START.timestamp() + 3.4 * each.step))
     folder.forecasts.write_text("".join(line.to_line() + "\n" for line in lines))
     attempts = (
         Attempt(number=1, started=START, ended=START + timedelta(seconds=330), exit_code=137, checkpoint_step=90),
@@ -236,7 +236,7 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
         latest=last,
         time=last.time,
     )
-    seen = Seen(attempts=attempts, progress=progress, evals=tuple(points))
+    seen = ObservedState(attempts=attempts, progress=progress, evals=tuple(points))
     status = plan_run(run, seen, summarize(run, lines, points), START + timedelta(seconds=900)).status
     assert isinstance(status, RLRunStatus)
     assert isinstance(status.cost, CostStatus)

@@ -20,9 +20,9 @@ from scalerl_operator.cli.main import main
 from scalerl_operator.decide.halfway import compare_halfway
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
-from scalerl_operator.reconcile.stored_curve import Curve, extend_curve, format_curve
+from scalerl_operator.reconcile.stored_curve import StoredCurve, extend_curve, format_curve
 from scalerl_operator.render.text import describe_halfway
-from scalerl_operator.resources.names import Place, pod_labels
+from scalerl_operator.resources.names import PodRole, pod_labels
 
 Json = dict[str, Any]
 RUNS = "/apis/scalerl.io/v1alpha1"
@@ -136,19 +136,19 @@ def api(fake_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def stored(api: Api, finished_folder: RunFolder) -> Api:
-    """The finished run of `finished_folder` as a cluster has it: its object, curve, leader's pod and events."""
+    """The finished run of `finished_folder` as a cluster has it: its object, curve, coordinator's pod and events."""
     run = records.load_run(finished_folder)
     document = records.to_document(run)
     document["metadata"] = {"name": run.name, "namespace": "research", "managedFields": [{"manager": "x"}]}
     document["status"]["attempts"] = ATTEMPTS
     api.put(RUNS, "rlruns", document)
-    curve = Curve()
+    curve = StoredCurve()
     for step in records.load_steps(finished_folder)[9::10]:
         curve = extend_curve(curve, records.load_evals(finished_folder), step)
     owners = [{"uid": "u"}]
     curve_map = {"name": f"{run.name}-curve", "namespace": "research", "ownerReferences": owners}
     api.put("/api/v1", "configmaps", {"metadata": curve_map, "data": format_curve(curve)})
-    for place in (Place("trainer", 0), Place("trainer", 1)):
+    for place in (PodRole("trainer", 0), PodRole("trainer", 1)):
         waits = {"spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
         ended = {"exitCode": 0, "reason": "Completed"}
         container = {"name": "runtime", "restartCount": 0, "state": {"terminated": ended}}
@@ -226,7 +226,7 @@ def test_watching_ends_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_report_is_the_one_that_this_machine_would_write(
     stored: Api, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Same points, same forecasts, the half-way one too; three pictures; no token, no leader, no Secret."""
+    """Same points, same forecasts, the half-way one too; three pictures; no token, no coordinator, no Secret."""
     assert main(["report", "adder-digits", "-n", "research"]) == 0
     out, err = capsys.readouterr()
     path = Path("reports/research/adder-digits/report.html")
@@ -373,7 +373,7 @@ def test_a_run_that_has_not_been_measured_has_no_report(stored: Api, capsys: pyt
 
 def test_a_curve_that_was_thinned_says_so(stored: Api, point: Callable[..., EvalPoint]) -> None:
     evals = [point(index, pass_rate=0.2 + 0.001 * index) for index in range(205)]
-    stored.objects["/api/v1/configmaps"][0]["data"] = format_curve(extend_curve(Curve(), evals, None))
+    stored.objects["/api/v1/configmaps"][0]["data"] = format_curve(extend_curve(StoredCurve(), evals, None))
     assert main(["report", "adder-digits", "-n", "research"]) == 0
     text = Path("reports/research/adder-digits/report.html").read_text()
     assert "Some may be missing here" in text

@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 import yaml
 
-from scalerl_operator.cli.main import Machinery, main
+from scalerl_operator.cli.main import CliDeps, main
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
@@ -36,13 +36,13 @@ def write_run(place: Path, document: Document) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run(fake_leader: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`run(scenario, arguments..)`: `scalerl run` with the fake leader."""
+def run(fake_coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`run(scenario, arguments..)`: `scalerl run` with the fake coordinator."""
 
     def call(scenario: dict[str, object], *arguments: object) -> int:
-        monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
+        monkeypatch.setenv("FAKE_COORDINATOR", json.dumps(scenario))
         limits = Limits(retries=1)
-        return main(["run", *map(str, arguments)], machinery=Machinery(fake_leader, 0.02, limits))
+        return main(["run", *map(str, arguments)], machinery=CliDeps(fake_coordinator, 0.02, limits))
 
     return call
 
@@ -154,13 +154,15 @@ def test_a_signal_saves_and_ends(
     assert records.load_attempts(folder)[0].checkpoint_step in range(10, 16)
 
 
-def test_on_a_terminal_there_is_a_panel(write_run: Callable[..., Path], fake_leader: list[str], place: Path) -> None:
+def test_on_a_terminal_there_is_a_panel(
+    write_run: Callable[..., Path], fake_coordinator: list[str], place: Path
+) -> None:
     script = (
-        "import sys; from scalerl_operator.cli.main import Machinery, main;"
-        f"sys.exit(main(sys.argv[1:], machinery=Machinery({fake_leader!r}, 0.02)))"
+        "import sys; from scalerl_operator.cli.main import CliDeps, main;"
+        f"sys.exit(main(sys.argv[1:], machinery=CliDeps({fake_coordinator!r}, 0.02)))"
     )
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "FAKE_LEADER": "{}"}
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "FAKE_COORDINATOR": "{}"}
     command = [sys.executable, "-c", script, "run", str(write_run())]
     with subprocess.Popen(command, stdout=slave, stderr=slave, env=environment, cwd=place) as process:
         os.close(slave)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from scalerl_operator.cli.log_lines import LogWish
-from scalerl_operator.cli.pod_logs import Choice, Mouth, Pace, follow_logs, show_logs
-from scalerl_operator.kube.client import Kube, KubeError
-from scalerl_operator.resources.names import Place, pod_labels
+from scalerl_operator.cli.log_lines import LogOptions
+from scalerl_operator.cli.pod_logs import FollowTimings, LogSink, PodSelection, follow_logs, show_logs
+from scalerl_operator.kube.client import KubeClient, KubeError
+from scalerl_operator.resources.names import PodRole, pod_labels
 
 Json = dict[str, Any]
 KEY = ("research", "tiny")
-PACE = Pace(look_seconds=0.02, silence_seconds=30.0, away_seconds=30.0)
-FOLLOW = LogWish(follow=True)
+PACE = FollowTimings(look_seconds=0.02, silence_seconds=30.0, away_seconds=30.0)
+FOLLOW = LogOptions(follow=True)
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Life:
 
 @dataclass
 class Pod:
-    place: Place
+    place: PodRole
     uid: str = ""
     lives: list[Life] = field(default_factory=lambda: [Life()])
     begun: bool = True
@@ -88,7 +88,7 @@ class Cluster:
         self.queries: list[tuple[str, dict[str, str]]] = []
 
     def add(self, role: Any, index: int, **more: Any) -> Pod:
-        place = Place(role, index)
+        place = PodRole(role, index)
         pod = self.pods[f"tiny-{place.hostname}"] = Pod(place, **more)
         return pod
 
@@ -143,23 +143,25 @@ class Cluster:
                 return response
             await life.news.wait()
 
-    async def with_kube(self, act: Callable[[Kube, Mouth], Awaitable[Any]]) -> Any:
+    async def with_kube(self, act: Callable[[KubeClient, LogSink], Awaitable[Any]]) -> Any:
         async with self.fake_api.serving(self.answer) as api:
-            kube = Kube(api.connection())
+            kube = KubeClient(api.connection())
             try:
-                return await act(kube, Mouth(self.told.append, self.remarks.append))
+                return await act(kube, LogSink(self.told.append, self.remarks.append))
             finally:
                 await kube.close()
 
-    def show(self, wish: LogWish | None = None, **choice: Any) -> Any:
-        return asyncio.run(self.with_kube(lambda k, m: show_logs(k, Choice(KEY, **choice), wish or LogWish(), m)))
+    def show(self, wish: LogOptions | None = None, **choice: Any) -> Any:
+        return asyncio.run(
+            self.with_kube(lambda k, m: show_logs(k, PodSelection(KEY, **choice), wish or LogOptions(), m))
+        )
 
-    def follow(self, story: Callable[[], Awaitable[None]], wish: LogWish = FOLLOW, **choice: Any) -> None:
+    def follow(self, story: Callable[[], Awaitable[None]], wish: LogOptions = FOLLOW, **choice: Any) -> None:
         """Follow while `story` goes on; after it the run is over."""
 
-        async def act(kube: Kube, mouth: Mouth) -> None:
+        async def act(kube: KubeClient, mouth: LogSink) -> None:
             async with asyncio.timeout(60.0):
-                following = asyncio.create_task(follow_logs(kube, Choice(KEY, **choice), wish, mouth, PACE))
+                following = asyncio.create_task(follow_logs(kube, PodSelection(KEY, **choice), wish, mouth, PACE))
                 telling = asyncio.create_task(story())
                 await asyncio.wait([following, telling], return_when=asyncio.FIRST_COMPLETED)
                 if following.done():
@@ -198,7 +200,7 @@ def test_logs_of_all_pods_one_after_the_other(cluster: Cluster) -> None:
 def test_one_pods_log_has_no_prefix(cluster: Cluster) -> None:
     cluster.add("trainer", 0).now.write("t one", "t two", "t three")
     cluster.add("generator", 0).now.write("g one")
-    assert cluster.show(LogWish(tail=2), role="trainer", index=0) == 1
+    assert cluster.show(LogOptions(tail=2), role="trainer", index=0) == 1
     assert cluster.told == ["t two", "t three"]
 
 
@@ -207,7 +209,7 @@ def test_the_life_before_the_last_restart(cluster: Cluster) -> None:
     first.write("the engine died")
     cluster.add("generator", 0, lives=[first, Life()])
     cluster.add("generator", 1)
-    assert cluster.show(LogWish(previous=True), role="generator") == 1
+    assert cluster.show(LogOptions(previous=True), role="generator") == 1
     assert cluster.told == ["[generator-0] the engine died"]
     assert cluster.remarks == ['tiny-generator-1: previous terminated container "runtime" not found']
 
@@ -217,14 +219,14 @@ def test_no_pod_no_log(cluster: Cluster) -> None:
 
 
 def test_what_is_written_later_is_told_and_the_end_of_the_run_is_the_end(cluster: Cluster) -> None:
-    leader, member = cluster.add("trainer", 0), cluster.add("trainer", 1)
+    coordinator, member = cluster.add("trainer", 0), cluster.add("trainer", 1)
 
     async def story() -> None:
-        leader.now.write("one")
+        coordinator.now.write("one")
         await cluster.until(lambda: cluster.told == ["[trainer-0] one"])
         member.now.write("two")
         await cluster.until(lambda: cluster.told == ["[trainer-0] one", "[trainer-1] two"])
-        leader.now.write("last")
+        coordinator.now.write("last")
         cluster.finish()
 
     cluster.follow(story)
@@ -233,15 +235,15 @@ def test_what_is_written_later_is_told_and_the_end_of_the_run_is_the_end(cluster
 
 def test_a_torn_connection_loses_and_doubles_nothing(cluster: Cluster) -> None:
     """Three lines of one second, of which two were told; then half a line, which comes again whole."""
-    leader = cluster.add("trainer", 0)
+    coordinator = cluster.add("trainer", 0)
 
     async def story() -> None:
-        leader.now.write("one", "two", second=7)
+        coordinator.now.write("one", "two", second=7)
         await cluster.until(lambda: len(cluster.told) == 2)
-        leader.now.tear()
+        coordinator.now.tear()
         await cluster.until(lambda: len(cluster.queries) > 1)
-        leader.now.lines.append("2026-05-04T12:00:07.000000002Z three")
-        leader.now.write("four", second=8)
+        coordinator.now.lines.append("2026-05-04T12:00:07.000000002Z three")
+        coordinator.now.write("four", second=8)
         await cluster.until(lambda: len(cluster.told) == 4)
         cluster.finish()
 
@@ -251,14 +253,14 @@ def test_a_torn_connection_loses_and_doubles_nothing(cluster: Cluster) -> None:
 
 
 def test_an_answer_that_ends_is_not_the_end_of_a_container_that_goes_on(cluster: Cluster) -> None:
-    leader = cluster.add("trainer", 0)
+    coordinator = cluster.add("trainer", 0)
 
     async def story() -> None:
-        leader.now.write("one")
+        coordinator.now.write("one")
         await cluster.until(lambda: len(cluster.told) == 1)
-        leader.now.close()
+        coordinator.now.close()
         await cluster.until(lambda: len(cluster.queries) > 1)
-        leader.now.write("two")
+        coordinator.now.write("two")
         await cluster.until(lambda: len(cluster.told) == 2)
         cluster.finish()
 
@@ -267,13 +269,13 @@ def test_an_answer_that_ends_is_not_the_end_of_a_container_that_goes_on(cluster:
 
 
 def test_a_new_attempt_and_a_restarted_generator_are_followed_from_their_beginning(cluster: Cluster) -> None:
-    leader, generator = cluster.add("trainer", 0), cluster.add("generator", 0)
-    leader.now.write("old", "first attempt")
+    coordinator, generator = cluster.add("trainer", 0), cluster.add("generator", 0)
+    coordinator.now.write("old", "first attempt")
     generator.now.write("first life")
 
     async def story() -> None:
         await cluster.until(lambda: len(cluster.told) == 2)
-        leader.now.end()
+        coordinator.now.end()
         cluster.add("trainer", 0, uid="another").now.write("second attempt", "goes on")
         generator.now.end()
         generator.lives.append(Life())
@@ -281,7 +283,7 @@ def test_a_new_attempt_and_a_restarted_generator_are_followed_from_their_beginni
         await cluster.until(lambda: len(cluster.told) == 6)
         cluster.finish()
 
-    cluster.follow(story, LogWish(follow=True, tail=1))
+    cluster.follow(story, LogOptions(follow=True, tail=1))
     assert sorted(cluster.told) == [
         "[generator-0] first life",
         "[generator-0] goes on",
@@ -307,21 +309,21 @@ def test_pods_that_wait_are_waited_for(cluster: Cluster) -> None:
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(cluster: Cluster, fake_api: Any) -> None:
-    leader = cluster.add("trainer", 0)
-    away = [fake_api.refusal(503, "ServiceUnavailable", "no leader") for _ in range(3)]
+    coordinator = cluster.add("trainer", 0)
+    away = [fake_api.refusal(503, "ServiceUnavailable", "no coordinator") for _ in range(3)]
 
     async def story() -> None:
-        leader.now.write("one")
+        coordinator.now.write("one")
         await cluster.until(lambda: len(cluster.told) == 1)
         cluster.refusals["pods"] = away
         await cluster.until(lambda: not cluster.refusals["pods"])
-        leader.now.write("two")
+        coordinator.now.write("two")
         cluster.finish()
 
     cluster.follow(story)
     assert cluster.told == ["[trainer-0] one", "[trainer-0] two"]
     (remark,) = cluster.remarks
-    assert "503 ServiceUnavailable: no leader" in remark
+    assert "503 ServiceUnavailable: no coordinator" in remark
 
 
 def test_a_right_that_is_missing_ends_it(cluster: Cluster, fake_api: Any) -> None:

@@ -11,8 +11,8 @@ from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.cli.progress_display import Lines, Panelled, Quiet, build_panel, open_display
 from scalerl_operator.decide.status import build_status
-from scalerl_operator.render.text import View
-from scalerl_operator.run.observed import Judged, Seen
+from scalerl_operator.render.text import ProgressView
+from scalerl_operator.run.observed import Assessment, ObservedState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 VALUES = {
@@ -31,10 +31,10 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def make_view(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -> Callable[..., View]:
+def make_view(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -> Callable[..., ProgressView]:
     """`make_view(step=.., phase=.., detail=..)` of a run of 120 steps."""
 
-    def make(*, step: int = 6, phase: str = "training", detail: str = "", missed: int = 0) -> View:
+    def make(*, step: int = 6, phase: str = "training", detail: str = "", missed: int = 0) -> ProgressView:
         latest = {"step": step, "time": 1.0, "attempt": 1, "compute_gpu_hours": 0.1, "reward": -0.25, "values": VALUES}
         progress = Progress.model_validate(
             {
@@ -51,10 +51,10 @@ def make_view(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -
             }
         )
         evals = (point(0, pass_rate=0.31), point(1, pass_rate=0.42))
-        seen = Seen(progress=progress, evals=evals, eta_seconds=252.0)
+        seen = ObservedState(progress=progress, evals=evals, eta_seconds=252.0)
         run = make_run()
-        status = build_status(run, seen, Judged(), ("Running", ""), NOW)
-        return View(run.model_copy(update={"status": status}), progress, evals, missed)
+        status = build_status(run, seen, Assessment(), ("Running", ""), NOW)
+        return ProgressView(run.model_copy(update={"status": status}), progress, evals, missed)
 
     return make
 
@@ -68,7 +68,7 @@ class Clock:
         return self.now
 
 
-def test_every_number_of_the_run_is_in_one_line(make_view: Callable[..., View]) -> None:
+def test_every_number_of_the_run_is_in_one_line(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     Lines(stream, Clock()).update(make_view())
     # 0.1 device-h in 6 of 120 steps are 2 device-h in all; 6/120 is the first twentieth.
@@ -79,7 +79,7 @@ def test_every_number_of_the_run_is_in_one_line(make_view: Callable[..., View]) 
     )
 
 
-def test_a_log_gets_a_line_for_a_twentieth_and_not_for_a_poll(make_view: Callable[..., View]) -> None:
+def test_a_log_gets_a_line_for_a_twentieth_and_not_for_a_poll(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     lines = Lines(stream, Clock())
     for step in (6, 6, 7, 11, 12, 13, 17, 18):
@@ -87,7 +87,7 @@ def test_a_log_gets_a_line_for_a_twentieth_and_not_for_a_poll(make_view: Callabl
     assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["6/120", "12/120", "18/120"]
 
 
-def test_details_of_a_state_come_now_and_then(make_view: Callable[..., View]) -> None:
+def test_details_of_a_state_come_now_and_then(make_view: Callable[..., ProgressView]) -> None:
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     for seconds in range(31):
@@ -98,7 +98,7 @@ def test_details_of_a_state_come_now_and_then(make_view: Callable[..., View]) ->
     assert stream.getvalue().splitlines() == expected
 
 
-def test_missed_answers_are_said(make_view: Callable[..., View]) -> None:
+def test_missed_answers_are_said(make_view: Callable[..., ProgressView]) -> None:
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     lines.update(make_view(step=0, missed=2))
@@ -107,7 +107,7 @@ def test_missed_answers_are_said(make_view: Callable[..., View]) -> None:
     assert stream.getvalue().splitlines() == ["Training", "Training (no answer to the last 3 polls)"]
 
 
-def test_the_panel_shows_the_same_and_takes_no_text_for_markup(make_view: Callable[..., View]) -> None:
+def test_the_panel_shows_the_same_and_takes_no_text_for_markup(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     Console(file=stream, width=100, color_system=None).print(
         build_panel(make_view(detail="loading [bold]x[/nonsense]"))
@@ -119,7 +119,7 @@ def test_the_panel_shows_the_same_and_takes_no_text_for_markup(make_view: Callab
     assert "forecast" in text
 
 
-def test_a_terminal_gets_the_panel_and_the_events_stay_above_it(make_view: Callable[..., View]) -> None:
+def test_a_terminal_gets_the_panel_and_the_events_stay_above_it(make_view: Callable[..., ProgressView]) -> None:
     stream = Terminal()
     with open_display(stream, {"TERM": "xterm-256color"}, quiet=False) as display:
         assert isinstance(display, Panelled)
@@ -140,7 +140,7 @@ COLOURS = [
 
 @pytest.mark.parametrize(("environment", "coloured"), [r[:2] for r in COLOURS], ids=[r[2] for r in COLOURS])
 def test_colours_only_where_they_are_wanted(
-    make_view: Callable[..., View], environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+    make_view: Callable[..., ProgressView], environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)

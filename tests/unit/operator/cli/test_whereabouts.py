@@ -3,7 +3,7 @@
 import pytest
 
 from scalerl_operator.cli.exit_codes import UsageError
-from scalerl_operator.cli.main import choose_whereabouts
+from scalerl_operator.cli.main import choose_location
 from scalerl_operator.cli.parser import build_parser
 
 RULES = [
@@ -23,7 +23,7 @@ RULES = [
 
 @pytest.mark.parametrize(("line", "wanted"), [row[:2] for row in RULES], ids=[row[2] for row in RULES])
 def test_one_rule(line: str, wanted: str) -> None:
-    assert choose_whereabouts(build_parser().parse_args(line.split())) == wanted
+    assert choose_location(build_parser().parse_args(line.split())) == wanted
 
 
 CONTRADICTIONS = [
@@ -38,4 +38,4 @@ CONTRADICTIONS = [
 @pytest.mark.parametrize(("line", "why"), CONTRADICTIONS)
 def test_contradictions_are_refused(line: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        choose_whereabouts(build_parser().parse_args(line.split()))
+        choose_location(build_parser().parse_args(line.split()))

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from scalerl_api.wire import EvalPoint, Termination
-from scalerl_operator.controller.apply import KubeCluster, NotLeading, Rights, derive_token, load_store
+from scalerl_operator.controller.apply import ApplyDeps, KubeCluster, NotLeading, derive_token, load_store
 from scalerl_operator.controller.reconciler import Reconciler
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.kube.client import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
-from scalerl_operator.reconcile.cache import Store
-from scalerl_operator.reconcile.snapshot import parse_seen_pod, parse_seen_run
+from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.snapshot import parse_observed_pod, parse_observed_run
 from scalerl_operator.resources.owner import PodOptions
 from scalerl_operator.run.state import state_word
-from scalerl_operator.telemetry.metrics import Gauges
-from scalerl_operator.telemetry.poller import Leaders, Means
+from scalerl_operator.telemetry.metrics import OperatorMetrics
+from scalerl_operator.telemetry.poller import PollerDeps, ProgressPoller
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 KEY = ("research", "tiny")
@@ -132,12 +132,12 @@ class World:
 
     def begin(self) -> None:
         """Start the operator anew."""
-        self.store, self.gauges = Store(), Gauges()
-        means = Means(now=lambda: self.now, token=str, dirty=lambda _key: None)
-        self.leaders = Leaders(self.store, self.gauges, means)
-        rights = Rights(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
+        self.store, self.gauges = InformerCache(), OperatorMetrics()
+        deps = PollerDeps(now=lambda: self.now, token=str, dirty=lambda _key: None)
+        self.coordinators = ProgressPoller(self.store, self.gauges, deps)
+        deps = ApplyDeps(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
         api: Any = self.server
-        self.cluster = KubeCluster(api, self.store, self.leaders, rights)
+        self.cluster = KubeCluster(api, self.store, self.coordinators, deps)
         self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
 
     async def go(self, passes: int = 1) -> None:
@@ -161,7 +161,7 @@ class World:
 
     @property
     def state(self) -> str:
-        return state_word(parse_seen_run(self.server.objects["rlruns", *KEY]).status)
+        return state_word(parse_observed_run(self.server.objects["rlruns", *KEY]).status)
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[.
     async def story() -> None:
         with pytest.raises(KubeError, match="exceeded quota"):
             await found.go()
-        assert "tiny-trainer-0" not in found.names(PODS), "no leader without its members"
+        assert "tiny-trainer-0" not in found.names(PODS), "no coordinator without its members"
         assert "create events FailedCreate" in found.server.calls
         await found.go()
 
@@ -360,7 +360,7 @@ def test_a_new_run_costs_one_write_for_each_thing_that_pods_share(world: Callabl
 @pytest.mark.parametrize(
     ("passes", "wanted"),
     [(3, ["check", "apply"]), (1, ["create", "check", "apply"])],
-    ids=["its leader was seen: a create would only be refused", "nothing says that it has begun"],
+    ids=["its coordinator was seen: a create would only be refused", "nothing says that it has begun"],
 )
 def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
     world: Callable[..., World], passes: int, wanted: list[str]
@@ -381,13 +381,13 @@ def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
     assert found.told("FailedCreate") == []
 
 
-def finish_leader(found: World, last: EvalPoint) -> None:
-    """The leader's pod ends well at step 120, with `last` among its last words."""
+def finish_coordinator(found: World, last: EvalPoint) -> None:
+    """The coordinator's pod ends well at step 120, with `last` among its last words."""
     words = Termination(reason="Finished", step=120, last_eval=last).model_dump_json(by_alias=True)
     ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
-    leader = found.server.objects["pods", "research", "tiny-trainer-0"]
+    coordinator = found.server.objects["pods", "research", "tiny-trainer-0"]
     container = {"name": "runtime", "state": {"terminated": ended}}
-    found.server.store(PODS, {**leader, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+    found.server.store(PODS, {**coordinator, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
 
 
 def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
@@ -399,7 +399,7 @@ def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
 
     async def story() -> None:
         await found.go(passes=3)
-        finish_leader(found, point(12))
+        finish_coordinator(found, point(12))
         await found.go(passes=3)
 
     play(story())
@@ -445,7 +445,7 @@ def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Calla
         del found.server.objects["pods", "research", "tiny-generator-0"]
         found.server.objects["rlruns", *KEY]["spec"]["suspend"] = True
         found.server.store(RUNS, found.server.objects["rlruns", *KEY])
-        found.store.put_run(parse_seen_run(found.server.objects["rlruns", *KEY]))
+        found.store.put_run(parse_observed_run(found.server.objects["rlruns", *KEY]))
         for _ in range(3):
             await found.reconciler.reconcile(KEY)
 
@@ -481,7 +481,7 @@ def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., Wor
         seen = found.store.run(KEY)
         assert seen is not None
         found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 404, "NotFound", "rlruns tiny")
-        pod = parse_seen_pod(found.server.objects["pods", "research", "tiny-trainer-0"])
+        pod = parse_observed_pod(found.server.objects["pods", "research", "tiny-trainer-0"])
         assert pod is not None
         found.store.drop_pod(pod)
         await found.reconciler.reconcile(KEY)
@@ -499,7 +499,7 @@ def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
 
     async def story() -> None:
         await found.go(passes=3)
-        finish_leader(found, point(12))
+        finish_coordinator(found, point(12))
         found.server.calls.clear()
         await found.go()
 

@@ -13,9 +13,9 @@ from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.controller.curve_config_map import Archive
 from scalerl_operator.controller.owned_objects import NotOurs
 from scalerl_operator.kube.client import KubeError, Resource
-from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun, Sight, Told
+from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
 from scalerl_operator.reconcile.stored_curve import parse_curve
-from scalerl_operator.resources.names import LEADER
+from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -64,17 +64,17 @@ class Desk:
         api: Any = server
         self.archive = Archive(api)
         self.owner = Owner(run, "u1", "", "")
-        self.sight = Sight(SeenRun(("research", "tiny"), "u1", 1, 1, "", False, {}, {}, run))
+        self.snapshot = Snapshot(ObservedRun(("research", "tiny"), "u1", 1, 1, "", False, {}, {}, run))
 
     def tell(self, evals: tuple[EvalPoint, ...], step: int = 40) -> None:
         latest = StepRecord(step=step, time=0.0, attempt=1, compute_gpu_hours=0.1, values={"entropy": 0.5})
         told = {"run": "tiny", "attempt": 1, "phase": "training", "step": step, "version": step, "time": 0.0}
         progress = Progress(**told, compute_gpu_hours=0.1, latest=latest)
-        self.sight = replace(self.sight, told=Told(asked=True, attempt=1, progress=progress, evals=evals))
+        self.snapshot = replace(self.snapshot, told=PollResult(asked=True, attempt=1, progress=progress, evals=evals))
 
     def keep(self) -> None:
-        assert self.archive.is_due(self.sight)
-        asyncio.run(self.archive.keep(self.sight, self.owner))
+        assert self.archive.is_due(self.snapshot)
+        asyncio.run(self.archive.keep(self.snapshot, self.owner))
 
     @property
     def kept(self) -> list[int]:
@@ -92,11 +92,11 @@ def desk(make_run: Callable[..., RLRun]) -> Callable[..., Desk]:
 def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[..., Desk], point: Point) -> None:
     found = desk()
     found.tell(())
-    assert not found.archive.is_due(found.sight), "nothing was measured"
+    assert not found.archive.is_due(found.snapshot), "nothing was measured"
     found.tell((point(0), point(1)))
     found.keep()
     found.tell((point(0), point(1)), step=41)
-    assert not found.archive.is_due(found.sight), "a step is no evaluation"
+    assert not found.archive.is_due(found.snapshot), "a step is no evaluation"
     found.tell((point(0), point(1), point(2)), step=42)
     found.keep()
     assert found.server.calls == ["get tiny-curve", "create tiny-curve", "get tiny-curve", "apply tiny-curve"]
@@ -121,15 +121,22 @@ def test_the_next_operator_goes_on_with_what_the_last_one_kept(desk: Callable[..
     assert [each.step for each in parse_curve(second.server.stored["tiny-curve"]["data"]).steps] == [12, 23]
 
 
-def test_the_last_evaluation_may_be_in_the_leaders_last_words_only(desk: Callable[..., Desk], point: Point) -> None:
-    """The operator was away when the leader ended: it was told nothing, and adds the one point to those of before."""
+def test_the_last_evaluation_may_be_in_the_coordinators_last_words_only(
+    desk: Callable[..., Desk], point: Point
+) -> None:
+    """The operator was away when the coordinator ended.
+
+    It was told nothing, and adds the one point to those of before.
+    """
     desk_before = desk()
     desk_before.tell((point(0), point(1)))
     desk_before.keep()
     found = desk()
     words = Termination(reason="Finished", step=20, last_eval=point(2)).model_dump_json(by_alias=True)
-    leader = SeenPod(("research", "tiny"), "tiny-trainer-0", "p", "u1", 1, LEADER, 1, NOW, last_words=words)
-    found.sight = replace(found.sight, pods=(leader,))
+    coordinator = ObservedPod(
+        ("research", "tiny"), "tiny-trainer-0", "p", "u1", 1, COORDINATOR, 1, NOW, last_words=words
+    )
+    found.snapshot = replace(found.snapshot, pods=(coordinator,))
     found.keep()
     assert found.kept == [0, 10, 20]
 
@@ -152,13 +159,13 @@ def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., D
     first.tell((point(0), point(1), point(2)))
     first.keep()
     second = desk()
-    second.sight = replace(second.sight, run=replace(second.sight.run, uid="u2"))
+    second.snapshot = replace(second.snapshot, run=replace(second.snapshot.run, uid="u2"))
     second.owner = replace(second.owner, uid="u2")
     second.tell((point(0, pass_rate=0.1),))
     with pytest.raises(NotOurs, match="ConfigMap tiny-curve"):
         second.keep()
     assert second.kept == [0, 10, 20], "what the earlier run has left goes with it"
-    assert not second.archive.is_due(second.sight), "it is said once for each evaluation"
+    assert not second.archive.is_due(second.snapshot), "it is said once for each evaluation"
     del second.server.stored["tiny-curve"]
     second.tell((point(0, pass_rate=0.1), point(1)))
     second.keep()
@@ -170,4 +177,4 @@ def test_a_run_that_was_forgotten_is_looked_at_anew(desk: Callable[..., Desk], p
     found.tell((point(0),))
     found.keep()
     found.archive.forget(("research", "tiny"))
-    assert found.archive.is_due(found.sight)
+    assert found.archive.is_due(found.snapshot)

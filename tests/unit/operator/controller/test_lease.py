@@ -9,10 +9,10 @@ import pytest
 
 from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
 from scalerl_operator.kube.client import KubeError, Resource
-from scalerl_operator.reconcile.election import Terms
+from scalerl_operator.reconcile.election import LeaseTimings
 
 # Real time, so short that a test takes a second: what the clock says is the subject of test_election.
-TERMS = Terms(duration=0.6, renew=0.4, retry=0.05)
+TERMS = LeaseTimings(duration=0.6, renew=0.4, retry=0.05)
 Json = dict[str, Any]
 
 
@@ -62,7 +62,7 @@ def server() -> Server:
     return Server()
 
 
-def keeper(server: Server, me: str, terms: Terms = TERMS) -> LeaseKeeper:
+def keeper(server: Server, me: str, terms: LeaseTimings = TERMS) -> LeaseKeeper:
     api: Any = server
     return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), terms)
 
@@ -195,7 +195,7 @@ def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: Serve
 
 
 def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: Server) -> None:
-    patient = Terms(duration=60.0, renew=40.0, retry=0.01)
+    patient = LeaseTimings(duration=60.0, renew=40.0, retry=0.01)
     leader = keeper(server, "a", patient)
 
     async def story() -> None:

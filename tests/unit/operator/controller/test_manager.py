@@ -253,7 +253,7 @@ def test_the_caches_are_read_after_every_watch_has_begun_and_again_when_one_begi
     assert set(api.asked[5:]) >= set(by_kopf)
 
 
-def test_a_leader_that_does_not_answer_is_asked_about_at_the_named_prometheus(
+def test_a_coordinator_that_does_not_answer_is_asked_about_at_the_named_prometheus(
     api: Api, start: Callable[..., Replica], document: Callable[..., Json]
 ) -> None:
     """The pod's address is nobody's."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
-from scalerl_operator.kube.client import Kube, KubeError
+from scalerl_operator.kube.client import KubeClient, KubeError
 
 Json = dict[str, Any]
 HEAD: Json = {"name": "tiny-token", "namespace": "research"}
@@ -38,7 +38,7 @@ def make(fake_api: Any, document: Json, given: list[Any], *, is_known: bool) -> 
 
     async def story() -> list[Any]:
         async with fake_api.serving(*answers) as api:
-            kube = Kube(api.connection())
+            kube = KubeClient(api.connection())
             try:
                 await make_child(kube, document, is_known=is_known)
             except KubeError as error:

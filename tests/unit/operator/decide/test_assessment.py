@@ -12,9 +12,9 @@ from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import (
     STATED_INPUTS,
     fit_points,
+    forecast_missing,
+    forecast_points,
     foresee_entropy,
-    judge_missing,
-    judge_points,
     scatter_of,
     summarize,
     to_status,
@@ -22,7 +22,7 @@ from scalerl_operator.decide.assessment import (
 from scalerl_operator.decide.halfway import compare_halfway, predict
 from scalerl_operator.forecast import Forecast, to_json
 from scalerl_operator.run.forecast_log import ForecastLine
-from scalerl_operator.run.observed import Judged
+from scalerl_operator.run.observed import Assessment
 
 MakePoint = Callable[..., EvalPoint]
 
@@ -69,7 +69,7 @@ def test_entropy_is_foreseen_where_the_watchdog_has_a_floor(make_run: Callable[.
 
 
 def test_too_few_points_are_refused_and_not_guessed(make_run: Callable[..., RLRun], point: MakePoint) -> None:
-    made = judge_points(make_run(), [point(0, compute_gpu_hours=0.0), point(1)], None, 5.0)
+    made = forecast_points(make_run(), [point(0, compute_gpu_hours=0.0), point(1)], None, 5.0)
     assert (made.step, made.compute_gpu_hours, made.time) == (10, 0.02, 5.0)
     status = to_status(made)
     assert status.verdict == "NotIdentified"
@@ -164,10 +164,10 @@ def test_points_that_were_measured_again_get_forecasts_of_their_own(
     run = make_run(stopPolicies=[{"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 3}])
     made = [line(10 * index, float(index), straight()) for index in range(5)]
     evals = lost_and_measured_again(point)
-    found = judge_missing(run, evals, made, 7.0)
+    found = forecast_missing(run, evals, made, 7.0)
     assert [(each.step, each.attempt) for each in found] == [(0, None), (10, None), (20, 2), (30, 2)]
     assert found[:2] == made[:2]
-    assert judge_missing(run, evals, found, 8.0) == found, "none twice"
+    assert forecast_missing(run, evals, found, 8.0) == found, "none twice"
 
 
 def test_consecutive_evaluations_are_those_of_the_weights_that_went_on(
@@ -177,7 +177,7 @@ def test_consecutive_evaluations_are_those_of_the_weights_that_went_on(
     lost = [line(10 * index, float(index), straight()) for index in range(5)]
     again = [replace(line(20, 2.5, straight()), attempt=2), replace(line(30, 3.5, straight()), attempt=2)]
 
-    def judged(count: int) -> Judged:
+    def judged(count: int) -> Assessment:
         policy = {"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": count, "mode": "Observe"}
         return summarize(make_run(stopPolicies=[policy]), [*again, *lost], evals)
 

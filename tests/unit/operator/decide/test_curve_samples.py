@@ -6,8 +6,8 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.decide.assessment import judge_points, load_forecast, scatter_of
-from scalerl_operator.decide.curve_samples import GRID_POINTS, trace_curve
+from scalerl_operator.decide.assessment import forecast_points, load_forecast, scatter_of
+from scalerl_operator.decide.curve_samples import GRID_POINTS, sample_curve
 from scalerl_operator.forecast import point_band
 from scalerl_operator.run.forecast_log import ForecastLine
 
@@ -28,12 +28,12 @@ def curve(point: Point, count: int) -> list[EvalPoint]:
 @pytest.fixture
 def judged(make_run: Callable[..., RLRun], point: Point) -> tuple[ForecastLine, list[EvalPoint]]:
     points = curve(point, 25)
-    return judge_points(make_run(), points, BUDGET, 0.0), points
+    return forecast_points(make_run(), points, BUDGET, 0.0), points
 
 
 def test_curve_now_and_up_to_the_budget(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
     line, points = judged
-    found = trace_curve(line, points)
+    found = sample_curve(line, points)
     assert found is not None
     assert load_forecast(line).verdict != "NotIdentified"
     assert found.budget_gpu_hours == BUDGET
@@ -50,7 +50,7 @@ def test_curve_now_and_up_to_the_budget(judged: tuple[ForecastLine, list[EvalPoi
 
 def test_the_band_is_that_of_a_measurement(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
     line, points = judged
-    found = trace_curve(line, points)
+    found = sample_curve(line, points)
     assert found is not None
     middle, low, high = point_band(load_forecast(line), [found.now.gpu_hours], scatter_of(points[-1]))
     assert (found.now.middle, found.now.low, found.now.high) == (middle[0], low[0], high[0])
@@ -59,7 +59,7 @@ def test_the_band_is_that_of_a_measurement(judged: tuple[ForecastLine, list[Eval
 def test_now_is_where_the_weights_that_went_on_are(judged: tuple[ForecastLine, list[EvalPoint]], point: Point) -> None:
     line, points = judged
     again = [each.model_copy(update={"attempt": 2}) for each in points]
-    found = trace_curve(line, [*again, point(25, compute_gpu_hours=0.6)])
+    found = sample_curve(line, [*again, point(25, compute_gpu_hours=0.6)])
     assert found is not None
     assert found.now.gpu_hours == points[-1].compute_gpu_hours
 
@@ -68,17 +68,17 @@ def test_a_refused_forecast_is_drawn_no_further_than_it_was_measured(
     make_run: Callable[..., RLRun], point: Point
 ) -> None:
     points = curve(point, 5)
-    line = judge_points(make_run(), points, BUDGET, 0.0)
+    line = forecast_points(make_run(), points, BUDGET, 0.0)
     assert load_forecast(line).verdict == "NotIdentified"
-    found = trace_curve(line, points)
+    found = sample_curve(line, points)
     assert found is not None
     assert found.grid[-1].gpu_hours == points[-1].compute_gpu_hours
 
 
 def test_nothing_is_drawn_of_too_few_points(make_run: Callable[..., RLRun], point: Point) -> None:
     points = curve(point, 2)
-    assert trace_curve(judge_points(make_run(), points, BUDGET, 0.0), points) is None
+    assert sample_curve(forecast_points(make_run(), points, BUDGET, 0.0), points) is None
 
 
 def test_nothing_is_drawn_of_points_that_are_no_longer_known(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
-    assert trace_curve(judged[0], []) is None
+    assert sample_curve(judged[0], []) is None

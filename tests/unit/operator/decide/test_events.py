@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scalerl_api import RLRunStatus
-from scalerl_operator.decide.events import Happening, list_happenings
+from scalerl_operator.decide.events import Event, list_events
 from scalerl_operator.reconcile.status_write import is_due, wanted_annotations
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -64,58 +64,58 @@ FORECAST = {
 }
 TOLD = [
     (None, status(conditions=[condition("Pending")], attempts=[attempt(1)]),
-     [Happening("AttemptCreated", "attempt 1: 3 trainer pods")], "the first attempt"),
+     [Event("AttemptCreated", "attempt 1: 3 trainer pods")], "the first attempt"),
     (status(attempts=[attempt(1)]), status(attempts=[attempt(1)]), [], "nothing"),
     (status(attempts=[attempt(1)]), status(attempts=[attempt(1, ended=NOW, exitCode=139, error="bad access")]),
-     [Happening("AttemptEnded", "attempt 1 was killed by signal 11: bad access", "Warning")], "a crash"),
+     [Event("AttemptEnded", "attempt 1 was killed by signal 11: bad access", "Warning")], "a crash"),
     (status(attempts=[attempt(2)]), status(attempts=[attempt(2, stopCause="Suspended", stopTime=NOW)]),
-     [Happening("AskedToEnd", "attempt 2 is asked to save and end: Suspended")], "it is asked to end"),
+     [Event("AskedToEnd", "attempt 2 is asked to save and end: Suspended")], "it is asked to end"),
     (status(conditions=[condition("Starting")]), status(attempt=4),
-     [Happening("Training", "attempt 4, from step 7")], "it trains"),
+     [Event("Training", "attempt 4, from step 7")], "it trains"),
     (BEFORE, status(conditions=[condition("StoppedByPolicy", "policy flat", "Complete")]),
-     [Happening("StoppedByPolicy", "StoppedByPolicy")], "a policy's stop is no warning"),
+     [Event("StoppedByPolicy", "StoppedByPolicy")], "a policy's stop is no warning"),
     (BEFORE, status(stop={"policy": "flat", "mode": "Observe", "reason": "0.004 left"}),
-     [Happening("StopRecommended", "policy flat (Observe): 0.004 left")], "a policy speaks"),
+     [Event("StopRecommended", "policy flat (Observe): 0.004 left")], "a policy speaks"),
     (status(stop={"policy": "flat", "mode": "Observe", "reason": "0.004 left"}),
      status(stop={"policy": "flat", "mode": "Observe", "reason": "0.003 left"}), [], "it speaks on: no news"),
     (status(stop={"policy": "flat", "mode": "Observe", "reason": "0.004 left"}),
      status(stop={"policy": "low", "mode": "Enforce", "reason": "0.3 at most", "savedGpuHours": 81.25,
                   "others": ["flat"]}),
-     [Happening("StopRecommended",
+     [Event("StopRecommended",
                 "policy low (Enforce): 0.3 at most; 81.25 GPU-h of the budget are left; so do flat")],
      "another one speaks, and what it saves"),
     (status(stop={"policy": "low", "mode": "Enforce", "reason": "0.3 at most", "others": ["flat"]}),
      status(stop={"policy": "flat", "mode": "Observe", "reason": "0.004 left"}), [], "one has fallen silent"),
     (BEFORE, status(conditions=[condition("NoStep", "no step for 900 s (Warn)", "Healthy", "False")]),
-     [Happening("Unhealthy", "NoStep: no step for 900 s (Warn)", "Warning")], "the watchdog warns"),
+     [Event("Unhealthy", "NoStep: no step for 900 s (Warn)", "Warning")], "the watchdog warns"),
     (status(conditions=[condition("Stale", "step 7", "Healthy", "False")]),
      status(conditions=[condition("Stale", "step 8", "Healthy", "False")]), [], "it warns on: no news"),
     (status(conditions=[condition("Stale", "step 7", "Healthy", "False")]),
      status(conditions=[condition("EntropyLow", "step 8", "Healthy", "False")]),
-     [Happening("Unhealthy", "EntropyLow: step 8", "Warning")], "it warns of something else"),
+     [Event("Unhealthy", "EntropyLow: step 8", "Warning")], "it warns of something else"),
     (status(attempts=[attempt(2)]),
      status(attempts=[attempt(2, stopCause="WatchdogRestart", stopTime=NOW, stopMessage="NoStep: 7 are done")]),
-     [Happening("AskedToEnd", "attempt 2 is asked to save and end: WatchdogRestart (NoStep: 7 are done)")],
+     [Event("AskedToEnd", "attempt 2 is asked to save and end: WatchdogRestart (NoStep: 7 are done)")],
      "the watchdog ends an attempt"),
     (status(attempts=[attempt(2)]),
      status(attempts=[attempt(2, ended=NOW, exitCode=42, rule="data", ruled="FailRun")]),
-     [Happening("AttemptEnded", "attempt 2 ended with exit code 42 (rule data: FailRun)", "Warning")],
+     [Event("AttemptEnded", "attempt 2 ended with exit code 42 (rule data: FailRun)", "Warning")],
      "a rule fits"),
     (BEFORE, status(conditions=[condition("FailedByRule", "rule data", "Failed")]),
-     [Happening("FailedByRule", "FailedByRule", "Warning")], "a rule fails the run"),
+     [Event("FailedByRule", "FailedByRule", "Warning")], "a rule fails the run"),
     (BEFORE, status(forecast=FORECAST),
-     [Happening("ForecastChanged", "Identified, ceiling 0.61 [0.59,0.63]: past its bend")], "a verdict"),
+     [Event("ForecastChanged", "Identified, ceiling 0.61 [0.59,0.63]: past its bend")], "a verdict"),
     (status(forecast=FORECAST), status(forecast={**FORECAST, "ceiling": 0.6}), [], "another number is no event"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "told"), [row[:3] for row in TOLD], ids=[row[3] for row in TOLD])
-def test_what_people_are_told(old: RLRunStatus | None, new: RLRunStatus, told: list[Happening]) -> None:
-    assert list(list_happenings(old, new, NOW)) == told
+def test_what_people_are_told(old: RLRunStatus | None, new: RLRunStatus, told: list[Event]) -> None:
+    assert list(list_events(old, new, NOW)) == told
 
 
 def test_the_same_words_about_the_same_run_are_one_event() -> None:
-    first, again, other = Happening("A", "b"), Happening("A", "b"), Happening("A", "c")
+    first, again, other = Event("A", "b"), Event("A", "b"), Event("A", "c")
     assert first.event_name("tiny", "u1") == again.event_name("tiny", "u1")
     assert len({first.event_name("tiny", "u1"), other.event_name("tiny", "u1"), first.event_name("tiny", "u2")}) == 3
 

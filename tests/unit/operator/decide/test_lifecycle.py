@@ -1,4 +1,4 @@
-"""Every decision about a run's leader, from written-down sights."""
+"""Every decision about a run's coordinator, from written-down snapshots."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from scalerl_api.wire import EvalPoint, Progress, StepVital, Termination
 from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, decide, plan_run
 from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.run.attempts import describe_exit
-from scalerl_operator.run.observed import Attempt, Earlier, Judged, Seen
+from scalerl_operator.run.observed import Assessment, Attempt, Earlier, ObservedState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)
@@ -35,13 +35,13 @@ def told(reason: str, step: int = 0, error: str = "") -> Termination:
     return Termination.model_validate({"reason": reason, "step": step, "error": error})
 
 
-def stop(mode: str) -> Judged:
+def stop(mode: str) -> Assessment:
     found = {"policy": "flat", "mode": mode, "reason": "the gain left is 0.004"}
-    return Judged(stop=StopStatus.model_validate(found))
+    return Assessment(stop=StopStatus.model_validate(found))
 
 
 def still(seconds: float, entropy: float = 1.0) -> Progress:
-    """A leader that answers, and whose last step, of some entropy, was so long ago."""
+    """A coordinator that answers, and whose last step, of some entropy, was so long ago."""
     return Progress(
         run="tiny",
         attempt=1,
@@ -68,108 +68,152 @@ def run(make_run: Callable[..., RLRun]) -> RLRun:
 
 
 RUNNING_ROWS = [
-    (Seen((running(),), heard=ago(1)), Judged(), Wait(), "a healthy run is left alone"),
-    (Seen((running(),), heard=ago(600)), Judged(), Wait(), "ten minutes of silence are borne"),
-    (Seen((running(),), heard=ago(601)), Judged(), Terminate("Stuck"), "longer silence is not"),
-    (Seen((running(started=ago(1800)),)), Judged(), Wait(), "a start has its own deadline"),
-    (Seen((running(started=ago(1801)),)), Judged(), Terminate("Stuck"), "a start that is over it is ended"),
-    (Seen((running(started=ago(7199)),), heard=NOW), Judged(), Wait(), "a second before the run's deadline"),
-    (Seen((running(started=ago(7200)),), heard=NOW), Judged(), Terminate("DeadlineExceeded"), "at the run's deadline"),
+    (ObservedState((running(),), heard=ago(1)), Assessment(), Wait(), "a healthy run is left alone"),
+    (ObservedState((running(),), heard=ago(600)), Assessment(), Wait(), "ten minutes of silence are borne"),
+    (ObservedState((running(),), heard=ago(601)), Assessment(), Terminate("Stuck"), "longer silence is not"),
+    (ObservedState((running(started=ago(1800)),)), Assessment(), Wait(), "a start has its own deadline"),
     (
-        Seen((over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1200))), heard=NOW),
-        Judged(),
+        ObservedState((running(started=ago(1801)),)),
+        Assessment(),
+        Terminate("Stuck"),
+        "a start that is over it is ended",
+    ),
+    (
+        ObservedState((running(started=ago(7199)),), heard=NOW),
+        Assessment(),
+        Wait(),
+        "a second before the run's deadline",
+    ),
+    (
+        ObservedState((running(started=ago(7200)),), heard=NOW),
+        Assessment(),
+        Terminate("DeadlineExceeded"),
+        "at the run's deadline",
+    ),
+    (
+        ObservedState(
+            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1200))), heard=NOW
+        ),
+        Assessment(),
         Terminate("DeadlineExceeded"),
         "earlier attempts count for the deadline: 6000 + 1200 s",
     ),
     (
-        Seen((over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1199))), heard=NOW),
-        Judged(),
+        ObservedState(
+            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1199))), heard=NOW
+        ),
+        Assessment(),
         Wait(),
         "the time between attempts does not: 6000 + 1199 s",
     ),
-    (Seen((running(started=ago(6000)),), watched=ago(1800)), Judged(), Wait(), "silence before we asked says nothing"),
-    (Seen((running(started=ago(6000)),), watched=ago(1801)), Judged(), Terminate("Stuck"), "silence since does"),
     (
-        Seen((running(started=ago(1200)),), heard=NOW, earlier=Earlier(active_seconds=6000.0)),
-        Judged(),
+        ObservedState((running(started=ago(6000)),), watched=ago(1800)),
+        Assessment(),
+        Wait(),
+        "silence before we asked says nothing",
+    ),
+    (
+        ObservedState((running(started=ago(6000)),), watched=ago(1801)),
+        Assessment(),
+        Terminate("Stuck"),
+        "silence since does",
+    ),
+    (
+        ObservedState((running(started=ago(1200)),), heard=NOW, earlier=Earlier(active_seconds=6000.0)),
+        Assessment(),
         Terminate("DeadlineExceeded"),
         "attempts that are no longer listed count for the deadline: 6000 + 1200 s",
     ),
     (
-        Seen((running(stop_cause="GangBroken", stop_time=ago(30)),), heard=NOW),
-        Judged(),
+        ObservedState((running(stop_cause="GangBroken", stop_time=ago(30)),), heard=NOW),
+        Assessment(),
         Kill("GangBroken"),
         "who has lost a member cannot save, and has exit_seconds only",
     ),
     (
-        Seen((running(stop_cause="GangBroken", stop_time=ago(329)),), heard=NOW, members_serve=True),
-        Judged(),
+        ObservedState((running(stop_cause="GangBroken", stop_time=ago(329)),), heard=NOW, members_serve=True),
+        Assessment(),
         Wait(NOW + timedelta(seconds=1)),
-        "a member that is drained serves until its leader has saved: 300 + 30 s",
+        "a member that is drained serves until its coordinator has saved: 300 + 30 s",
     ),
     (
-        Seen((running(stop_cause="Stuck", stop_time=ago(30)),), members_serve=True),
-        Judged(),
+        ObservedState((running(stop_cause="Stuck", stop_time=ago(30)),), members_serve=True),
+        Assessment(),
         Kill("Stuck"),
         "that its members serve does not help who is stuck",
     ),
-    (Seen((running(),), progress=still(5), heard=NOW), Judged(), Wait(), "a warning of the watchdog ends nothing"),
     (
-        Seen((running(),), progress=still(901), heard=NOW),
-        Judged(),
-        Terminate("WatchdogRestart", "NoStep: no step has ended for 900 s; 7 are done"),
-        "a leader that answers and stands still is asked to save and end",
+        ObservedState((running(),), progress=still(5), heard=NOW),
+        Assessment(),
+        Wait(),
+        "a warning of the watchdog ends nothing",
     ),
     (
-        Seen((running(),), progress=still(901, entropy=0.05), heard=NOW),
-        Judged(),
+        ObservedState((running(),), progress=still(901), heard=NOW),
+        Assessment(),
+        Terminate("WatchdogRestart", "NoStep: no step has ended for 900 s; 7 are done"),
+        "a coordinator that answers and stands still is asked to save and end",
+    ),
+    (
+        ObservedState((running(),), progress=still(901, entropy=0.05), heard=NOW),
+        Assessment(),
         Terminate("WatchdogStop", "EntropyLow: entropy below 0.1 nats, for 1 steps up to step 7"),
         "the gravest rule decides",
     ),
-    (Seen((running(),), progress=still(901), heard=ago(601)), Judged(), Terminate("Stuck"), "who is silent is stuck"),
     (
-        Seen((running(),), progress=still(901), heard=NOW),
+        ObservedState((running(),), progress=still(901), heard=ago(601)),
+        Assessment(),
+        Terminate("Stuck"),
+        "who is silent is stuck",
+    ),
+    (
+        ObservedState((running(),), progress=still(901), heard=NOW),
         stop("Enforce"),
         Terminate("StoppedByPolicy"),
         "a policy goes before the watchdog",
     ),
     (
-        Seen((running(stop_cause="WatchdogRestart", stop_time=ago(329)),), progress=still(1300), heard=NOW),
-        Judged(),
+        ObservedState((running(stop_cause="WatchdogRestart", stop_time=ago(329)),), progress=still(1300), heard=NOW),
+        Assessment(),
         Wait(NOW + timedelta(seconds=1)),
         "whom the watchdog ends may save: 300 + 30 s",
     ),
     (
-        Seen((running(stop_cause="PendingDeadline", stop_time=ago(30)),)),
-        Judged(),
+        ObservedState((running(stop_cause="PendingDeadline", stop_time=ago(30)),)),
+        Assessment(),
         Kill("PendingDeadline"),
         "who has not begun has nothing to save",
     ),
-    (Seen((running(),), heard=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
-    (Seen((running(),), heard=NOW), stop("Observe"), Wait(), "an observing policy does not"),
-    (Seen((running(),), heard=NOW, interrupts=1), Judged(), Terminate("Interrupted"), "asked once: save and end"),
-    (Seen((running(),), heard=NOW, interrupts=2), Judged(), Kill("Interrupted"), "asked twice: end now"),
+    (ObservedState((running(),), heard=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
+    (ObservedState((running(),), heard=NOW), stop("Observe"), Wait(), "an observing policy does not"),
     (
-        Seen((running(stop_cause="Interrupted", stop_time=ago(10)),), heard=NOW, interrupts=1),
-        Judged(),
+        ObservedState((running(),), heard=NOW, interrupts=1),
+        Assessment(),
+        Terminate("Interrupted"),
+        "asked once: save and end",
+    ),
+    (ObservedState((running(),), heard=NOW, interrupts=2), Assessment(), Kill("Interrupted"), "asked twice: end now"),
+    (
+        ObservedState((running(stop_cause="Interrupted", stop_time=ago(10)),), heard=NOW, interrupts=1),
+        Assessment(),
         Wait(ago(10) + timedelta(seconds=330)),
         "who saves has checkpointSeconds and exit_seconds",
     ),
     (
-        Seen((running(stop_cause="StoppedByPolicy", stop_time=ago(330)),), heard=NOW),
+        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(330)),), heard=NOW),
         stop("Enforce"),
         Kill("StoppedByPolicy"),
         "who takes longer is killed",
     ),
     (
-        Seen((running(stop_cause="Stuck", stop_time=ago(30)),)),
-        Judged(),
+        ObservedState((running(stop_cause="Stuck", stop_time=ago(30)),)),
+        Assessment(),
         Kill("Stuck"),
         "who is stuck will not save, and has exit_seconds only",
     ),
     (
-        Seen((running(stop_cause="StoppedByPolicy", stop_time=ago(1)),), interrupts=2),
-        Judged(),
+        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(1)),), interrupts=2),
+        Assessment(),
         Kill("StoppedByPolicy"),
         "asked twice while it saves: end now, for the first reason",
     ),
@@ -177,70 +221,125 @@ RUNNING_ROWS = [
 
 
 @pytest.mark.parametrize(("seen", "judged", "action"), [r[:3] for r in RUNNING_ROWS], ids=[r[3] for r in RUNNING_ROWS])
-def test_while_the_leader_runs(run: RLRun, seen: Seen, judged: Judged, action: object) -> None:
+def test_while_the_coordinator_runs(run: RLRun, seen: ObservedState, judged: Assessment, action: object) -> None:
     assert decide(run, seen, judged, NOW, LIMITS) == action
 
 
 EXIT_ROWS = [
-    (Seen((over(1, 0, termination=told("Finished", 120)),)), Judged(), "Finished", "it says that it finished"),
-    (Seen((over(1, 64, termination=told("Invalid")),)), Judged(), "Invalid", "a wrong spec is never tried again"),
-    (Seen((over(1, 1), over(2, 1), over(3, 1))), Judged(), "RestartsExhausted", "three failures, two restarts"),
-    (Seen((over(1, 137), over(2, 139), over(3, 1))), Judged(), "RestartsExhausted", "signals are failures too"),
     (
-        Seen(tuple(over(n, 75) for n in range(1, 12))),
-        Judged(),
+        ObservedState((over(1, 0, termination=told("Finished", 120)),)),
+        Assessment(),
+        "Finished",
+        "it says that it finished",
+    ),
+    (
+        ObservedState((over(1, 64, termination=told("Invalid")),)),
+        Assessment(),
+        "Invalid",
+        "a wrong spec is never tried again",
+    ),
+    (
+        ObservedState((over(1, 1), over(2, 1), over(3, 1))),
+        Assessment(),
+        "RestartsExhausted",
+        "three failures, two restarts",
+    ),
+    (
+        ObservedState((over(1, 137), over(2, 139), over(3, 1))),
+        Assessment(),
+        "RestartsExhausted",
+        "signals are failures too",
+    ),
+    (
+        ObservedState(tuple(over(n, 75) for n in range(1, 12))),
+        Assessment(),
         "RetriesExhausted",
         "eleven tries of the surroundings, ten allowed",
     ),
-    (Seen((over(1, 0, termination=told("Stopped")),), interrupts=1), Judged(), "Interrupted", "ended on request"),
-    (Seen((over(1, 1),), interrupts=1), Judged(), "Interrupted", "it crashed while it was asked: no new start"),
-    (Seen((over(1, 42, rule="data", ruled="FailRun"),)), Judged(), "FailedByRule", "a user's rule ends it"),
     (
-        Seen((over(1, 42, rule="data", ruled="FailRun"),)),
+        ObservedState((over(1, 0, termination=told("Stopped")),), interrupts=1),
+        Assessment(),
+        "Interrupted",
+        "ended on request",
+    ),
+    (
+        ObservedState((over(1, 1),), interrupts=1),
+        Assessment(),
+        "Interrupted",
+        "it crashed while it was asked: no new start",
+    ),
+    (
+        ObservedState((over(1, 42, rule="data", ruled="FailRun"),)),
+        Assessment(),
+        "FailedByRule",
+        "a user's rule ends it",
+    ),
+    (
+        ObservedState((over(1, 42, rule="data", ruled="FailRun"),)),
         stop("Enforce"),
         "FailedByRule",
         "a failure that a rule names is no success of a policy",
     ),
-    (Seen((over(1, 0, stop_cause="WatchdogStop"),)), Judged(), "StoppedByWatchdog", "it saved and ended"),
-    (Seen((over(1, 137, stop_cause="WatchdogStop"),)), Judged(), "StoppedByWatchdog", "it was killed after its grace"),
+    (ObservedState((over(1, 0, stop_cause="WatchdogStop"),)), Assessment(), "StoppedByWatchdog", "it saved and ended"),
     (
-        Seen(tuple(over(n, 65) for n in range(1, 4))),
-        Judged(),
+        ObservedState((over(1, 137, stop_cause="WatchdogStop"),)),
+        Assessment(),
+        "StoppedByWatchdog",
+        "it was killed after its grace",
+    ),
+    (
+        ObservedState(tuple(over(n, 65) for n in range(1, 4))),
+        Assessment(),
         "RestartsExhausted",
         "NaN at the same step again and again: three failures, two restarts",
     ),
     (
-        Seen(tuple(over(n, 1, rule="net", ruled="Ignore") for n in range(1, 12))),
-        Judged(),
+        ObservedState(tuple(over(n, 1, rule="net", ruled="Ignore") for n in range(1, 12))),
+        Assessment(),
         "RetriesExhausted",
         "what a rule ignores is tried ten times without a new checkpoint, not for ever",
     ),
     (
-        Seen(tuple(over(n, 75, rule="net", ruled="Count") for n in range(1, 4))),
-        Judged(),
+        ObservedState(tuple(over(n, 75, rule="net", ruled="Count") for n in range(1, 4))),
+        Assessment(),
         "RestartsExhausted",
         "what a rule counts costs a restart, whatever it was",
     ),
     (
-        Seen((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
         stop("Enforce"),
         "StoppedByPolicy",
         "a policy ended it",
     ),
     (
-        Seen((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
-        Judged(),
+        ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        Assessment(),
         "StoppedByPolicy",
         "a last evaluation under way does not undo the stop",
     ),
-    (Seen((over(1, 137, stop_cause="StoppedByPolicy"),)), stop("Enforce"), "StoppedByPolicy", "killed after its grace"),
-    (Seen((over(1, 1, started=ago(7200)),)), Judged(), "DeadlineExceeded", "no restart past the run's deadline"),
-    (Seen((over(1, 0, termination=told("Finished", 120)),), interrupts=1), Judged(), "Finished", "it was quicker"),
+    (
+        ObservedState((over(1, 137, stop_cause="StoppedByPolicy"),)),
+        stop("Enforce"),
+        "StoppedByPolicy",
+        "killed after its grace",
+    ),
+    (
+        ObservedState((over(1, 1, started=ago(7200)),)),
+        Assessment(),
+        "DeadlineExceeded",
+        "no restart past the run's deadline",
+    ),
+    (
+        ObservedState((over(1, 0, termination=told("Finished", 120)),), interrupts=1),
+        Assessment(),
+        "Finished",
+        "it was quicker",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("seen", "judged", "outcome"), [r[:3] for r in EXIT_ROWS], ids=[r[3] for r in EXIT_ROWS])
-def test_after_an_exit_that_ends_the_run(run: RLRun, seen: Seen, judged: Judged, outcome: str) -> None:
+def test_after_an_exit_that_ends_the_run(run: RLRun, seen: ObservedState, judged: Assessment, outcome: str) -> None:
     action = decide(run, seen, judged, NOW, LIMITS)
     assert isinstance(action, Done)
     assert action.outcome == outcome
@@ -261,7 +360,7 @@ AGAIN_ROWS = [
         Wait(NOW + timedelta(seconds=10)),
         "a new checkpoint restores the budget: two failures, not three",
     ),
-    ((over(1, 0, stop_cause="Stuck"),), Start(2), "a stuck leader that obeys is a failure"),
+    ((over(1, 0, stop_cause="Stuck"),), Start(2), "a stuck coordinator that obeys is a failure"),
     (
         tuple(over(n, 137, infrastructure=True) for n in range(1, 5)),
         Wait(NOW + timedelta(seconds=80)),
@@ -270,14 +369,14 @@ AGAIN_ROWS = [
     (
         (over(1, 0, infrastructure=True),),
         Wait(NOW + timedelta(seconds=10)),
-        "an evicted leader that left no word has not finished",
+        "an evicted coordinator that left no word has not finished",
     ),
     ((over(1, 137, stop_cause="GangBroken"),), Start(2), "a member that was killed is a failure of the run"),
     ((over(1, 0, stop_cause="WatchdogRestart"),), Start(2), "whom the watchdog ended is a failure, and a first one"),
     (
         (over(1, 0, stop_cause="WatchdogRestart"), over(2, 75, stop_cause="WatchdogRestart")),
         Wait(NOW + timedelta(seconds=10)),
-        "and a second one, whatever its leader says",
+        "and a second one, whatever its coordinator says",
     ),
     (
         (over(1, 137, stop_cause="Stuck", infrastructure=True),),
@@ -320,14 +419,14 @@ AGAIN_ROWS = [
 
 @pytest.mark.parametrize(("attempts", "action"), [r[:2] for r in AGAIN_ROWS], ids=[r[2] for r in AGAIN_ROWS])
 def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[Attempt, ...], action: object) -> None:
-    assert decide(run, Seen(attempts), Judged(), NOW, LIMITS) == action
+    assert decide(run, ObservedState(attempts), Assessment(), NOW, LIMITS) == action
 
 
 def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -> None:
     run = make_run(suspend=True)
-    assert decide(run, Seen((running(),), heard=NOW), Judged(), NOW, LIMITS) == Terminate("Suspended")
-    ended = Seen((over(1, 0, termination=told("Stopped"), stop_cause="Suspended"),))
-    conditions = {each.type: each for each in plan_run(run, ended, Judged(), NOW).status.conditions}
+    assert decide(run, ObservedState((running(),), heard=NOW), Assessment(), NOW, LIMITS) == Terminate("Suspended")
+    ended = ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="Suspended"),))
+    conditions = {each.type: each for each in plan_run(run, ended, Assessment(), NOW).status.conditions}
     assert {kind: conditions[kind].status for kind in ("Suspended", "Progressing", "Complete", "Failed")} == {
         "Suspended": "True",
         "Progressing": "False",
@@ -338,41 +437,43 @@ def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -
 
 def test_failures_that_are_no_longer_listed_count() -> None:
     earlier = Earlier(failures=2, retries=1, checkpoint_step=40)
-    assert count_failures(Seen((over(7, 1, checkpoint_step=40),), earlier=earlier)) == (3, 1)
-    assert count_failures(Seen((over(7, 1, checkpoint_step=50),), earlier=earlier)) == (1, 0)
+    assert count_failures(ObservedState((over(7, 1, checkpoint_step=40),), earlier=earlier)) == (3, 1)
+    assert count_failures(ObservedState((over(7, 1, checkpoint_step=50),), earlier=earlier)) == (1, 0)
 
 
 def test_a_checkpoint_of_the_watchdogs_making_restores_the_budget_only_with_real_progress() -> None:
     """Attempt after attempt makes 49 steps and stands still: of 50 that count as progress."""
     ends = tuple(over(n, 0, stop_cause="WatchdogRestart", checkpoint_step=49 * n) for n in range(1, 5))
-    assert count_failures(Seen(ends), every_steps=50) == (4, 0)
-    assert count_failures(Seen(ends), every_steps=49) == (1, 0)
-    assert count_failures(Seen((*ends, over(5, 1, checkpoint_step=197))), every_steps=50) == (1, 0), "196 was known"
-    assert count_failures(Seen((*ends, over(5, 1, checkpoint_step=196))), every_steps=50) == (5, 0)
+    assert count_failures(ObservedState(ends), every_steps=50) == (4, 0)
+    assert count_failures(ObservedState(ends), every_steps=49) == (1, 0)
+    assert count_failures(ObservedState((*ends, over(5, 1, checkpoint_step=197))), every_steps=50) == (1, 0), (
+        "196 was known"
+    )
+    assert count_failures(ObservedState((*ends, over(5, 1, checkpoint_step=196))), every_steps=50) == (5, 0)
 
 
 def test_the_watchdog_counts_by_the_runs_own_checkpoints(make_run: Callable[..., RLRun]) -> None:
     ends = tuple(over(n, 0, stop_cause="WatchdogRestart", checkpoint_step=49 * n) for n in (1, 2))
     often, seldom = (make_run(failurePolicy={"maxRestarts": 1}, checkpoint={"everySteps": steps}) for steps in (49, 50))
-    assert decide(often, Seen(ends), Judged(), NOW, LIMITS) == Start(3)
-    assert isinstance(decide(seldom, Seen(ends), Judged(), NOW, LIMITS), Done)
+    assert decide(often, ObservedState(ends), Assessment(), NOW, LIMITS) == Start(3)
+    assert isinstance(decide(seldom, ObservedState(ends), Assessment(), NOW, LIMITS), Done)
 
 
 def test_the_backoff_is_the_runs_own(make_run: Callable[..., RLRun]) -> None:
     run = make_run(failurePolicy={"maxRestarts": 9, "backoffSeconds": 7, "backoffMaxSeconds": 20})
     for failures, seconds in ((1, 0), (2, 7), (3, 14), (4, 20), (5, 20)):
-        seen = Seen(tuple(over(n, 1) for n in range(1, failures + 1)))
+        seen = ObservedState(tuple(over(n, 1) for n in range(1, failures + 1)))
         due = NOW + timedelta(seconds=seconds)
         wanted = Wait(due) if seconds else Start(failures + 1)
-        assert decide(run, seen, Judged(), NOW, LIMITS) == wanted
-    assert decide(run, Seen((over(1, 75),)), Judged(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=7))
+        assert decide(run, seen, Assessment(), NOW, LIMITS) == wanted
+    assert decide(run, ObservedState((over(1, 75),)), Assessment(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=7))
 
 
 @pytest.mark.parametrize(("action", "wanted"), [("Stop", "StoppedByWatchdog"), ("Restart", None), ("Warn", None)])
 def test_numbers_that_are_none(make_run: Callable[..., RLRun], action: str, wanted: str | None) -> None:
     run = make_run(watchdog={"nonFinite": {"action": action}})
-    seen = Seen((over(1, 65, termination=told("Failed", 56, "NonFinite: step 57: loss is nan")),))
-    found = decide(run, seen, Judged(), NOW, LIMITS)
+    seen = ObservedState((over(1, 65, termination=told("Failed", 56, "NonFinite: step 57: loss is nan")),))
+    found = decide(run, seen, Assessment(), NOW, LIMITS)
     if wanted is None:
         assert found == Start(2)
     else:
@@ -391,8 +492,8 @@ def test_how_an_attempt_ended_is_said_with_what_was_seen_and_the_rule() -> None:
 
 
 def test_the_status_says_why_it_is_asked_to_end(run: RLRun) -> None:
-    seen = Seen((running(),), progress=still(901), heard=NOW)
-    conditions = {each.type: each for each in plan_run(run, seen, Judged(), NOW, LIMITS).status.conditions}
+    seen = ObservedState((running(),), progress=still(901), heard=NOW)
+    conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW, LIMITS).status.conditions}
     assert conditions["Progressing"].reason == "Stopping"
     assert conditions["Progressing"].message == (
         "asked to end: WatchdogRestart (NoStep: no step has ended for 900 s; 7 are done)"
@@ -402,9 +503,9 @@ def test_the_status_says_why_it_is_asked_to_end(run: RLRun) -> None:
 
 def test_failures_of_an_earlier_invocation_are_forgiven() -> None:
     attempts = (over(1, 1), over(2, 1, checkpoint_step=40), over(3, 1, checkpoint_step=40))
-    assert count_failures(Seen(attempts, first_attempt=3)) == (1, 0)
+    assert count_failures(ObservedState(attempts, first_attempt=3)) == (1, 0)
     # Attempt 2 made the checkpoint, so the count begins with its own end.
-    assert count_failures(Seen(attempts)) == (2, 0)
+    assert count_failures(ObservedState(attempts)) == (2, 0)
 
 
 BEFORE_ROWS = [
@@ -420,46 +521,46 @@ BEFORE_ROWS = [
 def test_before_a_start(
     run: RLRun, point: Callable[..., EvalPoint], attempts: tuple[Attempt, ...], hours: float, action: object
 ) -> None:
-    seen = Seen(attempts, first_attempt=len(attempts) + 1, evals=(point(1, compute_gpu_hours=hours),))
-    assert decide(run, seen, Judged(), NOW, LIMITS) == action
+    seen = ObservedState(attempts, first_attempt=len(attempts) + 1, evals=(point(1, compute_gpu_hours=hours),))
+    assert decide(run, seen, Assessment(), NOW, LIMITS) == action
 
 
 def test_a_finished_run_is_not_started_again(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -> None:
-    by_steps = Seen((over(1, 0, termination=told("Finished", 120)),), first_attempt=2)
-    action = decide(make_run(), by_steps, Judged(), NOW, LIMITS)
+    by_steps = ObservedState((over(1, 0, termination=told("Finished", 120)),), first_attempt=2)
+    action = decide(make_run(), by_steps, Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 120")
-    by_hours = Seen(
+    by_hours = ObservedState(
         (over(1, 0, termination=told("Finished", 70)),), first_attempt=2, evals=(point(7, compute_gpu_hours=0.5),)
     )
     run = make_run(budget={"steps": 120, "evalEverySteps": 10, "gpuHours": 0.5})
-    assert decide(run, by_hours, Judged(), NOW, LIMITS) == Done("Finished", "budget spent at step 70")
+    assert decide(run, by_hours, Assessment(), NOW, LIMITS) == Done("Finished", "budget spent at step 70")
 
 
 def test_a_policy_that_holds_forbids_a_start(run: RLRun) -> None:
-    action = decide(run, Seen((over(1, 0),), first_attempt=2), stop("Enforce"), NOW, LIMITS)
+    action = decide(run, ObservedState((over(1, 0),), first_attempt=2), stop("Enforce"), NOW, LIMITS)
     assert action == Done("StoppedByPolicy", "policy flat: the gain left is 0.004")
 
 
 def test_deciding_twice_changes_nothing(run: RLRun) -> None:
-    seen = Seen((running(),), heard=ago(1))
-    first = plan_run(run, seen, Judged(), NOW)
-    again = plan_run(run.model_copy(update={"status": first.status}), seen, Judged(), NOW)
+    seen = ObservedState((running(),), heard=ago(1))
+    first = plan_run(run, seen, Assessment(), NOW)
+    again = plan_run(run.model_copy(update={"status": first.status}), seen, Assessment(), NOW)
     assert again == first
 
 
 def test_the_status_says_why_it_waits(run: RLRun) -> None:
-    seen = Seen((over(1, 1, termination=told("Failed", 30, "out of memory")), over(2, 1)))
-    conditions = {each.type: each for each in plan_run(run, seen, Judged(), NOW).status.conditions}
+    seen = ObservedState((over(1, 1, termination=told("Failed", 30, "out of memory")), over(2, 1)))
+    conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW).status.conditions}
     assert conditions["Progressing"].reason == "BackingOff"
     assert conditions["Progressing"].message == "attempt 2 ended with exit code 1; next try at 12:00:10"
 
 
 def test_a_finished_run_says_where(run: RLRun) -> None:
-    action = decide(run, Seen((over(1, 0, termination=told("Finished", 97)),)), Judged(), NOW, LIMITS)
+    action = decide(run, ObservedState((over(1, 0, termination=told("Finished", 97)),)), Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 97"), "gpuHours may end it before the last step"
 
 
 def test_exit_code_0_without_a_word_is_the_end_only_if_nobody_asked(run: RLRun) -> None:
-    assert isinstance(decide(run, Seen((over(1, 0),)), Judged(), NOW, LIMITS), Done)
+    assert isinstance(decide(run, ObservedState((over(1, 0),)), Assessment(), NOW, LIMITS), Done)
     asked = over(1, 0, stop_cause="DeadlineExceeded")
-    assert decide(run, Seen((asked,)), Judged(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=10))
+    assert decide(run, ObservedState((asked,)), Assessment(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=10))

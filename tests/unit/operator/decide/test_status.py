@@ -11,7 +11,7 @@ from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.decide.status import build_status, describe_invalid
 from scalerl_operator.run.conditions import CONDITIONS
-from scalerl_operator.run.observed import Attempt, Judged, Seen
+from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
 from scalerl_operator.run.state import format_ceiling, is_over, state_word
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -19,7 +19,7 @@ LATER = NOW + timedelta(minutes=5)
 RUNNING = ("Running", "")
 
 
-def sight(phase: str = "training", *, alive: bool = True, **values: object) -> Seen:
+def snapshot(phase: str = "training", *, alive: bool = True, **values: object) -> ObservedState:
     given = {"run": "tiny", "attempt": 2, "phase": phase, "step": 40, "version": 39, "compute_gpu_hours": 0.08}
     more = {"time": 1.0, "generators_ready": 1, "generator_restarts": 3, "detail": "why it waits"}
     progress = Progress.model_validate({**given, **more, **values})
@@ -28,63 +28,63 @@ def sight(phase: str = "training", *, alive: bool = True, **values: object) -> S
         Attempt(number=1, started=NOW, ended=NOW, exit_code=1),
         Attempt.model_validate({"number": 2, "started": NOW, **ended}),
     )
-    return Seen(attempts, progress=progress, heard=NOW)
+    return ObservedState(attempts, progress=progress, heard=NOW)
 
 
 def words(status: RLRunStatus) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in status.conditions}
 
 
-def test_health_is_unknown_until_the_leader_answers_and_after_the_end(make_run: Callable[..., RLRun]) -> None:
+def test_health_is_unknown_until_the_coordinator_answers_and_after_the_end(make_run: Callable[..., RLRun]) -> None:
     run = make_run(watchdog={"staleness": {"above": 1, "steps": 1}})
     stale = [{"step": 40, "lag": 2.0}]
     for seen, standing, wanted in (
-        (sight("training"), RUNNING, ("True", "NothingFound")),
-        (sight("training", vitals=stale), RUNNING, ("False", "Stale")),
-        (sight("stopping", vitals=stale), ("Stopping", "asked"), ("False", "Stale")),
-        (replace(sight("training", vitals=stale), heard=None), RUNNING, ("Unknown", "NotTraining")),
-        (sight("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
-        (sight("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
+        (snapshot("training"), RUNNING, ("True", "NothingFound")),
+        (snapshot("training", vitals=stale), RUNNING, ("False", "Stale")),
+        (snapshot("stopping", vitals=stale), ("Stopping", "asked"), ("False", "Stale")),
+        (replace(snapshot("training", vitals=stale), heard=None), RUNNING, ("Unknown", "NotTraining")),
+        (snapshot("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
+        (snapshot("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
     ):
-        assert words(build_status(run, seen, Judged(), standing, NOW))["Healthy"] == wanted
+        assert words(build_status(run, seen, Assessment(), standing, NOW))["Healthy"] == wanted
 
 
 ROWS = [
-    (sight("starting"), RUNNING, "Starting", ("False", "True", "False", "False"), "engines are loading"),
-    (sight("warmStart"), RUNNING, "WarmStart", ("False", "True", "False", "False"), "supervised stage"),
-    (sight("training"), RUNNING, "Training", ("True", "True", "False", "False"), "at work"),
-    (sight("evaluating"), RUNNING, "Evaluating", ("True", "True", "False", "False"), "the last evaluations"),
-    (sight("stopping"), ("Stopping", "asked"), "Stopping", ("False", "True", "False", "False"), "saving"),
+    (snapshot("starting"), RUNNING, "Starting", ("False", "True", "False", "False"), "engines are loading"),
+    (snapshot("warmStart"), RUNNING, "WarmStart", ("False", "True", "False", "False"), "supervised stage"),
+    (snapshot("training"), RUNNING, "Training", ("True", "True", "False", "False"), "at work"),
+    (snapshot("evaluating"), RUNNING, "Evaluating", ("True", "True", "False", "False"), "the last evaluations"),
+    (snapshot("stopping"), ("Stopping", "asked"), "Stopping", ("False", "True", "False", "False"), "saving"),
     (
-        sight("stopping", alive=False),
+        snapshot("stopping", alive=False),
         ("BackingOff", "later"),
         "BackingOff",
         ("False", "True", "False", "False"),
         "between two attempts",
     ),
     (
-        sight("finished", alive=False),
+        snapshot("finished", alive=False),
         ("Finished", "120 steps"),
         "Finished",
         ("False", "False", "True", "False"),
         "the budget is spent",
     ),
     (
-        sight("stopping", alive=False),
+        snapshot("stopping", alive=False),
         ("StoppedByPolicy", "flat"),
         "StoppedByPolicy",
         ("False", "False", "True", "False"),
         "a policy stop is complete and no failure",
     ),
     (
-        sight("training", alive=False),
+        snapshot("training", alive=False),
         ("RestartsExhausted", "again"),
         "RestartsExhausted",
         ("False", "False", "False", "True"),
         "failed for good",
     ),
     (
-        sight("training", alive=False),
+        snapshot("training", alive=False),
         ("Interrupted", "Ctrl-C"),
         "Interrupted",
         ("False", "False", "False", "False"),
@@ -95,9 +95,9 @@ ROWS = [
 
 @pytest.mark.parametrize(("seen", "standing", "state", "truths"), [r[:4] for r in ROWS], ids=[r[4] for r in ROWS])
 def test_conditions_say_one_thing(
-    make_run: Callable[..., RLRun], seen: Seen, standing: tuple[str, str], state: str, truths: tuple[str, ...]
+    make_run: Callable[..., RLRun], seen: ObservedState, standing: tuple[str, str], state: str, truths: tuple[str, ...]
 ) -> None:
-    status = build_status(make_run(), seen, Judged(), standing, NOW)
+    status = build_status(make_run(), seen, Assessment(), standing, NOW)
     found = words(status)
     assert tuple(found[name][0] for name in ("Ready", "Progressing", "Complete", "Failed")) == truths
     assert state_word(status) == state
@@ -106,9 +106,9 @@ def test_conditions_say_one_thing(
 
 def test_a_condition_keeps_its_time_until_it_turns(make_run: Callable[..., RLRun]) -> None:
     run = make_run()
-    first = build_status(run, sight("starting"), Judged(), RUNNING, NOW)
+    first = build_status(run, snapshot("starting"), Assessment(), RUNNING, NOW)
     run = run.model_copy(update={"status": first})
-    second = build_status(run, sight("training"), Judged(), RUNNING, LATER)
+    second = build_status(run, snapshot("training"), Assessment(), RUNNING, LATER)
     times = {each.type: each.last_transition_time for each in second.conditions}
     assert times["Ready"] == LATER, "it turned from False to True"
     assert times["Progressing"] == NOW, "its reason changed, its truth did not"
@@ -118,7 +118,7 @@ def test_the_pass_rate_is_that_of_the_weights_that_went_on(
     make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]
 ) -> None:
     evals = (point(1), point(2, attempt=2, compute_gpu_hours=0.1, pass_rate=0.5), point(3, pass_rate=0.9))
-    found = build_status(make_run(), replace(sight(), evals=evals), Judged(), RUNNING, NOW)
+    found = build_status(make_run(), replace(snapshot(), evals=evals), Assessment(), RUNNING, NOW)
     assert found.progress is not None
     assert found.progress.pass_rate == 0.5
 
@@ -128,7 +128,7 @@ def test_every_condition_is_there_once_the_spec_was_understood(make_run: Callabl
     faults = [Fault("spec.budget.steps", "0", "at least 1")]
     never = describe_invalid(None, 1, faults, NOW)
     assert words(never) == {"Progressing": ("False", "InvalidSpec")}
-    first = build_status(make_run(), sight("starting"), Judged(), RUNNING, NOW)
+    first = build_status(make_run(), snapshot("starting"), Assessment(), RUNNING, NOW)
     assert list(words(first)) == list(CONDITIONS)
     later = words(describe_invalid(first, 2, faults, LATER))
     assert set(later) == set(CONDITIONS)
@@ -140,11 +140,11 @@ def test_roles_count_what_is_at_work(make_run: Callable[..., RLRun]) -> None:
         trainer={"gpusPerReplica": 0, "replicas": 2},
         generator={"gpusPerReplica": 0, "minReplicas": 4, "maxReplicas": 4},
     )
-    roles = {each.name: each for each in build_status(run, sight(), Judged(), RUNNING, NOW).roles}
+    roles = {each.name: each for each in build_status(run, snapshot(), Assessment(), RUNNING, NOW).roles}
     trainer, generator = roles["trainer"], roles["generator"]
     assert (trainer.desired, trainer.ready, trainer.restarts) == (2, 2, 1)
     assert (generator.desired, generator.ready, generator.restarts) == (4, 1, 3)
-    dead = build_status(run, sight(alive=False), Judged(), ("BackingOff", ""), NOW)
+    dead = build_status(run, snapshot(alive=False), Assessment(), ("BackingOff", ""), NOW)
     assert [each.ready for each in dead.roles] == [0, 0]
 
 
@@ -152,28 +152,30 @@ def test_progress_has_the_last_held_out_rate_and_nothing_of_a_downstream_set(
     make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]
 ) -> None:
     evals = (point(0, pass_rate=0.31), point(1, pass_rate=0.37), point(2, pass_rate=0.9, dataset="aime24"))
-    seen = Seen(sight().attempts, progress=sight().progress, evals=evals, eta_seconds=77.0)
-    progress = build_status(make_run(), seen, Judged(), RUNNING, NOW).progress
+    seen = ObservedState(snapshot().attempts, progress=snapshot().progress, evals=evals, eta_seconds=77.0)
+    progress = build_status(make_run(), seen, Assessment(), RUNNING, NOW).progress
     assert progress is not None
     assert (progress.step, progress.version, progress.pass_rate, progress.eta_seconds) == (40, 39, 0.37, 77.0)
 
 
-def test_a_leader_that_has_not_answered_yet_erases_nothing(make_run: Callable[..., RLRun]) -> None:
+def test_a_coordinator_that_has_not_answered_yet_erases_nothing(make_run: Callable[..., RLRun]) -> None:
     run = make_run()
     saved = Checkpoint(step=35, time=86_400.0, path="ckpt/35")
     spent = {"gpu_seconds": {"trainer": 9.0}, "idle_fraction": {"trainer": 0.25}, "checkpoint": saved}
-    first = build_status(run, sight(**spent), Judged(), RUNNING, NOW)
+    first = build_status(run, snapshot(**spent), Assessment(), RUNNING, NOW)
     assert first.checkpoint is not None
     assert (first.checkpoint.step, first.checkpoint.uri) == (35, "ckpt/35")
     assert first.checkpoint.time == datetime(1970, 1, 2, tzinfo=UTC)
     assert first.cost is not None
     assert first.cost.idle_fraction == {"trainer": 0.25}
-    silent = Seen(sight().attempts)
-    second = build_status(run.model_copy(update={"status": first}), silent, Judged(), RUNNING, LATER)
+    silent = ObservedState(snapshot().attempts)
+    second = build_status(run.model_copy(update={"status": first}), silent, Assessment(), RUNNING, LATER)
     assert (second.progress, second.checkpoint, second.cost) == (first.progress, first.checkpoint, first.cost)
 
 
-def test_a_restarted_leader_that_lost_a_steps_cost_does_not_make_the_cost_fall(make_run: Callable[..., RLRun]) -> None:
+def test_a_restarted_coordinator_that_lost_a_steps_cost_does_not_make_the_cost_fall(
+    make_run: Callable[..., RLRun],
+) -> None:
     run = make_run()
     told = [
         ({"trainer": 100.0, "generator": 300.0}, {"trainer": 100.0, "generator": 300.0}),
@@ -181,7 +183,7 @@ def test_a_restarted_leader_that_lost_a_steps_cost_does_not_make_the_cost_fall(m
         ({"trainer": 120.0}, {"trainer": 120.0, "generator": 310.0}),
     ]
     for spent, known in told:
-        status = build_status(run, sight(gpu_seconds=spent), Judged(), RUNNING, NOW)
+        status = build_status(run, snapshot(gpu_seconds=spent), Assessment(), RUNNING, NOW)
         assert status.cost is not None
         assert status.cost.gpu_seconds == known
         run = run.model_copy(update={"status": status})
@@ -190,12 +192,12 @@ def test_a_restarted_leader_that_lost_a_steps_cost_does_not_make_the_cost_fall(m
 def test_forecast_and_policy_have_their_conditions(make_run: Callable[..., RLRun]) -> None:
     forecast = ForecastStatus(verdict="Weak", reason="the interval is wide", points=9)
     stop = StopStatus(policy="flat", mode="Observe", reason="little is left")
-    status = build_status(make_run(), sight(), Judged(forecast, stop), RUNNING, NOW)
+    status = build_status(make_run(), snapshot(), Assessment(forecast, stop), RUNNING, NOW)
     found = words(status)
     assert found["ForecastReady"] == ("False", "Weak"), "only Identified can be acted on"
     assert found["StopRecommended"] == ("True", "Observe")
     assert found["Complete"][0] == "False"
-    none = words(build_status(make_run(), sight(), Judged(), RUNNING, NOW))
+    none = words(build_status(make_run(), snapshot(), Assessment(), RUNNING, NOW))
     assert none["ForecastReady"] == ("Unknown", "NoPoints")
     assert none["StopRecommended"] == ("False", "NoPolicyHolds")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from scalerl_api.policies import StopCondition, StopPolicy
-from scalerl_operator.decide.stop_policy import QUANTITIES, Looked, Observation, decide_stop
+from scalerl_operator.decide.stop_policy import QUANTITIES, Evidence, Observation, decide_stop
 from scalerl_operator.forecast import Forecast
 
 
@@ -114,10 +114,10 @@ def test_the_inputs_are_the_numbers_that_counted():
     decision = decide_stop([_policy(SLOPE)], _history((0.4, LOW), (0.4, SLOW), (0.4, _forecast(marginal=0.0003))))
     assert decision is not None
     assert decision.first.quantity == "marginal_gain"
-    assert decision.first.inputs == (Looked(6, 20.0, 0.0009, "Identified"), Looked(9, 30.0, 0.0003, "Identified"))
+    assert decision.first.inputs == (Evidence(6, 20.0, 0.0009, "Identified"), Evidence(9, 30.0, 0.0003, "Identified"))
     measured = decide_stop([_policy(DROP, evals=1)], _history((0.75, DOUBTED), (0.25, DOUBTED)))
     assert measured is not None
-    assert measured.first.inputs == (Looked(6, 20.0, 0.5, None),), "what is measured has no verdict"
+    assert measured.first.inputs == (Evidence(6, 20.0, 0.5, None),), "what is measured has no verdict"
 
 
 REASONS = [

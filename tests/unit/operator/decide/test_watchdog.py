@@ -1,4 +1,4 @@
-"""The watchdog's rules over written-down answers of a leader."""
+"""The watchdog's rules over written-down answers of a coordinator."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from scalerl_api import RLRun
 from scalerl_api.policies import VITAL_STEPS
 from scalerl_api.wire import Progress, StepVital
 from scalerl_operator.decide.watchdog import find_alarms, longest_step_seconds
-from scalerl_operator.run.observed import Attempt, Seen
+from scalerl_operator.run.observed import Attempt, ObservedState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RULES = {
@@ -21,8 +21,10 @@ RULES = {
 }
 
 
-def sight(vitals: list[dict[str, Any]], still: float | None = 1.0, *, heard: bool = True, alive: bool = True) -> Seen:
-    """A leader that has made step 31, 32, ... of `vitals`, the last one `still` seconds ago."""
+def snapshot(
+    vitals: list[dict[str, Any]], still: float | None = 1.0, *, heard: bool = True, alive: bool = True
+) -> ObservedState:
+    """A coordinator that has made step 31, 32, ... of `vitals`, the last one `still` seconds ago."""
     steps = [StepVital.model_validate({"step": 31 + i, **each}) for i, each in enumerate(vitals)]
     progress = Progress(
         run="tiny",
@@ -36,7 +38,7 @@ def sight(vitals: list[dict[str, Any]], still: float | None = 1.0, *, heard: boo
         time=5.0,
     )
     attempt = Attempt(number=2, started=NOW, ended=None if alive else NOW)
-    return Seen((attempt,), progress=progress, heard=NOW if heard else None)
+    return ObservedState((attempt,), progress=progress, heard=NOW if heard else None)
 
 
 def lags(*values: float | None) -> list[dict[str, Any]]:
@@ -50,27 +52,27 @@ def entropies(*values: float | None) -> list[dict[str, Any]]:
 NAN = {"finite": False, "entropy": 1.0, "lag": 0.0}
 GOOD = {"entropy": 1.0, "lag": 0.0}
 
-ROWS: list[tuple[Seen, list[tuple[str, str]], str]] = [
-    (sight([GOOD]), [], "a healthy run"),
-    (sight([GOOD], 900.0), [], "as long as is allowed"),
-    (sight([GOOD], 900.5), [("NoStep", "Restart")], "longer than is allowed"),
-    (sight([], 900.5), [("NoStep", "Restart")], "not even a first step"),
-    (sight([GOOD], None), [], "it does not train: that has deadlines of its own"),
-    (sight([GOOD], 5000.0, heard=False), [], "the answer is of the attempt before"),
-    (sight([GOOD], 5000.0, alive=False), [], "nothing runs"),
-    (sight(lags(5, 5, 5)), [("Stale", "Restart")], "three steps in a row, three asked for"),
-    (sight(lags(0, 0, 5, 5, 5)), [("Stale", "Restart")], "only the last three count"),
-    (sight(lags(5, 5)), [], "two steps yet"),
-    (sight(lags(5, 4, 5)), [], "the bound itself is allowed"),
-    (sight(lags(5, 5, 5, 0)), [], "the last step is fresh again"),
-    (sight(lags(5, None, 5)), [], "unknown is not a yes: a step that trained nothing"),
-    (sight(entropies(0.04, 0.03)), [("EntropyLow", "Stop")], "two steps in a row, two asked for"),
-    (sight(entropies(0.04, 0.05)), [], "the floor itself is not below it"),
-    (sight(entropies(0.04)), [], "one step yet"),
-    (sight(entropies(0.04, None)), [], "unknown is not a yes: a step that trained nothing"),
-    (sight([NAN, GOOD]), [("NonFinite", "Warn")], "a step was left out"),
+ROWS: list[tuple[ObservedState, list[tuple[str, str]], str]] = [
+    (snapshot([GOOD]), [], "a healthy run"),
+    (snapshot([GOOD], 900.0), [], "as long as is allowed"),
+    (snapshot([GOOD], 900.5), [("NoStep", "Restart")], "longer than is allowed"),
+    (snapshot([], 900.5), [("NoStep", "Restart")], "not even a first step"),
+    (snapshot([GOOD], None), [], "it does not train: that has deadlines of its own"),
+    (snapshot([GOOD], 5000.0, heard=False), [], "the answer is of the attempt before"),
+    (snapshot([GOOD], 5000.0, alive=False), [], "nothing runs"),
+    (snapshot(lags(5, 5, 5)), [("Stale", "Restart")], "three steps in a row, three asked for"),
+    (snapshot(lags(0, 0, 5, 5, 5)), [("Stale", "Restart")], "only the last three count"),
+    (snapshot(lags(5, 5)), [], "two steps yet"),
+    (snapshot(lags(5, 4, 5)), [], "the bound itself is allowed"),
+    (snapshot(lags(5, 5, 5, 0)), [], "the last step is fresh again"),
+    (snapshot(lags(5, None, 5)), [], "unknown is not a yes: a step that trained nothing"),
+    (snapshot(entropies(0.04, 0.03)), [("EntropyLow", "Stop")], "two steps in a row, two asked for"),
+    (snapshot(entropies(0.04, 0.05)), [], "the floor itself is not below it"),
+    (snapshot(entropies(0.04)), [], "one step yet"),
+    (snapshot(entropies(0.04, None)), [], "unknown is not a yes: a step that trained nothing"),
+    (snapshot([NAN, GOOD]), [("NonFinite", "Warn")], "a step was left out"),
     (
-        sight([NAN, *[{"lag": 9.0, "entropy": 0.01}] * 3], 901.0),
+        snapshot([NAN, *[{"lag": 9.0, "entropy": 0.01}] * 3], 901.0),
         [("EntropyLow", "Stop"), ("NoStep", "Restart"), ("Stale", "Restart"), ("NonFinite", "Warn")],
         "the gravest action first",
     ),
@@ -78,7 +80,9 @@ ROWS: list[tuple[Seen, list[tuple[str, str]], str]] = [
 
 
 @pytest.mark.parametrize(("seen", "alarms"), [row[:2] for row in ROWS], ids=[row[2] for row in ROWS])
-def test_which_rules_are_broken(make_run: Callable[..., RLRun], seen: Seen, alarms: list[tuple[str, str]]) -> None:
+def test_which_rules_are_broken(
+    make_run: Callable[..., RLRun], seen: ObservedState, alarms: list[tuple[str, str]]
+) -> None:
     found = find_alarms(make_run(watchdog=RULES), seen)
     assert [(each.rule, each.action) for each in found] == alarms
 
@@ -86,10 +90,11 @@ def test_which_rules_are_broken(make_run: Callable[..., RLRun], seen: Seen, alar
 def test_what_is_said_does_not_change_while_nothing_happens(make_run: Callable[..., RLRun]) -> None:
     run = make_run(watchdog=RULES)
     for message, first, later in (
-        ("no step has ended for 900 s; 31 are done", sight([GOOD], 901.0), sight([GOOD], 4000.0)),
-        ("the oldest tokens lag more than 4 steps, for 3 steps up to step 33",) + (sight(lags(5, 6, 7)),) * 2,
-        ("entropy below 0.05 nats, for 2 steps up to step 32",) + (sight(entropies(0.01, 0.02)),) * 2,
-        ("loss or gradient was no number in 2 of the last 3 steps, step 32 the last",) + (sight([NAN, NAN, GOOD]),) * 2,
+        ("no step has ended for 900 s; 31 are done", snapshot([GOOD], 901.0), snapshot([GOOD], 4000.0)),
+        ("the oldest tokens lag more than 4 steps, for 3 steps up to step 33",) + (snapshot(lags(5, 6, 7)),) * 2,
+        ("entropy below 0.05 nats, for 2 steps up to step 32",) + (snapshot(entropies(0.01, 0.02)),) * 2,
+        ("loss or gradient was no number in 2 of the last 3 steps, step 32 the last",)
+        + (snapshot([NAN, NAN, GOOD]),) * 2,
     ):
         assert [each.message for each in find_alarms(run, first)] == [message]
         assert find_alarms(run, later) == find_alarms(run, first)
@@ -99,8 +104,8 @@ def test_what_is_watched_unless_it_is_said_otherwise(make_run: Callable[..., RLR
     """Standing still and NaN start anew; staleness warns beyond what the recipe promises; entropy is not watched."""
     run = make_run(recipe={"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}, "asynchrony": {"maxLag": 6}})
     ten = [{"lag": 7.0, "entropy": 0.0}] * VITAL_STEPS
-    assert [(each.rule, each.action) for each in find_alarms(run, sight(ten))] == [("Stale", "Warn")]
-    assert find_alarms(run, sight([{**ten[0], "lag": 6.0}] * VITAL_STEPS)) == ()
+    assert [(each.rule, each.action) for each in find_alarms(run, snapshot(ten))] == [("Stale", "Warn")]
+    assert find_alarms(run, snapshot([{**ten[0], "lag": 6.0}] * VITAL_STEPS)) == ()
     assert (run.spec.watchdog.no_step.action, run.spec.watchdog.non_finite.action) == ("Restart", "Restart")
 
 
@@ -116,8 +121,8 @@ def test_each_mode_promises_its_own_lag(
     make_run: Callable[..., RLRun], asynchrony: dict[str, Any], allowed: int
 ) -> None:
     run = make_run(recipe={"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}, "asynchrony": asynchrony})
-    assert find_alarms(run, sight(lags(*[allowed] * 5))) == ()
-    assert [each.rule for each in find_alarms(run, sight(lags(*[allowed + 1] * 5)))] == ["Stale"]
+    assert find_alarms(run, snapshot(lags(*[allowed] * 5))) == ()
+    assert [each.rule for each in find_alarms(run, snapshot(lags(*[allowed + 1] * 5)))] == ["Stale"]
 
 
 def test_a_step_may_take_what_its_deadlines_allow(make_run: Callable[..., RLRun]) -> None:
@@ -125,5 +130,5 @@ def test_a_step_may_take_what_its_deadlines_allow(make_run: Callable[..., RLRun]
     seconds = {"eval": 1000, "checkpoint": 200, "sync": 30, "generate": 5, "start": 7, "train": 4}
     run = make_run(deadlines={f"{name}Seconds": value for name, value in seconds.items()})
     assert longest_step_seconds(run) == 1481
-    assert find_alarms(run, sight([GOOD], 1481.0)) == ()
-    assert [each.rule for each in find_alarms(run, sight([GOOD], 1482.0))] == ["NoStep"]
+    assert find_alarms(run, snapshot([GOOD], 1481.0)) == ()
+    assert [each.rule for each in find_alarms(run, snapshot([GOOD], 1482.0))] == ["NoStep"]

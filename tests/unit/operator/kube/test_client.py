@@ -15,7 +15,7 @@ from scalerl_operator.kube.client import (
     PODS,
     RUNS,
     Connection,
-    Kube,
+    KubeClient,
     KubeError,
     KubeSilence,
     load_connection,
@@ -27,8 +27,8 @@ RUN: Json = {"metadata": {"name": "tiny", "namespace": "research"}, "spec": {}}
 HERE = "/apis/scalerl.io/v1alpha1/namespaces/research/rlruns"
 
 
-async def use(api: Any, act: Callable[[Kube], Any], **options: Any) -> Any:
-    kube = Kube(api.connection(), **options)
+async def use(api: Any, act: Callable[[KubeClient], Any], **options: Any) -> Any:
+    kube = KubeClient(api.connection(), **options)
     try:
         return await act(kube)
     finally:
@@ -70,7 +70,7 @@ def test_whose_an_object_is_is_asked_by_a_patch_that_changes_nothing(fake_api: A
     """Whoever may patch need not be let read."""
     counted: list[tuple[str, str]] = []
 
-    def check(kube: Kube) -> Any:
+    def check(kube: KubeClient) -> Any:
         return kube.check(PODS, "research", "p", {"/metadata/labels/a~1b": "c"})
 
     async def story() -> None:
@@ -180,7 +180,7 @@ def test_the_token_is_read_for_every_call(fake_api: Any) -> None:
 
     async def story() -> None:
         async with fake_api.serving({}) as api:
-            kube = Kube(api.connection(lambda: next(tokens)))
+            kube = KubeClient(api.connection(lambda: next(tokens)))
             for _ in range(3):
                 await kube.get(EVENTS, "research", "e")
             await kube.close()
@@ -197,7 +197,7 @@ def test_no_more_calls_at_a_time_than_agreed(fake_api: Any) -> None:
 
     async def story() -> None:
         async with fake_api.serving(slow) as api:
-            kube = Kube(api.connection(), parallel=2)
+            kube = KubeClient(api.connection(), parallel=2)
             await asyncio.gather(*(kube.get(PODS, "research", str(n)) for n in range(6)))
             await kube.close()
             assert (api.most, len(api.calls)) == (2, 6)
@@ -208,7 +208,7 @@ def test_no_more_calls_at_a_time_than_agreed(fake_api: Any) -> None:
 def test_a_log_comes_in_pieces(fake_api: Any) -> None:
     async def story() -> None:
         async with fake_api.serving(fake_api.stream(b"one\ntw", b"o\n")) as api:
-            kube = Kube(api.connection())
+            kube = KubeClient(api.connection())
             query = {"container": "runtime", "follow": "true"}
             read = kube.read_log("research", "tiny-trainer-0", query, silence_seconds=30.0)
             assert b"".join([piece async for piece in read]) == b"one\ntwo\n"
@@ -231,7 +231,7 @@ def test_a_log_that_falls_silent_is_told_from_one_that_ends(fake_api: Any) -> No
     async def story() -> None:
         hold = asyncio.Event()
         async with fake_api.serving(fake_api.stream(b"one\n", hold=hold), {"kind": "Pod"}) as api:
-            kube = Kube(api.connection(), parallel=1)
+            kube = KubeClient(api.connection(), parallel=1)
             pieces: list[bytes] = []
             with pytest.raises(KubeSilence):
                 await collect(kube.read_log("research", "p", {}, silence_seconds=2.0), pieces)
@@ -248,7 +248,7 @@ def test_a_log_that_is_refused_says_why(fake_api: Any) -> None:
 
     async def story() -> None:
         async with fake_api.serving(waiting) as api:
-            kube = Kube(api.connection())
+            kube = KubeClient(api.connection())
             with pytest.raises(KubeError, match="waiting to start") as caught:
                 await collect(kube.read_log("research", "p", {}, silence_seconds=30.0), [])
             assert caught.value.status == 400

@@ -1,4 +1,7 @@
-"""`scalerl run` end to end with a leader that trains nothing: processes, restarts, records, and what is left behind."""
+"""`scalerl run` end to end with a coordinator that trains nothing.
+
+Processes, restarts, records, and what is left behind.
+"""
 
 import json
 import os
@@ -19,10 +22,10 @@ import yaml
 from scalerl_api import RLRun, wire
 from scalerl_operator.decide.lifecycle import Done, Limits
 from scalerl_operator.local import run_folder as records
-from scalerl_operator.local.driver import World, drive, prepare_folder
+from scalerl_operator.local.driver import DriverDeps, drive, prepare_folder
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
-from scalerl_operator.render.text import View
+from scalerl_operator.render.text import ProgressView
 from scalerl_operator.run.observed import Attempt
 
 FAST = Limits(retries=1, exit_seconds=20.0)
@@ -33,10 +36,10 @@ BUDGET = {"steps": 50, "evalEverySteps": 10}
 class Recorder:
     """A display that remembers, and calls back at every look."""
 
-    on_update: Callable[[View], None] = lambda _: None
+    on_update: Callable[[ProgressView], None] = lambda _: None
     events: list[str] = field(default_factory=list)
 
-    def update(self, view: View) -> None:
+    def update(self, view: ProgressView) -> None:
         self.on_update(view)
 
     def event(self, text: str) -> None:
@@ -45,7 +48,7 @@ class Recorder:
 
 @dataclass
 class Stage:
-    """One folder and the scenario of the leaders in it."""
+    """One folder and the scenario of the coordinators in it."""
 
     folder: RunFolder
     command: list[str]
@@ -59,11 +62,11 @@ class Stage:
 
     def play(self, scenario: dict[str, object], *, resume: bool = False, **spec: object) -> Done:
         spec = {"budget": BUDGET, "failurePolicy": {"backoffSeconds": 0}, **spec}
-        self.monkeypatch.setenv("FAKE_LEADER", json.dumps(scenario))
+        self.monkeypatch.setenv("FAKE_COORDINATOR", json.dumps(scenario))
         run = self.make_run(**spec)
         with records.lock_folder(self.folder) as lock:
             prepare_folder(self.folder, run, yaml.safe_dump(self.document(**spec)), resume=resume)
-            world = World(
+            deps = DriverDeps(
                 self.interrupts,
                 now=self.now,
                 command=self.command,
@@ -71,7 +74,7 @@ class Stage:
                 poll_seconds=0.02,
                 inherit=(lock,),
             )
-            return drive(run, self.folder, self.recorder, world)
+            return drive(run, self.folder, self.recorder, deps)
 
     def steps(self) -> list[int]:
         return [point.step for point in records.load_evals(self.folder)]
@@ -101,15 +104,15 @@ def leftovers(folder: RunFolder) -> list[str]:
 @pytest.fixture
 def stage(
     tmp_path: Path,
-    fake_leader: list[str],
+    fake_coordinator: list[str],
     make_run: Callable[..., RLRun],
     document: Callable[..., dict[str, object]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
     folder = RunFolder(tmp_path / "run")
-    yield Stage(folder, fake_leader, make_run, document, monkeypatch)
+    yield Stage(folder, fake_coordinator, make_run, document, monkeypatch)
     assert leftovers(folder) == [], "every path leaves nothing alive"
-    assert not folder.token.exists(), "a token outlives no leader"
+    assert not folder.token.exists(), "a token outlives no coordinator"
 
 
 def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None:
@@ -128,12 +131,12 @@ def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None
 def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
     modes = []
 
-    def look(view: View) -> None:
+    def look(view: ProgressView) -> None:
         if view.progress is not None and not modes:
             modes.append(stat.S_IMODE(stage.folder.token.stat().st_mode))
             token = stage.folder.token.read_text()
             running = psutil.Process().children(recursive=True)
-            assert len(running) == 2, "warden and leader"
+            assert len(running) == 2, "warden and coordinator"
             assert all(token not in " ".join([*each.cmdline(), *each.environ().values()]) for each in running)
             stage.interrupts.press()
 
@@ -142,7 +145,7 @@ def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
     assert modes == [0o600]
 
 
-def test_a_killed_leader_is_restarted_from_its_checkpoint(stage: Stage) -> None:
+def test_a_killed_coordinator_is_restarted_from_its_checkpoint(stage: Stage) -> None:
     done = stage.play({"crash": {"1": [23, -9]}, "spawn": True, "torn": True})
     assert done.outcome == "Finished"
     first, second = stage.attempts()
@@ -152,15 +155,15 @@ def test_a_killed_leader_is_restarted_from_its_checkpoint(stage: Stage) -> None:
     assert [json.loads(line)["step"] for line in text if json.loads(line)["attempt"] == 2][0] == 21
 
 
-def test_a_restarted_leader_is_asked_for_its_points_from_the_first(stage: Stage) -> None:
+def test_a_restarted_coordinator_is_asked_for_its_points_from_the_first(stage: Stage) -> None:
     """Attempt 1 told points 0 to 2; attempt 2 goes on from step 15, where its point 2 is another one, of step 20."""
 
-    def press_when_told(view: View) -> None:
+    def press_when_told(view: ProgressView) -> None:
         if any(point.step == 20 and point.attempt == 2 for point in view.evals) and not stage.interrupts.count:
             stage.interrupts.press()
 
     stage.recorder.on_update = press_when_told
-    # Without the point the leader would wait at step 25 for ever.
+    # Without the point the coordinator would wait at step 25 for ever.
     done = stage.play({"crash": {"1": [23, 1]}, "told": True, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
     assert done.outcome == "Interrupted"
     assert [(point.step, point.attempt) for point in records.load_evals(stage.folder)] == [(0, 1), (10, 1), (20, 2)]
@@ -263,7 +266,7 @@ def test_an_observing_policy_is_said_and_ends_nothing(stage: Stage) -> None:
 
 
 def test_interrupt_once_saves_then_resume_goes_on(stage: Stage) -> None:
-    def press_once_at_25(view: View) -> None:
+    def press_once_at_25(view: ProgressView) -> None:
         if view.progress is not None and view.progress.step == 25 and not stage.interrupts.count:
             stage.interrupts.press()
 
@@ -277,14 +280,14 @@ def test_interrupt_once_saves_then_resume_goes_on(stage: Stage) -> None:
     assert [line.step for line in records.load_forecasts(stage.folder)] == [0, 10, 20, 30, 40, 50]
 
 
-def test_interrupt_twice_kills_a_deaf_leader(stage: Stage) -> None:
+def test_interrupt_twice_kills_a_deaf_coordinator(stage: Stage) -> None:
     stage.recorder.on_update = lambda view: stage.interrupts.press() if view.progress is not None else None
     done = stage.play({"hold": {"1": 5}, "deaf": True, "spawn": True})
     assert done.outcome == "Interrupted"
     assert stage.attempts()[0].exit_code == 137
 
 
-def test_a_deaf_leader_is_killed_after_its_grace(stage: Stage) -> None:
+def test_a_deaf_coordinator_is_killed_after_its_grace(stage: Stage) -> None:
     stage.limits, stage.now = Limits(exit_seconds=0.05), hasty_clock
     policy = {"name": "enough", "when": {"passRate": {"above": 0.1}}, "for": 1}
     deadlines = {"checkpointSeconds": 1}
@@ -303,7 +306,7 @@ def test_missed_polls_change_nothing(stage: Stage) -> None:
     assert len(stage.attempts()) == 1
 
 
-def test_a_leader_that_never_answers_is_ended_and_counted(stage: Stage) -> None:
+def test_a_coordinator_that_never_answers_is_ended_and_counted(stage: Stage) -> None:
     stage.limits, stage.now = Limits(exit_seconds=0.05), hasty_clock
     done = stage.play(
         {"silent": True, "hold": {"1": 5}}, deadlines={"startSeconds": 1}, failurePolicy={"maxRestarts": 0}
@@ -313,7 +316,7 @@ def test_a_leader_that_never_answers_is_ended_and_counted(stage: Stage) -> None:
 
 
 def test_an_error_in_the_driver_leaves_nothing(stage: Stage) -> None:
-    def fail(view: View) -> None:
+    def fail(view: ProgressView) -> None:
         if view.progress is not None:
             raise RuntimeError("display broke")
 
@@ -329,10 +332,10 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(document(budget=BUDGET)))
     code = (
-        "import sys; from scalerl_operator.cli.main import Machinery, main;"
-        f"sys.exit(main(sys.argv[1:], machinery=Machinery({stage.command!r}, 0.02)))"
+        "import sys; from scalerl_operator.cli.main import CliDeps, main;"
+        f"sys.exit(main(sys.argv[1:], machinery=CliDeps({stage.command!r}, 0.02)))"
     )
-    stage.monkeypatch.setenv("FAKE_LEADER", json.dumps({"hold": {"1": 25}, "spawn": True}))
+    stage.monkeypatch.setenv("FAKE_COORDINATOR", json.dumps({"hold": {"1": 25}, "spawn": True}))
     command = [sys.executable, "-c", code, "run", str(file), "--folder", str(stage.folder.path)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
@@ -353,8 +356,8 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     assert lost.checkpoint_step in range(20, 26), "the warden asked it to save, wherever it was on its way to 25"
 
 
-def test_environment_of_the_leader_names_places_and_no_secret(stage: Stage) -> None:
-    from scalerl_operator.local.leader_process import build_environment
+def test_environment_of_the_coordinator_names_places_and_no_secret(stage: Stage) -> None:
+    from scalerl_operator.local.coordinator_process import build_environment
 
     found = build_environment(stage.folder, 7, {"PATH": "/bin"})
     assert found[wire.ENV_ATTEMPT] == "7"

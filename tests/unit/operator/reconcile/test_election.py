@@ -2,15 +2,15 @@
 
 import pytest
 
-from scalerl_operator.reconcile.election import LeaseSeen, Terms, Watched, choose, is_valid, watch
+from scalerl_operator.reconcile.election import LeaseTimings, ObservedLease, Watched, choose, is_valid, watch
 
-TERMS = Terms(duration=10.0, renew=6.0, retry=2.0)
-THEIRS = LeaseSeen("other", "41")
+TERMS = LeaseTimings(duration=10.0, renew=6.0, retry=2.0)
+THEIRS = ObservedLease("other", "41")
 
 ROWS = [
     (Watched(None, 0.0), 1.0, "take", "there is no lease"),
-    (Watched(LeaseSeen("", "7"), 0.0), 1.0, "take", "it was released"),
-    (Watched(LeaseSeen("me", "7"), 0.0), 99.0, "renew", "it is ours, however old"),
+    (Watched(ObservedLease("", "7"), 0.0), 1.0, "take", "it was released"),
+    (Watched(ObservedLease("me", "7"), 0.0), 99.0, "renew", "it is ours, however old"),
     (Watched(THEIRS, 100.0), 109.9, "wait", "theirs, and it changed within its duration"),
     (Watched(THEIRS, 100.0), 110.0, "take", "theirs, and it has not changed for its whole duration"),
 ]
@@ -24,7 +24,7 @@ def test_what_to_do(watched: Watched, now: float, step: str) -> None:
 def test_only_a_change_begins_the_wait_anew() -> None:
     first = watch(Watched(), THEIRS, 5.0)
     assert watch(first, THEIRS, 9.0) == Watched(THEIRS, 5.0)
-    renewed = LeaseSeen("other", "42")
+    renewed = ObservedLease("other", "42")
     assert watch(first, renewed, 9.0) == Watched(renewed, 9.0)
     assert watch(first, None, 9.0) == Watched(None, 9.0)
 
@@ -37,6 +37,6 @@ def test_who_could_not_renew_stops_before_another_may_begin() -> None:
 
 def test_the_real_terms() -> None:
     """A renewal that is under way while the old one ends can take a retry: there is room for it. 20 s to take over."""
-    terms = Terms()
+    terms = LeaseTimings()
     assert terms.renew + terms.retry < terms.duration
     assert terms.duration + 2 * terms.retry < 20.0

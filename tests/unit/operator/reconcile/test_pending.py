@@ -7,19 +7,19 @@ import pytest
 
 from scalerl_api.status import AttemptStatus
 from scalerl_operator.reconcile.pending import describe_waits, pending_until
-from scalerl_operator.reconcile.snapshot import SeenPod
-from scalerl_operator.resources.names import Place
+from scalerl_operator.reconcile.snapshot import ObservedPod
+from scalerl_operator.resources.names import PodRole
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 FULL = "Unschedulable: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 
 
-def pod(place: str, waiting: str = "", **values: Any) -> SeenPod:
+def pod(place: str, waiting: str = "", **values: Any) -> ObservedPod:
     role, index = place.split("-")
     kind: Any = role
     attempt = 3 if role == "trainer" else None
-    return SeenPod(
-        run=("a", "b"), name=place, uid=place, owner="u", version=1, place=Place(kind, int(index)), attempt=attempt,
+    return ObservedPod(
+        run=("a", "b"), name=place, uid=place, owner="u", version=1, place=PodRole(kind, int(index)), attempt=attempt,
         created=NOW, waiting=waiting, **values,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Every decision about a run's pods, from written-down sights."""
+"""Every decision about a run's pods, from written-down snapshots."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ from scalerl_api.status import AttemptStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.reconcile.pod_plan import Change, Create, Delete, PodPlan, plan_pods
-from scalerl_operator.reconcile.snapshot import SeenPod, SeenRun, Sight, Told
-from scalerl_operator.resources.names import Place
-from scalerl_operator.run.observed import Judged
+from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
+from scalerl_operator.resources.names import PodRole
+from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.state import state_word
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -26,24 +26,24 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def pod(place: str, attempt: int | None = 4, **values: Any) -> SeenPod:
+def pod(place: str, attempt: int | None = 4, **values: Any) -> ObservedPod:
     """A pod that runs since 500 s, as `trainer-0` or `generator-2`."""
     role, index = place.split("-")
     given = {"phase": "Running", "ready": True, "ip": "10.9.8.7", "created": ago(510), "started": ago(500), **values}
     where: Any = role
-    return SeenPod(
+    return ObservedPod(
         run=("research", "tiny"),
         name=f"tiny-{place}",
         uid=f"uid-{place}",
         owner="5e7a",
         version=77,
-        place=Place(where, int(index)),
+        place=PodRole(where, int(index)),
         attempt=attempt if role == "trainer" else None,
         **given,
     )
 
 
-def ended(place: str, code: int, attempt: int = 4, **values: Any) -> SeenPod:
+def ended(place: str, code: int, attempt: int = 4, **values: Any) -> ObservedPod:
     return pod(place, attempt, **{"phase": "Succeeded" if code == 0 else "Failed", "exit_code": code, **values})
 
 
@@ -55,7 +55,7 @@ def attempt(number: int = 4, **values: Any) -> AttemptStatus:
 FRESH = attempt(started=None, seen=False)
 GENERATORS = (pod("generator-0"), pod("generator-1"), pod("generator-2"))
 ALL = (pod("trainer-0"), pod("trainer-1"), *GENERATORS)
-HEARD = Told(
+HEARD = PollResult(
     watched=ago(490),
     asked=True,
     attempt=4,
@@ -67,12 +67,15 @@ HEARD = Told(
 
 
 @pytest.fixture
-def sight(make_run: Callable[..., RLRun]) -> Callable[..., Sight]:
-    """A sight of a run with two trainers, three generators and 300 s to save."""
+def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
+    """A snapshot of a run with two trainers, three generators and 300 s to save."""
 
     def make(
-        pods: Sequence[SeenPod] = ALL, attempts: Sequence[AttemptStatus] = (attempt(),), told: Told = HEARD, **spec: Any
-    ) -> Sight:
+        pods: Sequence[ObservedPod] = ALL,
+        attempts: Sequence[AttemptStatus] = (attempt(),),
+        told: PollResult = HEARD,
+        **spec: Any,
+    ) -> Snapshot:
         given = {
             "trainer": {"replicas": 2, "gpusPerReplica": 0},
             "generator": {"minReplicas": 3, "maxReplicas": 3, "gpusPerReplica": 0},
@@ -80,7 +83,7 @@ def sight(make_run: Callable[..., RLRun]) -> Callable[..., Sight]:
             "failurePolicy": {"maxRestarts": 1},
         }
         run = make_run(**{**given, **spec})
-        seen = SeenRun(
+        seen = ObservedRun(
             key=("research", "tiny"),
             uid="5e7a",
             version=900,
@@ -92,7 +95,7 @@ def sight(make_run: Callable[..., RLRun]) -> Callable[..., Sight]:
             run=run,
             status=RLRunStatus(attempts=list(attempts)) if attempts else None,
         )
-        return Sight(seen, tuple(pods), told)
+        return Snapshot(seen, tuple(pods), told)
 
     return make
 
@@ -100,19 +103,19 @@ def sight(make_run: Callable[..., RLRun]) -> Callable[..., Sight]:
 def create(*places: str, number: int = 4) -> Changes:
     found = [place.split("-") for place in places]
     roles: Any = [(role, int(index)) for role, index in found]
-    return tuple(Create(Place(role, index), number) for role, index in roles)
+    return tuple(Create(PodRole(role, index), number) for role, index in roles)
 
 
 def delete(*places: str, now: bool = False) -> Changes:
     return tuple(Delete(f"tiny-{place}", f"uid-{place}", now) for place in places)
 
 
-def stopped(mode: str) -> Told:
+def stopped(mode: str) -> PollResult:
     found = {"policy": "flat", "mode": mode, "reason": "the gain left is 0.004"}
-    return replace(HEARD, judged=Judged(stop=StopStatus.model_validate(found)))
+    return replace(HEARD, judged=Assessment(stop=StopStatus.model_validate(found)))
 
 
-LEADER_GONE = (pod("trainer-1"), *GENERATORS)
+COORDINATOR_GONE = (pod("trainer-1"), *GENERATORS)
 FULL = "Unschedulable: 0/2 nodes are available"
 WAITING = (pod("trainer-0"), pod("trainer-1", phase="Pending", started=None, waiting=FULL), *GENERATORS)
 STILL = replace(HEARD, progress=HEARD.progress.model_copy(update={"still_seconds": 901.0}) if HEARD.progress else None)
@@ -125,16 +128,17 @@ DRAINED_MEMBER = (pod("trainer-0"), pod("trainer-1", deleting=NOW + timedelta(se
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
 
 ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
-    ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "told": Told()},
+    ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "told": PollResult()},
      create("trainer-1", "trainer-0", "generator-0", "generator-1", "generator-2", number=1), "Pending"),
-    ("members before the leader, so that a leader's pod says that the gang is whole",
-     {"pods": GENERATORS, "attempts": (FRESH,), "told": Told()}, create("trainer-1", "trainer-0"), "Pending"),
+    ("members before the coordinator, so that a coordinator's pod says that the gang is whole",
+     {"pods": GENERATORS, "attempts": (FRESH,), "told": PollResult()}, create("trainer-1", "trainer-0"), "Pending"),
     ("what was made before a crash of the operator is not made again",
-     {"pods": (pod("trainer-1"), *GENERATORS), "attempts": (FRESH,), "told": Told()}, create("trainer-0"), "Pending"),
+     {"pods": (pod("trainer-1"), *GENERATORS), "attempts": (FRESH,), "told": PollResult()},
+     create("trainer-0"), "Pending"),
     ("a healthy run is left alone", {}, (), "Training"),
-    ("a leader that this operator has not asked yet is not judged", {"told": Told()}, (), "-"),
-    ("a waiting leader has nothing to tell, and no deadline runs",
-     {"attempts": (attempt(started=None, created=ago(9000)),), "told": Told(),
+    ("a coordinator that this operator has not asked yet is not judged", {"told": PollResult()}, (), "-"),
+    ("a waiting coordinator has nothing to tell, and no deadline runs",
+     {"attempts": (attempt(started=None, created=ago(9000)),), "told": PollResult(),
       "pods": (pod("trainer-0", phase="Pending", started=None), pod("trainer-1"), *GENERATORS)}, (), "Pending"),
     ("a generator that is missing is made alone", {"pods": ALL[:-1]}, create("generator-2"), "Training"),
     ("a generator that was evicted goes, the trainers stay",
@@ -149,7 +153,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      create("generator-3", "generator-4"), "Training"),
     ("fewer trainers are for the next attempt", {"trainer": {"replicas": 1, "gpusPerReplica": 0}}, (), "Training"),
     ("more trainers are for the next attempt", {"trainer": {"replicas": 4, "gpusPerReplica": 0}}, (), "Training"),
-    ("a policy asks the leader alone: its members save with it", {"told": stopped("Enforce")}, delete("trainer-0"),
+    ("a policy asks the coordinator alone: its members save with it", {"told": stopped("Enforce")}, delete("trainer-0"),
      "Stopping"),
     ("an observing policy does nothing", {"told": stopped("Observe")}, (), "Training"),
     ("who was asked is not asked again",
@@ -160,11 +164,11 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("who takes longer than the checkpoint may is killed",
      {"attempts": (attempt(stop_cause="StoppedByPolicy", stop_time=ago(330)),)}, delete("trainer-0", now=True),
      "Stopping"),
-    ("suspended: the leader saves", {"suspend": True}, delete("trainer-0"), "Stopping"),
+    ("suspended: the coordinator saves", {"suspend": True}, delete("trainer-0"), "Stopping"),
     ("suspended and saved: all devices are free",
-     {"suspend": True, "attempts": (attempt(stop_cause="Suspended", stop_time=ago(9)),), "pods": LEADER_GONE},
+     {"suspend": True, "attempts": (attempt(stop_cause="Suspended", stop_time=ago(9)),), "pods": COORDINATOR_GONE},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Suspended"),
-    ("suspended before anything was made", {"suspend": True, "attempts": (), "pods": (), "told": Told()}, (),
+    ("suspended before anything was made", {"suspend": True, "attempts": (), "pods": (), "told": PollResult()}, (),
      "Suspended"),
     ("resumed: the next attempt, at once",
      {"attempts": (attempt(stop_cause="Suspended", stop_time=ago(9), ended=ago(1)),), "pods": ()},
@@ -174,17 +178,17 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("names are taken: no two attempts at once",
      {"attempts": (attempt(ended=ago(1), exit_code=1), attempt(5, started=None, seen=False)),
       "pods": (pod("trainer-1", deleting=NOW + timedelta(seconds=5)), *GENERATORS)}, (), "Pending"),
-    ("a second crash without a checkpoint: the budget of one is spent; the leader's log stays",
+    ("a second crash without a checkpoint: the budget of one is spent; the coordinator's log stays",
      {"pods": CRASHED, "attempts": (attempt(3, ended=ago(600), exit_code=1), attempt())},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "RestartsExhausted"),
     ("a lost node costs none: it backs off",
      {"pods": (ended("trainer-0", 137, lost=True), pod("trainer-1"), *GENERATORS),
       "attempts": (attempt(3, ended=ago(600), exit_code=1), attempt())}, delete("trainer-1"), "BackingOff"),
-    ("a leader that vanished was deleted by others: it backs off", {"pods": LEADER_GONE}, delete("trainer-1"),
+    ("a coordinator that vanished was deleted by others: it backs off", {"pods": COORDINATOR_GONE}, delete("trainer-1"),
      "BackingOff"),
-    ("a member that dies breaks the gang: the leader is ended", {"pods": BROKEN_MEMBER}, delete("trainer-0"),
+    ("a member that dies breaks the gang: the coordinator is ended", {"pods": BROKEN_MEMBER}, delete("trainer-0"),
      "Stopping"),
-    ("a member that is drained: the leader is asked, and may save", {"pods": DRAINED_MEMBER}, delete("trainer-0"),
+    ("a member that is drained: the coordinator is asked, and may save", {"pods": DRAINED_MEMBER}, delete("trainer-0"),
      "Stopping"),
     ("it is not hurried while the member serves",
      {"pods": (pod("trainer-0", deleting=NOW + timedelta(seconds=270)), *DRAINED_MEMBER[1:]),
@@ -195,7 +199,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("nor is there on a node that does not answer: no pod of it is ready",
      {"pods": (pod("trainer-0"), pod("trainer-1", ready=False, deleting=NOW + timedelta(seconds=270)), *GENERATORS),
       "attempts": (attempt(stop_cause="GangBroken", stop_time=ago(60)),)}, delete("trainer-0", now=True), "Stopping"),
-    ("a leader that answers and stands still is asked to save", {"told": STILL, **PATIENT}, delete("trainer-0"),
+    ("a coordinator that answers and stands still is asked to save", {"told": STILL, **PATIENT}, delete("trainer-0"),
      "Stopping"),
     ("as long as a step may take", {"told": STILL, "watchdog": {"noStep": {"seconds": 902}}}, (), "Training"),
     ("the watchdog's warning does nothing", {"told": STILL, "watchdog": {"noStep": {"seconds": 900, "action": "Warn"}}},
@@ -241,74 +245,76 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
 
 
 @pytest.mark.parametrize(("case", "changes", "state"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_what_a_run_needs(sight: Callable[..., Sight], case: dict[str, Any], changes: Changes, state: str) -> None:
-    plan = plan_pods(sight(**case), NOW, LIMITS)
+def test_what_a_run_needs(
+    snapshot: Callable[..., Snapshot], case: dict[str, Any], changes: Changes, state: str
+) -> None:
+    plan = plan_pods(snapshot(**case), NOW, LIMITS)
     assert plan.changes == changes
     assert (state_word(plan.status) if plan.status is not None else "-") == state
 
 
-def written(found: Sight, plan: PodPlan) -> Sight:
-    """The same sight after the plan's status was written."""
+def written(found: Snapshot, plan: PodPlan) -> Snapshot:
+    """The same snapshot after the plan's status was written."""
     assert plan.status is not None
     return replace(found, run=replace(found.run, status=plan.status))
 
 
 @pytest.mark.parametrize("case", [row[1] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_an_intention_is_written_once(sight: Callable[..., Sight], case: dict[str, Any]) -> None:
+def test_an_intention_is_written_once(snapshot: Callable[..., Snapshot], case: dict[str, Any]) -> None:
     """What is written down changes nothing in what is written next: an idle run is written once."""
-    first = sight(**case)
+    first = snapshot(**case)
     plan = plan_pods(first, NOW, LIMITS)
     if plan.status is not None:
         second = plan_pods(written(first, plan), NOW, LIMITS)
         assert second.status in (plan.status, None)
 
 
-def test_a_deleted_run_is_left_to_the_garbage_collector(sight: Callable[..., Sight]) -> None:
-    found = sight(attempts=(), pods=())
+def test_a_deleted_run_is_left_to_the_garbage_collector(snapshot: Callable[..., Snapshot]) -> None:
+    found = snapshot(attempts=(), pods=())
     assert plan_pods(replace(found, run=replace(found.run, deleting=True)), NOW, LIMITS) == PodPlan()
 
 
-def test_a_status_of_a_newer_operator_is_not_overwritten(sight: Callable[..., Sight]) -> None:
-    found = sight(attempts=(), pods=())
+def test_a_status_of_a_newer_operator_is_not_overwritten(snapshot: Callable[..., Snapshot]) -> None:
+    found = snapshot(attempts=(), pods=())
     assert plan_pods(replace(found, run=replace(found.run, is_status_foreign=True)), NOW, LIMITS) == PodPlan()
 
 
-def test_time_to_live(sight: Callable[..., Sight]) -> None:
-    done = sight(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'),))
+def test_time_to_live(snapshot: Callable[..., Snapshot]) -> None:
+    done = snapshot(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'),))
     over = written(done, plan_pods(done, NOW, LIMITS))
-    spec = sight(ttlSecondsAfterFinished=50).run.run
+    spec = snapshot(ttlSecondsAfterFinished=50).run.run
     over = replace(over, run=replace(over.run, run=spec))
     early, late = (plan_pods(over, NOW + timedelta(seconds=after), LIMITS) for after in (49, 50))
     assert (early.delete_run, early.until, early.changes) == (False, NOW + timedelta(seconds=50), ())
     assert late.delete_run
 
 
-def test_a_run_that_is_over_stays_over_and_is_not_written(sight: Callable[..., Sight]) -> None:
-    done = sight(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'), *ALL[1:]))
+def test_a_run_that_is_over_stays_over_and_is_not_written(snapshot: Callable[..., Snapshot]) -> None:
+    done = snapshot(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'), *ALL[1:]))
     over = written(done, plan_pods(done, NOW, LIMITS))
     again = plan_pods(over, NOW + timedelta(days=3), LIMITS)
     assert again.status is None
     assert again.changes == delete("trainer-1", "generator-0", "generator-1", "generator-2")
 
 
-def test_a_members_death_is_the_attempts_end(sight: Callable[..., Sight]) -> None:
+def test_a_members_death_is_the_attempts_end(snapshot: Callable[..., Snapshot]) -> None:
     """A member's own fault costs a restart, with its exit code; a lost member costs none."""
     asked = attempt(stop_cause="GangBroken", stop_time=ago(5))
     killed = ended("trainer-0", 137)
     for member, spent in ((ended("trainer-1", 139, reason="Error"), False), (ended("trainer-1", 137, lost=True), True)):
-        plan = plan_pods(sight(pods=(killed, member, *GENERATORS), attempts=(asked,)), NOW, LIMITS)
+        plan = plan_pods(snapshot(pods=(killed, member, *GENERATORS), attempts=(asked,)), NOW, LIMITS)
         assert plan.status is not None
         closed = plan.status.attempts[0]
         assert (closed.exit_code, closed.infrastructure) == (member.exit_code, spent)
 
 
-def test_the_last_words_are_kept(sight: Callable[..., Sight], point: Callable[..., EvalPoint]) -> None:
+def test_the_last_words_are_kept(snapshot: Callable[..., Snapshot], point: Callable[..., EvalPoint]) -> None:
     last = point(9, step=118, pass_rate=0.4375)
     words = f'{{"reason": "Failed", "step": 119, "checkpoint": {{"step": 110, "time": 1.5, "path": "/p"}}, "error": "no space", "lastEval": {last.model_dump_json(by_alias=True)}}}'  # noqa: E501
     pods = (ended("trainer-0", 1, last_words=words), *ALL[1:])
-    waits = plan_pods(sight(pods=pods), NOW, LIMITS)
+    waits = plan_pods(snapshot(pods=pods), NOW, LIMITS)
     assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
-    plan = plan_pods(sight(pods=pods, told=replace(HEARD, heard_out=True)), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=pods, told=replace(HEARD, heard_out=True)), NOW, LIMITS)
     assert plan.status is not None
     closed = plan.status.attempts[0]
     assert (closed.said, closed.step, closed.checkpoint_step, closed.error) == ("Failed", 119, 110, "no space")
@@ -343,27 +349,27 @@ ENDS: list[tuple[dict[str, Any], str | None, bool]] = [
         "nor a deletion by others",
         "nor a lost node",
         "nor a pod that vanished",
-        "a silent leader that we have deleted is its own",
-        "a silent leader whose node was lost is not",
+        "a silent coordinator that we have deleted is its own",
+        "a silent coordinator whose node was lost is not",
         "nor one that was evicted while it was silent",
         "the deletion is ours: it was asked for",
         "the watchdog's restart is the run's own",
     ],
 )
 def test_whose_fault_an_end_is(
-    sight: Callable[..., Sight], values: dict[str, Any], cause: str | None, spared: bool
+    snapshot: Callable[..., Snapshot], values: dict[str, Any], cause: str | None, spared: bool
 ) -> None:
     asked = attempt(stop_cause=cause, stop_time=ago(5)) if cause is not None else attempt()
-    plan = plan_pods(sight(pods=(pod("trainer-0", **values), *ALL[1:]), attempts=(asked,)), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=(pod("trainer-0", **values), *ALL[1:]), attempts=(asked,)), NOW, LIMITS)
     assert plan.status is not None
     assert plan.status.attempts[0].ended == NOW
     assert plan.status.attempts[0].infrastructure is spared
 
 
-def test_what_pods_wait_for_is_said(sight: Callable[..., Sight]) -> None:
+def test_what_pods_wait_for_is_said(snapshot: Callable[..., Snapshot]) -> None:
     unborn = attempt(started=None, seen=False, created=ago(40))
     pulls = pod("generator-1", phase="Pending", started=None, waiting="ImagePullBackOff")
-    found = sight(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), told=Told())
+    found = snapshot(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), told=PollResult())
     plan = plan_pods(found, NOW, LIMITS)
     assert plan.status is not None
     progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
@@ -376,7 +382,7 @@ def test_what_pods_wait_for_is_said(sight: Callable[..., Sight]) -> None:
     assert again.until is None, "nothing is new: nobody looks again"
 
 
-def test_a_generator_that_waits_is_named_beside_what_the_leader_does(sight: Callable[..., Sight]) -> None:
+def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapshot: Callable[..., Snapshot]) -> None:
     told = replace(
         HEARD,
         progress=Progress(
@@ -385,7 +391,7 @@ def test_a_generator_that_waits_is_named_beside_what_the_leader_does(sight: Call
         ),
     )  # fmt: skip
     crashing = pod("generator-2", started=None, waiting="CrashLoopBackOff: back-off 5m0s")
-    plan = plan_pods(sight(pods=(*ALL[:4], crashing), told=told), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=(*ALL[:4], crashing), told=told), NOW, LIMITS)
     assert plan.status is not None
     progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
     assert (progressing.reason, progressing.message) == (
@@ -394,67 +400,67 @@ def test_a_generator_that_waits_is_named_beside_what_the_leader_does(sight: Call
     )
 
 
-def test_a_leader_that_has_not_answered_is_not_said_to_train(sight: Callable[..., Sight]) -> None:
+def test_a_coordinator_that_has_not_answered_is_not_said_to_train(snapshot: Callable[..., Snapshot]) -> None:
     """It is asked from its pod's start on; until it answers only what the attempt before has reached is known."""
     before = attempt(3, started=ago(900), ended=ago(520), stop_cause="Suspended", said="Stopped", step=33, exit_code=0)
     assert HEARD.progress is not None
     earlier = HEARD.progress.model_copy(update={"attempt": 3, "generators_ready": 3})
     told = replace(HEARD, heard=None, progress=earlier)
-    status = plan_pods(sight(attempts=(before, attempt()), told=told), NOW, LIMITS).status
+    status = plan_pods(snapshot(attempts=(before, attempt()), told=told), NOW, LIMITS).status
     assert status is not None
     assert status.progress is not None
     assert (state_word(status), status.progress.step) == ("Starting", 33)
     assert [each.ready for each in status.roles] == [0, 0]
 
 
-def test_why_it_is_ended_is_written_with_the_intention(sight: Callable[..., Sight]) -> None:
-    pending = sight(pods=WAITING, deadlines={"checkpointSeconds": 300, "pendingSeconds": 510})
+def test_why_it_is_ended_is_written_with_the_intention(snapshot: Callable[..., Snapshot]) -> None:
+    pending = snapshot(pods=WAITING, deadlines={"checkpointSeconds": 300, "pendingSeconds": 510})
     for found, cause, message in (
-        (sight(told=STILL, **PATIENT), "WatchdogRestart", "NoStep: no step has ended for 900 s; 31 are done"),
+        (snapshot(told=STILL, **PATIENT), "WatchdogRestart", "NoStep: no step has ended for 900 s; 31 are done"),
         (pending, "PendingDeadline", f"1 of 2 trainer pods run; trainer-1: {FULL}"),
-        (sight(pods=BROKEN_MEMBER), "GangBroken", "trainer-1 is lost"),
+        (snapshot(pods=BROKEN_MEMBER), "GangBroken", "trainer-1 is lost"),
     ):
         plan = plan_pods(found, NOW, LIMITS)
         assert plan.status is not None
         assert (plan.status.attempts[-1].stop_cause, plan.status.attempts[-1].stop_message) == (cause, message)
 
 
-def test_a_rule_is_written_down_with_the_end_that_it_fits(sight: Callable[..., Sight]) -> None:
+def test_a_rule_is_written_down_with_the_end_that_it_fits(snapshot: Callable[..., Snapshot]) -> None:
     """Rules that are changed later do not change what an old end has cost."""
     rules = [{"name": "spot", "action": "Count", "onReasons": ["PreemptionByScheduler"]}]
     evicted = ended("trainer-0", 143, lost=True, reasons=frozenset({"Error", "PreemptionByScheduler"}))
-    found = sight(pods=(evicted, *ALL[1:]), failurePolicy={"maxRestarts": 1, "rules": rules})
+    found = snapshot(pods=(evicted, *ALL[1:]), failurePolicy={"maxRestarts": 1, "rules": rules})
     plan = plan_pods(found, NOW, LIMITS)
     assert plan.status is not None
     assert (plan.status.attempts[0].rule, plan.status.attempts[0].ruled) == ("spot", "Count")
     assert [each.number for each in plan.status.attempts] == [4, 5], "the first failure: at once"
     second = attempt(5, rule="spot", ruled="Count", infrastructure=True, ended=ago(1), exit_code=143)
-    later = sight(pods=(), attempts=(plan.status.attempts[0], second))  # no rule any more
+    later = snapshot(pods=(), attempts=(plan.status.attempts[0], second))  # no rule any more
     assert state_word(plan_pods(later, NOW, LIMITS).status) == "RestartsExhausted"
 
 
-def test_old_attempts_are_summed(sight: Callable[..., Sight]) -> None:
+def test_old_attempts_are_summed(snapshot: Callable[..., Snapshot]) -> None:
     old = [
         attempt(n, created=ago(5000), started=ago(5000 - n), ended=ago(4990 - n), infrastructure=True)
         for n in range(1, 11)
     ]
-    plan = plan_pods(sight(pods=(), attempts=old), NOW, replace(LIMITS, retries=99))
+    plan = plan_pods(snapshot(pods=(), attempts=old), NOW, replace(LIMITS, retries=99))
     assert plan.status is not None
     assert [each.number for each in plan.status.attempts] == list(range(2, 12))
     assert plan.status.earlier is not None
     assert (plan.status.earlier.active_seconds, plan.status.earlier.retries) == (10.0, 1)
 
 
-def test_when_to_look_again(sight: Callable[..., Sight]) -> None:
+def test_when_to_look_again(snapshot: Callable[..., Snapshot]) -> None:
     deadlines = {"activeSeconds": 560, "startSeconds": 1700, "checkpointSeconds": 300}
-    assert plan_pods(sight(deadlines=deadlines), NOW, LIMITS).until == NOW + timedelta(seconds=60)
-    assert plan_pods(sight(), NOW, LIMITS).until == NOW + timedelta(seconds=600)
+    assert plan_pods(snapshot(deadlines=deadlines), NOW, LIMITS).until == NOW + timedelta(seconds=60)
+    assert plan_pods(snapshot(), NOW, LIMITS).until == NOW + timedelta(seconds=600)
     lost = (ended("trainer-0", 137, lost=True), *GENERATORS)
-    assert plan_pods(sight(pods=lost), NOW, LIMITS).until == NOW + timedelta(seconds=10)
+    assert plan_pods(snapshot(pods=lost), NOW, LIMITS).until == NOW + timedelta(seconds=10)
     # Heard 2 s ago, 860 s after the last step: 900 s are over in 38 s, and a second later that is sure.
     standing = HEARD.progress.model_copy(update={"still_seconds": 860.0}) if HEARD.progress is not None else None
-    assert plan_pods(sight(told=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
+    assert plan_pods(snapshot(told=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
         NOW + timedelta(seconds=39)
     )
     short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}
-    assert plan_pods(sight(pods=WAITING, deadlines=short), NOW, LIMITS).until == NOW + timedelta(seconds=50)
+    assert plan_pods(snapshot(pods=WAITING, deadlines=short), NOW, LIMITS).until == NOW + timedelta(seconds=50)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from scalerl_operator.reconcile.pod_view import EventView, last_events, order_pods, parse_event, parse_pod
-from scalerl_operator.resources.names import Place, pod_labels
+from scalerl_operator.resources.names import PodRole, pod_labels
 
 Json = dict[str, Any]
 
 
-def pod(place: Place = Place("trainer", 0), run: str = "tiny", **parts: Any) -> Json:  # noqa: B008 # a value
+def pod(place: PodRole = PodRole("trainer", 0), run: str = "tiny", **parts: Any) -> Json:  # noqa: B008 # a value
     metadata = {
         "name": f"{run}-{place.hostname}",
         "uid": f"uid-{place.hostname}",
@@ -93,7 +93,7 @@ def test_a_pod_of_somebody_else_is_none() -> None:
 
 
 def test_pods_are_chosen_and_ordered() -> None:
-    places = [Place("generator", 10), Place("generator", 2), Place("trainer", 1), Place("trainer", 0)]
+    places = [PodRole("generator", 10), PodRole("generator", 2), PodRole("trainer", 1), PodRole("trainer", 0)]
     pods = [each for place in places if (each := parse_pod(pod(place))) is not None]
     pods += [each for each in [parse_pod(pod(run="other"))] if each is not None]
     names = [each.place.hostname for each in order_pods(pods, "tiny")]

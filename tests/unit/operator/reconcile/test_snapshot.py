@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.reconcile.snapshot import parse_last_words, parse_seen_pod, parse_seen_run
-from scalerl_operator.resources.names import Place
+from scalerl_operator.reconcile.snapshot import parse_last_words, parse_observed_pod, parse_observed_run
+from scalerl_operator.resources.names import PodRole
 
 METADATA = {
     "creationTimestamp": "2026-05-04T11:58:07Z",
@@ -28,7 +28,9 @@ def stored(document: Callable[..., dict[str, object]]) -> Callable[..., dict[str
 
 
 def test_a_run(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_seen_run(stored({"managedBy": "scalerl.io/operator"}, status={"attempt": 7, "observedGeneration": 2}))
+    seen = parse_observed_run(
+        stored({"managedBy": "scalerl.io/operator"}, status={"attempt": 7, "observedGeneration": 2})
+    )
     assert (seen.key, seen.uid, seen.version, seen.generation) == (("research", "tiny"), "9f", 812, 3)
     assert (seen.managed_by, seen.deleting) == ("scalerl.io/operator", False)
     assert seen.created == datetime(2026, 5, 4, 11, 58, 7, tzinfo=UTC)
@@ -41,32 +43,32 @@ def test_a_run(stored: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_a_run_that_is_deleted(stored: Callable[..., dict[str, Any]]) -> None:
-    assert parse_seen_run(stored(metadata={"deletionTimestamp": "2026-05-04T12:00:00Z"})).deleting
+    assert parse_observed_run(stored(metadata={"deletionTimestamp": "2026-05-04T12:00:00Z"})).deleting
 
 
 def test_a_run_that_cannot_be_understood_says_why(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_seen_run(stored({"budget": {"steps": 0}}))
+    seen = parse_observed_run(stored({"budget": {"steps": 0}}))
     assert seen.run is None
     assert [str(fault) for fault in seen.faults] == ["spec.budget.steps: 0, at least 1"]
 
 
 def test_a_template_that_is_refused_says_why(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_seen_run(stored({"trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "a"}}}}))
+    seen = parse_observed_run(stored({"trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "a"}}}}))
     assert seen.run is None
     assert seen.faults[0].path == "spec.trainer.template.spec.hostname"
 
 
 def test_what_a_newer_operator_added_is_passed_over(stored: Callable[..., dict[str, Any]]) -> None:
     attempt = {"number": 1, "replicas": 2, "created": "2026-05-04T12:00:00Z", "mood": "good"}
-    seen = parse_seen_run(stored(status={"attempt": 3, "weather": {"rain": True}, "attempts": [attempt]}))
+    seen = parse_observed_run(stored(status={"attempt": 3, "weather": {"rain": True}, "attempts": [attempt]}))
     assert seen.status is not None
     assert (seen.status.attempt, seen.status.attempts[0].replicas, seen.is_status_foreign) == (3, 2, False)
 
 
 def test_a_status_that_cannot_be_understood_is_not_taken_for_none(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_seen_run(stored(status={"conditions": [{"type": "Levitating"}]}))
+    seen = parse_observed_run(stored(status={"conditions": [{"type": "Levitating"}]}))
     assert (seen.status, seen.is_status_foreign) == (None, True)
-    assert not parse_seen_run(stored(status={})).is_status_foreign
+    assert not parse_observed_run(stored(status={})).is_status_foreign
 
 
 def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -93,16 +95,16 @@ def test_a_running_pod() -> None:
         "conditions": [{"type": "Ready", "status": "True"}],
         "containerStatuses": container(running={"startedAt": "2026-05-04T11:02:00Z"}),
     }
-    seen = parse_seen_pod(pod(status))
+    seen = parse_observed_pod(pod(status))
     assert seen is not None
-    assert (seen.run, seen.place, seen.attempt) == (("research", "tiny"), Place("trainer", 0), 5)
+    assert (seen.run, seen.place, seen.attempt) == (("research", "tiny"), PodRole("trainer", 0), 5)
     assert (seen.phase, seen.ip, seen.ready, seen.over, seen.lost) == ("Running", "10.1.2.3", True, False, False)
     assert seen.started == datetime(2026, 5, 4, 11, 2, tzinfo=UTC)
 
 
 def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
     ended = {"exitCode": 75, "startedAt": "2026-05-04T11:02:00Z", "reason": "Error", "message": '{"reason": "Retry"}'}
-    seen = parse_seen_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
+    seen = parse_observed_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
     assert seen is not None
     assert (seen.exit_code, seen.over, seen.ended, seen.reason) == (75, True, False, "Error")
     words = parse_last_words(seen)
@@ -113,7 +115,7 @@ def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
 def test_a_container_that_will_be_restarted_has_not_ended() -> None:
     ended = {"exitCode": 1, "startedAt": "2026-05-04T11:02:00Z"}
     found = pod({"phase": "Running", "containerStatuses": container(terminated=ended)})
-    seen = parse_seen_pod({**found, "spec": {"restartPolicy": "Always"}})
+    seen = parse_observed_pod({**found, "spec": {"restartPolicy": "Always"}})
     assert seen is not None
     assert (seen.exit_code, seen.over) == (None, False)
 
@@ -126,7 +128,7 @@ def test_a_container_that_will_be_restarted_has_not_ended() -> None:
     ],
 )
 def test_a_pod_that_kubernetes_ended(status: dict[str, Any]) -> None:
-    seen = parse_seen_pod(pod(status))
+    seen = parse_observed_pod(pod(status))
     assert seen is not None
     assert (seen.lost, seen.over, seen.exit_code) == (True, True, None)
 
@@ -151,7 +153,7 @@ REASONS = [
 
 @pytest.mark.parametrize(("status", "lost", "reasons"), [r[:3] for r in REASONS], ids=[r[3] for r in REASONS])
 def test_words_for_an_end(status: dict[str, Any], lost: bool, reasons: set[str]) -> None:
-    seen = parse_seen_pod(pod(status))
+    seen = parse_observed_pod(pod(status))
     assert seen is not None
     assert (seen.lost, seen.reasons) == (lost, reasons)
 
@@ -177,14 +179,14 @@ WAITS = [
 
 @pytest.mark.parametrize(("status", "waiting"), [r[:2] for r in WAITS], ids=[r[2] for r in WAITS])
 def test_what_a_pod_waits_for(status: dict[str, Any], waiting: str) -> None:
-    seen = parse_seen_pod(pod({"phase": "Pending", **status}))
+    seen = parse_observed_pod(pod({"phase": "Pending", **status}))
     assert seen is not None
     assert seen.waiting == waiting
 
 
 def test_conditions_are_kept_for_the_users_rules() -> None:
     conditions = [{"type": "example.com/XidError", "status": "True"}, {"type": "Ready", "status": "Unknown"}]
-    seen = parse_seen_pod(pod({"phase": "Running", "conditions": conditions}))
+    seen = parse_observed_pod(pod({"phase": "Running", "conditions": conditions}))
     assert seen is not None
     assert seen.conditions == {"example.com/XidError": "True", "Ready": "Unknown"}
 
@@ -192,27 +194,27 @@ def test_conditions_are_kept_for_the_users_rules() -> None:
 def test_a_run_that_only_one_machine_can_do_is_refused(stored: Callable[..., dict[str, Any]]) -> None:
     one = {"gpusPerReplica": 1}
     generator = {**one, "colocated": True, "gpuMemoryShare": 0.4}
-    seen = parse_seen_run(stored({"trainer": one, "generator": generator}))
+    seen = parse_observed_run(stored({"trainer": one, "generator": generator}))
     assert seen.run is None
     assert [each.path for each in seen.faults] == ["spec.generator.colocated"]
 
 
 def test_words_that_are_none() -> None:
     ended = {"exitCode": 137, "message": "Killed"}
-    seen = parse_seen_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
+    seen = parse_observed_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
     assert seen is not None
     assert parse_last_words(seen) is None
 
 
 def test_somebody_elses_pod() -> None:
-    assert parse_seen_pod(pod({}, labels={"app": "web"})) is None
+    assert parse_observed_pod(pod({}, labels={"app": "web"})) is None
 
 
 def test_a_pod_that_goes_and_one_that_is_gone() -> None:
-    leaving = parse_seen_pod(pod({"phase": "Running"}, deletionTimestamp="2026-05-04T11:09:00Z"))
+    leaving = parse_observed_pod(pod({"phase": "Running"}, deletionTimestamp="2026-05-04T11:09:00Z"))
     assert leaving is not None
     assert (leaving.deleting, leaving.over) == (datetime(2026, 5, 4, 11, 9, tzinfo=UTC), False)
-    gone = parse_seen_pod(pod({"phase": "Running"}), gone=True)
+    gone = parse_observed_pod(pod({"phase": "Running"}), gone=True)
     assert gone is not None
     assert gone.over
 
@@ -234,7 +236,7 @@ def test_a_pod_that_goes_and_one_that_is_gone() -> None:
 def test_a_pod_has_ended_before_the_kubelet_says_its_phase(
     why: str, others: list[dict[str, Any]], policy: str, silent: bool
 ) -> None:
-    """Else a leader's pod, which is kept for its log, would be deleted in that moment."""
+    """Else a coordinator's pod, which is kept for its log, would be deleted in that moment."""
     ended = {"name": "runtime", "state": {"terminated": {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z"}}}
     labels = {
         "scalerl.io/run": "tiny",
@@ -242,7 +244,7 @@ def test_a_pod_has_ended_before_the_kubelet_says_its_phase(
         "scalerl.io/index": "0",
         "scalerl.io/attempt": "1",
     }
-    pod = parse_seen_pod(
+    pod = parse_observed_pod(
         {
             "metadata": {
                 "namespace": "research",

@@ -12,7 +12,7 @@ from scalerl_operator.reconcile.stored_curve import (
     MAX_DOWNSTREAM,
     MAX_HELD_OUT,
     MAX_STEPS,
-    Curve,
+    StoredCurve,
     extend_curve,
     format_curve,
     parse_curve,
@@ -30,7 +30,7 @@ def record(step: int, **values: float) -> StepRecord:
 
 def test_a_short_run_is_kept_whole(finished_folder: RunFolder) -> None:
     evals, steps = records.load_evals(finished_folder), records.load_steps(finished_folder)
-    curve = extend_curve(Curve(), evals, steps[-1])
+    curve = extend_curve(StoredCurve(), evals, steps[-1])
     assert curve.evals == evals
     assert len(evals) == 75  # 3 sets at step 0, 10, .. 240
     assert not curve.is_full
@@ -38,13 +38,13 @@ def test_a_short_run_is_kept_whole(finished_folder: RunFolder) -> None:
 
 
 def test_a_step_keeps_what_a_report_draws_in_few_digits() -> None:
-    (kept,) = extend_curve(Curve(), [], record(7, grad_norm=123.456789)).steps
+    (kept,) = extend_curve(StoredCurve(), [], record(7, grad_norm=123.456789)).steps
     assert (kept.step, kept.reward, kept.compute_gpu_hours) == (7, 0.5, 1.75)
     assert kept.values == {"entropy": 0.12346, "grad_norm": 123.46}
 
 
 def test_a_later_attempt_replaces_what_it_measures_again(point: Point) -> None:
-    before = Curve((point(0), point(1), point(2)), (record(20),))
+    before = StoredCurve((point(0), point(1), point(2)), (record(20),))
     again = point(2, attempt=2, pass_rate=0.4)
     curve = extend_curve(before, [again], record(20, entropy=0.5))
     assert curve.evals == (point(0), point(1), again)
@@ -54,7 +54,7 @@ def test_a_later_attempt_replaces_what_it_measures_again(point: Point) -> None:
 @pytest.mark.parametrize("downstream", [0, 1, 20])
 def test_the_largest_curve_fits_into_a_config_map(point: Point, downstream: int) -> None:
     """Of more evaluations than are kept, of as many sets as there can be, with long names: far below 1 MB."""
-    curve = Curve()
+    curve = StoredCurve()
     names = ["held_out", *(f"{'d' * 50}{number}" for number in range(downstream))]
     exact: dict[str, Any] = {"pass_rate": 1 / 3, "mean_tokens": 1e5 / 7, "entropy": 1 / 7, "compute_gpu_hours": 1e5 / 7}
     counts = {name: MAX_HELD_OUT + 50 if name == "held_out" else MAX_DOWNSTREAM // downstream + 5 for name in names}
@@ -94,5 +94,5 @@ def test_little_is_not_thinned() -> None:
 def test_what_a_newer_operator_added_is_passed_over_and_what_is_torn_is_left_out(point: Point) -> None:
     line = point(3).model_dump_json(by_alias=True)
     text = line[:-1] + ', "novel": 1}\n' + line[:20] + "\n"
-    assert parse_curve({"evals.jsonl": text}) == Curve((point(3),))
-    assert parse_curve({}) == Curve()
+    assert parse_curve({"evals.jsonl": text}) == StoredCurve((point(3),))
+    assert parse_curve({}) == StoredCurve()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scalerl_api.wire import PORT_HTTP, PORT_RAY_GCS
-from scalerl_operator.resources.names import Place, pod_labels, selector
+from scalerl_operator.resources.names import PodRole, pod_labels, selector
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation, build_network_spec
 
 Json = dict[str, Any]
@@ -38,10 +38,10 @@ class Pod:
 
 
 Peer = Pod | str  # or an address outside
-LEADER = Pod(HERE, pod_labels("tiny", Place("trainer", 0), 1))
-GENERATOR = Pod(HERE, pod_labels("tiny", Place("generator", 4), None))
-STRANGER = Pod(HERE, pod_labels("tiny-2", Place("generator", 0), None))
-NAMESAKE = Pod(OTHER, pod_labels("tiny", Place("trainer", 0), 1))
+COORDINATOR = Pod(HERE, pod_labels("tiny", PodRole("trainer", 0), 1))
+GENERATOR = Pod(HERE, pod_labels("tiny", PodRole("generator", 4), None))
+STRANGER = Pod(HERE, pod_labels("tiny-2", PodRole("generator", 0), None))
+NAMESAKE = Pod(OTHER, pod_labels("tiny", PodRole("trainer", 0), 1))
 PROMETHEUS = Pod(MONITORING, {"app": "prometheus"})
 GRAFANA = Pod(MONITORING, {"app": "grafana"})
 THE_OPERATOR = Pod(OPERATOR, {"app": "operator"})
@@ -82,15 +82,15 @@ def allows(spec: Json, way: str, peer: Peer, port: int, protocol: str = "TCP") -
 SPEC = build_network_spec("tiny", ISOLATION)
 RULES: list[tuple[str, Peer, int, str, bool, str]] = [
     ("ingress", GENERATOR, PORT_RAY_GCS, "TCP", True, "Ray, from a pod of the run"),
-    ("ingress", LEADER, 45123, "TCP", True, "gloo, whose port the kernel chose"),
+    ("ingress", COORDINATOR, 45123, "TCP", True, "gloo, whose port the kernel chose"),
     ("ingress", STRANGER, PORT_RAY_GCS, "TCP", False, "Ray, from another run"),
-    ("ingress", STRANGER, PORT_HTTP, "TCP", False, "the leader's HTTP, from another run"),
+    ("ingress", STRANGER, PORT_HTTP, "TCP", False, "the coordinator's HTTP, from another run"),
     ("ingress", NAMESAKE, PORT_RAY_GCS, "TCP", False, "Ray, from a run of the same name in another namespace"),
-    ("ingress", THE_OPERATOR, PORT_HTTP, "TCP", True, "the leader's HTTP, from the operator"),
+    ("ingress", THE_OPERATOR, PORT_HTTP, "TCP", True, "the coordinator's HTTP, from the operator"),
     ("ingress", THE_OPERATOR, PORT_RAY_GCS, "TCP", False, "Ray, from the operator"),
-    ("ingress", PROMETHEUS, PORT_HTTP, "TCP", True, "the leader's HTTP, from Prometheus"),
-    ("ingress", GRAFANA, PORT_HTTP, "TCP", False, "the leader's HTTP, from Prometheus' neighbour"),
-    ("ingress", "10.2.3.4", PORT_HTTP, "TCP", False, "the leader's HTTP, from outside"),
+    ("ingress", PROMETHEUS, PORT_HTTP, "TCP", True, "the coordinator's HTTP, from Prometheus"),
+    ("ingress", GRAFANA, PORT_HTTP, "TCP", False, "the coordinator's HTTP, from Prometheus' neighbour"),
+    ("ingress", "10.2.3.4", PORT_HTTP, "TCP", False, "the coordinator's HTTP, from outside"),
     ("egress", GENERATOR, 45123, "TCP", True, "to a pod of the run"),
     ("egress", STRANGER, PORT_RAY_GCS, "TCP", False, "to another run"),
     ("egress", Pod("kube-system", {"k8s-app": "kube-dns"}), 53, "UDP", True, "DNS"),
@@ -110,7 +110,7 @@ def test_traffic(way: str, peer: Peer, port: int, protocol: str, wanted: bool) -
 
 def test_it_is_about_all_pods_of_the_run_and_no_other() -> None:
     assert SPEC["podSelector"] == {"matchLabels": selector("tiny")}
-    assert chooses(SPEC["podSelector"], LEADER.labels)
+    assert chooses(SPEC["podSelector"], COORDINATOR.labels)
     assert chooses(SPEC["podSelector"], GENERATOR.labels)
     assert not chooses(SPEC["podSelector"], STRANGER.labels)
     assert SPEC["policyTypes"] == ["Ingress", "Egress"], "what is not listed is denied, both ways"
@@ -121,7 +121,7 @@ def test_nothing_named_is_nothing_allowed() -> None:
     spec = build_network_spec("tiny", Isolation((), ()))
     assert not allows(spec, "ingress", THE_OPERATOR, PORT_HTTP)
     assert not allows(spec, "egress", "151.101.1.1", 443)
-    assert allows(spec, "egress", LEADER, 45123)
+    assert allows(spec, "egress", COORDINATOR, 45123)
 
 
 WRONG = [

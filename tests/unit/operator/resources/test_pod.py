@@ -20,7 +20,7 @@ from scalerl_api.wire import (
     PORTS_RAY_WORKERS,
 )
 from scalerl_operator.decide.lifecycle import Limits
-from scalerl_operator.resources.names import Place, claim_name, pod_name
+from scalerl_operator.resources.names import PodRole, claim_name, pod_name
 from scalerl_operator.resources.network_policy import Isolation
 from scalerl_operator.resources.owner import Owner, PodOptions, build_annotations
 from scalerl_operator.resources.pod import build_pod, check_pods
@@ -73,16 +73,16 @@ def dump(value: object) -> str:
     return yaml.safe_dump(value, sort_keys=False, width=120)
 
 
-def test_the_leaders_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
-    golden("pod_leader.yaml", dump(build_pod(owner(), Place("trainer", 0), 12, OPTIONS)))
+def test_the_coordinators_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
+    golden("pod_coordinator.yaml", dump(build_pod(owner(), PodRole("trainer", 0), 12, OPTIONS)))
 
 
 def test_a_members_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
-    golden("pod_member.yaml", dump(build_pod(owner(), Place("trainer", 3), 12, OPTIONS)))
+    golden("pod_member.yaml", dump(build_pod(owner(), PodRole("trainer", 3), 12, OPTIONS)))
 
 
 def test_a_generators_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
-    golden("pod_generator.yaml", dump(build_pod(owner(), Place("generator", 4), 12, OPTIONS)))
+    golden("pod_generator.yaml", dump(build_pod(owner(), PodRole("generator", 4), 12, OPTIONS)))
 
 
 def test_what_the_pods_share(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
@@ -100,19 +100,19 @@ def test_a_claim_is_made_where_none_is_named_and_nobody_owns_it(owner: Callable[
         "resources": {"requests": {"storage": "73Gi"}},
         "storageClassName": "nfs",
     }
-    pod = build_pod(found, Place("generator", 0), 1, OPTIONS)
+    pod = build_pod(found, PodRole("generator", 0), 1, OPTIONS)
     volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
     assert volumes["scalerl-run"]["persistentVolumeClaim"] == {"claimName": "qwen-math-checkpoints"}
 
 
 def test_a_run_on_the_cpu_asks_for_no_gpu(owner: Callable[..., Owner]) -> None:
     found = owner(trainer={"replicas": 4, "gpusPerReplica": 0}, generator={"gpusPerReplica": 0})
-    for place in (Place("trainer", 0), Place("generator", 0)):
+    for place in (PodRole("trainer", 0), PodRole("generator", 0)):
         assert "nvidia.com/gpu" not in dump(build_pod(found, place, 1, OPTIONS))
 
 
 def test_no_secret_is_in_a_pod(owner: Callable[..., Owner]) -> None:
-    for place in (Place("trainer", 0), Place("trainer", 1), Place("generator", 0)):
+    for place in (PodRole("trainer", 0), PodRole("trainer", 1), PodRole("generator", 0)):
         assert "s3cret" not in dump(build_pod(owner(), place, 1, OPTIONS))
 
 
@@ -132,12 +132,12 @@ def test_every_port_has_one_user() -> None:
 
 
 def test_the_kubelets_patience_is_the_plans(owner: Callable[..., Owner]) -> None:
-    pod = build_pod(owner(), Place("trainer", 0), 1, PodOptions("image", Limits().exit_seconds))
+    pod = build_pod(owner(), PodRole("trainer", 0), 1, PodOptions("image", Limits().exit_seconds))
     assert pod["spec"]["terminationGracePeriodSeconds"] == 307 + Limits().exit_seconds
 
 
 def test_the_longest_name_still_fits() -> None:
-    place = Place("generator", 4095)
+    place = PodRole("generator", 4095)
     assert len(place.hostname) <= 63
     assert len(pod_name("x" * 52, place)) <= 253
 
@@ -173,7 +173,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
      "spec.containers[0].env[1].name: RAY_AUTH_TOKEN_PATH, names under RAY_AUTH_ are the operator's"),
     ("a token of the user's own", {"spec": {"containers": [{"name": "runtime", "env": [{"name": "RAY_AUTH_TOKEN"}]}]}},
      "spec.containers[0].env[0].name: RAY_AUTH_TOKEN, names under RAY_AUTH_ are the operator's"),
-    ("the name of the leader's port",
+    ("the name of the coordinator's port",
      {"spec": {"containers": [{"name": "runtime", "ports": [{"name": "http", "containerPort": 9100}]}]}},
      "spec.containers[0].ports[0].name: http, the operator's name for port 8480"),
     ("a port without a number", {"spec": {"containers": [{"name": "runtime", "ports": [{"name": "a"}]}]}},
@@ -208,7 +208,7 @@ def test_a_user_may_command_a_container_of_his_own(make_run: Callable[..., RLRun
 
 
 def test_ports_are_told_apart_by_number_and_protocol(owner: Callable[..., Owner]) -> None:
-    """A port need not have a name; the leader's own comes first, and may be written down once more."""
+    """A port need not have a name; the coordinator's own comes first, and may be written down once more."""
     given = [
         {"containerPort": 9100},
         {"containerPort": 9200},
@@ -219,7 +219,7 @@ def test_ports_are_told_apart_by_number_and_protocol(owner: Callable[..., Owner]
     template = {"spec": {"containers": [{"name": "runtime", "ports": given}]}}
     found = owner(trainer={"replicas": 4, "gpusPerReplica": 2, "template": template})
     assert check_pods(found.run) == []
-    (container,) = build_pod(found, Place("trainer", 0), 12, OPTIONS)["spec"]["containers"]
+    (container,) = build_pod(found, PodRole("trainer", 0), 12, OPTIONS)["spec"]["containers"]
     assert container["ports"] == [
         {"name": "http", "containerPort": 8480, "protocol": "TCP", "hostPort": 18480},
         {"containerPort": 9100},

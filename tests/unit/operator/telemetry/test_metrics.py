@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.decide.curve_samples import GRID_POINTS, Band, Trace
-from scalerl_operator.reconcile.snapshot import Key, Told
-from scalerl_operator.run.observed import Judged
-from scalerl_operator.telemetry.metrics import Gauges, document
+from scalerl_operator.decide.curve_samples import GRID_POINTS, Band, CurveSamples
+from scalerl_operator.reconcile.snapshot import Key, PollResult
+from scalerl_operator.run.observed import Assessment
+from scalerl_operator.telemetry.metrics import OperatorMetrics, document
 
 KEY = ("research", "tiny")
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
@@ -31,7 +31,7 @@ FORECAST = ForecastStatus(
     high=0.64,
 )
 BAND = Band(0.25, 0.5, 0.45, 0.56)
-TRACE = Trace(BAND, tuple(Band(0.1 * i, 0.3 + 0.01 * i, 0.2, 0.7) for i in range(GRID_POINTS)), 1.75)
+TRACE = CurveSamples(BAND, tuple(Band(0.1 * i, 0.3 + 0.01 * i, 0.2, 0.7) for i in range(GRID_POINTS)), 1.75)
 
 
 def progress(**values: object) -> Progress:
@@ -50,7 +50,7 @@ def status(word: str = "Training", over: str = "", **values: object) -> RLRunSta
     return RLRunStatus.model_validate({"conditions": conditions, "attempt": 2, **values})
 
 
-def samples(gauges: Gauges) -> dict[str, float]:
+def samples(gauges: OperatorMetrics) -> dict[str, float]:
     """`name{labels}` without the run's own labels -> value, of the runs' metrics."""
     found = {}
     for family in text_string_to_metric_families(gauges.render().decode()):
@@ -63,15 +63,15 @@ def samples(gauges: Gauges) -> dict[str, float]:
 
 
 @pytest.fixture
-def gauges() -> Gauges:
-    found = Gauges()
+def gauges() -> OperatorMetrics:
+    found = OperatorMetrics()
     found.set_leading(True)
     return found
 
 
-def test_everything_that_is_known_of_a_training_run(gauges: Gauges, point: Point) -> None:
+def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, point: Point) -> None:
     evals = (point(0), point(1, pass_rate=0.44), point(2, dataset="sums", pass_rate=0.9))
-    told = Told(progress=progress(), evals=evals, eta_seconds=77.0, judged=Judged(FORECAST), trace=TRACE)
+    told = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, judged=Assessment(FORECAST), trace=TRACE)
     gauges.show_run(KEY, status(), told)
     found = samples(gauges)
     grid = {name: value for name, value in found.items() if name.startswith("curve_")}
@@ -102,10 +102,10 @@ def test_everything_that_is_known_of_a_training_run(gauges: Gauges, point: Point
     assert (grid["curve_low{point=00}"], grid["curve_high{point=00}"]) == (0.2, 0.7)
 
 
-def test_a_run_has_a_bounded_number_of_series_however_long_it_trains(gauges: Gauges, point: Point) -> None:
+def test_a_run_has_a_bounded_number_of_series_however_long_it_trains(gauges: OperatorMetrics, point: Point) -> None:
     def count(evals: int) -> int:
-        told = Told(
-            progress=progress(), evals=tuple(map(point, range(evals))), eta_seconds=1.0, judged=Judged(FORECAST)
+        told = PollResult(
+            progress=progress(), evals=tuple(map(point, range(evals))), eta_seconds=1.0, judged=Assessment(FORECAST)
         )
         gauges.show_run(KEY, status(), told)
         return len(samples(gauges))
@@ -113,76 +113,79 @@ def test_a_run_has_a_bounded_number_of_series_however_long_it_trains(gauges: Gau
     assert count(2) == count(500)
 
 
-def test_one_state_at_a_time(gauges: Gauges) -> None:
+def test_one_state_at_a_time(gauges: OperatorMetrics) -> None:
     for word in ("Starting", "Training", "BackingOff"):
-        gauges.show_run(KEY, status(word), Told())
+        gauges.show_run(KEY, status(word), PollResult())
     assert [name for name in samples(gauges) if name.startswith("state")] == ["state{state=BackingOff}"]
 
 
-def test_a_run_that_nobody_has_looked_at_is_pending(gauges: Gauges) -> None:
-    gauges.show_run(KEY, None, Told())
+def test_a_run_that_nobody_has_looked_at_is_pending(gauges: OperatorMetrics) -> None:
+    gauges.show_run(KEY, None, PollResult())
     assert samples(gauges) == {"state{state=Pending}": 1.0}
 
 
-def test_an_operator_that_has_heard_nothing_yet_shows_what_is_written(gauges: Gauges) -> None:
-    """After a restart, and of runs whose leaders are gone."""
+def test_an_operator_that_has_heard_nothing_yet_shows_what_is_written(gauges: OperatorMetrics) -> None:
+    """After a restart, and of runs whose coordinators are gone."""
     written = status(
         "Suspended",
         progress=ProgressStatus(phase="Suspended", step=30, version=30, pass_rate=0.4, compute_gpu_hours=0.3),
         cost=CostStatus(gpu_seconds={"trainer": 50.0}, idle_fraction={}),
         forecast=FORECAST,
     )
-    gauges.show_run(KEY, written, Told())
+    gauges.show_run(KEY, written, PollResult())
     found = samples(gauges)
     assert (found["step"], found["pass_rate"], found["compute_gpu_hours"]) == (30.0, 0.4, 0.3)
     assert (found["ceiling"], found["gpu_seconds{role=trainer}"]) == (0.61, 50.0)
 
 
-def test_no_gpu_second_is_counted_twice(gauges: Gauges) -> None:
-    """Written by the operator before, and told again by the same leader; and a leader that has lost a step's."""
+def test_no_gpu_second_is_counted_twice(gauges: OperatorMetrics) -> None:
+    """Written by the operator before, and told again by the same coordinator.
+
+    And a coordinator that has lost a step's.
+    """
     written = status(cost=CostStatus(gpu_seconds={"trainer": 120.0, "generator": 250.0}, idle_fraction={}))
-    gauges.show_run(KEY, written, Told(progress=progress()))
+    gauges.show_run(KEY, written, PollResult(progress=progress()))
     found = samples(gauges)
     assert (found["gpu_seconds{role=trainer}"], found["gpu_seconds{role=generator}"]) == (120.0, 300.0)
 
 
-def test_of_a_run_that_is_over_the_last_words_count(gauges: Gauges, point: Point) -> None:
+def test_of_a_run_that_is_over_the_last_words_count(gauges: OperatorMetrics, point: Point) -> None:
     last = ProgressStatus(phase="Finished", step=44, version=44, pass_rate=0.5, compute_gpu_hours=0.6)
-    told = Told(progress=progress(), evals=(point(0, pass_rate=0.4),), eta_seconds=3.0)
+    told = PollResult(progress=progress(), evals=(point(0, pass_rate=0.4),), eta_seconds=3.0)
     gauges.show_run(KEY, status("Finished", "Complete", progress=last), told)
     found = samples(gauges)
     assert (found["step"], found["pass_rate"], found["compute_gpu_hours"]) == (44.0, 0.5, 0.6)
     assert "eta_seconds" not in found
 
 
-def test_saved_gpu_hours_name_the_policy_and_whether_it_ended_the_run(gauges: Gauges) -> None:
+def test_saved_gpu_hours_name_the_policy_and_whether_it_ended_the_run(gauges: OperatorMetrics) -> None:
     for mode in ("Observe", "Enforce"):
         stop = StopStatus.model_validate({"policy": "flat", "mode": mode, "reason": "r", "saved_gpu_hours": 12.5})
-        gauges.show_run(KEY, status(stop=stop), Told())
+        gauges.show_run(KEY, status(stop=stop), PollResult())
         assert samples(gauges)[f"saved_gpu_hours{{mode={mode},policy=flat}}"] == 12.5
-    gauges.show_run(KEY, status(), Told())
+    gauges.show_run(KEY, status(), PollResult())
     assert not [name for name in samples(gauges) if name.startswith("saved")]
 
 
-def test_a_refused_forecast_shows_no_number_to_believe(gauges: Gauges) -> None:
+def test_a_refused_forecast_shows_no_number_to_believe(gauges: OperatorMetrics) -> None:
     refused = FORECAST.model_copy(update={"verdict": "NotIdentified"})
-    gauges.show_run(KEY, status(forecast=FORECAST), Told(judged=Judged(refused)))
+    gauges.show_run(KEY, status(forecast=FORECAST), PollResult(judged=Assessment(refused)))
     found = samples(gauges)
     assert found["verdict{verdict=NotIdentified}"] == 1.0
     assert not [name for name in found if name.startswith(("ceiling", "predicted", "verdict{verdict=W"))]
 
 
-def test_what_a_leader_tells_between_passes_is_shown_at_once(gauges: Gauges) -> None:
-    gauges.show_run(KEY, status(), Told(progress=progress()))
-    gauges.show_told(KEY, Told(progress=progress(step=42, compute_gpu_hours=0.51)))
+def test_what_a_coordinator_tells_between_passes_is_shown_at_once(gauges: OperatorMetrics) -> None:
+    gauges.show_run(KEY, status(), PollResult(progress=progress()))
+    gauges.show_told(KEY, PollResult(progress=progress(step=42, compute_gpu_hours=0.51)))
     found = samples(gauges)
     assert (found["step"], found["compute_gpu_hours"], found["state{state=Training}"]) == (42.0, 0.51, 1.0)
 
 
-def test_a_deleted_run_leaves_no_series(gauges: Gauges) -> None:
+def test_a_deleted_run_leaves_no_series(gauges: OperatorMetrics) -> None:
     other: Key = ("research", "other")
-    gauges.show_run(other, status(), Told(trace=TRACE))
-    gauges.show_run(KEY, status(), Told(progress=progress(), trace=TRACE))
+    gauges.show_run(other, status(), PollResult(trace=TRACE))
+    gauges.show_run(KEY, status(), PollResult(progress=progress(), trace=TRACE))
     gauges.forget_run(other)
     samples(gauges)  # asserts that no other run is there
     gauges.forget_run(KEY)
@@ -190,8 +193,8 @@ def test_a_deleted_run_leaves_no_series(gauges: Gauges) -> None:
     assert samples(gauges) == {}
 
 
-def test_only_the_leader_shows_runs(gauges: Gauges) -> None:
-    gauges.show_run(KEY, status(), Told())
+def test_only_the_coordinator_shows_runs(gauges: OperatorMetrics) -> None:
+    gauges.show_run(KEY, status(), PollResult())
     gauges.set_leading(False)
     assert samples(gauges) == {}
     assert b"scalerl_operator_leader 0.0" in gauges.render()
@@ -200,7 +203,7 @@ def test_only_the_leader_shows_runs(gauges: Gauges) -> None:
     assert b"scalerl_operator_leader 1.0" in gauges.render()
 
 
-def test_what_alerts_rate_is_there_from_0_on(gauges: Gauges) -> None:
+def test_what_alerts_rate_is_there_from_0_on(gauges: OperatorMetrics) -> None:
     text = gauges.render().decode()
     for series in (
         'reconcile_total{result="error"}',

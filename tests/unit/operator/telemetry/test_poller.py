@@ -1,4 +1,4 @@
-"""The poller: what it remembers of leaders, over restarts of theirs, with leaders that are functions."""
+"""The poller: what it remembers of coordinators, over restarts of theirs, with coordinators that are functions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,11 +10,11 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
-from scalerl_operator.reconcile.cache import Store
-from scalerl_operator.reconcile.snapshot import Key, SeenPod, SeenRun, Told
-from scalerl_operator.resources.names import Place
-from scalerl_operator.telemetry.metrics import Gauges
-from scalerl_operator.telemetry.poller import MISSES, Leaders, Means
+from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.snapshot import Key, ObservedPod, ObservedRun, PollResult
+from scalerl_operator.resources.names import PodRole
+from scalerl_operator.telemetry.metrics import OperatorMetrics
+from scalerl_operator.telemetry.poller import MISSES, PollerDeps, ProgressPoller
 from scalerl_operator.telemetry.progress_client import TelemetryError
 from scalerl_operator.telemetry.promql import Question, Reading
 
@@ -24,23 +24,26 @@ KEY = ("research", "tiny")
 
 
 class World:
-    """A store with one run and its leader, who answers what `answer` says; and a Prometheus, if `reading` is set."""
+    """A store with one run and its coordinator, who answers what `answer` says.
+
+    And a Prometheus, if `reading` is set.
+    """
 
     def __init__(self, run: RLRun):
-        self.store, self.gauges, self.now = Store(), Gauges(), NOW
+        self.store, self.gauges, self.now = InformerCache(), OperatorMetrics(), NOW
         self.gauges.set_leading(True)
         self.questions: list[Question] = []
         self.reading: Callable[[Question], Reading] = lambda _question: Reading()
         self.asked: list[tuple[str, str, int]] = []
         self.dirty: list[Key] = []
         self.answer: Callable[[int], Progress] = lambda _since: progress()
-        self.run = SeenRun(KEY, "u1", 1, 1, "scalerl.io/operator", False, {}, {}, run, created=CREATED)
+        self.run = ObservedRun(KEY, "u1", 1, 1, "scalerl.io/operator", False, {}, {}, run, created=CREATED)
         self.store.put_run(self.run)
         self.begin(with_prometheus=False)
 
     def begin(self, *, with_prometheus: bool) -> None:
         """Start the operator anew."""
-        means = Means(
+        deps = PollerDeps(
             now=lambda: self.now,
             token=lambda uid: f"token of {uid}",
             dirty=self.dirty.append,
@@ -49,7 +52,7 @@ class World:
             read=self._read if with_prometheus else None,
             read_seconds=0.02,
         )
-        self.leaders = Leaders(self.store, self.gauges, means)
+        self.coordinators = ProgressPoller(self.store, self.gauges, deps)
 
     def _read(self, question: Question) -> Reading:
         self.questions.append(question)
@@ -62,20 +65,20 @@ class World:
     def place(self, attempt: int, **values: Any) -> None:
         given: dict[str, Any] = {"ip": "10.9.8.7", "started": NOW, "created": NOW, "owner": "u1", **values}
         given = {"version": 10 * attempt, **given}
-        pod = SeenPod(KEY, "tiny-trainer-0", f"p{attempt}", place=Place("trainer", 0), attempt=attempt, **given)
+        pod = ObservedPod(KEY, "tiny-trainer-0", f"p{attempt}", place=PodRole("trainer", 0), attempt=attempt, **given)
         self.store.put_pod(pod)
 
     @property
-    def told(self) -> Told:
-        return self.leaders.told(self.run)
+    def told(self) -> PollResult:
+        return self.coordinators.told(self.run)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        polling = asyncio.create_task(self.leaders.poll_forever())
+        polling = asyncio.create_task(self.coordinators.poll_forever())
         async with asyncio.timeout(60.0):
             while not holds():
                 await asyncio.sleep(0.005)
         polling.cancel()
-        await asyncio.gather(polling, *self.leaders._tasks, return_exceptions=True)
+        await asyncio.gather(polling, *self.coordinators._tasks, return_exceptions=True)
 
 
 def silent(_since: int) -> Progress:
@@ -107,8 +110,8 @@ def play(story: Awaitable[None]) -> None:
     asyncio.run(whole())
 
 
-def test_a_leader_is_asked_at_its_pod_with_its_runs_token(world: World) -> None:
-    assert world.told == Told()
+def test_a_coordinator_is_asked_at_its_pod_with_its_runs_token(world: World) -> None:
+    assert world.told == PollResult()
     world.place(1)
     play(world.until(lambda: world.told.asked))
     assert world.asked[0] == ("10.9.8.7:8480", "token of u1", 0)
@@ -125,7 +128,7 @@ def test_an_address_of_ipv6_is_put_in_brackets(world: World) -> None:
     assert world.asked[0][0] == "[fd00::7]:8480"
 
 
-def test_a_leader_that_does_not_answer_was_asked(world: World) -> None:
+def test_a_coordinator_that_does_not_answer_was_asked(world: World) -> None:
     world.answer = silent
     world.place(1)
     play(world.until(lambda: len(world.asked) > 2))
@@ -156,11 +159,14 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
     assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
     world.place(2, version=20)
     play(world.until(lambda: world.told.attempt == 2))
-    assert not world.told.heard_out, "another leader, other words"
+    assert not world.told.heard_out, "another coordinator, other words"
 
 
 def test_last_words_alone_are_not_judged(world: World, point: Callable[..., EvalPoint]) -> None:
-    """Of an operator that has started anew, whose leader ended before its first answer: the points before are lost."""
+    """Of an operator that has started anew, whose coordinator ended before its first answer.
+
+    The points before are lost.
+    """
     world.answer = silent
     world.place(1)
     play(world.until(lambda: world.told.asked))
@@ -170,13 +176,13 @@ def test_last_words_alone_are_not_judged(world: World, point: Callable[..., Eval
     assert (world.told.evals, world.told.judged) == ((), None)
 
 
-def test_an_operator_that_never_saw_a_leader_run_judges_no_last_words(world: World) -> None:
+def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(world: World) -> None:
     world.place(1, phase="Succeeded", exit_code=0, last_words='{"reason": "Finished"}')
-    play(world.until(lambda: world.leaders._tasks == set()))
-    assert world.told == Told()
+    play(world.until(lambda: world.coordinators._tasks == set()))
+    assert world.told == PollResult()
 
 
-def test_a_new_leader_counts_its_points_by_its_own_numbers(world: World, point: Callable[..., EvalPoint]) -> None:
+def test_a_new_coordinator_counts_its_points_by_its_own_numbers(world: World, point: Callable[..., EvalPoint]) -> None:
     old = (point(0), point(1), point(2))
     world.answer = lambda since: progress(evals=old[since:])
     world.place(1)
@@ -220,7 +226,7 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
 def test_a_run_of_the_same_name_is_another(world: World) -> None:
     world.place(1)
     play(world.until(lambda: world.told.asked))
-    assert world.leaders.told(replace(world.run, uid="u2")) == Told()
+    assert world.coordinators.told(replace(world.run, uid="u2")) == PollResult()
 
 
 def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
@@ -241,24 +247,25 @@ def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
 def test_what_is_forgotten_leaves_no_series(world: World) -> None:
     world.place(1)
     play(world.until(lambda: b'scalerl_run_step{namespace="research",run="tiny"} 7.0' in world.gauges.render()))
-    world.leaders.forget(KEY)
-    assert world.told == Told()
+    world.coordinators.forget(KEY)
+    assert world.told == PollResult()
     assert b'run="tiny"' not in world.gauges.render()
 
 
-def test_a_run_that_is_deleted_while_its_leader_is_asked_leaves_no_series(world: World) -> None:
+def test_a_run_that_is_deleted_while_its_coordinator_is_asked_leaves_no_series(world: World) -> None:
     def answer(_since: int) -> Progress:
         world.store.drop_run(world.run)
-        world.leaders.forget(KEY)
+        world.coordinators.forget(KEY)
         return progress()
 
     world.answer = answer
     world.place(1)
-    play(world.until(lambda: bool(world.asked) and not world.leaders._tasks))
+    play(world.until(lambda: bool(world.asked) and not world.coordinators._tasks))
     assert b'run="tiny"' not in world.gauges.render()
 
 
-# -- a Prometheus server beside the leaders ----------------------------------------------------------------------------
+# -- a Prometheus server beside the coordinators
+# ----------------------------------------------------------------------------
 
 Point = Callable[..., EvalPoint]
 
@@ -270,7 +277,7 @@ def test_without_a_server_nobody_else_is_asked(world: World) -> None:
     assert world.questions == []
 
 
-def test_the_server_is_asked_only_about_a_leader_that_does_not_answer(world: World) -> None:
+def test_the_server_is_asked_only_about_a_coordinator_that_does_not_answer(world: World) -> None:
     world.begin(with_prometheus=True)
     world.place(1)
     play(world.until(lambda: len(world.asked) > 2 * MISSES))
@@ -296,7 +303,7 @@ def test_answers_between_misses_begin_the_count_anew(world: World) -> None:
 
 
 def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
-    """The leader is out of reach for evaluations 2 to 4; Prometheus has them; then it answers again."""
+    """The coordinator is out of reach for evaluations 2 to 4; Prometheus has them; then it answers again."""
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(6))
     world.begin(with_prometheus=True)
     world.answer = lambda since: progress(evals=points[:2][since:])
@@ -309,10 +316,10 @@ def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
     world.asked.clear()
     world.answer = lambda since: progress(evals=points[since:])
     play(world.until(lambda: len(world.told.evals) == 6))
-    assert world.asked[0][2] == 2, "what a leader has not told itself is asked of it"
+    assert world.asked[0][2] == 2, "what a coordinator has not told itself is asked of it"
 
 
-def test_a_restart_of_the_operator_loses_no_eval_point_while_the_leader_is_out_of_reach(
+def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_out_of_reach(
     world: World, point: Point
 ) -> None:
     points = tuple(point(index) for index in range(4))
@@ -338,7 +345,7 @@ def test_what_was_read_is_not_read_again(world: World) -> None:
     assert world.questions[0].since == CREATED
 
 
-def test_a_restart_of_the_leader_counts_the_surviving_points(world: World, point: Point) -> None:
+def test_a_restart_of_the_coordinator_counts_the_surviving_points(world: World, point: Point) -> None:
     """Step 20 was lost with attempt 1 and measured again by attempt 2: one point of a step, the later attempt's."""
     world.begin(with_prometheus=True)
     world.answer = silent
@@ -349,7 +356,7 @@ def test_a_restart_of_the_leader_counts_the_surviving_points(world: World, point
     assert world.told.evals[-1].pass_rate == 0.5
 
 
-def test_a_leader_that_is_scraped_is_alive_though_it_does_not_answer(world: World) -> None:
+def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world: World) -> None:
     """`heard` by the age on the server's clock: the operator's own may be hours away from it."""
     world.begin(with_prometheus=True)
     world.answer = silent
@@ -373,7 +380,7 @@ def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
     assert (world.told.progress.step, world.told.heard) == (60, NOW)
 
 
-def test_what_no_metric_says_is_kept_of_the_same_leaders_answers(world: World) -> None:
+def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: World) -> None:
     saved = Checkpoint(step=40, time=1.0, path="/somewhere")
     world.begin(with_prometheus=True)
     world.answer = lambda _since: progress(step=50).model_copy(update={"checkpoint": saved})

@@ -42,7 +42,7 @@ BAD = [
     ("the token is refused", 401, b"", "HTTP 401, 200 is needed"),
     ("the body is cut", 200, PROGRESS.model_dump_json().encode()[:-9], "not a Progress"),
     ("the body is something else", 200, b"<html>", "not a Progress"),
-    ("the leader is unwell", 503, b"wait", "HTTP 503"),
+    ("the coordinator is unwell", 503, b"wait", "HTTP 503"),
 ]
 
 
@@ -75,7 +75,10 @@ DRIPS = [
 
 @pytest.mark.parametrize("head", [row[1] for row in DRIPS], ids=[row[0] for row in DRIPS])
 def test_somebody_who_never_comes_to_an_end(drip: Callable[[bytes], int], head: bytes) -> None:
-    """Each byte comes in time; all of them together do not. There are few askers: such leaders would hold them all."""
+    """Each byte comes in time.
+
+    All of them together do not. There are few askers: such coordinators would hold them all.
+    """
     with pytest.raises(TelemetryError, match="TimeoutError"):
         fetch_progress(f"127.0.0.1:{drip(head)}", "t", 0, timeout_seconds=0.3)
 

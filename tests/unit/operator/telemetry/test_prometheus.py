@@ -14,7 +14,7 @@ import pytest
 
 from scalerl_operator.cli.parser import build_parser
 from scalerl_operator.telemetry.progress_client import TelemetryError
-from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 from scalerl_operator.telemetry.promql import Question
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ def scraped(query: str) -> tuple[int, bytes]:
 
 def test_a_reading_is_three_questions_on_one_connection(serve: Serve) -> None:
     url, asked = serve(scraped)
-    reading = fetch_reading(Server(url + "/prom"), QUESTION)
+    reading = fetch_reading(PrometheusClient(url + "/prom"), QUESTION)
     assert [point.step for point in reading.evals] == [3]
     assert reading.progress is not None
     assert (reading.progress.step, reading.age_seconds) == (12, 7.5)
@@ -76,16 +76,16 @@ def test_a_reading_is_three_questions_on_one_connection(serve: Serve) -> None:
     assert "time" not in asked[1][1], "the server's own clock says how old a sample is"
 
 
-def test_points_without_a_leader_that_is_scraped(serve: Serve) -> None:
+def test_points_without_a_coordinator_that_is_scraped(serve: Serve) -> None:
     url, _ = serve(lambda query: scraped(query) if query.startswith("last_over_time") else (200, vector()))
-    reading = fetch_reading(Server(url), QUESTION)
+    reading = fetch_reading(PrometheusClient(url), QUESTION)
     assert (len(reading.evals), reading.progress) == (1, None)
 
 
 def test_the_token_is_read_anew_for_every_reading(serve: Serve, tmp_path: Path) -> None:
     url, asked = serve(scraped)
     file = tmp_path / "token"
-    server = Server(url, token_file=file)
+    server = PrometheusClient(url, token_file=file)
     for token in ("first", "second"):
         file.write_text(token + "\n")
         fetch_reading(server, QUESTION)
@@ -105,25 +105,25 @@ def test_a_bad_answer_is_no_reading(serve: Serve, tmp_path: Path, code: int, bod
     url, _ = serve(lambda _query: (code, body))
     (tmp_path / "token").write_text("s3cret")
     with pytest.raises(TelemetryError, match=message) as caught:
-        fetch_reading(Server(url, token_file=tmp_path / "token"), QUESTION)
+        fetch_reading(PrometheusClient(url, token_file=tmp_path / "token"), QUESTION)
     assert "s3cret" not in str(caught.value)
 
 
 def test_a_token_file_that_is_missing_is_no_reading(tmp_path: Path) -> None:
     with pytest.raises(TelemetryError, match="FileNotFoundError"):
-        fetch_reading(Server("http://127.0.0.1:1", token_file=tmp_path / "none"), QUESTION)
+        fetch_reading(PrometheusClient("http://127.0.0.1:1", token_file=tmp_path / "none"), QUESTION)
 
 
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(TelemetryError, match="ConnectionRefusedError"):
-        fetch_reading(Server(f"http://127.0.0.1:{port}"), QUESTION)
+        fetch_reading(PrometheusClient(f"http://127.0.0.1:{port}"), QUESTION)
 
 
 def test_somebody_who_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", answer_seconds=0.05)
+        server = PrometheusClient(f"http://127.0.0.1:{listener.getsockname()[1]}", answer_seconds=0.05)
         with pytest.raises(TelemetryError, match="TimeoutError"):
             fetch_reading(server, QUESTION)
 
@@ -131,7 +131,7 @@ def test_somebody_who_says_nothing() -> None:
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"HTTP/1.1 200"])
 def test_somebody_who_never_comes_to_an_end(drip: Callable[[bytes], int], head: bytes) -> None:
     """Each byte comes in time; all of them together do not."""
-    server = Server(f"http://127.0.0.1:{drip(head)}", answer_seconds=1.0)
+    server = PrometheusClient(f"http://127.0.0.1:{drip(head)}", answer_seconds=1.0)
     with pytest.raises(TelemetryError, match="TimeoutError"):
         fetch_reading(server, QUESTION)
 

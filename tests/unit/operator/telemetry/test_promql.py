@@ -84,7 +84,7 @@ def test_a_broken_point_is_left_out_alone(change: Callable[[Series], Series | No
     assert [each.index for each in read_evals([each for each in found if each is not None])] == [0]
 
 
-def test_progress_is_what_the_leader_would_have_told() -> None:
+def test_progress_is_what_the_coordinator_would_have_told() -> None:
     publisher = Publisher()
     publisher.choose("phase", "evaluating")
     publisher.set({"step": 90.0, "version": 89.0, "compute_gpu_hours": 0.25, "generators_ready": 3.0})
@@ -105,7 +105,7 @@ def test_progress_is_what_the_leader_would_have_told() -> None:
     assert (told.evals, told.checkpoint) == ([], None)
 
 
-def test_no_progress_of_a_leader_that_is_not_scraped() -> None:
+def test_no_progress_of_a_coordinator_that_is_not_scraped() -> None:
     assert read_progress(QUESTION, [], 1.0) is None
 
 

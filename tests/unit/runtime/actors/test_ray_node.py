@@ -11,15 +11,17 @@ import yaml
 
 from scalerl_api import RLRun, parse_run
 from scalerl_runtime.actors.options import Environment
-from scalerl_runtime.actors.ray_node import Seat, build_node_command, is_needed, leave_last_words, serve
+from scalerl_runtime.actors.ray_node import NodeRole, build_node_command, is_needed, leave_last_words, serve
 
 ROOT = Path(__file__).parents[4]
 VARIABLES = {
     "SCALERL_ROLE": "trainer",
-    "SCALERL_LEADER": "trainer-0.qwen.research.svc",
+    "SCALERL_COORDINATOR": "trainer-0.qwen.research.svc",
     "SCALERL_POD_IP": "10.4.5.6",
 }
-SEAT = Seat(role="generator", leader="trainer-0.qwen.research.svc", address="10.4.5.6", places=3, save_seconds=0.0)
+SEAT = NodeRole(
+    role="generator", coordinator="trainer-0.qwen.research.svc", address="10.4.5.6", places=3, save_seconds=0.0
+)
 MEMBER = replace(SEAT, role="trainer", save_seconds=307.0)
 
 
@@ -33,19 +35,19 @@ def run() -> RLRun:
 
 
 def test_a_trainers_pod_has_room_for_its_ranks_and_a_generators_for_one_engine(run: RLRun) -> None:
-    seat = Seat.parse(VARIABLES, run)
-    assert (seat.role, seat.leader, seat.address, seat.places) == (
+    seat = NodeRole.parse(VARIABLES, run)
+    assert (seat.role, seat.coordinator, seat.address, seat.places) == (
         "trainer",
         "trainer-0.qwen.research.svc",
         "10.4.5.6",
         4,
     )
-    assert Seat.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).places == 1
+    assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).places == 1
 
 
 def test_a_trainers_pod_stays_as_long_as_a_checkpoint_may_take_and_a_generators_not_at_all(run: RLRun) -> None:
-    assert Seat.parse(VARIABLES, run).save_seconds == 307
-    assert Seat.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).save_seconds == 0
+    assert NodeRole.parse(VARIABLES, run).save_seconds == 307
+    assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).save_seconds == 0
 
 
 NEEDED = [
@@ -59,7 +61,7 @@ NEEDED = [
 
 
 @pytest.mark.parametrize(("seat", "told", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED])
-def test_who_still_serves_when_told_to_end(seat: Seat, told: float, misses: int, needed: bool) -> None:
+def test_who_still_serves_when_told_to_end(seat: NodeRole, told: float, misses: int, needed: bool) -> None:
     assert is_needed(seat, told_seconds=told, misses=misses) is needed
 
 
@@ -72,7 +74,7 @@ def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
     return look
 
 
-def served(seat: Seat, program: str, answers: list[bool], *, probe_seconds: float) -> int:
+def served(seat: NodeRole, program: str, answers: list[bool], *, probe_seconds: float) -> int:
     """The exit code of a node that runs `program` in a pod that has been told to end."""
 
     async def run() -> int:
@@ -85,7 +87,7 @@ def served(seat: Seat, program: str, answers: list[bool], *, probe_seconds: floa
 
 
 def test_a_member_serves_until_the_head_is_gone() -> None:
-    """A deleted run's pods are all told to end at once, and the leader's last checkpoint needs every trainer."""
+    """A deleted run's pods are all told to end at once, and the coordinator's last checkpoint needs every trainer."""
     answers = [True, True, False, True, False, False, False]
     assert served(MEMBER, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
     assert answers == []
@@ -103,7 +105,7 @@ def test_a_member_whose_node_ends_by_itself_waits_for_nobody() -> None:
 
 def test_what_is_missing_is_named(run: RLRun) -> None:
     with pytest.raises(KeyError, match="SCALERL_POD_IP"):
-        Seat.parse({key: value for key, value in VARIABLES.items() if key != "SCALERL_POD_IP"}, run)
+        NodeRole.parse({key: value for key, value in VARIABLES.items() if key != "SCALERL_POD_IP"}, run)
 
 
 def test_no_port_is_left_to_chance() -> None:
@@ -153,7 +155,7 @@ def test_no_words_and_no_place_are_no_fault(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
-def test_the_leader_joins_a_cluster_only_where_there_is_one(tmp_path: Path) -> None:
+def test_the_coordinator_joins_a_cluster_only_where_there_is_one(tmp_path: Path) -> None:
     base = {name: str(tmp_path) for name in ("SCALERL_SPEC", "SCALERL_FOLDER", "SCALERL_TOKEN_FILE")}
     base["SCALERL_TERMINATION_FILE"] = str(tmp_path / "t")
     assert Environment.parse(base).cluster is None

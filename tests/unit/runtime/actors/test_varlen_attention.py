@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from scalerl_runtime.actors.varlen_attention import (
     ATTENTION_NAME,
-    Bucket,
+    LengthBucket,
     attend_row,
     forward_hidden,
     plan_row,
@@ -95,13 +95,13 @@ def _attend_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("lengths", "buckets"),
     [
-        ([3], [Bucket(1, 3)]),
-        ([5, 8, 4], [Bucket(3, 8)]),  # 4 is just half of 8
-        ([5, 8, 3], [Bucket(2, 8), Bucket(1, 3)]),  # 3 is less
-        ([100, 2, 50, 1, 49], [Bucket(2, 100), Bucket(1, 49), Bucket(2, 2)]),
+        ([3], [LengthBucket(1, 3)]),
+        ([5, 8, 4], [LengthBucket(3, 8)]),  # 4 is just half of 8
+        ([5, 8, 3], [LengthBucket(2, 8), LengthBucket(1, 3)]),  # 3 is less
+        ([100, 2, 50, 1, 49], [LengthBucket(2, 100), LengthBucket(1, 49), LengthBucket(2, 2)]),
     ],
 )
-def test_sequences_of_similar_length_share_a_bucket(lengths: list[int], buckets: list[Bucket]) -> None:
+def test_sequences_of_similar_length_share_a_bucket(lengths: list[int], buckets: list[LengthBucket]) -> None:
     row = plan_row(_cu_seqlens(lengths))
     assert list(row.buckets) == buckets
     assert row.max_length == max(lengths)

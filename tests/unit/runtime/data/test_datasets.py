@@ -345,9 +345,11 @@ def test_too_many_held_out_prompts_are_the_specs_fault(tmp_path, texts, held_out
 
 
 def test_entries_that_cannot_be_stored_are_refused():
-    from scalerl_runtime.data.prompts import Entry, build_entry_answer
+    from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 
     with pytest.raises(ValueError, match="cannot be stored"):
-        build_entry_answer(Entry("t", {}, {"x": SimpleNamespace()}))
-    entry = Entry("t", {"size_max": 3}, {"answer": "1", "metadata": {"pair": (1, 2), "by": {3: "c"}, "set": {4}}})
+        build_entry_answer(GeneratedRecord("t", {}, {"x": SimpleNamespace()}))
+    entry = GeneratedRecord(
+        "t", {"size_max": 3}, {"answer": "1", "metadata": {"pair": (1, 2), "by": {3: "c"}, "set": {4}}}
+    )
     assert parse_entry_answer(build_entry_answer(entry)) == entry, "tuples, integer keys and sets come back as such"

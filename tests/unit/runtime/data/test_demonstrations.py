@@ -7,7 +7,7 @@ import pytest
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.data.demonstrations import DemonstrationSource, build_completion, load_demonstrations
-from scalerl_runtime.data.prompts import Entry, build_entry_answer
+from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.types import Prompt
 
@@ -48,7 +48,7 @@ def chain_prompt(index: int, first: int, second: int) -> Prompt:
     text = f"{first} + {second} ="
     record = {"question": text, "answer": str(first + second), "metadata": {"expression": f"{first} + {second}"}}
     tokens = np.array(TOKENIZER(text)["input_ids"], dtype=np.int32)
-    return Prompt(index, text, tokens, build_entry_answer(Entry("chain_sum", {}, record)))
+    return Prompt(index, text, tokens, build_entry_answer(GeneratedRecord("chain_sum", {}, record)))
 
 
 def make_data(*, held_out: tuple[Prompt, ...] = (), downstream: tuple[Prompt, ...] = ()) -> Data:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from scalerl_api.rlrun import DataSpec
-from scalerl_runtime.data.prompts import Entry, Row, build_entry_answer, encode, parse_entry_answer, render_rows
+from scalerl_runtime.data.prompts import (
+    GeneratedRecord,
+    Row,
+    build_entry_answer,
+    encode,
+    parse_entry_answer,
+    render_rows,
+)
 from scalerl_runtime.data.scratch_model import build_tokenizer
 
 
@@ -74,7 +81,7 @@ def test_a_character_that_the_tokenizer_does_not_know_is_a_fault():
 
 def test_an_entry_is_stored_as_a_literal_inside_json():
     """JSON alone would make the tuple a list and the key a string; scorers tell them apart."""
-    entry = Entry("gcd", {"max_value": 12}, {"answer": "6", "metadata": {"pair": (12, 18), 3: [None, True]}})
+    entry = GeneratedRecord("gcd", {"max_value": 12}, {"answer": "6", "metadata": {"pair": (12, 18), 3: [None, True]}})
     stored = build_entry_answer(entry)
     assert json.loads(stored) == {
         "task": "gcd",
@@ -87,4 +94,4 @@ def test_an_entry_is_stored_as_a_literal_inside_json():
 @pytest.mark.parametrize("value", [object(), float("nan")], ids=["an object has no literal", "nan reads as a name"])
 def test_a_record_without_a_literal_is_refused(value):
     with pytest.raises(ValueError, match="cannot be stored"):
-        build_entry_answer(Entry("gcd", {}, {"answer": "6", "x": value}))
+        build_entry_answer(GeneratedRecord("gcd", {}, {"answer": "6", "x": value}))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import reasoning_gym
 
-from scalerl_runtime.data.prompts import Entry
-from scalerl_runtime.data.worked_answers import TRACES, Trace, check_task, miss_answer, write_trace
+from scalerl_runtime.data.prompts import GeneratedRecord
+from scalerl_runtime.data.worked_answers import TRACES, WorkedAnswer, check_task, miss_answer, write_trace
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,15 @@ from scalerl_runtime.data.worked_answers import TRACES, Trace, check_task, miss_
     ],
 )
 def test_thinking(task, metadata, answer, thinking, rule):
-    trace = write_trace(Entry(task, {}, {"metadata": metadata, "answer": answer}))
-    assert trace == Trace(thinking, answer), rule
+    trace = write_trace(GeneratedRecord(task, {}, {"metadata": metadata, "answer": answer}))
+    assert trace == WorkedAnswer(thinking, answer), rule
 
 
 @pytest.mark.parametrize("task", sorted(TRACES))
 def test_every_task_has_the_fields_that_its_trace_reads(task):
     table = reasoning_gym.create_dataset(task, seed=3, size=20)
     for record in table:
-        trace = write_trace(Entry(task, {}, record))
+        trace = write_trace(GeneratedRecord(task, {}, record))
         assert table.score_answer(trace.answer, record) == 1.0
         assert trace.thinking
 
@@ -39,7 +39,7 @@ def test_every_task_has_the_fields_that_its_trace_reads(task):
 @pytest.mark.parametrize("task", ["chain_sum", "decimal_chain_sum"])
 def test_a_sums_thinking_arrives_at_the_answer(task):
     for record in reasoning_gym.create_dataset(task, seed=4, size=30):
-        trace = write_trace(Entry(task, {}, record))
+        trace = write_trace(GeneratedRecord(task, {}, record))
         assert Decimal(trace.thinking.rpartition("=")[2]) == Decimal(trace.answer)
 
 

@@ -20,7 +20,7 @@ from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.loop.interfaces import Parts
+from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals, restore_pool, resume_position, start_position
@@ -223,7 +223,7 @@ class Quiet:
 
 
 class Attempt:
-    """What the leader does around the pipeline, on one folder."""
+    """What the coordinator does around the pipeline, on one folder."""
 
     def __init__(self, folder, fleet, changes=None, passes=lambda text: text.endswith("0")):
         self.run = parse_run(merge(RUN, {"spec": changes or {}}))
@@ -256,7 +256,7 @@ class Attempt:
             await self.fleet.load(path, state.step)
             position = resume_position(state, self.journals, 1)
             restore_pool(pool, pace, state, load_buffer(path, {p.id: p for p in prompts}))
-        parts = Parts(
+        parts = PipelineDeps(
             self.run, self.recipe, pace, data, self.fleet, pool, self.store, self.journals, RoleClock(1), 0.0, 1, clock
         )
         self.pipeline = Pipeline(parts, position, self.observer)

@@ -9,7 +9,7 @@ import yaml
 
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.process.attempt import lead
-from scalerl_runtime.process.leader import Leader
+from scalerl_runtime.process.coordinator import Coordinator
 
 QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
 
@@ -40,11 +40,11 @@ def test_a_wrong_spec_is_never_tried_again(variables):
 
 
 def test_numbers_that_are_none_have_an_exit_code_of_their_own(variables, monkeypatch):
-    async def fail(_leader):
+    async def fail(_coordinator):
         raise NonFinite("step 57: loss is nan")
 
-    monkeypatch.setattr(Leader, "lead", fail)
-    monkeypatch.setattr(Leader, "listen", lambda _leader: None)
+    monkeypatch.setattr(Coordinator, "lead", fail)
+    monkeypatch.setattr(Coordinator, "listen", lambda _coordinator: None)
     assert asyncio.run(lead(variables)) == 65
     assert (words(variables)["reason"], words(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
 
@@ -56,7 +56,7 @@ def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monke
         raise Exception("The current node timed out during startup.\nMore of it.")  # noqa: TRY002 # as Ray does
 
     monkeypatch.setattr("ray.init", fail)
-    monkeypatch.setattr(Leader, "listen", lambda _leader: None)  # this process keeps its own signals
+    monkeypatch.setattr(Coordinator, "listen", lambda _coordinator: None)  # this process keeps its own signals
     assert asyncio.run(lead(variables)) == 75
     assert words(variables)["reason"] == "Retry"
     assert (

@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from scalerl_api.wire import Progress
-from scalerl_runtime.process.http import Server
+from scalerl_runtime.process.http import HttpServer
 
 
 def progress(since):
@@ -15,10 +15,10 @@ def ask(tmp_path, path, headers=None, *, ready=True):
     """(status, body) of one request."""
 
     async def main():
-        server = Server(progress, lambda: b"scalerl_step 3\n", "secret")
+        server = HttpServer(progress, lambda: b"scalerl_step 3\n", "secret")
         server.is_ready = ready
-        await server.start("127.0.0.1", 0, tmp_path / "leader.address")
-        address = (tmp_path / "leader.address").read_text()
+        await server.start("127.0.0.1", 0, tmp_path / "coordinator.address")
+        address = (tmp_path / "coordinator.address").read_text()
         try:
             async with (
                 aiohttp.ClientSession() as session,

@@ -1,6 +1,6 @@
 import pytest
 
-from scalerl_runtime.data.prompts import Entry, build_entry_answer
+from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_entry, is_right_mathematics
 
 
@@ -74,7 +74,7 @@ def test_a_reference_that_is_no_mathematics_is_not_the_answers_fault():
         is_right_mathematics("42", "")
 
 
-ENTRY = build_entry_answer(Entry("chain_sum", {}, {"question": "12 + 7 =", "answer": "19", "metadata": {}}))
+ENTRY = build_entry_answer(GeneratedRecord("chain_sum", {}, {"question": "12 + 7 =", "answer": "19", "metadata": {}}))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_generated_entry(answer, right, rule):
     assert is_right_entry(answer, ENTRY) is right, rule
 
 
-BROKEN = build_entry_answer(Entry("gcd", {}, {"question": "?", "answer": "3"}))
+BROKEN = build_entry_answer(GeneratedRecord("gcd", {}, {"question": "?", "answer": "3"}))
 
 
 def test_a_scorer_broken_by_the_answer_says_wrong_and_one_broken_by_itself_raises(monkeypatch):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_runtime.data.prompts import Entry, build_entry_answer
-from scalerl_runtime.rewards.sandbox import Outcome
-from scalerl_runtime.rewards.verifier import JudgePool, ProgramCourt, Verdict, Verifier, make_verifier
+from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
+from scalerl_runtime.rewards.sandbox import ProgramResult
+from scalerl_runtime.rewards.verifier import Reward, SandboxBackend, Verifier, VerifierPool, make_verifier
 from scalerl_runtime.rewards.verifier_process import judge_question, parse_reward
 from scalerl_runtime.types import Prompt
 
@@ -71,11 +71,11 @@ def make():
 class FakeCourt:
     """Says what it is told to, and remembers what it was asked."""
 
-    def __init__(self, verdict: Verdict):
+    def __init__(self, verdict: Reward):
         self.verdict = verdict
         self.asked: list[tuple[str, str, str]] = []
 
-    def ask(self, prompt: str, answer: str, reference: str) -> Verdict:
+    def ask(self, prompt: str, answer: str, reference: str) -> Reward:
         self.asked.append((prompt, answer, reference))
         return self.verdict
 
@@ -84,43 +84,43 @@ class FakeCourt:
 
 
 def test_the_court_is_asked_about_the_answer_without_the_thinking():
-    court = FakeCourt(Verdict(1.0))
-    assert Verifier(court, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Verdict(1.0)
+    court = FakeCourt(Reward(1.0))
+    assert Verifier(court, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(1.0)
     assert court.asked == [("12+7=", "19", "19")]
 
 
 def test_unfinished_thinking_is_wrong_without_being_asked_about():
-    court = FakeCourt(Verdict(1.0))
-    assert Verifier(court, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Verdict(-1.0)
+    court = FakeCourt(Reward(1.0))
+    assert Verifier(court, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
     assert court.asked == []
 
 
 def test_a_users_function_sees_the_whole_completion():
-    court = FakeCourt(Verdict(0.5))
-    assert Verifier(court, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Verdict(0.5)
+    court = FakeCourt(Reward(0.5))
+    assert Verifier(court, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
     assert court.asked == [("12+7=", "<think>12+7", "19")]
 
 
 def test_infra_failure_not_negative_reward(caplog: pytest.LogCaptureFixture):
     """A verifier that fails says nothing about the answer; -1 would teach the model something false."""
-    verdict = Verifier(FakeCourt(Verdict(None, "out of order")), whole=False).verify(prompt("19"), "19")
-    assert verdict == Verdict(None, "out of order")
+    verdict = Verifier(FakeCourt(Reward(None, "out of order")), whole=False).verify(prompt("19"), "19")
+    assert verdict == Reward(None, "out of order")
     assert "prompt 31: out of order" in caplog.text
 
 
 def test_only_the_first_failures_are_logged(caplog: pytest.LogCaptureFixture):
-    verifier = Verifier(FakeCourt(Verdict(None, "out of order")), whole=False)
+    verifier = Verifier(FakeCourt(Reward(None, "out of order")), whole=False)
     for _ in range(50):
         verifier.verify(prompt("19"), "19")
     assert len(caplog.records) == 20
 
 
 class FakeSandbox:
-    def __init__(self, outcome: Outcome):
+    def __init__(self, outcome: ProgramResult):
         self.outcome = outcome
         self.checked: list[tuple[str, str]] = []
 
-    def check(self, program: str, tests: str) -> Outcome:
+    def check(self, program: str, tests: str) -> ProgramResult:
         self.checked.append((program, tests))
         return self.outcome
 
@@ -131,15 +131,15 @@ class FakeSandbox:
 @pytest.mark.parametrize(
     ("outcome", "verdict", "rule"),
     [
-        (Outcome("passed"), Verdict(1.0), "a program that passes its tests is right"),
-        (Outcome("failed"), Verdict(-1.0), "one that fails or crashes is wrong"),
-        (Outcome("timeout"), Verdict(-1.0), "so is one that is cut"),
-        (Outcome("unavailable", "no room"), Verdict(None, "no room"), "without a sandbox nothing is known"),
+        (ProgramResult("passed"), Reward(1.0), "a program that passes its tests is right"),
+        (ProgramResult("failed"), Reward(-1.0), "one that fails or crashes is wrong"),
+        (ProgramResult("timeout"), Reward(-1.0), "so is one that is cut"),
+        (ProgramResult("unavailable", "no room"), Reward(None, "no room"), "without a sandbox nothing is known"),
     ],
 )
 def test_programs(outcome, verdict, rule):
     sandbox = FakeSandbox(outcome)
-    court = ProgramCourt(sandbox, num_places=1)
+    court = SandboxBackend(sandbox, num_places=1)
     assert court.ask("Square x.", "```python\nx = 1\n```", "assert x == 1") == verdict, rule
     assert sandbox.checked == [("x = 1\n", "assert x == 1")]
 
@@ -147,14 +147,14 @@ def test_programs(outcome, verdict, rule):
 def test_code_is_judged_in_the_sandbox(make):
     verifier = make("code", timeoutSeconds=30.0)
     tests = prompt("assert square(3) == 9")
-    assert verifier.verify(tests, "```python\ndef square(x):\n    return x * x\n```") == Verdict(1.0)
-    assert verifier.verify(tests, "<think>x*x</think>def square(x):\n    return x + x\n") == Verdict(-1.0)
+    assert verifier.verify(tests, "```python\ndef square(x):\n    return x * x\n```") == Reward(1.0)
+    assert verifier.verify(tests, "<think>x*x</think>def square(x):\n    return x + x\n") == Reward(-1.0)
 
 
 def test_mathematics_is_judged(make):
     verifier = make("math", timeoutSeconds=30.0)
-    assert verifier.verify(prompt("0.5"), r"<think>half</think>$\frac{1}{2}$") == Verdict(1.0)
-    assert verifier.verify(prompt("0.5"), "2") == Verdict(-1.0)
+    assert verifier.verify(prompt("0.5"), r"<think>half</think>$\frac{1}{2}$") == Reward(1.0)
+    assert verifier.verify(prompt("0.5"), "2") == Reward(-1.0)
     assert verifier.verify(prompt(""), "2").reward is None, "a reference that is no mathematics"
 
 
@@ -164,7 +164,7 @@ def test_generated_tasks_are_judged_by_many_threads_at_once(make):
 
     def both(number: int) -> tuple[float | None, float | None]:
         record = {"question": "?", "answer": str(number), "metadata": {}}
-        asked = prompt(build_entry_answer(Entry("chain_sum", {}, record)))
+        asked = prompt(build_entry_answer(GeneratedRecord("chain_sum", {}, record)))
         return verifier.verify(asked, str(number)).reward, verifier.verify(asked, str(number + 1)).reward
 
     with ThreadPoolExecutor(8) as threads:
@@ -221,7 +221,7 @@ def test_a_path_that_leads_nowhere_stops_the_run(path, said, rule):
 
 @pytest.mark.usefixtures("user_module")
 def test_close_ends_every_judge_and_releases_who_waits():
-    pool = JudgePool("python:my_rewards:says", timeout_seconds=600.0, num_judges=1)
+    pool = VerifierPool("python:my_rewards:says", timeout_seconds=600.0, num_judges=1)
     pool.start()
     judge = next(iter(pool._started))
     verdicts = []

@@ -1,6 +1,6 @@
-"""A stand-in for `python -m scalerl_runtime leader`: trains nothing, speaks the whole wire.
+"""A stand-in for `python -m scalerl_runtime coordinator`: trains nothing, speaks the whole wire.
 
-FAKE_LEADER holds its scenario as JSON; attempts are strings:
+FAKE_COORDINATOR holds its scenario as JSON; attempts are strings:
     crash: {attempt: [step, code]}: leaves at that step; 0 or more with a termination message, negative by that signal.
     hold: {attempt: step}: waits there until it is told to stop.
     still: {attempt: seconds}: says there that its last step ended so long ago.   lag: of every step's tokens.
@@ -29,11 +29,11 @@ TICK_SECONDS = 0.004
 COMPUTE_PER_STEP = 0.01
 
 
-class FakeLeader:
+class FakeCoordinator:
     def __init__(self) -> None:
         self.folder = Path(os.environ[wire.ENV_FOLDER])
         self.attempt = int(os.environ[wire.ENV_ATTEMPT])
-        self.scenario = json.loads(os.environ.get("FAKE_LEADER", "{}"))
+        self.scenario = json.loads(os.environ.get("FAKE_COORDINATOR", "{}"))
         self.token = Path(os.environ[wire.ENV_TOKEN_FILE]).read_text()
         self.stopping = False
         self.unheard = self.scenario.get("unheard", 0)
@@ -82,15 +82,15 @@ class FakeLeader:
         return self.scenario.get("still", {}).get(number, 0.0) if holds else 0.0
 
     def serve(self) -> None:
-        leader = self
+        coordinator = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                allowed = self.headers.get("Authorization") == f"Bearer {leader.token}"
-                leader.unheard -= 1
-                code = 503 if leader.unheard >= 0 else 200 if allowed else 401
+                allowed = self.headers.get("Authorization") == f"Bearer {coordinator.token}"
+                coordinator.unheard -= 1
+                code = 503 if coordinator.unheard >= 0 else 200 if allowed else 401
                 since = int(parse_qs(urlsplit(self.path).query)["since"][0])
-                body = leader.progress(since).encode() if code == 200 else b""
+                body = coordinator.progress(since).encode() if code == 200 else b""
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -208,6 +208,6 @@ class FakeLeader:
 
 
 if __name__ == "__main__":
-    code = FakeLeader().main()
+    code = FakeCoordinator().main()
     sys.stdout.flush()
     os._exit(code)  # the interpreter's own end aborts if a thread that answers is writing just then

@@ -1,4 +1,4 @@
-"""The leader of a run: puts the parts together, and tells the world how it goes. I/O."""
+"""The coordinator of a run: puts the parts together, and tells the world how it goes. I/O."""
 
 import asyncio
 import logging
@@ -38,13 +38,13 @@ from scalerl_runtime.data.demonstrations import load_demonstrations
 from scalerl_runtime.data.scratch_model import make_scratch_model
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.loop.interfaces import Parts
+from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals, Position, restore_pool, resume_position, snapshot, start_position
 from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
 from scalerl_runtime.loop.warm_start import WarmStart
-from scalerl_runtime.process.http import Server
+from scalerl_runtime.process.http import HttpServer
 from scalerl_runtime.process.metrics import Publisher
 from scalerl_runtime.process.vitals import Vitals
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
@@ -60,7 +60,7 @@ SCRATCH_MODEL = "model-start"
 ROLES = ("trainer", "generator")
 
 
-class Leader:
+class Coordinator:
     """One attempt."""
 
     def __init__(self, environment: Environment, run: RLRun):
@@ -75,7 +75,7 @@ class Leader:
             ledger=Journal(folder / LEDGER_FILE),
         )
         self.store = CheckpointStore(Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep)
-        self.server = Server(self.progress, self._render, environment.token_file.read_text().strip())
+        self.server = HttpServer(self.progress, self._render, environment.token_file.read_text().strip())
         self.stopping = asyncio.Event()
         self._phase: Phase = "starting"
         self._detail = ""
@@ -153,7 +153,7 @@ class Leader:
         self._position = position
         quadratic = await within(deadlines.start_seconds, "asking for the model's size", fleet.quadratic_work())
         await self._warm_start(fleet, position, data, tokenizer, quadratic)
-        parts = Parts(
+        parts = PipelineDeps(
             run=self.run,
             recipe=self.recipe,
             pace=pool.options.pace,
@@ -212,7 +212,7 @@ class Leader:
         )
         fixed = spec.generator.min_replicas if fleet.cluster is None else 0
         slots = [Slot(index, RoleClock(options.devices)) for index in range(fixed)]
-        pool = Pool(options, fleet, _Judge(verifier), slots, time.monotonic)
+        pool = Pool(options, fleet, _VerifierAdapter(verifier), slots, time.monotonic)
         for slot in slots:
             pool.start_slot(slot)  # beside the warm start
         if fleet.cluster is not None:
@@ -375,7 +375,7 @@ class Leader:
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _VerifierAdapter:
     """The verifier behind an awaitable; its failure is no reward, and it says so itself."""
 
     verifier: Verifier

@@ -1,4 +1,4 @@
-"""Starts, asks, kills and buries the leader's processes on this machine. I/O."""
+"""Starts, asks, kills and buries the coordinator's processes on this machine. I/O."""
 
 import os
 import secrets
@@ -21,12 +21,12 @@ from scalerl_api.wire import (
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.supervisor import kill_descendants, set_subreaper
 
-LEADER_COMMAND = (sys.executable, "-m", "scalerl_runtime", "leader")
+COORDINATOR_COMMAND = (sys.executable, "-m", "scalerl_runtime", "coordinator")
 WARDEN_COMMAND = (sys.executable, "-m", "scalerl_operator.local.supervisor")
 
 
 def build_environment(folder: RunFolder, attempt: int, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the leader's environment: names and places; the token itself is in a file."""
+    """Return the coordinator's environment: names and places; the token itself is in a file."""
     path = folder.path.resolve()
     return {
         **inherited,
@@ -36,11 +36,11 @@ def build_environment(folder: RunFolder, attempt: int, inherited: Mapping[str, s
         ENV_PORT: "0",
         ENV_TOKEN_FILE: str(path / folder.token.name),
         ENV_TERMINATION_FILE: str(path / folder.termination.name),
-        "PYTHONUNBUFFERED": "1",  # a killed leader's last lines must be in its log
+        "PYTHONUNBUFFERED": "1",  # a killed coordinator's last lines must be in its log
     }
 
 
-class Leader:
+class CoordinatorProcess:
     """One attempt's processes. Make it in the thread that outlives it: the warden dies with that thread."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Leader:
         self._bury()
 
     def read_address(self) -> str | None:
-        """Return `host:port` once the leader answers there."""
+        """Return `host:port` once the coordinator answers there."""
         try:
             return self.folder.address.read_text(encoding="utf-8").strip() or None
         except OSError:

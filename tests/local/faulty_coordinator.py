@@ -1,4 +1,4 @@
-"""The real leader with an assassin: `python faulty_leader.py PLAN.json`.
+"""The real coordinator with an assassin: `python faulty_coordinator.py PLAN.json`.
 
 PLAN holds a list of [phase, nth call of it in this attempt, victim]; the first is due, and is removed as it strikes.
 Phases are the fleet's calls; the kill falls while the call is under way. Only SIGKILL is used.
@@ -26,7 +26,7 @@ calls: Counter[str] = Counter()
 
 
 def strike(victim: str) -> None:
-    if victim == "leader":
+    if victim == "coordinator":
         os.kill(os.getpid(), signal.SIGKILL)
     for child in psutil.Process().children(recursive=True):
         try:
@@ -72,5 +72,5 @@ Fleet.save = watched("saving", Fleet.save)  # type: ignore[method-assign]
 pipeline.evaluate = watched("evaluating", evals.evaluate)  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
-    sys.argv = [sys.argv[0], "leader"]
+    sys.argv = [sys.argv[0], "coordinator"]
     sys.exit(entry.main())

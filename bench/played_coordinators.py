@@ -1,4 +1,4 @@
-"""Answers as the leaders of many runs: one address each, one process for all. I/O."""
+"""Answers as the coordinators of many runs: one address each, one process for all. I/O."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ Document = dict[str, object]
 
 
 @dataclass
-class PlayedLeaders:
-    """What all leaders say; change it at any time."""
+class PlayedCoordinators:
+    """What all coordinators say; change it at any time."""
 
     names: list[str]
     """Of the runs, by index."""
