@@ -1,14 +1,12 @@
-"""Every word that the operator says of a run to programs: conditions, their reasons, events. PURE but for `main`.
+"""Every word that the operator says of a run to programs: conditions, their reasons, events. PURE.
 
-`python -m scalerl_operator.run.conditions` writes docs/conditions.md. Types keep the code to these words, and a test
-keeps the tables to the types.
+`python -m scalerl_operator.cli.conditions_page` writes docs/conditions.md from them. Types keep the code to these
+words, and a test keeps the tables to the types.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from scalerl_api.generated_page import write_page
 from scalerl_api.status import ConditionType, StopCause
 
 ClusterOutcome = Literal[
@@ -232,12 +230,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
-
-
-def main() -> int:
-    """Write the page, or with --check say whether it is stale."""
-    return write_page("docs/conditions.md", build_page)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

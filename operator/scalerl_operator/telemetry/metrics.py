@@ -59,15 +59,19 @@ class OperatorMetrics:
         self.fit_seconds = Histogram(
             "scalerl_operator_fit_duration_seconds", "Time of judging a run's new points.", buckets=SECONDS, registry=on
         )
+        self._start_at_zero()
+        self._runs = _Runs()
+        on.register(self._runs)
+
+    def _start_at_zero(self) -> None:
+        """Create the labelled series at 0, because `rate()` does not count the first value of a new series."""
         for counter, results in (
             (self.reconciles, ("done", "error")),
             (self.polls, ("answered", "missed")),
             (self.readings, ("scraped", "not_scraped", "failed")),
         ):
-            for result in results:  # from 0 on: a rate knows nothing of a series' first value
+            for result in results:
                 counter.labels(result)
-        self._runs = _Runs()
-        on.register(self._runs)
 
     def render(self) -> bytes:
         """Return Prometheus' text. May be called in another thread: with 1,000 runs it takes a second."""
