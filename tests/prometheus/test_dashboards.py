@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from panels import draw_all
 from recorded import load_story, serve_recorded
 
-from scalerl_operator.telemetry.prometheus import Server, fetch_reading
+from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 from scalerl_operator.telemetry.promql import Question
 
 RULES = Path(__file__).parents[2] / "charts/scalerl/files/rules.yaml"
@@ -96,7 +96,7 @@ def test_the_operators_own_reading_of_the_run(recording: Recording) -> None:
         "query", query='group by (run_uid) (last_over_time(scalerl_step{run="sums"}[3h]))', time=STORY["to"]
     )
     times = [datetime.fromtimestamp(STORY[each], UTC) for each in ("from", "to")]
-    reading = fetch_reading(Server(recording.url), Question("sums", info["metric"]["run_uid"], 2, *times))
+    reading = fetch_reading(PrometheusClient(recording.url), Question("sums", info["metric"]["run_uid"], 2, *times))
     steps = [point.step for point in reading.evals]
     assert steps == sorted(set(steps), key=steps.index)
     assert set(range(0, max(steps), 10)) <= set(steps)

@@ -20,7 +20,7 @@ from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.telemetry.metrics import OperatorMetrics
-from scalerl_operator.telemetry.poller import Coordinators, PollerDeps
+from scalerl_operator.telemetry.poller import PollerDeps, ProgressPoller
 from scalerl_operator.telemetry.progress_client import TelemetryError
 from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 from scalerl_operator.telemetry.promql import Question, Reading
@@ -230,8 +230,8 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
         read=partial(fetch_reading, PrometheusClient(run.lab.prometheus.url)),
     )
 
-    async def poll() -> Coordinators:
-        coordinators = Coordinators(store, OperatorMetrics(), deps)
+    async def poll() -> ProgressPoller:
+        coordinators = ProgressPoller(store, OperatorMetrics(), deps)
         polling = asyncio.create_task(coordinators.poll_forever())
         async with asyncio.timeout(120):
             while coordinators.told(seen).judged is None:
