@@ -35,8 +35,8 @@ generate: setup ## write the CRD, the field reference and the list of metrics fr
 prometheus-test: setup ## the real Prometheus (Debian: prometheus): what is read from it, dashboards, alerts
 	@$(PYTHON) -m pytest -q tests/prometheus
 
-panels: setup ## draw the dashboards of the recorded run into docs/images; bench/panels.py --help for another server's
-	@$(PYTHON) bench/panels.py
+panels: setup ## draw the dashboards of the recorded run into docs/images; tests/prometheus/panels.py --help for another server's
+	@$(PYTHON) tests/prometheus/panels.py
 
 record: setup ## record a real run's metrics anew for those two: half an hour, on cores that do nothing else
 	@$(TESTBED) programs
@@ -68,19 +68,19 @@ e2e: setup ## the whole platform on a real node: images, helm install, pods that
 
 bench-cluster: setup ## 1,000 runs of ten played pods; writes docs/scale.md; half an hour on a quiet machine
 	@$(TESTBED) programs
-	@$(PYTHON) bench/bench_cluster.py --write
+	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/bench_cluster.py --write $(ARGS)
 
 bench-apply: setup ## from kubectl apply to the first step, by phase (root); writes docs/scale.md
 	@scripts/debian-packages e2e
-	@$(PYTHON) bench/bench_apply.py --write
+	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/bench_apply.py --write $(ARGS)
 
 bench-takeover: setup ## kill the leading operator ten times under load; writes docs/scale.md
 	@$(TESTBED) programs
-	@$(PYTHON) bench/bench_takeover.py --write
+	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/bench_takeover.py --write $(ARGS)
 
 kill-matrix: setup ## who dies when, and what becomes of the run; writes docs/kill-matrix.md
 	@$(TESTBED) programs
-	@$(PYTHON) bench/kill_matrix.py --write
+	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/kill_matrix.py --write $(ARGS)
 
 golden: setup ## rewrite the expected objects of tests; read the diff
 	@$(PYTHON) -m pytest -q tests/unit --rewrite-golden
@@ -92,7 +92,7 @@ bench: setup ## measure; docs/benchmarks.md says what
 	@scripts/bench
 
 bench-forecast: setup ## judge the forecaster; writes the tables of docs/forecast.md and its figures
-	@OMP_NUM_THREADS=1 $(PYTHON) bench/forecast_numbers.py
+	@OMP_NUM_THREADS=1 $(PYTHON) bench/forecast/bench_forecast.py
 
 gpu: setup ## tests that need a CUDA device; elsewhere they are skipped
 	@$(PYTHON) -m pytest -m gpu -rs tests/gpu

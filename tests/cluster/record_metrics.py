@@ -31,6 +31,7 @@ import yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+SUPPORT = ROOT / "tests/support"
 NAMESPACE, OPERATORS = "research", "scalerl-system"
 SCRAPE_SECONDS = 5
 START_SECONDS, RUN_SECONDS = 3600.0, 7200.0
@@ -231,7 +232,7 @@ def main() -> int:
         recording = Recording(folder, stack)
         recording.start_cluster()
         (folder / "runs").mkdir()
-        recording.spawn("kubelet", sys.executable, str(HERE / "process_kubelet.py"), NAMESPACE, str(folder / "runs"))
+        recording.spawn("kubelet", sys.executable, str(SUPPORT / "process_kubelet.py"), NAMESPACE, str(folder / "runs"))
         for name in ("operator-a", "operator-b"):
             recording.start_operator(name)
         recording.start_prometheus()

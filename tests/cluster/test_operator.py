@@ -18,7 +18,7 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = 240.0  # longest wait for anything: most take one, a busy machine takes a hundred times that
 GROUP = ("scalerl.io", "v1alpha1")
 Document = dict[str, Any]
@@ -175,7 +175,7 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
     found = Lab(api, namespace, start)
     with (folder / "kubelet.log").open("ab") as out:
         kubelet = subprocess.Popen(
-            [sys.executable, str(HERE / "stand_in_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
+            [sys.executable, str(SUPPORT / "stand_in_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
         )
     processes.append(kubelet)
     try:

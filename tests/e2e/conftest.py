@@ -2,14 +2,11 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from lab import OPERATOR_NAMESPACE, Platform, describe, install, say, start_platform  # noqa: E402
+from lab import OPERATOR_NAMESPACE, Platform, describe, install, say, start_platform
 
 NAMESPACES = [OPERATOR_NAMESPACE, "research", "pairs"]
 

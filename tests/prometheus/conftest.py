@@ -6,7 +6,6 @@ The runtime's own registry behind HTTP.
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,10 +20,6 @@ import pytest
 import yaml
 
 from scalerl_runtime.process.metrics import Publisher
-
-sys.path.insert(
-    0, str(Path(__file__).parents[2] / "bench")
-)  # dashboards.py and recorded.py, as bench/panels.py sees them
 
 SECONDS = 120.0  # longest wait: most take one
 SCRAPE = "400ms"

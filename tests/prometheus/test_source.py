@@ -231,14 +231,14 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     )
 
     async def poll() -> ProgressPoller:
-        coordinators = ProgressPoller(store, OperatorMetrics(), deps)
-        polling = asyncio.create_task(coordinators.poll_forever())
+        poller = ProgressPoller(store, OperatorMetrics(), deps)
+        polling = asyncio.create_task(poller.poll_forever())
         async with asyncio.timeout(120):
-            while coordinators.told(seen).judged is None:
+            while poller.told(seen).judged is None:
                 await asyncio.sleep(0.01)
         polling.cancel()
-        await coordinators.close()
-        return coordinators
+        await poller.close()
+        return poller
 
     told = asyncio.run(poll()).told(seen)
     expected = summarize(spec, forecast_missing(spec, points, [], 0.0), points)

@@ -1,32 +1,24 @@
 """The judges of docs/forecast.md: rival stop rules replayed by hand, and shares with their errors."""
 
 import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scalerl_operator.forecast import Forecast, points
 
-BENCH = Path(__file__).parents[3] / "bench"
-MODULES = ("forecast_stops", "forecast_judged", "forecast_curves")
+MODULES = ("stop_replay", "held_back", "simulated_curves")
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(BENCH))
-    found = {name: importlib.import_module(name) for name in MODULES}
-    yield found
-    sys.path.remove(str(BENCH))
-    for name in MODULES:
-        del sys.modules[name]
+    return {name: importlib.import_module(name) for name in MODULES}
 
 
 @pytest.fixture(scope="module")
 def stops(bench):
-    return bench["forecast_stops"]
+    return bench["stop_replay"]
 
 
 def _run(stops, values):
@@ -71,7 +63,7 @@ def test_no_wrong_stop_in_96_may_still_be_three_in_a_hundred(stops):
 
 
 def test_a_share_comes_with_its_error(bench):
-    judged, curves = bench["forecast_judged"], bench["forecast_curves"]
+    judged, curves = bench["held_back"], bench["simulated_curves"]
     truth = curves.Truth(points([1.0], [0.5]), 0.6, lambda x: x, 1.0)
     known = Forecast("Weak", "", "sigmoid", 8, 0.0, "h", ceiling=0.6, ceiling_high=0.7)
     found = [judged.Assessment(truth, replace(known, ceiling_low=low)) for low in (0.5, 0.5, 0.5, 0.65)]
@@ -79,7 +71,7 @@ def test_a_share_comes_with_its_error(bench):
 
 
 def test_stated_errors_may_be_wrong(bench):
-    curves = bench["forecast_curves"]
+    curves = bench["simulated_curves"]
     made = {
         stated: curves.simulate(curves.Scenario("sigmoid", stated=stated), np.random.default_rng(0))
         for stated in (1.0, 0.5, None)

@@ -1,24 +1,17 @@
 """When a scale benchmark fails: on what is wrong, not on what is slow."""
 
-import importlib.util
-from pathlib import Path
+import importlib
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parents[3] / "bench/scale_faults.py"
 Found = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def faults() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale_faults", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("scale_faults")
 
 
 def takeover(*, kill: float = 15.1, term: float = 2.5, **checked: Any) -> Found:

@@ -1,6 +1,5 @@
 """Fixtures of the operator's tests: a small run, a run folder with realistic records, the fake coordinator."""
 
-import importlib.util
 import math
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from types import ModuleType
 
+import fake_api as fake_api_module
 import pytest
 import yaml
 
@@ -83,19 +83,13 @@ def point() -> Callable[..., EvalPoint]:
 @pytest.fixture
 def fake_coordinator() -> list[str]:
     """The command of the stand-in for the runtime; its scenario is in FAKE_COORDINATOR."""
-    return [sys.executable, str(Path(__file__).parent / "fake_coordinator.py")]
+    return [sys.executable, str(Path(__file__).parents[2] / "support" / "fake_coordinator.py")]
 
 
 @pytest.fixture(scope="session")
 def fake_api() -> ModuleType:
     """The module `fake_api`: `async with fake_api.serving(answer, ...) as api`."""
-    spec = importlib.util.spec_from_file_location("fake_api", Path(__file__).parent / "fake_api.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_api"] = module
-    spec.loader.exec_module(module)
-    return module
+    return fake_api_module
 
 
 @pytest.fixture

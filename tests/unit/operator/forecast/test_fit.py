@@ -4,15 +4,11 @@ import dataclasses
 import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scalerl_operator.forecast import FitError, Forecast, curve_band, fit_forecast, from_json, points, to_json
-
-BENCH = Path(__file__).parents[4] / "bench" / "bench_fit.py"
 
 # A = .6, R0 = .2, C_mid = 10, B = 1: the share of the gain at C is C / (C + 10).
 HAND_COMPUTE = [0.0, 10 / 9, 10 / 3, 10.0, 30.0, 90.0, 190.0, 390.0, 590.0]
@@ -30,14 +26,7 @@ def _curve(ratio, n, *, a=0.645, b=1.7, c_mid=8000.0, r0=0.30, sd=0.005, seed=0,
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_fit", BENCH)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    assert spec.loader is not None
-    sys.modules["bench_fit"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_fit"]
+    return importlib.import_module("bench_fit")
 
 
 def test_points_without_noise_give_their_parameters_back():

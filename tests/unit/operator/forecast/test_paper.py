@@ -10,7 +10,7 @@ from scalerl_operator.forecast import binomial_standard_error, curve_band, fit_f
 from scalerl_operator.forecast.laws import POWER_LAW
 from scalerl_operator.forecast.linear import Target, solve
 
-CURVE = Path(__file__).parents[4] / "bench" / "curves" / "scalerl_8b_dense.csv"
+CURVE = Path(__file__).parents[4] / "bench" / "forecast" / "curves" / "scalerl_8b_dense.csv"
 COMPLETIONS = 16_000  # 1,000 prompts of 16 samples
 
 

@@ -1,7 +1,7 @@
 """Draws the chart's dashboards without Grafana: the same panels, by the same PromQL, from a Prometheus server. I/O.
 
-    .venv/bin/python bench/panels.py --prometheus http://localhost:9090 --var namespace=research --var run=sums \\
-        --from 2026-05-04T12:00Z --to 2026-05-04T12:30Z
+    .venv/bin/python tests/prometheus/panels.py --prometheus http://localhost:9090 \\
+        --var namespace=research --var run=sums --from 2026-05-04T12:00Z --to 2026-05-04T12:30Z
 
 writes docs/images/dashboard_run.png and dashboard_fleet.png. Without --prometheus it draws what is recorded in
 tests/prometheus/recorded, for which it starts a server. --from and --to are Unix seconds or ISO times.
@@ -29,7 +29,7 @@ from recorded import serve_recorded
 
 from scalerl_operator.render.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, clean_axes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs/images"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, "#56B4E9", "#E69F00", GREY, "#000000", "#8C564B")
 COLUMN, ROW = 0.68, 0.40  # inches of one of the grid's 24 columns and of one of its rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "charts/scalerl/dashboards"
+FOLDER = Path(__file__).parents[2] / "charts/scalerl/dashboards"
 Json = dict[str, Any]
 
 

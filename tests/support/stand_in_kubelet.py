@@ -1,6 +1,6 @@
 """A kubelet that runs nothing: gives pods addresses, answers as their coordinators, and ends them as a test says.
 
-`python tests/cluster/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
+`python tests/support/stand_in_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
 How a run's coordinator behaves is in the ConfigMap `behave-<run>`, a JSON document under `coordinator`: `step`,
 `evals`,
 `vitals`, `phase` and `still` (seconds without a step) are what it tells; `waiting` is why its container does not start;

@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_operator.kube.client import Connection, Json, load_connection
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TESTBED = ROOT / "tests/cluster/testbed"
-LATE_DELETIONS = ROOT / "bench/late_deletions.yaml"
+LATE_DELETIONS = ROOT / "bench/cluster/late_deletions.yaml"
 TOKEN_KEY = b"0123456789abcdef0123456789abcdef"
 NAMESPACE = "scale"
 NODES, PODS_PER_NODE = 40, 500

@@ -1,6 +1,6 @@
 """Time of one forecast against the paper's grid of curve_fit calls, on the same points. I/O.
 
-    OMP_NUM_THREADS=1 python bench/bench_fit.py [FILE.csv] [--x gpu_hours] [--y pass_rate] [--json OUT]
+    OMP_NUM_THREADS=1 python bench/forecast/bench_fit.py [FILE.csv] [--x gpu_hours] [--y pass_rate] [--json OUT]
 
 Without a file: 75 points of the curve that the paper reports for its 100,000 GPU-hour run. The reference is also what
 the tests compare the forecast with.

@@ -1,7 +1,7 @@
 """Judge the forecaster and write the tables of docs/forecast.md and its figures. I/O.
 
     make bench-forecast
-    python bench/forecast_numbers.py [--curves FOLDER] [--runs N] [--groups N] [--part NAME ...]
+    python bench/forecast/bench_forecast.py [--curves FOLDER] [--runs N] [--groups N] [--part NAME ...]
 
 FOLDER may hold public curves that have no licence to be shipped; without it the shipped ones are measured. Tables stand
 between `<!-- bench: NAME -->` and `<!-- end -->` in the document; a part that is not named keeps its old one.
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from bench_fit import paper_grid_fit, paper_points, time_forecast, time_grid
-from forecast_curves import Scenario, Truth, demo_run, load_paper, load_real, noisy_run, simulate
-from forecast_figures import draw_paper, draw_real, draw_simulated
-from forecast_judged import VERDICTS, Assessment, HeldBack, hold_back, judge_simulated, share_inside
-from forecast_stops import MARGIN, SELECTION, Outcome, Run, from_curve, replay
+from figures import draw_paper, draw_real, draw_simulated
+from held_back import VERDICTS, Assessment, HeldBack, hold_back, judge_simulated, share_inside
+from simulated_curves import Scenario, Truth, demo_run, load_paper, load_real, noisy_run, simulate
+from stop_replay import MARGIN, SELECTION, Outcome, Run, from_curve, replay
 
 from scalerl_operator.cli.fit_compare import COMPARE_HEADER
 from scalerl_operator.forecast import (
@@ -39,7 +39,7 @@ from scalerl_operator.forecast.laws import POWER_LAW
 from scalerl_operator.forecast.linear import Target, solve
 from scalerl_operator.render.compare_table import comparison_lines, comparison_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENT, IMAGES = ROOT / "docs" / "forecast.md", ROOT / "docs" / "images"
 OTHER_CURVES = ROOT.parent / "shared" / "curves"
 BURN_INS = (0.0, 1500.0, 5000.0)  # the paper's A.7

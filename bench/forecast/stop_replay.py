@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from forecast_curves import Array
 from scipy.special import betaincinv
+from simulated_curves import Array
 
 from scalerl_api.policies import Bound, StopCondition, StopPolicy
 from scalerl_operator.decide.stop_policy import Observation, decide_stop

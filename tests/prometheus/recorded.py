@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-RECORDED = Path(__file__).parents[1] / "tests/prometheus/recorded/run"
+RECORDED = Path(__file__).parent / "recorded/run"
 READY_SECONDS = 60.0
 
 

@@ -1,6 +1,6 @@
 """Time, peak memory and error of the fused FP32 head against the naive head and a chunk loop under autograd.
 
-Run: python bench/bench_head.py [--tokens 8192 --vocab 152064 --hidden 128 --dtype float32 --json PATH]
+Run: python bench/runtime/bench_head.py [--tokens 8192 --vocab 152064 --hidden 128 --dtype float32 --json PATH]
 
 Each variant runs alone in its own process, one after the other: forward, then backward of a weighted sum of the
 log-probabilities. `extra` is the higher of two peaks, resident memory on a CPU and allocated memory on CUDA: of the

@@ -1,10 +1,10 @@
-"""Whole runs of the quickstart, by mode and seed: `python bench/bench_runs.py [--modes M...] [--seeds N...]`. I/O.
+"""Whole runs of the quickstart, by mode and seed: `bench/runtime/bench_runs.py [--modes M...] [--seeds N...]`. I/O.
 
 Each run is `scalerl run` in a process of its own, one after the other, at the same task and machine; about 10 minutes
 each on two slow cores. Rows go to FOLDER/runs.jsonl as they come, the table is printed from it:
 
-    python bench/bench_runs.py --modes pipeline --seeds 0 1 2     # the demo over three seeds
-    python bench/bench_runs.py                                    # pipeline against synchronous
+    python bench/runtime/bench_runs.py --modes pipeline --seeds 0 1 2     # the demo over three seeds
+    python bench/runtime/bench_runs.py                                    # pipeline against synchronous
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The operator with many runs: `python bench/bench_cluster.py [--runs N] [--minutes M] [--write]`. I/O.
+"""The operator with many runs: `make bench-cluster ARGS="[--runs N] [--minutes M]"`. I/O.
 
 A real API server, kwok's pods, coordinators that this process plays; the operator is a process as in a cluster. Runs
 are created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in

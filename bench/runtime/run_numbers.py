@@ -1,4 +1,4 @@
-"""Numbers of a finished run from its own records: `python bench/run_numbers.py runs/quickstart [--json FILE]`. I/O."""
+"""Numbers of a finished run from its records: `bench/runtime/run_numbers.py runs/quickstart [--json FILE]`. I/O."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""From `kubectl apply` to the first training step, by phase: `python bench/bench_apply.py [--write]`. I/O.
+"""From `kubectl apply` to the first training step, by phase: `python bench/cluster/bench_apply.py [--write]`. I/O.
 
 Runs the first end-to-end tests (tests/e2e), which note when each phase is reached: images are on the node, the run is
 the quickstart on CPUs with 300 supervised steps first.

@@ -4,11 +4,11 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from forecast_curves import Array
-from forecast_judged import Assessment, HeldBack
+from held_back import Assessment, HeldBack
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from simulated_curves import Array
 
 from scalerl_operator.forecast import Forecast, Points, point_band
 from scalerl_operator.forecast.laws import LAWS, curves_of

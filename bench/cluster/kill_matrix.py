@@ -1,4 +1,4 @@
-"""What dies, and when, and what becomes of the run: `python bench/kill_matrix.py [--victims V...] [--write]`. I/O.
+"""Kill each process of the platform in each phase of a run: `make kill-matrix ARGS="[--victims V...]"`. I/O.
 
 For each victim five runs are brought into five phases and held there; the victim is killed; then each run must do what
 it would have done. The operator's half: two replicas and the API server are real processes, pods are played. What plays
@@ -246,7 +246,7 @@ def write_matrix(found: Json) -> None:
         for victim in victims
     ]
     faults = [f"- {each['victim']}, {each['phase']}: {fault}" for each in found["cells"] for fault in each["faults"]]
-    head = f"`python bench/kill_matrix.py --write`, {found['machine']}. Load: of the machine, at most."
+    head = f"`make kill-matrix`, {found['machine']}. Load: of the machine, at most."
     parts = [head, build_table(["killed", "date", "load", *PHASES], rows), "\n".join(faults) or "Faults: none."]
     write_part(DOCUMENT, "operator", "\n\n".join(parts))
 

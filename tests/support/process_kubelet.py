@@ -1,6 +1,6 @@
 """A kubelet that runs the coordinators of runs for real, as processes of this machine; all other pods it only plays.
 
-`python tests/cluster/process_kubelet.py NAMESPACE FOLDER` serves one namespace of KUBECONFIG's cluster until it is
+`python tests/support/process_kubelet.py NAMESPACE FOLDER` serves one namespace of KUBECONFIG's cluster until it is
 killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json names the coordinators to a Prometheus, with the
 labels that the chart's PodMonitor gives them. A coordinator's pod has an address that forwards to its process.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from forecast_curves import LAST, Array, Truth
+from simulated_curves import LAST, Array, Truth
 
 from scalerl_operator.forecast import Forecast, Points, fit_forecast, point_band
 from scalerl_operator.forecast.laws import CURVED_RIVALS, SIGMOID, Law, curves_of
