@@ -11,7 +11,7 @@ import psutil
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator.decide.assessment import fit_points, foresee_entropy, load_forecast
+from scalerl_operator.decide.assessment import fit_points, foresee_entropy
 from scalerl_operator.decide.halfway import HalfwayCurve, compare_halfway
 from scalerl_operator.forecast import Forecast
 from scalerl_operator.local import run_folder as records
@@ -69,7 +69,7 @@ def load_chronicle(folder: RunFolder) -> ReportData:
 def write_chronicle(chronicle: ReportData, where: Path) -> Path:
     """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
     run, evals, lines = chronicle.run, chronicle.evals, living_forecasts(chronicle.forecasts, chronicle.evals)
-    newest = load_forecast(lines[-1]) if lines else None
+    newest = lines[-1].forecast if lines else None
     halfway = compare_halfway(lines, evals)
     images = _draw(run, evals, chronicle.steps, newest, halfway)
     where.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """From a run's points to its forecast and its stop recommendation. PURE."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -18,9 +17,7 @@ from scalerl_operator.forecast import (
     binomial_standard_error,
     fit_forecast,
     forecast_entropy,
-    from_json,
     points,
-    to_json,
 )
 from scalerl_operator.run.evals import eval_key, surviving
 from scalerl_operator.run.forecast_log import ForecastLine, living_forecasts, match_forecasts
@@ -69,7 +66,7 @@ def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None
         step=last.step,
         compute_gpu_hours=last.compute_gpu_hours,
         budget_gpu_hours=budget,
-        body=json.dumps(to_json(found)),
+        forecast=found,
         attempt=last.attempt,
     )
 
@@ -106,14 +103,9 @@ def foresee_entropy(run: RLRun, evals: Sequence[EvalPoint]) -> EntropyForecast |
     return forecast_entropy(compute, entropy, floor=floor, unit=compute_unit(run))
 
 
-def load_forecast(line: ForecastLine) -> Forecast:
-    """Return the forecast of a line. Raises FitError."""
-    return from_json(json.loads(line.body))
-
-
 def to_status(line: ForecastLine) -> ForecastStatus:
     """Return the status's view of a forecast. A number that a refusal makes worthless is left out."""
-    found = load_forecast(line)
+    found = line.forecast
     known = found.verdict != "NotIdentified"
     return ForecastStatus(
         verdict=found.verdict,
@@ -159,7 +151,7 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
     """
     if not run.spec.stop_policies or not forecasts:
         return None
-    made = {key: load_forecast(line) for key, line in match_forecasts(forecasts, evals).items()}
+    made = {key: line.forecast for key, line in match_forecasts(forecasts, evals).items()}
     history = [
         Observation(
             point.pass_rate,

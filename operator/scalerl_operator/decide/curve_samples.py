@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.decide.assessment import load_forecast, scatter_of
+from scalerl_operator.decide.assessment import scatter_of
 from scalerl_operator.forecast import FitError, Forecast, point_band
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
@@ -44,7 +44,7 @@ def sample_curve(line: ForecastLine, evals: Sequence[EvalPoint]) -> CurveSamples
         evals: of the run, in order.
     """
     measured = surviving(evals)
-    found = load_forecast(line)
+    found = line.forecast
     if not measured or not found.draws:
         return None
     last = measured[-1]

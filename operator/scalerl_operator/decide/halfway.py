@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scalerl_api.base import ApiModel
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.decide.assessment import load_forecast, scatter_of
+from scalerl_operator.decide.assessment import scatter_of
 from scalerl_operator.forecast import (
     FitError,
     Forecast,
@@ -70,7 +70,7 @@ def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint
     line = find_halfway(living_forecasts(forecasts, evals), last.compute_gpu_hours)
     if line is None:
         return None
-    found = load_forecast(line)
+    found = line.forecast
     predicted, low, high = predict(found, last)
     summary = Halfway(
         made_at_step=line.step,

@@ -13,7 +13,7 @@ from scalerl_api.wire import EvalPoint
 from scalerl_operator.cli.csv_curve import Columns, parse_curve
 from scalerl_operator.cli.fit_compare import save_json
 from scalerl_operator.cli.main import main
-from scalerl_operator.decide.assessment import forecast_points, load_forecast
+from scalerl_operator.decide.assessment import forecast_points
 from scalerl_operator.forecast import (
     Comparison,
     Forecast,
@@ -124,7 +124,7 @@ def test_the_operator_the_command_and_python_say_the_same(
         point(index, compute_gpu_hours=each, pass_rate=rate, prompts=130, samples=6)
         for index, (each, rate) in enumerate(zip(x, y, strict=True))
     ]
-    operator = load_forecast(forecast_points(make_run(), evals, 11.0, 5.0))
+    operator = forecast_points(make_run(), evals, 11.0, 5.0).forecast
     (place / "run.csv").write_text("device-h,rate\n" + "".join(f"{a!r},{b!r}\n" for a, b in zip(x, y, strict=True)))
     wanted = ["--x", "device-h", "--y", "rate", "--completions", "780", "--budget", "11", "--json", "fit.json"]
     assert main(["fit", "run.csv", *wanted]) == 0

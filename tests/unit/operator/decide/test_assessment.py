@@ -1,6 +1,5 @@
 """From points to forecasts, stop recommendations, and the half-way forecast beside what happened."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from scalerl_operator.decide.assessment import (
     to_status,
 )
 from scalerl_operator.decide.halfway import compare_halfway, predict
-from scalerl_operator.forecast import Forecast, to_json
+from scalerl_operator.forecast import Forecast
 from scalerl_operator.run.forecast_log import ForecastLine
 from scalerl_operator.run.observed import Assessment
 
@@ -35,7 +34,7 @@ def straight(**values: object) -> Forecast:
 
 
 def line(step: int, hours: float, forecast: Forecast, budget: float | None = None) -> ForecastLine:
-    return ForecastLine(1000.0 + step, step, hours, budget, json.dumps(to_json(forecast)))
+    return ForecastLine(1000.0 + step, step, hours, budget, forecast)
 
 
 def test_points_of_a_lost_line_of_weights_are_left_out(point: MakePoint) -> None:

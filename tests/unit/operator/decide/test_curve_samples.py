@@ -6,7 +6,7 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.decide.assessment import forecast_points, load_forecast, scatter_of
+from scalerl_operator.decide.assessment import forecast_points, scatter_of
 from scalerl_operator.decide.curve_samples import GRID_POINTS, sample_curve
 from scalerl_operator.forecast import point_band
 from scalerl_operator.run.forecast_log import ForecastLine
@@ -35,7 +35,7 @@ def test_curve_now_and_up_to_the_budget(judged: tuple[ForecastLine, list[EvalPoi
     line, points = judged
     found = sample_curve(line, points)
     assert found is not None
-    assert load_forecast(line).verdict != "NotIdentified"
+    assert line.forecast.verdict != "NotIdentified"
     assert found.budget_gpu_hours == BUDGET
     assert len(found.grid) == GRID_POINTS
     assert (found.grid[0].gpu_hours, found.grid[-1].gpu_hours) == (0.0, BUDGET)
@@ -52,7 +52,7 @@ def test_the_band_is_that_of_a_measurement(judged: tuple[ForecastLine, list[Eval
     line, points = judged
     found = sample_curve(line, points)
     assert found is not None
-    middle, low, high = point_band(load_forecast(line), [found.now.gpu_hours], scatter_of(points[-1]))
+    middle, low, high = point_band(line.forecast, [found.now.gpu_hours], scatter_of(points[-1]))
     assert (found.now.middle, found.now.low, found.now.high) == (middle[0], low[0], high[0])
 
 
@@ -69,7 +69,7 @@ def test_a_refused_forecast_is_drawn_no_further_than_it_was_measured(
 ) -> None:
     points = curve(point, 5)
     line = forecast_points(make_run(), points, BUDGET, 0.0)
-    assert load_forecast(line).verdict == "NotIdentified"
+    assert line.forecast.verdict == "NotIdentified"
     found = sample_curve(line, points)
     assert found is not None
     assert found.grid[-1].gpu_hours == points[-1].compute_gpu_hours

@@ -1,5 +1,6 @@
 """Records as values: nothing is lost, nothing counts twice."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord, Termination
+from scalerl_operator.forecast import Forecast, Rival
 from scalerl_operator.run.evals import merge_evals, merge_steps, next_index, parse_lines
 from scalerl_operator.run.forecast_log import ForecastLine, find_halfway, match_forecasts, parse_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, close_progress, compute_unit, eta_seconds
@@ -80,30 +82,73 @@ def test_eta(make_run: Callable[..., RLRun], pace: list[tuple[float, int]], want
     assert eta_seconds(make_run(), pace) == (pytest.approx(wanted) if wanted is not None else None)
 
 
-def line(step: int, compute: float, body: str = '{"verdict": "Weak"}') -> ForecastLine:
-    return ForecastLine(time=9.5, step=step, compute_gpu_hours=compute, budget_gpu_hours=None, body=body)
+WEAK = Forecast("Weak", "too few points", "sigmoid", 3, 0.0, "GPU-h")
+DRAWN = replace(
+    WEAK,
+    outliers=(0.07,),
+    rivals=(Rival("power", (("alpha", 0.25),), 0.9, 0.01, None, 0.4, ((0.9, 0.25, 1.5, 0.2),)),),
+    draws=((0.8, 1.1, 1e-05, 0.21), (0.79, 1.0, 3.0, 0.2)),
+)
+FORECAST_JSON = (
+    '{"verdict": "Weak", "reason": "too few points", "law": "sigmoid", "points": 3, "burn_in": 0.0, "unit": "GPU-h",'
+    ' "rivals": [], "draws": [], "outliers": []}'
+)
+
+
+def line(step: int, compute: float, forecast: Forecast = WEAK) -> ForecastLine:
+    return ForecastLine(time=9.5, step=step, compute_gpu_hours=compute, budget_gpu_hours=None, forecast=forecast)
 
 
 def test_forecast_lines_come_back_whole_and_once() -> None:
-    text = line(10, 0.1).to_line()
+    text, late = line(10, 0.1, DRAWN).to_line(), replace(DRAWN, verdict="Identified")
     assert '"computeGpuHours": 0.1' in text
-    found = parse_forecasts([line(20, 0.2).to_line(), text, text[:-5], line(20, 0.2, '{"verdict": "Late"}').to_line()])
-    assert found == [line(10, 0.1), line(20, 0.2, '{"verdict": "Late"}')]
+    found = parse_forecasts([line(20, 0.2).to_line(), text, text[:-5], line(20, 0.2, late).to_line()])
+    assert found == [line(10, 0.1, DRAWN), line(20, 0.2, late)]
+
+
+def test_the_bytes_of_a_forecast_line() -> None:
+    text = replace(line(10, 0.1, DRAWN), attempt=2).to_line()
+    head = '{"time": 9.5, "step": 10, "computeGpuHours": 0.1, "budgetGpuHours": null, "attempt": 2, "forecast": {'
+    assert text.startswith(head + '"verdict": "Weak", "reason": "too few points", "law": "sigmoid", "points": 3, ')
+    rival = '"parameters": {"alpha": 0.25}, "ceiling": 0.9, "rmse": 0.01, "backtest_error": null, "weight": 0.4, '
+    tail = f'"rivals": [{{"name": "power", {rival}"draws": [[0.9, 0.25, 1.5, 0.2]]}}], '
+    assert text.endswith(tail + '"draws": [[0.8, 1.1, 1e-05, 0.21], [0.79, 1.0, 3.0, 0.2]]}}')
+
+
+def test_a_line_without_draws_has_the_same_numbers() -> None:
+    light = line(10, 0.1, replace(DRAWN, ceiling_high=0.93)).without_draws()
+    assert (light.step, light.forecast.ceiling_high, light.forecast.outliers) == (10, 0.93, (0.07,))
+    assert [(each.name, each.weight, each.draws) for each in light.forecast.rivals] == [("power", 0.4, ())]
+    assert light.forecast.draws == ()
 
 
 def test_a_step_that_two_attempts_have_measured_has_two_forecasts() -> None:
-    """An older version's line says no attempt and is kept as it is."""
-    old = '{"time": 9.5, "step": 20, "computeGpuHours": 0.2, "budgetGpuHours": null, "forecast": {"verdict": "Weak"}}'
+    """A line of an older version names no attempt and is kept as it is."""
+    old = f'{{"time": 9.5, "step": 20, "computeGpuHours": 0.2, "budgetGpuHours": null, "forecast": {FORECAST_JSON}}}'
     again = replace(line(20, 0.3), attempt=2)
     assert parse_forecasts([again.to_line(), old]) == [line(20, 0.2), again]
 
 
+UNREADABLE: list[tuple[str, str]] = [
+    ("a field is unknown", FORECAST_JSON.replace('"unit"', '"mood": 3, "unit"')),
+    ("a field is missing", FORECAST_JSON.replace(', "draws": []', "")),
+    ("a number is missing", FORECAST_JSON.replace('"points": 3, ', "")),
+    ("a draw is cut", FORECAST_JSON.replace('"draws": []', '"draws": [[0.5]]')),
+]
+
+
+@pytest.mark.parametrize("forecast", [row[1] for row in UNREADABLE], ids=[row[0] for row in UNREADABLE])
+def test_a_forecast_that_cannot_be_read_is_left_out(forecast: str) -> None:
+    text = json.dumps({**json.loads(line(20, 0.2).to_line()), "forecast": json.loads(forecast)})
+    assert parse_forecasts([text, line(30, 0.3).to_line()]) == [line(30, 0.3)]
+
+
 MATCHED: list[tuple[str, ForecastLine, set[tuple[int, int]]]] = [
-    ("by its attempt", ForecastLine(9.5, 20, 0.1, None, "{}", attempt=2), {(20, 2)}),
-    ("of a lost point", ForecastLine(9.5, 20, 0.3, None, "{}", attempt=1), set()),
-    ("an older version's by its compute", ForecastLine(9.5, 20, 0.3, None, "{}"), {(20, 2)}),
-    ("an older version's of a lost point", ForecastLine(9.5, 20, 0.2, None, "{}"), set()),
-    ("of a step that nobody knows", ForecastLine(9.5, 30, 0.3, None, "{}", attempt=2), set()),
+    ("by its attempt", ForecastLine(9.5, 20, 0.1, None, WEAK, attempt=2), {(20, 2)}),
+    ("of a lost point", ForecastLine(9.5, 20, 0.3, None, WEAK, attempt=1), set()),
+    ("an older version's by its compute", ForecastLine(9.5, 20, 0.3, None, WEAK), {(20, 2)}),
+    ("an older version's of a lost point", ForecastLine(9.5, 20, 0.2, None, WEAK), set()),
+    ("of a step that nobody knows", ForecastLine(9.5, 30, 0.3, None, WEAK, attempt=2), set()),
 ]
 
 
