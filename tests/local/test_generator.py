@@ -104,7 +104,9 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture(scope="module")
 def native_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """The same over the transport `nccl`, whose engine is native_engine.py's."""
+    """The same over the transport `nccl`, whose engine is native_engine.py's; with workers in processes of their own,
+    as an engine on several devices has them.
+    """
     options = {
         "transport": "nccl",
         "native_backend": "gloo_native",
@@ -112,6 +114,7 @@ def native_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))  # spawned processes get it with the rest of the path
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         yield from start_rig(tmp_path_factory.mktemp("native") / "model", options)
 
 
@@ -169,6 +172,11 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_the_cache_has_the_size_that_the_options_give(rig: Rig) -> None:
+    """Wrong with VLLM_CPU_KVCACHE_SPACE set: it was 1 GiB, whatever the options said."""
+    assert rig.generator._engine.vllm_config.cache_config.kv_cache_memory_bytes == 64 * 2**20
 
 
 def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:

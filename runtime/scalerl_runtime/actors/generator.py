@@ -172,9 +172,11 @@ def _set_environment(options: EngineOptions) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if options.tensor_parallel == 0:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB, whole numbers only; kv_cache_memory_bytes decides
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # "auto" pins to one core, the trainer's as likely as not
         os.environ["OMP_NUM_THREADS"] = str(options.cpu_threads)
+        # The engine core computes itself: a worker process would import vLLM a third time, 10 s of a slow core.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # VLLM_CPU_KVCACHE_SPACE stays unset: it would override kv_cache_memory_bytes.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"  # the sampler compiles a trifle, which needs a C++ compiler
 
 
