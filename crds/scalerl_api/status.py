@@ -198,6 +198,11 @@ class AttemptStatus(ApiModel):
     checkpoint_step: int | None = None
     """Newest durable checkpoint known when it ended."""
 
+    @property
+    def over(self) -> bool:
+        """Whether the coordinator has ended."""
+        return self.ended is not None
+
 
 class EarlierAttempts(ApiModel):
     """What remains of attempts that are no longer listed."""

@@ -24,7 +24,7 @@ from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.render.describe import Overview
 from scalerl_operator.render.report_data import ReportData, judge_ends
 from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, curve_name
-from scalerl_operator.run.attempts import load_history, to_observed
+from scalerl_operator.run.attempts import load_history
 from scalerl_operator.run.evals import held_out
 
 Found = TypeVar("Found")
@@ -113,7 +113,6 @@ def parse_stored(document: Json) -> StoredRun:
 async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datetime) -> Overview:
     """Return everything that is known of a run; what its reader may not see says so. Raises KubeError, CommandError."""
     found = await fetch_run(kube, access, name)
-    attempts, _ = to_observed(load_history(found.run.status), now)
     pods = await _if_allowed(_fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
@@ -122,7 +121,7 @@ async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datet
         place=f"namespace {found.key[0]} of {access.place}",
         now=now,
         began=found.created,
-        attempts=attempts,
+        attempts=load_history(found.run.status).listed,
         pods=pods if isinstance(pods, str) else await _with_reasons(kube, found.key[0], pods),
         events=events,
     )
@@ -165,7 +164,6 @@ async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: date
     curve = parse_curve(await _fetch_curve(kube, found, access))
     if not held_out(curve.evals):
         raise CommandError(f"{'/'.join(found.key)} on {access.place} has no evaluation yet", EXIT_USAGE)
-    attempts, _ = to_observed(load_history(found.run.status), now)
     pods = await _if_allowed(_fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
@@ -175,7 +173,7 @@ async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: date
         evals=curve.evals,
         steps=curve.steps if len(curve.steps) > 1 else (),  # of one there is no line to draw
         forecasts=judge_ends(found.run, curve.evals, now.timestamp()),
-        attempts=attempts,
+        attempts=load_history(found.run.status).listed,
         environment=_environment(found, access, pods, now),
         events=events if not isinstance(events, str) else (),
         note=_FULL if curve.is_full else "",

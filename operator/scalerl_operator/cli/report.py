@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from scalerl_api import RLRun
+from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.decide.assessment import fit_points, foresee_entropy
 from scalerl_operator.decide.halfway import HalfwayCurve, compare_halfway
@@ -26,7 +27,6 @@ from scalerl_operator.render.report_data import ReportData
 from scalerl_operator.render.text import describe_halfway, format_compute
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
-from scalerl_operator.run.observed import Attempt
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 from scalerl_operator.run.state import format_ceiling, state_word
 
@@ -183,7 +183,7 @@ def _conditions(run: RLRun) -> Table:
     return Table("Status", header, rows)
 
 
-def _attempts(attempts: Sequence[Attempt]) -> Table:
+def _attempts(attempts: Sequence[AttemptStatus]) -> Table:
     return Table("Attempts", ("attempt", "started", "took", "checkpoint", "end"), attempt_rows(attempts))
 
 

@@ -158,7 +158,7 @@ class KubeCluster:
             stored = await self._kube.apply(RUNS, document, "status")
             written.status_time = now
             self._store.put_run(parse_observed_run(stored, run))
-            for happening in list_events(run.status, status, now):
+            for happening in list_events(run.status, status):
                 await self._tell(run, happening)
         await self._annotate(run, wanted_annotations(status))
 

@@ -6,13 +6,12 @@ A run that trains changes its numbers at every answer; they are written twice a 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition
 from scalerl_operator.decide.status import describe_stop
-from scalerl_operator.run.attempts import History, describe_exit, to_observed
+from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.conditions import EVENTS, EventReason
 from scalerl_operator.run.state import state_word
 
@@ -33,9 +32,9 @@ class Event:
         return f"{run}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def list_events(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Event]:
+def list_events(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
     """Yield what is in `new` and not in `old`. A status that is not written tells nothing."""
-    yield from _attempts(old, new, now)
+    yield from _attempts(old, new)
     before, after = state_word(old), state_word(new)
     if before != after:
         yield from _state(after, new)
@@ -66,10 +65,9 @@ def _unhealthy(status: RLRunStatus | None) -> Condition | None:
     return next((each for each in found if each.type == "Healthy" and each.status == "False"), None)
 
 
-def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Iterator[Event]:
+def _attempts(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
     before = {each.number: each for each in old.attempts} if old is not None else {}
-    seen, _ = to_observed(History(tuple(new.attempts)), now)
-    for attempt, said in zip(new.attempts, seen, strict=True):
+    for attempt in new.attempts:
         known = before.get(attempt.number)
         if known is None:
             yield Event("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
@@ -79,7 +77,7 @@ def _attempts(old: RLRunStatus | None, new: RLRunStatus, now: datetime) -> Itera
             yield Event("AskedToEnd", message[:MESSAGE_LENGTH])
         if attempt.ended is not None and (known is None or known.ended is None):
             good = attempt.exit_code == 0 or attempt.stop_cause is not None
-            yield Event("AttemptEnded", describe_exit(said)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
+            yield Event("AttemptEnded", describe_exit(attempt)[:MESSAGE_LENGTH], "Normal" if good else "Warning")
 
 
 def _state(word: str, status: RLRunStatus) -> Iterator[Event]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from scalerl_api import RLRun, RLRunStatus
-from scalerl_api.status import StopCause
+from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
 from scalerl_operator.decide.restart_budget import count_failures, is_free
 from scalerl_operator.decide.status import Standing, build_status
 from scalerl_operator.decide.watchdog import find_alarms
-from scalerl_operator.run.attempts import describe_exit
+from scalerl_operator.run.attempts import active_seconds, describe_exit
 from scalerl_operator.run.conditions import Outcome
-from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
+from scalerl_operator.run.observed import Assessment, ObservedState
 
 # Who is asked to end for these has nothing to save, or cannot: short patience.
 HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
@@ -101,9 +101,9 @@ def decide(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, l
 def _before_start(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime) -> Action:
     """A run that was over stays over, unless the spec has been changed so that it is not."""
     if seen.attempts:
-        termination = seen.attempts[-1].termination
-        if termination is not None and termination.reason == "Finished" and _is_budget_spent(run, seen):
-            return Done("Finished", f"budget spent at step {termination.step}")
+        last = seen.attempts[-1]
+        if last.said == "Finished" and _is_budget_spent(run, seen):
+            return Done("Finished", f"budget spent at step {last.step}")
     ending = _ending(run, seen, judged, now)
     if ending is not None:
         return ending
@@ -112,8 +112,7 @@ def _before_start(run: RLRun, seen: ObservedState, judged: Assessment, now: date
 
 def _is_budget_spent(run: RLRun, seen: ObservedState) -> bool:
     """Whether the run is as long as the spec now asks: a larger budget lets a finished run go on."""
-    termination = seen.attempts[-1].termination
-    step = termination.step if termination is not None else 0
+    step = seen.attempts[-1].step
     compute = max((point.compute_gpu_hours for point in seen.evals), default=0.0)
     limit = run.spec.budget.gpu_hours
     return step >= run.spec.budget.steps or (limit is not None and compute >= limit)
@@ -148,12 +147,11 @@ def _heed_watchdog(run: RLRun, seen: ObservedState) -> Terminate | Wait:
     return Wait()
 
 
-def _is_stuck(run: RLRun, seen: ObservedState, attempt: Attempt, now: datetime, limits: Limits) -> bool:
+def _is_stuck(run: RLRun, seen: ObservedState, attempt: AttemptStatus, now: datetime, limits: Limits) -> bool:
     """Whether the coordinator has not answered for too long. A few missed polls are nothing."""
     if seen.heard is None:
-        return now - max(attempt.started, seen.watched or attempt.started) > timedelta(
-            seconds=run.spec.deadlines.start_seconds
-        )
+        started = attempt.started or now
+        return now - max(started, seen.watched or started) > timedelta(seconds=run.spec.deadlines.start_seconds)
     return now - seen.heard > timedelta(seconds=limits.silence_seconds)
 
 
@@ -162,8 +160,7 @@ def _is_overdue(run: RLRun, seen: ObservedState, now: datetime) -> bool:
     limit = run.spec.deadlines.active_seconds
     if limit is None:
         return False
-    listed = sum(((each.ended or now) - each.started).total_seconds() for each in seen.attempts)
-    return seen.earlier.active_seconds + listed >= limit
+    return seen.earlier.active_seconds + active_seconds(seen.attempts, now) >= limit
 
 
 def _ending(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime) -> Done | None:
@@ -181,11 +178,10 @@ def _ending(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime) 
 
 def _after_exit(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits) -> Action:
     last = seen.attempts[-1]
-    said = last.termination.reason if last.termination is not None else None
-    error = last.termination.error if last.termination is not None else ""
-    unasked = said is None and last.stop_cause is None and not last.infrastructure
-    if last.exit_code == EXIT_FINISHED and (said == "Finished" or unasked):
-        step = last.termination.step if last.termination is not None else run.spec.budget.steps
+    error = last.error if last.said is not None else ""
+    unasked = last.said is None and last.stop_cause is None and not last.infrastructure
+    if last.exit_code == EXIT_FINISHED and (last.said == "Finished" or unasked):
+        step = last.step if last.said is not None else run.spec.budget.steps
         return Done("Finished", f"budget spent at step {step}")
     ending = _verdict(run, last, error) or _ending(run, seen, judged, now)
     if ending is not None:
@@ -195,7 +191,7 @@ def _after_exit(run: RLRun, seen: ObservedState, judged: Assessment, now: dateti
     return _again(run, seen, now, limits)
 
 
-def _verdict(run: RLRun, last: Attempt, error: str) -> Done | None:
+def _verdict(run: RLRun, last: AttemptStatus, error: str) -> Done | None:
     """How the last attempt's end ended the run for good."""
     if last.exit_code == EXIT_INVALID:
         return Done("Invalid", error or "the runtime refused the spec")

@@ -1,8 +1,8 @@
 """Which ends of attempts spend the restart budget. PURE."""
 
-from scalerl_api.status import StopCause
+from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
-from scalerl_operator.run.observed import Attempt, ObservedState
+from scalerl_operator.run.observed import ObservedState
 
 # However who was asked for these ends, it is the run's own fault.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
@@ -16,7 +16,7 @@ def count_failures(seen: ObservedState, *, every_steps: int = 1) -> tuple[int, i
     further: else a run that makes one step and stands still would be started for ever.
     """
     before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
-    known = max(before, default=seen.earlier.checkpoint_step)
+    known = max(before, default=seen.earlier.checkpoint_step or 0)
     spent, retries = seen.earlier.failures, seen.earlier.retries
     for attempt in seen.current:
         if not attempt.over:
@@ -34,7 +34,7 @@ def count_failures(seen: ObservedState, *, every_steps: int = 1) -> tuple[int, i
     return spent, retries
 
 
-def is_free(attempt: Attempt) -> bool:
+def is_free(attempt: AttemptStatus) -> bool:
     """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
     if attempt.ruled is not None:
         return attempt.ruled == "Ignore"

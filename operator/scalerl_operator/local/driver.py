@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
-from scalerl_api.status import StopCause
+from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EvalPoint, Progress, Termination
 from scalerl_operator.decide.assessment import forecast_points, summarize
 from scalerl_operator.decide.events import list_events
@@ -24,11 +24,11 @@ from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
 from scalerl_operator.render.text import ProgressView, describe_eval
-from scalerl_operator.run.attempts import describe_exit
+from scalerl_operator.run.attempts import describe_exit, start_attempt, termination_fields
 from scalerl_operator.run.evals import EvalKey, eval_key, merge_evals, next_index, surviving
 from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
 from scalerl_operator.run.immutable_fields import find_fixed_changes
-from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
+from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.progress import budget_gpu_hours, close_progress, eta_seconds
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 
@@ -132,18 +132,14 @@ class _Driver:
         self._ask_forecasts()
         self._take_forecasts(wait=True)  # a policy that holds already must hold before anything is started
 
-    def _close_lost(self, attempt: Attempt) -> Attempt:
+    def _close_lost(self, attempt: AttemptStatus) -> AttemptStatus:
         """Write down the end of an attempt whose driver died: the lock says that its processes are gone."""
         termination = records.load_termination(self.folder)
-        newest = records.load_last_sign(self.folder) or attempt.started
-        closed = attempt.model_copy(
-            update={
-                "ended": max(newest, attempt.started),
-                "termination": termination,
-                "checkpoint_step": _saved_step(termination),
-            }
-        )
-        records.append_attempt(self.folder, closed)
+        started = attempt.started or attempt.created
+        newest = records.load_last_sign(self.folder) or started
+        ended = {"ended": max(newest, started), "checkpoint_step": _saved_step(termination)}
+        closed = attempt.model_copy(update={**ended, **termination_fields(termination)})
+        records.append_attempt(self.folder, closed, termination)
         return closed
 
     def look(self) -> None:
@@ -198,11 +194,11 @@ class _Driver:
                 "rule": rule.name if rule is not None else None,
                 "ruled": rule.action if rule is not None else None,
                 "exit_code": code,
-                "termination": termination,
                 "checkpoint_step": told if told is not None else _saved_step(last),
+                **termination_fields(termination),
             }
         )
-        self._write_attempt(attempt)
+        self._write_attempt(attempt, termination)
         self.coordinator, self.missed = None, 0
         self.seen = replace(self.seen, progress=progress)
         self.display.event(describe_exit(attempt))
@@ -229,7 +225,7 @@ class _Driver:
         """Return what to do; the status that goes with it is written."""
         now = self.deps.now()
         plan = plan_run(self.run, self.seen, self.judged, now, self.deps.limits)
-        for each in list_events(self.run.status, plan.status, now):
+        for each in list_events(self.run.status, plan.status):
             if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself says all else
                 self.display.event(each.message)
         self.run = self.run.model_copy(update={"status": plan.status})
@@ -261,7 +257,7 @@ class _Driver:
         return self.deps.poll_seconds
 
     def _start(self, number: int) -> None:
-        self._write_attempt(Attempt(number=number, started=self.deps.now()))
+        self._write_attempt(start_attempt(number, self.deps.now()))
         grace = self.run.spec.deadlines.checkpoint_seconds + self.deps.limits.exit_seconds
         self.pace.clear()
         self.missed = self.since = 0
@@ -277,9 +273,9 @@ class _Driver:
             asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.deps.now()}
             self._write_attempt(attempt.model_copy(update=asked))
 
-    def _write_attempt(self, attempt: Attempt) -> None:
+    def _write_attempt(self, attempt: AttemptStatus, termination: Termination | None = None) -> None:
         """Replace or add an attempt, on disk first."""
-        records.append_attempt(self.folder, attempt)
+        records.append_attempt(self.folder, attempt, termination)
         others = tuple(each for each in self.seen.attempts if each.number != attempt.number)
         self.seen = replace(self.seen, attempts=(*others, attempt))
 

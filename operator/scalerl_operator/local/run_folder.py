@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from scalerl_api import RLRun, parse_run
+from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import (
     ADDRESS_FILE,
     CHECKPOINTS,
@@ -26,9 +27,9 @@ from scalerl_api.wire import (
 )
 from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.yaml_document import load_document
+from scalerl_operator.run.attempts import format_attempt, parse_attempts
 from scalerl_operator.run.evals import merge_evals, merge_steps, parse_lines
 from scalerl_operator.run.forecast_log import ForecastLine, parse_forecasts
-from scalerl_operator.run.observed import Attempt
 
 FOLLOW_SECONDS = 0.5  # between two looks at a log that is followed
 
@@ -135,15 +136,14 @@ def load_forecasts(folder: RunFolder) -> list[ForecastLine]:
     return parse_forecasts(_lines(folder.forecasts))
 
 
-def load_attempts(folder: RunFolder) -> tuple[Attempt, ...]:
+def load_attempts(folder: RunFolder) -> tuple[AttemptStatus, ...]:
     """Return the attempts, oldest first."""
-    found = {each.number: each for each in parse_lines(Attempt, _lines(folder.attempts))[0]}
-    return tuple(found[number] for number in sorted(found))
+    return parse_attempts(_lines(folder.attempts))
 
 
-def append_attempt(folder: RunFolder, attempt: Attempt) -> None:
-    """Write down what is now known of an attempt."""
-    append_line(folder.attempts, attempt.model_dump_json(by_alias=True, exclude_none=True))
+def append_attempt(folder: RunFolder, attempt: AttemptStatus, termination: Termination | None = None) -> None:
+    """Append what is now known of an attempt, with the termination message that it ended with."""
+    append_line(folder.attempts, format_attempt(attempt, termination))
 
 
 def load_termination(folder: RunFolder) -> Termination | None:

@@ -9,7 +9,7 @@ from scalerl_api.wire import EXIT_RETRY
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.reconcile.snapshot import ObservedPod, parse_last_words
-from scalerl_operator.run.attempts import History, to_observed
+from scalerl_operator.run.attempts import MAX_MESSAGE_LENGTH, History, active_seconds, termination_fields
 from scalerl_operator.run.observed import ObservedState
 
 LISTED = 10  # attempts in the status; what older ones cost is summed
@@ -19,18 +19,13 @@ def trim(history: History, run: RLRun, now: datetime) -> History:
     """Return the history with its oldest attempts summed, so that the status stays small."""
     if len(history.listed) <= LISTED:
         return history
-    old = History(history.listed[:-LISTED], history.earlier)
-    attempts, earlier = to_observed(old, now)
-    failures, retries = count_failures(
-        ObservedState(attempts, earlier=earlier), every_steps=run.spec.checkpoint.every_steps
-    )
-    known = [each.checkpoint_step for each in attempts if each.checkpoint_step is not None]
-    active = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
+    old, earlier = history.listed[:-LISTED], history.earlier
+    failures, retries = count_failures(ObservedState(old, earlier=earlier), every_steps=run.spec.checkpoint.every_steps)
     summed = EarlierAttempts(
-        active_seconds=earlier.active_seconds + active,
+        active_seconds=earlier.active_seconds + active_seconds(old, now),
         failures=failures,
         retries=retries,
-        checkpoint_step=max([*known, earlier.checkpoint_step]) or None,
+        checkpoint_step=max([earlier.checkpoint_step or 0, *(each.checkpoint_step or 0 for each in old)]) or None,
     )
     return History(history.listed[-LISTED:], summed)
 
@@ -87,9 +82,9 @@ def _rule(run: RLRun, attempt: AttemptStatus, pod: ObservedPod) -> dict[str, obj
 def _close(attempt: AttemptStatus, coordinator: ObservedPod, mine: Sequence[ObservedPod]) -> dict[str, object]:
     """How an attempt ended: by the coordinator's own word, unless that is that it has lost a member."""
     words = parse_last_words(coordinator)
-    found: dict[str, object] = {}
+    found = termination_fields(words)
     if words is not None:
-        found |= {"said": words.reason, "step": words.step, "error": words.error[:1000]}
+        found["error"] = words.error[:MAX_MESSAGE_LENGTH]
     if words is not None and words.checkpoint is not None:
         found["checkpoint_step"] = words.checkpoint.step
     member = _culprit(attempt, coordinator, mine)

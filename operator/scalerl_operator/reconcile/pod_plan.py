@@ -29,7 +29,7 @@ from scalerl_operator.reconcile.pending import count_begun, describe_waits, pend
 from scalerl_operator.reconcile.snapshot import ObservedPod, Snapshot, last_checkpoint, last_evals
 from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
 from scalerl_operator.resources.names import COORDINATOR, PodRole
-from scalerl_operator.run.attempts import History, ask_to_end, load_history, to_observed
+from scalerl_operator.run.attempts import History, active_seconds, ask_to_end, load_history
 from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import is_over, over_since, state_word
@@ -157,19 +157,18 @@ def _judged(snapshot: Snapshot) -> Assessment:
 
 
 def _to_seen(look: _Pass, history: History) -> ObservedState:
-    attempts, earlier = to_observed(history, look.now)
     told = look.snapshot.told
-    mine = bool(attempts) and told.attempt == attempts[-1].number
+    mine = history.last is not None and told.attempt == history.last.number
     progress = told.progress
     # What the attempt before has reached, until the new one speaks: its coordinator is asked long before it answers.
     if progress is not None and not (mine and told.heard is not None):
         progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
     return ObservedState(
-        attempts=attempts,
+        attempts=history.listed,
         progress=progress,
         heard=told.heard if mine else None,
         watched=told.watched if mine else None,
-        earlier=earlier,
+        earlier=history.earlier,
         evals=merge_evals(told.evals, last_evals(look.pods)),
         left=last_checkpoint(look.pods, since=told.attempt or 0),
         eta_seconds=told.eta_seconds if mine else None,
@@ -250,9 +249,8 @@ def _until(look: _Pass, history: History, action: Action) -> datetime | None:
         due += _step_due(look, running)
         due.append(now + timedelta(seconds=min(look.limits.silence_seconds, deadlines.start_seconds)))
         if deadlines.active_seconds is not None:
-            attempts, earlier = to_observed(history, now)
-            used = sum(((each.ended or now) - each.started).total_seconds() for each in attempts)
-            due.append(now + timedelta(seconds=deadlines.active_seconds - used - earlier.active_seconds))
+            used = history.earlier.active_seconds + active_seconds(history.listed, now)
+            due.append(now + timedelta(seconds=deadlines.active_seconds - used))
     return min((each for each in due if each > now), default=None)
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from scalerl_api import RLRun, RLRunStatus
-from scalerl_api.status import Condition
+from scalerl_api.status import AttemptStatus, Condition
 from scalerl_operator.reconcile.pod_view import EventView, PodView
 from scalerl_operator.render.text import describe_forecast, format_compute, format_duration, format_rows, format_table
 from scalerl_operator.run.attempts import describe_exit
-from scalerl_operator.run.observed import Attempt
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 from scalerl_operator.run.state import state_word
 
@@ -28,7 +27,7 @@ class Overview:
     began: datetime | None = None
     state: str | None = None
     """Its state, where the status alone does not say it."""
-    attempts: Sequence[Attempt] = ()
+    attempts: Sequence[AttemptStatus] = ()
     pods: Sequence[PodView] | str | None = None
     """None: there can be none; a text: why they could not be looked at."""
     events: Sequence[EventView] | str | None = None
@@ -140,13 +139,13 @@ def _conditions(status: RLRunStatus, now: datetime) -> list[tuple[str, ...]]:
     return [row(each) for each in status.conditions]
 
 
-def attempt_rows(attempts: Sequence[Attempt]) -> list[tuple[str, ...]]:
+def attempt_rows(attempts: Sequence[AttemptStatus]) -> list[tuple[str, ...]]:
     """Return (number, start, duration, checkpoint, how it ended) of each attempt."""
     return [
         (
             str(each.number),
-            f"{each.started.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-            format_duration((each.ended - each.started).total_seconds()) if each.ended is not None else "-",
+            f"{each.started.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if each.started is not None else "-",
+            format_duration((each.ended - each.started).total_seconds()) if each.ended and each.started else "-",
             str(each.checkpoint_step) if each.checkpoint_step is not None else "-",
             describe_exit(each) if each.over else "running",
         )

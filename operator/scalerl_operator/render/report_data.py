@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.decide.assessment import forecast_points
 from scalerl_operator.reconcile.pod_view import EventView
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
-from scalerl_operator.run.observed import Attempt
 from scalerl_operator.run.progress import budget_gpu_hours
 
 
@@ -24,7 +24,7 @@ class ReportData:
     steps: Sequence[StepRecord]
     forecasts: Sequence[ForecastLine]
     """Those that were made; or those that matter, made anew from the same points."""
-    attempts: Sequence[Attempt]
+    attempts: Sequence[AttemptStatus]
     environment: Sequence[tuple[str, str]]
     """(what, value) of where it ran, and of where this is written."""
     events: Sequence[EventView] = ()

@@ -25,8 +25,9 @@ from scalerl_operator.decide.assessment import forecast_points, summarize
 from scalerl_operator.decide.lifecycle import plan_run
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.run.attempts import start_attempt, termination_fields
 from scalerl_operator.run.evals import held_out
-from scalerl_operator.run.observed import Attempt, ObservedState
+from scalerl_operator.run.observed import ObservedState
 from scalerl_operator.run.progress import budget_gpu_hours
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -205,19 +206,16 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
         budget = budget_gpu_hours(run, each.step, each.compute_gpu_hours)
         lines.append(forecast_points(run, measured[:count], budget, START.timestamp() + 3.4 * each.step))
     folder.forecasts.write_text("".join(line.to_line() + "\n" for line in lines))
+    first, second = start_attempt(1, START), start_attempt(2, START + timedelta(seconds=340))
+    termination = Termination(reason="Finished", step=240)
+    killed = {"ended": START + timedelta(seconds=330), "exit_code": 137, "checkpoint_step": 90}
+    finished = {"ended": START + timedelta(seconds=900), "exit_code": 0, "checkpoint_step": 240}
     attempts = (
-        Attempt(number=1, started=START, ended=START + timedelta(seconds=330), exit_code=137, checkpoint_step=90),
-        Attempt(
-            number=2,
-            started=START + timedelta(seconds=340),
-            ended=START + timedelta(seconds=900),
-            exit_code=0,
-            termination=Termination(reason="Finished", step=240),
-            checkpoint_step=240,
-        ),
+        first.model_copy(update=killed),
+        second.model_copy(update={**finished, **termination_fields(termination)}),
     )
-    for attempt in attempts:
-        records.append_attempt(folder, attempt)
+    records.append_attempt(folder, attempts[0])
+    records.append_attempt(folder, attempts[1], termination)
     progress = Progress(
         run=run.name,
         attempt=2,

@@ -111,7 +111,7 @@ TOLD = [
 
 @pytest.mark.parametrize(("old", "new", "told"), [row[:3] for row in TOLD], ids=[row[3] for row in TOLD])
 def test_what_people_are_told(old: RLRunStatus | None, new: RLRunStatus, told: list[Event]) -> None:
-    assert list(list_events(old, new, NOW)) == told
+    assert list(list_events(old, new)) == told
 
 
 def test_the_same_words_about_the_same_run_are_one_event() -> None:

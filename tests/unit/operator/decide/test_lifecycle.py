@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_api.status import StopStatus
-from scalerl_api.wire import EvalPoint, Progress, StepVital, Termination
+from scalerl_api.status import AttemptStatus, EarlierAttempts, StopStatus
+from scalerl_api.wire import EvalPoint, Progress, StepVital
 from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, decide, plan_run
 from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.run.attempts import describe_exit
-from scalerl_operator.run.observed import Assessment, Attempt, Earlier, ObservedState
+from scalerl_operator.run.observed import Assessment, ObservedState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LIMITS = Limits(retries=10, exit_seconds=30, silence_seconds=600)
@@ -21,18 +21,19 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def running(**values: object) -> Attempt:
-    return Attempt.model_validate({"number": 1, "started": ago(100), **values})
+def running(**values: object) -> AttemptStatus:
+    given = {"number": 1, "replicas": 2, "created": ago(110), "started": ago(100)}
+    return AttemptStatus.model_validate({**given, **values})
 
 
-def over(number: int, code: int | None, **values: object) -> Attempt:
+def over(number: int, code: int | None, **values: object) -> AttemptStatus:
     """An attempt that ended just now."""
-    given = {"number": number, "started": ago(50), "ended": NOW, "exit_code": code}
-    return Attempt.model_validate({**given, **values})
+    given = {"number": number, "replicas": 2, "created": ago(60), "started": ago(50), "ended": NOW, "exit_code": code}
+    return AttemptStatus.model_validate({**given, **values})
 
 
-def told(reason: str, step: int = 0, error: str = "") -> Termination:
-    return Termination.model_validate({"reason": reason, "step": step, "error": error})
+def told(reason: str, step: int = 0, error: str = "") -> dict[str, object]:
+    return {"said": reason, "step": step, "error": error}
 
 
 def stop(mode: str) -> Assessment:
@@ -119,7 +120,7 @@ RUNNING_ROWS = [
         "silence since does",
     ),
     (
-        ObservedState((running(started=ago(1200)),), heard=NOW, earlier=Earlier(active_seconds=6000.0)),
+        ObservedState((running(started=ago(1200)),), heard=NOW, earlier=EarlierAttempts(active_seconds=6000.0)),
         Assessment(),
         Terminate("DeadlineExceeded"),
         "attempts that are no longer listed count for the deadline: 6000 + 1200 s",
@@ -227,13 +228,13 @@ def test_while_the_coordinator_runs(run: RLRun, seen: ObservedState, judged: Ass
 
 EXIT_ROWS = [
     (
-        ObservedState((over(1, 0, termination=told("Finished", 120)),)),
+        ObservedState((over(1, 0, **told("Finished", 120)),)),
         Assessment(),
         "Finished",
         "it says that it finished",
     ),
     (
-        ObservedState((over(1, 64, termination=told("Invalid")),)),
+        ObservedState((over(1, 64, **told("Invalid")),)),
         Assessment(),
         "Invalid",
         "a wrong spec is never tried again",
@@ -257,7 +258,7 @@ EXIT_ROWS = [
         "eleven tries of the surroundings, ten allowed",
     ),
     (
-        ObservedState((over(1, 0, termination=told("Stopped")),), interrupts=1),
+        ObservedState((over(1, 0, **told("Stopped")),), interrupts=1),
         Assessment(),
         "Interrupted",
         "ended on request",
@@ -306,13 +307,13 @@ EXIT_ROWS = [
         "what a rule counts costs a restart, whatever it was",
     ),
     (
-        ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        ObservedState((over(1, 0, **told("Stopped"), stop_cause="StoppedByPolicy"),)),
         stop("Enforce"),
         "StoppedByPolicy",
         "a policy ended it",
     ),
     (
-        ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        ObservedState((over(1, 0, **told("Stopped"), stop_cause="StoppedByPolicy"),)),
         Assessment(),
         "StoppedByPolicy",
         "a last evaluation under way does not undo the stop",
@@ -330,7 +331,7 @@ EXIT_ROWS = [
         "no restart past the run's deadline",
     ),
     (
-        ObservedState((over(1, 0, termination=told("Finished", 120)),), interrupts=1),
+        ObservedState((over(1, 0, **told("Finished", 120)),), interrupts=1),
         Assessment(),
         "Finished",
         "it was quicker",
@@ -353,7 +354,7 @@ AGAIN_ROWS = [
     ((over(1, 75), over(2, 75), over(3, 75)), Wait(NOW + timedelta(seconds=40)), "10, 20, 40 s"),
     (tuple(over(n, 75) for n in range(1, 9)), Wait(NOW + timedelta(seconds=600)), "1280 s are cut to 600 s"),
     (tuple(over(n, 75) for n in range(1, 11)), Wait(NOW + timedelta(seconds=600)), "ten tries are allowed"),
-    ((over(1, 0, termination=told("Stopped")),), Wait(NOW + timedelta(seconds=10)), "stopped by somebody else: again"),
+    ((over(1, 0, **told("Stopped")),), Wait(NOW + timedelta(seconds=10)), "stopped by somebody else: again"),
     ((over(1, 1), over(2, 75), over(3, 1)), Wait(NOW + timedelta(seconds=10)), "a retry between costs no restart"),
     (
         (over(1, 1), over(2, 1, checkpoint_step=50), over(3, 1, checkpoint_step=50)),
@@ -405,7 +406,7 @@ AGAIN_ROWS = [
         "an eviction that a rule counts is one",
     ),
     (
-        (over(1, 1), over(2, 0, stop_cause="Suspended", termination=told("Stopped"))),
+        (over(1, 1), over(2, 0, stop_cause="Suspended", **told("Stopped"))),
         Start(3),
         "resumed: at once, whatever failed before",
     ),
@@ -418,14 +419,14 @@ AGAIN_ROWS = [
 
 
 @pytest.mark.parametrize(("attempts", "action"), [r[:2] for r in AGAIN_ROWS], ids=[r[2] for r in AGAIN_ROWS])
-def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[Attempt, ...], action: object) -> None:
+def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[AttemptStatus, ...], action: object) -> None:
     assert decide(run, ObservedState(attempts), Assessment(), NOW, LIMITS) == action
 
 
 def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -> None:
     run = make_run(suspend=True)
     assert decide(run, ObservedState((running(),), heard=NOW), Assessment(), NOW, LIMITS) == Terminate("Suspended")
-    ended = ObservedState((over(1, 0, termination=told("Stopped"), stop_cause="Suspended"),))
+    ended = ObservedState((over(1, 0, **told("Stopped"), stop_cause="Suspended"),))
     conditions = {each.type: each for each in plan_run(run, ended, Assessment(), NOW).status.conditions}
     assert {kind: conditions[kind].status for kind in ("Suspended", "Progressing", "Complete", "Failed")} == {
         "Suspended": "True",
@@ -436,7 +437,7 @@ def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -
 
 
 def test_failures_that_are_no_longer_listed_count() -> None:
-    earlier = Earlier(failures=2, retries=1, checkpoint_step=40)
+    earlier = EarlierAttempts(failures=2, retries=1, checkpoint_step=40)
     assert count_failures(ObservedState((over(7, 1, checkpoint_step=40),), earlier=earlier)) == (3, 1)
     assert count_failures(ObservedState((over(7, 1, checkpoint_step=50),), earlier=earlier)) == (1, 0)
 
@@ -472,7 +473,7 @@ def test_the_backoff_is_the_runs_own(make_run: Callable[..., RLRun]) -> None:
 @pytest.mark.parametrize(("action", "wanted"), [("Stop", "StoppedByWatchdog"), ("Restart", None), ("Warn", None)])
 def test_numbers_that_are_none(make_run: Callable[..., RLRun], action: str, wanted: str | None) -> None:
     run = make_run(watchdog={"nonFinite": {"action": action}})
-    seen = ObservedState((over(1, 65, termination=told("Failed", 56, "NonFinite: step 57: loss is nan")),))
+    seen = ObservedState((over(1, 65, **told("Failed", 56, "NonFinite: step 57: loss is nan")),))
     found = decide(run, seen, Assessment(), NOW, LIMITS)
     if wanted is None:
         assert found == Start(2)
@@ -512,25 +513,25 @@ BEFORE_ROWS = [
     ((), 0.0, Start(1), "the first start"),
     ((over(1, 1),), 0.0, Start(2), "resumed after a crash"),
     ((over(1, None),), 0.0, Start(2), "resumed after the driver was killed"),
-    ((over(1, 0, termination=told("Stopped", 30)),), 0.3, Start(2), "resumed after Ctrl-C"),
-    ((over(1, 0, termination=told("Finished", 80)),), 0.8, Start(2), "finished, but the budget is larger now"),
+    ((over(1, 0, **told("Stopped", 30)),), 0.3, Start(2), "resumed after Ctrl-C"),
+    ((over(1, 0, **told("Finished", 80)),), 0.8, Start(2), "finished, but the budget is larger now"),
 ]
 
 
 @pytest.mark.parametrize(("attempts", "hours", "action"), [r[:3] for r in BEFORE_ROWS], ids=[r[3] for r in BEFORE_ROWS])
 def test_before_a_start(
-    run: RLRun, point: Callable[..., EvalPoint], attempts: tuple[Attempt, ...], hours: float, action: object
+    run: RLRun, point: Callable[..., EvalPoint], attempts: tuple[AttemptStatus, ...], hours: float, action: object
 ) -> None:
     seen = ObservedState(attempts, first_attempt=len(attempts) + 1, evals=(point(1, compute_gpu_hours=hours),))
     assert decide(run, seen, Assessment(), NOW, LIMITS) == action
 
 
 def test_a_finished_run_is_not_started_again(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -> None:
-    by_steps = ObservedState((over(1, 0, termination=told("Finished", 120)),), first_attempt=2)
+    by_steps = ObservedState((over(1, 0, **told("Finished", 120)),), first_attempt=2)
     action = decide(make_run(), by_steps, Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 120")
     by_hours = ObservedState(
-        (over(1, 0, termination=told("Finished", 70)),), first_attempt=2, evals=(point(7, compute_gpu_hours=0.5),)
+        (over(1, 0, **told("Finished", 70)),), first_attempt=2, evals=(point(7, compute_gpu_hours=0.5),)
     )
     run = make_run(budget={"steps": 120, "evalEverySteps": 10, "gpuHours": 0.5})
     assert decide(run, by_hours, Assessment(), NOW, LIMITS) == Done("Finished", "budget spent at step 70")
@@ -549,14 +550,14 @@ def test_deciding_twice_changes_nothing(run: RLRun) -> None:
 
 
 def test_the_status_says_why_it_waits(run: RLRun) -> None:
-    seen = ObservedState((over(1, 1, termination=told("Failed", 30, "out of memory")), over(2, 1)))
+    seen = ObservedState((over(1, 1, **told("Failed", 30, "out of memory")), over(2, 1)))
     conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW).status.conditions}
     assert conditions["Progressing"].reason == "BackingOff"
     assert conditions["Progressing"].message == "attempt 2 ended with exit code 1; next try at 12:00:10"
 
 
 def test_a_finished_run_says_where(run: RLRun) -> None:
-    action = decide(run, ObservedState((over(1, 0, termination=told("Finished", 97)),)), Assessment(), NOW, LIMITS)
+    action = decide(run, ObservedState((over(1, 0, **told("Finished", 97)),)), Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 97"), "gpuHours may end it before the last step"
 
 

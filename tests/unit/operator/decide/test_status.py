@@ -10,8 +10,9 @@ from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.decide.status import build_status, describe_invalid
+from scalerl_operator.run.attempts import start_attempt
 from scalerl_operator.run.conditions import CONDITIONS
-from scalerl_operator.run.observed import Assessment, Attempt, ObservedState
+from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import format_ceiling, is_over, state_word
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -25,8 +26,8 @@ def snapshot(phase: str = "training", *, alive: bool = True, **values: object) -
     progress = Progress.model_validate({**given, **more, **values})
     ended = {} if alive else {"ended": NOW, "exit_code": 0}
     attempts = (
-        Attempt(number=1, started=NOW, ended=NOW, exit_code=1),
-        Attempt.model_validate({"number": 2, "started": NOW, **ended}),
+        start_attempt(1, NOW).model_copy(update={"ended": NOW, "exit_code": 1}),
+        start_attempt(2, NOW).model_copy(update=ended),
     )
     return ObservedState(attempts, progress=progress, heard=NOW)
 

@@ -10,7 +10,8 @@ from scalerl_api import RLRun
 from scalerl_api.policies import VITAL_STEPS
 from scalerl_api.wire import Progress, StepVital
 from scalerl_operator.decide.watchdog import find_alarms, longest_step_seconds
-from scalerl_operator.run.observed import Attempt, ObservedState
+from scalerl_operator.run.attempts import start_attempt
+from scalerl_operator.run.observed import ObservedState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RULES = {
@@ -37,7 +38,7 @@ def snapshot(
         still_seconds=still,
         time=5.0,
     )
-    attempt = Attempt(number=2, started=NOW, ended=None if alive else NOW)
+    attempt = start_attempt(2, NOW).model_copy(update={"ended": None if alive else NOW})
     return ObservedState((attempt,), progress=progress, heard=NOW if heard else None)
 
 

@@ -20,13 +20,13 @@ import pytest
 import yaml
 
 from scalerl_api import RLRun, wire
+from scalerl_api.status import AttemptStatus
 from scalerl_operator.decide.lifecycle import Done, Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.driver import DriverDeps, drive, prepare_folder
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
 from scalerl_operator.render.text import ProgressView
-from scalerl_operator.run.observed import Attempt
 
 FAST = Limits(retries=1, exit_seconds=20.0)
 BUDGET = {"steps": 50, "evalEverySteps": 10}
@@ -79,7 +79,7 @@ class Stage:
     def steps(self) -> list[int]:
         return [point.step for point in records.load_evals(self.folder)]
 
-    def attempts(self) -> tuple[Attempt, ...]:
+    def attempts(self) -> tuple[AttemptStatus, ...]:
         return records.load_attempts(self.folder)
 
 
@@ -149,7 +149,7 @@ def test_a_killed_coordinator_is_restarted_from_its_checkpoint(stage: Stage) -> 
     done = stage.play({"crash": {"1": [23, -9]}, "spawn": True, "torn": True})
     assert done.outcome == "Finished"
     first, second = stage.attempts()
-    assert (first.exit_code, first.termination, second.exit_code) == (137, None, 0)
+    assert (first.exit_code, first.said, second.exit_code) == (137, None, 0)
     assert stage.steps() == [0, 10, 20, 30, 40, 50]
     text = (stage.folder.path / wire.METRICS_FILE).read_text().splitlines()
     assert [json.loads(line)["step"] for line in text if json.loads(line)["attempt"] == 2][0] == 21

@@ -13,7 +13,7 @@ from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
 from scalerl_operator.local.yaml_document import load_document, parse_document
-from scalerl_operator.run.observed import Attempt
+from scalerl_operator.run.attempts import start_attempt
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -83,10 +83,11 @@ def test_a_cut_line_does_not_spoil_the_next(folder: RunFolder) -> None:
 
 
 def test_the_last_line_of_an_attempt_counts(folder: RunFolder) -> None:
-    second = Attempt(number=2, started=NOW)
-    for each in (Attempt(number=1, started=NOW), second, Attempt(number=1, started=NOW, ended=NOW, exit_code=137)):
+    first, second = start_attempt(1, NOW), start_attempt(2, NOW)
+    killed = first.model_copy(update={"ended": NOW, "exit_code": 137})
+    for each in (first, second, killed):
         records.append_attempt(folder, each)
-    assert records.load_attempts(folder) == (Attempt(number=1, started=NOW, ended=NOW, exit_code=137), second)
+    assert records.load_attempts(folder) == (killed, second)
 
 
 def test_one_driver_at_a_time(folder: RunFolder) -> None:
