@@ -178,6 +178,22 @@ def test_functions_are_short(path: Path) -> None:
     assert {where: length for where, length in lengths.items() if length > 40} == {}
 
 
+def assigned_from_outside(path: Path) -> Iterator[str]:
+    """Every `object.field` that is assigned, `self.field` excepted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            for each in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(each, ast.Attribute) and ast.unparse(each.value) != "self":
+                    yield ast.unparse(each)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "loop"], ids=lambda path: path.name)
+def test_loop_objects_are_changed_by_their_own_methods(path: Path) -> None:
+    own = ("slot.", "self.counters.") if path.name == "pool.py" else ()  # the pool's records; nobody else writes them
+    assert [name for name in assigned_from_outside(path) if not name.startswith(own)] == []
+
+
 def test_generated_files_are_fresh() -> None:
     assert generate(["--check", "--root", str(ROOT)]) == 0, "run `make generate`"
 

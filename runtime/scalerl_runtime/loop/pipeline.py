@@ -21,7 +21,7 @@ from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.algorithm.step import Packed, follow_kl, measure, pack, sequence_of, sync_values
+from scalerl_runtime.algorithm.step import Packed, measure, pack, sequence_of, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """One attempt at a run, from a position to the end of its budget."""
 
-    def __init__(self, parts: PipelineDeps, position: Position, observer: Observer):
+    def __init__(self, parts: PipelineDeps, position: Position, observer: Observer, stopping: asyncio.Event):
         self.parts = parts
         self.position = position
         self.observer = observer
-        self.stopping = asyncio.Event()
+        self.stopping = stopping
         self.last_sync: SyncReport | None = None
         self.stream = PromptStream(
             parts.recipe.curriculum,
@@ -109,8 +109,7 @@ class Pipeline:
 
     def compute_gpu_hours(self) -> float:
         """Compute of the surviving history: earlier attempts up to their checkpoint, and all of this one."""
-        now = self.parts.now()
-        seconds = self.parts.trainer_clock.total(now) + sum(s.clock.total(now) for s in self.parts.pool.slots.values())
+        seconds = self.parts.trainer_clock.total(self.parts.now()) + self.parts.pool.device_seconds()
         return self.position.compute_before + seconds / 3600
 
     # -- feeding ---------------------------------------------------------------------------------------------------
@@ -132,22 +131,22 @@ class Pipeline:
             return False
         left = self.parts.run.spec.budget.steps - self.position.step
         refills = self.parts.recipe.zero_variance == "refill"
-        return refills or self.parts.pool.admission.outstanding < left * self.parts.recipe.prompts_per_step
+        return refills or self.parts.pool.groups.num_outstanding < left * self.parts.recipe.prompts_per_step
 
     def _next_issue(self) -> Issue:
         """Next prompt to generate for, by its id."""
-        if self.parts.pool.reissue:
-            epoch, prompt = self.parts.pool.reissue.pop(0)
+        reissue = self.parts.pool.groups.next_reissue()
+        if reissue is not None:
+            epoch, prompt = reissue
             return Issue(prompt, epoch)
         excluded = {self._place[p] for p in self.position.history.excluded if p in self._place}
-        issue, self.position.stream = self.stream.draw(self.position.stream, excluded)
+        issue = self.position.draw(self.stream, excluded)
         return Issue(self._order[issue.prompt], issue.epoch)
 
     async def _wake(self, seen: int) -> None:
         """Wait until something changed in the pool; raise what broke there."""
         await self.parts.pool.changed.wait_past(seen)
-        if self.parts.pool.fault is not None:
-            raise self.parts.pool.fault
+        self.parts.pool.check()
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -190,7 +189,7 @@ class Pipeline:
             found = await within(seconds, "waiting for a batch", self._select(missing))
             if found is None:
                 self._drop(0)
-                pool.completed = [*taken, *pool.completed]
+                pool.groups.put_back(taken)
                 return None
             taken += found
             decision = decide_groups(taken, recipe)
@@ -203,7 +202,7 @@ class Pipeline:
         pool = self.parts.pool
         while True:
             seen = pool.changed.count
-            found = pool.select(self.position.step, count)
+            found = pool.groups.select(self.position.step, count)
             if found is not None or self.stopping.is_set():
                 return found
             waits = [asyncio.create_task(pool.changed.wait_past(seen)), asyncio.create_task(self.stopping.wait())]
@@ -212,15 +211,12 @@ class Pipeline:
             finally:
                 for wait in waits:
                     wait.cancel()
-            if pool.fault is not None:
-                raise pool.fault
+            pool.check()
 
     def _drop(self, count: int) -> None:
         """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
-        pool = self.parts.pool
-        pool.admission = pool.admission.drop(count - self._dropped)
+        self.parts.pool.groups.drop(count - self._dropped)
         self._dropped = count
-        pool.changed.set()
 
     def _rate(self, version: int) -> float:
         """Learning rate of the step to `version`."""
@@ -248,27 +244,22 @@ class Pipeline:
                 version=version,
             ),
         )
-        self.position.kl = follow_kl(self.position.kl, results)
+        self.position.follow_kl(results)
         return packed, results
 
     def _advance(self, groups: Sequence[Group]) -> None:
         """Count the step: version, admission, history, ledger."""
-        position, pool = self.position, self.parts.pool
-        position.step += 1
-        pool.admission = pool.admission.step(len(groups))
-        if self.parts.recipe.no_positive_resampling:
-            position.history = position.history.record([(g.prompt.id, g.rewards) for g in groups])
+        position = self.position
+        position.count_step(groups, keep_history=self.parts.recipe.no_positive_resampling)
+        self.parts.pool.groups.consume(len(groups))
         self.parts.journals.ledger.append(
             {"step": position.step, "prompts": [[g.epoch, g.prompt.id] for g in groups], "attempt": self.parts.attempt}
         )
-        position.ledger_lines += 1
-        pool.changed.set()
 
     def _own_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
         """Metrics of the step that only the loop knows."""
         parts, now = self.parts, self.parts.now()
         seconds = max(now - began, 1e-9)
-        slots = list(parts.pool.slots.values())
         sampled = parts.pool.counters.tokens - self._tokens_seen
         self._tokens_seen = parts.pool.counters.tokens
         values = {
@@ -277,9 +268,9 @@ class Pipeline:
             "tokens_per_second": batch.stats.trained_tokens / seconds,
             "generator_tokens_per_second": sampled / seconds,
             "idle_fraction_trainer": parts.trainer_clock.idle_fraction(now),
-            "idle_fraction_generator": sum(s.clock.idle_fraction(now) for s in slots) / max(1, len(slots)),
-            "buffered_groups": float(len(parts.pool.completed)),
-            "in_flight_groups": float(len(parts.pool.in_flight)),
+            "idle_fraction_generator": parts.pool.idle_fraction(),
+            "buffered_groups": float(parts.pool.groups.num_completed),
+            "in_flight_groups": float(parts.pool.groups.num_in_flight),
             "kl_coefficient": self.position.kl.coefficient,
             "excluded_prompts": float(len(self.position.history.excluded)),
             "learning_rate": self._rate(self.position.step),
@@ -347,8 +338,7 @@ class Pipeline:
     def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
         for point in points:
             self.parts.journals.evals.append(point.model_dump(by_alias=True))
-        self.position.num_evals += len(points)
-        self.position.pending.remove(pending)
+        self.position.count_eval(pending, len(points))
         self.observer.on_eval(points)
 
     async def _finish_evals(self) -> None:
@@ -393,4 +383,5 @@ class Pipeline:
 
     def _contents(self) -> tuple[RunState, list[Group]]:
         """What a checkpoint taken now stores of the driver."""
-        return snapshot(self.position, self.parts.pool, self.compute_gpu_hours()), list(self.parts.pool.completed)
+        groups = self.parts.pool.groups
+        return snapshot(self.position, groups, self.compute_gpu_hours()), list(groups.completed)

@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 
 from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
-from scalerl_runtime.algorithm.staleness import Admission, capacity, select_batch
 from scalerl_runtime.deadlines import DeadlineExceeded, Signal, within
 from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import Counters, PoolOptions, Slot, Ticket, plan_places
 from scalerl_runtime.types import Completion, GeneratorLost, Group, Ints, Prompt, Sample, Sampling
 
@@ -64,19 +64,16 @@ class Pool:
         self.fleet = fleet
         self.judge = judge
         self.slots = {slot.index: slot for slot in slots}
-        self.admission = Admission()
-        self.completed: list[Group] = []
-        self.in_flight: list[Ticket] = []
-        self.reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
         self.counters = Counters()
         self.changed = Signal()
-        self.fault: BaseException | None = None  # what ends the run; raised by whoever waits
+        self.groups = GroupBuffer(options.pace, self.changed.set)
+        self.fault: BaseException | None = None  # what ended a background task; `check` raises it
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
         self._starts: dict[int, asyncio.Task[None]] = {}
         self._counting = False
         self._elastic = False
-        self.on_stale: Callable[[], None] = lambda: None  # somebody needs weights
+        self._on_stale: Callable[[], None] = lambda: None
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -88,8 +85,23 @@ class Pool:
         """Return when so many generators run, with whatever weights. Raises what ended the pool."""
         while sum(s.state in ("stale", "ready") for s in self.slots.values()) < wanted:
             await self.changed.wait_past(self.changed.count)
-            if self.fault is not None:
-                raise self.fault
+            self.check()
+
+    def notify_stale(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a generator has started and needs weights."""
+        self._on_stale = callback
+
+    def lease(self, version: int) -> Slot | None:
+        """Keep one ready slot on `version` for an evaluation, until `release`; None while no slot has that version."""
+        for slot in self.ready():
+            if slot.version == version and not slot.leased:
+                slot.leased = True
+                return slot
+        return None
+
+    def release(self, slot: Slot) -> None:
+        """End the lease: the slot may be updated again."""
+        slot.leased = False
 
     def behind(self, version: int) -> frozenset[int]:
         """Slots that run and may take over `version`."""
@@ -113,6 +125,15 @@ class Pool:
         for slot in self.slots.values():
             if slot.state != "vacant":
                 slot.clock.start(self._now())
+
+    def device_seconds(self) -> float:
+        """Device-seconds of all generators since `start_clocks`."""
+        return sum(slot.clock.total(self._now()) for slot in self.slots.values())
+
+    def idle_fraction(self) -> float:
+        """Mean over the generators of the share of their time without a completion in flight."""
+        now = self._now()
+        return sum(slot.clock.idle_fraction(now) for slot in self.slots.values()) / max(1, len(self.slots))
 
     def start_slot(self, slot: Slot) -> None:
         """Start its generator in the background; it is stale until its first weights."""
@@ -163,7 +184,7 @@ class Pool:
                     raise
             else:
                 slot.state = "stale"
-                self.on_stale()
+                self._on_stale()
                 self.changed.set()
                 return
 
@@ -191,25 +212,24 @@ class Pool:
         And nothing is begun while a whole batch lies ready, unless a cycle has to be complete before it is trained.
         """
         options = self.options
-        if not options.pace.cycle and len(self.completed) >= options.pace.prompts_per_step:
+        if not options.pace.cycle and self.groups.num_completed >= options.pace.prompts_per_step:
             return None
         group = options.recipe.completions_per_prompt
         for slot in self.ready():
             fits = slot.training == 0 or slot.training + group <= options.max_sequences
-            if fits and capacity(options.pace, self.admission, slot.version) > 0:
+            if fits and self.groups.capacity(slot.version) > 0:
                 return slot
         return None
 
     def hand_over(self, slot: Slot, prompt: Prompt, epoch: int) -> None:
-        """Give `prompt` to `slot`; its group appears in `completed` later."""
+        """Give `prompt` to `slot`; its group is in `groups` when it is complete."""
         length, count = self.options.recipe.length, self.options.recipe.completions_per_prompt
         budgets: tuple[int | None, ...] = (None,) * count
         if length.control == "interruption":
             rng = np.random.default_rng([self.options.seed, 1, epoch, prompt.id])
             budgets = tuple(draw_budget(rng, length.interrupt_min, length.interrupt_max) for _ in range(count))
         ticket = Ticket(prompt, epoch, slot.version, slot.index, budgets)
-        self.admission = self.admission.admit()
-        self.in_flight.append(ticket)
+        self.groups.admit(ticket)
         slot.training += count
         self._spawn(self._run(ticket))
 
@@ -219,23 +239,14 @@ class Pool:
             samples = await self.sample(slot, ticket.prompt, ticket.budgets, f"generating prompt {ticket.prompt.id}")
         except (GeneratorLost, DeadlineExceeded) as error:
             self.lose(slot.index, error)
-            self._again(ticket)
+            self.groups.withdraw(ticket)
             return
         finally:
             slot.training -= len(ticket.budgets)
         completions = await asyncio.gather(
             *(self._judged(ticket.prompt, s, b) for s, b in zip(samples, ticket.budgets, strict=True))
         )
-        self.in_flight.remove(ticket)
-        self.completed.append(Group(ticket.prompt, ticket.epoch, ticket.version, tuple(completions)))
-        self.changed.set()
-
-    def _again(self, ticket: Ticket) -> None:
-        """Hand the prompt of a lost generator to another one as soon as one is ready."""
-        self.in_flight.remove(ticket)
-        self.admission = self.admission.withdraw()
-        self.reissue.append((ticket.epoch, ticket.prompt.id))
-        self.changed.set()
+        self.groups.complete(ticket, Group(ticket.prompt, ticket.epoch, ticket.version, tuple(completions)))
 
     async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[Sample]:
         """Completions of `prompt` on `slot`, one per thinking budget. Raises GeneratorLost or DeadlineExceeded."""
@@ -277,22 +288,6 @@ class Pool:
             reward=reward,
         )
 
-    def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:
-        """Take the groups of the next step out of `completed`, or None while it has to wait."""
-        chosen = select_batch(
-            self.options.pace,
-            version,
-            [g.admitted_version for g in self.completed],
-            [t.version for t in self.in_flight],
-            num_groups=num_groups,
-        )
-        if chosen is None:
-            return None
-        groups = [self.completed[i] for i in chosen]
-        taken = set(chosen)
-        self.completed = [g for i, g in enumerate(self.completed) if i not in taken]
-        return groups
-
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
@@ -300,6 +295,11 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    def check(self) -> None:
+        """Raise the error that ended a background task, if one did."""
+        if self.fault is not None:
+            raise self.fault
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -1,15 +1,17 @@
 """Where a run stands: what a checkpoint stores of it, and how it is taken up again. I/O only on the journals."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.algorithm.curriculum import StreamPosition
+from scalerl_runtime.algorithm.curriculum import Issue, PromptStream, StreamPosition
 from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
+from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller
 from scalerl_runtime.algorithm.staleness import Admission, Pace, plan_resume
-from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.algorithm.step import follow_kl
+from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.types import Group
@@ -38,6 +40,27 @@ class Position:
     ledger_lines: int = 0
     pending: list[PendingEval] = field(default_factory=list)
 
+    def draw(self, stream: PromptStream, excluded: Collection[int]) -> Issue:
+        """Return the stream's next prompt, and stand after it."""
+        issue, self.stream = stream.draw(self.stream, excluded)
+        return issue
+
+    def count_step(self, groups: Sequence[Group], *, keep_history: bool) -> None:
+        """Count a step that trained on `groups`, and its line in the ledger."""
+        self.step += 1
+        self.ledger_lines += 1
+        if keep_history:
+            self.history = self.history.record([(g.prompt.id, g.rewards) for g in groups])
+
+    def follow_kl(self, results: Sequence[StepResult]) -> None:
+        """Adjust the KL coefficient to the divergence that a step measured."""
+        self.kl = follow_kl(self.kl, results)
+
+    def count_eval(self, pending: PendingEval, num_points: int) -> None:
+        """Count an evaluation that is recorded."""
+        self.num_evals += num_points
+        self.pending.remove(pending)
+
 
 def start_position(recipe: Recipe) -> Position:
     """A run that has not begun."""
@@ -51,17 +74,17 @@ def start_position(recipe: Recipe) -> Position:
     )
 
 
-def snapshot(position: Position, pool: Pool, compute_gpu_hours: float) -> RunState:
+def snapshot(position: Position, groups: GroupBuffer, compute_gpu_hours: float) -> RunState:
     """What a checkpoint taken now stores of the driver."""
     return RunState(
         step=position.step,
         warm_steps=position.warm_steps,
         compute_gpu_hours=compute_gpu_hours,
-        consumed=pool.admission.consumed,
+        consumed=groups.num_consumed,
         stream=position.stream.to_dict(),
         history=position.history.to_dict(),
         kl=asdict(position.kl),
-        in_flight=(*pool.reissue, *((t.epoch, t.prompt.id) for t in pool.in_flight)),
+        in_flight=groups.unfinished(),
         num_evals=position.num_evals,
         ledger_lines=position.ledger_lines,
         pending_evals=tuple(position.pending),
@@ -90,10 +113,9 @@ def resume_position(state: RunState, journals: Journals, num_sets: int) -> Posit
     )
 
 
-def restore_pool(pool: Pool, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
-    """Give the pool back its finished groups; what was being generated goes out again, first."""
+def restore_groups(groups: GroupBuffer, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
+    """Restore the completed groups; prompts whose groups were in flight are generated again, first."""
     kept = set(plan_resume(pace, state.step, [g.admitted_version for g in buffer]))
-    pool.completed = [g for i, g in enumerate(buffer) if i in kept]
+    completed = [g for i, g in enumerate(buffer) if i in kept]
     lost = [(g.epoch, g.prompt.id) for i, g in enumerate(buffer) if i not in kept]
-    pool.reissue = [*lost, *state.in_flight]
-    pool.admission = Admission(state.step, state.consumed, state.consumed).resume(len(pool.completed))
+    groups.restore(Admission(state.step, state.consumed, state.consumed), completed, [*lost, *state.in_flight])

@@ -47,7 +47,7 @@ class Syncer:
         self._sending = asyncio.Lock()
         self._newest = -1  # version that should be staged next
         self._lease: tuple[int, asyncio.Future[Slot]] | None = None
-        pool.on_stale = self._wanted.set
+        pool.notify_stale(self._wanted.set)
 
     async def run(self) -> None:
         """Send whenever somebody is behind; ends by cancellation."""
@@ -85,7 +85,7 @@ class Syncer:
 
     def release(self, slot: Slot) -> None:
         """The evaluation is over; the slot may be updated again."""
-        slot.leased = False
+        self.pool.release(slot)
         self._wanted.set()
 
     async def _stage(self) -> None:
@@ -118,14 +118,13 @@ class Syncer:
         if self._lease is None:
             return
         version, future = self._lease
-        for slot in self.pool.ready():
-            if slot.version == version and not slot.leased:
-                slot.leased = True
-                self._lease = None
-                if not future.done():
-                    future.set_result(slot)
-                self._wanted.set()  # a newer version may have been noted meanwhile
-                return
+        slot = self.pool.lease(version)
+        if slot is None:
+            return
+        self._lease = None
+        if not future.done():
+            future.set_result(slot)
+        self._wanted.set()  # a newer version may have been noted meanwhile
 
     async def _mend(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
         """Find out who is dead; the living are tried again in a new group."""

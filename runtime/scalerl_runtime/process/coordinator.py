@@ -41,7 +41,7 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.run_state import Journals, Position, restore_pool, resume_position, snapshot, start_position
+from scalerl_runtime.loop.run_state import Journals, Position, restore_groups, resume_position, snapshot, start_position
 from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
 from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.process.http import HttpServer
@@ -167,8 +167,7 @@ class Coordinator:
             attempt=self.environment.attempt,
         )
         await self._wait_for_generators(pool, self.run.spec.generator.min_replicas if fleet.cluster else 1)
-        self._pipeline = Pipeline(parts, position, self)
-        self._pipeline.stopping = self.stopping
+        self._pipeline = Pipeline(parts, position, self, self.stopping)
         self.server.is_ready = True
         self.on_phase("training", "")
         await self._pipeline.run(fresh=fresh)
@@ -239,7 +238,7 @@ class Coordinator:
         await within(self.run.spec.deadlines.checkpoint_seconds, f"loading {path.name}", fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in data.train})
         position = resume_position(state, self.journals, 1 + len(data.downstream))
-        restore_pool(pool, pool.options.pace, state, buffer)
+        restore_groups(pool.groups, pool.options.pace, state, buffer)
         return position, not position.num_evals and not position.pending
 
     async def _warm_start(self, fleet: Fleet, position: Position, data: Data, tokenizer: Any, quadratic: float) -> None:
@@ -251,7 +250,7 @@ class Coordinator:
         saver = Saver(self.store, fleet.save, self.run.spec.deadlines.checkpoint_seconds)
 
         def take() -> tuple[RunState, list[Group]]:
-            return snapshot(position, pool, 0.0), []  # nothing is generated yet
+            return snapshot(position, pool.groups, 0.0), []  # nothing is generated yet
 
         async def save(done: int) -> None:
             position.warm_steps = done

@@ -23,7 +23,7 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.run_state import Journals, restore_pool, resume_position, start_position
+from scalerl_runtime.loop.run_state import Journals, restore_groups, resume_position, start_position
 from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
@@ -255,11 +255,11 @@ class Attempt:
             state = load_state(path)
             await self.fleet.load(path, state.step)
             position = resume_position(state, self.journals, 1)
-            restore_pool(pool, pace, state, load_buffer(path, {p.id: p for p in prompts}))
+            restore_groups(pool.groups, pace, state, load_buffer(path, {p.id: p for p in prompts}))
         parts = PipelineDeps(
             self.run, self.recipe, pace, data, self.fleet, pool, self.store, self.journals, RoleClock(1), 0.0, 1, clock
         )
-        self.pipeline = Pipeline(parts, position, self.observer)
+        self.pipeline = Pipeline(parts, position, self.observer, asyncio.Event())
         await self.pipeline.run(fresh=not position.num_evals and not position.pending)
 
     @property

@@ -1,0 +1,120 @@
+"""The groups between generators and trainer: in flight, complete, consumed, or to be generated again. PURE."""
+
+from collections.abc import Callable, Sequence
+
+from scalerl_runtime.algorithm.staleness import Admission, Pace, capacity, select_batch
+from scalerl_runtime.loop.slots import Ticket
+from scalerl_runtime.types import Group
+
+
+class GroupBuffer:
+    """Counts and keeps the groups of an attempt within the staleness bound.
+
+    Args:
+        pace: the staleness bound.
+        on_change: called whenever a step or a generator may go on because of a change here.
+    """
+
+    def __init__(self, pace: Pace, on_change: Callable[[], None]):
+        self._pace = pace
+        self._on_change = on_change
+        self._admission = Admission()
+        self._completed: list[Group] = []
+        self._in_flight: list[Ticket] = []
+        self._reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def completed(self) -> tuple[Group, ...]:
+        """Groups that wait for a step, in the order in which they were completed."""
+        return tuple(self._completed)
+
+    @property
+    def num_completed(self) -> int:
+        """Groups that wait for a step."""
+        return len(self._completed)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Groups that generators work on."""
+        return len(self._in_flight)
+
+    @property
+    def num_outstanding(self) -> int:
+        """Groups in flight or complete that no step has consumed."""
+        return self._admission.outstanding
+
+    @property
+    def num_consumed(self) -> int:
+        """Groups that steps have consumed, since the start of the run."""
+        return self._admission.consumed
+
+    def unfinished(self) -> tuple[tuple[int, int], ...]:
+        """(epoch, prompt id) of every prompt that was drawn and has no completed group."""
+        return (*self._reissue, *((ticket.epoch, ticket.prompt.id) for ticket in self._in_flight))
+
+    def capacity(self, generator_version: int) -> int:
+        """Groups that may be admitted now on a generator that runs `generator_version`."""
+        return capacity(self._pace, self._admission, generator_version)
+
+    # -- generation ------------------------------------------------------------------------------------------------
+
+    def restore(self, state: Admission, completed: Sequence[Group], reissue: Sequence[tuple[int, int]]) -> None:
+        """Take over an earlier attempt's groups; the prompts (epoch, id) of `reissue` are generated first."""
+        self._completed, self._reissue = list(completed), list(reissue)
+        self._admission = state.resume(len(completed))
+
+    def next_reissue(self) -> tuple[int, int] | None:
+        """Remove and return the next prompt (epoch, id) whose group was lost; None if there is none."""
+        return self._reissue.pop(0) if self._reissue else None
+
+    def admit(self, ticket: Ticket) -> None:
+        """Count a group that a generator begins."""
+        self._admission = self._admission.admit()
+        self._in_flight.append(ticket)
+
+    def complete(self, ticket: Ticket, group: Group) -> None:
+        """Keep a group that is generated and graded for a step."""
+        self._in_flight.remove(ticket)
+        self._completed.append(group)
+        self._on_change()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Have the prompt of a lost generator generated again, before any new one."""
+        self._in_flight.remove(ticket)
+        self._admission = self._admission.withdraw()
+        self._reissue.append((ticket.epoch, ticket.prompt.id))
+        self._on_change()
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:
+        """Remove and return the groups of the next step, or None while it has to wait."""
+        chosen = select_batch(
+            self._pace,
+            version,
+            [g.admitted_version for g in self._completed],
+            [t.version for t in self._in_flight],
+            num_groups=num_groups,
+        )
+        if chosen is None:
+            return None
+        groups = [self._completed[i] for i in chosen]
+        taken = set(chosen)
+        self._completed = [g for i, g in enumerate(self._completed) if i not in taken]
+        return groups
+
+    def put_back(self, groups: Sequence[Group]) -> None:
+        """Take back groups that `select` returned for a step that is not made."""
+        self._completed = [*groups, *self._completed]
+
+    def drop(self, num_groups: int) -> None:
+        """Count selected groups that a refill replaces: others may be generated now. A negative count undoes it."""
+        self._admission = self._admission.drop(num_groups)
+        self._on_change()
+
+    def consume(self, num_groups: int) -> None:
+        """Count a step that consumed so many groups: the trainer is one version further."""
+        self._admission = self._admission.step(num_groups)
+        self._on_change()
