@@ -11,7 +11,7 @@ from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
 from scalerl_operator.decide.restart_budget import count_failures, is_free
 from scalerl_operator.decide.status import Standing, build_status
-from scalerl_operator.decide.watchdog import find_alarms
+from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import active_seconds, describe_exit
 from scalerl_operator.run.conditions import Outcome
 from scalerl_operator.run.observed import Assessment, ObservedState
@@ -85,12 +85,13 @@ def plan_run(
     run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits | None = None
 ) -> RunPlan:
     """Return the next action and the status that goes with it; `run.status` is the one written last."""
+    judged = add_alarms(judged, run, seen)
     action = decide(run, seen, judged, now, limits or Limits())
     return RunPlan(action, build_status(run, seen, judged, describe_standing(action, seen), now))
 
 
 def decide(run: RLRun, seen: ObservedState, judged: Assessment, now: datetime, limits: Limits) -> Action:
-    """Return the next action alone."""
+    """Return the next action alone; `judged` has the alarms of `seen`."""
     if seen.running is not None:
         return _while_running(run, seen, judged, now, limits)
     if seen.current:
@@ -135,12 +136,12 @@ def _while_running(run: RLRun, seen: ObservedState, judged: Assessment, now: dat
         return Terminate("Suspended")
     if _is_overdue(run, seen, now):
         return Terminate("DeadlineExceeded")
-    return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else _heed_watchdog(run, seen)
+    return Terminate("Stuck") if _is_stuck(run, seen, attempt, now, limits) else _heed_watchdog(judged)
 
 
-def _heed_watchdog(run: RLRun, seen: ObservedState) -> Terminate | Wait:
+def _heed_watchdog(judged: Assessment) -> Terminate | Wait:
     """What the gravest broken rule asks for. The coordinator answers, so it can save."""
-    for alarm in find_alarms(run, seen):
+    for alarm in judged.alarms:
         if alarm.action != "Warn":
             cause: StopCause = "WatchdogStop" if alarm.action == "Stop" else "WatchdogRestart"
             return Terminate(cause, f"{alarm.rule}: {alarm.message}")

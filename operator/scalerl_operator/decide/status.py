@@ -16,10 +16,9 @@ from scalerl_api.status import (
     StopStatus,
 )
 from scalerl_api.wire import Phase, Progress
-from scalerl_operator.decide.watchdog import find_alarms
 from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
 from scalerl_operator.run.evals import surviving
-from scalerl_operator.run.observed import Assessment, ObservedState
+from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
 
 Truth = Literal["True", "False", "Unknown"]
 Standing = tuple[StandingReason | Literal["Running"], str]
@@ -44,7 +43,7 @@ def build_status(run: RLRun, seen: ObservedState, judged: Assessment, standing: 
     attempts = len(seen.attempts)
     return RLRunStatus(
         observed_generation=old.observed_generation,
-        conditions=_conditions(old, _wanted(run, seen, judged, standing), now),
+        conditions=_conditions(old, _wanted(seen, judged, standing), now),
         roles=_roles(run, seen),
         attempt=max(1, seen.attempts[-1].number if attempts else 1),
         progress=_progress(progress, seen) if progress is not None else old.progress,
@@ -62,7 +61,7 @@ def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
     return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
 
 
-def _wanted(run: RLRun, seen: ObservedState, judged: Assessment, standing: Standing) -> list[Said]:
+def _wanted(seen: ObservedState, judged: Assessment, standing: Standing) -> list[Said]:
     """Return every condition; each is always there, so that it can be waited for."""
     said, message = standing
     phase = seen.progress.phase if seen.progress is not None else "starting"
@@ -75,7 +74,7 @@ def _wanted(run: RLRun, seen: ObservedState, judged: Assessment, standing: Stand
     return [
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
-        _health_condition(run, seen, over=over),
+        _health_condition(seen, judged.alarms, over=over),
         ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
         _forecast_condition(judged.forecast),
         _stop_condition(judged.stop),
@@ -84,11 +83,10 @@ def _wanted(run: RLRun, seen: ObservedState, judged: Assessment, standing: Stand
     ]
 
 
-def _health_condition(run: RLRun, seen: ObservedState, *, over: bool) -> Said:
+def _health_condition(seen: ObservedState, alarms: Sequence[Alarm], *, over: bool) -> Said:
     """What the watchdog says; a run that has just been asked to end for it is still unhealthy."""
     if over or seen.running is None or seen.heard is None:
         return "Healthy", "Unknown", "NotTraining", ""
-    alarms = find_alarms(run, seen)
     if not alarms:
         return "Healthy", "True", "NothingFound", ""
     return "Healthy", "False", alarms[0].rule, "; ".join(f"{each.message} ({each.action})" for each in alarms)

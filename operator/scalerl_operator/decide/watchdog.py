@@ -1,25 +1,14 @@
 """Which of the watchdog's rules a run that trains has broken, by its coordinator's last answer. PURE."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from scalerl_api import RLRun
 from scalerl_api.policies import WatchAction
 from scalerl_api.wire import Progress, StepVital
-from scalerl_operator.run.conditions import WatchRule
-from scalerl_operator.run.observed import ObservedState
+from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
 
 _SEVERITY: tuple[WatchAction, ...] = ("Stop", "Restart", "Warn")
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A rule that is broken now."""
-
-    rule: WatchRule
-    action: WatchAction
-    message: str
-    """The numbers, in one sentence that does not change while nothing happens."""
 
 
 def find_alarms(run: RLRun, seen: ObservedState) -> tuple[Alarm, ...]:
@@ -36,6 +25,11 @@ def find_alarms(run: RLRun, seen: ObservedState) -> tuple[Alarm, ...]:
         *_entropy(run, seen.progress.vitals),
     ]
     return tuple(sorted(found, key=lambda alarm: _SEVERITY.index(alarm.action)))
+
+
+def add_alarms(assessment: Assessment, run: RLRun, seen: ObservedState) -> Assessment:
+    """Return `assessment` with the alarms of `seen`."""
+    return replace(assessment, alarms=find_alarms(run, seen))
 
 
 def longest_step_seconds(run: RLRun) -> int:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import MANAGED_BY
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
+from scalerl_api.wire import Progress
 from scalerl_operator.decide.lifecycle import (
     Action,
     Done,
@@ -23,7 +24,7 @@ from scalerl_operator.decide.lifecycle import (
     describe_standing,
 )
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
-from scalerl_operator.decide.watchdog import longest_step_seconds
+from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
 from scalerl_operator.reconcile.snapshot import ObservedPod, Snapshot, last_checkpoint, last_evals
@@ -79,6 +80,10 @@ class _Pass:
 
     snapshot: Snapshot
     run: RLRun
+    history: History
+    """As the pods show it now."""
+    observed: ObservedState
+    assessment: Assessment
     now: datetime
     limits: Limits
 
@@ -96,16 +101,19 @@ def plan_pods(snapshot: Snapshot, now: datetime, limits: Limits) -> PodPlan:
         return _plan_rest(snapshot, now)
     if seen.run is None:
         return PodPlan(describe_invalid(seen.status, seen.generation, seen.faults, now))
-    return _plan_living(_Pass(snapshot, seen.run, now, limits))
+    return _plan_living(snapshot, seen.run, now, limits)
 
 
-def _plan_living(look: _Pass) -> PodPlan:
-    known = load_history(look.snapshot.run.status)
-    history = refresh(known, look.run, look.pods, _checkpoint_step(look.snapshot), look.now)
-    if _is_untold(history.running, look.snapshot) or _is_unjudged(known.running, look.snapshot):
-        return PodPlan(until=look.now + timedelta(seconds=1.0))  # its answer decides; do not guess before
-    action = _decide(look, history)
-    history = _remember(look, history, action)
+def _plan_living(snapshot: Snapshot, run: RLRun, now: datetime, limits: Limits) -> PodPlan:
+    known = load_history(snapshot.run.status)
+    history = refresh(known, run, snapshot.pods, _checkpoint_step(snapshot), now)
+    if _is_untold(history.running, snapshot) or _is_unjudged(known.running, snapshot):
+        return PodPlan(until=now + timedelta(seconds=1.0))  # its answer decides; do not guess before
+    observed = _observe(snapshot, history)
+    assessment = add_alarms(_judged(snapshot), run, observed)
+    look = _Pass(snapshot, run, history, observed, assessment, now, limits)
+    action = _decide(look)
+    history = _remember(look, action)
     status, until = _build_status(look, history, action), _until(look, history, action)
     if history.running is not None and history.running.started is None and status != look.snapshot.run.status:
         # What pods wait for is a sentence, which is not written at once; nothing else may happen for hours.
@@ -156,28 +164,41 @@ def _judged(snapshot: Snapshot) -> Assessment:
     return Assessment(status.forecast, status.stop)
 
 
-def _to_seen(look: _Pass, history: History) -> ObservedState:
-    told = look.snapshot.told
+def _observe(snapshot: Snapshot, history: History) -> ObservedState:
+    told = snapshot.told
     mine = history.last is not None and told.attempt == history.last.number
     progress = told.progress
     # What the attempt before has reached, until the new one speaks: its coordinator is asked long before it answers.
     if progress is not None and not (mine and told.heard is not None):
-        progress = progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
+        progress = _as_starting(progress)
     return ObservedState(
         attempts=history.listed,
         progress=progress,
         heard=told.heard if mine else None,
         watched=told.watched if mine else None,
         earlier=history.earlier,
-        evals=merge_evals(told.evals, last_evals(look.pods)),
-        left=last_checkpoint(look.pods, since=told.attempt or 0),
+        evals=merge_evals(told.evals, last_evals(snapshot.pods)),
+        left=last_checkpoint(snapshot.pods, since=told.attempt or 0),
         eta_seconds=told.eta_seconds if mine else None,
-        members_serve=history.running is not None and members_serve(history.running, look.pods),
+        members_serve=history.running is not None and members_serve(history.running, snapshot.pods),
     )
 
 
-def _decide(look: _Pass, history: History) -> Action:
-    running = history.running
+def _as_starting(progress: Progress) -> Progress:
+    return progress.model_copy(update={"phase": "starting", "detail": "", "generators_ready": 0})
+
+
+def _advance(observed: ObservedState, history: History, action: Action) -> ObservedState:
+    """The observed state once `action` is in the history: a new attempt has not answered yet."""
+    advanced = replace(observed, attempts=history.listed, earlier=history.earlier)
+    if not isinstance(action, Start):
+        return advanced
+    progress = _as_starting(observed.progress) if observed.progress is not None else None
+    return replace(advanced, progress=progress, heard=None, watched=None, eta_seconds=None, members_serve=False)
+
+
+def _decide(look: _Pass) -> Action:
+    running = look.history.running
     if running is not None and running.stop_cause is None:
         lost = find_broken(running, look.pods)
         if lost is not None:
@@ -185,7 +206,7 @@ def _decide(look: _Pass, history: History) -> Action:
         due = pending_until(running, look.pods, look.run.spec.deadlines.pending_seconds)
         if due is not None and look.now >= due:
             return Terminate("PendingDeadline", _describe_pending(look, running))
-    return decide(look.run, _to_seen(look, history), _judged(look.snapshot), look.now, look.limits)
+    return decide(look.run, look.observed, look.assessment, look.now, look.limits)
 
 
 def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
@@ -194,7 +215,8 @@ def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
     return f"{begun} of {running.replicas} trainer pods run" + (f"; {waits}" if waits else "")
 
 
-def _remember(look: _Pass, history: History, action: Action) -> History:
+def _remember(look: _Pass, action: Action) -> History:
+    history = look.history
     match action:
         case Start(number):
             return begin(history, number, look.run, look.now)
@@ -208,8 +230,8 @@ def _remember(look: _Pass, history: History, action: Action) -> History:
 def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
     written = look.snapshot.run.status or RLRunStatus()
     old = written.model_copy(update={"observed_generation": look.snapshot.run.generation})
-    seen, run = _to_seen(look, history), look.run.model_copy(update={"status": old})
-    status = build_status(run, seen, _judged(look.snapshot), _standing(look, history, action, seen), look.now)
+    seen, run = _advance(look.observed, history, action), look.run.model_copy(update={"status": old})
+    status = build_status(run, seen, look.assessment, _standing(look, history, action, seen), look.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     told = look.snapshot.told
     about = told.attempt if told.heard is not None or told.progress is None else told.progress.attempt

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from scalerl_api.policies import WatchAction
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
+from scalerl_operator.run.conditions import WatchRule
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,23 @@ class ObservedState:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """A rule of the watchdog that is broken now."""
+
+    rule: WatchRule
+    action: WatchAction
+    message: str
+    """The numbers, in one sentence that does not change while nothing happens."""
+
+
+@dataclass(frozen=True)
 class Assessment:
-    """What the run's points say: the last forecast, and the stop policy that holds."""
+    """What follows from the observed state: the last forecast, the stop policy that holds, the watchdog's alarms."""
 
     forecast: ForecastStatus | None = None
     stop: StopStatus | None = None
+    alarms: tuple[Alarm, ...] = ()
+    """The one with the gravest action first."""
 
 
 def last_checkpoint_step(attempts: Sequence[AttemptStatus]) -> int | None:

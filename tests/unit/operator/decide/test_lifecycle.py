@@ -10,6 +10,7 @@ from scalerl_api.status import AttemptStatus, EarlierAttempts, StopStatus
 from scalerl_api.wire import EvalPoint, Progress, StepVital
 from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, decide, plan_run
 from scalerl_operator.decide.restart_budget import count_failures
+from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.observed import Assessment, ObservedState
 
@@ -223,7 +224,7 @@ RUNNING_ROWS = [
 
 @pytest.mark.parametrize(("seen", "judged", "action"), [r[:3] for r in RUNNING_ROWS], ids=[r[3] for r in RUNNING_ROWS])
 def test_while_the_coordinator_runs(run: RLRun, seen: ObservedState, judged: Assessment, action: object) -> None:
-    assert decide(run, seen, judged, NOW, LIMITS) == action
+    assert decide(run, seen, add_alarms(judged, run, seen), NOW, LIMITS) == action
 
 
 EXIT_ROWS = [
@@ -341,7 +342,7 @@ EXIT_ROWS = [
 
 @pytest.mark.parametrize(("seen", "judged", "outcome"), [r[:3] for r in EXIT_ROWS], ids=[r[3] for r in EXIT_ROWS])
 def test_after_an_exit_that_ends_the_run(run: RLRun, seen: ObservedState, judged: Assessment, outcome: str) -> None:
-    action = decide(run, seen, judged, NOW, LIMITS)
+    action = decide(run, seen, add_alarms(judged, run, seen), NOW, LIMITS)
     assert isinstance(action, Done)
     assert action.outcome == outcome
 

@@ -10,6 +10,7 @@ from scalerl_api import Fault, RLRun, RLRunStatus
 from scalerl_api.status import ForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.decide.status import build_status, describe_invalid
+from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import start_attempt
 from scalerl_operator.run.conditions import CONDITIONS
 from scalerl_operator.run.observed import Assessment, ObservedState
@@ -47,7 +48,8 @@ def test_health_is_unknown_until_the_coordinator_answers_and_after_the_end(make_
         (snapshot("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
         (snapshot("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
     ):
-        assert words(build_status(run, seen, Assessment(), standing, NOW))["Healthy"] == wanted
+        assessment = add_alarms(Assessment(), run, seen)
+        assert words(build_status(run, seen, assessment, standing, NOW))["Healthy"] == wanted
 
 
 ROWS = [
