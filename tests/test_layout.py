@@ -108,7 +108,8 @@ def test_stdlib_operator_is_not_shadowed() -> None:
     ("module", "banned"),
     [
         ("scalerl_api.schema", "torch numpy ray kopf scalerl_operator scalerl_runtime"),
-        ("scalerl_operator.cli.main", "torch ray vllm deepspeed kopf scalerl_runtime"),
+        ("scalerl_operator.cli.main", "torch ray vllm deepspeed kopf scalerl_runtime numpy scipy aiohttp pydantic"),
+        ("scalerl_operator.cli.commands", "torch ray vllm deepspeed kopf scalerl_runtime"),
         ("scalerl_runtime.types", "kopf kubernetes scalerl_operator"),
     ],
 )

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from scalerl_operator.cli.csv_curve import Columns, parse_curve
+from scalerl_operator.cli.csv_curve import parse_curve
+from scalerl_operator.cli.options import Columns
 from scalerl_operator.forecast import Forecast, Points, fit_forecast, points
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scalerl_api.wire import EVAL_LABELS, PATH_HEALTH, PATH_METRICS, PATH_READY, PORT_HTTP
-from scalerl_operator.cli.parser import build_parser
+from scalerl_operator.cli.parser import parse_arguments
 from scalerl_operator.kube.client import CHILDREN, EVENTS, LEASES, PODS, RUNS, Resource
 from scalerl_operator.resources import names
 from scalerl_operator.resources.network_policy import Isolation
@@ -255,9 +255,9 @@ def test_namespaced_needs_no_cluster_role(render: Render) -> None:
 def test_command_line_is_the_operators(render: Render) -> None:
     container = pods_of(render(MODES["namespaced"]))[0]["containers"][0]
     assert container["command"] == ["python", "-m", "scalerl_operator", "operator"]
-    found = build_parser().parse_args(["operator", *container["args"]])
+    found = parse_arguments(["operator", *container["args"]])
     assert found.image == "registry.test/run:7"
-    assert found.namespace == ["team-a", "team-b"]
+    assert found.namespaces == ("team-a", "team-b")
     assert (found.lease_namespace, found.lease_name) == ("rl-system", "rl-scalerl")
     assert found.poll_seconds == 4.0
     assert found.http == container["ports"][0]["containerPort"]
@@ -270,7 +270,7 @@ def test_command_line_is_the_operators(render: Render) -> None:
 
 def test_the_runs_metrics_are_open_to_whom_the_operators_are(render: Render) -> None:
     arguments = pods_of(render({}))[0]["containers"][0]["args"]
-    told = Isolation.parse(build_parser().parse_args(["operator", *arguments]).network_policy)
+    told = Isolation.parse(parse_arguments(["operator", *arguments]).network_policy)
     scrapers = [each["namespaceSelector"]["matchLabels"] for each in told.http_from]
     assert scrapers == [{"kubernetes.io/metadata.name": name} for name in ("rl-system", "monitoring")]
     assert "169.254.169.254/32" in json.dumps(told.outside)
@@ -278,7 +278,7 @@ def test_the_runs_metrics_are_open_to_whom_the_operators_are(render: Render) -> 
 
 def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Render) -> None:
     container = pods_of(render(MODES["monitored"]))[0]["containers"][0]
-    found = build_parser().parse_args(["operator", *container["args"]])
+    found = parse_arguments(["operator", *container["args"]])
     assert found.prometheus_url == "https://prom.test/tenant"
     (mount,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "prometheus"]
     assert (found.prometheus_token_file, found.prometheus_ca_file) == (Path(mount, "t"), Path(mount, "ca.crt"))

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
-from scalerl_operator.cli.main import CliDeps, main
+from scalerl_operator.cli.commands import CliDeps
+from scalerl_operator.cli.main import main
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
 from scalerl_runtime.data.datasets import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
@@ -55,11 +56,11 @@ def test_resume_matrix(
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
     phases = PHASES if victim in ("coordinator", "trainer") else PHASES[1:]
     plan.write_text(json.dumps([[phase, NTH[phase], victim] for phase in phases]))
-    machinery = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan)], poll_seconds=0.2)
+    deps = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan)], poll_seconds=0.2)
     command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
-    codes = [main(command, machinery=machinery)]
+    codes = [main(command, deps=deps)]
     while codes[-1] != 0 and len(codes) < MAX_COMMANDS:
-        codes.append(main([*command, "--resume"], machinery=machinery))
+        codes.append(main([*command, "--resume"], deps=deps))
     log = (folder / "coordinator.log").read_text()[-4000:] if (folder / "coordinator.log").exists() else ""
     assert codes[-1] == 0, f"{codes}\n{log}"
     assert json.loads(plan.read_text()) == [], "every kill must have struck"

@@ -1,11 +1,9 @@
 """`scalerl status`, `report` and `logs` for a run of a cluster: reads, prints, chooses the exit code. I/O."""
 
-import argparse
 import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import yaml
 from scalerl_operator.cli.cluster_reader import explain, fetch_chronicle, fetch_overview, fetch_run, fetch_runs
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
 from scalerl_operator.cli.log_lines import LogOptions
+from scalerl_operator.cli.options import LogsOptions, ReportOptions, StatusOptions
+from scalerl_operator.cli.output import write_error, write_out
 from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, LogSink, PodSelection, follow_logs, show_logs
 from scalerl_operator.kube.client import AWAY_SECONDS, KubeClient, KubeError
 from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
@@ -25,76 +25,69 @@ from scalerl_operator.run.state import is_over
 WATCH_SECONDS = 3.0
 CLEAR = "\x1b[H\x1b[2J"  # of a terminal
 
-Act = Callable[[KubeClient, Access], Awaitable[int]]
 
-
-def run_command(options: argparse.Namespace) -> int:
+def run_command(options: StatusOptions | ReportOptions | LogsOptions) -> int:
     """Do what `options` ask for on the cluster that they mean; return the exit code. Raises CommandError."""
-    acts: dict[str, Act] = {
-        "status": lambda kube, access: _status(kube, access, options),
-        "report": lambda kube, access: _report(kube, access, options),
-        "logs": lambda kube, access: _logs(kube, access, options),
-    }
     try:
         access = find_access(os.environ, context=options.context, namespace=options.namespace)
     except NoCluster as error:
         raise UsageError(str(error)) from error
     try:
-        return asyncio.run(_with_kube(access, acts[options.command]))
+        return asyncio.run(_run(access, options))
     except KubeError as error:
         raise explain(error, access) from error
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
-async def _with_kube(access: Access, act: Act) -> int:
+async def _run(access: Access, options: StatusOptions | ReportOptions | LogsOptions) -> int:
     kube = KubeClient(access.connection, parallel=MAX_FOLLOWED + 8)
     try:
-        return await act(kube, access)
+        match options:
+            case StatusOptions():
+                return await _status(kube, access, options)
+            case ReportOptions():
+                return await _report(kube, access, options)
+            case LogsOptions():
+                return await _logs(kube, access, options)
     finally:
         await kube.close()
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def _remark(text: str) -> None:
-    sys.stderr.write(f"scalerl: {text}\n")
-    sys.stderr.flush()
+    write_error(f"scalerl: {text}")
 
 
-async def _status(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
+async def _status(kube: KubeClient, access: Access, options: StatusOptions) -> int:
     if options.target is None:
         return await _list(kube, access, options)
     if options.output == "yaml":
         found = await fetch_run(kube, access, options.target)
-        _say(yaml.safe_dump(found.document, sort_keys=False, allow_unicode=True, width=120))
+        write_out(yaml.safe_dump(found.document, sort_keys=False, allow_unicode=True, width=120))
         return EXIT_FINISHED
     if options.watch:
         return await _watch(kube, access, options.target)
-    _say(build_overview(await fetch_overview(kube, access, options.target, datetime.now(UTC))))
+    write_out(build_overview(await fetch_overview(kube, access, options.target, datetime.now(UTC))))
     return EXIT_FINISHED
 
 
-async def _list(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
+async def _list(kube: KubeClient, access: Access, options: StatusOptions) -> int:
     """The runs of a namespace or of all, a line each."""
     if options.watch:
         raise UsageError("--watch shows one run: give its name")
     runs = await fetch_runs(kube, None if options.all_namespaces else access.namespace)
     if options.output == "yaml":
         documents = [each.document for each in runs]
-        _say(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120) if documents else "")
+        write_out(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120) if documents else "")
         return EXIT_FINISHED
     where = f"all namespaces of {access.place}" if options.all_namespaces else f"{access.namespace} of {access.place}"
     if not runs:
-        _say(f"no runs in {where}\n")
+        write_out(f"no runs in {where}\n")
         return EXIT_FINISHED
     now = datetime.now(UTC)
     rows = [(each.key[0], *status_row(each.run, True, each.created, now)) for each in runs]
     named = options.all_namespaces
-    _say(format_table(("NAMESPACE", *HEADER) if named else HEADER, rows if named else [row[1:] for row in rows]))
+    write_out(format_table(("NAMESPACE", *HEADER) if named else HEADER, rows if named else [row[1:] for row in rows]))
     return EXIT_FINISHED
 
 
@@ -113,33 +106,33 @@ async def _watch(kube: KubeClient, access: Access, name: str) -> int:
             continue
         heard = time.monotonic()
         if in_place:
-            _say(CLEAR + build_overview(view))
+            write_out(CLEAR + build_overview(view))
         elif (what := (view.run, view.pods, view.events)) != shown:
-            _say(build_overview(view) if shown is None else f"\n---\n{build_overview(view)}")
+            write_out(build_overview(view) if shown is None else f"\n---\n{build_overview(view)}")
             shown = what
         if is_over(view.run.status):
             return EXIT_FINISHED
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _report(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
+async def _report(kube: KubeClient, access: Access, options: ReportOptions) -> int:
     from scalerl_operator.cli.report import write_chronicle  # matplotlib
 
     _remark(f"{access.namespace}/{options.target} on {access.place}")
     chronicle = await fetch_chronicle(kube, access, options.target, datetime.now(UTC))
     where = options.folder or Path("reports") / access.namespace / options.target
-    _say(f"{write_chronicle(chronicle, where)}\n")
+    write_out(f"{write_chronicle(chronicle, where)}\n")
     return EXIT_FINISHED
 
 
-async def _logs(kube: KubeClient, access: Access, options: argparse.Namespace) -> int:
+async def _logs(kube: KubeClient, access: Access, options: LogsOptions) -> int:
     if options.follow and options.previous:
         raise UsageError("--previous is about what has ended: it cannot be followed")
     found = await fetch_run(kube, access, options.target)
     _remark(f"{'/'.join(found.key)} on {access.place}")
     choice = PodSelection(found.key, options.role, options.index)
     wish = LogOptions(options.follow, options.previous, options.tail, options.timestamps)
-    mouth = LogSink(lambda line: _say(f"{line}\n"), _remark)
+    mouth = LogSink(lambda line: write_out(f"{line}\n"), _remark)
     if options.follow:
         await follow_logs(kube, choice, wish, mouth)
         return EXIT_FINISHED

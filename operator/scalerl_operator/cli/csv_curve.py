@@ -3,8 +3,8 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from scalerl_operator.cli.options import Columns
 from scalerl_operator.forecast import (
     FitError,
     Points,
@@ -13,17 +13,6 @@ from scalerl_operator.forecast import (
 )
 
 Row = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns to read."""
-
-    x: str
-    y: str
-    error: str | None = None
-    completions: int | None = None
-    """Behind each pass rate: its standard error is then binomial, and there is no column for it."""
 
 
 def parse_curve(text: str, columns: Columns, name: str) -> Points:

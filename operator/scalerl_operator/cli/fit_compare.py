@@ -1,12 +1,12 @@
 """`scalerl fit` and `scalerl compare`: CSV files in, a table, JSON and a picture out. I/O."""
 
-import argparse
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalerl_operator.cli.csv_curve import Columns, parse_curve, parse_entropy
+from scalerl_operator.cli.csv_curve import parse_curve, parse_entropy
+from scalerl_operator.cli.options import Columns, CompareOptions, FitOptions
 from scalerl_operator.forecast import (
     EntropyForecast,
     FitError,
@@ -40,9 +40,9 @@ BURN_IN_HEADER = ("LEFT OUT BEFORE", "POINTS", "VERDICT", "CEILING")
 COMPARE_HEADER = ("RUN", "VERDICT", "CEILING", "AGAINST FIRST", "B", "C_MID", "COMPUTE", "WHAT IT IS")
 
 
-def run_fit(options: argparse.Namespace) -> str:
+def run_fit(options: FitOptions) -> str:
     """Fit one curve, write what was asked for, return the text to print. Raises FitError for a file that cannot be."""
-    curve = load_curve(options.file, options)
+    curve = load_curve(options.file, options.columns)
     until = options.fit_until if options.fit_until is not None else float("inf")
     seen = curve.until(until)
     found = fit_forecast(seen, budget=options.budget, target=options.target, r0=options.r0)
@@ -66,13 +66,13 @@ def run_fit(options: argparse.Namespace) -> str:
     return "\n".join(tables)
 
 
-def run_compare(options: argparse.Namespace) -> str:
+def run_compare(options: CompareOptions) -> str:
     """Compare curves with the first of them; the same as `run_fit` otherwise.
 
     With the full recipe first and a run without each of its parts after it, this is the paper's leave-one-out table.
     Source: Khatri et al. 2025, arXiv:2510.13786, A.8.
     """
-    curves = [load_curve(path, options) for path in options.files]
+    curves = [load_curve(path, options.columns) for path in options.files]
     forecasts = [fit_forecast(curve) for curve in curves]
     margin, source = _margin(options, forecasts)
     stems = [path.stem for path in options.files]
@@ -88,12 +88,12 @@ def run_compare(options: argparse.Namespace) -> str:
     return f"{format_table(COMPARE_HEADER, comparison_rows(found))}\n{comparison_lines(found, source)}"
 
 
-def _margin(options: argparse.Namespace, forecasts: Sequence[Forecast]) -> tuple[float, str]:
+def _margin(options: CompareOptions, forecasts: Sequence[Forecast]) -> tuple[float, str]:
     """Return the margin and where it is from."""
     if options.margin is not None:
         return options.margin, "given"
     if options.replicates:
-        replicates = [fit_forecast(load_curve(path, options)) for path in options.replicates]
+        replicates = [fit_forecast(load_curve(path, options.columns)) for path in options.replicates]
         return margin_of(replicates), f"of {len(replicates)} replicates"
     return estimate_margin(forecasts), "estimated from the runs' own intervals"
 
@@ -110,7 +110,7 @@ def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
     return rows
 
 
-def _entropy(options: argparse.Namespace, until: float) -> EntropyForecast | None:
+def _entropy(options: FitOptions, until: float) -> EntropyForecast | None:
     """Return the forecast of the entropy up to `until`; None if no column is named."""
     if options.entropy is None:
         return None
@@ -124,9 +124,8 @@ def save_json(path: Path, document: Json, *, indent: int | None = None) -> None:
     save_text(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
-def load_curve(path: Path, options: argparse.Namespace) -> Points:
-    """Return the curve in the columns that the options name. Raises FitError."""
-    columns = Columns(options.x, options.y, options.stderr, options.completions)
+def load_curve(path: Path, columns: Columns) -> Points:
+    """Return the curve in `columns` of a CSV file. Raises FitError."""
     return parse_curve(_read(path), columns, str(path))
 
 

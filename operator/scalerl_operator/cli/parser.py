@@ -1,66 +1,167 @@
-"""The command line of `scalerl`. PURE."""
+"""The command line of `scalerl`: one click command for each subcommand; parsing returns its options. PURE.
 
-import argparse
-from pathlib import Path
-from urllib.parse import urlsplit
+Only click is imported here, so that --help and shell completion answer at once.
+"""
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from scalerl_operator.cli.options import (
+    CompareOptions,
+    CompletionOptions,
+    FitOptions,
+    LogsOptions,
+    Options,
+    PlanOptions,
+    ReportOptions,
+    RunOptions,
+    StatusOptions,
+    ValidateOptions,
+)
+from scalerl_operator.cli.value_types import AT_LEAST_ONE, COUNT, FILE, parse_positive, parse_share, parse_url
+from scalerl_operator.controller.options import OperatorOptions
+
+PROGRAM = "scalerl"
+COMPLETION_VARIABLE = "_SCALERL_COMPLETE"
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 _DESCRIPTION = """\
 Train with reinforcement learning, and know the ceiling before the budget is spent.
 
-An RLRun is a YAML file. `scalerl run` carries it out on this machine; the same file runs on a cluster with kubectl.
+An RLRun is a YAML file. `scalerl run` trains it on this machine; `kubectl apply` trains the same file on a cluster.
 
-status, report and logs look on a cluster where -n, -A or --context is given, on this machine where --runs is given.
-Else NAME is a run of this machine, or, if it has none of that name, of the cluster that kubectl would use.
+status, report and logs read a cluster if -n, -A or --context is given, and this machine if --runs is given. Otherwise
+NAME is a run on this machine or, if this machine has no run of that name, a run on the cluster that kubectl would use.
 """
-_EXIT_CODES = """\
-exit codes:
+_EPILOG = """\
+Examples:
+  scalerl validate run.yaml
+  scalerl run run.yaml
+  scalerl status
+
+Exit codes:
   0    finished, or stopped by a policy
-  1    the run failed, or a cluster forbids what was asked
+  1    the run failed, or the cluster denied the request
   2    the command line is wrong
-  64   the spec is wrong; nothing was started
-  75   try again: the surroundings failed, a cluster does not answer, or the run is in use
-  130  interrupted (Ctrl-C); --resume goes on
+  64   the spec is invalid; nothing was started
+  75   try again: an outage around the run, no answer from a cluster, or a run folder that is in use
+  130  interrupted (Ctrl-C); --resume continues the run
 """
+_EXCLUSIVE = (("--stderr", "--completions"), ("--margin", "--replicates"))
+_SEVERAL = "--replicates"  # takes all values up to the next option; click takes one for each time that it is given
+
+Parameters = list[click.Parameter]
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps examples as they are written."""
+class _Command(click.Command):
+    """Adds to click's command: an epilog with its line breaks, exclusive options, an option with several values."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse `args` into the context. Raises UsageError."""
+        rest = super().parse_args(ctx, _repeat_option(ctx, args))
+        given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        for pair in _EXCLUSIVE:
+            if {name.lstrip("-") for name in pair} <= given:
+                raise click.UsageError(f"{pair[0]} and {pair[1]} exclude each other; give one of them", ctx)
+        return rest
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog as it is."""
+        del ctx
+        formatter.write(f"\n{self.epilog}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; `command` names the subcommand."""
-    parser = argparse.ArgumentParser(
-        prog="scalerl",
-        description=_DESCRIPTION,
-        epilog="examples:\n  scalerl validate run.yaml\n  scalerl run run.yaml\n  scalerl status\n\n" + _EXIT_CODES,
-        formatter_class=_HelpFormatter,
+class _Group(click.Group):
+    """The program: its commands in the order of use, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        del ctx
+        return list(self.commands)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog as it is."""
+        del ctx
+        formatter.write(f"\n{self.epilog}")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
+    """Return the options of the command in `arguments` (None: of this process).
+
+    Raises SystemExit: 0 after --help or a shell's request for completions, 2 after printing what is wrong.
+    """
+    try:
+        found = build_program().main(
+            arguments, prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, standalone_mode=False
+        )
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from error
+    if isinstance(found, int):  # --help
+        raise SystemExit(found)
+    return cast(Options, found)
+
+
+def build_program() -> click.Group:
+    """Return the whole command line."""
+    commands = [_run(), _validate(), _status(), _report(), _logs(), _fit(), _operator(), _compare(), _plan()]
+    return _Group(
+        name=PROGRAM,
+        commands=[*commands, _completion()],
+        help=_DESCRIPTION,
+        epilog=_EPILOG,
+        context_settings=_SETTINGS,
+        subcommand_metavar="COMMAND ...",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_validate(commands)
-    _add_status(commands)
-    _add_report(commands)
-    _add_logs(commands)
-    _add_fit(commands)
-    _add_operator(commands)
-    _add_compare(commands)
-    _add_plan(commands)
-    return parser
 
 
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, examples: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
+def _repeat_option(context: click.Context, arguments: Sequence[str]) -> list[str]:
+    """Return `--replicates a b` as `--replicates a --replicates b`. Raises UsageError if no value follows."""
+    found: list[str] = []
+    is_open = False
+    for argument, following in pairwise([*arguments, "-"]):
+        if argument == _SEVERAL:
+            is_open = True
+            if following.startswith("-"):
+                raise click.BadOptionUsage(_SEVERAL, f"Option '{_SEVERAL}' needs at least one value.", context)
+        elif argument.startswith("-"):
+            is_open = False
+            found.append(argument)
+        else:
+            found += [_SEVERAL, argument] if is_open else [argument]
+    return found
+
+
+def _command(
+    text: str, parameters: Parameters, build: Callable[..., Options], examples: str, *, name: str
+) -> click.Command:
+    return _Command(
         name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"examples:\n{examples}",
-        formatter_class=_HelpFormatter,
+        params=parameters,
+        callback=build,
+        help=f"{text[0].upper()}{text[1:]}.",
+        short_help=text,
+        epilog=f"Examples:\n{examples}",
     )
 
 
-def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _path(*names: str, metavar: str | None = None, text: str) -> click.Option:
+    return click.Option(names, type=FILE, metavar=metavar, help=text)
+
+
+def _flag(*names: str, text: str) -> click.Option:
+    return click.Option(names, is_flag=True, help=text)
+
+
+def _text(*names: str, metavar: str = "NAME", text: str) -> click.Option:
+    return click.Option(names, metavar=metavar, help=text)
+
+
+def _run() -> click.Command:
     examples = """\
   scalerl run examples/quickstart.yaml
   scalerl run examples/quickstart.yaml --resume          after a crash, Ctrl-C, or with a larger budget
@@ -68,124 +169,154 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 Ctrl-C once saves a checkpoint and ends the run; twice kills it at once.
 """
-    parser = _add(commands, "run", "carry out an RLRun on this machine", examples)
-    parser.add_argument("file", type=Path, metavar="FILE", help="the RLRun, a YAML file")
-    parser.add_argument("--folder", type=Path, help="folder for its records (default: runs/<name>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run whose records are in the folder")
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only how it ended")
+    parameters: Parameters = [
+        click.Argument(["file"], type=FILE, help="RLRun, a YAML file"),
+        _path("--folder", text="folder of its records (default: runs/<name>)"),
+        _flag("--resume", text="continue the run whose records are in the folder"),
+        _flag("--quiet", text="print no progress, only the result"),
+    ]
+    return _command("train an RLRun on this machine", parameters, RunOptions, examples, name="run")
 
 
-def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _validate() -> click.Command:
+    examples = "  scalerl validate run.yaml\n  scalerl validate examples/*.yaml\n"
+    files = click.Argument(["files"], type=FILE, metavar="FILE...", nargs=-1, required=True, help="RLRuns, YAML files")
     text = "check RLRuns and print every fault, without starting anything"
-    parser = _add(commands, "validate", text, "  scalerl validate run.yaml\n  scalerl validate examples/*.yaml\n")
-    parser.add_argument("files", type=Path, metavar="FILE", nargs="+", help="an RLRun, a YAML file")
+    return _command(text, [files], ValidateOptions, examples, name="validate")
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    """Where a run is: on this machine or on a cluster."""
-    parser.add_argument("--runs", type=Path, help="where this machine's runs lie (default: runs)")
-    parser.add_argument("-n", "--namespace", help="of a cluster (default: the context's)")
-    parser.add_argument("--context", help="of the kubeconfig (default: the current one)")
+def _target(*, required: bool, text: str) -> click.Argument:
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        del context, parameter
+        return [CompletionItem(incomplete, type="dir")]
+
+    metavar = "NAME|FOLDER" if required else "[NAME|FOLDER]"
+    return click.Argument(["target"], metavar=metavar, required=required, shell_complete=complete, help=text)
 
 
-def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _location() -> Parameters:
+    """Options that choose this machine or a cluster."""
+    return [
+        _path("--runs", text="folder of this machine's runs (default: runs)"),
+        _text("-n", "--namespace", text="namespace of a cluster (default: the context's)"),
+        _text("--context", text="context of the kubeconfig (default: the current one)"),
+    ]
+
+
+def _status() -> click.Command:
     examples = """\
   scalerl status                            the runs of this machine
   scalerl status quickstart                 one run in full
-  scalerl status -n research                the runs of a cluster's namespace
-  scalerl status qwen -n research --watch   again whenever something has changed
+  scalerl status -n research                the runs in a namespace of a cluster
+  scalerl status qwen -n research --watch   print it again after every change
 """
-    parser = _add(commands, "status", "show runs, of this machine or of a cluster", examples)
-    parser.add_argument("target", nargs="?", metavar="NAME|FOLDER", help="one run in full (default: all, a line each)")
-    parser.add_argument("--output", "-o", choices=("table", "yaml"), default="table", help="yaml: the whole RLRun")
-    parser.add_argument("--watch", "-w", action="store_true", help="show one run of a cluster until it is over")
-    parser.add_argument("--all-namespaces", "-A", action="store_true", help="of a cluster")
-    _add_place(parser)
+    output = click.Choice(["table", "yaml"])
+    parameters = [
+        _target(required=False, text="one run in full (default: all runs, one line each)"),
+        click.Option(["--output", "-o"], type=output, default="table", help="yaml: the whole RLRun (default: table)"),
+        _flag("--watch", "-w", text="show one run of a cluster until it is over"),
+        _flag("--all-namespaces", "-A", text="the runs of all namespaces of a cluster"),
+        *_location(),
+    ]
+    return _command("show runs of this machine or of a cluster", parameters, StatusOptions, examples, name="status")
 
 
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _report() -> click.Command:
     examples = "  scalerl report quickstart\n  scalerl report qwen -n research\n"
-    parser = _add(commands, "report", "write a run's report.html and its pictures anew", examples)
-    parser.add_argument("target", metavar="NAME|FOLDER", help="the run")
-    place = "where to write it (default: the run's own folder; for a cluster's run reports/NAMESPACE/NAME)"
-    parser.add_argument("--folder", type=Path, help=place)
-    _add_place(parser)
+    folder = "folder to write to (default: the run's own folder; for a run of a cluster reports/NAMESPACE/NAME)"
+    parameters = [_target(required=True, text="the run"), _path("--folder", text=folder), *_location()]
+    return _command("write a run's report.html and its plots", parameters, ReportOptions, examples, name="report")
 
 
-def _add_logs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _logs() -> click.Command:
     examples = """\
   scalerl logs quickstart
-  scalerl logs qwen -n research --follow                       all pods, also those of attempts to come
-  scalerl logs qwen -n research --role trainer --index 0       the coordinator's alone, without a prefix
+  scalerl logs qwen -n research --follow                       all pods, also those of later attempts
+  scalerl logs qwen -n research --role trainer --index 0       the coordinator's pod only, without a prefix
   scalerl logs qwen -n research --role generator --previous    before their last restart
 """
-    parser = _add(commands, "logs", "print what a run's processes have written", examples)
-    parser.add_argument("target", metavar="NAME|FOLDER", help="the run")
-    parser.add_argument("--follow", "-f", action="store_true", help="go on until the run is over")
-    parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines (default: all)")
-    parser.add_argument("--role", choices=("trainer", "generator"), help="pods of one role (default: both)")
-    parser.add_argument("--index", type=_count, metavar="N", help="pods of one index; trainer 0 leads (default: all)")
-    parser.add_argument("--previous", "-p", action="store_true", help="of pods' containers before their last restart")
-    parser.add_argument("--timestamps", action="store_true", help="put the time before each line of a pod's log")
-    _add_place(parser)
+    role = click.Choice(["trainer", "generator"])
+    parameters = [
+        _target(required=True, text="the run"),
+        _flag("--follow", "-f", text="follow the log until the run is over"),
+        click.Option(["--tail"], type=COUNT, metavar="N", help="start at the last N lines (default: all)"),
+        click.Option(["--role"], type=role, help="pods of one role (default: both)"),
+        click.Option(["--index"], type=COUNT, metavar="N", help="pods of one index (default: all)"),
+        _flag("--previous", "-p", text="logs of pods' containers before their last restart"),
+        _flag("--timestamps", text="print the time before each line of a pod's log"),
+        *_location(),
+    ]
+    return _command("print the output of a run's processes", parameters, LogsOptions, examples, name="logs")
 
 
-def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _columns() -> Parameters:
+    completions = "prompts times samples behind each pass rate; its standard error is then binomial"
+    return [
+        click.Option(["--x"], required=True, metavar="COLUMN", help="compute, in any unit, at least 0"),
+        click.Option(["--y"], required=True, metavar="COLUMN", help="pass rate, in [0, 1]"),
+        _text("--stderr", metavar="COLUMN", text="standard error of the pass rate over repeats"),
+        click.Option(["--completions"], type=AT_LEAST_ONE, metavar="N", help=completions),
+    ]
+
+
+def _fit() -> click.Command:
     examples = """\
   scalerl fit curve.csv --x gpu_hours --y pass_rate --budget 100000
-  scalerl fit curve.csv --x step --y acc --fit-until 500 --picture fit.png     judge the fit on what came later
+  scalerl fit curve.csv --x step --y acc --fit-until 500 --picture fit.png     judge the fit on the later points
   scalerl fit curve.csv --x step --y acc --completions 4000 --r0 0.12          1000 prompts x 4; chance level .12
 """
-    parser = _add(commands, "fit", "forecast the ceiling of a learning curve in a CSV file", examples)
-    parser.add_argument("file", type=Path, metavar="CSV", help="with a header; lines that begin with # are left out")
-    _add_columns(parser)
-    parser.add_argument("--budget", type=_positive, metavar="X", help="also predict the pass rate at this compute")
-    parser.add_argument("--target", type=_share, metavar="Y", help="also predict the compute of this pass rate")
-    start = "pass rate at the start, if it is known: chance level, or measured with many samples (default: fitted)"
-    parser.add_argument("--r0", type=_share, metavar="Y", help=start)
-    parser.add_argument("--entropy", metavar="COLUMN", help="also say when this entropy reaches its floor")
-    parser.add_argument("--entropy-floor", type=_positive, metavar="H", default=0.1, help="nats (default: 0.1)")
-    parser.add_argument("--fit-until", type=_positive, metavar="X", help="fit the points up to X, judge on the others")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw points, curve and band into this file")
-    parser.add_argument("--json", type=Path, metavar="JSON", help="write the forecast into this file")
+    start = "pass rate at the start, if known: chance level, or measured with many samples (default: fitted)"
+    until = "fit the points up to X and judge the fit on the later ones"
+    floor = click.Option(["--entropy-floor"], type=parse_positive, metavar="H", default=0.1, help="nats (default: 0.1)")
+    parameters: Parameters = [
+        click.Argument(["file"], type=FILE, metavar="CSV", help="with a header; lines that start with # are skipped"),
+        *_columns(),
+        click.Option(["--budget"], type=parse_positive, metavar="X", help="also predict the pass rate at this compute"),
+        click.Option(["--target"], type=parse_share, metavar="Y", help="also predict the compute of this pass rate"),
+        click.Option(["--r0"], type=parse_share, metavar="Y", help=start),
+        _text("--entropy", metavar="COLUMN", text="also predict when this entropy reaches its floor"),
+        floor,
+        click.Option(["--fit-until"], type=parse_positive, metavar="X", help=until),
+        _path("--picture", metavar="PNG", text="draw points, curve and band into this file"),
+        _path("--json", metavar="JSON", text="write the forecast into this file"),
+    ]
+    text = "forecast the ceiling of a learning curve in a CSV file"
+    return _command(text, parameters, FitOptions, examples, name="fit")
 
 
-def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _operator() -> click.Command:
     examples = (
         "  scalerl operator --image registry.example/scalerl-runtime:0.1.0 --token-key-file /etc/scalerl/token-key\n"
     )
-    parser = _add(commands, "operator", "run the Kubernetes operator (what the chart starts)", examples)
-    parser.add_argument("--image", required=True, help="of the runtime, where a run's pod template names none")
-    parser.add_argument("--token-key-file", required=True, type=Path, help="secret of at least 16 bytes, all replicas'")
-    parser.add_argument("--namespace", action="append", default=[], help="serve this one, repeatable (default: all)")
-    parser.add_argument("--lease-namespace", default="default", help="of the lease (default: default)")
-    parser.add_argument("--lease-name", default="scalerl-operator", help="of the lease (default: scalerl-operator)")
-    parser.add_argument("--identity", help="of this replica (default: host name and a random part)")
-    parser.add_argument("--http", type=int, default=8081, metavar="PORT", help="health and metrics (default: 8081)")
-    parser.add_argument(
-        "--poll-seconds", type=_positive, default=10.0, help="between questions to a coordinator (default: 10)"
-    )
-    parser.add_argument(
-        "--prometheus-url", type=_url, metavar="URL", help="asked about coordinators that do not answer (default: none)"
-    )
-    parser.add_argument("--prometheus-token-file", type=Path, metavar="FILE", help="its bearer token, read every time")
-    parser.add_argument("--prometheus-ca-file", type=Path, metavar="FILE", help="whom to trust (default: the system's)")
-    network = (
-        "who may ask coordinators and what runs may reach, as NetworkPolicyPeers; without it no NetworkPolicy is made"
-    )
-    parser.add_argument("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', help=network)
+    key = "file with a secret of at least 16 bytes, the same for all replicas"
+    network = "NetworkPolicyPeers that may reach coordinators, and that runs may reach (default: no NetworkPolicy)"
+    lease = "scalerl-operator"
+    parameters: Parameters = [
+        click.Option(["--image"], required=True, help="runtime image for pod templates that name none"),
+        click.Option(["--token-key-file"], required=True, type=FILE, help=key),
+        click.Option(["--namespace", "namespaces"], multiple=True, help="serve it; repeatable (default: all)"),
+        click.Option(["--lease-namespace"], default="default", help="namespace of the lease (default: default)"),
+        click.Option(["--lease-name"], default=lease, help=f"name of the lease (default: {lease})"),
+        _text("--identity", text="identity of this replica (default: host name and a random part)"),
+        click.Option(["--http"], type=int, default=8081, metavar="PORT", help="health and metrics (default: 8081)"),
+        click.Option(
+            ["--poll-seconds"], type=parse_positive, metavar="S", default=10.0, help="poll period (default: 10)"
+        ),
+        click.Option(
+            ["--prometheus-url"],
+            type=parse_url,
+            metavar="URL",
+            help="queried for unreachable coordinators (default: none)",
+        ),
+        _path("--prometheus-token-file", metavar="FILE", text="bearer token for it, read before every query"),
+        _path("--prometheus-ca-file", metavar="FILE", text="CA certificates for it (default: the system's)"),
+        _text("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', text=network),
+    ]
+    text = "run the Kubernetes operator (started by the chart)"
+    return _command(text, parameters, OperatorOptions, examples, name="operator")
 
 
-def _add_columns(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="compute, in any unit, at least 0")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="pass rate, in [0, 1]")
-    errors = parser.add_mutually_exclusive_group()
-    errors.add_argument("--stderr", metavar="COLUMN", help="standard error of the pass rate over repeats")
-    completions = "prompts times samples behind each pass rate, whose standard error is then binomial"
-    errors.add_argument("--completions", type=_at_least_one, metavar="N", help=completions)
-
-
-def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _compare() -> click.Command:
     examples = """\
   scalerl compare base.csv new_loss.csv --x gpu_hours --y pass_rate
   scalerl compare base.csv arm*.csv --x step --y acc --replicates base.csv again.csv --picture arms.png
@@ -195,71 +326,51 @@ With the full recipe first and a run without each of its parts after it, this is
 (arXiv:2510.13786, A.8): ceilings within the margin are shared, and the runs ordered by B.
 """
     text = "compare learning curves with the first of them: by ceiling, then by efficiency"
-    parser = _add(commands, "compare", text, examples)
-    parser.add_argument("files", type=Path, metavar="CSV", nargs="+", help="one curve each; the first is the baseline")
-    _add_columns(parser)
-    margins = parser.add_mutually_exclusive_group()
-    margin = "ceilings closer than this are the same (default: from the runs' own intervals, at least 0.02)"
-    margins.add_argument("--margin", type=_positive, metavar="Y", help=margin)
-    replicates = "runs of one recipe, whose ceilings' spread is the margin"
-    margins.add_argument("--replicates", type=Path, metavar="CSV", nargs="+", help=replicates)
-    parser.add_argument(
-        "--picture", type=Path, metavar="PNG", help="draw curves and the linearised plot into this file"
-    )
-    parser.add_argument("--json", type=Path, metavar="JSON", help="write the comparison into this file")
+    margin = "ceilings closer than this are equal (default: from the runs' own intervals, at least 0.02)"
+    replicates = "runs of one recipe, at least one file; the margin is the spread of their ceilings"
+    several = click.Option([_SEVERAL], type=FILE, metavar="CSV...", multiple=True, help=replicates)
+    parameters: Parameters = [
+        _curves("one curve in each file; the first is the baseline"),
+        *_columns(),
+        click.Option(["--margin"], type=parse_positive, metavar="Y", help=margin),
+        several,
+        _path("--picture", metavar="PNG", text="draw the curves and the linearised plot into this file"),
+        _path("--json", metavar="JSON", text="write the comparison into this file"),
+    ]
+    return _command(text, parameters, CompareOptions, examples, name="compare")
 
 
-def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _plan() -> click.Command:
     examples = """\
   scalerl plan pilot.csv --x gpu_hours --y pass_rate --budget 16000
   scalerl plan base.csv arm*.csv --x gpu_hours --y pass_rate --split 30000 --json plan.json
 """
     text = "plan from pilots: when a ceiling will be known, where to stop, how to split a budget"
-    parser = _add(commands, "plan", text, examples)
-    parser.add_argument("files", type=Path, metavar="CSV", nargs="+", help="the points of one run so far, each")
-    _add_columns(parser)
-    width = "of the ceiling's 90 %% interval, at which it counts as known (default: 0.1, as for Identified)"
-    parser.add_argument("--width", type=_share, metavar="Y", default=0.1, help=width)
-    parser.add_argument("--budget", type=_positive, metavar="X", help="compute at which each run would end")
-    loss = "pass rate that may be lost against the budget's end by stopping before (default: 0.01)"
-    parser.add_argument("--loss", type=_share, metavar="Y", default=0.01, help=loss)
-    split = "compute that all runs together may still spend: split so that the sum of their pass rates is largest"
-    parser.add_argument("--split", type=_positive, metavar="X", help=split)
-    parser.add_argument("--json", type=Path, metavar="JSON", help="write the plan into this file")
+    width = "width of the ceiling's 90 % interval at which it counts as known (default: 0.1, as for Identified)"
+    loss = "pass rate that an earlier stop may lose against the end of the budget (default: 0.01)"
+    split = "compute that all runs together may still spend, split for the largest sum of their pass rates"
+    parameters: Parameters = [
+        _curves("the points of one run so far in each file"),
+        *_columns(),
+        click.Option(["--width"], type=parse_share, metavar="Y", default=0.1, help=width),
+        click.Option(["--budget"], type=parse_positive, metavar="X", help="compute at which each run would end"),
+        click.Option(["--loss"], type=parse_share, metavar="Y", default=0.01, help=loss),
+        click.Option(["--split"], type=parse_positive, metavar="X", help=split),
+        _path("--json", metavar="JSON", text="write the plan into this file"),
+    ]
+    return _command(text, parameters, PlanOptions, examples, name="plan")
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+def _curves(text: str) -> click.Argument:
+    return click.Argument(["files"], type=FILE, metavar="CSV...", nargs=-1, required=True, help=text)
 
 
-def _url(text: str) -> str:
-    """Return a server's URL; what stands before /api."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise argparse.ArgumentTypeError(f"{text} is not http://HOST[:PORT][/PATH] or https://...")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError("a URL without user, query and fragment is needed; a token goes into a file")
-    return text.rstrip("/")
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 0")
-    return int(text)
-
-
-def _at_least_one(text: str) -> int:
-    value = _count(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
-    return value
+def _completion() -> click.Command:
+    examples = """\
+  eval "$(scalerl completion bash)"      in ~/.bashrc
+  eval "$(scalerl completion zsh)"       in ~/.zshrc
+  scalerl completion fish | source       in ~/.config/fish/config.fish
+"""
+    shell = click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]), help="the shell")
+    text = "print the script that completes scalerl's commands and options in a shell"
+    return _command(text, [shell], CompletionOptions, examples, name="completion")

@@ -1,10 +1,10 @@
 """`scalerl plan`: pilots in, what to spend on them out. I/O."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from scalerl_operator.cli.fit_compare import load_curve, save_json
+from scalerl_operator.cli.options import PlanOptions
 from scalerl_operator.forecast import (
     FitError,
     Forecast,
@@ -42,9 +42,9 @@ class BudgetPlan:
     """Of the compute that is split over all runs."""
 
 
-def run_plan(options: argparse.Namespace) -> str:
+def run_plan(options: PlanOptions) -> str:
     """Plan from every pilot, write what was asked for, return the text to print. Raises FitError for a bad file."""
-    curves = [load_curve(path, options) for path in options.files]
+    curves = [load_curve(path, options.columns) for path in options.files]
     forecasts = [fit_forecast(curve, budget=options.budget) for curve in curves]
     names = [path.stem for path in options.files]
     shares: Sequence[Share | None] = [None] * len(curves)
@@ -107,7 +107,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _notes(plans: Sequence[BudgetPlan], options: argparse.Namespace) -> str:
+def _notes(plans: Sequence[BudgetPlan], options: PlanOptions) -> str:
     """Say what the columns mean for these options, and why a run is refused."""
     lines = [
         f"KNOWN AT: {plans[0].unit} at which the interval is expected to be {options.width:g} wide, from the sigmoid "

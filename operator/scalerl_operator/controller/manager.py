@@ -3,7 +3,6 @@
 A replica that loses the lease ends its process: whatever was under way ends with it, and it starts anew as a standby.
 """
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -23,6 +22,7 @@ from aiohttp import web
 from scalerl_operator.controller.apply import ApplyDeps, KubeCluster, derive_token, load_store
 from scalerl_operator.controller.health import HealthSignals, find_dead, find_unready, start_health
 from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
+from scalerl_operator.controller.options import OperatorOptions
 from scalerl_operator.controller.reconciler import Reconciler
 from scalerl_operator.controller.watches import Body, Watches, start_watches
 from scalerl_operator.decide.lifecycle import Limits
@@ -52,7 +52,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def main(options: argparse.Namespace) -> int:
+def main(options: OperatorOptions) -> int:
     """Run the operator until it is told to end; return 0 then, 1 if it must not go on."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = options.token_key_file.read_bytes().strip()
@@ -65,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
     return asyncio.run(_serve(options, key, isolation))
 
 
-async def _serve(options: argparse.Namespace, key: bytes, isolation: Isolation | None) -> int:
+async def _serve(options: OperatorOptions, key: bytes, isolation: Isolation | None) -> int:
     lease = await _build_lease(options)
     replica = _Replica(options, key, isolation, lease)
     stop = asyncio.Event()
@@ -102,7 +102,7 @@ class _Lease:
         self.loop.close()
 
 
-async def _build_lease(options: argparse.Namespace) -> _Lease:
+async def _build_lease(options: OperatorOptions) -> _Lease:
     """Start the loop of the lease, with its client."""
     me = options.identity or f"{socket.gethostname()}-{secrets.token_hex(4)}"
     loop = LeaseLoop()
@@ -117,11 +117,10 @@ async def _build_lease(options: argparse.Namespace) -> _Lease:
 class _Replica:
     """The parts of one process, put together."""
 
-    def __init__(self, options: argparse.Namespace, key: bytes, isolation: Isolation | None, lease: _Lease):
+    def __init__(self, options: OperatorOptions, key: bytes, isolation: Isolation | None, lease: _Lease):
         limits = Limits()
-        namespaces: list[str] = options.namespace
-        self._scopes: Sequence[str | None] = namespaces or [None]
-        self._port: int = options.http
+        self._scopes: Sequence[str | None] = options.namespaces or [None]
+        self._port = options.http
         self.gauges = OperatorMetrics()
         self._kube = KubeClient(load_connection(os.environ), counted=self.gauges.count_write)
         self._store = InformerCache()
@@ -141,7 +140,7 @@ class _Replica:
         self._synced = False
         self._watch_sign = self._swept = time.monotonic()
         self._watches_ended, self._listed = asyncio.Event(), asyncio.Event()
-        self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, namespaces)
+        self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, options.namespaces)
         self._end_watches: Callable[[], None] = lambda: None
         self._lists = 0
         """How many the watches have begun."""
@@ -257,7 +256,7 @@ class _Replica:
         await self._kube.close()
 
 
-def _reader(options: argparse.Namespace) -> Read | None:
+def _reader(options: OperatorOptions) -> Read | None:
     """Who reads the Prometheus server; None where none is named."""
     if options.prometheus_url is None:
         return None

@@ -2,7 +2,8 @@
 
 import pytest
 
-from scalerl_operator.cli.csv_curve import Columns, parse_curve, parse_entropy
+from scalerl_operator.cli.csv_curve import parse_curve, parse_entropy
+from scalerl_operator.cli.options import Columns
 from scalerl_operator.forecast import FitError, Forecast, Rival
 from scalerl_operator.render.fit_tables import forecast_rows, intervals_80, judge_held_back, rival_rows
 

@@ -10,9 +10,10 @@ import pytest
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint
-from scalerl_operator.cli.csv_curve import Columns, parse_curve
+from scalerl_operator.cli.csv_curve import parse_curve
 from scalerl_operator.cli.fit_compare import save_json
 from scalerl_operator.cli.main import main
+from scalerl_operator.cli.options import Columns
 from scalerl_operator.decide.assessment import forecast_points
 from scalerl_operator.forecast import (
     Comparison,

@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 import yaml
 
-from scalerl_operator.cli.main import CliDeps, main
+from scalerl_operator.cli.commands import CliDeps
+from scalerl_operator.cli.main import main
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
@@ -42,7 +43,7 @@ def run(fake_coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> Callabl
     def call(scenario: dict[str, object], *arguments: object) -> int:
         monkeypatch.setenv("FAKE_COORDINATOR", json.dumps(scenario))
         limits = Limits(retries=1)
-        return main(["run", *map(str, arguments)], machinery=CliDeps(fake_coordinator, 0.02, limits))
+        return main(["run", *map(str, arguments)], deps=CliDeps(fake_coordinator, 0.02, limits))
 
     return call
 
@@ -158,8 +159,8 @@ def test_on_a_terminal_there_is_a_panel(
     write_run: Callable[..., Path], fake_coordinator: list[str], place: Path
 ) -> None:
     script = (
-        "import sys; from scalerl_operator.cli.main import CliDeps, main;"
-        f"sys.exit(main(sys.argv[1:], machinery=CliDeps({fake_coordinator!r}, 0.02)))"
+        "import sys; from scalerl_operator.cli.commands import CliDeps; from scalerl_operator.cli.main import main;"
+        f"sys.exit(main(sys.argv[1:], deps=CliDeps({fake_coordinator!r}, 0.02)))"
     )
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "FAKE_COORDINATOR": "{}"}
@@ -281,7 +282,7 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.Captu
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: scalerl" in capsys.readouterr().err
+    assert "Usage: scalerl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["status"], ["report"], ["fit"], ["plan"]], ids=str)
@@ -289,4 +290,4 @@ def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
     assert caught.value.code == 0
-    assert "examples:" in capsys.readouterr().out
+    assert "Examples:" in capsys.readouterr().out

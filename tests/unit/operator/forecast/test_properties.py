@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalerl_operator.cli.csv_curve import Columns, parse_curve
+from scalerl_operator.cli.csv_curve import parse_curve
+from scalerl_operator.cli.options import Columns
 from scalerl_operator.forecast import (
     FitError,
     arrival,

@@ -332,8 +332,8 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(document(budget=BUDGET)))
     code = (
-        "import sys; from scalerl_operator.cli.main import CliDeps, main;"
-        f"sys.exit(main(sys.argv[1:], machinery=CliDeps({stage.command!r}, 0.02)))"
+        "import sys; from scalerl_operator.cli.commands import CliDeps; from scalerl_operator.cli.main import main;"
+        f"sys.exit(main(sys.argv[1:], deps=CliDeps({stage.command!r}, 0.02)))"
     )
     stage.monkeypatch.setenv("FAKE_COORDINATOR", json.dumps({"hold": {"1": 25}, "spawn": True}))
     command = [sys.executable, "-c", code, "run", str(file), "--folder", str(stage.folder.path)]

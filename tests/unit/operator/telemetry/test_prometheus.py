@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from scalerl_operator.cli.parser import build_parser
+from scalerl_operator.cli.parser import parse_arguments
 from scalerl_operator.telemetry.progress_client import TelemetryError
 from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 from scalerl_operator.telemetry.promql import Question
@@ -140,13 +140,13 @@ COMMAND = ["operator", "--image", "i", "--token-key-file", "k"]
 
 
 def test_a_servers_url_is_taken_with_its_path() -> None:
-    assert build_parser().parse_args(COMMAND).prometheus_url is None
-    found = build_parser().parse_args([*COMMAND, "--prometheus-url", "https://prom.test:9090/tenant/"])
+    assert parse_arguments(COMMAND).prometheus_url is None
+    found = parse_arguments([*COMMAND, "--prometheus-url", "https://prom.test:9090/tenant/"])
     assert found.prometheus_url == "https://prom.test:9090/tenant"
 
 
 @pytest.mark.parametrize("url", ["prom:9090", "ftp://prom", "http://", "http://u:p@prom", "http://prom?x=1"])
 def test_what_is_no_servers_url_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        build_parser().parse_args([*COMMAND, "--prometheus-url", url])
+        parse_arguments([*COMMAND, "--prometheus-url", url])
     assert "--prometheus-url" in capsys.readouterr().err

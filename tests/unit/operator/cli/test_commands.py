@@ -2,9 +2,9 @@
 
 import pytest
 
+from scalerl_operator.cli.commands import choose_location
 from scalerl_operator.cli.exit_codes import UsageError
-from scalerl_operator.cli.main import choose_location
-from scalerl_operator.cli.parser import build_parser
+from scalerl_operator.cli.parser import parse_arguments
 
 RULES = [
     ("status", "machine", "without a name or a place: the runs of this machine"),
@@ -23,7 +23,7 @@ RULES = [
 
 @pytest.mark.parametrize(("line", "wanted"), [row[:2] for row in RULES], ids=[row[2] for row in RULES])
 def test_one_rule(line: str, wanted: str) -> None:
-    assert choose_location(build_parser().parse_args(line.split())) == wanted
+    assert choose_location(parse_arguments(line.split())) == wanted
 
 
 CONTRADICTIONS = [
@@ -38,4 +38,4 @@ CONTRADICTIONS = [
 @pytest.mark.parametrize(("line", "why"), CONTRADICTIONS)
 def test_contradictions_are_refused(line: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        choose_location(build_parser().parse_args(line.split()))
+        choose_location(parse_arguments(line.split()))

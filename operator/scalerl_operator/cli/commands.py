@@ -1,0 +1,250 @@
+"""Runs the command that the options name, and turns errors into messages and exit codes. I/O."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, assert_never
+
+from scalerl_api import Fault, InvalidRun, parse_run
+from scalerl_operator.cli.exit_codes import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_INVALID,
+    EXIT_RETRY,
+    CommandError,
+    UsageError,
+)
+from scalerl_operator.cli.options import (
+    CompareOptions,
+    CompletionOptions,
+    FitOptions,
+    LogsOptions,
+    LookupOptions,
+    Options,
+    PlanOptions,
+    ReportOptions,
+    RunOptions,
+    StatusOptions,
+    ValidateOptions,
+)
+from scalerl_operator.cli.output import write_error, write_out
+from scalerl_operator.controller.options import OperatorOptions
+from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.local import run_folder as records
+from scalerl_operator.local.durable_files import save_text
+from scalerl_operator.local.run_folder import FolderBusy, RunFolder
+from scalerl_operator.local.yaml_document import load_document
+
+_EXIT_CODES = {
+    "Finished": EXIT_FINISHED,
+    "StoppedByPolicy": EXIT_FINISHED,
+    "Suspended": EXIT_FINISHED,
+    "Invalid": EXIT_INVALID,
+    "RetriesExhausted": EXIT_RETRY,
+    "RestartsExhausted": EXIT_FAILED,
+    "DeadlineExceeded": EXIT_FAILED,
+    "FailedByRule": EXIT_FAILED,
+    "StoppedByWatchdog": EXIT_FAILED,
+}
+
+
+RunLocation = Literal["cluster", "machine", "either"]
+
+
+@dataclass(frozen=True)
+class CliDeps:
+    """What `scalerl run` depends on; tests pass their own."""
+
+    coordinator: Sequence[str] | None = None
+    """Command that starts a coordinator; None: the runtime's own."""
+    poll_seconds: float = 1.0
+    limits: Limits = Limits()
+
+
+def run_command(options: Options, deps: CliDeps | None) -> int:
+    """Run the command, print its errors, return the exit code."""
+    try:
+        return _dispatch(options, deps or CliDeps())
+    except InvalidRun as error:
+        return _fail(str(error), EXIT_INVALID)
+    except FolderBusy as error:
+        return _fail(f"scalerl: {error}", EXIT_RETRY)
+    except CommandError as error:
+        return _fail(f"scalerl: {error}", error.code)
+    except BrokenPipeError:  # `scalerl status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _dispatch(options: Options, deps: CliDeps) -> int:
+    match options:
+        case RunOptions():
+            return _run(options, deps)
+        case ValidateOptions():
+            return _validate(options)
+        case StatusOptions() | ReportOptions() | LogsOptions():
+            return _look_up(options)
+        case FitOptions() | CompareOptions() | PlanOptions():
+            return _read_curves(options)
+        case OperatorOptions():
+            from scalerl_operator.controller.manager import main
+
+            return main(options)
+        case CompletionOptions():
+            return _print_completion(options)
+        case _:
+            assert_never(options)
+
+
+def _fail(text: str, code: int) -> int:
+    write_error(text)
+    return code
+
+
+def _validate(options: ValidateOptions) -> int:
+    """Check every file; one bad one does not hide the next."""
+    code = EXIT_FINISHED
+    for path in options.files:
+        try:
+            run = parse_run(load_document(path))
+        except InvalidRun as error:
+            code = _fail("\n".join(_name_fault(path, fault, options.files) for fault in error.faults), EXIT_INVALID)
+        else:
+            write_out(f"{path}: RLRun {run.name} is valid\n")
+    return code
+
+
+def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
+    """Return the fault in one line; of several files it says which, unless it does already."""
+    return f"{fault}" if len(files) == 1 or fault.path.startswith(str(path)) else f"{path}: {fault}"
+
+
+def _run(options: RunOptions, deps: CliDeps) -> int:
+    run = parse_run(load_document(options.file))
+    text = options.file.read_text(encoding="utf-8")
+    folder = RunFolder(options.folder or Path("runs") / run.name)
+
+    from scalerl_operator.cli.progress_display import open_display
+    from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND
+    from scalerl_operator.local.driver import DriverDeps, FolderInUse, drive, prepare_folder
+    from scalerl_operator.local.signals import Interrupts
+
+    with records.lock_folder(folder) as lock, Interrupts().listening() as interrupts:
+        try:
+            prepare_folder(folder, run, text, resume=options.resume)
+        except FolderInUse as error:
+            raise UsageError(str(error)) from error
+        if options.resume and folder.status.exists():
+            run = run.model_copy(update={"status": records.load_run(folder).status})
+        command = deps.coordinator or COORDINATOR_COMMAND
+        driver_deps = DriverDeps(
+            interrupts,
+            command=command,
+            limits=deps.limits,
+            poll_seconds=deps.poll_seconds,
+            inherit=(lock,),
+        )
+        with open_display(sys.stdout, os.environ, quiet=options.quiet) as display:
+            done = drive(run, folder, display, driver_deps)
+        _close(folder, done.outcome, done.message)
+        if done.outcome == "Interrupted":
+            return EXIT_INTERRUPTED if interrupts.last_signal == signal.SIGINT else EXIT_RETRY
+        return _EXIT_CODES[done.outcome]
+
+
+def _close(folder: RunFolder, outcome: str, message: str) -> None:
+    """Say how the run ended, write the half-way comparison and the report."""
+    from scalerl_operator.decide.halfway import compare_halfway
+    from scalerl_operator.render.text import format_rows, summary_rows
+
+    run, evals = records.load_run(folder), records.load_evals(folder)
+    found = compare_halfway(records.load_forecasts(folder), evals)
+    halfway = found.summary if found is not None else None
+    if halfway is not None:
+        save_text(folder.halfway, halfway.model_dump_json(by_alias=True, indent=2) + "\n")
+    rows = summary_rows(run, outcome, halfway, evals)
+    if evals:
+        from scalerl_operator.cli.report import write_report
+
+        rows.append(("report", str(write_report(folder))))
+    write_out("\n" + format_rows(rows))
+    if outcome not in ("Finished", "StoppedByPolicy", "Suspended"):
+        tail = [] if outcome == "Interrupted" else records.load_log_tail(folder, num_lines=15)
+        text = "".join(f"  | {line}\n" for line in tail)
+        sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
+
+
+def _look_up(options: StatusOptions | ReportOptions | LogsOptions) -> int:
+    """Run a command about existing runs, on this machine or on a cluster."""
+    from scalerl_operator.cli import machine_commands
+
+    location = choose_location(options)
+    if location == "cluster":
+        return _look_up_on_cluster(options, None)
+    try:
+        folders = machine_commands.find_folders(options.runs or Path("runs"), options.target)
+    except UsageError as error:
+        if location == "machine":
+            raise
+        return _look_up_on_cluster(options, error)
+    return machine_commands.run_command(options, folders)
+
+
+def _look_up_on_cluster(options: StatusOptions | ReportOptions | LogsOptions, missing: UsageError | None) -> int:
+    """Run it on a cluster; `missing` is why it was not run on this machine, and stands first in an error."""
+    from scalerl_operator.cli import cluster_commands
+
+    try:
+        return cluster_commands.run_command(options)
+    except CommandError as error:
+        if missing is None:
+            raise
+        raise CommandError(f"{missing}; and on a cluster: {error}", error.code) from error
+
+
+def _read_curves(options: FitOptions | CompareOptions | PlanOptions) -> int:
+    from scalerl_operator.cli.fit_compare import run_compare, run_fit
+    from scalerl_operator.cli.plan import run_plan
+    from scalerl_operator.forecast import FitError
+
+    try:
+        match options:
+            case FitOptions():
+                write_out(run_fit(options))
+            case CompareOptions():
+                write_out(run_compare(options))
+            case PlanOptions():
+                write_out(run_plan(options))
+    except FitError as error:
+        raise UsageError(str(error)) from error
+    return EXIT_FINISHED
+
+
+def _print_completion(options: CompletionOptions) -> int:
+    from click.shell_completion import get_completion_class
+
+    from scalerl_operator.cli.parser import COMPLETION_VARIABLE, PROGRAM, build_program
+
+    shell = get_completion_class(options.shell)
+    assert shell is not None, "the parser has checked it"
+    write_out(shell(build_program(), {}, PROGRAM, COMPLETION_VARIABLE).source())
+    return EXIT_FINISHED
+
+
+def choose_location(options: LookupOptions) -> RunLocation:
+    """Return where `options` ask to look. Raises UsageError for those that exclude each other.
+
+    `either`: on this machine if it has such a run, else on the cluster that kubectl would use.
+    """
+    named = options.namespace is not None or options.context is not None or options.all_namespaces
+    if named and options.runs is not None:
+        raise UsageError("--runs is about this machine, -n, -A and --context are about a cluster: choose one")
+    if options.all_namespaces and (options.namespace is not None or options.target is not None):
+        raise UsageError("-A is about all runs of all namespaces: no name and no -n with it")
+    if named:
+        return "cluster"
+    return "machine" if options.runs is not None or options.target is None else "either"

@@ -1,0 +1,151 @@
+"""Options of each `scalerl` command, parsed and checked. PURE."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scalerl_operator.controller.options import OperatorOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of `scalerl run`."""
+
+    file: Path
+    folder: Path | None
+    resume: bool
+    quiet: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions:
+    """Options of `scalerl validate`."""
+
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookupOptions:
+    """Options that find runs, on this machine or on a cluster."""
+
+    target: str | None
+    """Name or folder; None: all runs."""
+    runs: Path | None
+    """Folder of this machine's runs."""
+    namespace: str | None
+    context: str | None
+    all_namespaces: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(LookupOptions):
+    """Options of `scalerl status`."""
+
+    output: Literal["table", "yaml"]
+    watch: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(LookupOptions):
+    """Options of `scalerl report`."""
+
+    target: str
+    folder: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(LookupOptions):
+    """Options of `scalerl logs`."""
+
+    target: str
+    follow: bool
+    tail: int | None
+    role: Literal["trainer", "generator"] | None
+    index: int | None
+    previous: bool
+    timestamps: bool
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a CSV file that hold a curve."""
+
+    x: str
+    y: str
+    error: str | None = None
+    completions: int | None = None
+    """Behind each pass rate: its standard error is then binomial, and there is no column for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Options that read curves."""
+
+    x: str
+    y: str
+    stderr: str | None
+    completions: int | None
+    json: Path | None
+
+    @property
+    def columns(self) -> Columns:
+        """Return the columns to read."""
+        return Columns(self.x, self.y, self.stderr, self.completions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(CurveOptions):
+    """Options of `scalerl fit`."""
+
+    file: Path
+    budget: float | None
+    target: float | None
+    r0: float | None
+    entropy: str | None
+    """Column."""
+    entropy_floor: float
+    """Nats."""
+    fit_until: float | None
+    picture: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(CurveOptions):
+    """Options of `scalerl compare`."""
+
+    files: tuple[Path, ...]
+    margin: float | None
+    replicates: tuple[Path, ...]
+    picture: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(CurveOptions):
+    """Options of `scalerl plan`."""
+
+    files: tuple[Path, ...]
+    width: float
+    budget: float | None
+    loss: float
+    split: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    """Options of `scalerl completion`."""
+
+    shell: Literal["bash", "zsh", "fish"]
+
+
+Options = (
+    RunOptions
+    | ValidateOptions
+    | StatusOptions
+    | ReportOptions
+    | LogsOptions
+    | FitOptions
+    | CompareOptions
+    | PlanOptions
+    | OperatorOptions
+    | CompletionOptions
+)
