@@ -21,7 +21,7 @@ demo: setup ## train a small model here, forecast its ceiling, write a report: a
 test: setup check prometheus-test cluster-test local ## everything that needs no GPU
 
 unit: setup ## fast tests: no process, no network
-	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py
+	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_docs.py
 
 local: setup ## the real vLLM, DeepSpeed and Ray on this machine
 	@$(PYTHON) -m pytest -W default tests/local # what vLLM leaves open is reported at the very end, outside any test
