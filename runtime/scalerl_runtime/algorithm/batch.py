@@ -1,4 +1,4 @@
-"""From the groups of a step to weighted training samples, and what the step reports of them. PURE."""
+"""From the groups of a step to weighted training sequences, and what the step reports of them. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,9 @@ from scalerl_api.recipe import Length, Recipe
 from scalerl_runtime.algorithm.advantage import compute_advantages
 from scalerl_runtime.algorithm.aggregation import token_weights
 from scalerl_runtime.algorithm.interruption import length_penalty
+from scalerl_runtime.algorithm.microbatch import TrainSequence
 from scalerl_runtime.algorithm.prompt_filters import StepDecision, decide_step, is_zero_variance
-from scalerl_runtime.types import Completion, Flags, Floats, Group, Ints
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One completion to train on. The per-token arrays have one entry per completion token."""
-
-    prompt_tokens: Ints  # [Tp]
-    completion_tokens: Ints  # [T]
-    logp_gen: Floats  # [T] log-probability (nats) under the generator; finite where `mask`
-    mask: Flags  # [T] True at tokens that enter the loss: all but the forced ones
-    advantage: float
-    weight: float  # of each trained token; sum of weight * token loss over the whole batch is the batch's loss
-    lag: Ints  # [T] training version less the token's version, >= 0
-    group: int  # position of its group in the batch
+from scalerl_runtime.types import Completion, Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -48,9 +35,9 @@ class BatchStats:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything one optimizer step needs; no sample means that the optimizer is skipped."""
+    """Everything one optimizer step needs; no sequence means that the optimizer is skipped."""
 
-    samples: tuple[Sample, ...]
+    sequences: tuple[TrainSequence, ...]
     decision: StepDecision
     stats: BatchStats
 
@@ -75,12 +62,12 @@ def decide_groups(groups: Sequence[Group], recipe: Recipe) -> StepDecision:
 
 
 def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Batch:
-    """Return the samples of the step that trains `version` on these groups.
+    """Return the sequences of the step that trains `version` on these groups.
 
     Groups of zero variance leave first (unless `keep`); what remains is the batch that deviations and means are taken
     over, as the paper's effective batch: P of `promptMean` counts the prompts that remain. A completion that the
-    verifier could not judge is no sample and in no mean. A truncated completion keeps its gradient: its reward is what
-    teaches the policy to be brief. Raises ValueError on a completion that no generator may produce.
+    verifier could not judge gives no sequence and enters no mean. A truncated completion keeps its gradient: its
+    reward is what teaches the policy to be brief. Raises ValueError on a completion that no generator may produce.
     """
     for group in groups:
         _check(group, version)
@@ -92,35 +79,33 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
     trained = np.array([_trained_tokens(groups[g].completions[i]) for g, i in places], dtype=np.int64)
     advantage = compute_advantages(recipe.advantage, reward, of_group)
     weight = token_weights(recipe.aggregation, trained, of_group)
-    samples = tuple(
-        _build_sample(groups[g], i, RowSlice(version, g, float(advantage[row]), float(weight[row])))
+    sequences = tuple(
+        _build_sequence(
+            groups[g].prompt,
+            groups[g].completions[i],
+            version=version,
+            advantage=float(advantage[row]),
+            weight=float(weight[row]),
+        )
         for row, (g, i) in enumerate(places)
         if trained[row]
     )
-    return Batch(samples, decision, _stats(groups, rewards, samples, version))
+    return Batch(sequences, decision, _stats(groups, rewards, sequences, version))
 
 
-@dataclass(frozen=True)
-class RowSlice:
-    """What the batch as a whole says about one completion."""
-
-    version: int
-    group: int
-    advantage: float
-    weight: float
-
-
-def _build_sample(group: Group, index: int, place: RowSlice) -> Sample:
-    completion = group.completions[index]
-    return Sample(
-        prompt_tokens=group.prompt.tokens,
-        completion_tokens=completion.tokens,
-        logp_gen=completion.logps,
-        mask=~completion.forced,
-        advantage=place.advantage,
-        weight=place.weight,
-        lag=np.asarray(place.version - completion.versions, dtype=np.int32),
-        group=place.group,
+def _build_sequence(
+    prompt: Prompt, completion: Completion, *, version: int, advantage: float, weight: float
+) -> TrainSequence:
+    """Join prompt and completion; only the completion's tokens are trained, the forced ones excepted."""
+    zeros = np.zeros(len(prompt.tokens))
+    lag = np.asarray(version - completion.versions, dtype=np.int32)
+    return TrainSequence(
+        tokens=np.concatenate([prompt.tokens, completion.tokens]),
+        trained=np.concatenate([zeros.astype(np.bool_), ~completion.forced]),
+        logp_gen=np.concatenate([zeros.astype(np.float32), completion.logps]),
+        advantage=advantage,
+        weight=weight,
+        lag=np.concatenate([zeros.astype(np.int32), lag]),
     )
 
 
@@ -150,7 +135,7 @@ def _check(group: Group, version: int) -> None:
 
 
 def _stats(
-    groups: Sequence[Group], rewards: Sequence[NDArray[np.float64]], samples: Sequence[Sample], version: int
+    groups: Sequence[Group], rewards: Sequence[NDArray[np.float64]], sequences: Sequence[TrainSequence], version: int
 ) -> BatchStats:
     completions = [completion for group in groups for completion in group.completions]
     judged = [completion.reward for completion in completions if completion.reward is not None]
@@ -158,7 +143,7 @@ def _stats(
     return BatchStats(
         groups=len(groups),
         completions=len(completions),
-        trained_tokens=sum(int(np.count_nonzero(sample.mask)) for sample in samples),
+        trained_tokens=sum(int(np.count_nonzero(sequence.trained)) for sequence in sequences),
         reward_mean=float(np.mean(judged)) if judged else None,
         zero_variance_share=_mean([is_zero_variance(each) for each in rewards]),
         truncation_share=_mean([completion.finish == "length" for completion in completions]),

@@ -1,4 +1,4 @@
-"""Samples of one packed row, as the arrays that a trainer rank works on. PURE.
+"""Training sequences, and one packed row of them as the arrays that a trainer rank works on. PURE.
 
 Only trained positions carry values: the head sees nothing else.
 """
@@ -14,14 +14,14 @@ from scalerl_runtime.types import Flags, Floats, Ints
 
 @dataclass(frozen=True)
 class TrainSequence:
-    """One sequence with what its trained tokens need; arrays over the sequence's T tokens."""
+    """A prompt and its completion with what the loss needs of them; arrays over the T tokens of both."""
 
-    tokens: Ints  # [T] prompt and completion
-    trained: Flags  # [T] True where the token is a target of the loss; never the first
-    logp_gen: Floats  # [T] under the generator; read only where trained
+    tokens: Ints  # [T] of prompt and completion
+    trained: Flags  # [T] True where the token is a target of the loss: completion tokens that were not forced
+    logp_gen: Floats  # [T] log-probability (nats) under the generator; read only where trained, finite there
     advantage: float
-    weight: float  # of each trained token in the batch's objective
-    lag: Ints  # [T] steps between the version that sampled a token and the one that trains on it
+    weight: float  # of each trained token; the sum of weight * token loss over the batch is its loss
+    lag: Ints  # [T] training version less the version that sampled the token, >= 0; read only where trained
 
     def __post_init__(self) -> None:
         if len(self.tokens) == 0 or self.trained[0]:

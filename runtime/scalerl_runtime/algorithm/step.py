@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_api.policies import WatchAction
-from scalerl_runtime.algorithm.batch import Batch, Sample
+from scalerl_runtime.algorithm.batch import Batch
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
@@ -36,20 +36,6 @@ def pack(sequences: Sequence[TrainSequence], *, budget: int, ranks: int, quadrat
         tuple(build_micro_batch([sequences[index] for index in row]) for row in rows) for rows in plan.packs
     )
     return Packed(batches, plan.stats, sum(len(s.tokens) for s in sequences))
-
-
-def sequence_of(sample: Sample) -> TrainSequence:
-    """Join prompt and completion; only the completion's unmasked tokens are trained."""
-    prompt = len(sample.prompt_tokens)
-    zeros = np.zeros(prompt)
-    return TrainSequence(
-        tokens=np.concatenate([sample.prompt_tokens, sample.completion_tokens]),
-        trained=np.concatenate([zeros.astype(np.bool_), sample.mask]),
-        logp_gen=np.concatenate([zeros.astype(np.float32), sample.logp_gen]),
-        advantage=sample.advantage,
-        weight=sample.weight,
-        lag=np.concatenate([zeros.astype(np.int32), sample.lag]),
-    )
 
 
 def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:

@@ -21,7 +21,7 @@ from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.algorithm.step import Packed, measure, pack, sequence_of, sync_values
+from scalerl_runtime.algorithm.step import Packed, measure, pack, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
@@ -225,11 +225,11 @@ class Pipeline:
 
     async def _optimize(self, batch: Batch) -> tuple[Packed | None, list[StepResult]]:
         parts, spec, version = self.parts, self.parts.run.spec, self.position.step + 1
-        if not batch.samples:
+        if not batch.sequences:
             await within(spec.deadlines.train_seconds, "naming a version", parts.fleet.set_version(version))
             return None, []
         packed = pack(
-            [sequence_of(sample) for sample in batch.samples],
+            batch.sequences,
             budget=spec.trainer.micro_batch_tokens,
             ranks=spec.trainer.ranks,
             quadratic=parts.quadratic,

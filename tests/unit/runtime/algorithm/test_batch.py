@@ -39,8 +39,13 @@ GROUPS = [
 ]
 
 
+def group_of(sequence):
+    """Position in GROUPS, from the prompt's first token."""
+    return int(sequence.tokens[0]) - 10
+
+
 def rows(batch):
-    return [(s.group, len(s.completion_tokens), s.advantage, s.weight) for s in batch.samples]
+    return [(group_of(s), len(s.tokens) - 2, s.advantage, s.weight) for s in batch.sequences]
 
 
 def test_scalerl_by_hand():
@@ -59,13 +64,27 @@ def test_scalerl_by_hand():
     assert batch.decision.optimizer_step
 
 
-def test_sample_carries_its_tokens():
-    first, second = build_batch(GROUPS, Recipe(prompts_per_step=3), version=VERSION).samples[:2]
-    assert first.prompt_tokens.tolist() == [10, 11]
-    assert first.completion_tokens.tolist() == [100, 101, 102]
-    assert first.logp_gen.tolist() == [-1, -2, -3]
-    assert first.lag.tolist() == [2, 1, 0]
-    assert second.mask.tolist() == [True, True, True, False, False]  # truncated, but only the forced ones are out
+def test_sequence_is_the_prompt_and_its_completion():
+    first, second = build_batch(GROUPS, Recipe(prompts_per_step=3), version=VERSION).sequences[:2]
+    assert first.tokens.tolist() == [10, 11, 100, 101, 102]
+    assert first.trained.tolist() == [False, False, True, True, True]
+    assert first.logp_gen.tolist() == [0, 0, -1, -2, -3]
+    assert first.lag.tolist() == [0, 0, 2, 1, 0]
+    # Truncated, but only the forced tokens are out.
+    assert second.trained.tolist() == [False, False, True, True, True, False, False]
+
+
+def test_sequence_trains_the_completion_without_its_forced_tokens():
+    one = completion(3, 1.0, forced=(1,), versions=[5, 5, 7])
+    recipe = Recipe(prompts_per_step=1, advantage="none")
+    found = build_batch([group(1, one, completion(1, -1.0))], recipe, version=VERSION).sequences[0]
+    assert found.tokens.tolist() == [1, 2, 100, 101, 102]
+    assert found.trained.tolist() == [False, False, True, False, True]
+    assert found.logp_gen.tolist() == [0.0, 0.0, -1.0, -2.0, -3.0]
+    assert found.lag.tolist() == [0, 0, 4, 4, 2]
+    assert (found.advantage, found.weight) == (1.0, pytest.approx(1 / 3))  # 3 trained tokens, one prompt
+    assert (found.tokens.dtype, found.trained.dtype) == (np.int32, np.bool_)
+    assert (found.logp_gen.dtype, found.lag.dtype) == (np.float32, np.int32)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +110,7 @@ def test_sample_carries_its_tokens():
 )
 def test_other_arms_by_hand(changes, want):
     batch = build_batch(GROUPS, Recipe(prompts_per_step=3, **changes), version=VERSION)
-    got = [(s.group, s.advantage, s.weight) for s in batch.samples]
+    got = [(group_of(s), s.advantage, s.weight) for s in batch.sequences]
     assert got == [(g, pytest.approx(a), pytest.approx(w)) for g, a, w in want]
 
 
@@ -100,14 +119,14 @@ def test_length_penalty_arm():
     length = Length(control="penalty", think_tokens=4, answer_tokens=2, penalty_cache=4)
     equal = group(1, completion(2, 1.0), completion(4, 1.0))
     batch = build_batch([equal], Recipe(length=length, advantage="none"), version=VERSION)
-    assert [s.advantage for s in batch.samples] == [0.25, -0.25]
+    assert [s.advantage for s in batch.sequences] == [0.25, -0.25]
     assert batch.stats.reward_mean == 1.0  # as verified
-    assert build_batch([equal], Recipe(advantage="none"), version=VERSION).samples == ()
+    assert build_batch([equal], Recipe(advantage="none"), version=VERSION).sequences == ()
 
 
 def test_weights_of_a_batch_add_up_to_one():
     batch = build_batch(GROUPS, Recipe(prompts_per_step=3), version=VERSION)
-    assert sum(s.weight * s.mask.sum() for s in batch.samples) == pytest.approx(1.0)
+    assert sum(s.weight * s.trained.sum() for s in batch.sequences) == pytest.approx(1.0)
 
 
 def test_stats_by_hand():
@@ -150,7 +169,7 @@ def test_infra_failure_not_negative_reward():
 )
 def test_nothing_to_train_on(groups):
     batch = build_batch(groups, Recipe(prompts_per_step=1), version=VERSION)
-    assert batch.samples == ()
+    assert batch.sequences == ()
     assert batch.stats.trained_tokens == 0
     assert batch.stats.groups == len(groups)
 
@@ -163,7 +182,7 @@ def test_no_judged_completion_has_no_mean_reward():
 def test_forced_tokens_may_hold_anything():
     bad = completion(3, 1.0, forced=[1], logps=[-1.0, -math.inf, -1.0])
     batch = build_batch([group(1, bad, completion(2, -1.0))], Recipe(), version=VERSION)
-    assert batch.samples[0].mask.tolist() == [True, False, True]
+    assert batch.sequences[0].trained.tolist() == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize(

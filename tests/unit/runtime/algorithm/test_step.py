@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from scalerl_api.recipe import Loss
-from scalerl_runtime.algorithm.batch import Sample
 from scalerl_runtime.algorithm.loss import objective
 from scalerl_runtime.algorithm.microbatch import TrainSequence
 from scalerl_runtime.algorithm.results import SyncReport
-from scalerl_runtime.algorithm.step import NonFinite, check_finite, mismatch_values, pack, sequence_of, sync_values
+from scalerl_runtime.algorithm.step import NonFinite, check_finite, mismatch_values, pack, sync_values
 
 VOCABULARY = 6
 LENGTHS = (3, 9, 5, 2, 7, 4, 6)
@@ -77,25 +76,6 @@ def test_micro_batches_and_ranks_add_up_to_the_plain_loss(budget, ranks):
     # The advantage travels as float32: 2**-24 of it is lost.
     assert total == pytest.approx(float(expected.detach()), rel=1e-6)
     torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
-
-
-def test_sequence_of_trains_the_completion_without_its_forced_tokens():
-    sample = Sample(
-        prompt_tokens=np.array([1, 2], np.int32),
-        completion_tokens=np.array([3, 4, 5], np.int32),
-        logp_gen=np.array([-1.0, -2.0, -3.0], np.float32),
-        mask=np.array([True, False, True]),
-        advantage=0.75,
-        weight=0.5,
-        lag=np.array([4, 4, 2], np.int32),
-        group=0,
-    )
-    found = sequence_of(sample)
-    assert found.tokens.tolist() == [1, 2, 3, 4, 5]
-    assert found.trained.tolist() == [False, False, True, False, True]
-    assert found.logp_gen.tolist() == [0.0, 0.0, -1.0, -2.0, -3.0]
-    assert found.lag.tolist() == [0, 0, 4, 4, 2]
-    assert (found.advantage, found.weight) == (0.75, 0.5)
 
 
 def test_sync_values():
