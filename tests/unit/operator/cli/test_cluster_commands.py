@@ -1,18 +1,16 @@
 """`scalerl status`, `report` and `logs` against a cluster, from the command line to the API server's answers."""
 
-import asyncio
 import json
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fake_api
 import pytest
 import yaml
-from aiohttp import web
+from http_api import HttpApi, save_kubeconfig, serve_in_thread
 from PIL import Image
 
 from scalerl_api.wire import EvalPoint
@@ -25,6 +23,7 @@ from scalerl_operator.render.text import describe_halfway
 from scalerl_operator.resources.names import PodRole, pod_labels
 
 Json = dict[str, Any]
+CURVE = ("configmaps", "research", "adder-digits-curve")
 RUNS = "/apis/scalerl.io/v1alpha1"
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
 
@@ -37,117 +36,36 @@ ATTEMPTS = [
 ]  # fmt: skip
 
 
-class Api:
-    """Objects by path, and refusals that come before them; it knows field and label selectors of one kind each."""
-
-    def __init__(self, fake_api: Any):
-        self.fake_api = fake_api
-        self.objects: dict[str, list[Json]] = {}
-        self.refusals: dict[str, tuple[int, Json | str, Json]] = {}
-        self.asked: list[str] = []
-
-    def put(self, prefix: str, plural: str, document: Json) -> None:
-        metadata = {
-            "creationTimestamp": "2026-03-01T08:00:00Z",
-            "resourceVersion": "9",
-            "uid": "u",
-            **document["metadata"],
-        }
-        self.objects.setdefault(f"{prefix}/{plural}", []).append({**document, "metadata": metadata})
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(f"{request.method} {request.path}")
-        resource, namespace, name = split(request.path)
-        for part, (code, body, headers) in self.refusals.items():
-            if part in request.path:
-                text = body if isinstance(body, str) else json.dumps(body)
-                return web.Response(text=text, status=code, headers=headers)
-        if request.path.endswith("/log"):
-            return web.Response(text="2026-03-01T08:00:00.5Z step 7\n")
-        found = [
-            each
-            for each in self.objects.get(resource, [])
-            if namespace in ("", each["metadata"]["namespace"])
-            and matches(each, request.query.get("fieldSelector", ""))
-        ]
-        if not name:
-            listing = {"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": found}
-            return web.json_response(listing)
-        for each in found:
-            if each["metadata"]["name"] == name:
-                return web.json_response(each)
-        code, body, _ = self.fake_api.refusal(404, "NotFound", f'{resource.rsplit("/")[-1]} "{name}" not found')
-        return web.json_response(body, status=code)
-
-
-def split(path: str) -> tuple[str, str, str]:
-    """`/api/v1/namespaces/research/pods/x` -> `/api/v1/pods`, `research`, `x`."""
-    found = re.fullmatch(r"(/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?(?:/log)?", path)
-    assert found is not None, path
-    prefix, namespace, plural, name = found.groups(default="")
-    return f"{prefix}/{plural}", namespace, name
-
-
-def matches(document: Json, selector: str) -> bool:
-    about = document.get("involvedObject", {})
-    wanted = dict(each.split("=") for each in selector.split(",") if each)
-    return all(about.get(key.removeprefix("involvedObject.")) == value for key, value in wanted.items())
-
-
-@contextmanager
-def serve(api: Api) -> Iterator[str]:
-    """Serve in a thread of its own: the command has a loop of its own."""
-    started, stop = threading.Event(), threading.Event()
-    url = ""
-
-    def run() -> None:
-        async def whole() -> None:
-            nonlocal url
-            async with api.fake_api.serving(api.answer) as server:
-                url = server.url
-                started.set()
-                await asyncio.to_thread(stop.wait)
-
-        asyncio.run(whole())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(60.0)
-    try:
-        yield url
-    finally:
-        stop.set()
-        thread.join()
-
-
 @pytest.fixture
-def api(fake_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpApi]:
     """A cluster that KUBECONFIG names, with the context `dev` whose namespace is `research`."""
     monkeypatch.chdir(tmp_path)
-    found = Api(fake_api)
-    with serve(found) as url:
-        contexts = [{"name": "dev", "context": {"cluster": "dev", "user": "me", "namespace": "research"}}]
-        clusters = [{"name": "dev", "cluster": {"server": url}}]
-        config = {"current-context": "dev", "contexts": contexts, "clusters": clusters, "users": []}
-        (tmp_path / "config").write_text(yaml.safe_dump(config))
+    with serve_in_thread(HttpApi) as (found, url, _):
+        found.log = "2026-03-01T08:00:00.5Z step 7\n"
+        save_kubeconfig(tmp_path / "config", url, "research")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
         yield found
 
 
+def with_birth(document: Json) -> Json:
+    born = {"creationTimestamp": "2026-03-01T08:00:00Z", "uid": "u"}
+    return {**document, "metadata": {**born, **document["metadata"]}}
+
+
 @pytest.fixture
-def stored(api: Api, finished_folder: RunFolder) -> Api:
+def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
     """The finished run of `finished_folder` as a cluster has it: its object, curve, coordinator's pod and events."""
     run = records.load_run(finished_folder)
     document = records.to_document(run)
     document["metadata"] = {"name": run.name, "namespace": "research", "managedFields": [{"manager": "x"}]}
     document["status"]["attempts"] = ATTEMPTS
-    api.put(RUNS, "rlruns", document)
+    api.store.store("rlruns", with_birth(document))
     curve = StoredCurve()
     for step in records.load_steps(finished_folder)[9::10]:
         curve = extend_curve(curve, records.load_evals(finished_folder), step)
     owners = [{"uid": "u"}]
     curve_map = {"name": f"{run.name}-curve", "namespace": "research", "ownerReferences": owners}
-    api.put("/api/v1", "configmaps", {"metadata": curve_map, "data": format_curve(curve)})
+    api.store.store("configmaps", with_birth({"metadata": curve_map, "data": format_curve(curve)}))
     for place in (PodRole("trainer", 0), PodRole("trainer", 1)):
         waits = {"spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
         ended = {"exitCode": 0, "reason": "Completed"}
@@ -162,16 +80,16 @@ def stored(api: Api, finished_folder: RunFolder) -> Api:
             "uid": f"uid-{place.hostname}",
             "labels": pod_labels(run.name, place, 2),
         }
-        api.put("/api/v1", "pods", {"metadata": metadata, **(over if place.index == 0 else waits)})
+        api.store.store("pods", with_birth({"metadata": metadata, **(over if place.index == 0 else waits)}))
     tell(api, {"kind": "RLRun", "uid": "u"}, "Finished", "budget spent at step 240")
     tell(api, {"uid": "uid-trainer-1"}, "FailedScheduling", "preemption is not helpful", kind="Warning")
     return api
 
 
-def tell(api: Api, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
+def tell(api: HttpApi, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
     event = {"involvedObject": about, "type": kind, "reason": reason, "message": message, "count": 3}
     metadata = {"name": f"{reason}.1", "namespace": "research"}
-    api.put("/api/v1", "events", {"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event})
+    api.store.store("events", with_birth({"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event}))
 
 
 @pytest.mark.usefixtures("stored")
@@ -224,7 +142,7 @@ def test_watching_ends_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_report_is_the_one_that_this_machine_would_write(
-    stored: Api, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
+    stored: HttpApi, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Same points, same forecasts, the half-way one too; three pictures; no token, no coordinator, no Secret."""
     assert main(["report", "adder-digits", "-n", "research"]) == 0
@@ -274,7 +192,7 @@ def test_logs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_name_alone_is_this_machines_run_first(
-    stored: Api, run_folder: RunFolder, capsys: pytest.CaptureFixture[str]
+    stored: HttpApi, run_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "adder-digits"]) == 0
     assert "adder-digits, in runs/adder-digits\n" in capsys.readouterr().out
@@ -311,7 +229,7 @@ FORBIDDEN = 'pods is forbidden: User "jane" cannot list resource "pods" in API g
 
 
 def test_a_part_that_may_not_be_seen_does_not_hide_the_others(
-    stored: Api, fake_api: Any, capsys: pytest.CaptureFixture[str]
+    stored: HttpApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored.refusals["/pods"] = fake_api.refusal(403, "Forbidden", FORBIDDEN)
     assert main(["status", "adder-digits", "-n", "research"]) == 0
@@ -344,7 +262,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("part", "answer", "code", "why"), REFUSALS)
 def test_refusals_name_what_is_missing(
-    stored: Api, part: str, answer: tuple[int, str], code: int, why: str, capsys: pytest.CaptureFixture[str]
+    stored: HttpApi, part: str, answer: tuple[int, str], code: int, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored.refusals[part] = (*answer, {})
     assert main(["report", "adder-digits", "-n", "research"]) == code
@@ -362,25 +280,25 @@ def test_a_cluster_that_does_not_answer_may_answer_later(tmp_path: Path, capsys:
     assert "no answer from context dev" in capsys.readouterr().err
 
 
-def test_a_run_that_has_not_been_measured_has_no_report(stored: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    stored.objects["/api/v1/configmaps"][0]["metadata"]["ownerReferences"] = [{"uid": "an earlier run of this name"}]
+def test_a_run_that_has_not_been_measured_has_no_report(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
+    stored.store.objects[CURVE]["metadata"]["ownerReferences"] = [{"uid": "an earlier run of this name"}]
     assert main(["report", "adder-digits", "-n", "research"]) == 2
     assert "research/adder-digits on context dev" in capsys.readouterr().err
-    del stored.objects["/api/v1/configmaps"]
+    del stored.store.objects[CURVE]
     assert main(["report", "adder-digits", "-n", "research"]) == 2
     assert "has no evaluation yet" in capsys.readouterr().err
 
 
-def test_a_curve_that_was_thinned_says_so(stored: Api, point: Callable[..., EvalPoint]) -> None:
+def test_a_curve_that_was_thinned_says_so(stored: HttpApi, point: Callable[..., EvalPoint]) -> None:
     evals = [point(index, pass_rate=0.2 + 0.001 * index) for index in range(205)]
-    stored.objects["/api/v1/configmaps"][0]["data"] = format_curve(extend_curve(StoredCurve(), evals, None))
+    stored.store.objects[CURVE]["data"] = format_curve(extend_curve(StoredCurve(), evals, None))
     assert main(["report", "adder-digits", "-n", "research"]) == 0
     text = Path("reports/research/adder-digits/report.html").read_text()
     assert "Some may be missing here" in text
     assert "training" not in text.lower().split("<h2>evaluations")[0], "no step was kept: nothing is drawn of them"
 
 
-def test_a_run_of_a_newer_version_is_not_guessed_at(stored: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    stored.objects[f"{RUNS}/rlruns"][0]["spec"]["novel"] = 1
+def test_a_run_of_a_newer_version_is_not_guessed_at(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
+    stored.store.objects["rlruns", "research", "adder-digits"]["spec"]["novel"] = 1
     assert main(["status", "adder-digits", "-n", "research"]) == 64
     assert "research/adder-digits is newer than this scalerl: spec.novel" in capsys.readouterr().err

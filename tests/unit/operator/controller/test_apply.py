@@ -1,18 +1,18 @@
 """The actuator and its loop on an API server in memory: what is written, in which order, and what is not."""
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from api_server import InMemoryApiServer, merge_patch
 
 from scalerl_api.wire import EvalPoint, Termination
 from scalerl_operator.controller.apply import ApplyDeps, KubeCluster, NotLeading, derive_token, load_store
 from scalerl_operator.controller.reconciler import Reconciler
 from scalerl_operator.decide.lifecycle import Limits
-from scalerl_operator.kube.client import CHILDREN, EVENTS, PODS, RUNS, KubeError, Resource
+from scalerl_operator.kube.client import CHILDREN, PODS, KubeError, Resource
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.snapshot import parse_observed_pod, parse_observed_run
 from scalerl_operator.resources.owner import PodOptions
@@ -25,109 +25,12 @@ KEY = ("research", "tiny")
 Json = dict[str, Any]
 
 
-class Server:
-    """Stores objects; speaks as `Kube` does. `refuse` answers a call instead, once."""
-
-    def __init__(self) -> None:
-        self.objects: dict[tuple[str, str, str], Json] = {}
-        self.versions = itertools.count(1)
-        self.calls: list[str] = []
-        self.refuse: dict[str, Exception] = {}
-        self.leaving = ""
-
-    def _answer(self, verb: str, resource: Resource, name: str) -> None:
-        call = f"{verb} {resource.plural} {name}".strip()
-        if verb not in ("get", "list"):
-            self.calls.append(call)
-        if call in self.refuse:
-            raise self.refuse.pop(call)
-
-    def store(self, resource: Resource, document: Json) -> Json:
-        metadata = document["metadata"]
-        key = (resource.plural, metadata["namespace"], metadata["name"])
-        metadata = {"uid": f"uid-{metadata['name']}", "creationTimestamp": "2026-05-04T12:00:00Z", **metadata}
-        self.objects[key] = {**document, "metadata": {**metadata, "resourceVersion": str(next(self.versions))}}
-        return self.objects[key]
-
-    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
-        self._answer("get", resource, name)
-        if (resource.plural, namespace, name) not in self.objects:
-            raise KubeError("get", 404, "NotFound", name)
-        return self.objects[resource.plural, namespace, name]
-
-    async def gather(
-        self, resource: Resource, namespace: str | None, _selector: str = "", *, keep: Callable[[Json], Any]
-    ) -> tuple[list[Any], int]:
-        found, version = await self.list(resource, namespace)
-        return [keep(each) for each in found], version
-
-    async def list(self, resource: Resource, namespace: str | None, _selector: str = "") -> tuple[list[Json], int]:
-        keys = [key for key in self.objects if key[0] == resource.plural and namespace in (None, key[1])]
-        return [self.objects[key] for key in keys], next(self.versions)
-
-    async def create(self, resource: Resource, document: Json) -> Json:
-        metadata = document["metadata"]
-        self._answer("create", resource, metadata["name"] if resource != EVENTS else document["reason"])
-        if (resource.plural, metadata["namespace"], metadata["name"]) in self.objects:
-            raise KubeError("create", 409, "AlreadyExists", metadata["name"])
-        return self.store(resource, document)
-
-    async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
-        name = document["metadata"]["name"]
-        self._answer("apply", resource, f"{name}/{subresource}" if subresource else name)
-        old = self.objects.get((resource.plural, document["metadata"]["namespace"], name), {})
-        if document["metadata"].get("uid") not in (None, old.get("metadata", {}).get("uid")):
-            raise KubeError("apply", 409, "Conflict", name)
-        merged = {**old, **document, "metadata": {**old.get("metadata", {}), **document["metadata"]}}
-        return self.store(resource, merged)
-
-    async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
-        self._answer("merge", resource, "")
-        return self.store(resource, patched(self.objects[resource.plural, namespace, name], document))
-
-    async def check(self, resource: Resource, namespace: str, name: str, values: dict[str, str]) -> Json:
-        self._answer("check", resource, name)
-        if (resource.plural, namespace, name) not in self.objects:
-            raise KubeError("check", 404, "NotFound", name)
-        found = self.objects[resource.plural, namespace, name]
-        for pointer, value in values.items():
-            if pointed(found, pointer) != value:
-                raise KubeError("check", 422, "Invalid", "the server rejected our request")
-        return found
-
-    async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
-        self._answer("delete", resource, name)
-        if name == self.leaving:
-            pod = self.objects[resource.plural, namespace, name]
-            metadata = {**pod["metadata"], "deletionTimestamp": "2026-05-04T12:00:30Z"}
-            return {**pod, "metadata": {key: metadata[key] for key in metadata if key != "resourceVersion"}}
-        found = self.objects.pop((resource.plural, namespace, name), None)
-        if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
-            raise KubeError("delete", 404, "NotFound", name)
-        return {"kind": "Status", "metadata": {}}
-
-
-def patched(old: Json, new: Json) -> Json:
-    """RFC 7386: null takes a key away."""
-    whole = {**old, **{key: patched(old.get(key, {}), to) if isinstance(to, dict) else to for key, to in new.items()}}
-    return {key: value for key, value in whole.items() if value is not None}
-
-
-def pointed(document: Any, pointer: str) -> Any:
-    """RFC 6901; None where nothing is."""
-    for part in pointer.removeprefix("/").split("/"):
-        name = part.replace("~1", "/").replace("~0", "~")
-        known = document if isinstance(document, dict) else dict(enumerate(document or ()))
-        document = known.get(int(name) if name.isdecimal() else name)
-    return document
-
-
 class World:
     """One operator on one server, with a clock that is set."""
 
     def __init__(self, run: Json):
-        self.server, self.now, self.leading = Server(), NOW, True
-        self.server.store(RUNS, run)
+        self.server, self.now, self.leading = InMemoryApiServer(), NOW, True
+        self.server.store("rlruns", run)
         self.begin()
 
     def begin(self) -> None:
@@ -149,7 +52,7 @@ class World:
 
     def edit(self, change: Json) -> None:
         """Change the stored run."""
-        self.server.store(RUNS, patched(self.server.objects["rlruns", *KEY], change))
+        self.server.store("rlruns", merge_patch(self.server.objects["rlruns", *KEY], change))
 
     def told(self, reason: str) -> list[str]:
         """The messages of events."""
@@ -224,7 +127,7 @@ def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that
     assert states() == ['scalerl_run_state{namespace="research",run="tiny",state="Pending"} 1.0']
     stored = found.server.objects["rlruns", *KEY]
     edited = {**stored["metadata"], "generation": 2}
-    found.server.store(RUNS, {**stored, "metadata": edited, "spec": {**stored["spec"], "suspend": True}})
+    found.server.store("rlruns", {**stored, "metadata": edited, "spec": {**stored["spec"], "suspend": True}})
     play(found.go())
     assert states() == [f'scalerl_run_state{{namespace="research",run="tiny",state="{found.state}"}} 1.0']
     assert "Pending" not in states()[0]
@@ -296,7 +199,7 @@ def test_what_pods_share_that_the_server_refuses_is_told_and_tried_again(
     claims, name = CHILDREN["PersistentVolumeClaim"], "tiny-checkpoints"
     if verb == "apply":
         labels = {"app.kubernetes.io/managed-by": "scalerl-operator", "scalerl.io/run": "tiny"}
-        found.server.store(claims, {"metadata": {"name": name, "namespace": "research", "labels": labels}})
+        found.server.store(claims.plural, {"metadata": {"name": name, "namespace": "research", "labels": labels}})
     found.server.refuse[f"{verb} persistentvolumeclaims {name}"] = error
 
     async def story() -> None:
@@ -327,7 +230,9 @@ STRANGERS = [
 def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[..., World], kind: str, name: str) -> None:
     found = world()
     resource = CHILDREN[kind]
-    theirs = found.server.store(resource, {"metadata": {"name": name, "namespace": "research"}, "data": {"token": "x"}})
+    theirs = found.server.store(
+        resource.plural, {"metadata": {"name": name, "namespace": "research"}, "data": {"token": "x"}}
+    )
 
     async def story() -> None:
         for _ in range(2):
@@ -387,7 +292,7 @@ def finish_coordinator(found: World, last: EvalPoint) -> None:
     ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
     coordinator = found.server.objects["pods", "research", "tiny-trainer-0"]
     container = {"name": "runtime", "state": {"terminated": ended}}
-    found.server.store(PODS, {**coordinator, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
+    found.server.store("pods", {**coordinator, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
 
 
 def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
@@ -395,7 +300,9 @@ def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
 ) -> None:
     found = world()
     curves = CHILDREN["ConfigMap"]
-    theirs = found.server.store(curves, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}})
+    theirs = found.server.store(
+        curves.plural, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}}
+    )
 
     async def story() -> None:
         await found.go(passes=3)
@@ -444,7 +351,7 @@ def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Calla
         await found.go(passes=3)
         del found.server.objects["pods", "research", "tiny-generator-0"]
         found.server.objects["rlruns", *KEY]["spec"]["suspend"] = True
-        found.server.store(RUNS, found.server.objects["rlruns", *KEY])
+        found.server.store("rlruns", found.server.objects["rlruns", *KEY])
         found.store.put_run(parse_observed_run(found.server.objects["rlruns", *KEY]))
         for _ in range(3):
             await found.reconciler.reconcile(KEY)
@@ -463,7 +370,7 @@ def test_a_pod_that_was_on_its_way_out_already_is_left_to_the_watch(world: Calla
         found.server.leaving = "tiny-generator-0"
         run = found.server.objects["rlruns", *KEY]
         generation = {**run["metadata"], "generation": 2}
-        found.server.store(RUNS, {**run, "metadata": generation, "spec": {**run["spec"], "suspend": True}})
+        found.server.store("rlruns", {**run, "metadata": generation, "spec": {**run["spec"], "suspend": True}})
         await found.go(passes=3)
 
     play(story())

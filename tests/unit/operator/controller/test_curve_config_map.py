@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from api_server import InMemoryApiServer
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.controller.curve_config_map import Archive
 from scalerl_operator.controller.owned_objects import NotOurs
-from scalerl_operator.kube.client import KubeError, Resource
+from scalerl_operator.kube.client import KubeError
 from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.resources.names import COORDINATOR
@@ -21,45 +22,13 @@ from scalerl_operator.resources.owner import Owner
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 Json = dict[str, Any]
 Point = Callable[..., EvalPoint]
-
-
-@dataclass
-class Server:
-    """Holds ConfigMaps."""
-
-    stored: dict[str, Json] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-    fault: KubeError | None = None
-
-    async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
-        self.calls.append(f"get {name}")
-        if name not in self.stored:
-            raise KubeError("get", 404, "NotFound", name)
-        return self.stored[name]
-
-    async def create(self, _resource: Resource, document: Json) -> Json:
-        if document["metadata"]["name"] in self.stored:
-            raise KubeError("create", 409, "AlreadyExists", document["metadata"]["name"])
-        return self._write("create", document, "c1")
-
-    async def apply(self, _resource: Resource, document: Json) -> Json:
-        uid = self.stored[document["metadata"]["name"]]["metadata"]["uid"]
-        assert document["metadata"]["uid"] == uid, "only what was read is written over"
-        return self._write("apply", document, uid)
-
-    def _write(self, verb: str, document: Json, uid: str) -> Json:
-        self.calls.append(f"{verb} {document['metadata']['name']}")
-        if self.fault is not None:
-            raise self.fault
-        stored = {**document, "metadata": {**document["metadata"], "uid": uid}}
-        self.stored[document["metadata"]["name"]] = stored
-        return stored
+CURVE = ("configmaps", "research", "tiny-curve")
 
 
 class Desk:
     """An operator with one run."""
 
-    def __init__(self, run: RLRun, server: Server):
+    def __init__(self, run: RLRun, server: InMemoryApiServer):
         self.server = server
         api: Any = server
         self.archive = Archive(api)
@@ -77,13 +46,17 @@ class Desk:
         asyncio.run(self.archive.keep(self.snapshot, self.owner))
 
     @property
+    def stored(self) -> Json:
+        return self.server.objects[CURVE]
+
+    @property
     def kept(self) -> list[int]:
-        return [each.step for each in parse_curve(self.server.stored["tiny-curve"]["data"]).evals]
+        return [each.step for each in parse_curve(self.stored["data"]).evals]
 
 
 @pytest.fixture
 def desk(make_run: Callable[..., RLRun]) -> Callable[..., Desk]:
-    server = Server()
+    server = InMemoryApiServer()
     run = make_run()
     run = run.model_copy(update={"metadata": run.metadata.model_copy(update={"namespace": "research"})})
     return lambda: Desk(run, server)
@@ -99,11 +72,13 @@ def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[...,
     assert not found.archive.is_due(found.snapshot), "a step is no evaluation"
     found.tell((point(0), point(1), point(2)), step=42)
     found.keep()
-    assert found.server.calls == ["get tiny-curve", "create tiny-curve", "get tiny-curve", "apply tiny-curve"]
+    assert found.server.reads == ["get configmaps tiny-curve"] * 2
+    assert found.server.calls == ["create configmaps tiny-curve", "apply configmaps tiny-curve"]
+    assert found.server.written[-1]["metadata"]["uid"] == "uid-tiny-curve", "only what was read is written over"
     assert found.kept == [0, 10, 20]
-    curve = parse_curve(found.server.stored["tiny-curve"]["data"])
+    curve = parse_curve(found.stored["data"])
     assert [each.step for each in curve.steps] == [40, 42]
-    (owner,) = found.server.stored["tiny-curve"]["metadata"]["ownerReferences"]
+    (owner,) = found.stored["metadata"]["ownerReferences"]
     assert owner["uid"] == "u1"
 
 
@@ -113,12 +88,15 @@ def test_the_next_operator_goes_on_with_what_the_last_one_kept(desk: Callable[..
     first.keep()
     second = desk()
     second.server.calls.clear()
+    second.server.reads.clear()
     second.tell((point(0), point(1)), step=12)
     second.keep()
-    assert second.server.calls == ["get tiny-curve"], "what is there is not written again"
+    assert (second.server.reads, second.server.calls) == (["get configmaps tiny-curve"], []), (
+        "what is there is not written again"
+    )
     second.tell((point(0), point(1), point(2)), step=23)
     second.keep()
-    assert [each.step for each in parse_curve(second.server.stored["tiny-curve"]["data"]).steps] == [12, 23]
+    assert [each.step for each in parse_curve(second.stored["data"]).steps] == [12, 23]
 
 
 def test_the_last_evaluation_may_be_in_the_coordinators_last_words_only(
@@ -145,11 +123,11 @@ def test_a_curve_that_cannot_be_written_is_tried_again(
     desk: Callable[..., Desk], point: Point, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = desk()
-    found.server.fault = KubeError("PATCH", 403, "Forbidden", "exceeded quota")
+    refused = KubeError("PATCH", 403, "Forbidden", "exceeded quota")
+    found.server.refuse["create configmaps tiny-curve"] = refused
     found.tell((point(0),))
     found.keep()
     assert "research/tiny: its curve is not kept yet: PATCH: 403 Forbidden: exceeded quota" in caplog.text
-    found.server.fault = None
     found.keep()
     assert found.kept == [0]
 
@@ -166,7 +144,7 @@ def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., D
         second.keep()
     assert second.kept == [0, 10, 20], "what the earlier run has left goes with it"
     assert not second.archive.is_due(second.snapshot), "it is said once for each evaluation"
-    del second.server.stored["tiny-curve"]
+    del second.server.objects[CURVE]
     second.tell((point(0, pass_rate=0.1), point(1)))
     second.keep()
     assert second.kept == [0, 10]

@@ -6,9 +6,10 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from api_server import InMemoryApiServer
 
 from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
-from scalerl_operator.kube.client import KubeError, Resource
+from scalerl_operator.kube.client import Resource
 from scalerl_operator.reconcile.election import LeaseTimings
 
 # Real time, so short that a test takes a second: what the clock says is the subject of test_election.
@@ -16,53 +17,16 @@ TERMS = LeaseTimings(duration=0.6, renew=0.4, retry=0.05)
 Json = dict[str, Any]
 
 
-class Server:
-    """Holds one Lease, with the API server's optimistic locking."""
-
-    def __init__(self) -> None:
-        self.lease: Json | None = None
-        self.version = 0
-        self.is_away = False
-        self.delay = 0.0
-        self.gets = 0
-
-    def _write(self, document: Json) -> Json:
-        self.version += 1
-        head = {**document["metadata"], "resourceVersion": str(self.version)}
-        self.lease = {**document, "metadata": head, "spec": dict(document["spec"])}
-        return self.lease
-
-    def _check(self) -> None:
-        if self.is_away:
-            raise KubeError("any", 0, "ClientConnectorError", "no route")
-
-    async def get(self, _resource: Resource, _namespace: str, name: str) -> Json:
-        self._check()
-        self.gets += 1
-        if self.lease is None:
-            raise KubeError("get", 404, "NotFound", name)
-        return {**self.lease, "spec": dict(self.lease["spec"])}
-
-    async def create(self, _resource: Resource, document: Json) -> Json:
-        self._check()
-        if self.lease is not None:
-            raise KubeError("create", 409, "AlreadyExists", "lease")
-        return self._write(document)
-
-    async def replace(self, _resource: Resource, document: Json) -> Json:
-        await asyncio.sleep(self.delay)
-        self._check()
-        if document["metadata"]["resourceVersion"] != str(self.version):
-            raise KubeError("replace", 409, "Conflict", "lease")
-        return self._write(document)
+def lease_of(server: InMemoryApiServer) -> Json:
+    return server.objects["leases", "ops", "scalerl-operator"]
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> InMemoryApiServer:
+    return InMemoryApiServer()
 
 
-def keeper(server: Server, me: str, terms: LeaseTimings = TERMS) -> LeaseKeeper:
+def keeper(server: InMemoryApiServer, me: str, terms: LeaseTimings = TERMS) -> LeaseKeeper:
     api: Any = server
     return LeaseKeeper(api, Identity("ops", "scalerl-operator", me), terms)
 
@@ -75,7 +39,7 @@ def play(story: Awaitable[None]) -> None:
     asyncio.run(whole())
 
 
-def test_one_leads_and_the_other_waits_until_it_is_dead(server: Server) -> None:
+def test_one_leads_and_the_other_waits_until_it_is_dead(server: InMemoryApiServer) -> None:
     first, second = keeper(server, "a"), keeper(server, "b")
 
     async def story() -> None:
@@ -91,11 +55,10 @@ def test_one_leads_and_the_other_waits_until_it_is_dead(server: Server) -> None:
         assert not first.is_leading(), "the dead one's own clock has ended its lease before"
 
     play(story())
-    assert server.lease is not None
-    assert (server.lease["spec"]["holderIdentity"], server.lease["spec"]["leaseTransitions"]) == ("b", 1)
+    assert (lease_of(server)["spec"]["holderIdentity"], lease_of(server)["spec"]["leaseTransitions"]) == ("b", 1)
 
 
-def test_a_released_lease_is_taken_at_once(server: Server) -> None:
+def test_a_released_lease_is_taken_at_once(server: InMemoryApiServer) -> None:
     first, second = keeper(server, "a"), keeper(server, "b")
 
     async def story() -> None:
@@ -108,14 +71,14 @@ def test_a_released_lease_is_taken_at_once(server: Server) -> None:
     play(story())
 
 
-def test_a_lease_is_released_although_a_renewal_arrives_late(server: Server) -> None:
+def test_a_lease_is_released_although_a_renewal_arrives_late(server: InMemoryApiServer) -> None:
     leader = keeper(server, "a")
     read = server.get
 
     async def read_before_it_arrives(resource: Resource, namespace: str, name: str) -> Json:
         found = await read(resource, namespace, name)
-        if server.gets == 2:  # the first of the release
-            server._write(found)
+        if len(server.reads) == 2:  # the first of the release
+            server.store("leases", found)
         return found
 
     async def story() -> None:
@@ -124,11 +87,10 @@ def test_a_lease_is_released_although_a_renewal_arrives_late(server: Server) -> 
         await leader.release()
 
     play(story())
-    assert server.lease is not None
-    assert (server.gets, server.lease["spec"]["holderIdentity"]) == (3, "")
+    assert (len(server.reads), lease_of(server)["spec"]["holderIdentity"]) == (3, "")
 
 
-def test_who_cannot_renew_stops_leading(server: Server) -> None:
+def test_who_cannot_renew_stops_leading(server: InMemoryApiServer) -> None:
     first = keeper(server, "a")
 
     async def story() -> None:
@@ -140,7 +102,7 @@ def test_who_cannot_renew_stops_leading(server: Server) -> None:
     play(story())
 
 
-def test_of_two_that_take_it_at_once_one_leads(server: Server) -> None:
+def test_of_two_that_take_it_at_once_one_leads(server: InMemoryApiServer) -> None:
     keepers = [keeper(server, name) for name in "abcd"]
 
     async def story() -> None:
@@ -150,7 +112,7 @@ def test_of_two_that_take_it_at_once_one_leads(server: Server) -> None:
     assert sum(each.is_leading() for each in keepers) == 1
 
 
-def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: Server) -> None:
+def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: InMemoryApiServer) -> None:
     """The same identity, as of a StatefulSet's pod, does not wait for itself."""
 
     async def story() -> None:
@@ -160,47 +122,44 @@ def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: Server) -> None
             await again.acquire()
 
     play(story())
-    assert server.lease is not None
-    assert server.lease["spec"]["leaseTransitions"] == 0
+    assert lease_of(server)["spec"]["leaseTransitions"] == 0
 
 
-def test_a_leader_renews_without_reading(server: Server) -> None:
+def test_a_leader_renews_without_reading(server: InMemoryApiServer) -> None:
     leader = keeper(server, "a")
 
     async def story() -> None:
         await leader.acquire()
-        before = server.gets
+        before = len(server.reads)
         for _ in range(3):
             assert await leader._look()
-        assert server.gets == before
+        assert len(server.reads) == before
 
     play(story())
-    assert server.version == 4
+    assert lease_of(server)["metadata"]["resourceVersion"] == "4"
 
 
-def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: Server) -> None:
+def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: InMemoryApiServer) -> None:
     leader = keeper(server, "a")
 
     async def story() -> None:
         await leader.acquire()
-        assert server.lease is not None
-        server._write({**server.lease, "spec": {**server.lease["spec"], "holderIdentity": "b"}})
+        server.store("leases", {**lease_of(server), "spec": {**lease_of(server)["spec"], "holderIdentity": "b"}})
         assert not await leader._look(), "the write was refused"
         assert not await leader._look(), "it is another's"
         assert not leader.is_leading()
 
     play(story())
-    assert server.lease is not None
-    assert server.lease["spec"]["holderIdentity"] == "b"
+    assert lease_of(server)["spec"]["holderIdentity"] == "b"
 
 
-def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: Server) -> None:
+def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: InMemoryApiServer) -> None:
     patient = LeaseTimings(duration=60.0, renew=40.0, retry=0.01)
     leader = keeper(server, "a", patient)
 
     async def story() -> None:
         await leader.acquire()
-        server.delay = 0.1
+        server.delay_seconds = 0.1
         assert await leader._look()
 
     play(story())
