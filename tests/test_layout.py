@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -124,6 +125,13 @@ def test_pure_packages_are_kept_pure_by_contract() -> None:
     assert expected == PURE_PACKAGES
     assert set(purity_contract()["forbidden_modules"]) >= ACTING | {"kopf", "kubernetes", "pathlib"}
     assert "ignore_imports" not in purity_contract()
+
+
+def test_wheel_has_the_report_template(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "scalerl_operator/render/report.html.j2" in ZipFile(wheel).namelist()
 
 
 @every_module
