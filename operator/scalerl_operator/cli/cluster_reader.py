@@ -16,14 +16,14 @@ from scalerl_api import InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.rlrun import PLURAL
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_INVALID, EXIT_RETRY, EXIT_USAGE, CommandError
 from scalerl_operator.controller.curve_config_map import CONFIG_MAPS
-from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError
+from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.kube.kubeconfig import Access
 from scalerl_operator.reconcile.pod_view import EventView, PodView, last_events, order_pods, parse_pod
 from scalerl_operator.reconcile.snapshot import Key
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.render.describe import Overview
 from scalerl_operator.render.report_data import ReportData, judge_ends
-from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, curve_name
+from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, Role, curve_name
 from scalerl_operator.run.attempts import load_history
 from scalerl_operator.run.evals import held_out
 
@@ -110,10 +110,19 @@ def parse_stored(document: Json) -> StoredRun:
     )
 
 
+async def fetch_pods(
+    kube: KubeClient, key: Key, *, role: Role | None = None, index: int | None = None
+) -> list[PodView]:
+    """Return a run's pods that are meant, trainers first. Raises KubeError."""
+    documents, _ = await kube.list(PODS, key[0], f"{LABEL_RUN}={key[1]}")
+    pods = (pod for pod in map(parse_pod, documents) if pod is not None)
+    return order_pods(pods, key[1], role=role, index=index)
+
+
 async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datetime) -> Overview:
     """Return everything that is known of a run; what its reader may not see says so. Raises KubeError, CommandError."""
     found = await fetch_run(kube, access, name)
-    pods = await _if_allowed(_fetch_pods(kube, found.key))
+    pods = await _if_allowed(fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
     return Overview(
@@ -135,11 +144,6 @@ async def _if_allowed(fetching: Awaitable[Found]) -> Found | str:
         if error.status != 403:
             raise
         return f"forbidden: {error.message}"
-
-
-async def _fetch_pods(kube: KubeClient, key: Key) -> Sequence[PodView]:
-    documents, _ = await kube.list(PODS, key[0], f"{LABEL_RUN}={key[1]}")
-    return order_pods((pod for pod in map(parse_pod, documents) if pod is not None), key[1])
 
 
 async def _fetch_events(kube: KubeClient, namespace: str, about: str) -> Sequence[EventView]:
@@ -164,7 +168,7 @@ async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: date
     curve = parse_curve(await _fetch_curve(kube, found, access))
     if not held_out(curve.evals):
         raise CommandError(f"{'/'.join(found.key)} on {access.place} has no evaluation yet", EXIT_USAGE)
-    pods = await _if_allowed(_fetch_pods(kube, found.key))
+    pods = await _if_allowed(fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
     return ReportData(
@@ -184,14 +188,14 @@ async def _fetch_curve(kube: KubeClient, found: StoredRun, access: Access) -> di
     """Return the data of the run's ConfigMap; empty while there is none. Raises KubeError, CommandError."""
     name = curve_name(found.key[1])
     try:
-        stored = await kube.get(CONFIG_MAPS, found.key[0], name)
+        stored = await find_object(kube, CONFIG_MAPS, found.key[0], name)
     except KubeError as error:
-        if error.status == 404:
-            return {}
         if error.status == 403:
             text = f"the run's curve is in ConfigMap {name}, which Kubernetes' role view may read. {error.message}"
             raise CommandError(f"forbidden on {access.place}: {text}", EXIT_FAILED) from error
         raise
+    if stored is None:
+        return {}
     owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}
     data: dict[str, str] = stored.get("data") or {}
     return data if found.uid in owners else {}

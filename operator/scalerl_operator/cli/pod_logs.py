@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from scalerl_operator.cli.cluster_reader import fetch_pods
 from scalerl_operator.cli.log_lines import LineReader, LogOffset, LogOptions, build_query
-from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, KubeClient, KubeError, KubeSilence
-from scalerl_operator.reconcile.pod_view import PodView, order_pods, parse_pod
+from scalerl_operator.kube.client import AWAY_SECONDS, RUNS, KubeClient, KubeError, KubeSilence, find_object
+from scalerl_operator.reconcile.pod_view import PodView
 from scalerl_operator.reconcile.snapshot import Key, parse_observed_run
-from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, Role
+from scalerl_operator.resources.names import CONTAINER, Role
 from scalerl_operator.run.state import is_over, state_word
 
 MAX_FOLLOWED = 100
@@ -56,18 +57,10 @@ class FollowTimings:
     away_seconds: float = AWAY_SECONDS
 
 
-async def fetch_pods(kube: KubeClient, choice: PodSelection) -> list[PodView]:
-    """Return the pods that are meant, trainers first. Raises KubeError."""
-    namespace, run = choice.key
-    documents, _ = await kube.list(PODS, namespace, f"{LABEL_RUN}={run}")
-    pods = [pod for pod in map(parse_pod, documents) if pod is not None]
-    return order_pods(pods, run, role=choice.role, index=choice.index)
-
-
 async def show_logs(kube: KubeClient, choice: PodSelection, wish: LogOptions, mouth: LogSink) -> int:
     """Tell the logs as they are now, pod after pod; return how many could be told. Raises KubeError."""
     told = 0
-    for pod in await fetch_pods(kube, choice):
+    for pod in await fetch_pods(kube, choice.key, role=choice.role, index=choice.index):
         if not pod.begun and not wish.previous:
             mouth.remark(f"{pod.name} has no log yet: {pod.waits}")
             continue
@@ -156,7 +149,7 @@ class _Follower:
         for stream in self.streams.values():
             self._check(stream)
         try:
-            pods = await fetch_pods(self.kube, self.choice)
+            pods = await fetch_pods(self.kube, self.choice.key, role=self.choice.role, index=self.choice.index)
             self._begin(pods)
             done = not any(each.busy for each in self.streams.values()) and await self._is_over(pods)
         except KubeError as error:
@@ -198,12 +191,10 @@ class _Follower:
         """Whether the run is over, and what its pods have written is told."""
         if not all(self.streams[pod.life].drained for pod in pods[:MAX_FOLLOWED] if pod.begun):
             return False
-        try:
-            run = parse_observed_run(await self.kube.get(RUNS, *self.choice.key))
-        except KubeError as error:
-            if error.status == 404:
-                return True
-            raise
+        document = await find_object(self.kube, RUNS, *self.choice.key)
+        if document is None:
+            return True
+        run = parse_observed_run(document)
         if not is_over(run.status):
             if not pods:
                 self._remark(f"waits for pods: {state_word(run.status)}")

@@ -19,7 +19,7 @@ from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_operator.controller.curve_config_map import Archive
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
-from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError
+from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.pod_plan import Create, Delete, PodPlan
 from scalerl_operator.reconcile.snapshot import (
@@ -127,13 +127,8 @@ class KubeCluster:
 
     async def _is_gone(self, run: ObservedRun) -> bool:
         """Whether the run itself is what was not found."""
-        try:
-            found = await self._kube.get(RUNS, *run.key)
-        except KubeError as error:
-            if error.status == 404:
-                return True
-            raise
-        return bool(found["metadata"]["uid"] != run.uid)
+        found = await find_object(self._kube, RUNS, *run.key)
+        return found is None or bool(found["metadata"]["uid"] != run.uid)
 
     def _check_leading(self) -> None:
         if not self._deps.is_leading():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.controller.owned_objects import NotOurs
-from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError
+from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.snapshot import Key, Snapshot, last_evals
 from scalerl_operator.reconcile.stored_curve import StoredCurve, extend_curve, format_curve, parse_curve
 from scalerl_operator.resources.names import curve_name
@@ -77,12 +77,9 @@ class Archive:
     async def _read(self, snapshot: Snapshot) -> Json | None:
         """Return what is stored of this run. Raises NotOurs: what an earlier run of the name has left is not its."""
         name = curve_name(snapshot.run.key[1])
-        try:
-            stored = await self._kube.get(CONFIG_MAPS, snapshot.run.key[0], name)
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
+        stored = await find_object(self._kube, CONFIG_MAPS, snapshot.run.key[0], name)
+        if stored is None:
+            return None
         owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}
         if snapshot.run.uid not in owners:
             raise NotOurs("ConfigMap", name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from scalerl_operator.kube.client import LEASES, Json, KubeClient, KubeError
+from scalerl_operator.kube.client import LEASES, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.election import LeaseTimings, ObservedLease, Watched, choose, is_valid, watch
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class LeaseKeeper:
     async def _take_part(self, began: float) -> bool:
         stored, self._mine = self._mine, None  # a write without an answer may have happened
         if stored is None or not self.is_leading():
-            stored = await self._read()
+            stored = await find_object(self._kube, LEASES, self._identity.namespace, self._identity.name)
             self._watched = watch(self._watched, _parse(stored), self._clock())
             if choose(self._watched, self._identity.me, self._clock(), self._terms) == "wait":
                 self._renewed = None  # another holds it: not a moment longer
@@ -118,14 +118,6 @@ class LeaseKeeper:
         self._watched = Watched(_parse(self._mine), self._clock())
         self._renewed = began  # the writing took time, of which others know nothing
         return True
-
-    async def _read(self) -> Json | None:
-        try:
-            return await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
-        except KubeError as error:
-            if error.status == 404:
-                return None
-            raise
 
     async def _write(self, stored: Json | None) -> Json:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -308,6 +308,16 @@ class KubeClient:
         )
 
 
+async def find_object(kube: KubeClient, resource: Resource, namespace: str, name: str) -> Json | None:
+    """Return one object; None if there is none of that name. Raises KubeError."""
+    try:
+        return await kube.get(resource, namespace, name)
+    except KubeError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
 def _parse_wait(text: str) -> float:
     """Return the seconds that a Retry-After asks for, as far as we are ready to wait."""
     return min(float(text), BUSY_SECONDS) if text.isdecimal() else 1.0

@@ -18,6 +18,7 @@ from scalerl_operator.kube.client import (
     KubeClient,
     KubeError,
     KubeSilence,
+    find_object,
     load_connection,
     load_kubeconfig,
 )
@@ -83,6 +84,19 @@ def test_whose_an_object_is_is_asked_by_a_patch_that_changes_nothing(fake_api: A
 
     asyncio.run(story())
     assert counted == [], "no write"
+
+
+def test_only_a_missing_object_is_none(fake_api: Any) -> None:
+    async def story() -> None:
+        async with fake_api.serving({"kind": "Pod"}, fake_api.refusal(404, "NotFound")) as api:
+            assert await use(api, lambda kube: find_object(kube, PODS, "research", "p")) == {"kind": "Pod"}
+            assert await use(api, lambda kube: find_object(kube, PODS, "research", "p")) is None
+            assert {call.path for call in api.calls} == {"/api/v1/namespaces/research/pods/p"}
+        async with fake_api.serving(fake_api.refusal(403, "Forbidden")) as api:
+            with pytest.raises(KubeError, match="403 Forbidden"):
+                await use(api, lambda kube: find_object(kube, PODS, "research", "p"))
+
+    asyncio.run(story())
 
 
 def test_a_list_is_read_page_by_page(fake_api: Any) -> None:
