@@ -39,9 +39,9 @@ from cluster_lab import (
     writes_by_kind,
 )
 from cluster_mirror import Mirror
-from played_coordinators import PlayedCoordinators
 from scale_faults import find_cluster_faults
 from scale_tables import write_tables
+from simulated_coordinators import SimulatedCoordinators
 
 from scalerl_operator.kube.client import RUNS, KubeClient
 
@@ -81,7 +81,7 @@ class Lab:
     operator: Operator
     kube: KubeClient
     mirror: Mirror
-    coordinators: PlayedCoordinators
+    coordinators: SimulatedCoordinators
     homes: dict[str, str]
     """Run -> its namespace."""
     phases: list[Phase] = field(default_factory=list)
@@ -222,7 +222,7 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, Any]:
     """All phases, and what there is to say once."""
-    coordinators = PlayedCoordinators([f"run-{index:04}" for index in range(options.runs)])
+    coordinators = SimulatedCoordinators([f"run-{index:04}" for index in range(options.runs)])
     server, connection = await coordinators.serve(), testbed.connection()
     kube, mirror = KubeClient(connection, parallel=16), Mirror(TRAINERS + GENERATORS, namespace=None)
     operator = start_operator(testbed, "bench", options.folder, everywhere=True)

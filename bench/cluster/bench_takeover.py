@@ -35,8 +35,8 @@ from cluster_lab import (
     write_part,
 )
 from cluster_mirror import Mirror
-from played_coordinators import PlayedCoordinators
 from scale_faults import find_takeover_faults
+from simulated_coordinators import SimulatedCoordinators
 
 from scalerl_operator.kube.client import EVENTS, RUNS, KubeClient
 
@@ -150,7 +150,7 @@ async def check(stage: Stage) -> Found:
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
     """Everything."""
-    coordinators = PlayedCoordinators([f"run-{index:04}" for index in range(options.runs)])
+    coordinators = SimulatedCoordinators([f"run-{index:04}" for index in range(options.runs)])
     server, connection = await coordinators.serve(), testbed.connection()
     kube, rivals = KubeClient(connection, parallel=16), Rivals(testbed, options.folder)
     stage = Stage(kube, Mirror(TRAINERS + GENERATORS), coordinators.names)

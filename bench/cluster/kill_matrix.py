@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build_table, find_results, write_part
-from played_ground import LOOK_SECONDS, TRAINERS, Ground, PlayedGround, Replicas, Witness
-from played_kubelet import SCHEDULER, PlayedKubelet
+from kill_ground import LOOK_SECONDS, TRAINERS, Ground, Replicas, SimulatedGround, Witness
+from simulated_kubelet import SCHEDULER, SimulatedKubelet
 
 from scalerl_operator.kube.client import EVENTS, RUNS, Json, KubeClient, KubeError
 
@@ -202,11 +202,11 @@ async def measure(options: argparse.Namespace, testbed: Testbed, kept: Sequence[
     connection = testbed.connection()
     kube, own = KubeClient(connection), KubeClient(connection)
     witness, replicas = Witness(kube), Replicas(testbed, options.folder)
-    kubelet = PlayedKubelet(own)
+    kubelet = SimulatedKubelet(own)
     await kubelet.register()
     replicas.start()
     replicas.start()
-    matrix = Matrix(kube, PlayedGround(testbed, replicas, kubelet, witness), witness)
+    matrix = Matrix(kube, SimulatedGround(testbed, replicas, kubelet, witness), witness)
     helpers = [asyncio.create_task(each) for each in (kubelet.run(), witness.watch(), replicas.supervise())]
     work = asyncio.create_task(_rows(matrix, replicas, options.victims))
     try:

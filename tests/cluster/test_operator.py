@@ -1,4 +1,4 @@
-"""The operator's own process on a real API server; pods are played by stand_in_kubelet.py."""
+"""The operator's own process on a real API server; pods are played by scripted_kubelet.py."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
     found = Lab(api, namespace, start)
     with (folder / "kubelet.log").open("ab") as out:
         kubelet = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "stand_in_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
+            [sys.executable, str(SUPPORT / "scripted_kubelet.py"), namespace], env=environment, stdout=out, stderr=out
         )
     processes.append(kubelet)
     try:

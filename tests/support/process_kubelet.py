@@ -1,140 +1,125 @@
-"""A kubelet that runs the coordinators of runs for real, as processes of this machine; all other pods it only plays.
+"""A kubelet that runs the coordinators of runs for real, as processes of this machine; all other pods run nothing.
 
 `python tests/support/process_kubelet.py NAMESPACE FOLDER` serves one namespace of KUBECONFIG's cluster until it is
 killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json names the coordinators to a Prometheus, with the
 labels that the chart's PodMonitor gives them. A coordinator's pod has an address that forwards to its process.
 
-On this machine one process holds the whole Ray cluster of a run, so members and generators need none.
+On this machine one process holds the whole Ray cluster of a run, so members and generators need none. I/O.
 """
 
-import http.server
+import asyncio
 import json
+import os
 import signal
 import sys
-import threading
-import time
-from base64 import b64decode
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from kubernetes.client.exceptions import ApiException
-from stand_in_kubelet import PORT, Pod, StandIn
+import aiohttp
+from aiohttp import web
+from kubelet import is_coordinator
+from scripted_kubelet import ScriptedKubelet
 
+from scalerl_api.wire import PORT_HTTP
+from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, load_connection
 from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND, CoordinatorProcess
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import RunFolder, load_termination
 
-
-class Forward(http.server.BaseHTTPRequestHandler):
-    """The pod's address."""
-
-    process: CoordinatorProcess
-    token: str
-
-    def do_GET(self) -> None:
-        place = self.process.read_address()
-        if self.path.startswith("/v1") and self.headers.get("Authorization") != f"Bearer {self.token}":
-            self.send_error(401)
-        elif place is None:
-            self.send_error(503)
-        else:
-            given = {"Authorization": f"Bearer {self.process.token}"}
-            self.forward(Request(f"http://{place}{self.path}", headers=given))
-
-    def forward(self, request: Request) -> None:
-        try:
-            with urlopen(request, timeout=10) as answer:
-                body, kind = answer.read(), answer.headers["Content-Type"]
-        except HTTPError as error:
-            self.send_error(error.code)
-        except (URLError, OSError):
-            self.send_error(502)
-        else:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+TURN_SECONDS = 0.5
+GRACE_SECONDS = 120.0
+FORWARD_SECONDS = 10.0
 
 
-class ProcessKubelet(StandIn):
+class ProcessKubelet(ScriptedKubelet):
     """Plays every pod of the namespace, and runs coordinators."""
 
-    def __init__(self, namespace: str, folder: Path):
-        super().__init__(namespace)
+    def __init__(self, kube: KubeClient, namespace: str, folder: Path):
+        super().__init__(kube, namespace, TURN_SECONDS)
         self.folder = folder
         self.processes: dict[str, CoordinatorProcess] = {}
-        self.asked: set[str] = set()
+        self.ending: set[str] = set()
         self.targets: dict[str, dict[str, str]] = {}
-        self._write_targets()
+        self.runners: dict[str, web.AppRunner] = {}
+        self._save_targets()
 
-    def play(self, pod: Pod) -> None:
+    async def play(self, pod: Json) -> None:
         """A pod with a process ends when that does."""
         uid = pod["metadata"]["uid"]
         process = self.processes.get(uid)
         if process is None:
-            super().play(pod)
+            await super().play(pod)
             return
         code = process.poll()
         if code is not None:
-            self._bury(pod, process, code)
-        elif "deletionTimestamp" in pod["metadata"] and uid not in self.asked:
-            self.asked.add(uid)
+            await self._take_end(pod, process, code)
+        elif "deletionTimestamp" in pod["metadata"] and uid not in self.ending:
+            self.ending.add(uid)
             process.terminate()
 
-    def _bury(self, pod: Pod, process: CoordinatorProcess, code: int) -> None:
-        metadata = pod["metadata"]
-        words = load_termination(process.folder)
-        message = words.model_dump_json(by_alias=True) if words is not None else ""
-        del self.processes[metadata["uid"]]
-        self.targets.pop(metadata["uid"], None)
-        self._write_targets()
-        self.end(pod, code, message)
-        if "deletionTimestamp" in metadata:
-            self.core.delete_namespaced_pod(metadata["name"], self.namespace, grace_period_seconds=0)
+    async def _take_end(self, pod: Json, process: CoordinatorProcess, code: int) -> None:
+        uid, termination = pod["metadata"]["uid"], load_termination(process.folder)
+        message = termination.model_dump_json(by_alias=True) if termination is not None else ""
+        await self.end(pod, code, message)
+        del self.processes[uid]
+        self.targets.pop(uid, None)
+        self._save_targets()
+        if uid in self.runners:
+            await self.runners.pop(uid).cleanup()
+        if "deletionTimestamp" in pod["metadata"]:
+            await self.remove(pod)
 
-    def start(self, pod: Pod, is_coordinator: bool, run: str) -> None:
-        """Start the coordinator's process, then say that the pod runs."""
-        if is_coordinator:
-            labels = pod["metadata"]["labels"]
-            uid, run_uid = pod["metadata"]["uid"], labels["scalerl.io/run-uid"]
-            folder = RunFolder(self.folder / f"{run}-{run_uid[:8]}")
-            folder.path.mkdir(parents=True, exist_ok=True)
-            spec = self.core.read_namespaced_config_map(f"{run}-spec", self.namespace).data["run.yaml"]
-            save_text(folder.spec, spec)
-            attempt = int(labels["scalerl.io/attempt"])
-            self.processes[uid] = CoordinatorProcess(folder, attempt, COORDINATOR_COMMAND, grace_seconds=120.0)
-            self.targets[uid] = {
-                "namespace": self.namespace,
-                "pod": pod["metadata"]["name"],
-                "run": run,
-                "run_uid": run_uid,
-                "attempt": str(attempt),
-            }
-        super().start(pod, is_coordinator, run)
+    async def start(self, pod: Json) -> None:
+        """Start the coordinator's process, then let the pod run."""
+        uid = pod["metadata"]["uid"]
+        if is_coordinator(pod) and uid not in self.processes:
+            await self._start_process(pod)
+            await self._forward(pod)
+        await self.report_running(pod)
 
-    def serve(self, uid: str, address: str, run: str, attempt: int) -> None:
-        """Forward what is asked at the pod's address to the process, with its own token in place of the run's."""
-        del attempt
-        secret = self.core.read_namespaced_secret(f"{run}-token", self.namespace)
-        token = b64decode(secret.data["token"]).decode()
-        found = type("OfThisRun", (Forward,), {"process": self.processes[uid], "token": token})
-        server = http.server.ThreadingHTTPServer((address, PORT), found)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.coordinators[uid] = server
-        self.targets[uid]["__address__"] = f"{address}:{PORT}"
-        self._write_targets()
+    async def _start_process(self, pod: Json) -> None:
+        labels, uid = pod["metadata"]["labels"], pod["metadata"]["uid"]
+        run, run_uid = labels["scalerl.io/run"], labels["scalerl.io/run-uid"]
+        folder = RunFolder(self.folder / f"{run}-{run_uid[:8]}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        spec = await self.kube.get(CHILDREN["ConfigMap"], self.namespace, f"{run}-spec")
+        save_text(folder.spec, spec["data"]["run.yaml"])
+        attempt = int(labels["scalerl.io/attempt"])
+        self.processes[uid] = CoordinatorProcess(folder, attempt, COORDINATOR_COMMAND, grace_seconds=GRACE_SECONDS)
+        self.targets[uid] = {
+            "__address__": f"{self.address(pod)}:{PORT_HTTP}",
+            "namespace": self.namespace,
+            "pod": pod["metadata"]["name"],
+            "run": run,
+            "run_uid": run_uid,
+            "attempt": str(attempt),
+        }
+        self._save_targets()
 
-    def _write_targets(self) -> None:
+    async def _forward(self, pod: Json) -> None:
+        """Forward requests at the pod's address to the process, with its own token in place of the run's."""
+        process = self.processes[pod["metadata"]["uid"]]
+        token = await self.read_token(pod["metadata"]["labels"]["scalerl.io/run"])
+
+        async def answer(request: web.Request) -> web.Response:
+            if request.path.startswith("/v1") and request.headers.get("Authorization") != f"Bearer {token}":
+                return web.Response(status=401)
+            address = process.read_address()
+            if address is None:
+                return web.Response(status=503)
+            return await _fetch(f"http://{address}{request.path_qs}", process.token)
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", answer)
+        runner = self.runners[pod["metadata"]["uid"]] = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, self.address(pod), PORT_HTTP).start()
+
+    def _save_targets(self) -> None:
         found: list[dict[str, Any]] = []
-        for labels in self.targets.values():
-            if address := labels.get("__address__"):
-                shown = {name: text for name, text in labels.items() if name != "__address__"}
-                found.append({"targets": [address], "labels": shown})
+        for target in self.targets.values():
+            labels = {name: text for name, text in target.items() if name != "__address__"}
+            found.append({"targets": [target["__address__"]], "labels": labels})
         save_text(self.folder / "targets.json", json.dumps(found))
 
     def close(self) -> None:
@@ -143,24 +128,32 @@ class ProcessKubelet(StandIn):
             process.kill()
 
 
-def main(namespace: str, folder: Path) -> None:
-    kubelet = ProcessKubelet(namespace, folder)
-    kubelet.register()
+async def _fetch(url: str, token: str) -> web.Response:
+    limit = aiohttp.ClientTimeout(total=FORWARD_SECONDS)
     try:
-        while True:
-            try:
-                kubelet.turn()
-            except ApiException as error:
-                sys.stderr.write(f"{error}\n")
-            time.sleep(0.5)
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.get(url, headers={"Authorization": f"Bearer {token}"}) as found,
+        ):
+            kind = {"Content-Type": found.headers.get("Content-Type", "text/plain")}
+            return web.Response(status=found.status, body=await found.read(), headers=kind)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return web.Response(status=502)
+
+
+async def main(namespace: str, folder: Path) -> None:
+    """Serve until SIGTERM."""
+    kubelet = ProcessKubelet(KubeClient(load_connection(os.environ)), namespace, folder)
+    await kubelet.register()
+    serving = asyncio.create_task(kubelet.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        return
     finally:
         kubelet.close()
 
 
-def end(*_: object) -> None:
-    sys.exit(0)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, end)
-    main(sys.argv[1], Path(sys.argv[2]).absolute())
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]).absolute()))

@@ -90,7 +90,7 @@ class Training:
         """The newest durable one, as coordinators tell of it."""
         return {"step": self.saved, "time": unix, "path": "/run/checkpoints"} if self.saved else None
 
-    def say(self, run: str, since: int, unix: float) -> dict[str, Any]:
+    def progress(self, run: str, since: int, unix: float) -> dict[str, Any]:
         """The body of `/v1/progress?since=N`."""
         phases = {"starting": "starting", "saving": "stopping" if self.ending else "training"}
         return {

@@ -1,21 +1,18 @@
 """Answers as the coordinators of many runs: one address each, one process for all. I/O."""
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
 
 from addresses import address
-
-from scalerl_api.wire import PORT_HTTP
+from progress_server import serve_progress
 
 STEP_SECONDS = 2.0  # of a run that trains
 Document = dict[str, object]
 
 
 @dataclass
-class PlayedCoordinators:
+class SimulatedCoordinators:
     """What all coordinators say; change it at any time."""
 
     names: list[str]
@@ -33,20 +30,13 @@ class PlayedCoordinators:
         self.began = time.time()
         hosts = {address(index): name for index, name in enumerate(self.names)}
 
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            request = await reader.readuntil(b"\r\n\r\n")
-            query = parse_qs(urlsplit(request.split(b" ", 2)[1].decode()).query)
-            name = hosts[writer.get_extra_info("sockname")[0]]
-            body = json.dumps(self.say(name, int(query.get("since", ["0"])[0]))).encode()
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode() + body)
+        def answer(host: str, since: int) -> Document:
             self.answers += 1
-            await writer.drain()
-            writer.close()
+            return self._progress(hosts[host], since)
 
-        return await asyncio.start_server(answer, list(hosts), PORT_HTTP, backlog=16)
+        return await serve_progress(list(hosts), answer)
 
-    def say(self, name: str, since: int) -> Document:
+    def _progress(self, name: str, since: int) -> Document:
         """The body of `/v1/progress?since=N`."""
         step = int((time.time() - self.began) / STEP_SECONDS) if self.is_training else 1
         evals = [_eval(index) for index in range(since, self.num_evals)]

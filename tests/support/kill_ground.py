@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cluster_lab import NAMESPACE, Operator, Team, Testbed
-from played_kubelet import PlayedKubelet
-from played_training import Training
+from simulated_kubelet import SimulatedKubelet
+from simulated_training import Training
 
 from scalerl_operator.kube.client import PODS, RUNS, Json, KubeClient, KubeError
 
@@ -143,12 +143,12 @@ class Replicas(Team):
 
 
 @dataclass
-class PlayedGround:
+class SimulatedGround:
     """Pods are played in this process."""
 
     testbed: Testbed
     replicas: Replicas
-    kubelet: PlayedKubelet
+    kubelet: SimulatedKubelet
     witness: Witness
 
     def _training(self, run: str) -> Training:
