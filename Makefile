@@ -11,19 +11,22 @@ PYTHON := .venv/bin/python
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
 
-setup: ## make .venv; the first time takes minutes and 7 GB, afterwards a second
+needs-%: # what the machine must have, before anything that takes minutes: needs-PART-PART
+	@scripts/preflight $(subst -, ,$*)
+
+setup: needs-setup ## make .venv; the first time takes minutes and 7 GB, afterwards a second
 	@scripts/setup
 
-demo: setup ## train a small model here, forecast its ceiling, write a report: about 15 minutes
+demo: needs-setup-engines setup ## train a small model here, forecast its ceiling, write a report: about 15 minutes
 	@.venv/bin/scalerl run examples/quickstart.yaml
 	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
 
-test: setup check prometheus-test cluster-test local ## everything that needs no GPU
+test: needs-setup-prometheus-cluster-engines check prometheus-test cluster-test local ## everything that needs no GPU
 
 unit: setup ## fast tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_docs.py
 
-local: setup ## the real vLLM, DeepSpeed and Ray on this machine
+local: needs-setup-engines setup ## the real vLLM, DeepSpeed and Ray on this machine
 	@$(PYTHON) -m pytest -W default tests/local # what vLLM leaves open is reported at the very end, outside any test
 
 check: setup ## format, lint, types, import rules, generated files, unit tests
@@ -32,7 +35,7 @@ check: setup ## format, lint, types, import rules, generated files, unit tests
 generate: setup ## write the CRD, the field reference and the list of metrics from the code
 	@scripts/generate
 
-prometheus-test: setup ## the real Prometheus (Debian: prometheus): what is read from it, dashboards, alerts
+prometheus-test: needs-setup-prometheus setup ## the real Prometheus (Debian: prometheus): what is read from it, dashboards, alerts
 	@$(PYTHON) -m pytest -q tests/prometheus
 
 panels: setup ## draw the dashboards of the recorded run into docs/images; tests/prometheus/panels.py --help for another server's
@@ -46,7 +49,7 @@ record: setup ## record a real run's metrics anew for those two: half an hour, o
 TESTBED := $(PYTHON) tests/cluster/testbed
 WITH := $(if $(NODE),--node)
 
-cluster-test: setup ## a real API server: KUBECONFIG's, or one made here (the first time compiled: 15 minutes)
+cluster-test: needs-setup-cluster setup ## a real API server: KUBECONFIG's, or one made here (the first time compiled: 15 minutes)
 	@[ -n "$$KUBECONFIG" ] || $(TESTBED) programs
 	@$(PYTHON) -m pytest -q tests/cluster
 
@@ -62,16 +65,14 @@ cluster-repeat: setup ## start and stop it TIMES (20) times and look for what is
 images: ## build both images with buildah (root); docs/images.md
 	@scripts/images
 
-e2e: setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 25 minutes
-	@[ -n "$$KUBECONFIG" ] || scripts/debian-packages e2e
+e2e: $(if $(KUBECONFIG),,needs-setup-cluster-engines-node) setup ## the whole platform on a real node: images, helm install, pods that train (root, or KUBECONFIG): 25 minutes
 	@$(PYTHON) -m pytest -x -s tests/e2e
 
 bench-cluster: setup ## 1,000 runs of ten played pods; writes docs/scale.md; half an hour on a quiet machine
 	@$(TESTBED) programs
 	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/bench_cluster.py --write $(ARGS)
 
-bench-apply: setup ## from kubectl apply to the first step, by phase (root); writes docs/scale.md
-	@scripts/debian-packages e2e
+bench-apply: needs-setup-cluster-engines-node setup ## from kubectl apply to the first step, by phase (root); writes docs/scale.md
 	@PYTHONPATH=tests/support $(PYTHON) bench/cluster/bench_apply.py --write $(ARGS)
 
 bench-takeover: setup ## kill the leading operator ten times under load; writes docs/scale.md
