@@ -1,4 +1,4 @@
-"""The real coordinator with an assassin: `python faulty_coordinator.py PLAN.json`.
+"""The real coordinator with an assassin: `python faulty_coordinator.py PLAN.json [stand-in]`.
 
 PLAN holds a list of [phase, nth call of it in this attempt, victim]; the first is due, and is removed as it strikes.
 Phases are the fleet's calls; the kill falls while the call is under way. Only SIGKILL is used.
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from stand_in_generator import StandInGenerator
 
 from scalerl_runtime import __main__ as entry
+from scalerl_runtime.actors import fleet
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.loop import evaluation as evals
 from scalerl_runtime.loop import pipeline
 
+if "stand-in" in sys.argv[2:]:  # what is killed is no engine: stand_in_generator.py starts in seconds
+    fleet.Generator = StandInGenerator  # type: ignore[misc,assignment,attr-defined]
 PLAN = Path(sys.argv[1])
 TITLES = {"trainer": "ray::Trainer", "generator": "ray::Generator", "engine": "VLLM::EngineCore"}
 calls: Counter[str] = Counter()

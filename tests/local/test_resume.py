@@ -20,6 +20,14 @@ from scalerl_runtime.data.scratch_model import build_tokenizer
 COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
 PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
 NTH = {"warm start": 14, "generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
+# Who is killed at each phase, who once between them, and whether the generator is vLLM's. A dead coordinator or trainer
+# takes the whole attempt along, engines too: twelve starts of it have the stand-in, the two of `once` the real one.
+MATRIX = {
+    "coordinator": (None, ["stand-in"]),
+    "trainer": (None, ["stand-in"]),
+    "generator": ("coordinator", []),
+    "engine": ("trainer", []),
+}
 MAX_COMMANDS = 9  # `scalerl run --resume` until it is finished; one per kill of the coordinator, and some to spare
 
 
@@ -44,7 +52,7 @@ def family() -> set[psutil.Process]:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("victim", ["coordinator", "trainer", "generator", "engine"])
+@pytest.mark.parametrize("victim", MATRIX)
 def test_resume_matrix(
     victim: str,
     tmp_path: Path,
@@ -53,10 +61,14 @@ def test_resume_matrix(
 ) -> None:
     before = family()
     run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
+    once, options = MATRIX[victim]
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
-    phases = PHASES if victim in ("coordinator", "trainer") else PHASES[1:]
-    plan.write_text(json.dumps([[phase, NTH[phase], victim] for phase in phases]))
-    deps = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan)], poll_seconds=0.2)
+    phases = PHASES if once is None else PHASES[1:]
+    kills = [[phase, NTH[phase], victim] for phase in phases]
+    if once is not None:
+        kills.insert(phases.index("saving"), ["training", NTH["training"], once])
+    plan.write_text(json.dumps(kills))
+    deps = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan), *options], poll_seconds=0.2)
     command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
     codes = [main(command, deps=deps)]
     while codes[-1] != 0 and len(codes) < MAX_COMMANDS:
