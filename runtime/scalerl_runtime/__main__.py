@@ -26,16 +26,16 @@ def main() -> int:
     parser.add_argument("role", choices=["coordinator", "worker"], help=text)
     role = parser.parse_args().role
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_lead(os.environ) if role == "coordinator" else _work(os.environ))
+    return asyncio.run(_coordinate(os.environ) if role == "coordinator" else _work(os.environ))
 
 
-async def _lead(variables: Mapping[str, str]) -> int:
-    from scalerl_runtime.process.attempt import lead
+async def _coordinate(variables: Mapping[str, str]) -> int:
+    from scalerl_runtime.process.attempt import run_attempt
 
     try:
         if ENV_COORDINATOR in variables:
             variables = {**variables, ENV_CLUSTER: await _start_head(variables)}
-        return await lead(variables)
+        return await run_attempt(variables)
     except JoinFailed as error:
         log.error("%s", error)
         return EXIT_RETRY

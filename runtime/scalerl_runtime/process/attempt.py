@@ -31,7 +31,7 @@ SURROUNDINGS = (
 )
 
 
-async def lead(variables: Mapping[str, str]) -> int:
+async def run_attempt(variables: Mapping[str, str]) -> int:
     """Lead a run to its end; return the exit code, and leave the last words where the wire says."""
     environment = Environment.parse(variables)
     try:
@@ -39,21 +39,21 @@ async def lead(variables: Mapping[str, str]) -> int:
         coordinator = Coordinator(environment, run)
     except InvalidRun as error:
         return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    coordinator.listen()
+    coordinator.handle_signals()
     try:
-        reason = await coordinator.lead()
+        reason = await coordinator.run_attempt()
     except InvalidRun as error:
         return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
     except SURROUNDINGS as error:
         log.error("%s", error)
-        return _leave(environment, coordinator.termination("Retry", _one_line(error)), EXIT_RETRY)
+        return _leave(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)
     except NonFinite as error:
         log.error("%s", error)
-        return _leave(environment, coordinator.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
+        return _leave(environment, coordinator.reporter.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
     except Exception as error:
         log.exception("the run failed")
-        return _leave(environment, coordinator.termination("Failed", _one_line(error)), 1)
-    return _leave(environment, coordinator.termination(reason, ""), EXIT_FINISHED)
+        return _leave(environment, coordinator.reporter.termination("Failed", _one_line(error)), 1)
+    return _leave(environment, coordinator.reporter.termination(reason, ""), EXIT_FINISHED)
 
 
 def _leave(environment: Environment, words: Termination, code: int) -> int:

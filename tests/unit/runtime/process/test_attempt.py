@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from scalerl_runtime.algorithm.step import NonFinite
-from scalerl_runtime.process.attempt import lead
+from scalerl_runtime.process.attempt import run_attempt
 from scalerl_runtime.process.coordinator import Coordinator
 
 QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
@@ -34,7 +34,7 @@ def words(variables):
 
 def test_a_wrong_spec_is_never_tried_again(variables):
     Path(variables["SCALERL_SPEC"]).write_text("kind: RLRun\n")
-    assert asyncio.run(lead(variables)) == 64
+    assert asyncio.run(run_attempt(variables)) == 64
     assert words(variables)["reason"] == "Invalid"
     assert "spec: missing" in words(variables)["error"]
 
@@ -43,9 +43,9 @@ def test_numbers_that_are_none_have_an_exit_code_of_their_own(variables, monkeyp
     async def fail(_coordinator):
         raise NonFinite("step 57: loss is nan")
 
-    monkeypatch.setattr(Coordinator, "lead", fail)
-    monkeypatch.setattr(Coordinator, "listen", lambda _coordinator: None)
-    assert asyncio.run(lead(variables)) == 65
+    monkeypatch.setattr(Coordinator, "run_attempt", fail)
+    monkeypatch.setattr(Coordinator, "handle_signals", lambda _coordinator: None)
+    assert asyncio.run(run_attempt(variables)) == 65
     assert (words(variables)["reason"], words(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
 
 
@@ -56,8 +56,8 @@ def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monke
         raise Exception("The current node timed out during startup.\nMore of it.")  # noqa: TRY002 # as Ray does
 
     monkeypatch.setattr("ray.init", fail)
-    monkeypatch.setattr(Coordinator, "listen", lambda _coordinator: None)  # this process keeps its own signals
-    assert asyncio.run(lead(variables)) == 75
+    monkeypatch.setattr(Coordinator, "handle_signals", lambda _coordinator: None)  # this process keeps its own signals
+    assert asyncio.run(run_attempt(variables)) == 75
     assert words(variables)["reason"] == "Retry"
     assert (
         words(variables)["error"] == "ClusterUnavailable: Ray did not start: The current node timed out during startup."

@@ -1,16 +1,30 @@
-"""What a coordinator tells of itself."""
+"""How a coordinator takes its attempt to an end."""
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from scalerl_api import parse_run
-from scalerl_api.wire import StepRecord
 from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.process import coordinator as module
 from scalerl_runtime.process.coordinator import Coordinator
+from scalerl_runtime.types import TrainerLost
 
 QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
+
+
+class Closing:
+    """The parts of an attempt whose fleet does `start`."""
+
+    def __init__(self, start):
+        self.fleet = SimpleNamespace(start=start)
+        self.closed = False
+
+    async def close(self):
+        self.closed = True
 
 
 @pytest.fixture
@@ -21,18 +35,25 @@ def coordinator(tmp_path):
     return Coordinator(environment, parse_run(yaml.safe_load(QUICKSTART.read_text())))
 
 
-def test_what_the_watchdog_is_told(coordinator):
-    """Time without a step runs only while it trains: loading and the last evaluations have their own deadlines."""
-    for phase in ("starting", "warmStart"):
-        coordinator.on_phase(phase, "")
-        assert coordinator.progress(0).still_seconds is None
-    coordinator.on_phase("training", "")
-    first = coordinator.progress(0).still_seconds
-    assert first is not None
-    assert first >= 0.0
-    values = {"entropy": 0.75, "lag_max": 2.0, "non_finite": 0.0}
-    coordinator.on_step(StepRecord(step=7, time=1.0, attempt=1, compute_gpu_hours=0.5, values=values), [], [])
-    told = coordinator.progress(0)
-    assert [(each.step, each.finite, each.entropy, each.lag) for each in told.vitals] == [(7, True, 0.75, 2.0)]
-    coordinator.on_phase("evaluating", "waiting for the last evaluations")
-    assert coordinator.progress(0).still_seconds is None
+def test_a_stop_before_the_training_cancels_the_start(coordinator, monkeypatch):
+    """There is nothing to save yet, and a start may take minutes."""
+
+    async def start():
+        coordinator.stop()
+        await asyncio.Event().wait()
+
+    parts = Closing(start)
+    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    assert asyncio.run(coordinator.run_attempt()) == "Stopped"
+    assert parts.closed
+
+
+def test_a_failed_start_closes_the_parts(coordinator, monkeypatch):
+    async def start():
+        raise TrainerLost("rank 1")
+
+    parts = Closing(start)
+    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    with pytest.raises(TrainerLost):
+        asyncio.run(coordinator.run_attempt())
+    assert parts.closed

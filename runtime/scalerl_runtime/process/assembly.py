@@ -1,0 +1,200 @@
+"""Builds the parts of an attempt from the run's spec: storage, model, data, verifier, fleet, pool, pipeline. I/O."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalerl_api import RLRun
+from scalerl_api.recipe import Recipe
+from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
+from scalerl_runtime.actors.fleet import Fleet
+from scalerl_runtime.actors.options import Environment, build_fleet_options, context_tokens
+from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.data.datasets import Data, load_data
+from scalerl_runtime.data.demonstrations import load_demonstrations
+from scalerl_runtime.data.scratch_model import make_scratch_model
+from scalerl_runtime.deadlines import within
+from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.interfaces import PipelineDeps
+from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.run_state import Journals
+from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
+from scalerl_runtime.loop.warm_start import WarmStart
+from scalerl_runtime.rewards.verifier import Verifier, make_verifier
+from scalerl_runtime.storage.checkpoint import CheckpointStore
+from scalerl_runtime.storage.cost import CostFile
+from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.types import Prompt
+
+log = logging.getLogger(__name__)
+
+SCRATCH_MODEL = "model-start"
+MAX_BAD_ROWS_LOGGED = 10
+
+
+@dataclass(frozen=True)
+class AttemptInputs:
+    """What an attempt is started with."""
+
+    environment: Environment
+    run: RLRun
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The run folder: what outlives an attempt."""
+
+    journals: Journals
+    checkpoints: CheckpointStore
+    cost: CostFile
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an attempt works with. Ray is not started yet, and the pool has no running generator."""
+
+    tokenizer: Any
+    data: Data
+    verifier: Verifier
+    fleet: Fleet
+    pool: Pool
+
+    async def close(self) -> None:
+        """End every process and task of the attempt."""
+        await self.pool.close()
+        await self.fleet.stop()
+        self.verifier.close()
+
+
+def open_storage(environment: Environment, run: RLRun) -> Storage:
+    """Open the run's journals, checkpoints and cost; nothing is written."""
+    folder = environment.folder
+    return Storage(
+        journals=Journals(
+            metrics=Journal(folder / METRICS_FILE),
+            evals=Journal(folder / EVALS_FILE),
+            ledger=Journal(folder / LEDGER_FILE),
+        ),
+        checkpoints=CheckpointStore(Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep),
+        cost=CostFile(folder),
+    )
+
+
+async def build_parts(inputs: AttemptInputs) -> Parts:
+    """Load the model's tokenizer and the data, start the verifier, and build fleet and pool.
+
+    Raises InvalidRun, DataUnavailable, VerifierLost, SandboxUnavailable, DeadlineExceeded.
+    """
+    run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
+    model = await within(seconds, "making the model", asyncio.to_thread(_prepare_model, inputs))
+    tokenizer = await within(seconds, "loading the tokenizer", asyncio.to_thread(_load_tokenizer, model))
+    loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed)
+    data = await within(seconds, "loading the data", loading)
+    for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
+        log.warning("bad row left out: %s", fault)
+    fleet_options = build_fleet_options(run, inputs.recipe, model, num_cpus=os.cpu_count() or 1)
+    pool_options = _build_pool_options(inputs, tokenizer)
+    # The verifier's processes start last: an error above leaves none of them behind.
+    verifier = await within(seconds, "starting the verifier", asyncio.to_thread(make_verifier, run))
+    fleet = Fleet(fleet_options, inputs.environment.cluster)
+    fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
+    slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
+    pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic)
+    return Parts(tokenizer, data, verifier, fleet, pool)
+
+
+def _prepare_model(inputs: AttemptInputs) -> str:
+    """The model's folder or hub id; a scratch model is made once and kept for later attempts."""
+    spec = inputs.run.spec.model
+    if spec.source != "scratch":
+        return spec.source
+    assert spec.scratch is not None, "validation requires its sizes"
+    folder = inputs.environment.folder / SCRATCH_MODEL
+    if not folder.exists():
+        tokens = context_tokens(inputs.recipe)
+        make_scratch_model(folder, spec.scratch, context_tokens=tokens, seed=inputs.run.spec.seed)
+    return str(folder)
+
+
+def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
+    spec, recipe = inputs.run.spec, inputs.recipe
+    return PoolOptions(
+        recipe=recipe,
+        pace=build_pace(recipe),
+        tags=Tags(*(_encode(tokenizer, text) for text in ("<think>", "</think>", recipe.length.phrase))),
+        seed=spec.seed,
+        generate_seconds=spec.deadlines.generate_seconds,
+        start_seconds=spec.deadlines.start_seconds,
+        max_sequences=spec.generator.max_sequences,
+        devices=max(1, spec.generator.gpus_per_replica),
+    )
+
+
+def start_generators(parts: Parts) -> None:
+    """Start the generators in the background: a fixed number, or as many as the cluster has places for."""
+    for slot in parts.pool.slots.values():
+        parts.pool.start_slot(slot)
+    if parts.fleet.cluster is not None:
+        parts.pool.follow(parts.fleet.count_places)
+
+
+def build_warm_start(
+    inputs: AttemptInputs,
+    parts: Parts,
+    quadratic: float,
+    *,
+    save: Callable[[int], Awaitable[None]],
+    tell: Callable[[str], None],
+) -> WarmStart:
+    """The supervised stage. Raises InvalidRun or DataUnavailable on its demonstrations."""
+    rng = np.random.default_rng(inputs.run.spec.seed)
+    source = load_demonstrations(inputs.run, parts.tokenizer, parts.data, rng)
+    return WarmStart(run=inputs.run, fleet=parts.fleet, source=source, quadratic=quadratic, save=save, tell=tell)
+
+
+def build_pipeline_deps(
+    inputs: AttemptInputs, storage: Storage, parts: Parts, *, trainer_clock: RoleClock, quadratic: float
+) -> PipelineDeps:
+    """What the pipeline works with."""
+    return PipelineDeps(
+        run=inputs.run,
+        recipe=inputs.recipe,
+        pace=parts.pool.options.pace,
+        data=parts.data,
+        fleet=parts.fleet,
+        pool=parts.pool,
+        store=storage.checkpoints,
+        journals=storage.journals,
+        trainer_clock=trainer_clock,
+        quadratic=quadratic,
+        attempt=inputs.environment.attempt,
+    )
+
+
+@dataclass(frozen=True)
+class _ThreadedGrader:
+    """The verifier behind an awaitable. The verifier itself logs its failures; each means no reward."""
+
+    verifier: Verifier
+
+    async def __call__(self, prompt: Prompt, text: str) -> float | None:
+        verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
+        return verdict.reward
+
+
+def _load_tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,150 @@
+"""Reports an attempt: `/v1/progress`, the metrics, the termination message, the cost on disk. I/O."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scalerl_api.wire import (
+    SERIES_EARLIER,
+    SERIES_PHASE,
+    SERIES_SPENT,
+    Checkpoint,
+    EvalPoint,
+    Phase,
+    Progress,
+    StepRecord,
+    Termination,
+)
+from scalerl_runtime.process.live_state import ROLES, LiveState, StartPoint
+from scalerl_runtime.process.metrics import Publisher
+from scalerl_runtime.process.vitals import Vitals
+from scalerl_runtime.storage.checkpoint import RunState
+from scalerl_runtime.storage.cost import CostFile
+
+
+@dataclass(frozen=True)
+class ReportIdentity:
+    """The names under which an attempt reports."""
+
+    run: str
+    attempt: int
+
+
+class ProgressReporter:
+    """The pipeline's Observer: keeps what happened last and publishes it."""
+
+    def __init__(self, identity: ReportIdentity, live: LiveState, cost: CostFile, evals: Sequence[EvalPoint]):
+        """`evals`: those of earlier attempts, oldest first."""
+        self._identity = identity
+        self._live = live
+        self._cost = cost
+        self._evals = list(evals)
+        self._publisher = Publisher()
+        self._vitals = Vitals(time.monotonic)
+        self._phase: Phase = "starting"
+        self._detail = ""
+        self._latest: StepRecord | None = None
+        self._checkpoint: Checkpoint | None = None
+        for role in ROLES:
+            self._publisher.set_labelled(SERIES_EARLIER, role, cost.before.get(role, 0.0))
+        self._publish_evals(self._evals)
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def on_resume(self, newest: tuple[Path, RunState] | None) -> None:
+        """The checkpoints are read: `newest` is the one to resume from. From now on step and compute are known."""
+        if newest is None:
+            self._live.start = StartPoint()
+            return
+        path, state = newest
+        self._live.start = StartPoint(state.step, state.compute_gpu_hours)
+        self._set_checkpoint(state.step, path.stat().st_mtime, path)
+
+    def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
+        """See `Observer`."""
+        self._latest = record
+        self._cost.save(self._live.device_seconds())
+        self._vitals.add(record)
+        self._publisher.set(record.values)
+        self._publisher.observe_lags(lags)
+        for name, bucket, value in split:
+            self._publisher.set_labelled(name, bucket, value)
+        if self._phase != "stopping":
+            self.on_phase("training", "")
+
+    def on_eval(self, points: Sequence[EvalPoint]) -> None:
+        """See `Observer`."""
+        self._evals.extend(points)
+        self._publish_evals(points)
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """See `Observer`."""
+        self._set_checkpoint(step, time.time(), path)
+
+    def on_phase(self, phase: str, detail: str) -> None:
+        """See `Observer`."""
+        self._phase, self._detail = phase, detail  # type: ignore[assignment] # a Phase by contract
+        if phase == "training":
+            self._vitals.move()
+
+    def _set_checkpoint(self, step: int, when: float, path: Path) -> None:
+        self._checkpoint = Checkpoint(step=step, time=when, path=str(path))
+        self._publisher.set({"checkpoint_step": step})
+
+    def _publish_evals(self, points: Sequence[EvalPoint]) -> None:
+        self._publisher.show_evals(self._evals)
+        for point in points:
+            self._publisher.set_labelled("pass_rate", point.dataset, point.pass_rate)
+            self._publisher.set_labelled("pass_rate_standard_error", point.dataset, point.standard_error)
+
+    # -- reports ---------------------------------------------------------------------------------------------------
+
+    def progress(self, since: int) -> Progress:
+        """Body of `/v1/progress`, with the evaluations from index `since` on."""
+        live = self._live
+        return Progress(
+            run=self._identity.run,
+            attempt=self._identity.attempt,
+            phase=self._phase,
+            detail=self._detail,
+            step=live.step,
+            version=live.version,
+            compute_gpu_hours=live.compute_gpu_hours,
+            gpu_seconds=self._cost.total(live.device_seconds()),
+            idle_fraction=live.idle_fractions(),
+            generators_ready=live.generators_ready,
+            generator_restarts=live.counters.restarts,
+            latest=self._latest,
+            vitals=self._vitals.steps,
+            still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
+            evals=[point for point in self._evals if point.index >= since],
+            checkpoint=self._checkpoint,
+            time=time.time(),
+        )
+
+    def render_metrics(self) -> bytes:
+        """Body of `/metrics`."""
+        live, publisher = self._live, self._publisher
+        for (role, phase), spent in live.device_seconds_by_phase().items():
+            publisher.raise_to(SERIES_SPENT, spent, role, phase)
+        publisher.choose(SERIES_PHASE, self._phase)
+        if live.start is not None:
+            publisher.set({"step": live.step, "compute_gpu_hours": live.compute_gpu_hours})
+        if live.pool is not None:
+            publisher.set({"version": live.version, "generators_ready": live.generators_ready})
+            publisher.raise_to("generator_restarts_total", live.counters.restarts)
+            publisher.raise_to("forced_mismatches_total", live.counters.forced_mismatches)
+            publisher.raise_to("verifier_failures_total", live.counters.excluded)
+        return publisher.render()
+
+    def termination(self, reason: Literal["Finished", "Stopped", "Retry", "Failed"], error: str) -> Termination:
+        """The termination message of an attempt that ends for `reason`."""
+        return Termination(
+            reason=reason,
+            step=self._live.step,
+            checkpoint=self._checkpoint,
+            last_eval=self._evals[-1] if self._evals else None,
+            error=error,
+        )
