@@ -15,9 +15,8 @@ def save_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # gone already, unless something above failed
 
 
 def append_line(path: Path, line: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from scalerl_runtime.deadlines import PeerDied, while_alive
+from scalerl_runtime.deadlines import while_alive
 from scalerl_runtime.types import Ints, Sample, Sampling
 from scalerl_runtime.weights.buckets import Bucket, Transport
 
@@ -137,15 +137,12 @@ class Generator:
                 self._rpc(method, *arguments),
                 self._answered(self._engine.update_weight_version(str(update.version))),
             )
-        except PeerDied:
-            raise
-        except Exception:
-            await self._answered(self._engine.update_weight_version(str(self.version)))
-            raise
+            self.version = update.version
         finally:
+            if self.version != update.version and not self._engine.errored:  # it failed, and the core lives
+                await self._answered(self._engine.update_weight_version(str(self.version)))
             if update.kv_cache == "recompute" and not self._engine.errored:
                 await self._answered(self._engine.resume_generation())
-        self.version = update.version
         return clock() - began
 
     async def _rpc(self, method: str, *arguments: object) -> None:

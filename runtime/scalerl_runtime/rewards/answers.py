@@ -8,6 +8,20 @@ from scalerl_runtime.data.prompts import END_THINK, THINK, parse_entry_answer
 
 PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text
+# What reasoning_gym's scorers raise for an answer of another form than they expect: they call int(), index, unpack,
+# compute and evaluate what the answer holds. Any other exception is the verifier's own failure: no reward.
+SCORER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    RuntimeError,  # RecursionError and NotImplementedError too
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 RIGHT_SCORE = 1.0 - 1e-6  # reasoning_gym gives parts of 1 for near misses; only the whole counts
 
 
@@ -60,7 +74,7 @@ def is_right_entry(answer: str, reference: str) -> bool:
     score, record, solution = _find_scorer(reference)
     try:
         return score(answer, record) >= RIGHT_SCORE
-    except Exception:  # noqa: BLE001  # a scorer that can judge the solution was broken by the answer: it is wrong
+    except SCORER_ERRORS:  # a scorer that can grade the solution failed because of the answer: the answer is wrong
         if solution is None or score(solution, record) < RIGHT_SCORE:
             raise
         return False

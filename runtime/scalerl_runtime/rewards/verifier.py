@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Protocol
@@ -91,11 +91,10 @@ def make_verifier(run: RLRun) -> Verifier:
         sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
         return Verifier(SandboxBackend(sandbox, num_judges), whole=False)
     pool = VerifierPool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_judges=num_judges)
-    try:
+    with ExitStack() as on_failure:
+        on_failure.callback(pool.close)
         pool.start()
-    except BaseException:
-        pool.close()
-        raise
+        on_failure.pop_all()
     return Verifier(pool, whole=spec.verifier.startswith("python:"))
 
 

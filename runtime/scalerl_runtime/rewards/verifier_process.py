@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from numbers import Real
+from typing import TypeVar
 
 from scalerl_runtime.rewards.answers import is_right_entry, is_right_mathematics
 
+T = TypeVar("T")
 # (prompt, answer or completion, reference) -> the reward, or what a user's function returned instead
 VerifyFunction = Callable[[str, str, str], object]
 
@@ -31,10 +33,9 @@ def main(arguments: list[str]) -> None:
     connection = Connection(int(descriptor))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a user's print goes to the log
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that time is not limited; the parent does it
-    try:
-        judge = load_judge(verifier)
-    except Exception as error:  # noqa: BLE001  # a process's top: whatever a user's module raises is told to the parent
-        connection.send_bytes(json.dumps({"invalid": f"{type(error).__name__}: {error}"}).encode())
+    judge, error = call_user_code(lambda: load_judge(verifier))
+    if judge is None:
+        connection.send_bytes(json.dumps({"invalid": error}).encode())
         return
     connection.send_bytes(json.dumps({"ready": True}).encode())
     while True:
@@ -70,10 +71,16 @@ def load_judge(verifier: str) -> VerifyFunction:
 
 def judge_question(judge: VerifyFunction, question: list[str]) -> dict[str, float | str]:
     """Return `reward`, or `error` if there is none to be had."""
+    reward, error = call_user_code(lambda: parse_reward(judge(*question)))
+    return {"error": error} if reward is None else {"reward": reward}
+
+
+def call_user_code(call: Callable[[], T]) -> tuple[T | None, str]:
+    """Return what `call` returns, or None and its exception as text: a user's module may raise anything."""
     try:
-        return {"reward": parse_reward(judge(*question))}
-    except Exception as error:  # noqa: BLE001  # a process's top: the failure is the answer
-        return {"error": f"{type(error).__name__}: {error}"}
+        return call(), ""
+    except Exception as error:  # noqa: BLE001  # this process's top: the parent receives the error and records it
+        return None, f"{type(error).__name__}: {error}"
 
 
 def parse_reward(returned: object) -> float:

@@ -24,7 +24,8 @@ class NcclSender:
 
     def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
         """Broadcast the parameters in `flats`, which lie on this device. Raises RuntimeError at the deadline."""
-        failure: list[BaseException] = []
+        failures: list[RuntimeError] = []
+        is_sent = threading.Event()
 
         def broadcast() -> None:
             try:
@@ -37,8 +38,9 @@ class NcclSender:
                     buffer_size_bytes=PACKED_BUFFER_BYTES,
                     num_buffers=PACKED_BUFFERS,
                 )
-            except BaseException as error:  # noqa: BLE001 # raised again in the caller's thread
-                failure.append(error)
+                is_sent.set()
+            except RuntimeError as error:  # what torch and vLLM's NCCL wrapper raise; raised again by the caller
+                failures.append(error)
 
         thread = threading.Thread(target=broadcast, name="nccl-send", daemon=True)
         thread.start()
@@ -46,8 +48,10 @@ class NcclSender:
         if thread.is_alive():
             self.close()  # aborts the communicator, which lets the thread go
             raise RuntimeError(f"an engine did not take part in the broadcast for {self._timeout_seconds:g} s")
-        if failure:
-            raise RuntimeError(f"the broadcast failed: {failure[0]}") from failure[0]
+        if failures:
+            raise RuntimeError(f"the broadcast failed: {failures[0]}") from failures[0]
+        if not is_sent.is_set():
+            raise RuntimeError("the broadcast failed: its thread's traceback is in the log")
 
     def close(self) -> None:
         """Abort the communicator; vLLM does that in a thread of its own, with a timeout."""
