@@ -1,6 +1,6 @@
-"""The actuator for a cluster: what is seen of a run, and carrying a plan out. I/O.
+"""The actuator for a cluster: observe a run from the informer cache, apply a plan through the API server. I/O.
 
-Sights come from the watch caches; nothing is read from the API server to look at a run.
+Observing reads no object from the API server.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import yaml
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
-from scalerl_operator.controller.curve_config_map import Archive
+from scalerl_operator.controller.curve_config_map import CurveConfigMaps
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
@@ -41,79 +41,80 @@ log = logging.getLogger(__name__)
 
 
 class NotLeading(Exception):
-    """Another replica leads, or may do so by now: nothing may be written."""
+    """Another replica leads, or may lead by now: this one must not write."""
 
 
 class Cluster(Protocol):
-    """What the reconciler works on."""
+    """The cluster as the reconciler sees it."""
 
     def observe(self, key: Key) -> Snapshot | None:
-        """Return everything of one run as of now; None if it is gone."""
+        """Return the current snapshot of a run; None if it is deleted."""
 
     async def apply(self, snapshot: Snapshot, plan: PodPlan) -> None:
-        """Carry `plan` out."""
+        """Apply `plan`."""
 
 
 @dataclass(frozen=True)
 class ApplyDeps:
-    """What the operator acts with."""
+    """Everything from outside that applying a plan needs."""
 
     options: PodOptions
     token_key: bytes
-    """From it the runs' tokens are derived: no Secret has to be read."""
+    """Tokens of runs are derived from it, so the operator reads no Secret."""
     is_leading: Callable[[], bool]
     """Whether this replica holds the lease, by its own clock."""
     now: Callable[[], datetime]
 
 
 def derive_token(token_key: bytes, uid: str) -> str:
-    """Return the token that guards /v1 of the run's coordinator. Without the key nobody can tell it from the uid."""
+    """Return the token that guards /v1 of the run's coordinator; the uid alone does not reveal it."""
     return hmac.new(token_key, uid.encode(), hashlib.sha256).hexdigest()
 
 
 @dataclass
 class _Written:
-    """What this operator has written of a run."""
+    """The writes that this operator has made for a run."""
 
     uid: str
     status_time: datetime | None = None
     common: dict[str, str] = field(default_factory=dict)
-    """Digest of each shared object that was made, by kind."""
+    """Kind -> digest of the shared object that was created or applied."""
 
 
 class KubeCluster:
-    """A real cluster, or whatever speaks its API."""
+    """A cluster behind the Kubernetes API."""
 
-    def __init__(self, kube: KubeClient, store: InformerCache, coordinators: ProgressPoller, deps: ApplyDeps):
+    def __init__(self, kube: KubeClient, store: InformerCache, poller: ProgressPoller, deps: ApplyDeps):
         self._kube = kube
         self._store = store
-        self._poller = coordinators
+        self._poller = poller
         self._deps = deps
-        self._archive = Archive(kube)
+        self._curves = CurveConfigMaps(kube)
         self._written: dict[Key, _Written] = {}
 
     def observe(self, key: Key) -> Snapshot | None:
-        """Return everything of one run as of now; None if it is gone."""
+        """Return the current snapshot of a run; None if it is deleted."""
         run = self._store.run(key)
         if run is None:
             self._written.pop(key, None)
             self._poller.forget(key)
-            self._archive.forget(key)
+            self._curves.forget(key)
             self._store.forget(key)
             return None
         return Snapshot(run, self._store.pods(run), self._poller.told(run))
 
     async def apply(self, snapshot: Snapshot, plan: PodPlan) -> None:
-        """Carry `plan` out. Raises KubeError, NotLeading.
+        """Apply `plan`. Raises KubeError, NotLeading.
 
-        The status comes before pods, for it holds the intention; the curve before a status by which the run is over.
+        The status is written before pods change, since it records the intent. The curve is written before a status that
+        ends the run.
         """
         written = self._written.get(snapshot.run.key)
         if written is None or written.uid != snapshot.run.uid:
             written = self._written[snapshot.run.key] = _Written(snapshot.run.uid)
         try:
             if plan.status is not None:
-                await self._keep_curve(snapshot)
+                await self._store_curve(snapshot)
                 await self._write_status(snapshot.run, plan.status, written)
             if plan.changes:
                 await self._change(snapshot, plan, written)
@@ -126,7 +127,7 @@ class KubeCluster:
             raise
 
     async def _is_gone(self, run: ObservedRun) -> bool:
-        """Whether the run itself is what was not found."""
+        """Whether the 404 was about the run itself."""
         found = await find_object(self._kube, RUNS, *run.key)
         return found is None or bool(found["metadata"]["uid"] != run.uid)
 
@@ -134,13 +135,13 @@ class KubeCluster:
         if not self._deps.is_leading():
             raise NotLeading
 
-    async def _keep_curve(self, snapshot: Snapshot) -> None:
-        if snapshot.run.run is not None and self._archive.is_due(snapshot):
+    async def _store_curve(self, snapshot: Snapshot) -> None:
+        if snapshot.run.run is not None and self._curves.is_due(snapshot):
             self._check_leading()
             try:
-                await self._archive.keep(snapshot, Owner(snapshot.run.run, snapshot.run.uid, document="", token=""))
+                await self._curves.save(snapshot, Owner(snapshot.run.run, snapshot.run.uid, document="", token=""))
             except NotOurs as error:
-                await self._tell_refusal(snapshot.run, error)
+                await self._report_refusal(snapshot.run, error)
 
     async def _write_status(self, run: ObservedRun, status: RLRunStatus, written: _Written) -> None:
         now = self._deps.now()
@@ -153,12 +154,12 @@ class KubeCluster:
             stored = await self._kube.apply(RUNS, document, "status")
             written.status_time = now
             self._store.put_run(parse_observed_run(stored, run))
-            for happening in list_events(run.status, status):
-                await self._tell(run, happening)
+            for event in list_events(run.status, status):
+                await self._emit(run, event)
         await self._annotate(run, wanted_annotations(status))
 
     async def _annotate(self, run: ObservedRun, wanted: dict[str, str]) -> None:
-        """Make our annotations be `wanted` and nothing else. Merged: null takes one away, whoever has written it."""
+        """Set our annotations to `wanted`. A merge patch: null removes one, whoever wrote it."""
         if {name: text for name, text in run.annotations.items() if name in FORECAST_ANNOTATIONS} != wanted:
             self._check_leading()
             annotations = {name: wanted.get(name) for name in FORECAST_ANNOTATIONS}
@@ -173,7 +174,7 @@ class KubeCluster:
         tasks = [self._one(snapshot.run, owner, change) for change in plan.changes if not _is_coordinators(change)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
         for change in plan.changes:
-            if _is_coordinators(change):  # its pod says that all others were made
+            if _is_coordinators(change):  # created last: its existence proves that all members were created
                 await self._one(snapshot.run, owner, change)
 
     async def _one(self, run: ObservedRun, owner: Owner | None, change: Create | Delete) -> None:
@@ -184,12 +185,12 @@ class KubeCluster:
             case Delete():
                 await self._delete(run, change)
 
-    def _owner(self, seen: ObservedRun, run: RLRun) -> Owner:
-        document = yaml.safe_dump(seen.document, sort_keys=False, allow_unicode=True, width=120)
-        return Owner(run, seen.uid, document, derive_token(self._deps.token_key, seen.uid))
+    def _owner(self, observed: ObservedRun, run: RLRun) -> Owner:
+        document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
+        return Owner(run, observed.uid, document, derive_token(self._deps.token_key, observed.uid))
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
-        """Make what the pods share, unless this operator has done so with the same words."""
+        """Create or apply the shared objects whose digest has changed since this operator last wrote them."""
         tasks = [self._share_one(run, each, written) for each in build_common(owner, self._deps.options)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
 
@@ -201,23 +202,23 @@ class KubeCluster:
         try:
             await make_child(self._kube, document, is_known=kind in written.common or _has_begun(run))
         except KubeError as error:
-            await self._tell_refusal(run, error)
+            await self._report_refusal(run, error)
             raise
         written.common[kind] = digest
 
     async def _create(self, run: ObservedRun, owner: Owner, change: Create) -> None:
-        """Make a pod. Not applied: that would change one of the same name that is on its way out."""
+        """Create a pod. An apply would change a terminating pod of the same name."""
         pod = build_pod(owner, change.place, change.attempt, self._deps.options)
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:
-            await self._tell_refusal(run, error)
+            await self._report_refusal(run, error)
             raise
 
-    async def _tell_refusal(self, run: ObservedRun, error: KubeError) -> None:
-        """Quota, policy, what the API server finds invalid, a name that is taken: a person must do something."""
+    async def _report_refusal(self, run: ObservedRun, error: KubeError) -> None:
+        """Emit an event for what only a person can mend: quota, policy, an invalid object, a name that is taken."""
         if isinstance(error, NotOurs) or error.status in (403, 422):
-            await self._tell(run, Event("FailedCreate", str(error)[:1000], "Warning"))
+            await self._emit(run, Event("FailedCreate", str(error)[:1000], "Warning"))
 
     def _put(self, document: Json) -> None:
         pod = parse_observed_pod(document)
@@ -235,12 +236,12 @@ class KubeCluster:
                 raise
             self._drop(run, change)
             return
-        # Of a pod that was on its way out already the answer has no version; the watch tells of that.
+        # For a pod that was terminating already the answer has no resourceVersion; the watch delivers that update.
         if found.get("kind") == "Pod" and {"deletionTimestamp", "resourceVersion"} <= found["metadata"].keys():
             self._put(found)
 
     def _drop(self, run: ObservedRun, change: Delete) -> None:
-        """The pod is no longer stored: its event was missed."""
+        """Drop the pod from the cache: it is deleted and its watch event was missed."""
         for pod in self._store.pods(run):
             if pod.uid == change.uid:
                 self._store.drop_pod(pod)
@@ -255,19 +256,19 @@ class KubeCluster:
         }
         await self._kube.delete(RUNS, *run.key, options)
 
-    async def _tell(self, run: ObservedRun, happening: Event) -> None:
-        """Make an Event, or count one with the same words. An event that cannot be written is not worth a retry."""
-        name, now = happening.event_name(run.key[1], run.uid), self._deps.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    async def _emit(self, run: ObservedRun, event: Event) -> None:
+        """Create an Event, or increase the count of an equal one. A failed event is logged and not retried."""
+        name, now = event.event_name(run.key[1], run.uid), self._deps.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             try:
-                await self._kube.create(EVENTS, _event(run, happening, name, now))
+                await self._kube.create(EVENTS, _event(run, event, name, now))
             except KubeError as error:
                 if error.status != 409:
                     raise
                 count = (await self._kube.get(EVENTS, run.key[0], name)).get("count", 1)
                 await self._kube.merge(EVENTS, run.key[0], name, {"count": count + 1, "lastTimestamp": now})
         except KubeError as error:
-            log.warning("%s/%s: event %s is lost: %s", *run.key, happening.reason, error)
+            log.warning("%s/%s: event %s is lost: %s", *run.key, event.reason, error)
 
 
 def _is_coordinators(change: Create | Delete) -> bool:
@@ -275,7 +276,7 @@ def _is_coordinators(change: Create | Delete) -> bool:
 
 
 def _has_begun(run: ObservedRun) -> bool:
-    """Whether a coordinator's pod was ever seen: what pods share is made before it."""
+    """Whether a coordinator's pod was ever observed: shared objects are created before it."""
     return run.status is not None and any(each.seen for each in run.status.attempts)
 
 
@@ -287,20 +288,20 @@ def _raise_first(results: Sequence[object]) -> None:
 
 
 def _head(run: ObservedRun) -> Json:
-    """The run as the object of an apply; with its uid, so that a new run of the same name is not taken for it."""
+    """The run as the object of an apply; its uid makes an apply to a new run of the same name fail."""
     metadata: Json = {"name": run.key[1], "namespace": run.key[0], "uid": run.uid}
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata}
 
 
-def _event(run: ObservedRun, happening: Event, name: str, now: str) -> Json:
+def _event(run: ObservedRun, event: Event, name: str, now: str) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": run.key[0]},
         "involvedObject": reference(run.key, run.uid),
-        "type": happening.kind,
-        "reason": happening.reason,
-        "message": happening.message,
+        "type": event.kind,
+        "reason": event.reason,
+        "message": event.message,
         "count": 1,
         "firstTimestamp": now,
         "lastTimestamp": now,
@@ -313,12 +314,12 @@ def _event(run: ObservedRun, happening: Event, name: str, now: str) -> Json:
 async def load_store(
     kube: KubeClient, store: InformerCache, namespaces: Sequence[str | None], selector: str
 ) -> set[Key]:
-    """Bring the caches to what is stored now; return the runs of which something was news. Raises KubeError."""
-    news: set[Key] = set()
+    """List all runs and pods into the cache; return the runs that changed. Raises KubeError."""
+    changed: set[Key] = set()
     for namespace in namespaces:
         runs, version = await kube.gather(
             RUNS, namespace, keep=lambda each: parse_observed_run(each, store.run(run_key(each)))
         )
         pods, _ = await kube.gather(PODS, namespace, selector, keep=parse_observed_pod)
-        news |= store.reconcile_lists(runs, [pod for pod in pods if pod is not None], version, namespace)
-    return news
+        changed |= store.reconcile_lists(runs, [pod for pod in pods if pod is not None], version, namespace)
+    return changed

@@ -1,6 +1,6 @@
 """Stores a run's curve in a ConfigMap that the run owns, so that a report needs no coordinator and no token. I/O.
 
-The ConfigMap is read before it is written: an operator that has just started does not know what the last one kept.
+The ConfigMap is read before it is written: an operator that has just started does not know what the last one stored.
 """
 
 import logging
@@ -22,29 +22,29 @@ CONFIG_MAPS = CHILDREN["ConfigMap"]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What this operator has kept of a run."""
+class _StoredMark:
+    """The history that this operator has stored for a run."""
 
     uid: str
     mark: int
 
 
-class Archive:
-    """The curves' keeper. A write for each evaluation, none for anything else."""
+class CurveConfigMaps:
+    """The ConfigMaps of all curves: one write for each evaluation, none for anything else."""
 
     def __init__(self, kube: KubeClient):
         self._kube = kube
-        self._kept: dict[Key, _Kept] = {}
+        self._stored: dict[Key, _StoredMark] = {}
 
     def is_due(self, snapshot: Snapshot) -> bool:
-        """Whether something was measured that is not kept."""
+        """Whether an evaluation is not stored yet."""
         evals = _evals(snapshot)
-        return bool(evals) and self._kept.get(snapshot.run.key) != _Kept(snapshot.run.uid, _mark(evals))
+        return bool(evals) and self._stored.get(snapshot.run.key) != _StoredMark(snapshot.run.uid, _mark(evals))
 
-    async def keep(self, snapshot: Snapshot, owner: Owner) -> None:
-        """Add what was measured. A curve that cannot be written is tried again later, and never holds up the run.
+    async def save(self, snapshot: Snapshot, owner: Owner) -> None:
+        """Store new evaluations. A failed write is retried later and never delays the run.
 
-        Raises NotOurs where somebody else's object has its name, once for each evaluation.
+        Raises NotOurs, once for each evaluation, if an object of another owner has the name.
         """
         evals, progress = _evals(snapshot), snapshot.told.progress
         try:
@@ -55,15 +55,15 @@ class Archive:
             if data != before:
                 await self._write(build_curve(owner, data), stored)
         except NotOurs:
-            self._kept[snapshot.run.key] = _Kept(snapshot.run.uid, _mark(evals))
+            self._stored[snapshot.run.key] = _StoredMark(snapshot.run.uid, _mark(evals))
             raise
         except KubeError as error:
-            log.warning("%s/%s: its curve is not kept yet: %s", *snapshot.run.key, error)
+            log.warning("%s/%s: its curve is not stored yet: %s", *snapshot.run.key, error)
         else:
-            self._kept[snapshot.run.key] = _Kept(snapshot.run.uid, _mark(evals))
+            self._stored[snapshot.run.key] = _StoredMark(snapshot.run.uid, _mark(evals))
 
     async def _write(self, document: Json, stored: Json | None) -> None:
-        """Write over what was read and nothing else."""
+        """Write over the object that was read; fail if another has replaced it."""
         if stored is None:
             await self._kube.create(CONFIG_MAPS, document)
         else:
@@ -71,11 +71,11 @@ class Archive:
             await self._kube.apply(CONFIG_MAPS, {**document, "metadata": head})
 
     def forget(self, key: Key) -> None:
-        """The run is gone."""
-        self._kept.pop(key, None)
+        """Drop a deleted run."""
+        self._stored.pop(key, None)
 
     async def _read(self, snapshot: Snapshot) -> Json | None:
-        """Return what is stored of this run. Raises NotOurs: what an earlier run of the name has left is not its."""
+        """Return the stored object of this run. Raises NotOurs for one that an earlier run of the name has left."""
         name = curve_name(snapshot.run.key[1])
         stored = await find_object(self._kube, CONFIG_MAPS, snapshot.run.key[0], name)
         if stored is None:
@@ -91,5 +91,5 @@ def _evals(snapshot: Snapshot) -> tuple[EvalPoint, ...]:
 
 
 def _mark(evals: tuple[EvalPoint, ...]) -> int:
-    """Tells one history from another."""
+    """A hash that differs between two histories."""
     return hash(tuple((point.dataset, point.step, point.attempt) for point in evals))

@@ -1,4 +1,4 @@
-"""The operator's HTTP: liveness, readiness, metrics. I/O; what is alive and ready is decided by functions of values."""
+"""The operator's HTTP: liveness, readiness, metrics. I/O; pure functions decide what is alive and ready."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,36 +8,36 @@ from aiohttp import web
 
 from scalerl_api.wire import PATH_HEALTH, PATH_METRICS, PATH_READY
 
-BEAT_SECONDS = 30.0  # a loop that has not turned for so long is dead
+HEARTBEAT_SECONDS = 30.0  # the lease loop is dead after so long without a heartbeat
 WORKER_SECONDS = 150.0  # every worker may be in a pass that waits for the API server; a pass ends after 60 s
 WATCH_SECONDS = 1200.0  # four whole lists have failed; the alert comes earlier, for a restart seldom helps
 
 
 @dataclass(frozen=True)
 class HealthSignals:
-    """When the parts of a replica last showed that they live, in seconds of one monotonic clock."""
+    """Heartbeats of a replica's parts, in seconds of one monotonic clock."""
 
     lease: float
-    """The lease was looked at."""
+    """The lease was read or renewed."""
     workers: float | None = None
-    """A worker looked for work; None while this replica does not work on runs."""
+    """A worker polled the queue; None while this replica does not reconcile."""
     watches: float | None = None
-    """A watch told something, or whole lists were read; None while it does not watch."""
+    """A watch delivered an event, or a resync ended; None while this replica does not watch."""
 
 
-def find_dead(signs: HealthSignals, now: float) -> str:
-    """Return what of the replica is dead; empty if nothing is."""
+def find_dead(signals: HealthSignals, now: float) -> str:
+    """Return the dead parts of the replica as text; empty if all are alive."""
     parts = (
-        ("nobody looks at the lease", signs.lease, BEAT_SECONDS),
-        ("no worker looks for work", signs.workers, WORKER_SECONDS),
-        ("nothing is heard of the watches", signs.watches, WATCH_SECONDS),
+        ("the lease loop has no heartbeat", signals.lease, HEARTBEAT_SECONDS),
+        ("no worker polls the queue", signals.workers, WORKER_SECONDS),
+        ("the watches deliver nothing", signals.watches, WATCH_SECONDS),
     )
     dead = [text for text, last, limit in parts if last is not None and now - last > limit]
     return "; ".join(dead)
 
 
 def find_unready(*, is_leading: bool, is_synced: bool) -> str:
-    """Return why the replica is not ready; empty if it is. A standby is ready when it could take over."""
+    """Return why the replica is not ready; empty if it is. A standby is always ready: it can take over."""
     return "the caches are not filled" if is_leading and not is_synced else ""
 
 
@@ -47,7 +47,7 @@ async def start_health(
     """Serve on all addresses; `runner.cleanup()` ends it. Port 0 lets the kernel choose.
 
     Args:
-        dead, unready: return why not, or nothing.
+        dead, unready: return the reason, or an empty text.
         render: called in another thread.
     """
 

@@ -56,7 +56,7 @@ class LeaseKeeper:
         self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
         self._renewed: float | None = None
         self._clock: Callable[[], float] = time.monotonic
-        self.beat = self._clock()
+        self.heartbeat = self._clock()
         """When the lease was last looked at: a standby's liveness."""
 
     def is_leading(self) -> bool:
@@ -97,7 +97,7 @@ class LeaseKeeper:
 
     async def _look(self) -> bool:
         """Take, renew or leave the lease; return whether this replica leads by it now."""
-        began = self.beat = self._clock()
+        began = self.heartbeat = self._clock()
         try:
             async with asyncio.timeout(self._terms.look):
                 return await self._take_part(began)

@@ -1,6 +1,6 @@
-"""The operator's process: waits for the lease, fills the caches, watches, works; ends when it may not lead. I/O.
+"""The operator's process: acquire the lease, fill the informer cache, watch, reconcile. I/O.
 
-A replica that loses the lease ends its process: whatever was under way ends with it, and it starts anew as a standby.
+A replica that loses the lease exits, and its unfinished work with it; Kubernetes restarts it as a standby.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 WATCH_SECONDS = 60.0  # until all watches have begun
-SWEEP_SECONDS = 300.0  # between whole lists: what a watch has lost is found by then
+RESYNC_SECONDS = 300.0  # between whole lists, which find what a watch has lost
 COALESCE_SECONDS = 1.0  # watches that fall behind do so together, and each begins anew with a list
-RETRY_SECONDS = 2.0  # after a call that was not answered
+RETRY_SECONDS = 2.0  # after a call without an answer
 MIN_KEY_BYTES = 16
 SELECTOR = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
 
@@ -53,7 +53,7 @@ def _now() -> datetime:
 
 
 def main(options: OperatorOptions) -> int:
-    """Run the operator until it is told to end; return 0 then, 1 if it must not go on."""
+    """Run the operator until SIGTERM; return 0 then, 1 if it lost the lease or a part of it failed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = options.token_key_file.read_bytes().strip()
     if len(key) < MIN_KEY_BYTES:
@@ -88,15 +88,15 @@ async def _serve(options: OperatorOptions, key: bytes, isolation: Isolation | No
 
 @dataclass(frozen=True)
 class _Lease:
-    """The election's part of the process."""
+    """The parts of the process that keep the lease."""
 
     loop: LeaseLoop
     kube: KubeClient
-    """A client of its own: the lease must not wait behind a thousand pods."""
+    """A client of its own, so that a renewal does not wait behind a thousand pods."""
     keeper: LeaseKeeper
 
     async def close(self) -> None:
-        """Let another replica lead at once."""
+        """Release the lease, so that another replica can lead at once."""
         await self.loop.run(self.keeper.release())
         await self.loop.run(self.kube.close())
         self.loop.close()
@@ -115,14 +115,14 @@ async def _build_lease(options: OperatorOptions) -> _Lease:
 
 
 class _Replica:
-    """The parts of one process, put together."""
+    """The parts of one operator process."""
 
     def __init__(self, options: OperatorOptions, key: bytes, isolation: Isolation | None, lease: _Lease):
         limits = Limits()
         self._scopes: Sequence[str | None] = options.namespaces or [None]
         self._port = options.http
-        self.gauges = OperatorMetrics()
-        self._kube = KubeClient(load_connection(os.environ), counted=self.gauges.count_write)
+        self.metrics = OperatorMetrics()
+        self._kube = KubeClient(load_connection(os.environ), counted=self.metrics.count_write)
         self._store = InformerCache()
         self._lease, self.keeper = lease, lease.keeper
         deps = PollerDeps(
@@ -132,40 +132,42 @@ class _Replica:
             poll_seconds=options.poll_seconds,
             read=_reader(options),
         )
-        self._poller = ProgressPoller(self._store, self.gauges, deps)
+        self._poller = ProgressPoller(self._store, self.metrics, deps)
         pods = PodOptions(options.image, limits.exit_seconds, isolation)
         apply_deps = ApplyDeps(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._poller, apply_deps)
-        self._reconciler = Reconciler(cluster, self.gauges, limits, _now)
+        self._reconciler = Reconciler(cluster, self.metrics, limits, _now)
         self._synced = False
-        self._watch_sign = self._swept = time.monotonic()
+        self._watch_heartbeat = self._resynced = time.monotonic()
         self._watches_ended, self._listed = asyncio.Event(), asyncio.Event()
         self._watches = Watches(self._on_run, self._on_pod, self._on_list, self._watches_ended.set, options.namespaces)
         self._end_watches: Callable[[], None] = lambda: None
         self._lists = 0
-        """How many the watches have begun."""
+        """Number of lists that the watches have begun."""
 
     async def start_health(self) -> web.AppRunner:
         """Serve liveness, readiness and metrics."""
         return await start_health(
             self._port,
-            dead=lambda: find_dead(self._signs(), time.monotonic()),
+            dead=lambda: find_dead(self._health_signals(), time.monotonic()),
             unready=lambda: find_unready(is_leading=self.keeper.is_leading(), is_synced=self._synced),
             render=self._render,
         )
 
-    def _signs(self) -> HealthSignals:
+    def _health_signals(self) -> HealthSignals:
         if not self._synced:
-            return HealthSignals(self.keeper.beat)
-        return HealthSignals(self.keeper.beat, self._reconciler.beat, max(self._watch_sign, self._swept))
+            return HealthSignals(self.keeper.heartbeat)
+        return HealthSignals(
+            self.keeper.heartbeat, self._reconciler.heartbeat, max(self._watch_heartbeat, self._resynced)
+        )
 
     def _render(self) -> bytes:
-        self.gauges.set_leading(self.keeper.is_leading())
-        self.gauges.watch_age.set(time.monotonic() - max(self._watch_sign, self._swept))
-        return self.gauges.render()
+        self.metrics.set_leading(self.keeper.is_leading())
+        self.metrics.watch_age.set(time.monotonic() - max(self._watch_heartbeat, self._resynced))
+        return self.metrics.render()
 
     async def lead(self, stopping: "asyncio.Task[bool]") -> None:
-        """Do the operator's work until told to stop, or until it may not go on."""
+        """Reconcile until `stopping` is done, or until a part ends."""
         parts = {
             "the lease": self._lease.loop.run(self.keeper.keep()),
             "the watches": self._watches_ended.wait(),
@@ -177,13 +179,13 @@ class _Replica:
             await asyncio.to_thread(self._end_watches)
 
     async def _work(self) -> None:
-        """Fill the caches; then work until a part of it ends."""
+        """Fill the cache; then reconcile until a part ends."""
         await self._load()
-        self._reconciler.beat, self._synced = time.monotonic(), True
+        self._reconciler.heartbeat, self._synced = time.monotonic(), True
         parts = {
             "the workers": self._reconciler.work_forever(),
             "the poller": self._poller.poll_forever(),
-            "the sweeps": self._sweep_forever(),
+            "the resyncs": self._resync_forever(),
         }
         await _run_together(parts)
 
@@ -192,7 +194,7 @@ class _Replica:
         self._listed.set()
 
     def _on_run(self, body: Body, deleted: bool) -> None:
-        self._watch_sign = time.monotonic()
+        self._watch_heartbeat = time.monotonic()
         run = parse_observed_run(body, self._store.run(run_key(body)))
         if deleted:
             self._store.drop_run(run)
@@ -201,17 +203,19 @@ class _Replica:
             self._reconciler.mark(run.key)
 
     def _on_pod(self, body: Body, deleted: bool) -> None:
-        self._watch_sign = time.monotonic()
+        self._watch_heartbeat = time.monotonic()
         pod = parse_observed_pod(body)
         if pod is not None and (self._store.drop_pod(pod) if deleted else self._store.put_pod(pod)):
             self._reconciler.mark(pod.run)
 
     async def _load(self) -> None:
-        """Fill the caches, however long the API server is away. Raises TimeoutError if the watches do not begin.
+        """Fill the cache, however long the API server is away. Raises TimeoutError if the watches do not begin.
 
-        They come first: what is deleted between our lists and theirs, nobody would tell.
+        The watches begin first: neither would report an object that is deleted between our lists and theirs.
         """
-        await _until_answered(self._probe)  # else the deadline below would count an absence of the API server
+        await _retry_until_answered(
+            self._probe
+        )  # so that the deadline below does not count an outage of the API server
         self._end_watches = start_watches(self._watches, asyncio.get_running_loop())
         try:
             async with asyncio.timeout(WATCH_SECONDS):
@@ -221,61 +225,61 @@ class _Replica:
         except TimeoutError:
             begun = f"{self._lists} of {self._watches.count} watches have begun within {WATCH_SECONDS:g} s"
             raise TimeoutError(begun) from None
-        await _until_answered(self._sweep)
+        await _retry_until_answered(self._resync)
 
     async def _probe(self) -> None:
         for namespace in self._scopes:
             await self._kube.probe(RUNS, namespace)
 
-    async def _sweep(self) -> bool:
-        """Read everything that is stored; return whether anything of it was news."""
+    async def _resync(self) -> bool:
+        """List everything; return whether anything differed from the cache."""
         self._listed.clear()
-        news = await load_store(self._kube, self._store, self._scopes, SELECTOR)
-        for key in news:
+        changed = await load_store(self._kube, self._store, self._scopes, SELECTOR)
+        for key in changed:
             self._reconciler.mark(key)
-        self._swept = time.monotonic()
-        return bool(news)
+        self._resynced = time.monotonic()
+        return bool(changed)
 
-    async def _sweep_forever(self) -> None:
-        """Return when the watches are dead: things happen, and nothing was told since the sweep before."""
+    async def _resync_forever(self) -> None:
+        """Return when the watches are dead: a list differs, and no event came since the resync before."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_SECONDS):
+                async with asyncio.timeout(RESYNC_SECONDS):
                     await self._listed.wait()
-            begins_anew, before = self._listed.is_set(), self._swept
-            if begins_anew:
+            watch_restarted, before = self._listed.is_set(), self._resynced
+            if watch_restarted:
                 await asyncio.sleep(COALESCE_SECONDS)
-            has_news = await _until_answered(self._sweep)
-            if has_news and self._watch_sign < before and not begins_anew:
+            has_changed = await _retry_until_answered(self._resync)
+            if has_changed and self._watch_heartbeat < before and not watch_restarted:
                 return
 
     async def close(self) -> None:
-        """Write nothing more; then let another replica lead at once."""
+        """Stop writing; then release the lease."""
         await self._poller.close()
         await self._lease.close()
         await self._kube.close()
 
 
 def _reader(options: OperatorOptions) -> Read | None:
-    """Who reads the Prometheus server; None where none is named."""
+    """The function that queries the Prometheus server; None if none is configured."""
     if options.prometheus_url is None:
         return None
     server = PrometheusClient(options.prometheus_url, options.prometheus_token_file, options.prometheus_ca_file)
     return partial(fetch_reading, server)
 
 
-async def _until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Repeat a call, however long the API server is away."""
+async def _retry_until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Retry a call until the API server answers."""
     while True:
         try:
             return await call()
         except KubeError as error:
-            log.warning("again in %g s: %s", RETRY_SECONDS, error)
+            log.warning("retry in %g s: %s", RETRY_SECONDS, error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _run_together(parts: Mapping[str, Coroutine[None, None, object]], *others: "asyncio.Task[bool]") -> None:
-    """Run all parts until one of them, which is told, or one of `others` ends; then cancel the rest."""
+    """Run all parts until one of them ends, which is logged, or one of `others` does; then cancel the rest."""
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(part, name=name) for name, part in parts.items()]
     try:
         done, _ = await asyncio.wait([*tasks, *others], return_when=asyncio.FIRST_COMPLETED)

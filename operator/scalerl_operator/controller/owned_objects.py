@@ -1,6 +1,6 @@
-"""Makes what a run has beside its pods, and takes over nothing that is not the run's. I/O.
+"""Creates and updates the objects of a run beside its pods; an object of another owner is left alone. I/O.
 
-Nobody has to be let read Secrets for that: whose an object is, the API server is asked by a patch that changes nothing.
+Ownership is checked with a no-op patch, so the operator needs no `get` on Secrets.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError
 from scalerl_operator.resources.names import LABEL_MANAGED_BY, LABEL_RUN
 
-# Of a create: the object is there; or a quota, a policy, a rule says no, as some also do where it is there.
-_PERHAPS_THERE = (403, 409, 422)
+# Answers to a create where the object may exist: 409; and 403 or 422 by quota or policy, which come first in some
+# cases.
+_MAY_EXIST = (403, 409, 422)
 
 
 class NotOurs(KubeError):
-    """There is an object of the name that the run needs, and it is not the run's."""
+    """An object of another owner has the name that the run needs."""
 
     def __init__(self, kind: str, name: str):
         words = "it is not this run's, and is left as it is; unless it goes with an earlier run of the same name, "
@@ -21,11 +22,10 @@ class NotOurs(KubeError):
 
 
 async def make_child(kube: KubeClient, document: Json, *, is_known: bool) -> None:
-    """Make `document` be so. Raises KubeError; NotOurs where its name is somebody else's.
+    """Create or update the object `document`. Raises KubeError; NotOurs if another owner has the name.
 
     Args:
-        is_known: it was made before, as far as one knows: to create it again would be refused, but a quota may first
-            count it twice.
+        is_known: the object probably exists: check before a create, which a quota may count twice.
     """
     kind = document["kind"]
     refusal: KubeError | None = None
@@ -34,7 +34,7 @@ async def make_child(kube: KubeClient, document: Json, *, is_known: bool) -> Non
         if refusal is None:
             return
     uid = await _find_ours(kube, document)
-    if uid is not None:  # with its uid, so that one that has taken its place meanwhile is not taken for it
+    if uid is not None:  # with the uid: the apply fails if another object has replaced it meanwhile
         await kube.apply(CHILDREN[kind], {**document, "metadata": {**document["metadata"], "uid": uid}})
     elif refusal is not None:
         raise refusal
@@ -43,21 +43,21 @@ async def make_child(kube: KubeClient, document: Json, *, is_known: bool) -> Non
 
 
 async def _create(kube: KubeClient, document: Json) -> KubeError | None:
-    """Return why it may be there already; None: it was made."""
+    """Create the object; return the error if it may exist already, None if it was created."""
     try:
         await kube.create(CHILDREN[document["kind"]], document)
     except KubeError as error:
-        if error.status not in _PERHAPS_THERE:
+        if error.status not in _MAY_EXIST:
             raise
         return error
     return None
 
 
 async def _find_ours(kube: KubeClient, document: Json) -> str | None:
-    """Return the uid of the run's own object; None if there is none of that name. Raises NotOurs."""
+    """Return the uid of the run's object; None if no object has the name. Raises NotOurs."""
     kind, metadata = document["kind"], document["metadata"]
     try:
-        found = await kube.check(CHILDREN[kind], metadata["namespace"], metadata["name"], _marks(metadata))
+        found = await kube.check(CHILDREN[kind], metadata["namespace"], metadata["name"], _identifying_values(metadata))
     except KubeError as error:
         if error.status == 404:
             return None
@@ -67,8 +67,8 @@ async def _find_ours(kube: KubeClient, document: Json) -> str | None:
     return str(found["metadata"]["uid"])
 
 
-def _marks(metadata: Json) -> Mapping[str, str]:
-    """What only an object of this run has: its owner; of the claim, which nobody owns, our labels."""
+def _identifying_values(metadata: Json) -> Mapping[str, str]:
+    """Values that only an object of this run has: its owner; for the claim, which has no owner, our labels."""
     if "ownerReferences" in metadata:
         return {"/metadata/ownerReferences/0/uid": metadata["ownerReferences"][0]["uid"]}
     return {f"/metadata/labels/{_escape(name)}": metadata["labels"][name] for name in (LABEL_MANAGED_BY, LABEL_RUN)}

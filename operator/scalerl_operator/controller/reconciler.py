@@ -1,6 +1,6 @@
-"""Takes runs that something happened to, decides, and carries out: the loop of the operator. I/O.
+"""The reconcile loop: take a run from the queue, observe it, plan, apply. I/O.
 
-It holds no decision: those are `plan_pods` about a run and `WorkQueue` about whose turn it is.
+It holds no decision: `plan_pods` decides about a run, `WorkQueue` about the order.
 """
 
 import asyncio
@@ -23,56 +23,56 @@ log = logging.getLogger(__name__)
 
 WORKERS = 8  # more only make each pass wait for the others: one has up to ten calls under way
 SETTLE_SECONDS = 0.05  # from an event to its pass: a run's pods change in bursts, and one pass sees all of one
-PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own bound
+PASS_SECONDS = 60.0  # of one pass: dozens of calls, each with its own deadline
 
 
 class Reconciler:
-    """Workers on one queue. One run is never in two hands."""
+    """Workers on one queue; a run is never in two workers at once."""
 
-    def __init__(self, cluster: Cluster, gauges: OperatorMetrics, limits: Limits, now: Callable[[], datetime]):
+    def __init__(self, cluster: Cluster, metrics: OperatorMetrics, limits: Limits, now: Callable[[], datetime]):
         self._cluster = cluster
-        self._gauges = gauges
+        self._metrics = metrics
         self._limits = limits
         self._now = now
         self._queue = WorkQueue[Key]()
-        self._woken = asyncio.Event()
-        self.beat = time.monotonic()
-        """When a worker last looked for work: liveness."""
+        self._wake = asyncio.Event()
+        self.heartbeat = time.monotonic()
+        """When a worker last polled the queue: liveness."""
 
     def mark(self, key: Key) -> None:
-        """Something happened to a run."""
+        """Enqueue a run that has changed."""
         self._queue.add(key, time.monotonic(), delay=SETTLE_SECONDS)
-        self._woken.set()
+        self._wake.set()
 
     async def work_forever(self) -> None:
-        """Run the workers until cancelled; return when one has found that this replica may not write any more."""
+        """Run the workers until cancelled; return when this replica must not write any more."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(WORKERS):
                     group.create_task(self._work())
-        except* NotLeading:  # a hand-over, no fault: a line, no trace of it
-            log.warning("this replica may not write any more: another one leads, or may do so by now")
+        except* NotLeading:  # a hand-over is no fault: one line, no traceback
+            log.warning("this replica must not write any more: another one leads, or may lead by now")
 
     async def _work(self) -> None:
         while True:
-            self.beat = time.monotonic()
-            self._gauges.depth.set(len(self._queue))
-            found = self._queue.take(self.beat)
+            self.heartbeat = time.monotonic()
+            self._metrics.depth.set(len(self._queue))
+            found = self._queue.take(self.heartbeat)
             if found is None:
                 await self._sleep()
                 continue
-            key, waited = found
-            self._gauges.wait_seconds.observe(waited)
+            key, wait_seconds = found
+            self._metrics.wait_seconds.observe(wait_seconds)
             await self._pass(key)
 
     async def _sleep(self) -> None:
-        """Until something is marked or the next key is due; a second at most, for the sake of `beat`."""
+        """Wait until a key is enqueued or due; at most a second, to keep the heartbeat."""
         due = self._queue.next_due()
         wait = min(1.0, max(0.0, due - time.monotonic())) if due is not None else 1.0
-        self._woken.clear()
+        self._wake.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                await self._woken.wait()
+                await self._wake.wait()
 
     async def _pass(self, key: Key) -> None:
         began = time.monotonic()
@@ -83,31 +83,31 @@ class Reconciler:
             raise
         except (KubeError, TimeoutError) as error:
             delay = self._fail(key)
-            log.warning("%s/%s: again in %.1f s: %s", *key, delay, error or f"a pass took longer than {PASS_SECONDS} s")
+            log.warning("%s/%s: retry in %.1f s: %s", *key, delay, error or f"a pass took longer than {PASS_SECONDS} s")
         except Exception:  # a fault of ours that one run brings out must not stop the others
-            log.exception("%s/%s: again in %.1f s", *key, self._fail(key))
+            log.exception("%s/%s: retry in %.1f s", *key, self._fail(key))
         else:
             self._queue.succeed(key, time.monotonic())
-            self._gauges.reconciles.labels("done").inc()
+            self._metrics.reconciles.labels("done").inc()
             if until is not None:
                 self._queue.add(key, time.monotonic(), delay=max(0.0, (until - self._now()).total_seconds()))
-                self._woken.set()
-        self._gauges.reconcile_seconds.observe(time.monotonic() - began)
+                self._wake.set()
+        self._metrics.reconcile_seconds.observe(time.monotonic() - began)
 
     def _fail(self, key: Key) -> float:
-        """Put a run off; return for how long."""
-        self._gauges.retries.inc()
-        self._gauges.reconciles.labels("error").inc()
+        """Requeue a run with backoff; return the delay in seconds."""
+        self._metrics.retries.inc()
+        self._metrics.reconciles.labels("error").inc()
         return self._queue.fail(key, time.monotonic())
 
     async def reconcile(self, key: Key) -> datetime | None:
-        """Bring one run nearer to what is wanted; return when to look again. Raises KubeError, NotLeading."""
+        """Move one run towards its desired state; return when to reconcile again. Raises KubeError, NotLeading."""
         snapshot = self._cluster.observe(key)
         if snapshot is None:
             self._queue.forget(key)
             return None
         plan = plan_pods(snapshot, self._now(), self._limits)
         if snapshot.run.managed_by == MANAGED_BY:
-            self._gauges.show_run(key, plan.status or snapshot.run.status, snapshot.told)
+            self._metrics.show_run(key, plan.status or snapshot.run.status, snapshot.told)
         await self._cluster.apply(snapshot, plan)
         return plan.until

@@ -1,10 +1,10 @@
-"""The watches, by kopf: an event only fills the caches and marks a run. I/O. It decides nothing and writes nothing.
+"""The watches, by kopf: an event only updates the informer cache and enqueues a run. I/O; no decision, no write.
 
-kopf writes annotations and finalizers for handlers of changes and for daemons; `on.event` is neither. It runs in a
-thread with a loop of its own: its signal handlers stay away from ours, and its work from the reconciler's pace.
+kopf writes annotations and finalizers for change handlers and daemons; `on.event` is neither. kopf runs in a thread
+with a loop of its own, so that its signal handlers do not replace ours and its load does not slow the reconciler.
 
-A watch begins with a list, and begins anew with one when it has fallen behind. What was deleted before such a list, it
-never tells; kopf does not say when it lists, so the HTTP session that we lend it does.
+A watch begins with a list, and restarts with one when it has fallen behind. It never reports an object that was deleted
+before such a list. kopf does not report its lists, so the HTTP session that we pass to it does.
 """
 
 import asyncio
@@ -29,35 +29,35 @@ Body = Mapping[str, Any]
 OnEvent = Callable[[Body, bool], None]
 """(object, whether it is deleted)."""
 
-SERVER_SECONDS = 300  # a watch is asked anew so often, so that one that died unseen costs no more than that
+SERVER_SECONDS = 300  # a watch is renewed so often: a dead connection goes unnoticed no longer than that
 STOP_SECONDS = 10.0
-LOGIN_SECONDS = 5.0  # until credentials that were refused are tried again
+LOGIN_SECONDS = 5.0  # until refused credentials are tried again
 CALLS_AT_ONCE = 100  # the first lists are 10,000 objects: the loop has a lease to renew meanwhile
 
 
 @dataclass(frozen=True)
 class Watches:
-    """What is watched, and who is told; in the caller's loop."""
+    """What to watch, and the callbacks, which run in the caller's loop."""
 
     on_run: OnEvent
     on_pod: OnEvent
     on_list: Callable[[], None]
-    """One of the watches has begun a list: lists that are read from now on show what was deleted before it."""
+    """A watch has begun a list: lists that are read from now on show the deletions before it."""
     on_end: Callable[[], None]
-    """The watches have ended, asked for or not."""
+    """The watches have ended, on request or by a fault."""
     namespaces: Sequence[str] = ()
     """Empty: all."""
 
     @property
     def count(self) -> int:
-        """How many there are, so how many lists at the least: of runs and of pods, in each namespace that is named."""
+        """Number of watches, and so of first lists: runs and pods, in each named namespace."""
         return 2 * max(1, len(self.namespaces))
 
 
 def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Start watching in a thread of its own; return how to stop it.
+    """Start watching in a thread of its own; return a function that stops it.
 
-    Every object that exists is told of soon after, and again where a watch has fallen so far behind that it lists anew.
+    Every existing object is delivered soon after, and again when a watch has fallen behind and restarts with a list.
     """
     stop, ended = threading.Event(), threading.Event()
     registry = _build_registry(watches, _Relay(loop))
@@ -79,28 +79,28 @@ def start_watches(watches: Watches, loop: asyncio.AbstractEventLoop) -> Callable
 
 
 class _Relay:
-    """Carries calls into another thread's loop, in order, as many as have come at one waking."""
+    """Passes calls to another thread's loop, in order, in batches."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
         self._calls: deque[Callable[[], None]] = deque()
-        self._woken = False
+        self._is_awake = False
 
     def send(self, call: Callable[[], None]) -> None:
-        """Ask for one call; from the watching thread."""
+        """Enqueue one call; from the watching thread."""
         self._calls.append(call)
-        if not self._woken:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._empty)
+        if not self._is_awake:
+            self._is_awake = True
+            self._loop.call_soon_threadsafe(self._drain)
 
-    def _empty(self) -> None:
-        self._woken = False  # before the look: who sends from now on wakes again
+    def _drain(self) -> None:
+        self._is_awake = False  # first: a call that is enqueued from now on wakes the loop again
         try:
             for _ in range(min(len(self._calls), CALLS_AT_ONCE)):
                 self._calls.popleft()()
-        finally:  # a call that fails is told by the loop; those behind it are made all the same
+        finally:  # the loop logs a call that fails; the calls behind it still run
             if self._calls:
-                self._loop.call_soon(self._empty)
+                self._loop.call_soon(self._drain)
 
 
 def _build_registry(watches: Watches, relay: _Relay) -> kopf.OperatorRegistry:
@@ -113,7 +113,7 @@ def _build_registry(watches: Watches, relay: _Relay) -> kopf.OperatorRegistry:
         found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
         if found is None:
             return None
-        if found == last:  # kopf asks because they were refused (401), and would use them again at once, without an end
+        if found == last:  # refused with 401; without a pause kopf would retry them at once, for ever
             await asyncio.sleep(LOGIN_SECONDS)
         last = found
         return _build_session(found, lambda: relay.send(watches.on_list))
@@ -131,7 +131,7 @@ def _build_registry(watches: Watches, relay: _Relay) -> kopf.OperatorRegistry:
 
 
 def _build_session(info: kopf.ConnectionInfo, on_list: Callable[[], None]) -> kopf.AiohttpSession:
-    """Return the session that kopf would make of `info`, one that tells of every list whose first page has come."""
+    """Return the session that kopf would build of `info`, with a trace that reports the first page of every list."""
 
     async def on_answer(_: aiohttp.ClientSession, __: SimpleNamespace, answer: aiohttp.TraceRequestEndParams) -> None:
         is_list = answer.url.name in (PLURAL, "pods") and not {"watch", "continue"} & answer.url.query.keys()
@@ -157,26 +157,26 @@ def _build_session(info: kopf.ConnectionInfo, on_list: Callable[[], None]) -> ko
 
 
 class _Backoffs:
-    """Seconds between the tries of one of kopf's calls, without an end: after the last it would give up its watch."""
+    """Seconds between kopf's retries of one call; endless, since kopf gives up its watch after the last."""
 
     def __iter__(self) -> Iterator[float]:
         return itertools.chain((1.0, 1.0, 2.0, 3.0), itertools.repeat(5.0))
 
 
 class _NoDifferences(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf is not typed for mypy
-    """kopf compares every event's object with the one before, which is most of its work. Nothing here asks for it."""
+    """Turns off kopf's comparison of each object with its last version, most of its work, which nothing here uses."""
 
     def build(self, *, body: Any, extra_fields: Any = None) -> Any:
-        """An object as it matters to us: not at all."""
+        """Return an empty essence."""
         del body, extra_fields
         return {}
 
     def fetch(self, *, body: Any) -> Any:
-        """Nothing is kept."""
+        """Store nothing."""
         del body
 
     def store(self, *, body: Any, patch: Any, essence: Any) -> None:
-        """Nothing is kept."""
+        """Store nothing."""
 
 
 async def _watch(registry: kopf.OperatorRegistry, watches: Watches, stop: threading.Event) -> None:
@@ -187,7 +187,7 @@ async def _watch(registry: kopf.OperatorRegistry, watches: Watches, stop: thread
     settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["pods"] = f"{LABEL_MANAGED_BY}={FIELD_MANAGER}"
     settings.networking.error_backoffs = _Backoffs()
-    settings.scanning.disabled = True  # else it must read all namespaces and CRDs; ours is there before we are
+    settings.scanning.disabled = True  # it would read all namespaces and CRDs; our CRD is installed before the operator
     logging.getLogger("kopf").setLevel(logging.WARNING)
     await kopf.operator(
         registry=registry,

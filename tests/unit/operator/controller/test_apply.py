@@ -37,10 +37,10 @@ class World:
         """Start the operator anew."""
         self.store, self.gauges = InformerCache(), OperatorMetrics()
         deps = PollerDeps(now=lambda: self.now, token=str, dirty=lambda _key: None)
-        self.coordinators = ProgressPoller(self.store, self.gauges, deps)
+        self.poller = ProgressPoller(self.store, self.gauges, deps)
         deps = ApplyDeps(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
         api: Any = self.server
-        self.cluster = KubeCluster(api, self.store, self.coordinators, deps)
+        self.cluster = KubeCluster(api, self.store, self.poller, deps)
         self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
 
     async def go(self, passes: int = 1) -> None:
@@ -167,7 +167,7 @@ def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
     play(story())
     assert found.server.calls == []
     assert [each.exc_info for each in caplog.records] == [None]
-    assert "may not write any more" in caplog.text
+    assert "must not write any more" in caplog.text
 
 
 def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
@@ -456,7 +456,7 @@ def test_a_failing_pass_comes_again_and_others_are_not_held_up(
     text = found.gauges.render().decode()
     assert 'scalerl_operator_reconcile_total{result="error"} 1.0' in text
     assert "scalerl_operator_retries_total 1.0" in text
-    (told,) = [each for each in caplog.records if "research/tiny: again in" in each.getMessage()]
+    (told,) = [each for each in caplog.records if "research/tiny: retry in" in each.getMessage()]
     assert bool(told.exc_info) == has_trace
 
 

@@ -11,7 +11,7 @@ from api_server import InMemoryApiServer
 
 from scalerl_api import RLRun
 from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
-from scalerl_operator.controller.curve_config_map import Archive
+from scalerl_operator.controller.curve_config_map import CurveConfigMaps
 from scalerl_operator.controller.owned_objects import NotOurs
 from scalerl_operator.kube.client import KubeError
 from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
@@ -31,7 +31,7 @@ class Desk:
     def __init__(self, run: RLRun, server: InMemoryApiServer):
         self.server = server
         api: Any = server
-        self.archive = Archive(api)
+        self.curves = CurveConfigMaps(api)
         self.owner = Owner(run, "u1", "", "")
         self.snapshot = Snapshot(ObservedRun(("research", "tiny"), "u1", 1, 1, "", False, {}, {}, run))
 
@@ -42,8 +42,8 @@ class Desk:
         self.snapshot = replace(self.snapshot, told=PollResult(asked=True, attempt=1, progress=progress, evals=evals))
 
     def keep(self) -> None:
-        assert self.archive.is_due(self.snapshot)
-        asyncio.run(self.archive.keep(self.snapshot, self.owner))
+        assert self.curves.is_due(self.snapshot)
+        asyncio.run(self.curves.save(self.snapshot, self.owner))
 
     @property
     def stored(self) -> Json:
@@ -65,11 +65,11 @@ def desk(make_run: Callable[..., RLRun]) -> Callable[..., Desk]:
 def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[..., Desk], point: Point) -> None:
     found = desk()
     found.tell(())
-    assert not found.archive.is_due(found.snapshot), "nothing was measured"
+    assert not found.curves.is_due(found.snapshot), "nothing was measured"
     found.tell((point(0), point(1)))
     found.keep()
     found.tell((point(0), point(1)), step=41)
-    assert not found.archive.is_due(found.snapshot), "a step is no evaluation"
+    assert not found.curves.is_due(found.snapshot), "a step is no evaluation"
     found.tell((point(0), point(1), point(2)), step=42)
     found.keep()
     assert found.server.reads == ["get configmaps tiny-curve"] * 2
@@ -127,7 +127,7 @@ def test_a_curve_that_cannot_be_written_is_tried_again(
     found.server.refuse["create configmaps tiny-curve"] = refused
     found.tell((point(0),))
     found.keep()
-    assert "research/tiny: its curve is not kept yet: PATCH: 403 Forbidden: exceeded quota" in caplog.text
+    assert "research/tiny: its curve is not stored yet: PATCH: 403 Forbidden: exceeded quota" in caplog.text
     found.keep()
     assert found.kept == [0]
 
@@ -143,7 +143,7 @@ def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., D
     with pytest.raises(NotOurs, match="ConfigMap tiny-curve"):
         second.keep()
     assert second.kept == [0, 10, 20], "what the earlier run has left goes with it"
-    assert not second.archive.is_due(second.snapshot), "it is said once for each evaluation"
+    assert not second.curves.is_due(second.snapshot), "it is said once for each evaluation"
     del second.server.objects[CURVE]
     second.tell((point(0, pass_rate=0.1), point(1)))
     second.keep()
@@ -154,5 +154,5 @@ def test_a_run_that_was_forgotten_is_looked_at_anew(desk: Callable[..., Desk], p
     found = desk()
     found.tell((point(0),))
     found.keep()
-    found.archive.forget(("research", "tiny"))
-    assert found.archive.is_due(found.snapshot)
+    found.curves.forget(("research", "tiny"))
+    assert found.curves.is_due(found.snapshot)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from scalerl_operator.controller.health import (
-    BEAT_SECONDS,
+    HEARTBEAT_SECONDS,
     WATCH_SECONDS,
     WORKER_SECONDS,
     HealthSignals,
@@ -19,24 +19,28 @@ from scalerl_operator.controller.health import (
 
 NOW = 50_000.0
 FRESH = NOW - 1.0
-LEASE, WORKERS, WATCHES = "nobody looks at the lease", "no worker looks for work", "nothing is heard of the watches"
+LEASE, WORKERS, WATCHES = (
+    "the lease loop has no heartbeat",
+    "no worker polls the queue",
+    "the watches deliver nothing",
+)
 
 ROWS = [
     ("a standby looks at the lease", HealthSignals(FRESH), ""),
-    ("a standby's loop stands still", HealthSignals(NOW - BEAT_SECONDS - 1), LEASE),
+    ("a standby's loop stands still", HealthSignals(NOW - HEARTBEAT_SECONDS - 1), LEASE),
     ("a leader works", HealthSignals(FRESH, FRESH, FRESH), ""),
     ("a quiet cluster: whole lists are read every 300 s", HealthSignals(FRESH, FRESH, NOW - 310), ""),
     ("the lease is renewed, but no worker works", HealthSignals(FRESH, NOW - WORKER_SECONDS - 1, FRESH), WORKERS),
     ("all workers are in passes that end after 60 s", HealthSignals(FRESH, NOW - 70, FRESH), ""),
     ("the loop runs, but the watches are silent", HealthSignals(FRESH, FRESH, NOW - WATCH_SECONDS - 1), WATCHES),
-    ("the workers work, but nobody renews", HealthSignals(NOW - BEAT_SECONDS - 1, FRESH, FRESH), LEASE),
+    ("the workers work, but nobody renews", HealthSignals(NOW - HEARTBEAT_SECONDS - 1, FRESH, FRESH), LEASE),
     ("all is dead", HealthSignals(0.0, 0.0, 0.0), f"{LEASE}; {WORKERS}; {WATCHES}"),
 ]
 
 
-@pytest.mark.parametrize(("signs", "dead"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_what_is_dead(signs: HealthSignals, dead: str) -> None:
-    assert find_dead(signs, NOW) == dead
+@pytest.mark.parametrize(("signals", "dead"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_what_is_dead(signals: HealthSignals, dead: str) -> None:
+    assert find_dead(signals, NOW) == dead
 
 
 @pytest.mark.parametrize(
