@@ -5,12 +5,12 @@
 #   docker build --target runtime  -t scalerl-runtime:0.1.0 .                                for machines without a GPU
 #   docker build --target runtime  -t scalerl-runtime:0.1.0 --build-arg ACCELERATOR=cuda .   for NVIDIA GPUs
 #
-# `make images` builds both where there is no registry; docs/images.md says what is in them and why.
+# `make images` builds both without a registry. docs/images.md documents their contents.
 
-# Python 3.11, which the lock files are for, with its module venv.
+# Python 3.11 (the lock files hold for this version only) with its module venv.
 ARG BASE=python:3.11-slim-bookworm
 
-# -- what only building needs: a compiler for the packages that come as source, and the project's wheel ------------------
+# -- build stage: a compiler for source packages, and the project's wheel ------------------------------------------------
 FROM ${BASE} AS build
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev \
@@ -29,15 +29,15 @@ COPY runtime/scalerl_runtime runtime/scalerl_runtime
 RUN /tools/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /tools/bin/pip install --quiet --no-cache-dir --no-deps --target /project /wheel/*.whl
 
-# -- what both images share ----------------------------------------------------------------------------------------------
+# -- common to both images -----------------------------------------------------------------------------------------------
 FROM ${BASE} AS common
 RUN groupadd --gid 1000 scalerl \
  && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin scalerl \
- && cd /usr/local && rm -rf bin/pip* bin/wheel lib/python3.*/site-packages/*  # what a Python image brings to install with
+ && cd /usr/local && rm -rf bin/pip* bin/wheel lib/python3.*/site-packages/*  # installers of the Python image
 ENV PATH=/opt/scalerl/bin:$PATH PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="0.1.0"
 
-# The installer is fetched and removed in one step, so that no layer has it.
+# The installer is downloaded and removed in one step, so that no layer contains it.
 COPY requirements/uv.txt scripts/install-packages /opt/scalerl-build/
 
 # -- the operator: no torch, no Kubernetes client, no compiler -----------------------------------------------------------
@@ -58,7 +58,7 @@ ARG ACCELERATOR=cpu
 COPY requirements/runtime-${ACCELERATOR}.txt /opt/scalerl-build/packages.txt
 COPY --from=build /compiled /opt/scalerl-build/compiled
 RUN /opt/scalerl-build/install-packages
-# vLLM's kernels for CPUs want libnuma; Triton compiles its launchers when a GPU is first used.
+# vLLM's CPU kernels need libnuma. Triton compiles its launchers when a GPU is first used.
 RUN if [ "$ACCELERATOR" = cuda ]; then extra="gcc libc6-dev"; fi \
  && apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 ${extra:-} \
@@ -71,7 +71,7 @@ LABEL org.opencontainers.image.title="scalerl-runtime" \
 USER 1000:1000
 CMD ["python", "-m", "scalerl_runtime", "coordinator"]
 
-# -- the runtime without its packages, for those who mount them: our end-to-end test does -------------------------------
+# -- the runtime without its packages, which are mounted: for the end-to-end test ----------------------------------------
 FROM common AS runtime-code
 RUN python3 -m venv --without-pip /opt/scalerl \
  && apt-get update -qq \

@@ -23,11 +23,8 @@ QUESTIONS = 10  # a stranger's, each answered by one path
 UNCLEAN: tuple[str, ...] = (
     "CHANGELOG.md",
     "bench/",
-    "charts/",
     "crds/",
     "docs/",
-    "examples/",
-    "scripts/",
     "operator/",
     "runtime/",
     "tests/",

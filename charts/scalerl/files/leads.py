@@ -1,8 +1,8 @@
-"""What `helm test` runs in the operator's image: somebody leads, and the operator's account may see runs. I/O.
+"""`helm test` in the operator's image: a replica leads, and the operator's account may list runs. I/O.
 
     python -c ... LEASE_NAMESPACE LEASE_NAME [NAMESPACE]...
 
-It speaks to the API server only.
+It connects to the API server only.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import time
 
 from scalerl_operator.kube.client import LEASES, PODS, RUNS, KubeClient, KubeError, load_connection
 
-WAIT_SECONDS = 120.0  # an install's pods may still start
+WAIT_SECONDS = 120.0  # after an install, pods may still be starting
 RETRY_SECONDS = 2.0  # as often as a lease is renewed
 
 
 async def main(lease_namespace: str, lease_name: str, namespaces: list[str]) -> str:
-    """Return who leads. Raises KubeError where a right or the CRD is missing."""
+    """Return the leader. Raises KubeError if a permission or the CRD is missing."""
     kube = KubeClient(load_connection(os.environ))
     try:
         for namespace in namespaces or [None]:
@@ -29,8 +29,8 @@ async def main(lease_namespace: str, lease_name: str, namespaces: list[str]) -> 
 
 
 async def find_leader(kube: KubeClient, namespace: str, name: str) -> str:
-    """Return who renews the lease: its version moves while it is held. By nobody's clock but ours."""
-    deadline, seen = time.monotonic() + WAIT_SECONDS, ""
+    """Return the holder once it renews the lease, which changes the resource version. Uses the local clock only."""
+    deadline, known = time.monotonic() + WAIT_SECONDS, ""
     while time.monotonic() < deadline:
         try:
             lease = await kube.get(LEASES, namespace, name)
@@ -39,13 +39,13 @@ async def find_leader(kube: KubeClient, namespace: str, name: str) -> str:
                 raise
         else:
             version, holder = lease["metadata"]["resourceVersion"], lease["spec"].get("holderIdentity", "")
-            if holder and seen and version != seen:
+            if holder and known and version != known:
                 return holder
-            seen = version
+            known = version
         await asyncio.sleep(RETRY_SECONDS)
-    raise SystemExit(f"nobody renews the lease {namespace}/{name} within {WAIT_SECONDS:g} s")
+    raise SystemExit(f"no replica renews the lease {namespace}/{name} within {WAIT_SECONDS:g} s")
 
 
 if __name__ == "__main__":
     leader = asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
-    print(f"runs can be seen; {leader} leads")  # noqa: T201 # a test's last word
+    print(f"runs can be listed; {leader} leads")  # noqa: T201 # the test's result

@@ -1,4 +1,4 @@
-{{/* The chart's part in names. */}}
+{{/* The chart's part of names. */}}
 {{- define "scalerl.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -21,13 +21,13 @@ app.kubernetes.io/name: {{ include "scalerl.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* What selects the operator's pods, and not the test's. */}}
+{{/* Selector of the operator's pods, which excludes the test's. */}}
 {{- define "scalerl.selectorLabels" -}}
 {{ include "scalerl.instanceLabels" . }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
-{{/* Labels of all objects but for the component. */}}
+{{/* Labels of all objects, without the component. */}}
 {{- define "scalerl.releaseLabels" -}}
 {{ include "scalerl.instanceLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -62,7 +62,7 @@ app.kubernetes.io/component: operator
 {{- .Values.tokenKey.existingSecret | default (printf "%s-token-key" (include "scalerl.fullname" .)) -}}
 {{- end -}}
 
-{{/* What the pod security standard "restricted" asks of a pod and of a container. */}}
+{{/* Security contexts that satisfy the pod security standard "restricted". */}}
 {{- define "scalerl.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 1000
@@ -79,14 +79,14 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* What the operator is told about the network of runs' pods: whom besides each other they meet. */}}
+{{/* The peers of runs' pods, passed to the operator, which creates the runs' NetworkPolicies. */}}
 {{- define "scalerl.runsNetwork" -}}
 {{- $own := dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)) -}}
 {{- $from := prepend .Values.networkPolicy.metricsFrom $own -}}
 {{- dict "httpFrom" $from "outside" .Values.networkPolicy.runs.outside | toJson -}}
 {{- end -}}
 
-{{/* What the operator may do in the namespaces that it serves. A test compares it with the calls in its code. */}}
+{{/* Permissions of the operator in watched namespaces. A test compares them with the calls in its code. */}}
 {{- define "scalerl.rules" -}}
 - apiGroups: [scalerl.io]
   resources: [rlruns]
@@ -94,18 +94,18 @@ capabilities:
 - apiGroups: [scalerl.io]
   resources: [rlruns/status]
   verbs: [patch]
-# An owner that blocks its deletion: asked for where OwnerReferencesPermissionEnforcement is on, as in OpenShift.
+# blockOwnerDeletion: required where OwnerReferencesPermissionEnforcement is enabled, as in OpenShift.
 - apiGroups: [scalerl.io]
   resources: [rlruns/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, create, delete]
-# Server-side apply: written, never read. Tokens are derived, so that no Secret has to be.
+# Server-side apply needs no read access. Tokens are derived from a key, so no Secret is read.
 - apiGroups: [""]
   resources: [services, secrets, persistentvolumeclaims]
   verbs: [create, patch]
-# A run's curve is read before a point is added to it.
+# get: a run's curve is read before points are appended.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
