@@ -21,10 +21,15 @@ QUESTIONS = 10  # a stranger's, each answered by one path
 
 # Files whose sentences are not yet clean, by the start of their path; to be emptied.
 UNCLEAN: tuple[str, ...] = (
-    "CHANGELOG.md",
     "bench/",
     "crds/",
-    "docs/",
+    "docs/api.md",
+    "docs/conditions.md",
+    "docs/forecast.md",
+    "docs/metrics.md",
+    "docs/notes/",
+    "docs/operator-metrics.md",
+    "docs/scale.md",
     "operator/",
     "runtime/",
     "tests/",
