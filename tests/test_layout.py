@@ -52,7 +52,6 @@ ACTING = {
     "uuid",
 }
 # Two classes of one name, each with the reason.
-SHARED_CLASS_NAMES = {"Sample"}  # types.py and algorithm/batch.py: to be one class
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -171,7 +170,7 @@ def test_class_names_are_unique() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
     )
-    assert {name for name, count in names.items() if count > 1} == SHARED_CLASS_NAMES
+    assert {name for name, count in names.items() if count > 1} == set()
 
 
 # Broad excepts, by module: each is where anything may be raised, and each records what it caught.

@@ -13,7 +13,7 @@ import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.wire import ENV_CLUSTER, ENV_COORDINATOR, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
-from scalerl_runtime.actors.ray_node import JoinFailed, NodeRole, leave_last_words, start_head, work
+from scalerl_runtime.actors.ray_node import JoinFailed, NodeRole, run_worker_node, start_head, write_termination_message
 from scalerl_runtime.process.pid1 import under_init
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ async def _coordinate(variables: Mapping[str, str]) -> int:
         log.error("%s", error)
         return EXIT_RETRY
     finally:
-        leave_last_words(variables)
+        write_termination_message(variables)
 
 
 async def _start_head(variables: Mapping[str, str]) -> str:
@@ -60,7 +60,7 @@ async def _work(variables: Mapping[str, str]) -> int:
     except InvalidRun as error:
         log.error("%s", error)
         return EXIT_INVALID
-    return await work(seat, num_cpus=os.cpu_count() or 1)
+    return await run_worker_node(seat, num_cpus=os.cpu_count() or 1)
 
 
 def _load(variables: Mapping[str, str]) -> RLRun:

@@ -48,7 +48,7 @@ async def while_alive(call: Awaitable[T], is_dead: Callable[[], bool], who: str,
         task.cancel()
 
 
-class Signal:
+class ChangeNotifier:
     """Something changed: for any number of waiters, each of which remembers what it has seen.
 
     An `asyncio.Event` that several tasks clear loses wake-ups: one task's clear hides the change from another that had

@@ -75,7 +75,7 @@ class SyncFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingRequest:
     """How to sample one completion."""
 
     max_tokens: int
@@ -85,7 +85,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Sample:
+class EngineOutput:
     """One completion as the engine gave it; arrays have one entry per token."""
 
     tokens: Ints

@@ -68,7 +68,7 @@ def watched(phase: str, original: Any) -> Any:
     return call
 
 
-Fleet.imitate = watched("warm start", counted(Fleet.imitate))  # type: ignore[method-assign]
+Fleet.train_supervised = watched("warm start", counted(Fleet.train_supervised))  # type: ignore[method-assign]
 Fleet.sample = watched("generating", Fleet.sample)  # type: ignore[method-assign]
 Fleet.train = watched("training", Fleet.train)  # type: ignore[method-assign]
 Fleet.push = watched("broadcasting", Fleet.push)  # type: ignore[method-assign]

@@ -15,14 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scalerl_api.rlrun import ScratchModel
-from scalerl_runtime.actors.generator import EngineOptions, Generator, Update
+from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob
 from scalerl_runtime.algorithm.interruption import forced_mask
 from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_model
 from scalerl_runtime.deadlines import PeerDied
-from scalerl_runtime.types import Sample, Sampling
-from scalerl_runtime.weights.buckets import Bucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
+from scalerl_runtime.types import EngineOutput, SamplingRequest
+from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
 
 PHRASE = "time is up</think>"
 CONTEXT = 160
@@ -35,7 +35,7 @@ class Rig:
     loop: asyncio.AbstractEventLoop
     generator: Generator
     model: torch.nn.Module
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[WeightBucket, ...]
     group: object
     processes: frozenset[psutil.Process]
     version: int = -1
@@ -58,7 +58,7 @@ class Rig:
         flats = self.flats()
         sums = [value for b, flat in zip(self.buckets, flats, strict=True) for value in bucket_checksums(b, flat)]
         sums[-1] += int(spoil)
-        update = Update(self.version + 1, self.buckets, tuple(sums), kv_cache, 30.0)  # type: ignore[arg-type]
+        update = WeightUpdate(self.version + 1, self.buckets, tuple(sums), kv_cache, 30.0)  # type: ignore[arg-type]
         if self.generator.options.transport == "nccl":
             await asyncio.gather(self.generator.receive_and_load(update), asyncio.to_thread(self.send_singly, flats))
         else:
@@ -80,7 +80,7 @@ class Rig:
             for parameter in self.model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
 
-    def logps(self, prompt: np.ndarray, sample: Sample) -> np.ndarray:
+    def logps(self, prompt: np.ndarray, sample: EngineOutput) -> np.ndarray:
         """The trainer's log-probabilities of a sample's tokens."""
         tokens = torch.from_numpy(np.concatenate([prompt, sample.tokens]).astype(np.int64))
         with torch.no_grad():
@@ -168,7 +168,7 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     prompt = encode("12 + 7 =<think>")
     rig.change(5)
     rig.run(rig.push())
-    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(40, 1.0)] * 8))  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(40, 1.0)] * 8))  # type: ignore[assignment]
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
@@ -181,7 +181,9 @@ def test_the_cache_has_the_size_that_the_options_give(rig: Rig) -> None:
 
 def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
     prompt = encode("1 + 1 =<think>")
-    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=12)] * 16))  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(
+        rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12)] * 16)
+    )  # type: ignore[assignment]
     phrase, end = ids(PHRASE), ids("</think>")
     interrupted = 0
     for sample in samples:
@@ -200,12 +202,12 @@ def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
     """vLLM 0.32 alone would force the phrase into the answer: it looks for the whole phrase only."""
     opens, closes = ids("<think>")[0], ids("</think>")[0]
     over = encode("1 + 1 =<think>2</think>")  # closed by the prompt
-    samples: list[Sample] = rig.run(rig.generator.sample(over, [Sampling(60, 1.0, think_budget=10)] * 32))  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(over, [SamplingRequest(60, 1.0, think_budget=10)] * 32))  # type: ignore[assignment]
     answers = [sample for sample in samples if opens not in sample.tokens]
     assert answers
     assert not any("time is up" in sample.text for sample in answers)
     opened = encode("1 + 1 =<think>")
-    many: list[Sample] = rig.run(rig.generator.sample(opened, [Sampling(60, 1.0, think_budget=40)] * 64))  # type: ignore[assignment]
+    many: list[EngineOutput] = rig.run(rig.generator.sample(opened, [SamplingRequest(60, 1.0, think_budget=40)] * 64))  # type: ignore[assignment]
     natural = [s for s in many if closes in s.tokens[:40] and opens not in s.tokens]
     assert natural, "random weights write every token, the end of thinking too"
     assert not any("time is up" in sample.text for sample in natural)
@@ -214,10 +216,10 @@ def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
 def test_update_without_pause_is_atomic(rig: Rig) -> None:
     """Weights change under running completions: versions are contiguous, and each span fits its own weights."""
 
-    async def scenario() -> tuple[list[Sample], dict[int, dict[str, torch.Tensor]]]:
+    async def scenario() -> tuple[list[EngineOutput], dict[int, dict[str, torch.Tensor]]]:
         prompt = encode("9 - 4 =<think>")
         weights = {rig.version: {n: p.detach().clone() for n, p in rig.model.named_parameters()}}
-        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [SamplingRequest(120, 1.0)] * 48))
         for seed in (11, 12):
             await asyncio.sleep(0.15)
             rig.change(seed)
@@ -235,10 +237,10 @@ def test_update_without_pause_is_atomic(rig: Rig) -> None:
 def test_no_stale_prefix_hit_after_update(rig: Rig) -> None:
     """A prompt seen under older weights is computed anew under the new ones."""
     prompt = encode("77 + 11 - 22 =<think>77+11=88 ")  # longer than a cache block
-    rig.run(rig.generator.sample(prompt, [Sampling(4, 1.0)] * 2))
+    rig.run(rig.generator.sample(prompt, [SamplingRequest(4, 1.0)] * 2))
     rig.change(21)
     rig.run(rig.push())
-    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(30, 1.0)] * 4))  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(30, 1.0)] * 4))  # type: ignore[assignment]
     for sample in samples:
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
 
@@ -247,15 +249,15 @@ def test_no_stale_prefix_hit_after_update(rig: Rig) -> None:
 def test_kv_policy(rig: Rig, kv_cache: str) -> None:
     """`recompute`: tokens after the update are those of the new weights alone. `keep`: the stale cache is in them."""
 
-    async def scenario() -> list[Sample]:
+    async def scenario() -> list[EngineOutput]:
         prompt = encode("5 + 5 =<think>")
-        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [SamplingRequest(120, 1.0)] * 48))
         await asyncio.sleep(0.2)
         rig.change(31)
         await rig.push(kv_cache)
         return await work
 
-    samples: list[Sample] = rig.run(scenario())  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(scenario())  # type: ignore[assignment]
     prompt, differences = encode("5 + 5 =<think>"), []
     for sample in samples:
         new = sample.versions == rig.version
@@ -272,13 +274,13 @@ def test_forced_tokens_masked_even_if_preempted_by_updates(rig: Rig) -> None:
     """`recompute` preempts whatever runs; inside a forced phrase that restarts it, and its first part stays behind."""
     prompt = encode("2 + 2 =<think>")
 
-    async def scenario() -> list[Sample]:
-        work = asyncio.ensure_future(rig.generator.sample(prompt, [Sampling(60, 1.0, think_budget=12)] * 64))
+    async def scenario() -> list[EngineOutput]:
+        work = asyncio.ensure_future(rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12)] * 64))
         while not work.done():
             await rig.push("recompute")
         return await work
 
-    samples: list[Sample] = rig.run(scenario())  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(scenario())  # type: ignore[assignment]
     phrase, end = ids(PHRASE), ids("</think>")
     masks = [forced_mask(sample.tokens, phrase, end, 12, 0) for sample in samples]
     assert sum(found.mismatches for found in masks) == 0
@@ -291,26 +293,26 @@ def test_a_spoiled_update_is_refused_and_the_engine_goes_on(rig: Rig) -> None:
     rig.change(41)
     with pytest.raises(Exception, match="checksums"):
         rig.run(rig.push(spoil=True))
-    samples: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(10, 1.0)] * 2))  # type: ignore[assignment]
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(10, 1.0)] * 2))  # type: ignore[assignment]
     assert {v for s in samples for v in s.versions.tolist()} == {rig.version}, "still the version before"
     rig.run(rig.push())
-    fresh: list[Sample] = rig.run(rig.generator.sample(prompt, [Sampling(10, 1.0)]))  # type: ignore[assignment]
+    fresh: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(10, 1.0)]))  # type: ignore[assignment]
     assert np.abs(rig.logps(prompt, fresh[0]) - fresh[0].logps).max() < 1e-4
 
 
 def test_native_updates_reach_running_completions_and_agree_with_the_trainer(native_rig: Rig) -> None:
     """The transport `nccl`: vLLM's three calls in one, so that no step falls between them; the tied head is fresh."""
 
-    async def scenario() -> list[Sample]:
+    async def scenario() -> list[EngineOutput]:
         prompt = encode("9 - 4 =<think>")
-        work = asyncio.ensure_future(native_rig.generator.sample(prompt, [Sampling(120, 1.0)] * 48))
+        work = asyncio.ensure_future(native_rig.generator.sample(prompt, [SamplingRequest(120, 1.0)] * 48))
         for seed in (51, 52):
             await asyncio.sleep(0.15)
             native_rig.change(seed)
             await native_rig.push("recompute")
         return await work
 
-    samples: list[Sample] = native_rig.run(scenario())  # type: ignore[assignment]
+    samples: list[EngineOutput] = native_rig.run(scenario())  # type: ignore[assignment]
     prompt = encode("9 - 4 =<think>")
     assert any(len(set(sample.versions.tolist())) > 1 for sample in samples), "an update must have met some"
     for sample in samples:
@@ -327,7 +329,7 @@ def test_a_spoiled_native_update_is_said_and_the_next_one_mends_it(native_rig: R
         native_rig.run(native_rig.generator.probe())
     native_rig.run(native_rig.push())
     native_rig.run(native_rig.generator.probe())
-    samples: list[Sample] = native_rig.run(native_rig.generator.sample(prompt, [Sampling(20, 1.0)] * 2))  # type: ignore[assignment]
+    samples: list[EngineOutput] = native_rig.run(native_rig.generator.sample(prompt, [SamplingRequest(20, 1.0)] * 2))  # type: ignore[assignment]
     for sample in samples:
         assert set(sample.versions.tolist()) == {native_rig.version}
         assert np.abs(native_rig.logps(prompt, sample) - sample.logps).max() < 1e-4
@@ -353,7 +355,7 @@ def test_a_dead_core_is_noticed_under_an_update(native_rig: Rig) -> None:
     """Last of all: it costs the engine. Whoever waits for a dead core would wait for ever."""
 
     async def scenario() -> None:
-        update = Update(native_rig.version + 1, native_rig.buckets, (), "keep", 30.0)
+        update = WeightUpdate(native_rig.version + 1, native_rig.buckets, (), "keep", 30.0)
         waiting = asyncio.ensure_future(native_rig.generator.receive_and_load(update))  # nobody sends
         await asyncio.sleep(1.0)
         for process in native_rig.processes:

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scalerl_runtime.actors.generator import EngineOptions, Generator, Update
+from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
-from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, Ints, Sample, Sampling, SyncFailed, TrainerLost
-from scalerl_runtime.weights.buckets import Staged, Transport
+from scalerl_runtime.types import (
+    ClusterUnavailable,
+    EngineOutput,
+    GeneratorLost,
+    Ints,
+    SamplingRequest,
+    SyncFailed,
+    TrainerLost,
+)
+from scalerl_runtime.weights.buckets import StagedWeights, Transport
 
 log = logging.getLogger(__name__)
 
@@ -57,24 +65,24 @@ class Fleet:
         gpus = COLOCATED_GPUS if self.options.colocated else own
         # Three threads: training, sending the copy of the weights meanwhile, and short questions.
         actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._place("trainer")
+            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
         )
         ranks = self.options.ranks
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
         address, port = await self._trainer(self._trainers[0].address.remote())
         await self._on_ranks("start", address, port)
 
-    def _place(self, role: str) -> dict[str, float] | None:
+    def _role_resource(self, role: str) -> dict[str, float] | None:
         return {role: 1.0} if self.cluster is not None else None
 
     async def _join(self) -> None:
         """Become a driver of Ray's cluster, of our own unless there is one. Raises ClusterUnavailable."""
         import ray
 
-        where: dict[str, Any] = {"address": self.cluster}
+        cluster_options: dict[str, Any] = {"address": self.cluster}
         if self.cluster is None:
             self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
-            where = {
+            cluster_options = {
                 "address": "local",
                 "num_cpus": self.options.ranks + self.options.generators,
                 "include_dashboard": False,
@@ -83,7 +91,7 @@ class Fleet:
             }
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         try:
-            await asyncio.to_thread(ray.init, **where, **quiet)
+            await asyncio.to_thread(ray.init, **cluster_options, **quiet)
         except Exception as error:  # Ray raises nothing narrower
             raise ClusterUnavailable(f"Ray did not start: {_first_line(error)}") from error
 
@@ -100,7 +108,7 @@ class Fleet:
             num_gpus=gpus,
             max_restarts=0,
             max_concurrency=10_000,
-            resources=self._place("generator"),
+            resources=self._role_resource("generator"),
         )
         started = self._generators[index] = actor.remote(self.options.engine)
         self._members = self._members - {index}
@@ -110,16 +118,16 @@ class Fleet:
             ray.kill(started)
             raise
 
-    async def count_places(self) -> int:
+    async def generator_capacity(self) -> int:
         """Return how many generators have room on the cluster's nodes, those that run included."""
         import ray
 
         nodes = await asyncio.to_thread(ray.nodes)
         return sum(int(node["Resources"].get("generator", 0)) for node in nodes if node["Alive"])
 
-    async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
         """One completion of `prompt` per request, on generator `index`."""
-        samples: list[Sample] = await self._generator(index, "sample", prompt, list(requests))
+        samples: list[EngineOutput] = await self._generator(index, "sample", prompt, list(requests))
         return samples
 
     async def train(
@@ -134,9 +142,11 @@ class Fleet:
         """Name the trainer's present weights."""
         await self._on_ranks("set_version", version)
 
-    async def imitate(self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float) -> list[StepResult]:
+    async def train_supervised(
+        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float
+    ) -> list[StepResult]:
         """One supervised step."""
-        return await self._per_rank("imitate", batches, learning_rate=learning_rate)
+        return await self._per_rank("train_supervised", batches, learning_rate=learning_rate)
 
     async def quadratic_work(self) -> float:
         """Work of attention per squared token over that of the rest per token; packing balances with it."""
@@ -147,16 +157,16 @@ class Fleet:
         """Forget the optimizer's moments; what follows is another objective."""
         await self._on_ranks("reset_optimizer")
 
-    async def stage(self) -> Staged:
+    async def stage(self) -> StagedWeights:
         """Copy the weights aside; training may go on while the copy is sent."""
         results = await self._on_ranks("stage_weights")
-        return Staged(*results[0])
+        return StagedWeights(*results[0])
 
     async def probe(self, index: int) -> None:
         """Return when the generator's engine answers."""
         await self._generator(index, "probe")
 
-    async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
+    async def push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
         """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
 
         The transfer group is built anew when the members differ from last time, or when last time failed.
@@ -165,13 +175,13 @@ class Fleet:
         if members != connected:
             await self._connect(members)
         sums = await self._trainer(self._on_sender("sum_weights"))
-        update = Update(staged.version, staged.buckets, sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS)
+        update = WeightUpdate(staged.version, staged.buckets, sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS)
         if self.options.transport == "nccl":  # vLLM receives and loads in one call: the trainer sends meanwhile
             calls = self._calls(members, "receive_and_load", update)
-            (sent, *stalls) = await self._settle(members, [self._send(), *calls], lead=1)
+            (sent, *stalls) = await self._settle(members, [self._send(), *calls], num_trainer_calls=1)
         else:
             await self._settle(members, self._calls(members, "begin_receive", staged.buckets))
-            (sent,) = await self._settle(members, [self._send()], lead=1)
+            (sent,) = await self._settle(members, [self._send()], num_trainer_calls=1)
             stalls = await self._settle(members, self._calls(members, "load_received", update))
         self._members = members
         return SyncReport(
@@ -190,8 +200,8 @@ class Fleet:
         return float(await self._trainer(self._on_sender("send_weights")))
 
     async def _connect(self, members: frozenset[int]) -> None:
-        lead = self._trainers[0]
-        address, port = await self._trainer(lead.address.remote())
+        num_trainer_calls = self._trainers[0]
+        address, port = await self._trainer(num_trainer_calls.address.remote())
         each = max(1, self.options.engine.tensor_parallel)
         world = 1 + each * len(members)
         opened = self._trainer(self._on_sender("join_weights", address, port, world, GROUP_TIMEOUT_SECONDS))
@@ -199,28 +209,30 @@ class Fleet:
             self._generator(index, "join_weights", address, port, 1 + each * place, world, GROUP_TIMEOUT_SECONDS)
             for place, index in enumerate(sorted(members))
         ]
-        await self._settle(members, [opened, *joined], lead=1)
+        await self._settle(members, [opened, *joined], num_trainer_calls=1)
 
     def _calls(self, members: frozenset[int], method: str, *arguments: object) -> list[Awaitable[Any]]:
         return [self._generator(index, method, *arguments) for index in sorted(members)]
 
-    async def _settle(self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, lead: int = 0) -> list[Any]:
-        """Await all calls, the first `lead` of them the trainer's, the others the members', if any.
+    async def _settle(
+        self, members: frozenset[int], calls: Sequence[Awaitable[Any]], *, num_trainer_calls: int = 0
+    ) -> list[Any]:
+        """Await all calls, the first `num_trainer_calls` of them the trainer's, the others the members', if any.
 
         Raises TrainerLost, or one SyncFailed that names the members that failed; all of them if only the trainer did.
         """
         results = await asyncio.gather(*calls, return_exceptions=True)
-        for result in results[:lead]:
+        for result in results[:num_trainer_calls]:
             if isinstance(result, TrainerLost):
                 raise result
         faults = {
             index: result
-            for index, result in zip(sorted(members), results[lead:], strict=False)
+            for index, result in zip(sorted(members), results[num_trainer_calls:], strict=False)
             if isinstance(result, BaseException)
         }
         if faults:
             raise SyncFailed(frozenset(faults), next(iter(faults.values())))
-        for result in results[:lead]:
+        for result in results[:num_trainer_calls]:
             if isinstance(result, BaseException):
                 raise SyncFailed(members, result)
         return results

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from scalerl_runtime.deadlines import while_alive
-from scalerl_runtime.types import Ints, Sample, Sampling
-from scalerl_runtime.weights.buckets import Bucket, Transport
+from scalerl_runtime.types import EngineOutput, Ints, SamplingRequest
+from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
 T = TypeVar("T")
 
@@ -38,11 +38,11 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Update:
+class WeightUpdate:
     """A weight update as an engine sees it."""
 
     version: int
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[WeightBucket, ...]
     sums: tuple[int, ...]  # one per parameter
     kv_cache: Literal["keep", "recompute"]
     timeout_seconds: float
@@ -69,11 +69,11 @@ class Generator:
         await self.probe()
         return asyncio.get_running_loop().time() - began
 
-    async def sample(self, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+    async def sample(self, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
         """Return one completion of `prompt` [Tp] for each request, in order."""
         return list(await asyncio.gather(*(self._sample_one(prompt, request) for request in requests)))
 
-    async def _sample_one(self, prompt: Ints, request: Sampling) -> Sample:
+    async def _sample_one(self, prompt: Ints, request: SamplingRequest) -> EngineOutput:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -100,18 +100,18 @@ class Generator:
         else:
             await self._rpc("join_weights", address, port, rank, world, timeout_seconds)
 
-    async def begin_receive(self, buckets: tuple[Bucket, ...]) -> None:
+    async def begin_receive(self, buckets: tuple[WeightBucket, ...]) -> None:
         """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns."""
         await self._rpc("begin_receive", _layout(buckets))
 
-    async def load_received(self, update: Update) -> float:
+    async def load_received(self, update: WeightUpdate) -> float:
         """Take over what was received; return the seconds for which the engine made no token.
 
         Raises when the update did not arrive whole; the engine then still works, with the weights it had.
         """
         return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
 
-    async def receive_and_load(self, update: Update) -> float:
+    async def receive_and_load(self, update: WeightUpdate) -> float:
         """Transport `nccl`: take part in the broadcast and take its weights over; return the seconds without a token.
 
         Raises when it did not arrive whole; the engine is then useless, and `probe` says so.
@@ -121,7 +121,7 @@ class Generator:
         self._is_spoiled = False
         return stall
 
-    async def _apply(self, update: Update, method: str, *arguments: object) -> float:
+    async def _apply(self, update: WeightUpdate, method: str, *arguments: object) -> float:
         """Have the worker do `method`, and name what it then has.
 
         `keep`: running completions go on with the cache that older weights computed. `recompute`: their cache is
@@ -156,7 +156,7 @@ class Generator:
         """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
         if self._is_spoiled:
             raise RuntimeError("the engine's weights are those of a broken update")
-        await self.sample(np.array([0], dtype=np.int32), [Sampling(max_tokens=1, temperature=1.0)])
+        await self.sample(np.array([0], dtype=np.int32), [SamplingRequest(max_tokens=1, temperature=1.0)])
 
     async def stop(self) -> None:
         """End the engine's processes."""
@@ -212,12 +212,12 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     return arguments
 
 
-def _layout(buckets: tuple[Bucket, ...]) -> list[dict[str, Any]]:
+def _layout(buckets: tuple[WeightBucket, ...]) -> list[dict[str, Any]]:
     """As plain mappings: the engine's wire takes no classes of ours."""
     return [asdict(bucket) for bucket in buckets]
 
 
-def _parse_output(output: Any) -> Sample:
+def _parse_output(output: Any) -> EngineOutput:
     tokens = np.asarray(output.token_ids, dtype=np.int32)
     logps = np.array(
         [entry[int(token)].logprob for token, entry in zip(tokens, output.logprobs, strict=True)], dtype=np.float32
@@ -225,4 +225,4 @@ def _parse_output(output: Any) -> Sample:
     versions = np.full(len(tokens), -1, dtype=np.int32)
     for span in output.weight_versions or ():
         versions[span.start : span.end] = int(span.version) if span.version.lstrip("-").isdigit() else -1
-    return Sample(tokens, logps, versions, output.text, "stop" if output.finish_reason == "stop" else "length")
+    return EngineOutput(tokens, logps, versions, output.text, "stop" if output.finish_reason == "stop" else "length")

@@ -39,7 +39,7 @@ from scalerl_api.wire import (
 
 log = logging.getLogger(__name__)
 
-FOUND_SECONDS = (
+FIND_COORDINATOR_SECONDS = (
     86_400.0  # a worker looks for its coordinator so long: the coordinator's pod may wait for a node for hours
 )
 JOIN_RETRY_SECONDS = 5.0
@@ -62,7 +62,7 @@ class NodeRole:
     """DNS name."""
     address: str
     """This pod's own IP."""
-    places: int
+    capacity: int
     """Actors of its role that it has room for: a trainer's ranks, or one engine."""
     save_seconds: float
     """How long it still serves when it is told to end: all trainers write a checkpoint together. 0 for generators."""
@@ -76,15 +76,15 @@ class NodeRole:
             role=role,
             coordinator=variables[ENV_COORDINATOR],
             address=variables[ENV_POD_IP],
-            places=max(1, run.spec.trainer.gpus_per_replica) if trains else 1,
+            capacity=max(1, run.spec.trainer.gpus_per_replica) if trains else 1,
             save_seconds=run.spec.deadlines.checkpoint_seconds if trains else 0.0,
         )
 
 
-def build_node_command(seat: NodeRole, *, head: bool, num_cpus: int, folder: str) -> list[str]:
+def build_node_command(node: NodeRole, *, head: bool, num_cpus: int, folder: str) -> list[str]:
     """Return the command of this pod's Ray node. The role is a resource: actors go where their role is."""
     where = (
-        ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={seat.coordinator}:{PORT_RAY_GCS}", "--block"]
+        ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={node.coordinator}:{PORT_RAY_GCS}", "--block"]
     )
     first, last = PORTS_RAY_WORKERS
     return [
@@ -93,7 +93,7 @@ def build_node_command(seat: NodeRole, *, head: bool, num_cpus: int, folder: str
         "ray.scripts.scripts",
         "start",
         *where,
-        f"--node-ip-address={seat.address}",
+        f"--node-ip-address={node.address}",
         f"--node-manager-port={PORT_RAY_NODE}",
         f"--object-manager-port={PORT_RAY_OBJECTS}",
         f"--runtime-env-agent-port={PORT_RAY_AGENT}",
@@ -103,7 +103,7 @@ def build_node_command(seat: NodeRole, *, head: bool, num_cpus: int, folder: str
         f"--min-worker-port={first}",
         f"--max-worker-port={last}",
         f"--num-cpus={num_cpus}",
-        f"--resources={json.dumps({seat.role: seat.places})}",
+        f"--resources={json.dumps({node.role: node.capacity})}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         # The monitor scales clusters of its own making, and would log the same lines every 5 s.
         *(["--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}"] if head else []),
@@ -117,12 +117,12 @@ def _environment() -> dict[str, str]:
     return {"RAY_BACKEND_LOG_LEVEL": "warning", **os.environ}
 
 
-async def start_head(seat: NodeRole, *, num_cpus: int, folder: str, seconds: float) -> str:
+async def start_head(node: NodeRole, *, num_cpus: int, folder: str, seconds: float) -> str:
     """Start Ray's head in the coordinator's pod within `seconds`; return the address that a driver joins.
 
     Raises JoinFailed.
     """
-    command = build_node_command(seat, head=True, num_cpus=num_cpus, folder=folder)
+    command = build_node_command(node, head=True, num_cpus=num_cpus, folder=folder)
     process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(seconds):
@@ -133,10 +133,10 @@ async def start_head(seat: NodeRole, *, num_cpus: int, folder: str, seconds: flo
         raise JoinFailed(f"starting Ray's head took longer than {seconds:g} s") from error
     if process.returncode:
         raise JoinFailed(f"Ray's head ended with {process.returncode}; the log says why")
-    return f"{seat.address}:{PORT_RAY_GCS}"
+    return f"{node.address}:{PORT_RAY_GCS}"
 
 
-async def work(seat: NodeRole, *, num_cpus: int) -> int:
+async def run_worker_node(node: NodeRole, *, num_cpus: int) -> int:
     """Be a Ray node until told to end; return the exit code.
 
     A trainer whose coordinator is gone ends: its attempt is over. A generator waits for the next coordinator, with its
@@ -148,16 +148,16 @@ async def work(seat: NodeRole, *, num_cpus: int) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    command = build_node_command(seat, head=False, num_cpus=num_cpus, folder="")
-    while (head := await _find(seat.coordinator, stopping)) is not None:
-        code = await serve(seat, command, stopping, partial(_is_there, head))
+    command = build_node_command(node, head=False, num_cpus=num_cpus, folder="")
+    while (head := await _find(node.coordinator, stopping)) is not None:
+        code = await serve(node, command, stopping, partial(_is_there, head))
         if not stopping.is_set():
             log.warning("Ray's node ended with %d", code)
-            if seat.role == "trainer":
+            if node.role == "trainer":
                 return EXIT_RETRY
             await _pause(JOIN_RETRY_SECONDS, stopping)
     if not stopping.is_set():
-        log.error("no coordinator at %s after %g s", seat.coordinator, FOUND_SECONDS)
+        log.error("no coordinator at %s after %g s", node.coordinator, FIND_COORDINATOR_SECONDS)
         return EXIT_RETRY
     return EXIT_FINISHED
 
@@ -165,7 +165,7 @@ async def work(seat: NodeRole, *, num_cpus: int) -> int:
 async def _find(coordinator: str, stopping: asyncio.Event) -> str | None:
     """The IP of the coordinator's head when it takes connections; None if it does not before FOUND_SECONDS are over."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + FOUND_SECONDS
+    deadline = loop.time() + FIND_COORDINATOR_SECONDS
     while not stopping.is_set() and loop.time() < deadline:
         head = await _reach(coordinator, JOIN_RETRY_SECONDS)
         if head is not None:
@@ -199,16 +199,16 @@ async def _pause(seconds: float, stopping: asyncio.Event) -> None:
         return
 
 
-def is_needed(seat: NodeRole, *, told_seconds: float, misses: int) -> bool:
-    """Whether a pod that was told to end `told_seconds` ago still has a checkpoint to help with.
+def is_still_needed(node: NodeRole, *, seconds_since_signal: float, misses: int) -> bool:
+    """Whether a pod that was told to end `seconds_since_signal` ago still has a checkpoint to help with.
 
     `misses`: looks in a row that did not find Ray's head.
     """
-    return told_seconds < seat.save_seconds and misses < PROBE_MISSES
+    return seconds_since_signal < node.save_seconds and misses < PROBE_MISSES
 
 
 async def serve(
-    seat: NodeRole,
+    node: NodeRole,
     command: Sequence[str],
     stopping: asyncio.Event,
     is_head_there: Callable[[], Awaitable[bool]],
@@ -220,12 +220,12 @@ async def serve(
     Nothing of it is alive afterwards.
     """
     process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
-    ended, asked = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
-    await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
+    ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
+    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     clock = asyncio.get_running_loop().time
-    told, misses = clock(), 0
-    while not ended.done() and is_needed(seat, told_seconds=clock() - told, misses=misses):
+    signalled_at, misses = clock(), 0
+    while not ended.done() and is_still_needed(node, seconds_since_signal=clock() - signalled_at, misses=misses):
         misses = 0 if await is_head_there() else misses + 1
         await asyncio.wait([ended], timeout=probe_seconds)
     if not ended.done():
@@ -236,7 +236,7 @@ async def serve(
     return await ended
 
 
-def leave_last_words(variables: Mapping[str, str]) -> None:
+def write_termination_message(variables: Mapping[str, str]) -> None:
     """Copy the coordinator's Termination to where Kubernetes reads it: a mounted file, which no rename can replace."""
     place = variables.get(ENV_LAST_WORDS)
     words = Path(variables.get(ENV_TERMINATION_FILE, ""))

@@ -21,9 +21,9 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.weights.buckets import (
     BUCKET_BYTES,
-    Bucket,
     GlooSender,
     Transport,
+    WeightBucket,
     WeightSender,
     bucket_checksums,
     plan_buckets,
@@ -101,7 +101,7 @@ class Trainer:
         self.world = world
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
-        self._buckets: tuple[Bucket, ...] = ()
+        self._buckets: tuple[WeightBucket, ...] = ()
         self._staged: list[Tensor] = []
 
     def address(self) -> tuple[str, int]:
@@ -176,7 +176,7 @@ class Trainer:
         """Name the present weights: a step that had nothing to learn from advances the version all the same."""
         self._version = version
 
-    def imitate(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
+    def train_supervised(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
         """One supervised step: minus the weighted log-likelihood of the trained tokens."""
 
         def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
@@ -227,7 +227,7 @@ class Trainer:
         count = sum(math.prod(full_shape(p)) for _, p in self._names)
         return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
 
-    def stage_weights(self) -> tuple[int, tuple[Bucket, ...], float]:
+    def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
         """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
 
         Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. Nothing here waits for a generator:

@@ -81,7 +81,7 @@ def _plan_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
     return buckets
 
 
-class _Take(torch.autograd.Function):
+class _TakeRows(torch.autograd.Function):
     """Rows of `padded` at unique `slots`; its backward writes rows, where index_select's would add them one by one."""
 
     @staticmethod
@@ -142,7 +142,7 @@ def _attend_padded(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *,
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         attended.append(out.transpose(1, 2).flatten(0, 1))
     padded = attended[0] if len(attended) == 1 else torch.cat(attended)
-    taken: Tensor = _Take.apply(padded, row.slots)  # type: ignore[no-untyped-call]  # torch does not type apply
+    taken: Tensor = _TakeRows.apply(padded, row.slots)  # type: ignore[no-untyped-call]  # torch does not type apply
     return taken
 
 

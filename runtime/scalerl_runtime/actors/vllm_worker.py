@@ -18,7 +18,7 @@ from vllm.v1.worker import gpu_input_batch
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
     PACKED_BUFFERS,
-    Bucket,
+    WeightBucket,
     broadcast,
     bucket_checksums,
     gloo_group,
@@ -180,7 +180,9 @@ def _refresh_tied_head(model: Any) -> None:
         head.quant_method.process_weights_after_loading(head)
 
 
-def _receive(group: Any, buckets: tuple[Bucket, ...]) -> tuple[list[tuple[Bucket, torch.Tensor]], list[int]]:
+def _receive(
+    group: Any, buckets: tuple[WeightBucket, ...]
+) -> tuple[list[tuple[WeightBucket, torch.Tensor]], list[int]]:
     received = []
     for bucket in buckets:
         flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)

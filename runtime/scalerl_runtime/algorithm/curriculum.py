@@ -39,7 +39,7 @@ def epoch_order(kind: Curriculum, difficulty: NDArray[np.float64], *, seed: int,
     easy_first = shuffled[np.argsort(difficulty[shuffled], kind="stable")]
     if kind == "staged":
         return np.concatenate([rng.permutation(stage) for stage in np.array_split(easy_first, _STAGES)])
-    return _draw_from_growing_pool(easy_first, _PACES[kind], rng)
+    return _draw_from_growing_pool(easy_first, _PACING[kind], rng)
 
 
 def _linear(progress: float) -> float:
@@ -51,11 +51,11 @@ def _exponential(progress: float) -> float:
 
 
 # Share of the prompts in play after a share of the pace's time, both 0..1.
-_PACES: Mapping[str, Callable[[float], float]] = {"linear": _linear, "exponential": _exponential}
+_PACING: Mapping[str, Callable[[float], float]] = {"linear": _linear, "exponential": _exponential}
 
 
 def _draw_from_growing_pool(
-    easy_first: NDArray[np.int64], pace: Callable[[float], float], rng: np.random.Generator
+    easy_first: NDArray[np.int64], pacing: Callable[[float], float], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Draw without repetition, the i-th from the easiest pace(...) of all prompts that are still there."""
     size = len(easy_first)
@@ -64,7 +64,7 @@ def _draw_from_growing_pool(
     order = np.empty(size, dtype=np.int64)
     for i in range(size):
         # Both paces stay above i / size, so at least one prompt is always left in the pool.
-        opened = math.ceil(pace(min(1.0, i / size / _FULL_AT)) * size)
+        opened = math.ceil(pacing(min(1.0, i / size / _FULL_AT)) * size)
         pool.extend(easy_first[i + len(pool) : opened].tolist())
         pick = int(picks[i] * len(pool))
         order[i] = pool[pick]
@@ -74,7 +74,7 @@ def _draw_from_growing_pool(
 
 
 @dataclass(frozen=True)
-class Issue:
+class DrawnPrompt:
     """One prompt to generate for."""
 
     prompt: int  # position in the data set
@@ -116,7 +116,9 @@ class PromptStream:
         self._seed = seed
         self._last: tuple[int, NDArray[np.int64]] | None = None
 
-    def draw(self, position: StreamPosition, excluded: Collection[int] = frozenset()) -> tuple[Issue, StreamPosition]:
+    def draw(
+        self, position: StreamPosition, excluded: Collection[int] = frozenset()
+    ) -> tuple[DrawnPrompt, StreamPosition]:
         """Return the next prompt and the position after it.
 
         Args:
@@ -134,7 +136,7 @@ class PromptStream:
             prompt = int(order[place])
             place += 1
             if prompt not in excluded:
-                return Issue(prompt, epoch), StreamPosition(epoch, place)
+                return DrawnPrompt(prompt, epoch), StreamPosition(epoch, place)
         raise AllPromptsExcludedError(
             f"all {len(self._difficulty)} prompts have left the run at epoch {epoch}; need at least one that is not "
             "yet solved: more data, or a higher noPositiveThreshold"

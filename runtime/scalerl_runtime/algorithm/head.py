@@ -126,7 +126,7 @@ class _LinearLogprob(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
         scale = 1.0 / ctx.settings.temperature
-        upstream = _Upstream(
+        upstream = _IncomingGradients(
             target,
             logsumexp,
             entropy,
@@ -139,7 +139,7 @@ class _LinearLogprob(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Upstream:
+class _IncomingGradients:
     """Per row [N]: what the forward left, and the gradients that came in, over the temperature."""
 
     target: Tensor
@@ -148,9 +148,9 @@ class _Upstream:
     grad_logp: Tensor
     grad_entropy: Tensor | None
 
-    def rows(self, rows: slice) -> "_Upstream":
+    def rows(self, rows: slice) -> "_IncomingGradients":
         grad_entropy = None if self.grad_entropy is None else self.grad_entropy[rows]
-        return _Upstream(
+        return _IncomingGradients(
             self.target[rows], self.logsumexp[rows], self.entropy[rows], self.grad_logp[rows], grad_entropy
         )
 
@@ -222,7 +222,7 @@ def _row_stats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _operand_grads(
-    hidden: Tensor, weight: Tensor, upstream: _Upstream, ctx: _Context
+    hidden: Tensor, weight: Tensor, upstream: _IncomingGradients, ctx: _Context
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of hidden and weight, each in its own dtype, None where nobody asked."""
     on_hidden, on_weight = ctx.needs_input_grad[:2]
@@ -248,7 +248,7 @@ def _operand_grads(
     return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight
 
 
-def _logits_grad(logits: Tensor, upstream: _Upstream, first_column: int) -> Tensor:
+def _logits_grad(logits: Tensor, upstream: _IncomingGradients, first_column: int) -> Tensor:
     """Gradient by a tile of logits, [rows, columns], written over it.
 
     By logit j of a row with probabilities p: grad_logp (1[j = target] - p_j) - grad_entropy p_j (log p_j + entropy).

@@ -10,7 +10,7 @@ Ids = Sequence[int] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedTokens:
     """Which tokens of one completion the engine forced."""
 
     mask: NDArray[np.bool_]  # [T] True at forced tokens
@@ -37,7 +37,7 @@ def count_think_tokens(prompt: Ids, completion: Ids, start_think_ids: Ids) -> in
 
 def forced_mask(
     tokens: Ids, phrase_ids: Ids, end_think_ids: Ids, budget: int, think_tokens_in_prompt: int | None
-) -> Forced:
+) -> ForcedTokens:
     """Return which of the tokens [T] the engine forced; nothing in its output says so.
 
     Args:
@@ -57,15 +57,15 @@ def forced_mask(
     tokens, phrase = np.asarray(tokens), np.asarray(phrase_ids)
     mask = np.zeros(len(tokens), dtype=np.bool_)
     if think_tokens_in_prompt is None:
-        return Forced(mask, 0)
+        return ForcedTokens(mask, 0)
     start = max(0, budget - think_tokens_in_prompt)
     if start >= len(tokens):
-        return Forced(mask, 0)
+        return ForcedTokens(mask, 0)
     is_open = _find_first(tokens[:start], end_think_ids) is None
     end, complete = _phrase_end(tokens, phrase, start)
     if is_open or (complete and end - start >= len(phrase)):
         mask[start:end] = True
-    return Forced(mask, int(not complete if is_open else mask.any()))
+    return ForcedTokens(mask, int(not complete if is_open else mask.any()))
 
 
 def length_penalty(reward: float, length: int, limit: int, cache: int) -> float:

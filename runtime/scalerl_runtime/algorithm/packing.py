@@ -57,7 +57,7 @@ def plan_packs(lengths: Sequence[int], *, budget: int, ranks: int, quadratic: fl
     tokens = np.asarray(lengths, dtype=np.int64)
     work = tokens + quadratic * tokens.astype(np.float64) ** 2
     order = tuple(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)))
-    batch = _Batch(tokens, work, order, budget, ranks)
+    batch = _PackInput(tokens, work, order, budget, ranks)
     num_rows = -(-int(tokens.sum()) // (budget * ranks))
     while not (plans := _plan_candidates(batch, num_rows * ranks)):
         num_rows += 1
@@ -79,7 +79,7 @@ _Numbers = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _PackInput:
     tokens: NDArray[np.int64]  # [B]
     work: NDArray[np.float64]  # [B]
     order: tuple[int, ...]  # longest sequence first
@@ -87,13 +87,13 @@ class _Batch:
     ranks: int
 
 
-def _plan_candidates(batch: _Batch, num_packs: int) -> list[PackPlan]:
+def _plan_candidates(batch: _PackInput, num_packs: int) -> list[PackPlan]:
     """Plans with this many packs, those that exist: of equal rows, of equal work, and of the fullest rows."""
     fills = (_fill_packs(batch, load, num_packs) for load in (batch.tokens, batch.work, -batch.tokens))
     return [_deal_packs(packs, batch) for packs in fills if packs is not None]
 
 
-def _fill_packs(batch: _Batch, load: _Numbers, num_packs: int) -> list[list[int]] | None:
+def _fill_packs(batch: _PackInput, load: _Numbers, num_packs: int) -> list[list[int]] | None:
     """Longest sequence first into the least loaded pack that has room; None if one finds no room.
 
     A load that falls with the tokens makes it the fullest pack that has room.
@@ -113,7 +113,7 @@ def _fill_packs(batch: _Batch, load: _Numbers, num_packs: int) -> list[list[int]
     return packs
 
 
-def _deal_packs(packs: list[list[int]], batch: _Batch) -> PackPlan:
+def _deal_packs(packs: list[list[int]], batch: _PackInput) -> PackPlan:
     """Deal packs to ranks: those of similar work are one micro-batch, and the rank that lags takes the heaviest."""
     pack_work = np.array([batch.work[pack].sum() for pack in packs])
     heaviest_first = np.argsort(-pack_work, kind="stable")

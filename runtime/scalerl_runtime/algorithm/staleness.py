@@ -21,7 +21,7 @@ class StalenessError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Pace:
+class StalenessBound:
     """The one rule behind the three modes of asynchrony."""
 
     prompts_per_step: int  # P, groups that a step trains on
@@ -39,14 +39,14 @@ class Pace:
         return self.cycle == 0 or version % self.cycle == 0
 
 
-def build_pace(recipe: Recipe) -> Pace:
+def build_staleness_bound(recipe: Recipe) -> StalenessBound:
     """Return the pace of the recipe's asynchrony.
 
     `pipeline`: lag <= max_lag. `offPolicy` with k steps: lag <= k - 1. `synchronous`: lag 0.
     """
     mode = recipe.asynchrony
     cycle = {"pipeline": 0, "offPolicy": mode.off_policy_steps, "synchronous": 1}[mode.mode]
-    return Pace(recipe.prompts_per_step, mode.largest_lag, cycle=cycle)
+    return StalenessBound(recipe.prompts_per_step, mode.largest_lag, cycle=cycle)
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,23 @@ class Admission:
         return dataclasses.replace(self, admitted=self.consumed + num_buffered)
 
 
-def capacity(pace: Pace, state: Admission, generator_version: int) -> int:
+def capacity(bound: StalenessBound, state: Admission, generator_version: int) -> int:
     """Return how many groups may be handed now to a generator that runs `generator_version`, >= 0.
 
     With P groups consumed by every step this is (generator_version + max_lag + 1) * P - admitted in `pipeline`.
     A generator so far behind that its tokens would be too old gets nothing until it is updated.
     """
-    steps_left = pace.deadline(generator_version) + 1 - state.version
-    return max(0, steps_left * pace.prompts_per_step - state.outstanding)
+    steps_left = bound.deadline(generator_version) + 1 - state.version
+    return max(0, steps_left * bound.prompts_per_step - state.outstanding)
 
 
 def select_batch(
-    pace: Pace, version: int, completed: Sequence[int], in_flight: Sequence[int], *, num_groups: int | None = None
+    bound: StalenessBound,
+    version: int,
+    completed: Sequence[int],
+    in_flight: Sequence[int],
+    *,
+    num_groups: int | None = None,
 ) -> tuple[int, ...] | None:
     """Return the positions in `completed` that the step from `version` trains on; None: wait for a group in flight.
 
@@ -115,37 +120,37 @@ def select_batch(
     The step waits if it lacks groups, if a cycle is not complete, or if taking what is there would leave a group in
     flight that could no longer meet its deadline. Raises StalenessError if waiting cannot help.
     """
-    wanted = pace.prompts_per_step if num_groups is None else num_groups
-    if len(completed) < wanted or (pace.cycle and in_flight):
+    wanted = bound.prompts_per_step if num_groups is None else num_groups
+    if len(completed) < wanted or (bound.cycle and in_flight):
         return None
-    order = sorted(range(len(completed)), key=lambda i: pace.deadline(completed[i]))
+    order = sorted(range(len(completed)), key=lambda i: bound.deadline(completed[i]))
     chosen, rest = order[:wanted], order[wanted:]
-    late = [completed[i] for i in chosen if pace.deadline(completed[i]) < version]
+    late = [completed[i] for i in chosen if bound.deadline(completed[i]) < version]
     left = [completed[i] for i in rest] + list(in_flight)
-    if not late and _is_feasible(pace, version + 1, left):
+    if not late and _is_feasible(bound, version + 1, left):
         return tuple(chosen)
     if in_flight and not late:
         return None
     raise StalenessError(
         f"at version {version} outstanding groups of versions {sorted([*completed, *in_flight])} cannot all be trained "
-        f"within lag {pace.max_lag} at {pace.prompts_per_step} groups a step"
+        f"within lag {bound.max_lag} at {bound.prompts_per_step} groups a step"
     )
 
 
-def plan_resume(pace: Pace, version: int, buffered: Sequence[int]) -> tuple[int, ...]:
+def plan_resume(bound: StalenessBound, version: int, buffered: Sequence[int]) -> tuple[int, ...]:
     """Return the positions of the buffered groups that can still meet their deadlines after a restart at `version`.
 
     All of them, unless the pace was made stricter (a smaller maxLag or batch). The prompts of the others are issued
     anew: their old completions would break the bound.
     """
     kept: list[int] = []
-    for position in sorted(range(len(buffered)), key=lambda i: pace.deadline(buffered[i])):
-        if version + len(kept) // pace.prompts_per_step <= pace.deadline(buffered[position]):
+    for position in sorted(range(len(buffered)), key=lambda i: bound.deadline(buffered[i])):
+        if version + len(kept) // bound.prompts_per_step <= bound.deadline(buffered[position]):
             kept.append(position)
     return tuple(sorted(kept))
 
 
-def _is_feasible(pace: Pace, version: int, admitted_versions: Sequence[int]) -> bool:
+def _is_feasible(bound: StalenessBound, version: int, admitted_versions: Sequence[int]) -> bool:
     """Whether P a step from `version` on, the earliest deadline first, all are trained in time."""
-    deadlines = sorted(map(pace.deadline, admitted_versions))
-    return all(version + i // pace.prompts_per_step <= deadline for i, deadline in enumerate(deadlines))
+    deadlines = sorted(map(bound.deadline, admitted_versions))
+    return all(version + i // bound.prompts_per_step <= deadline for i, deadline in enumerate(deadlines))

@@ -21,7 +21,7 @@ class NonFinite(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedStep:
     """A step's work, by rank."""
 
     batches: tuple[tuple[MicroBatch, ...], ...]
@@ -29,13 +29,13 @@ class Packed:
     tokens: int  # packed, prompts included
 
 
-def pack(sequences: Sequence[TrainSequence], *, budget: int, ranks: int, quadratic: float) -> Packed:
+def pack(sequences: Sequence[TrainSequence], *, budget: int, ranks: int, quadratic: float) -> PackedStep:
     """Distribute sequences over the ranks' micro-batches; `budget` is the tokens of one."""
     plan = plan_packs([len(s.tokens) for s in sequences], budget=budget, ranks=ranks, quadratic=quadratic)
     batches = tuple(
         tuple(build_micro_batch([sequences[index] for index in row]) for row in rows) for rows in plan.packs
     )
-    return Packed(batches, plan.stats, sum(len(s.tokens) for s in sequences))
+    return PackedStep(batches, plan.stats, sum(len(s.tokens) for s in sequences))
 
 
 def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:
@@ -44,7 +44,7 @@ def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:
     return measure_mismatch(logp, logp_gen, lag, np.ones(len(logp), dtype=np.bool_))
 
 
-def step_values(batch: Batch, packed: Packed | None, results: Sequence[StepResult]) -> dict[str, float]:
+def step_values(batch: Batch, packed: PackedStep | None, results: Sequence[StepResult]) -> dict[str, float]:
     """The step's metrics by name; what was not measured is absent. Without results the optimizer was skipped."""
     stats = batch.stats
     values = {
@@ -98,7 +98,7 @@ def follow_kl(controller: KlController, results: Sequence[StepResult]) -> KlCont
 
 
 def measure(
-    batch: Batch, packed: Packed | None, results: Sequence[StepResult], *, what: str, action: WatchAction
+    batch: Batch, packed: PackedStep | None, results: Sequence[StepResult], *, what: str, action: WatchAction
 ) -> tuple[dict[str, float], list[tuple[str, str, float]]]:
     """Return the step's metrics by name, and those that are split by lag. Raises NonFinite as `check_finite` does."""
     values = check_finite(step_values(batch, packed, results), what, action)

@@ -59,7 +59,7 @@ class EvalPlan:
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class _EvalSample:
     """What is kept of a completion: an evaluation has too many to keep their tokens."""
 
     reward: float  # NaN where the verifier failed
@@ -114,7 +114,9 @@ async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sample(pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore) -> list[_Sampled]:
+async def _sample(
+    pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore
+) -> list[_EvalSample]:
     """One prompt's completions."""
     length = pool.options.recipe.length
     rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
@@ -125,9 +127,9 @@ async def _sample(pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns:
     ]
     async with turns:
         samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
-    rewards = await asyncio.gather(*(pool.judge(prompt, sample.text) for sample in samples))
+    rewards = await asyncio.gather(*(pool.grade(prompt, sample.text) for sample in samples))
     return [
-        _Sampled(
+        _EvalSample(
             reward=np.nan if reward is None else reward,
             tokens=len(sample.tokens),
             surprise=-float(sample.logps.mean()) if len(sample.logps) else 0.0,

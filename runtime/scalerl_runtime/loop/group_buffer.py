@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from scalerl_runtime.algorithm.staleness import Admission, Pace, capacity, select_batch
-from scalerl_runtime.loop.slots import Ticket
+from scalerl_runtime.algorithm.staleness import Admission, StalenessBound, capacity, plan_resume, select_batch
+from scalerl_runtime.loop.slots import InFlightGroup
 from scalerl_runtime.types import Group
 
 
@@ -15,12 +15,12 @@ class GroupBuffer:
         on_change: called whenever a step or a generator may go on because of a change here.
     """
 
-    def __init__(self, pace: Pace, on_change: Callable[[], None]):
-        self._pace = pace
+    def __init__(self, bound: StalenessBound, on_change: Callable[[], None]):
+        self._bound = bound
         self._on_change = on_change
         self._admission = Admission()
         self._completed: list[Group] = []
-        self._in_flight: list[Ticket] = []
+        self._in_flight: list[InFlightGroup] = []
         self._reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
 
     # -- state -----------------------------------------------------------------------------------------------------
@@ -52,39 +52,48 @@ class GroupBuffer:
 
     def unfinished(self) -> tuple[tuple[int, int], ...]:
         """(epoch, prompt id) of every prompt that was drawn and has no completed group."""
-        return (*self._reissue, *((ticket.epoch, ticket.prompt.id) for ticket in self._in_flight))
+        return (*self._reissue, *((work.epoch, work.prompt.id) for work in self._in_flight))
 
     def capacity(self, generator_version: int) -> int:
         """Groups that may be admitted now on a generator that runs `generator_version`."""
-        return capacity(self._pace, self._admission, generator_version)
+        return capacity(self._bound, self._admission, generator_version)
 
     # -- generation ------------------------------------------------------------------------------------------------
 
-    def restore(self, state: Admission, completed: Sequence[Group], reissue: Sequence[tuple[int, int]]) -> None:
-        """Take over an earlier attempt's groups; the prompts (epoch, id) of `reissue` are generated first."""
-        self._completed, self._reissue = list(completed), list(reissue)
-        self._admission = state.resume(len(completed))
+    def restore(
+        self, step: int, num_consumed: int, buffer: Sequence[Group], in_flight: Sequence[tuple[int, int]]
+    ) -> None:
+        """Take over the completed groups of a checkpoint of `step`.
+
+        Prompts whose groups were `in_flight` (epoch, id), or can no longer be trained in time, are generated again,
+        before any new one.
+        """
+        kept = set(plan_resume(self._bound, step, [group.admitted_version for group in buffer]))
+        self._completed = [group for i, group in enumerate(buffer) if i in kept]
+        late = [(group.epoch, group.prompt.id) for i, group in enumerate(buffer) if i not in kept]
+        self._reissue = [*late, *in_flight]
+        self._admission = Admission(step, num_consumed, num_consumed).resume(len(self._completed))
 
     def next_reissue(self) -> tuple[int, int] | None:
         """Remove and return the next prompt (epoch, id) whose group was lost; None if there is none."""
         return self._reissue.pop(0) if self._reissue else None
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit(self, work: InFlightGroup) -> None:
         """Count a group that a generator begins."""
         self._admission = self._admission.admit()
-        self._in_flight.append(ticket)
+        self._in_flight.append(work)
 
-    def complete(self, ticket: Ticket, group: Group) -> None:
+    def complete(self, work: InFlightGroup, group: Group) -> None:
         """Keep a group that is generated and graded for a step."""
-        self._in_flight.remove(ticket)
+        self._in_flight.remove(work)
         self._completed.append(group)
         self._on_change()
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def withdraw(self, work: InFlightGroup) -> None:
         """Have the prompt of a lost generator generated again, before any new one."""
-        self._in_flight.remove(ticket)
+        self._in_flight.remove(work)
         self._admission = self._admission.withdraw()
-        self._reissue.append((ticket.epoch, ticket.prompt.id))
+        self._reissue.append((work.epoch, work.prompt.id))
         self._on_change()
 
     # -- training --------------------------------------------------------------------------------------------------
@@ -92,7 +101,7 @@ class GroupBuffer:
     def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:
         """Remove and return the groups of the next step, or None while it has to wait."""
         chosen = select_batch(
-            self._pace,
+            self._bound,
             version,
             [g.admitted_version for g in self._completed],
             [t.version for t in self._in_flight],

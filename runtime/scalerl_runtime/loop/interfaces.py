@@ -11,16 +11,16 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
-from scalerl_runtime.algorithm.staleness import Pace
+from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals
-from scalerl_runtime.loop.syncer import Sender
+from scalerl_runtime.loop.syncer import WeightPublisher
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 
 
-class Trainers(Sender, Protocol):
+class TrainerFleet(WeightPublisher, Protocol):
     """What the pipeline needs of the fleet, beside what pool and syncer need."""
 
     async def train(
@@ -48,9 +48,9 @@ class PipelineDeps:
 
     run: RLRun
     recipe: Recipe
-    pace: Pace
+    staleness: StalenessBound
     data: Data
-    fleet: Trainers
+    fleet: TrainerFleet
     pool: Pool
     store: CheckpointStore
     journals: Journals

@@ -18,14 +18,14 @@ import numpy as np
 
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
-from scalerl_runtime.algorithm.curriculum import Issue, PromptStream
+from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
-from scalerl_runtime.algorithm.step import Packed, measure, pack, sync_values
+from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
-from scalerl_runtime.loop.run_state import Position, snapshot
+from scalerl_runtime.loop.run_state import TrainingState, snapshot
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
@@ -37,22 +37,22 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """One attempt at a run, from a position to the end of its budget."""
 
-    def __init__(self, parts: PipelineDeps, position: Position, observer: Observer, stopping: asyncio.Event):
-        self.parts = parts
-        self.position = position
+    def __init__(self, deps: PipelineDeps, state: TrainingState, observer: Observer, stopping: asyncio.Event):
+        self.deps = deps
+        self.state = state
         self.observer = observer
         self.stopping = stopping
         self.last_sync: SyncReport | None = None
         self.stream = PromptStream(
-            parts.recipe.curriculum,
-            np.array([p.difficulty for p in parts.data.train]),
-            seed=parts.run.spec.seed,
+            deps.recipe.curriculum,
+            np.array([p.difficulty for p in deps.data.train]),
+            seed=deps.run.spec.seed,
         )
-        self.prompts = {p.id: p for p in parts.data.train}
-        self._order = [p.id for p in parts.data.train]
-        self._place = {p.id: i for i, p in enumerate(parts.data.train)}
-        self.saver = Saver(parts.store, parts.fleet.save, parts.run.spec.deadlines.checkpoint_seconds)
-        self.syncer = Syncer(parts.fleet, parts.pool, parts.run.spec.deadlines.sync_seconds, self._on_sync)
+        self.prompts = {p.id: p for p in deps.data.train}
+        self._order = [p.id for p in deps.data.train]
+        self._index_of = {p.id: i for i, p in enumerate(deps.data.train)}
+        self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
+        self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
         self._evaluation: asyncio.Task[None] | None = None
         self._tokens_seen = 0
         self._dropped = 0  # groups of the step under way that a refill replaces
@@ -64,17 +64,17 @@ class Pipeline:
 
         `fresh`: nothing was evaluated yet, so step 0 is. Raises what ended the run.
         """
-        self.parts.pool.start_clocks()
-        self.parts.trainer_clock.start(self.parts.now())
-        self.parts.trainer_clock.switch("wait", self.parts.now())
-        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._feed())]
+        self.deps.pool.start_clocks()
+        self.deps.trainer_clock.start(self.deps.now())
+        self.deps.trainer_clock.switch("wait", self.deps.now())
+        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._submit_prompts())]
         try:
             await self._guarded(self._main(fresh=fresh), background)
         finally:
             for task in [*background, *([self._evaluation] if self._evaluation else [])]:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await self.parts.pool.close()
+            await self.deps.pool.close()
 
     async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
         """Await `work`, but fail as soon as a background task fails."""
@@ -90,10 +90,10 @@ class Pipeline:
 
     async def _main(self, *, fresh: bool) -> None:
         await self._catch_up_evals()
-        await self.syncer.offer(self.position.step)
+        await self.syncer.publish(self.state.step)
         if fresh:
             await self._begin_eval()
-        while not self._is_over():
+        while not self._is_done():
             if not await self._step():
                 break
         if self.stopping.is_set():
@@ -102,87 +102,87 @@ class Pipeline:
         await self._finish_evals()
         await self._save("the end")
 
-    def _is_over(self) -> bool:
-        budget = self.parts.run.spec.budget
+    def _is_done(self) -> bool:
+        budget = self.deps.run.spec.budget
         spent = budget.gpu_hours is not None and self.compute_gpu_hours() >= budget.gpu_hours
-        return self.stopping.is_set() or spent or self.position.step >= budget.steps
+        return self.stopping.is_set() or spent or self.state.step >= budget.steps
 
     def compute_gpu_hours(self) -> float:
         """Compute of the surviving history: earlier attempts up to their checkpoint, and all of this one."""
-        seconds = self.parts.trainer_clock.total(self.parts.now()) + self.parts.pool.device_seconds()
-        return self.position.compute_before + seconds / 3600
+        seconds = self.deps.trainer_clock.total(self.deps.now()) + self.deps.pool.device_seconds()
+        return self.state.compute_before + seconds / 3600
 
     # -- feeding ---------------------------------------------------------------------------------------------------
 
-    async def _feed(self) -> None:
-        pool = self.parts.pool
+    async def _submit_prompts(self) -> None:
+        pool = self.deps.pool
         while True:
-            seen = pool.changed.count
+            count = pool.changed.count
             slot = pool.next_slot()
             while slot is not None and self._is_wanted():
-                issue = self._next_issue()
-                pool.hand_over(slot, self.prompts[issue.prompt], issue.epoch)
+                drawn = self._next_prompt()
+                pool.submit(slot, self.prompts[drawn.prompt], drawn.epoch)
                 slot = pool.next_slot()
-            await self._wake(seen)
+            await self._wait_for_change(count)
 
     def _is_wanted(self) -> bool:
         """Whether another group could still be trained; a refilling recipe may need any number."""
         if self.stopping.is_set():
             return False
-        left = self.parts.run.spec.budget.steps - self.position.step
-        refills = self.parts.recipe.zero_variance == "refill"
-        return refills or self.parts.pool.groups.num_outstanding < left * self.parts.recipe.prompts_per_step
+        left = self.deps.run.spec.budget.steps - self.state.step
+        refills = self.deps.recipe.zero_variance == "refill"
+        return refills or self.deps.pool.groups.num_outstanding < left * self.deps.recipe.prompts_per_step
 
-    def _next_issue(self) -> Issue:
+    def _next_prompt(self) -> DrawnPrompt:
         """Next prompt to generate for, by its id."""
-        reissue = self.parts.pool.groups.next_reissue()
+        reissue = self.deps.pool.groups.next_reissue()
         if reissue is not None:
             epoch, prompt = reissue
-            return Issue(prompt, epoch)
-        excluded = {self._place[p] for p in self.position.history.excluded if p in self._place}
-        issue = self.position.draw(self.stream, excluded)
-        return Issue(self._order[issue.prompt], issue.epoch)
+            return DrawnPrompt(prompt, epoch)
+        excluded = {self._index_of[p] for p in self.state.history.excluded if p in self._index_of}
+        drawn = self.state.draw(self.stream, excluded)
+        return DrawnPrompt(self._order[drawn.prompt], drawn.epoch)
 
-    async def _wake(self, seen: int) -> None:
+    async def _wait_for_change(self, count: int) -> None:
         """Wait until something changed in the pool; raise what broke there."""
-        await self.parts.pool.changed.wait_past(seen)
-        self.parts.pool.check()
+        await self.deps.pool.changed.wait_past(count)
+        self.deps.pool.check()
 
     # -- training --------------------------------------------------------------------------------------------------
 
     async def _step(self) -> bool:
         """One step; False when the run is being stopped instead."""
-        parts = self.parts
-        began = parts.now()
-        parts.trainer_clock.switch("wait", began)
-        groups = await self._take()
+        deps = self.deps
+        began = deps.now()
+        deps.trainer_clock.switch("wait", began)
+        groups = await self._take_groups()
         if groups is None:
             return False
-        batch = build_batch(groups, parts.recipe, version=self.position.step)
-        waited = parts.now() - began
-        parts.trainer_clock.switch("train", parts.now())
+        batch = build_batch(groups, deps.recipe, version=self.state.step)
+        waited = deps.now() - began
+        deps.trainer_clock.switch("train", deps.now())
         packed, results = await self._optimize(batch)
-        action = parts.run.spec.watchdog.non_finite.action
-        values, split = measure(batch, packed, results, what=f"step {self.position.step + 1}", action=action)
-        self._advance(groups)
-        values |= self._own_values(batch, began, waited)
+        action = deps.run.spec.watchdog.non_finite.action
+        values, split = measure(batch, packed, results, what=f"step {self.state.step + 1}", action=action)
+        self._count_step(groups)
+        values |= self._loop_values(batch, began, waited)
         record = StepRecord(
-            step=self.position.step,
+            step=self.state.step,
             time=time.time(),
-            attempt=parts.attempt,
+            attempt=deps.attempt,
             compute_gpu_hours=self.compute_gpu_hours(),
             reward=values.get("reward"),
             values=values,
         )
-        parts.journals.metrics.append(record.model_dump(by_alias=True))
+        deps.journals.metrics.append(record.model_dump(by_alias=True))
         self.observer.on_step(record, batch.stats.lag_tokens, split)
-        parts.trainer_clock.switch("sync", parts.now())
+        deps.trainer_clock.switch("sync", deps.now())
         await self._after_step()
         return True
 
-    async def _take(self) -> list[Group] | None:
+    async def _take_groups(self) -> list[Group] | None:
         """The groups of the next step, refilled if the recipe says so; None when stopping."""
-        pool, recipe, seconds = self.parts.pool, self.parts.recipe, self.parts.run.spec.deadlines.batch_seconds
+        pool, recipe, seconds = self.deps.pool, self.deps.recipe, self.deps.run.spec.deadlines.batch_seconds
         taken: list[Group] = []
         missing = recipe.prompts_per_step
         while missing:
@@ -197,15 +197,15 @@ class Pipeline:
             self._drop(len(decision.dropped) if missing else 0)
         return taken
 
-    async def _select(self, count: int) -> list[Group] | None:
-        """`count` groups as soon as the next step may take them; None when stopping."""
-        pool = self.parts.pool
+    async def _select(self, num_groups: int) -> list[Group] | None:
+        """`num_groups` groups as soon as the next step may take them; None when stopping."""
+        pool = self.deps.pool
         while True:
-            seen = pool.changed.count
-            found = pool.groups.select(self.position.step, count)
+            count = pool.changed.count
+            found = pool.groups.select(self.state.step, num_groups)
             if found is not None or self.stopping.is_set():
                 return found
-            waits = [asyncio.create_task(pool.changed.wait_past(seen)), asyncio.create_task(self.stopping.wait())]
+            waits = [asyncio.create_task(pool.changed.wait_past(count)), asyncio.create_task(self.stopping.wait())]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -215,76 +215,76 @@ class Pipeline:
 
     def _drop(self, count: int) -> None:
         """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
-        self.parts.pool.groups.drop(count - self._dropped)
+        self.deps.pool.groups.drop(count - self._dropped)
         self._dropped = count
 
     def _rate(self, version: int) -> float:
         """Learning rate of the step to `version`."""
-        optimizer = self.parts.recipe.optimizer
+        optimizer = self.deps.recipe.optimizer
         return learning_rate(version - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps)
 
-    async def _optimize(self, batch: Batch) -> tuple[Packed | None, list[StepResult]]:
-        parts, spec, version = self.parts, self.parts.run.spec, self.position.step + 1
+    async def _optimize(self, batch: Batch) -> tuple[PackedStep | None, list[StepResult]]:
+        deps, spec, version = self.deps, self.deps.run.spec, self.state.step + 1
         if not batch.sequences:
-            await within(spec.deadlines.train_seconds, "naming a version", parts.fleet.set_version(version))
+            await within(spec.deadlines.train_seconds, "naming a version", deps.fleet.set_version(version))
             return None, []
         packed = pack(
             batch.sequences,
             budget=spec.trainer.micro_batch_tokens,
             ranks=spec.trainer.ranks,
-            quadratic=parts.quadratic,
+            quadratic=deps.quadratic,
         )
         results = await within(
             spec.deadlines.train_seconds,
             f"training step {version}",
-            parts.fleet.train(
+            deps.fleet.train(
                 packed.batches,
                 learning_rate=self._rate(version),
-                kl_coefficient=self.position.kl.coefficient,
+                kl_coefficient=self.state.kl.coefficient,
                 version=version,
             ),
         )
-        self.position.follow_kl(results)
+        self.state.follow_kl(results)
         return packed, results
 
-    def _advance(self, groups: Sequence[Group]) -> None:
+    def _count_step(self, groups: Sequence[Group]) -> None:
         """Count the step: version, admission, history, ledger."""
-        position = self.position
-        position.count_step(groups, keep_history=self.parts.recipe.no_positive_resampling)
-        self.parts.pool.groups.consume(len(groups))
-        self.parts.journals.ledger.append(
-            {"step": position.step, "prompts": [[g.epoch, g.prompt.id] for g in groups], "attempt": self.parts.attempt}
+        state = self.state
+        state.count_step(groups, keep_history=self.deps.recipe.no_positive_resampling)
+        self.deps.pool.groups.consume(len(groups))
+        self.deps.journals.ledger.append(
+            {"step": state.step, "prompts": [[g.epoch, g.prompt.id] for g in groups], "attempt": self.deps.attempt}
         )
 
-    def _own_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
+    def _loop_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
         """Metrics of the step that only the loop knows."""
-        parts, now = self.parts, self.parts.now()
+        deps, now = self.deps, self.deps.now()
         seconds = max(now - began, 1e-9)
-        sampled = parts.pool.counters.tokens - self._tokens_seen
-        self._tokens_seen = parts.pool.counters.tokens
+        sampled = deps.pool.counters.tokens - self._tokens_seen
+        self._tokens_seen = deps.pool.counters.tokens
         values = {
             "step_seconds": seconds,
             "wait_seconds": waited,
             "tokens_per_second": batch.stats.trained_tokens / seconds,
             "generator_tokens_per_second": sampled / seconds,
-            "idle_fraction_trainer": parts.trainer_clock.idle_fraction(now),
-            "idle_fraction_generator": parts.pool.idle_fraction(),
-            "buffered_groups": float(parts.pool.groups.num_completed),
-            "in_flight_groups": float(parts.pool.groups.num_in_flight),
-            "kl_coefficient": self.position.kl.coefficient,
-            "excluded_prompts": float(len(self.position.history.excluded)),
-            "learning_rate": self._rate(self.position.step),
+            "idle_fraction_trainer": deps.trainer_clock.idle_fraction(now),
+            "idle_fraction_generator": deps.pool.idle_fraction(),
+            "buffered_groups": float(deps.pool.groups.num_completed),
+            "in_flight_groups": float(deps.pool.groups.num_in_flight),
+            "kl_coefficient": self.state.kl.coefficient,
+            "excluded_prompts": float(len(self.state.history.excluded)),
+            "learning_rate": self._rate(self.state.step),
         }
         return values | (sync_values(self.last_sync) if self.last_sync else {})
 
     async def _after_step(self) -> None:
-        budget, checkpoint, step = self.parts.run.spec.budget, self.parts.run.spec.checkpoint, self.position.step
+        budget, checkpoint, step = self.deps.run.spec.budget, self.deps.run.spec.checkpoint, self.state.step
         if step % budget.eval_every_steps == 0 or step == budget.steps:
             await self._begin_eval()
         elif step % checkpoint.every_steps == 0:
             await self._save(f"step {step}")
-        if self.parts.pace.is_push_due(step):
-            await self.syncer.offer(step)
+        if self.deps.staleness.is_push_due(step):
+            await self.syncer.publish(step)
 
     def _on_sync(self, report: SyncReport) -> None:
         self.last_sync = report
@@ -294,21 +294,21 @@ class Pipeline:
     async def _begin_eval(self) -> None:
         """Save this step, then evaluate it while training goes on. One evaluation runs at a time."""
         await self._join_eval()
-        compute = self.compute_gpu_hours() if self.position.step else 0.0
-        self.position.pending.append(PendingEval(self.position.step, compute))
-        await self._save(f"step {self.position.step}, to be evaluated")
-        pending = self.position.pending[-1]
-        lease = await self.syncer.lease(self.position.step)
+        compute = self.compute_gpu_hours() if self.state.step else 0.0
+        self.state.pending.append(PendingEval(self.state.step, compute))
+        await self._save(f"step {self.state.step}, to be evaluated")
+        pending = self.state.pending[-1]
+        lease = await self.syncer.lease(self.state.step)
         self._evaluation = asyncio.create_task(self._evaluate(pending, lease))
 
     async def _join_eval(self) -> None:
         if self._evaluation is not None:
-            seconds = self.parts.run.spec.deadlines.eval_seconds
+            seconds = self.deps.run.spec.deadlines.eval_seconds
             await within(seconds, "waiting for the evaluation before", asyncio.shield(self._evaluation))
             self._evaluation = None
 
     async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
-        spec = self.parts.run.spec
+        spec = self.deps.run.spec
         patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to come back
         slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
         try:
@@ -317,28 +317,28 @@ class Pipeline:
             )
         except (GeneratorLost, DeadlineExceeded) as error:
             log.warning("the evaluation of step %d is put off: %s", pending.step, error)
-            self.parts.pool.lose(slot.index, error)
+            self.deps.pool.mark_lost(slot.index, error)
             return
         finally:
             self.syncer.release(slot)
         self._record(pending, points)
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
-        data, spec = self.parts.data, self.parts.run.spec
+        data, spec = self.deps.data, self.deps.run.spec
         sets: Mapping[str, Sequence[Prompt]] = {"held_out": data.held_out, **data.downstream}
         plan = EvalPlan(
             step=pending.step,
             compute_gpu_hours=pending.compute_gpu_hours,
             samples=spec.data.held_out.samples_per_prompt,
             seed=spec.seed,
-            attempt=self.parts.attempt,
+            attempt=self.deps.attempt,
         )
-        return await evaluate(self.parts.pool, slot, plan, sets, self.position.num_evals)
+        return await evaluate(self.deps.pool, slot, plan, sets, self.state.num_evals)
 
     def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
         for point in points:
-            self.parts.journals.evals.append(point.model_dump(by_alias=True))
-        self.position.count_eval(pending, len(points))
+            self.deps.journals.evals.append(point.model_dump(by_alias=True))
+        self.state.count_eval(pending, len(points))
         self.observer.on_eval(points)
 
     async def _finish_evals(self) -> None:
@@ -349,39 +349,39 @@ class Pipeline:
 
     async def _catch_up_evals(self) -> None:
         """Evaluate earlier steps from their checkpoints, then take the present weights back."""
-        if not self.position.pending:
+        if not self.state.pending:
             return
-        here = self.position.step
-        present = self.parts.store.path(here)
-        if here not in self.parts.store.steps():
+        here = self.state.step
+        present = self.deps.store.path(here)
+        if here not in self.deps.store.steps():
             present = await self._save("before late evaluations")
-        for pending in list(self.position.pending):
+        for pending in list(self.state.pending):
             self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
-            await self._load(self.parts.store.path(pending.step), pending.step)
-            await self.syncer.forget()
+            await self._load(self.deps.store.path(pending.step), pending.step)
+            await self.syncer.discard_staged()
             lease = await self.syncer.lease(pending.step)
             await self._evaluate(pending, lease)
-        if self.position.pending:
-            raise RuntimeError(f"step {self.position.pending[0].step} could not be evaluated")
+        if self.state.pending:
+            raise RuntimeError(f"step {self.state.pending[0].step} could not be evaluated")
         await self._load(present, here)
-        await self.syncer.forget()
+        await self.syncer.discard_staged()
         self.observer.on_phase("training", "")
 
     # -- durability ------------------------------------------------------------------------------------------------
 
     async def _save(self, why: str) -> Path:
-        parts = self.parts
-        before = parts.trainer_clock.switch("save", parts.now())
-        protect = frozenset(p.step for p in self.position.pending) | {self.position.step}
-        path = await self.saver.write(self.position.step, self._contents, protect=protect, why=why)
-        parts.trainer_clock.switch(before, parts.now())
-        self.observer.on_checkpoint(self.position.step, path)
+        deps = self.deps
+        before = deps.trainer_clock.switch("save", deps.now())
+        protect = frozenset(p.step for p in self.state.pending) | {self.state.step}
+        path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
+        deps.trainer_clock.switch(before, deps.now())
+        self.observer.on_checkpoint(self.state.step, path)
         return path
 
     async def _load(self, path: Path, step: int) -> None:
-        await within(self.saver.seconds, f"loading {path.name}", self.parts.fleet.load(path, step))
+        await within(self.saver.seconds, f"loading {path.name}", self.deps.fleet.load(path, step))
 
     def _contents(self) -> tuple[RunState, list[Group]]:
         """What a checkpoint taken now stores of the driver."""
-        groups = self.parts.pool.groups
-        return snapshot(self.position, groups, self.compute_gpu_hours()), list(groups.completed)
+        groups = self.deps.pool.groups
+        return snapshot(self.state, groups, self.compute_gpu_hours()), list(groups.completed)

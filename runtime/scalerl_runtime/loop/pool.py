@@ -16,23 +16,23 @@ from typing import Protocol
 import numpy as np
 
 from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
-from scalerl_runtime.deadlines import DeadlineExceeded, Signal, within
+from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.group_buffer import GroupBuffer
-from scalerl_runtime.loop.slots import Counters, PoolOptions, Slot, Ticket, plan_places
-from scalerl_runtime.types import Completion, GeneratorLost, Group, Ints, Prompt, Sample, Sampling
+from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
+from scalerl_runtime.types import Completion, EngineOutput, GeneratorLost, Group, Ints, Prompt, SamplingRequest
 
 log = logging.getLogger(__name__)
 
 MAX_START_FAILURES = 3  # in a row, of one generator, before the run gives up
-PLACES_SECONDS = 2.0  # between two looks at which pods are there
-PLACES_DEADLINE_SECONDS = 60.0  # of one look
+CAPACITY_POLL_SECONDS = 2.0  # between two looks at which pods are there
+CAPACITY_DEADLINE_SECONDS = 60.0  # of one look
 
 
-class Generators(Protocol):
+class GeneratorFleet(Protocol):
     """What the pool needs of the fleet."""
 
-    async def sample(self, index: int, prompt: Ints, requests: Sequence[Sampling]) -> list[Sample]:
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
         """One completion of `prompt` per request."""
         ...
 
@@ -55,18 +55,18 @@ class Pool:
     def __init__(
         self,
         options: PoolOptions,
-        fleet: Generators,
-        judge: Grader,
+        fleet: GeneratorFleet,
+        grade: Grader,
         slots: Sequence[Slot],
         now: Callable[[], float],
     ):
         self.options = options
         self.fleet = fleet
-        self.judge = judge
+        self.grade = grade
         self.slots = {slot.index: slot for slot in slots}
-        self.counters = Counters()
-        self.changed = Signal()
-        self.groups = GroupBuffer(options.pace, self.changed.set)
+        self.counters = PoolCounters()
+        self.changed = ChangeNotifier()
+        self.groups = GroupBuffer(options.staleness, self.changed.set)
         self.fault: BaseException | None = None  # what ended a background task; `check` raises it
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +103,7 @@ class Pool:
         """End the lease: the slot may be updated again."""
         slot.leased = False
 
-    def behind(self, version: int) -> frozenset[int]:
+    def outdated(self, version: int) -> frozenset[int]:
         """Slots that run and may take over `version`."""
         return frozenset(
             s.index
@@ -111,7 +111,7 @@ class Pool:
             if s.state in ("stale", "ready") and not s.leased and s.version != version
         )
 
-    def updated(self, members: frozenset[int], version: int) -> None:
+    def record_update(self, members: frozenset[int], version: int) -> None:
         """Note that `members` run `version` now."""
         for index in members:
             slot = self.slots[index]
@@ -140,20 +140,20 @@ class Pool:
         slot.state, slot.version = "starting", -1
         self._starts[slot.index] = self._spawn(self._start(slot))
 
-    def follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+    def follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
         """Keep as many slots as there are places, for as long as the pool lives."""
         self._elastic = True
-        self._spawn(self._follow(count_places))
+        self._spawn(self._follow_capacity(generator_capacity))
 
-    async def _follow(self, count_places: Callable[[], Awaitable[int]]) -> None:
+    async def _follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
         while True:
-            places = await within(PLACES_DEADLINE_SECONDS, "asking Ray which pods are there", count_places())
-            self.resize(places)
-            await asyncio.sleep(PLACES_SECONDS)
+            capacity = await within(CAPACITY_DEADLINE_SECONDS, "asking Ray which pods are there", generator_capacity())
+            self.resize(capacity)
+            await asyncio.sleep(CAPACITY_POLL_SECONDS)
 
-    def resize(self, places: int) -> None:
+    def resize(self, capacity: int) -> None:
         """Start generators on free places; give up those that wait for one that is gone."""
-        start, give_up = plan_places({index: slot.state for index, slot in self.slots.items()}, places)
+        start, give_up = plan_slots({index: slot.state for index, slot in self.slots.items()}, capacity)
         for index in give_up:
             self._starts[index].cancel()
             self._vacate(self.slots[index])
@@ -188,7 +188,7 @@ class Pool:
                 self.changed.set()
                 return
 
-    def lose(self, index: int, cause: object) -> None:
+    def mark_lost(self, index: int, cause: object) -> None:
         """A generator died: its prompts are given out anew, and it is started again as soon as it has a place."""
         slot = self.slots[index]
         if slot.state in ("lost", "starting", "vacant"):
@@ -212,47 +212,48 @@ class Pool:
         And nothing is begun while a whole batch lies ready, unless a cycle has to be complete before it is trained.
         """
         options = self.options
-        if not options.pace.cycle and self.groups.num_completed >= options.pace.prompts_per_step:
+        if not options.staleness.cycle and self.groups.num_completed >= options.staleness.prompts_per_step:
             return None
         group = options.recipe.completions_per_prompt
         for slot in self.ready():
-            fits = slot.training == 0 or slot.training + group <= options.max_sequences
+            fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= options.max_sequences
             if fits and self.groups.capacity(slot.version) > 0:
                 return slot
         return None
 
-    def hand_over(self, slot: Slot, prompt: Prompt, epoch: int) -> None:
+    def submit(self, slot: Slot, prompt: Prompt, epoch: int) -> None:
         """Give `prompt` to `slot`; its group is in `groups` when it is complete."""
         length, count = self.options.recipe.length, self.options.recipe.completions_per_prompt
         budgets: tuple[int | None, ...] = (None,) * count
         if length.control == "interruption":
             rng = np.random.default_rng([self.options.seed, 1, epoch, prompt.id])
             budgets = tuple(draw_budget(rng, length.interrupt_min, length.interrupt_max) for _ in range(count))
-        ticket = Ticket(prompt, epoch, slot.version, slot.index, budgets)
-        self.groups.admit(ticket)
-        slot.training += count
-        self._spawn(self._run(ticket))
+        work = InFlightGroup(prompt, epoch, slot.version, slot.index, budgets)
+        self.groups.admit(work)
+        slot.num_rollouts += count
+        self._spawn(self._run(work))
 
-    async def _run(self, ticket: Ticket) -> None:
-        slot = self.slots[ticket.slot]
+    async def _run(self, work: InFlightGroup) -> None:
+        slot = self.slots[work.slot]
         try:
-            samples = await self.sample(slot, ticket.prompt, ticket.budgets, f"generating prompt {ticket.prompt.id}")
+            samples = await self.sample(slot, work.prompt, work.budgets, f"generating prompt {work.prompt.id}")
         except (GeneratorLost, DeadlineExceeded) as error:
-            self.lose(slot.index, error)
-            self.groups.withdraw(ticket)
+            self.mark_lost(slot.index, error)
+            self.groups.withdraw(work)
             return
         finally:
-            slot.training -= len(ticket.budgets)
+            slot.num_rollouts -= len(work.budgets)
         completions = await asyncio.gather(
-            *(self._judged(ticket.prompt, s, b) for s, b in zip(samples, ticket.budgets, strict=True))
+            *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
         )
-        self.groups.complete(ticket, Group(ticket.prompt, ticket.epoch, ticket.version, tuple(completions)))
+        self.groups.complete(work, Group(work.prompt, work.epoch, work.version, tuple(completions)))
 
-    async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[Sample]:
+    async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[EngineOutput]:
         """Completions of `prompt` on `slot`, one per thinking budget. Raises GeneratorLost or DeadlineExceeded."""
         recipe = self.options.recipe
         requests = [
-            Sampling(recipe.length.completion_tokens, recipe.temperature, think_budget=budget) for budget in budgets
+            SamplingRequest(recipe.length.completion_tokens, recipe.temperature, think_budget=budget)
+            for budget in budgets
         ]
         slot.load += len(requests)
         slot.clock.switch("generate", self._now())
@@ -267,9 +268,9 @@ class Pool:
         self.counters.tokens += sum(len(s.tokens) for s in samples)
         return samples
 
-    async def _judged(self, prompt: Prompt, sample: Sample, budget: int | None) -> Completion:
-        reward = await self.judge(prompt, sample.text)
-        self.counters.judged += 1
+    async def _grade_completion(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> Completion:
+        reward = await self.grade(prompt, sample.text)
+        self.counters.graded += 1
         self.counters.excluded += reward is None
         tags = self.options.tags
         forced = np.zeros(len(sample.tokens), dtype=np.bool_)

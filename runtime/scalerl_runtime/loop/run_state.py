@@ -5,11 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.algorithm.curriculum import Issue, PromptStream, StreamPosition
+from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream, StreamPosition
 from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller
-from scalerl_runtime.algorithm.staleness import Admission, Pace, plan_resume
 from scalerl_runtime.algorithm.step import follow_kl
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState
@@ -27,7 +26,7 @@ class Journals:
 
 
 @dataclass
-class Position:
+class TrainingState:
     """Where the run stands; what a checkpoint stores. Changes as the run goes on."""
 
     step: int
@@ -40,7 +39,7 @@ class Position:
     ledger_lines: int = 0
     pending: list[PendingEval] = field(default_factory=list)
 
-    def draw(self, stream: PromptStream, excluded: Collection[int]) -> Issue:
+    def draw(self, stream: PromptStream, excluded: Collection[int]) -> DrawnPrompt:
         """Return the stream's next prompt, and stand after it."""
         issue, self.stream = stream.draw(self.stream, excluded)
         return issue
@@ -62,9 +61,9 @@ class Position:
         self.pending.remove(pending)
 
 
-def start_position(recipe: Recipe) -> Position:
+def initial_state(recipe: Recipe) -> TrainingState:
     """A run that has not begun."""
-    return Position(
+    return TrainingState(
         step=0,
         warm_steps=0,
         compute_before=0.0,
@@ -74,24 +73,24 @@ def start_position(recipe: Recipe) -> Position:
     )
 
 
-def snapshot(position: Position, groups: GroupBuffer, compute_gpu_hours: float) -> RunState:
+def snapshot(state: TrainingState, groups: GroupBuffer, compute_gpu_hours: float) -> RunState:
     """What a checkpoint taken now stores of the driver."""
     return RunState(
-        step=position.step,
-        warm_steps=position.warm_steps,
+        step=state.step,
+        warm_steps=state.warm_steps,
         compute_gpu_hours=compute_gpu_hours,
         consumed=groups.num_consumed,
-        stream=position.stream.to_dict(),
-        history=position.history.to_dict(),
-        kl=asdict(position.kl),
+        stream=state.stream.to_dict(),
+        history=state.history.to_dict(),
+        kl=asdict(state.kl),
         in_flight=groups.unfinished(),
-        num_evals=position.num_evals,
-        ledger_lines=position.ledger_lines,
-        pending_evals=tuple(position.pending),
+        num_evals=state.num_evals,
+        ledger_lines=state.ledger_lines,
+        pending_evals=tuple(state.pending),
     )
 
 
-def resume_position(state: RunState, journals: Journals, num_sets: int) -> Position:
+def resume_state(state: RunState, journals: Journals, num_sets: int) -> TrainingState:
     """Where a checkpoint left the run; the journals are cut back to it.
 
     An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
@@ -100,7 +99,7 @@ def resume_position(state: RunState, journals: Journals, num_sets: int) -> Posit
     journals.ledger.truncate(state.ledger_lines)
     lines = Counter(int(line["step"]) for line in journals.evals.read())
     recorded = {step for step, count in lines.items() if count >= num_sets}  # fewer: killed between two test sets
-    return Position(
+    return TrainingState(
         step=state.step,
         warm_steps=state.warm_steps,
         compute_before=state.compute_gpu_hours,
@@ -111,11 +110,3 @@ def resume_position(state: RunState, journals: Journals, num_sets: int) -> Posit
         ledger_lines=state.ledger_lines,
         pending=[p for p in state.pending_evals if p.step not in recorded],
     )
-
-
-def restore_groups(groups: GroupBuffer, pace: Pace, state: RunState, buffer: Sequence[Group]) -> None:
-    """Restore the completed groups; prompts whose groups were in flight are generated again, first."""
-    kept = set(plan_resume(pace, state.step, [g.admitted_version for g in buffer]))
-    completed = [g for i, g in enumerate(buffer) if i in kept]
-    lost = [(g.epoch, g.prompt.id) for i, g in enumerate(buffer) if i not in kept]
-    groups.restore(Admission(state.step, state.consumed, state.consumed), completed, [*lost, *state.in_flight])

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.algorithm.staleness import Pace
+from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.types import Prompt
 
-State = Literal["starting", "stale", "ready", "lost", "vacant"]
+SlotState = Literal["starting", "stale", "ready", "lost", "vacant"]
 
 
 @dataclass
@@ -18,16 +18,16 @@ class Slot:
 
     index: int
     clock: RoleClock
-    state: State = "starting"
+    state: SlotState = "starting"
     version: int = -1
     load: int = 0  # completions in flight
-    training: int = 0  # those of them that will be trained on
+    num_rollouts: int = 0  # those of them that will be trained on
     leased: bool = False
     restarts: int = 0
 
 
 @dataclass(frozen=True)
-class Ticket:
+class InFlightGroup:
     """A prompt that a generator works on."""
 
     prompt: Prompt
@@ -38,7 +38,7 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Tags:
+class ThinkTags:
     """Token ids that mark thinking, and the phrase that ends it by force."""
 
     start: tuple[int, ...]
@@ -51,8 +51,8 @@ class PoolOptions:
     """What does not change during an attempt."""
 
     recipe: Recipe
-    pace: Pace
-    tags: Tags
+    staleness: StalenessBound
+    tags: ThinkTags
     seed: int
     generate_seconds: float
     start_seconds: float
@@ -61,18 +61,18 @@ class PoolOptions:
 
 
 @dataclass
-class Counters:
+class PoolCounters:
     """What went wrong, since the start of the attempt."""
 
     restarts: int = 0
     forced_mismatches: int = 0
-    judged: int = 0
+    graded: int = 0
     excluded: int = 0
     tokens: int = 0
 
 
-def plan_places(states: Mapping[int, State], places: int) -> tuple[list[int], list[int]]:
-    """Return the indices of slots to start and of slots to give up, for `places` places.
+def plan_slots(states: Mapping[int, SlotState], capacity: int) -> tuple[list[int], list[int]]:
+    """Return the indices of slots to start and of slots to give up, for `capacity` places.
 
     A slot whose actor lives has a place, whatever the count says, which may be older. So only slots that still wait
     for theirs are given up, the highest first; if too many seem to live, one of them is dead, and its next call says
@@ -80,7 +80,7 @@ def plan_places(states: Mapping[int, State], places: int) -> tuple[list[int], li
     """
     taken = {index: state for index, state in states.items() if state != "vacant"}
     waiting = sorted(index for index, state in taken.items() if state in ("starting", "lost"))
-    excess = min(max(0, len(taken) - places), len(waiting))
+    excess = min(max(0, len(taken) - capacity), len(waiting))
     give_up = waiting[len(waiting) - excess :]
-    unused = (index for index in range(len(states) + max(0, places)) if index not in taken)
-    return [index for index, _ in zip(unused, range(places - len(taken)), strict=False)], give_up
+    unused = (index for index in range(len(states) + max(0, capacity)) if index not in taken)
+    return [index for index, _ in zip(unused, range(capacity - len(taken)), strict=False)], give_up

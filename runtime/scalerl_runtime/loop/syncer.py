@@ -10,7 +10,7 @@ from scalerl_runtime.deadlines import DeadlineExceeded, within
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.types import SyncFailed
-from scalerl_runtime.weights.buckets import Staged
+from scalerl_runtime.weights.buckets import StagedWeights
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +18,14 @@ PROBE_SECONDS = 10.0  # a generator that does not answer for so long after a fai
 MAX_FAILURES = 5  # of one update in a row: each either buries a generator or met one that was just born
 
 
-class Sender(Protocol):
+class WeightPublisher(Protocol):
     """What the syncer needs of the fleet."""
 
-    async def stage(self) -> Staged:
+    async def stage(self) -> StagedWeights:
         """Copy the weights aside."""
         ...
 
-    async def push(self, members: frozenset[int], staged: Staged) -> SyncReport:
+    async def push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
         """Send them. Raises SyncFailed."""
         ...
 
@@ -37,11 +37,11 @@ class Sender(Protocol):
 class Syncer:
     """One background task sends; the train loop only stages."""
 
-    def __init__(self, fleet: Sender, pool: Pool, sync_seconds: float, on_sync: Callable[[SyncReport], None]):
+    def __init__(self, fleet: WeightPublisher, pool: Pool, sync_seconds: float, on_sync: Callable[[SyncReport], None]):
         self.fleet = fleet
         self.pool = pool
         self.sync_seconds = sync_seconds
-        self.staged: Staged | None = None
+        self.staged: StagedWeights | None = None
         self._on_sync = on_sync
         self._wanted = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -55,9 +55,9 @@ class Syncer:
             await self._wanted.wait()
             self._wanted.clear()
             async with self._sending:
-                await self._catch_up()
+                await self._send_to_outdated()
 
-    async def offer(self, version: int) -> None:
+    async def publish(self, version: int) -> None:
         """The trainer's weights are of `version` now: stage them unless a copy is being sent, and have them sent.
 
         While one is being sent, or has to be sent for a lease, the newest version is noted and staged afterwards.
@@ -78,7 +78,7 @@ class Syncer:
         self._wanted.set()
         return future
 
-    async def forget(self) -> None:
+    async def discard_staged(self) -> None:
         """The trainer's weights were replaced from outside: what is staged is not theirs any more."""
         async with self._sending:
             self.staged, self._newest = None, -1
@@ -92,14 +92,14 @@ class Syncer:
         if self.staged is None or self.staged.version < self._newest:
             self.staged = await within(self.sync_seconds, "staging weights", self.fleet.stage())
 
-    async def _catch_up(self) -> None:
+    async def _send_to_outdated(self) -> None:
         if self._newest >= 0 and self._lease is None:
             await self._stage()
         staged = self.staged
         if staged is None:
             return
         failures = 0
-        while members := self.pool.behind(staged.version):
+        while members := self.pool.outdated(staged.version):
             try:
                 report = await within(
                     self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
@@ -108,13 +108,13 @@ class Syncer:
                 failures += 1
                 if failures == MAX_FAILURES:
                     raise
-                await self._mend(members, error)
+                await self._drop_dead_members(members, error)
             else:
-                self.pool.updated(members, staged.version)
+                self.pool.record_update(members, staged.version)
                 self._on_sync(report)
-        self._grant()
+        self._grant_lease()
 
-    def _grant(self) -> None:
+    def _grant_lease(self) -> None:
         if self._lease is None:
             return
         version, future = self._lease
@@ -126,7 +126,7 @@ class Syncer:
             future.set_result(slot)
         self._wanted.set()  # a newer version may have been noted meanwhile
 
-    async def _mend(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
+    async def _drop_dead_members(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
         """Find out who is dead; the living are tried again in a new group."""
         log.warning("%s", error)
         failed = error.failed if isinstance(error, SyncFailed) else members
@@ -137,4 +137,4 @@ class Syncer:
             except (RuntimeError, DeadlineExceeded):
                 lost |= {index}
         for index in lost:
-            self.pool.lose(index, error)
+            self.pool.mark_lost(index, error)

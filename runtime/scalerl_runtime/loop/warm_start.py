@@ -17,10 +17,12 @@ from scalerl_runtime.data.demonstrations import Demonstration
 from scalerl_runtime.deadlines import within
 
 
-class Imitator(Protocol):
+class SupervisedTrainer(Protocol):
     """What the stage needs of the fleet."""
 
-    async def imitate(self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float) -> list[StepResult]:
+    async def train_supervised(
+        self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float
+    ) -> list[StepResult]:
         """One supervised step."""
         ...
 
@@ -29,7 +31,7 @@ class Imitator(Protocol):
         ...
 
 
-class Batches(Protocol):
+class DemonstrationBatches(Protocol):
     """Where the demonstrations come from."""
 
     def batch(self, step: int, size: int) -> list[Demonstration]:
@@ -42,15 +44,15 @@ class WarmStart:
     """The stage, put together. Killed at any moment, it goes on from its last checkpoint."""
 
     run: RLRun
-    fleet: Imitator
-    source: Batches
+    fleet: SupervisedTrainer
+    source: DemonstrationBatches
     quadratic: float  # see packing
     save: Callable[[int], Awaitable[None]]
     """Writes a checkpoint of so many steps done."""
-    tell: Callable[[str], None]
+    report_progress: Callable[[str], None]
     """Says how far it is, for a person."""
 
-    async def go_on(self, done: int) -> int:
+    async def train_from(self, done: int) -> int:
         """Do what is left after `done` steps; return how many are done then: all of them.
 
         Every `checkpoint.everySteps` steps are saved, but not the last one: after it the optimizer is reset, and a
@@ -63,8 +65,8 @@ class WarmStart:
         while done < spec.steps:
             loss = await self._step(spec, done)
             done += 1
-            pace = (time.monotonic() - began) / (done - first)
-            self.tell(f"step {done} of {spec.steps}, loss {loss:.3f}, {pace:.2f} s a step")
+            seconds_per_step = (time.monotonic() - began) / (done - first)
+            self.report_progress(f"step {done} of {spec.steps}, loss {loss:.3f}, {seconds_per_step:.2f} s a step")
             if done % self.run.spec.checkpoint.every_steps == 0 and done < spec.steps:
                 await self.save(done)
         seconds = self.run.spec.deadlines.train_seconds
@@ -84,7 +86,7 @@ class WarmStart:
         results = await within(
             self.run.spec.deadlines.train_seconds,
             f"warm start, step {step + 1}",
-            self.fleet.imitate(packed.batches, learning_rate=rate),
+            self.fleet.train_supervised(packed.batches, learning_rate=rate),
         )
         loss = sum(result.stats.loss for result in results)
         action = self.run.spec.watchdog.non_finite.action

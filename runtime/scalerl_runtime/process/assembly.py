@@ -16,7 +16,7 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options, context_tokens
-from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.datasets import Data, load_data
 from scalerl_runtime.data.demonstrations import load_demonstrations
 from scalerl_runtime.data.scratch_model import make_scratch_model
@@ -25,7 +25,7 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals
-from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
+from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
@@ -128,8 +128,8 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
     spec, recipe = inputs.run.spec, inputs.recipe
     return PoolOptions(
         recipe=recipe,
-        pace=build_pace(recipe),
-        tags=Tags(*(_encode(tokenizer, text) for text in ("<think>", "</think>", recipe.length.phrase))),
+        staleness=build_staleness_bound(recipe),
+        tags=ThinkTags(*(_encode(tokenizer, text) for text in ("<think>", "</think>", recipe.length.phrase))),
         seed=spec.seed,
         generate_seconds=spec.deadlines.generate_seconds,
         start_seconds=spec.deadlines.start_seconds,
@@ -143,7 +143,7 @@ def start_generators(parts: Parts) -> None:
     for slot in parts.pool.slots.values():
         parts.pool.start_slot(slot)
     if parts.fleet.cluster is not None:
-        parts.pool.follow(parts.fleet.count_places)
+        parts.pool.follow_capacity(parts.fleet.generator_capacity)
 
 
 def build_warm_start(
@@ -157,7 +157,9 @@ def build_warm_start(
     """The supervised stage. Raises InvalidRun or DataUnavailable on its demonstrations."""
     rng = np.random.default_rng(inputs.run.spec.seed)
     source = load_demonstrations(inputs.run, parts.tokenizer, parts.data, rng)
-    return WarmStart(run=inputs.run, fleet=parts.fleet, source=source, quadratic=quadratic, save=save, tell=tell)
+    return WarmStart(
+        run=inputs.run, fleet=parts.fleet, source=source, quadratic=quadratic, save=save, report_progress=tell
+    )
 
 
 def build_pipeline_deps(
@@ -167,7 +169,7 @@ def build_pipeline_deps(
     return PipelineDeps(
         run=inputs.run,
         recipe=inputs.recipe,
-        pace=parts.pool.options.pace,
+        staleness=parts.pool.options.staleness,
         data=parts.data,
         fleet=parts.fleet,
         pool=parts.pool,

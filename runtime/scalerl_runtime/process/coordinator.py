@@ -11,7 +11,7 @@ from scalerl_api.wire import ADDRESS_FILE, EvalPoint
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.pipeline import Pipeline
-from scalerl_runtime.loop.run_state import Position, restore_groups, resume_position, snapshot, start_position
+from scalerl_runtime.loop.run_state import TrainingState, initial_state, resume_state, snapshot
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -117,20 +117,20 @@ class Coordinator:
         path = await within(self._deadlines.checkpoint_seconds, "looking for a checkpoint", looking)
         return None if path is None else (path, load_state(path))
 
-    async def _restore(self, parts: Parts, newest: tuple[Path, RunState] | None) -> tuple[Position, bool]:
+    async def _restore(self, parts: Parts, newest: tuple[Path, RunState] | None) -> tuple[TrainingState, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
         if newest is None:
-            return start_position(self.inputs.recipe), True
+            return initial_state(self.inputs.recipe), True
         path, state = newest
         what = f"loading {path.name}"
         self.reporter.on_phase("starting", what)
         await within(self._deadlines.checkpoint_seconds, what, parts.fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in parts.data.train})
-        position = resume_position(state, self.storage.journals, 1 + len(parts.data.downstream))
-        restore_groups(parts.pool.groups, parts.pool.options.pace, state, buffer)
+        position = resume_state(state, self.storage.journals, 1 + len(parts.data.downstream))
+        parts.pool.groups.restore(state.step, state.consumed, buffer, state.in_flight)
         return position, not position.num_evals and not position.pending
 
-    async def _warm_start(self, parts: Parts, position: Position, quadratic: float) -> None:
+    async def _warm_start(self, parts: Parts, position: TrainingState, quadratic: float) -> None:
         """The supervised stage; its end is step 0 of the run, and its checkpoints are of step 0 too."""
         spec = self.inputs.run.spec.warm_start
         if spec is None or position.warm_steps >= spec.steps:
@@ -149,7 +149,7 @@ class Coordinator:
             self.reporter.on_phase("warmStart", text)
 
         stage = build_warm_start(self.inputs, parts, quadratic, save=save, tell=tell)
-        position.warm_steps = await stage.go_on(position.warm_steps)
+        position.warm_steps = await stage.train_from(position.warm_steps)
 
     async def _wait_for_generators(self, parts: Parts) -> None:
         wanted = self.inputs.run.spec.generator.min_replicas if parts.fleet.cluster else 1

@@ -8,7 +8,7 @@ from typing import Literal
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.slots import Counters, Slot
+from scalerl_runtime.loop.slots import PoolCounters, Slot
 
 Role = Literal["trainer", "generator"]
 ROLES: tuple[Role, ...] = ("trainer", "generator")
@@ -34,7 +34,7 @@ class LiveState:
     @property
     def step(self) -> int:
         """Optimizer steps done; 0 while the checkpoints are not read yet."""
-        return self.pipeline.position.step if self.pipeline else (self.start or StartPoint()).step
+        return self.pipeline.state.step if self.pipeline else (self.start or StartPoint()).step
 
     @property
     def compute_gpu_hours(self) -> float:
@@ -57,9 +57,9 @@ class LiveState:
         return sum(slot.state == "ready" for slot in self.slots)
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> PoolCounters:
         """The pool's counters."""
-        return self.pool.counters if self.pool else Counters()
+        return self.pool.counters if self.pool else PoolCounters()
 
     def device_seconds(self) -> dict[str, float]:
         """Device-seconds of this attempt, by role."""

@@ -43,14 +43,14 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class WeightBucket:
     """Layout of one flat buffer."""
 
     entries: tuple[TensorEntry, ...]
     num_bytes: int  # a multiple of 8
 
 
-def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, limit: int) -> tuple[Bucket, ...]:
+def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, limit: int) -> tuple[WeightBucket, ...]:
     """Lay parameters out in order, a new bucket when `limit` bytes would be passed.
 
     Args:
@@ -58,25 +58,25 @@ def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, l
             a parameter's own `numel` is 0, its `ds_numel` is not.
         limit: bytes, > 0; a single larger parameter gets a bucket of its own.
     """
-    buckets: list[Bucket] = []
+    buckets: list[WeightBucket] = []
     entries: list[TensorEntry] = []
     used = 0
     for name, dtype, shape, item_bytes in parameters:
         size = item_bytes * math.prod(shape)
         if entries and used + size > limit:
-            buckets.append(Bucket(tuple(entries), used))
+            buckets.append(WeightBucket(tuple(entries), used))
             entries, used = [], 0
         entries.append(TensorEntry(name, dtype, tuple(shape), used))
         used += _whole_words(size)
     if entries:
-        buckets.append(Bucket(tuple(entries), used))
+        buckets.append(WeightBucket(tuple(entries), used))
     return tuple(buckets)
 
 
-def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[Bucket, ...]:
+def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[WeightBucket, ...]:
     """The buckets that arrived as plain mappings (vLLM's engine takes no classes of ours)."""
     return tuple(
-        Bucket(
+        WeightBucket(
             tuple(TensorEntry(e["name"], e["dtype"], tuple(e["shape"]), e["offset"]) for e in b["entries"]),
             b["num_bytes"],
         )
@@ -90,7 +90,7 @@ def view(flat: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
     return flat[entry.offset : entry.offset + entry.num_bytes].view(dtype).view(entry.shape)
 
 
-def bucket_checksums(bucket: Bucket, flat: torch.Tensor) -> list[int]:
+def bucket_checksums(bucket: WeightBucket, flat: torch.Tensor) -> list[int]:
     """The checksum of each parameter in the bucket's bytes `flat`, in order."""
     return [checksum(flat[e.offset : e.offset + _whole_words(e.num_bytes)]) for e in bucket.entries]
 
@@ -126,7 +126,7 @@ def _whole_words(num_bytes: int) -> int:
 class WeightSender(Protocol):
     """Rank 0's end of one transfer group."""
 
-    def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
+    def send(self, buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> None:
         """Send one update to every member. Raises RuntimeError when one is dead, within the group's timeout."""
         ...
 
@@ -141,7 +141,7 @@ class GlooSender:
     def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
         self._group = gloo_group(address, port, rank=0, world=world, timeout_seconds=timeout_seconds)
 
-    def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
+    def send(self, buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> None:
         """See `WeightSender`."""
         del buckets  # the receivers were told the layout before
         for flat in flats:
@@ -164,11 +164,11 @@ def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedWeights:
     """A copy of the weights that is ready to be sent."""
 
     version: int
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[WeightBucket, ...]
     seconds: float  # gathering and copying
 
     @property

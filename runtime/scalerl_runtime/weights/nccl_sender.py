@@ -11,7 +11,7 @@ import torch
 from vllm.distributed.weight_transfer.nccl_common import trainer_init
 from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
-from scalerl_runtime.weights.buckets import PACKED_BUFFER_BYTES, PACKED_BUFFERS, Bucket, view
+from scalerl_runtime.weights.buckets import PACKED_BUFFER_BYTES, PACKED_BUFFERS, WeightBucket, view
 
 
 class NcclSender:
@@ -22,7 +22,7 @@ class NcclSender:
         self._device = torch.cuda.current_device()
         self._timeout_seconds = timeout_seconds
 
-    def send(self, buckets: Sequence[Bucket], flats: Sequence[torch.Tensor]) -> None:
+    def send(self, buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> None:
         """Broadcast the parameters in `flats`, which lie on this device. Raises RuntimeError at the deadline."""
         failures: list[RuntimeError] = []
         is_sent = threading.Event()

@@ -11,7 +11,13 @@ import yaml
 
 from scalerl_api import RLRun, parse_run
 from scalerl_runtime.actors.options import Environment
-from scalerl_runtime.actors.ray_node import NodeRole, build_node_command, is_needed, leave_last_words, serve
+from scalerl_runtime.actors.ray_node import (
+    NodeRole,
+    build_node_command,
+    is_still_needed,
+    serve,
+    write_termination_message,
+)
 
 ROOT = Path(__file__).parents[4]
 VARIABLES = {
@@ -19,10 +25,10 @@ VARIABLES = {
     "SCALERL_COORDINATOR": "trainer-0.qwen.research.svc",
     "SCALERL_POD_IP": "10.4.5.6",
 }
-SEAT = NodeRole(
-    role="generator", coordinator="trainer-0.qwen.research.svc", address="10.4.5.6", places=3, save_seconds=0.0
+NODE = NodeRole(
+    role="generator", coordinator="trainer-0.qwen.research.svc", address="10.4.5.6", capacity=3, save_seconds=0.0
 )
-MEMBER = replace(SEAT, role="trainer", save_seconds=307.0)
+MEMBER = replace(NODE, role="trainer", save_seconds=307.0)
 
 
 @pytest.fixture
@@ -35,14 +41,14 @@ def run() -> RLRun:
 
 
 def test_a_trainers_pod_has_room_for_its_ranks_and_a_generators_for_one_engine(run: RLRun) -> None:
-    seat = NodeRole.parse(VARIABLES, run)
-    assert (seat.role, seat.coordinator, seat.address, seat.places) == (
+    node = NodeRole.parse(VARIABLES, run)
+    assert (node.role, node.coordinator, node.address, node.capacity) == (
         "trainer",
         "trainer-0.qwen.research.svc",
         "10.4.5.6",
         4,
     )
-    assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).places == 1
+    assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).capacity == 1
 
 
 def test_a_trainers_pod_stays_as_long_as_a_checkpoint_may_take_and_a_generators_not_at_all(run: RLRun) -> None:
@@ -56,13 +62,13 @@ NEEDED = [
     ("a head that is gone needs nobody", MEMBER, 5.0, 3, False),
     ("the last second of the time for a checkpoint", MEMBER, 306.9, 0, True),
     ("the rest of the grace is for Ray's own end", MEMBER, 307.0, 0, False),
-    ("a generator has nothing to save", SEAT, 0.0, 0, False),
+    ("a generator has nothing to save", NODE, 0.0, 0, False),
 ]
 
 
-@pytest.mark.parametrize(("seat", "told", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED])
-def test_who_still_serves_when_told_to_end(seat: NodeRole, told: float, misses: int, needed: bool) -> None:
-    assert is_needed(seat, told_seconds=told, misses=misses) is needed
+@pytest.mark.parametrize(("node", "told", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED])
+def test_who_still_serves_when_told_to_end(node: NodeRole, told: float, misses: int, needed: bool) -> None:
+    assert is_still_needed(node, seconds_since_signal=told, misses=misses) is needed
 
 
 def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
@@ -74,14 +80,14 @@ def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
     return look
 
 
-def served(seat: NodeRole, program: str, answers: list[bool], *, probe_seconds: float) -> int:
+def served(node: NodeRole, program: str, answers: list[bool], *, probe_seconds: float) -> int:
     """The exit code of a node that runs `program` in a pod that has been told to end."""
 
     async def run() -> int:
         stopping = asyncio.Event()
         stopping.set()
         command = [sys.executable, "-c", program]
-        return await serve(seat, command, stopping, looks(answers), probe_seconds=probe_seconds)
+        return await serve(node, command, stopping, looks(answers), probe_seconds=probe_seconds)
 
     return asyncio.run(run())
 
@@ -95,7 +101,7 @@ def test_a_member_serves_until_the_head_is_gone() -> None:
 
 def test_a_generator_goes_at_once() -> None:
     answers = [True]
-    assert served(SEAT, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
+    assert served(NODE, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
     assert answers == [True]
 
 
@@ -110,7 +116,7 @@ def test_what_is_missing_is_named(run: RLRun) -> None:
 
 def test_no_port_is_left_to_chance() -> None:
     """Written out by hand: a NetworkPolicy names these."""
-    command = build_node_command(SEAT, head=False, num_cpus=7, folder="")[3:]
+    command = build_node_command(NODE, head=False, num_cpus=7, folder="")[3:]
     assert command == [
         "start",
         "--address=trainer-0.qwen.research.svc:6379",
@@ -133,7 +139,7 @@ def test_no_port_is_left_to_chance() -> None:
 
 
 def test_the_head_is_found_at_its_own_port_and_does_not_block() -> None:
-    command = build_node_command(SEAT, head=True, num_cpus=7, folder="/tmp/ray-x")
+    command = build_node_command(NODE, head=True, num_cpus=7, folder="/tmp/ray-x")
     assert command[3:6] == ["start", "--head", "--port=6379"]
     assert "--temp-dir=/tmp/ray-x" in command
     assert "--block" not in command
@@ -144,14 +150,16 @@ def test_last_words_are_copied_into_the_mounted_file(tmp_path: Path) -> None:
     words.write_text('{"reason": "Finished"}')
     place.write_text("")
     before = place.stat().st_ino
-    leave_last_words({"SCALERL_TERMINATION_FILE": str(words), "SCALERL_LAST_WORDS": str(place)})
+    write_termination_message({"SCALERL_TERMINATION_FILE": str(words), "SCALERL_LAST_WORDS": str(place)})
     assert place.read_text() == '{"reason": "Finished"}'
     assert place.stat().st_ino == before, "a mounted file cannot be replaced"
 
 
 def test_no_words_and_no_place_are_no_fault(tmp_path: Path) -> None:
-    leave_last_words({"SCALERL_LAST_WORDS": str(tmp_path / "log")})
-    leave_last_words({"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_LAST_WORDS": str(tmp_path / "log")})
+    write_termination_message({"SCALERL_LAST_WORDS": str(tmp_path / "log")})
+    write_termination_message(
+        {"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_LAST_WORDS": str(tmp_path / "log")}
+    )
     assert not (tmp_path / "log").exists()
 
 

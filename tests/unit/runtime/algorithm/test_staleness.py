@@ -8,29 +8,29 @@ import pytest
 from scalerl_api.recipe import Asynchrony, Recipe
 from scalerl_runtime.algorithm.staleness import (
     Admission,
-    Pace,
+    StalenessBound,
     StalenessError,
-    build_pace,
+    build_staleness_bound,
     capacity,
     plan_resume,
     select_batch,
 )
 
-PIPELINE = Pace(prompts_per_step=3, max_lag=2, cycle=0)
-CYCLE = Pace(prompts_per_step=3, max_lag=3, cycle=4)
-SYNCHRONOUS = Pace(prompts_per_step=3, max_lag=0, cycle=1)
+PIPELINE = StalenessBound(prompts_per_step=3, max_lag=2, cycle=0)
+CYCLE = StalenessBound(prompts_per_step=3, max_lag=3, cycle=4)
+SYNCHRONOUS = StalenessBound(prompts_per_step=3, max_lag=0, cycle=1)
 
 
 @pytest.mark.parametrize(
     ("asynchrony", "want"),
     [
-        (Asynchrony(mode="pipeline", max_lag=5, off_policy_steps=2), Pace(7, 5, 0)),
-        (Asynchrony(mode="offPolicy", max_lag=5, off_policy_steps=4), Pace(7, 3, 4)),
-        (Asynchrony(mode="synchronous", max_lag=5, off_policy_steps=4), Pace(7, 0, 1)),
+        (Asynchrony(mode="pipeline", max_lag=5, off_policy_steps=2), StalenessBound(7, 5, 0)),
+        (Asynchrony(mode="offPolicy", max_lag=5, off_policy_steps=4), StalenessBound(7, 3, 4)),
+        (Asynchrony(mode="synchronous", max_lag=5, off_policy_steps=4), StalenessBound(7, 0, 1)),
     ],
 )
 def test_modes(asynchrony, want):
-    assert build_pace(Recipe(asynchrony=asynchrony, prompts_per_step=7)) == want
+    assert build_staleness_bound(Recipe(asynchrony=asynchrony, prompts_per_step=7)) == want
 
 
 def test_deadlines_and_pushes():
@@ -42,7 +42,7 @@ def test_deadlines_and_pushes():
 
 
 @pytest.mark.parametrize(
-    ("pace", "state", "generator", "want"),
+    ("bound", "state", "generator", "want"),
     [
         pytest.param(PIPELINE, Admission(0, 0, 0), 0, 9, id="at the start (0 + 2 + 1) * 3"),
         pytest.param(PIPELINE, Admission(4, 16, 12), 4, 5, id="(4 + 2 + 1) * 3 - 16"),
@@ -56,8 +56,8 @@ def test_deadlines_and_pushes():
         pytest.param(CYCLE, Admission(6, 18, 18), 6, 6, id="offPolicy: a resume without its buffer fills the rest"),
     ],
 )
-def test_capacity_by_hand(pace, state, generator, want):
-    assert capacity(pace, state, generator) == want
+def test_capacity_by_hand(bound, state, generator, want):
+    assert capacity(bound, state, generator) == want
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_cycle_is_trained_only_when_it_is_complete():
         pytest.param([4, 4, 4, 4, 4, 4, 4], [], id="seven due in two steps of three, and nothing in flight"),
     ],
 )
-def test_a_broken_pace_is_loud_and_no_wait_for_ever(completed, in_flight):
+def test_a_broken_bound_raises_and_never_waits_for_ever(completed, in_flight):
     with pytest.raises(StalenessError, match="within lag 2 at 3 groups a step"):
         select_batch(PIPELINE, 5, completed, in_flight)
 
@@ -114,15 +114,15 @@ def test_counters():
 
 
 @pytest.mark.parametrize(
-    ("pace", "want"),
+    ("bound", "want"),
     [
         pytest.param(PIPELINE, (0, 1, 2, 3, 4), id="nothing changed, nothing is lost"),
-        pytest.param(Pace(3, 1, 0), (0, 1, 2, 4), id="lag 1: admitted at 3 is too old at 5"),
-        pytest.param(Pace(1, 2, 0), (0, 1, 3), id="one a step: one of each version fits"),
+        pytest.param(StalenessBound(3, 1, 0), (0, 1, 2, 4), id="lag 1: admitted at 3 is too old at 5"),
+        pytest.param(StalenessBound(1, 2, 0), (0, 1, 3), id="one a step: one of each version fits"),
     ],
 )
-def test_resume_with_a_stricter_pace_gives_up_only_what_would_be_late(pace, want):
-    assert plan_resume(pace, 5, [5, 4, 5, 3, 4]) == want
+def test_resume_with_a_stricter_bound_drops_only_groups_that_would_be_late(bound, want):
+    assert plan_resume(bound, 5, [5, 4, 5, 3, 4]) == want
 
 
 # ---- A whole run, simulated. Time is counted in ticks; nothing sleeps.
@@ -140,8 +140,8 @@ class Work:
 class Run:
     """Trainer and generators over the pure rules, with long-tailed completion times."""
 
-    def __init__(self, pace, *, generators, seed):
-        self.pace, self.rng = pace, np.random.default_rng(seed)
+    def __init__(self, bound, *, generators, seed):
+        self.bound, self.rng = bound, np.random.default_rng(seed)
         self.state = Admission()
         self.weights = [0] * generators  # version each generator runs
         self.held_until = [0] * generators  # an evaluation holds the generator's version
@@ -153,7 +153,7 @@ class Run:
     def admit(self):
         for generator in self.rng.permutation(len(self.weights)):
             version = self.weights[generator]
-            for _ in range(min(capacity(self.pace, self.state, version), 6)):
+            for _ in range(min(capacity(self.bound, self.state, version), 6)):
                 # a long tail: most take a few ticks, some a hundred times as long
                 ticks = int(min(2000, math.ceil(3 * (1 + self.rng.pareto(0.8)))))
                 self.flight.append(Work(self.serial, version, generator, self.now + ticks, {version}))
@@ -175,7 +175,7 @@ class Run:
                 self.trained.append(work.serial)
             self.state, self.batch = self.state.step(len(self.batch)), None
         chosen = select_batch(
-            self.pace,
+            self.bound,
             self.state.version,
             [w.admitted_version for w in self.buffer],
             [w.admitted_version for w in self.flight],
@@ -193,7 +193,7 @@ class Run:
             if self.rng.random() < 0.02:
                 self.held_until[generator] = self.now + int(self.rng.integers(10, 200))
                 continue
-            due = [v for v in range(self.state.version + 1) if self.pace.is_push_due(v)]
+            due = [v for v in range(self.state.version + 1) if self.bound.is_push_due(v)]
             self.weights[generator] = due[-1]
 
     def until(self, version, *, limit=60_000):
@@ -210,8 +210,8 @@ class Run:
     def crash(self, checkpoint):
         """Start again from `checkpoint`: the buffer and the weights survive, what was in flight does not."""
         state, buffer = checkpoint
-        kept = plan_resume(self.pace, state.version, [w.admitted_version for w in buffer])
-        assert len(kept) == len(buffer)  # an unchanged pace loses nothing
+        kept = plan_resume(self.bound, state.version, [w.admitted_version for w in buffer])
+        assert len(kept) == len(buffer)  # an unchanged bound loses nothing
         self.buffer, self.flight, self.batch = list(buffer), [], None
         self.state = state.resume(len(buffer))
         self.weights = [state.version] * len(self.weights)
@@ -221,37 +221,37 @@ class Run:
         return self.state, [*(self.batch or ()), *self.buffer]
 
 
-PACES = [
-    pytest.param(Pace(4, 1, 0), id="pipeline-1"),
-    pytest.param(Pace(4, 4, 0), id="pipeline-4"),
-    pytest.param(Pace(4, 8, 0), id="pipeline-8"),
-    pytest.param(Pace(1, 4, 0), id="pipeline-4, one prompt a step"),
-    pytest.param(Pace(4, 0, 1), id="synchronous"),
-    pytest.param(Pace(4, 3, 4), id="offPolicy-4"),
+BOUNDS = [
+    pytest.param(StalenessBound(4, 1, 0), id="pipeline-1"),
+    pytest.param(StalenessBound(4, 4, 0), id="pipeline-4"),
+    pytest.param(StalenessBound(4, 8, 0), id="pipeline-8"),
+    pytest.param(StalenessBound(1, 4, 0), id="pipeline-4, one prompt a step"),
+    pytest.param(StalenessBound(4, 0, 1), id="synchronous"),
+    pytest.param(StalenessBound(4, 3, 4), id="offPolicy-4"),
 ]
 
 
-@pytest.mark.parametrize("pace", PACES)
+@pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("generators", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_lag_is_bounded_and_nothing_starves(pace, generators, seed):
-    run = Run(pace, generators=generators, seed=seed).until(60)
-    assert max(run.lags) <= pace.max_lag
+def test_lag_is_bounded_and_nothing_starves(bound, generators, seed):
+    run = Run(bound, generators=generators, seed=seed).until(60)
+    assert max(run.lags) <= bound.max_lag
     # No discard: every group that was admitted is trained once, or still outstanding and not late.
     outstanding = [*run.flight, *run.buffer, *(run.batch or ())]
     assert sorted(run.trained + [w.serial for w in outstanding]) == list(range(run.serial))
-    assert all(pace.deadline(w.admitted_version) >= run.state.version for w in outstanding)
+    assert all(bound.deadline(w.admitted_version) >= run.state.version for w in outstanding)
     # No starvation: a group trains at most max_lag steps after its admission, so at most (max_lag + 1) P later ones
     # can be trained before it.
     for position, serial in enumerate(run.trained):
-        assert position - serial < (pace.max_lag + 1) * pace.prompts_per_step
+        assert position - serial < (bound.max_lag + 1) * bound.prompts_per_step
 
 
-@pytest.mark.parametrize("pace", PACES)
+@pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_staleness_bound_after_resume(pace, seed):
+def test_staleness_bound_after_resume(bound, seed):
     """Crashes at random moments; state from a checkpoint, groups in flight lost. The bound holds and work goes on."""
-    run = Run(pace, generators=2, seed=seed)
+    run = Run(bound, generators=2, seed=seed)
     for version in (7, 15, 16, 30, 41):
         run.until(version)
         checkpoint = run.checkpoint()
@@ -260,12 +260,12 @@ def test_staleness_bound_after_resume(pace, seed):
         assert run.state.version == version
     run.until(60)
     assert run.state.outstanding == len([*run.flight, *run.buffer, *(run.batch or ())])
-    assert max(run.lags) <= pace.max_lag
+    assert max(run.lags) <= bound.max_lag
 
 
 def test_pipeline_overlaps_and_uses_its_lag():
     """The bound is not kept by standing still: at lag 8 some tokens are old, and far fewer ticks pass than at lag 0."""
-    ahead = Run(Pace(4, 8, 0), generators=3, seed=0).until(60)
-    in_step = Run(Pace(4, 0, 1), generators=3, seed=0).until(60)
+    ahead = Run(StalenessBound(4, 8, 0), generators=3, seed=0).until(60)
+    in_step = Run(StalenessBound(4, 0, 1), generators=3, seed=0).until(60)
     assert max(ahead.lags) >= 6
     assert ahead.now * 2 < in_step.now

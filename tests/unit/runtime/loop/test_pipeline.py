@@ -15,7 +15,7 @@ from scalerl_api.recipe import merge
 from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
-from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.deadlines import DeadlineExceeded
@@ -23,12 +23,12 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.run_state import Journals, restore_groups, resume_position, start_position
-from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
+from scalerl_runtime.loop.run_state import Journals, initial_state, resume_state
+from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
-from scalerl_runtime.types import GeneratorLost, Prompt, Sample, SyncFailed
-from scalerl_runtime.weights.buckets import Staged
+from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, SyncFailed
+from scalerl_runtime.weights.buckets import StagedWeights
 
 HELD_OUT = 1000  # first id of the held-out prompts; a prompt's only token is its id
 NUM_PROMPTS = 7  # few: a run passes through several epochs
@@ -153,7 +153,7 @@ class FakeFleet:
         tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
         cut = [name >= HELD_OUT and i == 0 for i in range(len(requests))]  # every second one of an evaluation
         finish = ["length" if each else "stop" for each in cut]
-        return [Sample(tokens, logps, versions, f"{name}/{i}", word) for i, word in enumerate(finish)]
+        return [EngineOutput(tokens, logps, versions, f"{name}/{i}", word) for i, word in enumerate(finish)]
 
     async def train(self, batches, *, version, **_rates):
         await self._take("train")
@@ -173,7 +173,7 @@ class FakeFleet:
 
     async def stage(self):
         await self._take("stage")
-        return Staged(self.version, (), 0.0)
+        return StagedWeights(self.version, (), 0.0)
 
     async def push(self, members, staged):
         born = {index: self.births[index] for index in members & self.generators.keys()}
@@ -233,34 +233,47 @@ class Attempt:
         self.passes = passes
         self.pipeline = None
 
-    async def judge(self, _prompt, text):
+    async def grade(self, _prompt, text):
         await asyncio.sleep(0)
         return 1.0 if self.passes(text) else -1.0
 
     async def go(self):
         clock, spec, deadlines = asyncio.get_running_loop().time, self.run.spec, self.run.spec.deadlines
-        pace = build_pace(self.recipe)
+        staleness = build_staleness_bound(self.recipe)
         seconds = {"generate_seconds": deadlines.generate_seconds, "start_seconds": deadlines.start_seconds}
-        options = PoolOptions(self.recipe, pace, Tags((), (), ()), spec.seed, max_sequences=8, **seconds)
+        options = PoolOptions(self.recipe, staleness, ThinkTags((), (), ()), spec.seed, max_sequences=8, **seconds)
         slots = [Slot(index, RoleClock(1)) for index in range(spec.generator.min_replicas)]
-        pool = Pool(options, self.fleet, self.judge, slots, clock)
+        pool = Pool(options, self.fleet, self.grade, slots, clock)
         for slot in slots:
             pool.start_slot(slot)
         tokens = lambda i: np.array([i], np.int32)  # noqa: E731 # one line
         prompts = [Prompt(i, f"{i}", tokens(i), "") for i in range(NUM_PROMPTS)]
         held_out = [Prompt(i, f"h{i}", tokens(HELD_OUT + i), "") for i in range(3)]
         data = Data(tuple(prompts), tuple(held_out), {}, (), 0)
-        path, position = self.store.latest(), start_position(self.recipe)
+        path, state = self.store.latest(), initial_state(self.recipe)
         if path is not None:
-            state = load_state(path)
-            await self.fleet.load(path, state.step)
-            position = resume_position(state, self.journals, 1)
-            restore_groups(pool.groups, pace, state, load_buffer(path, {p.id: p for p in prompts}))
-        parts = PipelineDeps(
-            self.run, self.recipe, pace, data, self.fleet, pool, self.store, self.journals, RoleClock(1), 0.0, 1, clock
+            saved = load_state(path)
+            await self.fleet.load(path, saved.step)
+            state = resume_state(saved, self.journals, 1)
+            pool.groups.restore(
+                saved.step, saved.consumed, load_buffer(path, {p.id: p for p in prompts}), saved.in_flight
+            )
+        deps = PipelineDeps(
+            self.run,
+            self.recipe,
+            staleness,
+            data,
+            self.fleet,
+            pool,
+            self.store,
+            self.journals,
+            RoleClock(1),
+            0.0,
+            1,
+            clock,
         )
-        self.pipeline = Pipeline(parts, position, self.observer, asyncio.Event())
-        await self.pipeline.run(fresh=not position.num_evals and not position.pending)
+        self.pipeline = Pipeline(deps, state, self.observer, asyncio.Event())
+        await self.pipeline.run(fresh=not state.num_evals and not state.pending)
 
     @property
     def prompts(self):
@@ -338,7 +351,7 @@ def test_run_goes_on_without_a_lost_generator(tmp_path, faults, rule, seed):
     play(attempt.go())
     assert_whole_history(attempt), rule
     restarts = sum(attempt.fleet.births.values()) - 2
-    assert restarts == attempt.pipeline.parts.pool.counters.restarts >= 1, rule
+    assert restarts == attempt.pipeline.deps.pool.counters.restarts >= 1, rule
 
 
 async def _killed(attempt, turns):
@@ -390,7 +403,7 @@ def test_stopping_in_a_wait_saves_and_the_next_attempt_goes_on(tmp_path):
         await task
 
     play(stop_later())
-    steps = attempt.pipeline.position.step
+    steps = attempt.pipeline.state.step
     assert 0 < steps < 9
     assert load_state(attempt.store.latest()).step == steps
     last = Attempt(tmp_path, FakeFleet(2))
@@ -449,7 +462,7 @@ def test_a_generator_that_never_answers_is_replaced(tmp_path, number, replicas, 
     attempt = Attempt(tmp_path, FakeFleet(1, faults), {**changes, "recipe": {"asynchrony": {"mode": mode}}})
     play(attempt.go())
     assert_whole_history(attempt)
-    assert attempt.pipeline.parts.pool.counters.restarts == 1
+    assert attempt.pipeline.deps.pool.counters.restarts == 1
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -458,7 +471,7 @@ def test_an_update_that_never_ends_is_sent_again(tmp_path, number):
     attempt = Attempt(tmp_path, FakeFleet(1, {("push", number): "hang"}), {"deadlines": DEADLINES})
     play(attempt.go())
     assert_whole_history(attempt)
-    assert attempt.pipeline.parts.pool.counters.restarts == 0
+    assert attempt.pipeline.deps.pool.counters.restarts == 0
 
 
 def test_updates_that_never_end_end_the_attempt_with_their_name(tmp_path):
@@ -524,7 +537,7 @@ def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):
         results = await train(batches, version=version, **rates)
         if version == 4:
             fleet.generators.clear()
-            attempt.pipeline.parts.pool.lose(0, "killed")
+            attempt.pipeline.deps.pool.mark_lost(0, "killed")
         return results
 
     fleet.start_generator, fleet.train = slow_start, kill_at_4

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.slots import PoolOptions, Slot, State, Tags, plan_places
+from scalerl_runtime.loop.slots import PoolOptions, Slot, SlotState, ThinkTags, plan_slots
 
 
 @pytest.mark.parametrize(
-    ("why", "states", "places", "start", "give_up"),
+    ("why", "states", "capacity", "start", "give_up"),
     [
         ("none yet", [], 0, [], []),
         ("the first pods", [], 2, [0, 1], []),
@@ -28,21 +28,23 @@ from scalerl_runtime.loop.slots import PoolOptions, Slot, State, Tags, plan_plac
         ("given up as many as are too many", ["starting", "starting", "starting"], 1, [], [1, 2]),
     ],
 )
-def test_slots_for_places(why: str, states: list[State], places: int, start: list[int], give_up: list[int]) -> None:
-    assert plan_places(dict(enumerate(states)), places) == (start, give_up), why
+def test_slots_for_places(
+    why: str, states: list[SlotState], capacity: int, start: list[int], give_up: list[int]
+) -> None:
+    assert plan_slots(dict(enumerate(states)), capacity) == (start, give_up), why
 
 
 class Starts:
     """A fleet that starts a generator when told."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
-        self.may: dict[int, asyncio.Event] = {}
+        self.started: list[int] = []
+        self.allowed: dict[int, asyncio.Event] = {}
         self.cancelled: list[int] = []
 
     async def start_generator(self, index: int) -> float:
-        self.asked.append(index)
-        event = self.may.setdefault(index, asyncio.Event())
+        self.started.append(index)
+        event = self.allowed.setdefault(index, asyncio.Event())
         try:
             await event.wait()
         except asyncio.CancelledError:
@@ -65,8 +67,8 @@ def make_pool(fleet: Starts, clock: Clock, slots: list[Slot]) -> Pool:
     recipe = Recipe()
     options = PoolOptions(
         recipe=recipe,
-        pace=build_pace(recipe),
-        tags=Tags((), (), ()),
+        staleness=build_staleness_bound(recipe),
+        tags=ThinkTags((), (), ()),
         seed=0,
         generate_seconds=10.0,
         start_seconds=10.0,
@@ -86,21 +88,21 @@ def test_a_pod_more_and_a_pod_less() -> None:
         fleet, clock = Starts(), Clock()
         pool = make_pool(fleet, clock, [])
         pool.start_clocks()
-        places = [1]
+        capacity = [1]
 
         async def count() -> int:
-            return places[0]
+            return capacity[0]
 
-        pool.follow(count)
+        pool.follow_capacity(count)
         await settle()
-        assert fleet.asked == [0]
-        fleet.may[0].set()
+        assert fleet.started == [0]
+        fleet.allowed[0].set()
         await settle()
         assert pool.slots[0].state == "stale"
 
         pool.resize(2)  # scaled up
         await settle()
-        assert fleet.asked == [0, 1]
+        assert fleet.started == [0, 1]
         clock.now = 100.0
         pool.resize(1)  # and down again before it has started
         await settle()
@@ -122,21 +124,21 @@ def test_a_lost_generator_waits_for_its_pod() -> None:
         async def count() -> int:
             return 1
 
-        pool.follow(count)
+        pool.follow_capacity(count)
         await settle()
-        fleet.may[0].set()
+        fleet.allowed[0].set()
         await settle()
-        pool.lose(0, "its pod is deleted")
+        pool.mark_lost(0, "its pod is deleted")
         await settle()
-        assert (pool.slots[0].state, pool.slots[0].restarts, fleet.asked) == ("vacant", 1, [0])
-        pool.lose(0, "again")  # a second call that failed: lost once
+        assert (pool.slots[0].state, pool.slots[0].restarts, fleet.started) == ("vacant", 1, [0])
+        pool.mark_lost(0, "again")  # a second call that failed: lost once
         assert pool.counters.restarts == 1
         pool.resize(0)
         assert pool.slots[0].state == "vacant"
         clock.now = 50.0
         pool.resize(1)  # the pod is back
         await settle()
-        assert (pool.slots[0].state, fleet.asked) == ("stale", [0, 0])
+        assert (pool.slots[0].state, fleet.started) == ("stale", [0, 0])
         clock.now = 60.0
         assert pool.slots[0].clock.total(clock.now) == 4 * 10.0
         await pool.close()
@@ -148,9 +150,9 @@ def test_without_pods_a_lost_generator_is_started_at_once() -> None:
     async def scenario() -> None:
         fleet = Starts()
         pool = make_pool(fleet, Clock(), [Slot(0, RoleClock(1), state="ready")])
-        pool.lose(0, "killed")
+        pool.mark_lost(0, "killed")
         await settle()
-        assert (pool.slots[0].state, fleet.asked) == ("starting", [0])
+        assert (pool.slots[0].state, fleet.started) == ("starting", [0])
         await pool.close()
 
     asyncio.run(scenario())
@@ -163,7 +165,7 @@ def test_a_cluster_that_does_not_answer_ends_the_run() -> None:
         async def count() -> int:
             raise ConnectionError("no head")
 
-        pool.follow(count)
+        pool.follow_capacity(count)
         await settle()
         assert isinstance(pool.fault, ConnectionError)
         await pool.close()

@@ -4,12 +4,12 @@ import asyncio
 
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.algorithm.results import SyncReport
-from scalerl_runtime.algorithm.staleness import build_pace
+from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.slots import PoolOptions, Slot, Tags
+from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.loop.syncer import Syncer
-from scalerl_runtime.weights.buckets import Staged
+from scalerl_runtime.weights.buckets import StagedWeights
 
 
 class Fleet:
@@ -19,10 +19,10 @@ class Fleet:
         self.version = 0
         self.pushed: list[int] = []
 
-    async def stage(self) -> Staged:
-        return Staged(self.version, (), 0.0)
+    async def stage(self) -> StagedWeights:
+        return StagedWeights(self.version, (), 0.0)
 
-    async def push(self, _members: frozenset[int], staged: Staged) -> SyncReport:
+    async def push(self, _members: frozenset[int], staged: StagedWeights) -> SyncReport:
         await asyncio.sleep(0)
         self.pushed.append(staged.version)
         return SyncReport(staged.version, 0, 0.0, 0.0, 0.0)
@@ -34,7 +34,7 @@ class Fleet:
 def make_syncer(fleet: Fleet) -> tuple[Syncer, Slot]:
     slot = Slot(0, RoleClock(1), state="stale")
     recipe = Recipe()
-    options = PoolOptions(recipe, build_pace(recipe), Tags((1,), (2,), (3,)), 0, 60.0, 60.0, 8)
+    options = PoolOptions(recipe, build_staleness_bound(recipe), ThinkTags((1,), (2,), (3,)), 0, 60.0, 60.0, 8)
     pool = Pool(options, fleet, None, [slot], lambda: 0.0)  # type: ignore[arg-type] # nothing is generated here
     return Syncer(fleet, pool, 60.0, lambda _report: None), slot
 
@@ -48,7 +48,7 @@ def test_a_step_after_the_lease_does_not_overtake_its_weights() -> None:
         fleet.version = 4
         lease = await syncer.lease(4)
         fleet.version = 5
-        await syncer.offer(5)
+        await syncer.publish(5)
         task = asyncio.create_task(syncer.run())
         leased = await asyncio.wait_for(lease, 5)
         assert (leased is slot, slot.version, slot.leased) == (True, 4, True)

@@ -36,7 +36,7 @@ class Rig:
     def batch(self, step, size):
         return [Demonstration(np.array([step, step, 1], dtype=np.int32), loss_from=1)] * size
 
-    async def imitate(self, batches, *, learning_rate):
+    async def train_supervised(self, batches, *, learning_rate):
         step = int(batches[0][0].tokens[0])
         if step == self.hang_at:
             await asyncio.Event().wait()
@@ -51,9 +51,9 @@ class Rig:
     async def save(self, done):
         self.log.append(("save", done))
 
-    def go_on(self, done):
-        stage = WarmStart(self.run, self, self, quadratic=0.0, save=self.save, tell=self.told.append)
-        return asyncio.run(stage.go_on(done))
+    def train_from(self, done):
+        stage = WarmStart(self.run, self, self, quadratic=0.0, save=self.save, report_progress=self.told.append)
+        return asyncio.run(stage.train_from(done))
 
 
 STAGE = {
@@ -74,7 +74,7 @@ def test_the_loss_is_a_mean_over_the_tokens_of_all_completions():
 
 def test_steps_saves_and_the_reset_come_in_order():
     rig = Rig(make_run(STAGE))
-    assert rig.go_on(0) == 7
+    assert rig.train_from(0) == 7
     rates = [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01]
     steps = [("step", step, pytest.approx(rate)) for step, rate in enumerate(rates)]
     assert rig.log == [
@@ -87,21 +87,21 @@ def test_steps_saves_and_the_reset_come_in_order():
 def test_the_last_step_is_not_saved_before_the_optimizer_is_reset():
     """A checkpoint with all steps done and the old moments would carry them into RL."""
     rig = Rig(make_run(merge(STAGE, {"warmStart": {"steps": 6}})))
-    rig.go_on(0)
+    rig.train_from(0)
     assert [entry[1] for entry in rig.log if entry[0] == "save"] == [2, 4]
     assert rig.log[-1] == "reset"
 
 
 def test_a_killed_stage_goes_on_after_what_was_saved():
     whole, rig = Rig(make_run(STAGE)), Rig(make_run(STAGE))
-    whole.go_on(0)
-    assert rig.go_on(4) == 7
+    whole.train_from(0)
+    assert rig.train_from(4) == 7
     assert rig.log == whole.log[whole.log.index(("save", 4)) + 1 :]
 
 
 def test_nothing_is_left_to_do():
     rig = Rig(make_run(STAGE))
-    assert rig.go_on(7) == 7
+    assert rig.train_from(7) == 7
     assert rig.log == [], "the optimizer keeps what RL has put in it"
 
 
@@ -109,15 +109,15 @@ def test_a_loss_that_is_no_number_ends_the_stage_unless_it_is_only_warned_of():
     rig = Rig(make_run(STAGE))
     rig.nan_at = 3
     with pytest.raises(NonFinite, match="^warm start, step 4: loss is nan"):
-        rig.go_on(0)
+        rig.train_from(0)
     assert rig.log[-1][:2] == ("step", 3), "nothing is saved after it"
     warned = Rig(make_run(merge(STAGE, {"watchdog": {"nonFinite": {"action": "Warn"}}})))
     warned.nan_at = 3
-    assert warned.go_on(0) == 7
+    assert warned.train_from(0) == 7
 
 
 def test_a_step_that_hangs_is_named():
     rig = Rig(make_run(merge(STAGE, {"deadlines": {"trainSeconds": 1}})))
     rig.hang_at = 3
     with pytest.raises(DeadlineExceeded, match="^warm start, step 4 took longer"):
-        rig.go_on(0)
+        rig.train_from(0)

@@ -7,7 +7,7 @@ import pytest
 
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.loop.slots import Counters, Slot
+from scalerl_runtime.loop.slots import PoolCounters, Slot
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState
@@ -43,7 +43,7 @@ def reporter(tmp_path, live):
 def pool(**states):
     """A pool with generators that have used 7 and 11 device-seconds."""
     slots = [Slot(0, RoleClock(1, {"generate": 7.0}), **states), Slot(1, RoleClock(1, {"generate": 5.0, "idle": 6.0}))]
-    return SimpleNamespace(slots=dict(enumerate(slots)), counters=Counters(restarts=4, excluded=2))
+    return SimpleNamespace(slots=dict(enumerate(slots)), counters=PoolCounters(restarts=4, excluded=2))
 
 
 def metric(reporter, name):

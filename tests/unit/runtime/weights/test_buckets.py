@@ -6,9 +6,9 @@ import torch
 
 from scalerl_runtime.actors.trainer import full_shape
 from scalerl_runtime.weights.buckets import (
-    Bucket,
     GlooSender,
     TensorEntry,
+    WeightBucket,
     broadcast,
     bucket_checksums,
     checksum,
@@ -42,9 +42,9 @@ def test_buckets_by_hand():
     parameters = [("a", "bfloat16", (3,), 2), ("b", "float32", (2, 4), 4), ("c", "float32", (12,), 4)]
     found = plan_buckets([*parameters, ("d", "float32", (), 4)], limit=40)
     assert found == (
-        Bucket((TensorEntry("a", "bfloat16", (3,), 0), TensorEntry("b", "float32", (2, 4), 8)), 40),
-        Bucket((TensorEntry("c", "float32", (12,), 0),), 48),
-        Bucket((TensorEntry("d", "float32", (), 0),), 8),
+        WeightBucket((TensorEntry("a", "bfloat16", (3,), 0), TensorEntry("b", "float32", (2, 4), 8)), 40),
+        WeightBucket((TensorEntry("c", "float32", (12,), 0),), 48),
+        WeightBucket((TensorEntry("d", "float32", (), 0),), 8),
     )
     assert plan_buckets([], limit=40) == ()
 
@@ -62,7 +62,7 @@ def test_zero3_bucket_by_ds_numel():
 
 def test_buckets_survive_as_plain_mappings():
     plain = [{"entries": [{"name": "a", "dtype": "float32", "shape": [2, 3], "offset": 8}], "num_bytes": 32}]
-    assert parse_buckets(plain) == (Bucket((TensorEntry("a", "float32", (2, 3), 8),), 32),)
+    assert parse_buckets(plain) == (WeightBucket((TensorEntry("a", "float32", (2, 3), 8),), 32),)
 
 
 def test_view_writes_through():
@@ -97,7 +97,7 @@ def test_checksum_of_chunks_counts_positions_through(monkeypatch):
 
 def test_checksums_of_a_bucket_are_those_of_its_parameters():
     """3 bfloat16 ones are the 6 bytes 80 3f ..., padded with zeros to a word; the float32 pair follows at byte 8."""
-    bucket = Bucket((TensorEntry("a", "bfloat16", (3,), 0), TensorEntry("b", "float32", (1, 2), 8)), 16)
+    bucket = WeightBucket((TensorEntry("a", "bfloat16", (3,), 0), TensorEntry("b", "float32", (1, 2), 8)), 16)
     flat = torch.zeros(16, dtype=torch.uint8)
     a, b = torch.ones(3, dtype=torch.bfloat16), torch.tensor([[1.0, -2.0]])
     view(flat, bucket.entries[0]).copy_(a)
