@@ -53,7 +53,7 @@ Facts = dict[str, float | int]
 
 @dataclass
 class Phase:
-    """What one part of the measurement has cost."""
+    """The cost of one part of the measurement."""
 
     name: str
     seconds: float

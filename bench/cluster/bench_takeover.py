@@ -1,4 +1,4 @@
-"""Who leads after the leader's death: `make bench-takeover ARGS="[--runs N] [--kills K]"`. I/O.
+"""The time until another replica leads after the leader's death: `make bench-takeover ARGS="[--runs N] [--kills K]"`. I/O.
 
 Two replicas of the operator serve runs that are suspended and resumed all the time. The leading one is killed
 (SIGKILL), or told to end (SIGTERM), again and again; each time it is started anew as the standby. Measured is the time
@@ -50,7 +50,7 @@ class Rivals(Team):
     """Two replicas, one of which leads."""
 
     def leader(self) -> Operator | None:
-        """Who says that it leads; raises RuntimeError if two do, or one has ended by itself."""
+        """The replica that reports leadership; raises RuntimeError if two do, or one has ended by itself."""
         ended = [each.log for each in self.members if each.process.poll() is not None]
         leading = [each for each in self.members if each.is_leading()]
         if ended or len(leading) > 1:
@@ -66,7 +66,7 @@ class Rivals(Team):
 
 @dataclass
 class Stage:
-    """What is measured on."""
+    """The stage of a measurement."""
 
     kube: KubeClient
     mirror: Mirror

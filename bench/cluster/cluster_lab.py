@@ -100,7 +100,7 @@ def _homes(namespaces: Sequence[str]) -> Iterator[Json]:
 
 
 def build_run(name: str, address: str, *, namespace: str = NAMESPACE) -> Json:
-    """A run of ten pods; `address` is where its coordinator is played."""
+    """A run of ten pods; `address` is where its simulated coordinator listens."""
     template = {"metadata": {"annotations": {"played.test/ip": address}}}
     return {
         "apiVersion": API_VERSION,
@@ -145,7 +145,7 @@ class Operator:
             return text
 
     def metrics(self) -> Samples:
-        """What it says of itself. Raises OSError while it does not answer."""
+        """The metrics that it reports. Raises OSError while it does not answer."""
         found: Samples = {}
         for family in text_string_to_metric_families(self.fetch("/metrics")):
             for sample in family.samples:

@@ -1,4 +1,4 @@
-"""What the API server tells of runs and pods, and when: the benchmarks' own view of what the operator does. I/O."""
+"""Watch events of runs and pods with their times: the benchmarks' own record of what the operator does. I/O."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What must not be in the results of the two scale benchmarks, whatever the machine. PURE.
+"""Faults that the results of the two scale benchmarks must not show on any machine. PURE.
 
 How fast it was depends on the machine: that is written into docs/scale.md beside its goal, and fails nothing.
 """

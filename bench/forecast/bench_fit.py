@@ -38,7 +38,7 @@ REPEATS = 30
 
 @dataclass(frozen=True)
 class GridFit:
-    """What the paper's procedure finds."""
+    """The fit of the paper's procedure."""
 
     a: float
     b: float

@@ -46,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy did to runs."""
+    """The effect of a policy on runs."""
 
     policy: str
     runs: int

@@ -29,7 +29,7 @@ NAIVE_COPIES = 3.2  # float32 N x V tensors alive in the naive backward, with a 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured."""
+    """The options of a measurement."""
 
     tokens: int
     vocab: int

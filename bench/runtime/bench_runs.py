@@ -72,7 +72,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def summarize(folder: Path, target: float) -> dict[str, Any]:
-    """What the run's own records say. Training time is counted from the start of the first step."""
+    """Numbers from the run's own records. Training time is counted from the start of the first step."""
     steps = list(read_lines(folder / "metrics.jsonl"))
     began = steps[0]["time"] - steps[0]["values"]["step_seconds"]
     clock = {line["step"]: line["time"] - began for line in steps}

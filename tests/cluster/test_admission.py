@@ -1,4 +1,7 @@
-"""What the API server takes and refuses: the tables of tests/admission, which `scalerl validate` is tested on too."""
+"""Documents that the API server accepts and refuses.
+
+The tables of tests/admission, which `scalerl validate` is tested on too.
+"""
 
 import re
 from collections.abc import Callable

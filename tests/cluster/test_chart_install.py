@@ -45,7 +45,7 @@ class Release:
         return int(found["revision"]), found["chart"]
 
     def columns(self) -> list[Json]:
-        """What kubectl prints of runs, as the cluster's CRD says."""
+        """The columns that kubectl prints for runs, from the cluster's CRD."""
         crd: Json = json.loads(self.kubectl("get", "crd", "rlruns.scalerl.io", "-o", "json"))
         return columns_of(crd)
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests stand on: images, a cluster with a real node, the installed chart. I/O.
+"""The platform of the end-to-end tests: images, a cluster with a real node, the installed chart. I/O.
 
 With KUBECONFIG set that cluster is used; E2E_OPERATOR_IMAGE and E2E_RUNTIME_IMAGE then say which images it can pull,
 and its default StorageClass must give ReadWriteMany volumes. Else everything is made here, as root: images with
@@ -218,7 +218,7 @@ def install(platform: Platform) -> None:
 
 
 def describe(platform: Platform, namespaces: Sequence[str]) -> str:
-    """What a person would look at when something is wrong."""
+    """The output that a person would read when something is wrong."""
     parts = []
     for namespace in namespaces:
         for arguments in (

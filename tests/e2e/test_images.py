@@ -1,4 +1,4 @@
-"""What is in the images that the tests after these run: code and what it needs, nothing that only building does."""
+"""The images of the later tests hold the code and its packages, and no build tool."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the tests on the real components share."""
+"""Fixtures of the tests on the real components."""
 
 import json
 from collections.abc import Callable

@@ -336,7 +336,7 @@ def test_a_spoiled_native_update_is_said_and_the_next_one_mends_it(native_rig: R
 
 
 def test_the_packed_transfer_of_vllm_is_still_where_we_call_it() -> None:
-    """What only a device can run: at least its names and arguments are those of the installed vLLM."""
+    """Code that only a device can run: at least its names and arguments are those of the installed vLLM."""
     import inspect
 
     from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, trainer_init

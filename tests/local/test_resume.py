@@ -20,7 +20,7 @@ from scalerl_runtime.data.scratch_model import build_tokenizer
 COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
 PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
 NTH = {"warm start": 14, "generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
-# Who is killed at each phase, who once between them, and whether the generator is vLLM's. A dead coordinator or trainer
+# The victim at each phase, the victims between them, and whether the generator is vLLM's. A dead coordinator or trainer
 # takes the whole attempt along, engines too: twelve starts of it have the stand-in, the two of `once` the real one.
 MATRIX = {
     "coordinator": (None, ["stand-in"]),

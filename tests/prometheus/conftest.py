@@ -113,7 +113,7 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
 
 @dataclass
 class ScrapedCoordinator:
-    """What the runtime's coordinator shows of itself."""
+    """The metrics of the runtime's coordinator."""
 
     publisher: Publisher = field(default_factory=Publisher)
     is_up: bool = True

@@ -40,7 +40,7 @@ DPI = 110
 
 @dataclass(frozen=True)
 class Window:
-    """What is asked, and for when."""
+    """The query and its time range."""
 
     url: str
     start: float
@@ -331,7 +331,7 @@ def _inside(
 
 
 def _legend_rows(places: Sequence[Axes], wide: float) -> list[list[tuple[Any, str]]]:
-    """What the legend says, in rows that fit; of many series the first three rows."""
+    """The legend in rows that fit; of many series the first three rows."""
     rows: list[list[tuple[Any, str]]] = [[]]
     room = wide - 0.15
     for handle, label in [pair for each in places for pair in zip(*each.get_legend_handles_labels(), strict=True)]:

@@ -88,7 +88,7 @@ def test_variable_can_be_chosen(recording: Recording, name: str) -> None:
 
 
 def test_the_operators_own_reading_of_the_run(recording: Recording) -> None:
-    """What the operator would have read back of it.
+    """The reading that the operator would have made of it.
 
     Every evaluation, by steps of ten, whichever coordinator made it.
     """

@@ -1,4 +1,4 @@
-"""Addresses of what is played here: of the network that is kept for benchmarks (RFC 2544). I/O (a route).
+"""Addresses of simulated pods, from the network that is reserved for benchmarks (RFC 2544). I/O (a route).
 
 Not of the loopback network: Kubernetes refuses an endpoint there, and its controllers then try again and again, which
 took a core away from what was measured. Without root there is no other way.

@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Call:
-    """What was asked."""
+    """One request."""
 
     method: str
     path: str

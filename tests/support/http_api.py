@@ -72,7 +72,7 @@ class HttpApi:
         """Prefix of a path -> what answers it."""
         self.list_version = "9"
         self.log = ""
-        """What the log of every container is."""
+        """The log of every container."""
         self.closing = asyncio.Event()
         self._watches: dict[str, list[Watch]] = {}
         self._backlog: dict[str, list[Json | None]] = {}

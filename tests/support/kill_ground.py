@@ -1,4 +1,4 @@
-"""What the kill matrix is played on: who is killed and how, what is seen of runs and pods meanwhile. I/O."""
+"""The stage of the kill matrix: how each victim is killed, and what is observed of runs and pods meanwhile. I/O."""
 
 import asyncio
 import signal
@@ -54,7 +54,7 @@ class Ground(Protocol):
 
 @dataclass
 class Witness:
-    """What the API server says of runs and pods, read again and again; it may be away."""
+    """Runs and pods as the API server lists them, polled; the server may be away."""
 
     kube: KubeClient
     runs: dict[str, Json] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class Replicas(Team):
 
 @dataclass
 class SimulatedGround:
-    """Pods are played in this process."""
+    """Pods are simulated in this process."""
 
     testbed: Testbed
     replicas: Replicas

@@ -70,7 +70,7 @@ class ScriptedKubelet(Kubelet):
             await self.end(pod, behaviour["exit"], words, lost=behaviour.get("lost", False))
 
     def _behaviour_of(self, pod: Json) -> Json:
-        """What the script says of this pod; it says nothing of other attempts, and nothing of members."""
+        """The script of this pod; empty for members and for other attempts."""
         labels = pod["metadata"]["labels"]
         found: Json = self.behaviour.get(labels["scalerl.io/run"], {}) if is_coordinator(pod) else {}
         return found if found.get("attempt", 1) == int(labels.get("scalerl.io/attempt", 1)) else {}

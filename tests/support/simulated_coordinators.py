@@ -13,7 +13,7 @@ Document = dict[str, object]
 
 @dataclass
 class SimulatedCoordinators:
-    """What all coordinators say; change it at any time."""
+    """The answer of all coordinators; change it at any time."""
 
     names: list[str]
     """Of the runs, by index."""

@@ -1,6 +1,6 @@
 """A run's training as a kubelet plays it: steps, checkpoints, and what a death costs. PURE: the caller brings the time.
 
-What outlives pods, as a volume does, is `saved`; everything since then dies with the coordinator's process.
+`saved` outlives pods, as a volume does; everything since then dies with the coordinator's process.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Training:
         self._enter("starting", now)
 
     def ask_to_end(self, now: float) -> None:
-        """SIGTERM: save, then end. What is being saved already is enough, and who has done nothing ends at once."""
+        """SIGTERM: save, then end. A save under way is enough, and a run without a step ends at once."""
         self.ending = True
         if self.hung:
             return

@@ -1,4 +1,4 @@
-"""Every law judged on the run's own past: fitted to its first points, asked about the later ones. PURE."""
+"""Back-test of every law on the run's own past: fitted to its first points, scored on the later ones. PURE."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from scalerl_operator.forecast.points import Array
 MAX_ORIGINS = 5
 MIN_ORIGIN = 5  # points before the first origin: fewer fit any law
 MIN_AHEAD = 2  # points after the last origin
-HORIZON = 2.0  # an origin at C is asked about points up to 2 C, as the paper's own extrapolations are
+HORIZON = 2.0  # an origin at C is scored on points up to 2 C, as the paper's own extrapolations are
 REFINE = 7  # nodes along each axis of the second grid: a third of the first's spacing
 PLATEAU_POINTS = 3  # a plateau is the mean of the last values: one alone is mostly noise
 
@@ -38,8 +38,8 @@ def backtest_laws(
     starts = origins(len(x))
     if not starts:
         return [None] * len(laws)
-    seen = np.arange(len(x))[:, None] < np.array(starts)[None, :]
-    target = Target(np.ones_like(y), y, seen / variance[:, None], r0)
+    fitted = np.arange(len(x))[:, None] < np.array(starts)[None, :]
+    target = Target(np.ones_like(y), y, fitted / variance[:, None], r0)
     return [mean_error(curves, x, y, starts) for curves in _best_curves(laws, x, target)]
 
 

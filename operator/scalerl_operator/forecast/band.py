@@ -1,4 +1,4 @@
-"""What a forecast says at any compute: curve, band, measurement, gain, arrival at a target. PURE.
+"""A forecast at any compute: curve, band, measurement, gain, arrival at a target. PURE.
 
 Every number comes from the same draws. The middle is the median of the law that leads (`Forecast.law`); the interval is
 over the draws of all laws, each law by its weight. A mean over laws would lie between them, where none of them is.
@@ -14,7 +14,7 @@ from scalerl_operator.forecast.laws import LAWS, SIGMOID, Law, curves_of, slopes
 from scalerl_operator.forecast.points import Array, FitError, Numbers
 from scalerl_operator.forecast.result import Forecast
 
-LEVEL = 0.9  # of every interval unless another is asked for
+LEVEL = 0.9  # of every interval unless the caller names another
 DRIFT_DOUBLINGS = 2.0  # of compute, after which a run has wandered as far from its law as it will
 ARRIVAL_STEPS = 50  # halvings of 12 decades of compute on either side of the last point
 ARRIVAL_DECADES = 12.0
@@ -56,7 +56,7 @@ def point_band(
 
     Args:
         forecast, compute, level: as for `curve_band`.
-        standard_error: of the measurements; counts where it is above the scatter that the forecast has seen.
+        standard_error: of the measurements; counts where it is above the scatter of the fitted points.
     """
     middle, low, high = curve_band(forecast, compute, level=level)
     error = np.asarray(0.0 if standard_error is None else standard_error, dtype=np.float64)

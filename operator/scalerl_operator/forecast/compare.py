@@ -212,5 +212,5 @@ def _ratio(one: Forecast, other: Forecast, level: float) -> tuple[float, float, 
 
 
 def _known(value: float | None) -> float:
-    assert value is not None  # only asked of a forecast that has its numbers
+    assert value is not None  # only called with a forecast that has its numbers
     return value

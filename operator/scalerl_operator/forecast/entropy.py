@@ -14,7 +14,7 @@ from scalerl_operator.forecast.points import FitError, Numbers, parse_column, po
 from scalerl_operator.forecast.result import Forecast
 
 ROOM = 1.25  # above the largest value, so that it does not lie at the laws' bound
-LATEST = 3  # values whose median says that a floor is reached: one alone may be chance
+LATEST = 3  # values whose median decides that a floor is reached: one alone may be chance
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _arrives(floor: float, arrivals: tuple[float | None, float | None, float | N
 
 
 def _why(found: Forecast, scale: float) -> str:
-    """Say in nats what the verdict says of 1 - H / scale."""
+    """Rewrite the verdict about 1 - H / scale in nats."""
     last, half, sigma = found.last_compute, found.c_mid, found.sigma
     if "declined" in found.reason or "collapsed" in found.reason:
         return "it rises again, and no law of decay describes that"

@@ -54,18 +54,18 @@ def expected_width(forecast: Forecast, curve: Points, compute: float) -> float:
     return min(1.0, float(2.0 * Z90 * np.median(sd)))
 
 
-def _with_future(seen: Array, weights: Array, until: float) -> tuple[Array, Array]:
-    """Return computes and inverse variances of the points seen, [n], and of evenly spaced ones from there on.
+def _with_future(measured: Array, weights: Array, until: float) -> tuple[Array, Array]:
+    """Return computes and inverse variances of the points measured, [n], and of evenly spaced ones from there on.
 
     The future has as much information per compute as the past; so many points that it matters are merged.
     """
-    ahead, span = until - float(seen[-1]), float(seen[-1] - seen[0])
-    count = min(int(ahead / span * (len(seen) - 1) + 1e-9), MAX_FUTURE)
+    ahead, span = until - float(measured[-1]), float(measured[-1] - measured[0])
+    count = min(int(ahead / span * (len(measured) - 1) + 1e-9), MAX_FUTURE)
     if count == 0:
-        return seen, weights
+        return measured, weights
     each = float(weights[1:].sum()) / span * ahead / count
-    later = np.linspace(seen[-1], until, count + 1)[1:]
-    return np.append(seen, later), np.append(weights, np.full(count, each))
+    later = np.linspace(measured[-1], until, count + 1)[1:]
+    return np.append(measured, later), np.append(weights, np.full(count, each))
 
 
 def identified_at(forecast: Forecast, curve: Points, *, width: float = IDENTIFIED_WIDTH) -> float | None:
@@ -87,7 +87,7 @@ def stop_point(forecast: Forecast, *, loss: float) -> float | None:
         forecast: with a budget.
         loss: of the pass rate, > 0.
 
-    None without a budget or a curve. The middle curve is asked, so the loss is above that in half of the runs.
+    None without a budget or a curve. It follows the middle curve, so the loss is larger in half of the runs.
     """
     if forecast.predicted_at_budget is None or forecast.budget is None:
         return None

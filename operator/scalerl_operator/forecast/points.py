@@ -60,7 +60,7 @@ def points(
         standard_error: [n], >= 0; see `binomial_standard_error`.
         unit: of compute; only used in sentences.
 
-    Raises FitError. Few points, or none, are not an error here: the forecast says so in its verdict.
+    Raises FitError. Few points, or none, are not an error here: the verdict of the forecast reports them.
     """
     x = parse_column("compute", compute)
     y = parse_column("pass_rate", pass_rate, size=len(x))

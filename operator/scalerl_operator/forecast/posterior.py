@@ -1,4 +1,4 @@
-"""What the points say about each law: draws of its parameters from a grid posterior. PURE.
+"""The posterior of each law on a grid, and draws of its parameters. PURE.
 
 Priors, all weak and all stated: A uniform in [0, 1] and R0 uniform in [0, A]; C_mid log-uniform from just before the
 first point to ten times the last; B log-normal about 1.7, factor 2; the errors of `noise.Noise`. The two linear
@@ -54,7 +54,7 @@ class Posterior:
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """What all laws are fitted to."""
+    """The data that all laws are fitted to."""
 
     x: Array
     noise: Noise

@@ -1,4 +1,4 @@
-"""What happens to points before a fit: burn-in is left out, outliers are set aside, long runs are condensed. PURE.
+"""Preprocessing of points before a fit: burn-in is left out, outliers are set aside, long runs are condensed. PURE.
 
 Burn-in, by a rule that knows no unit. The paper drops about the first epoch of its runs by eye. Here a leading stretch
 is left out only if the law that fits the rest contradicts it: an F-test of the sums of squares with and without the

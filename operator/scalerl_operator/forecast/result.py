@@ -16,7 +16,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the points say about the run's end; compute in `unit`. A number that is not known is None."""
+    """The forecast of a run; compute in `unit`. A number that is not known is None."""
 
     verdict: Verdict
     reason: str
@@ -78,7 +78,7 @@ class Forecast:
     """Of the sigmoid, as the rivals' own."""
     rivals: tuple[Rival, ...] = ()
     draws: tuple[Draw, ...] = ()
-    """The sigmoid's, equally likely (A, B, C_mid, R0): with the rivals' they say everything that is said above."""
+    """The sigmoid's, equally likely (A, B, C_mid, R0): with the rivals' they determine every number above."""
 
     def kept(self, curve: Points) -> Points:
         """Return those points of the run's curve that were fitted: from the burn-in on, without the outliers."""

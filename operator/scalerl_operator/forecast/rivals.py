@@ -2,9 +2,9 @@
 
 weight = prior x density of the points under the law / (back-test error + half of the noise)
 
-The density says how well a law describes the run, the back-test how well it foretold the run's second half. The density
-is taken at its word: where a law is only near the truth, its misfit looks like errors that wander, and `noise` has
-those.
+The density says how well a law describes the run, the back-test how well it predicted the run's second half. The
+density is taken at its word: where a law is only near the truth, its misfit looks like errors that wander, and `noise`
+has those.
 """
 
 from dataclasses import dataclass

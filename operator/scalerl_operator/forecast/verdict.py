@@ -14,7 +14,7 @@ MIN_POINTS = 4  # the curve's parameters
 MIN_TRUSTED = 8  # twice the parameters: fewer points leave nothing to check the law with
 IDENTIFIED_WIDTH = 0.10  # of the ceiling's 90 % interval; the paper's own margin between equal runs is +-0.02
 WEAK_WIDTH = 0.20  # a window that ends at C_mid leaves .28, one to 2 C_mid .05 (noise .005, C_mid known to nobody)
-WIDTH_OF_GAIN = 0.5  # an interval wider than half of the whole gain says little, however narrow
+WIDTH_OF_GAIN = 0.5  # an interval wider than half of the whole gain is of little use, however narrow
 RISE = 16.0  # fall of chi2 from a constant to the curve, 3 more parameters: chance 1 in 900
 REACH = 2.0  # a run to 2 C_mid identifies its ceiling at the paper's noise
 FURTHER = 1.5  # times the last compute: a shorter way on would hardly change the interval
@@ -28,7 +28,7 @@ COLLAPSE = 0.5  # of the gain that was reached
 
 @dataclass(frozen=True)
 class _VerdictInputs:
-    """What a verdict rests on; computes in `unit`."""
+    """The numbers that a verdict rests on; computes in `unit`."""
 
     points: int
     last_compute: float
@@ -147,7 +147,7 @@ def _amount(compute: float, e: _VerdictInputs) -> str:
 
 
 def _more(e: _VerdictInputs) -> str:
-    """What would settle it: a longer run, or, past the bend, less noise as well."""
+    """The remedy: a longer run, or, past the bend, less noise as well."""
     longer = f"needs evals up to about {_amount(max(REACH * e.c_mid, FURTHER * e.last_compute), e)}"
     return longer if e.last_compute < REACH * e.c_mid else f"{longer}, or with less noise than sd {e.sigma:.3f}"
 

@@ -1,4 +1,4 @@
-"""What a cluster could leave on a machine, as lines of text to compare before and after. I/O.
+"""Everything that a cluster could leave on a machine, as lines of text to compare before and after. I/O.
 
 Others work on the machine meanwhile, so only what bears a mark of ours, or of Kubernetes, is listed.
 """

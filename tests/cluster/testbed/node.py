@@ -42,7 +42,7 @@ HIDDEN = ("/run", "/var/lib", "/var/log")  # the node has its own
 
 @dataclass(frozen=True)
 class PodRole:
-    """What makes one node differ from another on this machine: a number, and what follows from it."""
+    """The number that tells one node from another on this machine, and the values derived from it."""
 
     number: int
 
