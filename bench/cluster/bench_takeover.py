@@ -1,4 +1,4 @@
-"""The time until another replica leads after the leader's death: `make bench-takeover ARGS="[--runs N] [--kills K]"`. I/O.
+"""Take-over after the death of the leader: `make bench-takeover ARGS="[--runs N] [--kills K]"`. I/O.
 
 Two replicas of the operator serve runs that are suspended and resumed all the time. The leading one is killed
 (SIGKILL), or told to end (SIGTERM), again and again; each time it is started anew as the standby. Measured is the time
