@@ -1,4 +1,4 @@
-"""`scalerl status`, `report` and `logs` for a run of a cluster: reads, prints, chooses the exit code. I/O."""
+"""`scalerl status`, `report` and `logs` of runs on a cluster: reads the API server, returns the exit code. I/O."""
 
 import asyncio
 import os
@@ -9,7 +9,13 @@ from pathlib import Path
 
 import yaml
 
-from scalerl_operator.cli.cluster_reader import explain, fetch_chronicle, fetch_overview, fetch_run, fetch_runs
+from scalerl_operator.cli.cluster_reader import (
+    fetch_overview,
+    fetch_report_data,
+    fetch_run,
+    fetch_runs,
+    to_command_error,
+)
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
 from scalerl_operator.cli.log_lines import LogOptions
 from scalerl_operator.cli.options import LogsOptions, ReportOptions, StatusOptions
@@ -23,11 +29,11 @@ from scalerl_operator.render.text import format_table
 from scalerl_operator.run.state import is_over
 
 WATCH_SECONDS = 3.0
-CLEAR = "\x1b[H\x1b[2J"  # of a terminal
+CLEAR = "\x1b[H\x1b[2J"  # clears a terminal
 
 
 def run_command(options: StatusOptions | ReportOptions | LogsOptions) -> int:
-    """Do what `options` ask for on the cluster that they mean; return the exit code. Raises CommandError."""
+    """Run the command on the cluster that `options` name; return the exit code. Raises CommandError."""
     try:
         access = find_access(os.environ, context=options.context, namespace=options.namespace)
     except NoCluster as error:
@@ -35,7 +41,7 @@ def run_command(options: StatusOptions | ReportOptions | LogsOptions) -> int:
     try:
         return asyncio.run(_run(access, options))
     except KubeError as error:
-        raise explain(error, access) from error
+        raise to_command_error(error, access) from error
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -54,7 +60,7 @@ async def _run(access: Access, options: StatusOptions | ReportOptions | LogsOpti
         await kube.close()
 
 
-def _remark(text: str) -> None:
+def _notify(text: str) -> None:
     write_error(f"scalerl: {text}")
 
 
@@ -72,9 +78,9 @@ async def _status(kube: KubeClient, access: Access, options: StatusOptions) -> i
 
 
 async def _list(kube: KubeClient, access: Access, options: StatusOptions) -> int:
-    """The runs of a namespace or of all, a line each."""
+    """Print the runs of one namespace or of all namespaces, one line each."""
     if options.watch:
-        raise UsageError("--watch shows one run: give its name")
+        raise UsageError("--watch needs the name of one run")
     runs = await fetch_runs(kube, None if options.all_namespaces else access.namespace)
     if options.output == "yaml":
         documents = [each.document for each in runs]
@@ -92,51 +98,51 @@ async def _list(kube: KubeClient, access: Access, options: StatusOptions) -> int
 
 
 async def _watch(kube: KubeClient, access: Access, name: str) -> int:
-    """Show the run until it is over: on a terminal in place, elsewhere again when more than the time has changed."""
+    """Show the run until it is over: on a terminal in place, elsewhere again after a change of more than the time."""
     in_place = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    shown, heard = None, time.monotonic()
+    shown, last_answer = None, time.monotonic()
     while True:
         try:
             view = await fetch_overview(kube, access, name, datetime.now(UTC))
         except KubeError as error:
-            if not error.is_passing or time.monotonic() - heard > AWAY_SECONDS:
+            if not error.is_passing or time.monotonic() - last_answer > AWAY_SECONDS:
                 raise
-            _remark(f"again in {WATCH_SECONDS:g} s: {error}")
+            _notify(f"retry in {WATCH_SECONDS:g} s: {error}")
             await asyncio.sleep(WATCH_SECONDS)
             continue
-        heard = time.monotonic()
+        last_answer = time.monotonic()
         if in_place:
             write_out(CLEAR + build_overview(view))
-        elif (what := (view.run, view.pods, view.events)) != shown:
+        elif (content := (view.run, view.pods, view.events)) != shown:
             write_out(build_overview(view) if shown is None else f"\n---\n{build_overview(view)}")
-            shown = what
+            shown = content
         if is_over(view.run.status):
             return EXIT_FINISHED
         await asyncio.sleep(WATCH_SECONDS)
 
 
 async def _report(kube: KubeClient, access: Access, options: ReportOptions) -> int:
-    from scalerl_operator.cli.report import write_chronicle  # matplotlib
+    from scalerl_operator.cli.report import write_report_data  # matplotlib
 
-    _remark(f"{access.namespace}/{options.target} on {access.place}")
-    chronicle = await fetch_chronicle(kube, access, options.target, datetime.now(UTC))
-    where = options.folder or Path("reports") / access.namespace / options.target
-    write_out(f"{write_chronicle(chronicle, where)}\n")
+    _notify(f"{access.namespace}/{options.target} on {access.place}")
+    data = await fetch_report_data(kube, access, options.target, datetime.now(UTC))
+    folder = options.folder or Path("reports") / access.namespace / options.target
+    write_out(f"{write_report_data(data, folder)}\n")
     return EXIT_FINISHED
 
 
 async def _logs(kube: KubeClient, access: Access, options: LogsOptions) -> int:
     if options.follow and options.previous:
-        raise UsageError("--previous is about what has ended: it cannot be followed")
+        raise UsageError("--previous and --follow exclude each other: the log before a restart has ended")
     found = await fetch_run(kube, access, options.target)
-    _remark(f"{'/'.join(found.key)} on {access.place}")
-    choice = PodSelection(found.key, options.role, options.index)
-    wish = LogOptions(options.follow, options.previous, options.tail, options.timestamps)
-    mouth = LogSink(lambda line: write_out(f"{line}\n"), _remark)
+    _notify(f"{'/'.join(found.key)} on {access.place}")
+    selection = PodSelection(found.key, options.role, options.index)
+    log_options = LogOptions(options.follow, options.previous, options.tail, options.timestamps)
+    sink = LogSink(lambda line: write_out(f"{line}\n"), _notify)
     if options.follow:
-        await follow_logs(kube, choice, wish, mouth)
+        await follow_logs(kube, selection, log_options, sink)
         return EXIT_FINISHED
-    if not await show_logs(kube, choice, wish, mouth):
+    if not await show_logs(kube, selection, log_options, sink):
         where = f"{'/'.join(found.key)} on {access.place}"
-        raise CommandError(f"{where} has no such log: pods that are gone have taken theirs with them", EXIT_FAILED)
+        raise CommandError(f"{where} has no such log; the logs of deleted pods are gone", EXIT_FAILED)
     return EXIT_FINISHED

@@ -1,7 +1,7 @@
-"""What `scalerl status`, `report` and `logs` read from a cluster, with a person's own rights. I/O.
+"""Reads runs, pods, events and curves from a cluster for `scalerl status`, `report` and `logs`. I/O.
 
-Kubernetes' role `view` is enough for all of it: no Secret is read, and nothing is asked of a coordinator. See
-docs/notes/053-kubectl-for-people.md.
+The user's own credentials are used, and Kubernetes' role `view` is enough: no Secret is read and no coordinator is
+called. See docs/notes/053-kubectl-for-people.md.
 """
 
 import importlib.metadata
@@ -22,24 +22,24 @@ from scalerl_operator.reconcile.pod_view import EventView, PodView, last_events,
 from scalerl_operator.reconcile.snapshot import Key
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.render.describe import Overview
-from scalerl_operator.render.report_data import ReportData, judge_ends
+from scalerl_operator.render.report_data import ReportData, rebuild_forecasts
 from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, Role, curve_name
 from scalerl_operator.run.attempts import load_history
 from scalerl_operator.run.evals import held_out
 
-Found = TypeVar("Found")
+Fetched = TypeVar("Fetched")
 
-_FULL = (
-    "A cluster keeps a bounded number of evaluations of each set. Some may be missing here; curve and band are fitted"
+_NOTE_ON_MISSING = (
+    "A cluster stores a bounded number of evaluations of each set. Some may be missing here; curve and band are fitted"
     " to these."
 )
 EVENTS_SHOWN = 10
-ASKED_ABOUT = 5  # waiting pods whose events are looked at; they mostly wait for the same thing
+PENDING_PODS_EXPLAINED = 5  # pending pods whose events are read; most are pending for the same reason
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as it is stored, with what a person wants to know of its metadata."""
+    """A run as the API server stores it, with the metadata that is shown."""
 
     run: RLRun
     key: Key
@@ -47,16 +47,16 @@ class StoredRun:
     created: datetime
     version: str
     document: Json
-    """Without what only machines read."""
+    """Without `managedFields`."""
 
 
-def explain(error: KubeError, access: Access) -> CommandError:
-    """Return what to tell a person: what is missing, and whether trying again may help."""
+def to_command_error(error: KubeError, access: Access) -> CommandError:
+    """Return the error for the user: its message states what is missing, its exit code whether a retry may help."""
     place = access.place
     if error.status == 0:
         return CommandError(f"no answer from {place}: {error.reason}: {error.message}", EXIT_RETRY)
     if error.status == 401:
-        return CommandError(f"{place} does not know you (401): log in as for kubectl", EXIT_FAILED)
+        return CommandError(f"{place} has no valid credentials from you (401): log in as for kubectl", EXIT_FAILED)
     if error.status == 403:
         return CommandError(f"forbidden on {place}: {error.message}", EXIT_FAILED)
     if error.status == 404 and PLURAL in str(error) and error.reason == "NotJson":
@@ -65,7 +65,7 @@ def explain(error: KubeError, access: Access) -> CommandError:
 
 
 async def fetch_run(kube: KubeClient, access: Access, name: str) -> StoredRun:
-    """Return the run. Raises KubeError, CommandError if there is none of that name."""
+    """Return the run. Raises KubeError, CommandError if the namespace has none of that name."""
     try:
         return parse_stored(await kube.get(RUNS, access.namespace, name))
     except KubeError as error:
@@ -76,13 +76,13 @@ async def fetch_run(kube: KubeClient, access: Access, name: str) -> StoredRun:
 
 
 async def fetch_runs(kube: KubeClient, namespace: str | None) -> list[StoredRun]:
-    """Return the runs of a namespace (None: of all), by name. Raises KubeError, CommandError."""
+    """Return the runs of a namespace (None: of all namespaces), sorted by name. Raises KubeError, CommandError."""
     documents, _ = await kube.list(RUNS, namespace)
     return sorted(map(parse_stored, documents), key=lambda each: each.key)
 
 
 def parse_stored(document: Json) -> StoredRun:
-    """Return the run in an API server's JSON. Raises CommandError for one that this version cannot understand."""
+    """Parse a run in the API server's JSON. Raises CommandError for one that this version cannot parse."""
     metadata = document["metadata"]
     key = (metadata["namespace"], metadata["name"])
     bare = {
@@ -120,24 +120,27 @@ async def fetch_pods(
 
 
 async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datetime) -> Overview:
-    """Return everything that is known of a run; what its reader may not see says so. Raises KubeError, CommandError."""
+    """Return the status, attempts, pods and events of a run; a part that is forbidden is the reason as text.
+
+    Raises KubeError, CommandError.
+    """
     found = await fetch_run(kube, access, name)
     pods = await _if_allowed(fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
     return Overview(
         run=found.run,
-        place=f"namespace {found.key[0]} of {access.place}",
+        location=f"namespace {found.key[0]} of {access.place}",
         now=now,
-        began=found.created,
+        started=found.created,
         attempts=load_history(found.run.status).listed,
         pods=pods if isinstance(pods, str) else await _with_reasons(kube, found.key[0], pods),
         events=events,
     )
 
 
-async def _if_allowed(fetching: Awaitable[Found]) -> Found | str:
-    """Return what is fetched, or why it may not be: a part that is missing does not hide the others."""
+async def _if_allowed(fetching: Awaitable[Fetched]) -> Fetched | str:
+    """Return the result, or the reason why it is forbidden: the other parts are shown all the same."""
     try:
         return await fetching
     except KubeError as error:
@@ -152,18 +155,21 @@ async def _fetch_events(kube: KubeClient, namespace: str, about: str) -> Sequenc
 
 
 async def _with_reasons(kube: KubeClient, namespace: str, pods: Sequence[PodView]) -> list[PodView]:
-    """Return the pods with the last warning about each that has no process yet: a volume that cannot be mounted."""
-    told: dict[str, str] = {}
-    for pod in [each for each in pods if each.stuck][:ASKED_ABOUT]:
+    """Return the pods.
+
+    Those without a process get their last warning event, for example a volume that fails to mount.
+    """
+    reasons: dict[str, str] = {}
+    for pod in [each for each in pods if each.stuck][:PENDING_PODS_EXPLAINED]:
         events = await _if_allowed(_fetch_events(kube, namespace, f"involvedObject.uid={pod.uid}"))
         warnings = [each for each in events if each.kind == "Warning"] if not isinstance(events, str) else []
         if warnings and warnings[-1].message not in pod.waits:
-            told[pod.uid] = f"{pod.waits}; {warnings[-1].reason}: {warnings[-1].message}"
-    return [replace(each, waits=told.get(each.uid, each.waits)) for each in pods]
+            reasons[pod.uid] = f"{pod.waits}; {warnings[-1].reason}: {warnings[-1].message}"
+    return [replace(each, waits=reasons.get(each.uid, each.waits)) for each in pods]
 
 
-async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: datetime) -> ReportData:
-    """Return what a report of the run says. Raises KubeError, CommandError while there is nothing to draw."""
+async def fetch_report_data(kube: KubeClient, access: Access, name: str, now: datetime) -> ReportData:
+    """Return the content of the run's report. Raises KubeError, CommandError while the run has no evaluation."""
     found = await fetch_run(kube, access, name)
     curve = parse_curve(await _fetch_curve(kube, found, access))
     if not held_out(curve.evals):
@@ -175,17 +181,17 @@ async def fetch_chronicle(kube: KubeClient, access: Access, name: str, now: date
         run=found.run,
         spec=_spec_text(found.document),
         evals=curve.evals,
-        steps=curve.steps if len(curve.steps) > 1 else (),  # of one there is no line to draw
-        forecasts=judge_ends(found.run, curve.evals, now.timestamp()),
+        steps=curve.steps if len(curve.steps) > 1 else (),  # one step is no line
+        forecasts=rebuild_forecasts(found.run, curve.evals, now.timestamp()),
         attempts=load_history(found.run.status).listed,
         environment=_environment(found, access, pods, now),
         events=events if not isinstance(events, str) else (),
-        note=_FULL if curve.is_full else "",
+        note=_NOTE_ON_MISSING if curve.is_full else "",
     )
 
 
 async def _fetch_curve(kube: KubeClient, found: StoredRun, access: Access) -> dict[str, str]:
-    """Return the data of the run's ConfigMap; empty while there is none. Raises KubeError, CommandError."""
+    """Return the data of the run's ConfigMap; empty while the run has none. Raises KubeError, CommandError."""
     name = curve_name(found.key[1])
     try:
         stored = await find_object(kube, CONFIG_MAPS, found.key[0], name)

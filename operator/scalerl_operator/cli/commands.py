@@ -106,7 +106,7 @@ def _fail(text: str, code: int) -> int:
 
 
 def _validate(options: ValidateOptions) -> int:
-    """Check every file; one bad one does not hide the next."""
+    """Check every file, also after a faulty one."""
     code = EXIT_FINISHED
     for path in options.files:
         try:
@@ -119,7 +119,7 @@ def _validate(options: ValidateOptions) -> int:
 
 
 def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
-    """Return the fault in one line; of several files it says which, unless it does already."""
+    """Return the fault in one line; with several files, the line starts with the file's path."""
     return f"{fault}" if len(files) == 1 or fault.path.startswith(str(path)) else f"{path}: {fault}"
 
 
@@ -157,13 +157,13 @@ def _run(options: RunOptions, deps: CliDeps) -> int:
 
 
 def _close(folder: RunFolder, outcome: str, message: str) -> None:
-    """Say how the run ended, write the half-way comparison and the report."""
+    """Write the half-way comparison and the report; print the summary."""
     from scalerl_operator.decide.halfway import compare_halfway
     from scalerl_operator.render.text import format_rows, summary_rows
 
     run, evals = records.load_run(folder), records.load_evals(folder)
-    found = compare_halfway(records.load_forecasts(folder), evals)
-    halfway = found.summary if found is not None else None
+    comparison = compare_halfway(records.load_forecasts(folder), evals)
+    halfway = comparison.summary if comparison is not None else None
     if halfway is not None:
         save_text(folder.halfway, halfway.model_dump_json(by_alias=True, indent=2) + "\n")
     rows = summary_rows(run, outcome, halfway, evals)
@@ -236,15 +236,15 @@ def _print_completion(options: CompletionOptions) -> int:
 
 
 def choose_location(options: LookupOptions) -> RunLocation:
-    """Return where `options` ask to look. Raises UsageError for those that exclude each other.
+    """Return where to look up runs. Raises UsageError for options that exclude each other.
 
-    `either`: on this machine if it has such a run, else on the cluster that kubectl would use.
+    `either`: this machine if it has the run, otherwise the cluster that kubectl would use.
     """
     named = options.namespace is not None or options.context is not None or options.all_namespaces
     if named and options.runs is not None:
-        raise UsageError("--runs is about this machine, -n, -A and --context are about a cluster: choose one")
+        raise UsageError("--runs selects this machine; -n, -A and --context select a cluster: choose one")
     if options.all_namespaces and (options.namespace is not None or options.target is not None):
-        raise UsageError("-A is about all runs of all namespaces: no name and no -n with it")
+        raise UsageError("-A selects all runs of all namespaces; no name and no -n may be given with it")
     if named:
         return "cluster"
     return "machine" if options.runs is not None or options.target is None else "either"

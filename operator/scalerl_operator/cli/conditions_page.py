@@ -7,7 +7,7 @@ from scalerl_operator.run.conditions import build_page
 
 
 def main() -> int:
-    """Write the page, or with --check say whether it is stale."""
+    """Write the page; with --check, compare it only."""
     return write_page("docs/conditions.md", build_page)
 
 

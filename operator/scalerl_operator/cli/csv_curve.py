@@ -1,4 +1,4 @@
-"""Learning curves from CSV: columns are found by name, every bad cell is refused by row and column. PURE."""
+"""Parses learning curves from CSV: columns by name; a bad cell is refused with its line and column. PURE."""
 
 import csv
 import math
@@ -16,9 +16,9 @@ Row = tuple[float, ...]
 
 
 def parse_curve(text: str, columns: Columns, name: str) -> Points:
-    """Return the curve in CSV `text` with a header. Raises FitError that names `name`, line and column.
+    """Return the curve in CSV `text` with a header. Raises FitError with `name`, line and column.
 
-    Rows without a value in either column are left out: metrics files measure on some rows only. Rows are sorted by x.
+    Rows without a value of x or y are skipped: metrics files have evaluations in some rows only. Rows are sorted by x.
     """
     wanted = [column for column in (columns.x, columns.y, columns.error) if column is not None]
     rows = _rows(text, wanted, name)
@@ -32,7 +32,7 @@ def parse_curve(text: str, columns: Columns, name: str) -> Points:
 
 
 def parse_entropy(text: str, columns: Columns, name: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Return compute and entropy, which `columns.y` names, of CSV `text`; otherwise as `parse_curve`."""
+    """Return compute and the entropy in column `columns.y`; otherwise as `parse_curve`."""
     rows = _rows(text, [columns.x, columns.y], name)
     for line, (compute, entropy) in rows:
         _check_compute(compute, columns, f"{name}: line {line}")
@@ -43,7 +43,7 @@ def parse_entropy(text: str, columns: Columns, name: str) -> tuple[Sequence[floa
 
 
 def _rows(text: str, wanted: Sequence[str], name: str) -> list[tuple[int, Row]]:
-    """Return (line of the file, values) of the rows that have a value in the first two columns."""
+    """Return (line of the file, values) of the rows with a value in the first two columns."""
     lines = [
         (number, line)
         for number, line in enumerate(text.split("\n"), start=1)
@@ -68,7 +68,7 @@ def _sorted_columns(rows: Sequence[tuple[int, Row]], wanted: Sequence[str], name
     for (line, before), (later, after) in zip(ordered, ordered[1:], strict=False):
         if before[0] == after[0]:
             place = f"{name}: lines {line} and {later}, column {wanted[0]}"
-            raise FitError(f"{place}: {after[0]:g} is there twice; give one row for each")
+            raise FitError(f"{place}: {after[0]:g} appears twice; give one row for each")
     return list(zip(*(row for _, row in ordered), strict=True)) if rows else [() for _ in wanted]
 
 

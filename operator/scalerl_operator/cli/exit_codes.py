@@ -6,11 +6,11 @@ from scalerl_api.wire import EXIT_RETRY as EXIT_RETRY
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # as a shell says it: 128 and the number of SIGINT
+EXIT_INTERRUPTED = 130  # as in a shell: 128 + the number of SIGINT
 
 
 class CommandError(Exception):
-    """The command cannot be done; `code` is its exit code."""
+    """The command failed; `code` is its exit code."""
 
     def __init__(self, message: str, code: int = EXIT_FAILED):
         super().__init__(message)
@@ -18,7 +18,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command cannot be done as it was typed."""
+    """The command line is wrong."""
 
     def __init__(self, message: str):
         super().__init__(message, EXIT_USAGE)

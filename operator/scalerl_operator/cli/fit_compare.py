@@ -26,10 +26,10 @@ from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.render.compare_table import comparison_json, comparison_lines, comparison_rows
 from scalerl_operator.render.fit_tables import (
     HeldBack,
+    assess_held_back,
     burn_in_rows,
     fit_json,
     forecast_rows,
-    judge_held_back,
     rival_rows,
 )
 from scalerl_operator.render.text import format_rows, format_table
@@ -41,12 +41,12 @@ COMPARE_HEADER = ("RUN", "VERDICT", "CEILING", "AGAINST FIRST", "B", "C_MID", "C
 
 
 def run_fit(options: FitOptions) -> str:
-    """Fit one curve, write what was asked for, return the text to print. Raises FitError for a file that cannot be."""
+    """Fit one curve, write the requested files, return the text to print. Raises FitError for a bad file."""
     curve = load_curve(options.file, options.columns)
     until = options.fit_until if options.fit_until is not None else float("inf")
-    seen = curve.until(until)
-    found = fit_forecast(seen, budget=options.budget, target=options.target, r0=options.r0)
-    held_back, starts = judge_held_back(found, curve, until), try_burn_ins(seen, found, r0=options.r0)
+    fitted = curve.until(until)
+    found = fit_forecast(fitted, budget=options.budget, target=options.target, r0=options.r0)
+    held_back, starts = assess_held_back(found, curve, until), try_burn_ins(fitted, found, r0=options.r0)
     entropy = _entropy(options, until)
     if options.json is not None:
         save_json(options.json, fit_json(found, starts, held_back, entropy))
@@ -57,7 +57,7 @@ def run_fit(options: FitOptions) -> str:
     rows = forecast_rows(found)
     if held_back is not None:
         rows.append(("held back", _describe(held_back, until)))
-    rows += _plan_rows(found, seen)
+    rows += _plan_rows(found, fitted)
     if entropy is not None:
         rows.append(("entropy", entropy.reason))
     tables = [format_rows(rows), format_table(LAW_HEADER, rival_rows(found))]
@@ -67,7 +67,7 @@ def run_fit(options: FitOptions) -> str:
 
 
 def run_compare(options: CompareOptions) -> str:
-    """Compare curves with the first of them; the same as `run_fit` otherwise.
+    """Compare curves with the first of them, write the requested files, return the text to print. Raises FitError.
 
     With the full recipe first and a run without each of its parts after it, this is the paper's leave-one-out table.
     Source: Khatri et al. 2025, arXiv:2510.13786, A.8.
@@ -89,7 +89,7 @@ def run_compare(options: CompareOptions) -> str:
 
 
 def _margin(options: CompareOptions, forecasts: Sequence[Forecast]) -> tuple[float, str]:
-    """Return the margin and where it is from."""
+    """Return the margin and its origin."""
     if options.margin is not None:
         return options.margin, "given"
     if options.replicates:
@@ -98,11 +98,11 @@ def _margin(options: CompareOptions, forecasts: Sequence[Forecast]) -> tuple[flo
     return estimate_margin(forecasts), "estimated from the runs' own intervals"
 
 
-def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
-    """When the ceiling will be known, and where the run may end."""
+def _plan_rows(found: Forecast, fitted: Points) -> list[tuple[str, str]]:
+    """Return the rows: where the ceiling will be identified, and from where a stop loses little."""
     rows = []
     if found.draws and found.verdict != "Identified":
-        at = identified_at(found, seen)
+        at = identified_at(found, fitted)
         rows.append(("identified", "not within 30 times the compute" if at is None else f"near {at:.4g} {found.unit}"))
     stop = stop_point(found, loss=LOSS) if found.verdict != "NotIdentified" else None
     if stop is not None:
@@ -111,16 +111,16 @@ def _plan_rows(found: Forecast, seen: Points) -> list[tuple[str, str]]:
 
 
 def _entropy(options: FitOptions, until: float) -> EntropyForecast | None:
-    """Return the forecast of the entropy up to `until`; None if no column is named."""
+    """Return the forecast from the entropy up to `until`; None without a column for it."""
     if options.entropy is None:
         return None
     x, y = parse_entropy(_read(options.file), Columns(options.x, options.entropy), str(options.file))
-    seen = bisect_right(x, until)
-    return forecast_entropy(x[:seen], y[:seen], floor=options.entropy_floor, unit=options.x)
+    num_fitted = bisect_right(x, until)
+    return forecast_entropy(x[:num_fitted], y[:num_fitted], floor=options.entropy_floor, unit=options.x)
 
 
 def save_json(path: Path, document: Json, *, indent: int | None = None) -> None:
-    """Write a document that every JSON reader can read: NaN and Infinity are no JSON, and ValueErrors here."""
+    """Write a document as strict JSON. Raises ValueError for NaN and Infinity."""
     save_text(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 

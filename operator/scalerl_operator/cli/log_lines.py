@@ -1,7 +1,7 @@
-"""A container's log as lines, read in several goes without a line lost or told twice. PURE.
+"""Lines of a container's log, read over several requests without a lost or a repeated line. PURE.
 
-Kubernetes puts a time before each line. A log that is followed is asked for anew from the time of the last line: its
-connection may end long before its container does.
+Kubernetes puts a time before each line. The connection to a followed log may end long before its container does; the
+next request then starts at the time of the last line.
 """
 
 import re
@@ -13,7 +13,10 @@ _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d
 
 @dataclass(frozen=True)
 class LogOffset:
-    """How far a log was told: the last line's time as it was written, and how many lines had that time."""
+    """Position in a log.
+
+    The time of the last line, as it is written there, and the number of lines read at that time.
+    """
 
     time: str = ""
     lines: int = 0
@@ -21,74 +24,74 @@ class LogOffset:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a person wants to read."""
+    """Which part of a log to read, and in which form."""
 
     follow: bool = False
     previous: bool = False
-    """The container's life before the present one."""
+    """Read the log of the container before its last restart."""
     tail: int | None = None
-    """Only so many last lines."""
+    """Read this many last lines only."""
     timestamps: bool = False
 
 
-def build_query(container: str, wish: LogOptions, place: LogOffset) -> dict[str, str]:
-    """Return the query for a container's log from `place` on."""
+def build_query(container: str, options: LogOptions, offset: LogOffset) -> dict[str, str]:
+    """Return the query for a container's log from `offset` on."""
     query = {"container": container, "timestamps": "true"}
-    if wish.follow:
+    if options.follow:
         query["follow"] = "true"
-    if wish.previous:
+    if options.previous:
         query["previous"] = "true"
-    if place.time:
-        query["sinceTime"] = place.time
-    elif wish.tail is not None:
-        query["tailLines"] = str(wish.tail)
+    if offset.time:
+        query["sinceTime"] = offset.time
+    elif options.tail is not None:
+        query["tailLines"] = str(options.tail)
     return query
 
 
 class LineReader:
-    """Takes a log's pieces, gives its lines that have not been told; `place` is where to go on."""
+    """Splits a log's chunks into lines and drops those before `after`; `offset` is where the next request starts."""
 
     def __init__(self, after: LogOffset, *, timestamps: bool):
-        self.place = after
+        self.offset = after
         self._after = after
         self._skipped = 0
         self._rest = b""
         self._timestamps = timestamps
 
-    def feed(self, piece: bytes) -> Iterator[str]:
-        """Yield the lines that `piece` completes."""
-        *whole, self._rest = (self._rest + piece).split(b"\n")
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        """Yield the lines that `chunk` completes."""
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
         for line in whole:
-            yield from self._take(line)
+            yield from self._read(line)
 
     def close(self) -> Iterator[str]:
-        """Yield what is left, at the end of a log that is over: a killed process's last line may have no end."""
+        """Yield the rest of a complete log: the last line of a killed process may have no newline."""
         rest, self._rest = self._rest, b""
         if rest:
-            yield from self._take(rest)
+            yield from self._read(rest)
 
-    def _take(self, line: bytes) -> Iterator[str]:
-        found = _STAMPED.match(line)
-        if found is not None and self._is_told(found):
+    def _read(self, line: bytes) -> Iterator[str]:
+        stamp = _STAMPED.match(line)
+        if stamp is not None and not self._advance(stamp):
             return
-        text = line if self._timestamps or found is None else line[found.end() :]
+        text = line if self._timestamps or stamp is None else line[stamp.end() :]
         yield text.decode(errors="replace").rstrip("\r")
 
-    def _is_told(self, stamp: "re.Match[bytes]") -> bool:
-        """Whether the line was told in an earlier go; if not, it is now."""
+    def _advance(self, stamp: "re.Match[bytes]") -> bool:
+        """Move the offset past the line; return False if an earlier request has read it."""
         time = stamp.group().decode().rstrip()
         key, after = _order(time), _order(self._after.time)
         if key < after:
-            return True
+            return False
         if key == after and self._skipped < self._after.lines:
             self._skipped += 1
-            return True
-        same = key == _order(self.place.time)
-        self.place = LogOffset(time, self.place.lines + 1 if same else 1)
-        return False
+            return False
+        same = key == _order(self.offset.time)
+        self.offset = LogOffset(time, self.offset.lines + 1 if same else 1)
+        return True
 
 
 def _order(time: str) -> tuple[str, str]:
-    """Times of one node in order. Trailing zeros of a fraction may be missing, so text alone is not."""
+    """Return a sort key for times of one node: trailing zeros of a fraction may be missing, so text does not sort."""
     found = _STAMPED.match(time.encode())
     return (found.group(1).decode(), (found.group(2) or b"").decode().ljust(9, "0")) if found is not None else ("", "")

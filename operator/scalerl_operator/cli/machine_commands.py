@@ -24,7 +24,7 @@ def run_command(options: StatusOptions | ReportOptions | LogsOptions, folders: S
 
 
 def find_folders(runs: Path, target: str | None) -> list[RunFolder]:
-    """Return the folders of runs that `target` names: a folder, a name below `runs`, or all of them."""
+    """Return the folders of the runs: all below `runs`, or the one that `target` names or is."""
     if target is None:
         return [RunFolder(path.parent) for path in sorted(runs.glob("*/status.yaml"))]
     for path in (runs / target, Path(target)):
@@ -35,7 +35,7 @@ def find_folders(runs: Path, target: str | None) -> list[RunFolder]:
 
 def _status(options: StatusOptions, folders: Sequence[RunFolder]) -> int:
     if options.watch:
-        raise UsageError("--watch is about a cluster's run: `scalerl run` shows its own")
+        raise UsageError("--watch is for runs on a cluster; `scalerl run` shows its own progress")
     if options.output == "yaml":
         for folder in folders:
             text = folder.status.read_text(encoding="utf-8")
@@ -52,24 +52,26 @@ def _status(options: StatusOptions, folders: Sequence[RunFolder]) -> int:
     rows = []
     for folder in folders:
         attempts = records.load_attempts(folder)
-        began = attempts[0].started if attempts else None
-        rows.append(status_row(_load_shown(folder), records.is_driven(folder), began, now))
-    where = options.runs or Path("runs")
-    write_out(format_table(HEADER, rows) if rows else f"no runs in {where}; a cluster's: scalerl status -n NAMESPACE\n")
+        started = attempts[0].started if attempts else None
+        rows.append(status_row(_load_shown(folder), records.is_driven(folder), started, now))
+    runs = options.runs or Path("runs")
+    write_out(
+        format_table(HEADER, rows) if rows else f"no runs in {runs}; for a cluster: scalerl status -n NAMESPACE\n"
+    )
     return EXIT_FINISHED
 
 
 def _describe(folder: RunFolder) -> str:
-    """Return everything about one run of this machine."""
+    """Return all details of one run on this machine."""
     from scalerl_operator.render.describe import Overview, build_overview
     from scalerl_operator.render.status_row import shown_state
 
     run, attempts = _load_shown(folder), records.load_attempts(folder)
     view = Overview(
         run=run,
-        place=f"in {folder.path}",
+        location=f"in {folder.path}",
         now=datetime.now(UTC),
-        began=attempts[0].started if attempts else None,
+        started=attempts[0].started if attempts else None,
         state=shown_state(run.status, records.is_driven(folder)),
         attempts=attempts,
     )
@@ -80,24 +82,24 @@ def _load_shown(folder: RunFolder) -> RLRun:
     try:
         return records.load_run(folder)
     except InvalidRun as error:
-        raise UsageError(f"{folder.path} is not a run's folder: {error}") from error
+        raise UsageError(f"{folder.path} is no folder of a run: {error}") from error
 
 
 def _report(options: ReportOptions, folder: RunFolder) -> int:
     from scalerl_operator.cli.report import write_report
 
     if not records.load_evals(folder):
-        raise UsageError(f"{folder.path} holds no evaluation yet")
+        raise UsageError(f"{folder.path} has no evaluation yet")
     write_out(f"{write_report(folder, options.folder)}\n")
     return EXIT_FINISHED
 
 
 def _logs(options: LogsOptions, folder: RunFolder) -> int:
-    given = {"--role": options.role, "--index": options.index, "--previous": options.previous or None}
-    given["--timestamps"] = options.timestamps or None
-    wrong = [name for name, value in given.items() if value is not None]
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)}: about pods; a run of this machine has one log, {folder.log}")
+    pod_options = {"--role": options.role, "--index": options.index, "--previous": options.previous or None}
+    pod_options["--timestamps"] = options.timestamps or None
+    given = [name for name, value in pod_options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: for pods only; a run on this machine has one log, {folder.log}")
     if not folder.log.exists():
         raise UsageError(f"{folder.path} has no log yet")
     try:

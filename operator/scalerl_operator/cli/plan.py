@@ -1,4 +1,4 @@
-"""`scalerl plan`: pilots in, what to spend on them out. I/O."""
+"""`scalerl plan`: pilot curves in, a plan of their compute out. I/O."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ HEADER = ("RUN", "VERDICT", "CEILING", "WIDTH NOW", "KNOWN AT", "WIDTH THERE", "
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What a pilot allows to plan; computes in its unit. A number that is not known is None."""
+    """The plan of one pilot; compute in its unit, None for unknown numbers."""
 
     name: str
     verdict: str
@@ -33,17 +33,17 @@ class BudgetPlan:
     width: float | None
     """Of the ceiling's 90 % interval now."""
     identified_at: float | None
-    """Compute at which that is expected to be as narrow as asked for; None if not within 30 times the pilot's."""
+    """Compute at which `width` is expected to reach the requested width; None if above 30 times the pilot's."""
     expected_width: float | None
-    """There."""
+    """Width expected at `identified_at`."""
     stop_at: float | None
-    """Compute from which on no more than the allowed loss is expected to be lost against the budget's end."""
+    """Compute from which on a stop is expected to lose at most the allowed loss against the budget's end."""
     share: Share | None
-    """Of the compute that is split over all runs."""
+    """The pilot's part of the compute that is split over all runs."""
 
 
 def run_plan(options: PlanOptions) -> str:
-    """Plan from every pilot, write what was asked for, return the text to print. Raises FitError for a bad file."""
+    """Plan every pilot, write the requested file, return the text to print. Raises FitError for a bad file."""
     curves = [load_curve(path, options.columns) for path in options.files]
     forecasts = [fit_forecast(curve, budget=options.budget) for curve in curves]
     names = [path.stem for path in options.files]
@@ -69,7 +69,7 @@ def plan_run(name: str, curve: Points, found: Forecast, wanted: tuple[float, flo
 
     Args:
         name, curve, found: the run's name, points and forecast.
-        wanted: width of the ceiling's interval, pass rate that may be lost, and its share of a split.
+        wanted: width of the ceiling's interval, pass rate that may be lost, and the run's share of a split.
     """
     width, loss, share = wanted
     known = found.ceiling_high is not None and found.ceiling_low is not None
@@ -108,7 +108,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _notes(plans: Sequence[BudgetPlan], options: PlanOptions) -> str:
-    """Say what the columns mean for these options, and why a run is refused."""
+    """Return the meaning of the columns for these options, and the reasons of refused forecasts."""
     lines = [
         f"KNOWN AT: {plans[0].unit} at which the interval is expected to be {options.width:g} wide, from the sigmoid "
         "alone: a lower bound."

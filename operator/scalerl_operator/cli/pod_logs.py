@@ -1,4 +1,4 @@
-"""Logs of a run's pods: one after the other, or followed all at once over attempts and restarts. I/O."""
+"""Logs of a run's pods: printed pod by pod, or followed together over attempts and restarts. I/O."""
 
 import asyncio
 import time
@@ -6,23 +6,22 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from scalerl_operator.cli.cluster_reader import fetch_pods
 from scalerl_operator.cli.log_lines import LineReader, LogOffset, LogOptions, build_query
-from scalerl_operator.kube.client import AWAY_SECONDS, RUNS, KubeClient, KubeError, KubeSilence, find_object
-from scalerl_operator.reconcile.pod_view import PodView
+from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, KubeClient, KubeError, KubeSilence
+from scalerl_operator.reconcile.pod_view import PodView, order_pods, parse_pod
 from scalerl_operator.reconcile.snapshot import Key, parse_observed_run
-from scalerl_operator.resources.names import CONTAINER, Role
+from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, Role
 from scalerl_operator.run.state import is_over, state_word
 
 MAX_FOLLOWED = 100
 
-Say = Callable[[str], None]
-"""Takes one line without its end."""
+WriteLine = Callable[[str], None]
+"""Takes one line without its newline."""
 
 
 @dataclass(frozen=True)
 class PodSelection:
-    """Whose logs."""
+    """Pods of one run, or some of them."""
 
     key: Key
     role: Role | None = None
@@ -30,152 +29,171 @@ class PodSelection:
 
     @property
     def is_one(self) -> bool:
-        """Whether it can be one pod only: its lines need no prefix."""
+        """Whether at most one pod is selected: its lines need no prefix."""
         return self.role is not None and self.index is not None
 
     def prefix(self, pod: PodView) -> str:
-        """Return what is put before a line of `pod`."""
+        """Return the prefix of each line of `pod`."""
         return "" if self.is_one else f"[{pod.place.hostname}] "
 
 
 @dataclass(frozen=True)
 class LogSink:
-    """Where lines and remarks go."""
+    """Destination of log lines, and of notices about pods and connections."""
 
-    say: Say
-    remark: Say
+    write: WriteLine
+    notify: WriteLine
 
 
 @dataclass(frozen=True)
 class FollowTimings:
-    """How patient the reading is."""
+    """Intervals and timeouts of a followed log."""
 
-    look_seconds: float = 2.0
-    """Between two looks for pods that have begun."""
+    poll_seconds: float = 2.0
+    """Between two lists of the pods."""
     silence_seconds: float = 60.0
-    """A followed log that says nothing for so long is asked for anew: its connection may be dead."""
+    """Without a byte for this long, the log is requested again: its connection may be dead."""
     away_seconds: float = AWAY_SECONDS
+    """The API server is retried for this long."""
 
 
-async def show_logs(kube: KubeClient, choice: PodSelection, wish: LogOptions, mouth: LogSink) -> int:
-    """Tell the logs as they are now, pod after pod; return how many could be told. Raises KubeError."""
-    told = 0
-    for pod in await fetch_pods(kube, choice.key, role=choice.role, index=choice.index):
-        if not pod.begun and not wish.previous:
-            mouth.remark(f"{pod.name} has no log yet: {pod.waits}")
+async def fetch_pods(kube: KubeClient, selection: PodSelection) -> list[PodView]:
+    """Return the selected pods, trainers first. Raises KubeError."""
+    namespace, run = selection.key
+    documents, _ = await kube.list(PODS, namespace, f"{LABEL_RUN}={run}")
+    pods = [pod for pod in map(parse_pod, documents) if pod is not None]
+    return order_pods(pods, run, role=selection.role, index=selection.index)
+
+
+async def show_logs(kube: KubeClient, selection: PodSelection, options: LogOptions, sink: LogSink) -> int:
+    """Write the present logs, pod by pod; return the number of pods that had one. Raises KubeError."""
+    num_shown = 0
+    for pod in await fetch_pods(kube, selection):
+        if not pod.begun and not options.previous:
+            sink.notify(f"{pod.name} has no log yet: {pod.waits}")
             continue
         try:
-            await _read(kube, choice, _Stream(pod, wish), mouth, FollowTimings())
+            await _read(kube, selection, _Stream(pod, options), sink, FollowTimings())
         except KubeError as error:
-            if error.status not in (400, 404):  # no such container or pod, or none before this one
+            if error.status not in (400, 404):  # no such pod or container, or no container before this one
                 raise
-            mouth.remark(f"{pod.name}: {error.message}")
+            sink.notify(f"{pod.name}: {error.message}")
         else:
-            told += 1
-    return told
+            num_shown += 1
+    return num_shown
 
 
 async def follow_logs(
-    kube: KubeClient, choice: PodSelection, wish: LogOptions, mouth: LogSink, pace: FollowTimings | None = None
+    kube: KubeClient,
+    selection: PodSelection,
+    options: LogOptions,
+    sink: LogSink,
+    timings: FollowTimings | None = None,
 ) -> None:
-    """Tell what every pod that is meant writes, now and later, until the run is over. Raises KubeError."""
-    await _Follower(kube, choice, wish, mouth, pace or FollowTimings()).follow()
+    """Write the logs of all selected pods, present and future, until the run is over. Raises KubeError."""
+    await _Follower(kube, selection, options, sink, timings or FollowTimings()).follow()
 
 
 @dataclass
 class _Stream:
-    """One life of one container."""
+    """The log of one container between two restarts."""
 
     pod: PodView
-    """As it was seen last."""
-    wish: LogOptions
-    place: LogOffset = LogOffset()
-    drained: bool = False
-    """All of it is told, and nothing more will come."""
+    """As of the last list."""
+    options: LogOptions
+    offset: LogOffset = LogOffset()
+    is_complete: bool = False
+    """All of it is written, and its container has ended."""
     task: "asyncio.Task[None] | None" = None
 
     @property
-    def busy(self) -> bool:
+    def is_reading(self) -> bool:
         return self.task is not None and not self.task.done()
 
 
-async def _read(kube: KubeClient, choice: PodSelection, stream: _Stream, mouth: LogSink, pace: FollowTimings) -> None:
-    """Tell a log from where it was left; what has no end is told if the container is over. Raises KubeError."""
-    wish = stream.wish
-    over = stream.pod.over or wish.previous or not wish.follow
-    reader = LineReader(stream.place, timestamps=wish.timestamps)
-    prefix = choice.prefix(stream.pod)
-    query = build_query(CONTAINER, wish, stream.place)
-    pieces = kube.read_log(choice.key[0], stream.pod.name, query, silence_seconds=pace.silence_seconds)
+async def _read(
+    kube: KubeClient, selection: PodSelection, stream: _Stream, sink: LogSink, timings: FollowTimings
+) -> None:
+    """Write a log from its offset on; a last line without a newline is written once the log is complete.
+
+    Raises KubeError.
+    """
+    options = stream.options
+    will_be_complete = stream.pod.over or options.previous or not options.follow
+    reader = LineReader(stream.offset, timestamps=options.timestamps)
+    prefix = selection.prefix(stream.pod)
+    query = build_query(CONTAINER, options, stream.offset)
+    chunks = kube.read_log(selection.key[0], stream.pod.name, query, silence_seconds=timings.silence_seconds)
     try:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                for line in reader.feed(piece):
-                    mouth.say(prefix + line)
-        if over:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                for line in reader.feed(chunk):
+                    sink.write(prefix + line)
+        if will_be_complete:
             for line in reader.close():
-                mouth.say(prefix + line)
-            stream.drained = True
+                sink.write(prefix + line)
+            stream.is_complete = True
     finally:
-        stream.place = reader.place
+        stream.offset = reader.offset
 
 
 @dataclass
 class _Follower:
-    """What is followed: a stream for each life of each container."""
+    """Follows one stream for each container and restart."""
 
     kube: KubeClient
-    choice: PodSelection
-    wish: LogOptions
-    mouth: LogSink
-    pace: FollowTimings
+    selection: PodSelection
+    options: LogOptions
+    sink: LogSink
+    timings: FollowTimings
     streams: dict[tuple[str, int], _Stream] = field(default_factory=dict)
     is_first: bool = True
-    heard: float = field(default_factory=time.monotonic)
-    remarks: set[str] = field(default_factory=set)
+    last_answer: float = field(default_factory=time.monotonic)
+    notices: set[str] = field(default_factory=set)
 
     async def follow(self) -> None:
         try:
-            while not await self._look():
-                await asyncio.sleep(self.pace.look_seconds)
+            while not await self._poll():
+                await asyncio.sleep(self.timings.poll_seconds)
         finally:
             tasks = [each.task for each in self.streams.values() if each.task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _look(self) -> bool:
-        """Begin what has begun; return whether nothing more will come."""
+    async def _poll(self) -> bool:
+        """List the pods and start their streams; return whether all logs of the run are complete."""
         for stream in self.streams.values():
-            self._check(stream)
+            self._collect(stream)
         try:
-            pods = await fetch_pods(self.kube, self.choice.key, role=self.choice.role, index=self.choice.index)
-            self._begin(pods)
-            done = not any(each.busy for each in self.streams.values()) and await self._is_over(pods)
+            pods = await fetch_pods(self.kube, self.selection)
+            self._start_streams(pods)
+            done = not any(each.is_reading for each in self.streams.values()) and await self._is_over(pods)
         except KubeError as error:
-            if not error.is_passing or time.monotonic() - self.heard > self.pace.away_seconds:
+            if not error.is_passing or time.monotonic() - self.last_answer > self.timings.away_seconds:
                 raise
-            self._remark(f"the cluster does not answer, again in {self.pace.look_seconds:g} s: {error}")
+            self._notify(f"no answer from the cluster, retry in {self.timings.poll_seconds:g} s: {error}")
             return False
-        self.heard = time.monotonic()
+        self.last_answer = time.monotonic()
         return done
 
-    def _begin(self, pods: Sequence[PodView]) -> None:
+    def _start_streams(self, pods: Sequence[PodView]) -> None:
         if len(pods) > MAX_FOLLOWED:
-            self._remark(f"{len(pods)} pods, of which {MAX_FOLLOWED} are followed: choose by --role and --index")
+            self._notify(f"{len(pods)} pods, of which {MAX_FOLLOWED} are followed: select with --role and --index")
         for pod in pods[:MAX_FOLLOWED]:
             if not pod.begun:
-                self._remark(f"{pod.name} has no log yet: {pod.waits}")
+                self._notify(f"{pod.name} has no log yet: {pod.waits}")
                 continue
-            wish = self.wish if self.is_first else replace(self.wish, tail=None)  # what begins later is new, all of it
-            stream = self.streams.setdefault(pod.life, _Stream(pod, wish))
+            # A container that starts later is new: all of its log is wanted.
+            options = self.options if self.is_first else replace(self.options, tail=None)
+            stream = self.streams.setdefault(pod.life, _Stream(pod, options))
             stream.pod = pod
-            if not stream.busy and not stream.drained:
-                stream.task = asyncio.create_task(_read(self.kube, self.choice, stream, self.mouth, self.pace))
+            if not stream.is_reading and not stream.is_complete:
+                stream.task = asyncio.create_task(_read(self.kube, self.selection, stream, self.sink, self.timings))
         self.is_first = False
 
-    def _check(self, stream: _Stream) -> None:
-        """Raise what has ended a stream, unless asking again may help."""
+    def _collect(self, stream: _Stream) -> None:
+        """Raise the error that ended a stream, unless a retry may help."""
         if stream.task is None or not stream.task.done():
             return
         error = stream.task.exception()
@@ -184,25 +202,27 @@ class _Follower:
             return
         if not isinstance(error, KubeError) or error.status in (401, 403):
             raise error
-        if error.status != 404:  # 404: the pod is gone, and so will be its stream's reason to go on
-            self._remark(f"{stream.pod.name}: {error}")
+        if error.status != 404:  # 404: the pod was deleted; the next list will not have it
+            self._notify(f"{stream.pod.name}: {error}")
 
     async def _is_over(self, pods: Sequence[PodView]) -> bool:
-        """Whether the run is over, and what its pods have written is told."""
-        if not all(self.streams[pod.life].drained for pod in pods[:MAX_FOLLOWED] if pod.begun):
+        """Whether the run is over and the logs of its pods are complete."""
+        if not all(self.streams[pod.life].is_complete for pod in pods[:MAX_FOLLOWED] if pod.begun):
             return False
-        document = await find_object(self.kube, RUNS, *self.choice.key)
-        if document is None:
-            return True
-        run = parse_observed_run(document)
+        try:
+            run = parse_observed_run(await self.kube.get(RUNS, *self.selection.key))
+        except KubeError as error:
+            if error.status == 404:
+                return True
+            raise
         if not is_over(run.status):
             if not pods:
-                self._remark(f"waits for pods: {state_word(run.status)}")
+                self._notify(f"no pods yet: {state_word(run.status)}")
             return False
         return True
 
-    def _remark(self, text: str) -> None:
-        """Say something once."""
-        if text not in self.remarks:
-            self.remarks.add(text)
-            self.mouth.remark(text)
+    def _notify(self, text: str) -> None:
+        """Write a notice, once."""
+        if text not in self.notices:
+            self.notices.add(text)
+            self.sink.notify(text)

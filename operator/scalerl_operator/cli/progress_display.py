@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a live panel on a terminal, one line per event elsewhere. I/O."""
+"""Shows the progress of a run: a live panel on a terminal, one line per event elsewhere. I/O."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,21 +24,21 @@ from scalerl_operator.run.progress import compute_unit
 from scalerl_operator.run.state import state_word
 
 PROGRESS_LINES = 20  # over a whole run, without a terminal
-DETAIL_SECONDS = 15.0  # a warm start says something new at every step; a log wants less
+DETAIL_SECONDS = 15.0  # the detail of a warm start changes at every step, which is too much for a log
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"], Protocol):
-    """A display that is opened and closed."""
+    """A display, used as a context manager."""
 
     def update(self, view: ProgressView) -> None:
-        """Show the newest state."""
+        """Show the present state."""
 
     def event(self, text: str) -> None:
-        """Say one line that stays."""
+        """Show one line permanently."""
 
 
 def open_display(stream: TextIO, environment: Mapping[str, str], *, quiet: bool) -> RunDisplay:
-    """Return the display that suits `stream`. `NO_COLOR`, set and not empty, turns colours off (no-color.org)."""
+    """Return the display for `stream`. A non-empty `NO_COLOR` turns colours off (no-color.org)."""
     if quiet:
         return Quiet()
     if stream.isatty() and environment.get("TERM") != "dumb":
@@ -47,13 +47,13 @@ def open_display(stream: TextIO, environment: Mapping[str, str], *, quiet: bool)
 
 
 class Quiet:
-    """Says nothing."""
+    """Shows nothing."""
 
     def update(self, view: ProgressView) -> None:
         """Show nothing."""
 
     def event(self, text: str) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def __enter__(self) -> "Quiet":
         """Open."""
@@ -64,7 +64,7 @@ class Quiet:
 
 
 class Lines:
-    """One line for every event, new state, new forecast and twentieth of the run; details of a state now and then."""
+    """Writes one line for each event, state, forecast and twentieth of the run; details of a state at intervals."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
         """Write to `stream`; `clock` gives seconds of any origin."""
@@ -72,7 +72,7 @@ class Lines:
         self._clock = clock
         self._state = self._phase = self._forecast = ""
         self._twentieth = 0
-        self._said = 0.0
+        self._phase_written = 0.0
 
     def event(self, text: str) -> None:
         """Write one line."""
@@ -80,8 +80,8 @@ class Lines:
         self._stream.flush()
 
     def update(self, view: ProgressView) -> None:
-        """Write what is new since the last look."""
-        self._say_phase(view)
+        """Write the changes since the last update."""
+        self._write_phase(view)
         step = view.progress.step if view.progress is not None else 0
         twentieth = step * PROGRESS_LINES // view.run.spec.budget.steps
         if twentieth != self._twentieth:
@@ -92,11 +92,11 @@ class Lines:
             self.event(text)
         self._twentieth, self._forecast = twentieth, text
 
-    def _say_phase(self, view: ProgressView) -> None:
+    def _write_phase(self, view: ProgressView) -> None:
         state, phase, now = state_word(view.run.status), describe_phase(view), self._clock()
-        if state != self._state or (phase != self._phase and now - self._said >= DETAIL_SECONDS):
+        if state != self._state or (phase != self._phase and now - self._phase_written >= DETAIL_SECONDS):
             self.event(phase)
-            self._state, self._phase, self._said = state, phase, now
+            self._state, self._phase, self._phase_written = state, phase, now
 
     def __enter__(self) -> "Lines":
         """Open."""
@@ -107,14 +107,14 @@ class Lines:
 
 
 class Panelled:
-    """A panel that is drawn in place, with the events above it."""
+    """Draws a panel in place, with the events above it."""
 
     def __init__(self, console: Console):
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
     def update(self, view: ProgressView) -> None:
-        """Draw the panel anew."""
+        """Redraw the panel."""
         self._live.update(build_panel(view))
 
     def event(self, text: str) -> None:
@@ -122,20 +122,20 @@ class Panelled:
         self._console.print(Text(text, style="dim"))
 
     def __enter__(self) -> "Panelled":
-        """Take the terminal's last lines."""
+        """Start the live display."""
         self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the terminal back."""
+        """Stop the live display and restore the terminal."""
         del kind, error, trace
         self._live.stop()
 
 
 def build_panel(view: ProgressView) -> Panel:
-    """Return the picture of `view`: a bar, then one row for each thing known."""
+    """Return the panel of `view`: a progress bar, then one row for each known value."""
     step = view.progress.step if view.progress is not None else 0
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", justify="right", no_wrap=True)

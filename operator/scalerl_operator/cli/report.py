@@ -1,4 +1,4 @@
-"""Writes a run's report.html and its PNGs, from the records in its folder or from what a cluster keeps. I/O."""
+"""Writes a run's report.html and its PNGs, from the records in its folder or on a cluster. I/O."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.reconcile.pod_view import EventView
-from scalerl_operator.render import plots as pictures
+from scalerl_operator.render import plots
 from scalerl_operator.render.describe import attempt_rows
 from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
@@ -45,16 +45,16 @@ _PACKAGES = (
 )
 
 
-def write_report(folder: RunFolder, where: Path | None = None) -> Path:
-    """Write the report of a run on this machine into `where`, its own folder unless given; return the report's path.
+def write_report(folder: RunFolder, target: Path | None = None) -> Path:
+    """Write the report of a run on this machine into `target` (default: the run's folder); return the report's path.
 
-    The folder holds at least one held-out evaluation.
+    The run has at least one held-out evaluation.
     """
-    return write_chronicle(load_chronicle(folder), where or folder.path)
+    return write_report_data(load_report_data(folder), target or folder.path)
 
 
-def load_chronicle(folder: RunFolder) -> ReportData:
-    """Return the records in a run's folder."""
+def load_report_data(folder: RunFolder) -> ReportData:
+    """Load the records in a run's folder."""
     return ReportData(
         run=records.load_run(folder),
         spec=folder.spec.read_text(encoding="utf-8") if folder.spec.exists() else "",
@@ -66,23 +66,23 @@ def load_chronicle(folder: RunFolder) -> ReportData:
     )
 
 
-def write_chronicle(chronicle: ReportData, where: Path) -> Path:
-    """Write report.html, pass_rate.png, downstream.png and training.png into `where`; return the report's path."""
-    run, evals, lines = chronicle.run, chronicle.evals, living_forecasts(chronicle.forecasts, chronicle.evals)
+def write_report_data(data: ReportData, target: Path) -> Path:
+    """Write report.html, pass_rate.png, downstream.png and training.png into `target`; return the report's path."""
+    run, evals, lines = data.run, data.evals, living_forecasts(data.forecasts, data.evals)
     newest = lines[-1].forecast if lines else None
     halfway = compare_halfway(lines, evals)
-    images = _draw(run, evals, chronicle.steps, newest, halfway)
-    where.mkdir(parents=True, exist_ok=True)
+    images = _draw(run, evals, data.steps, newest, halfway)
+    target.mkdir(parents=True, exist_ok=True)
     for name, picture in images:
-        (where / name).write_bytes(picture.png)
+        (target / name).write_bytes(picture.png)
     tables = [
         Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
         *([_rivals(newest)] if newest is not None and newest.rivals else []),
-        _eval_table(evals, compute_unit(run), chronicle.note),
+        _eval_table(evals, compute_unit(run), data.note),
         _conditions(run),
-        _attempts(chronicle.attempts),
-        *([_events(chronicle.events)] if chronicle.events else []),
-        Table("Environment of this report", ("", ""), chronicle.environment),
+        _attempts(data.attempts),
+        *([_events(data.events)] if data.events else []),
+        Table("Environment of this report", ("", ""), data.environment),
     ]
     page = Page(
         name=run.name,
@@ -90,10 +90,10 @@ def write_chronicle(chronicle: ReportData, where: Path) -> Path:
         lead=newest.reason if newest is not None else "no forecast yet",
         facts=_facts(run, evals, newest),
         parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
-        spec=chronicle.spec,
+        spec=data.spec,
     )
-    save_text(where / REPORT_FILE, build_page(page))
-    return where / REPORT_FILE
+    save_text(target / REPORT_FILE, build_page(page))
+    return target / REPORT_FILE
 
 
 def _draw(
@@ -103,12 +103,12 @@ def _draw(
     newest: Forecast | None,
     halfway: HalfwayCurve | None,
 ) -> list[tuple[str, Picture]]:
-    """Return (file name, picture) of everything that there is something to draw of."""
+    """Return (file name, picture) of each picture that has data."""
     unit = compute_unit(run)
     last = surviving(evals)[-1]
     ended = state_word(run.status) in ("Finished", "StoppedByPolicy")
     budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
-    curve = pictures.CurvePicture(
+    curve = plots.CurvePicture(
         points=fit_points(evals, unit),
         title=f"{run.name}: held-out pass rate, mean@{last.samples} over {last.prompts} prompts",
         y_label="held-out pass rate",
@@ -119,11 +119,11 @@ def _draw(
         halfway_label=f"forecast made at half of the compute ({halfway.forecast.verdict})" if halfway else "",
     )
     text = "measured pass rate over compute with the fitted curve, its band, the ceiling and the half-way forecast"
-    found = [("pass_rate.png", Picture("Pass rate", pictures.draw_curve(curve), text))]
-    downstream = pictures.draw_downstream(evals, unit)
+    found = [("pass_rate.png", Picture("Pass rate", plots.draw_curve(curve), text))]
+    downstream = plots.draw_downstream(evals, unit)
     if downstream is not None:
         found.append(("downstream.png", Picture("Downstream", downstream, "pass rate of each downstream set")))
-    training = pictures.draw_training(steps)
+    training = plots.draw_training(steps)
     if training is not None:
         text = "reward, entropy, lag, throughput, idle shares and further metrics over optimizer steps"
         found.append(("training.png", Picture("Training", training, text)))
@@ -193,7 +193,7 @@ def _events(events: Sequence[EventView]) -> Table:
 
 
 def describe_environment() -> list[tuple[str, str]]:
-    """Return (what, value) of this machine and the installed packages."""
+    """Return (label, value) of this machine and the installed packages."""
     rows = [
         ("written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.1f} GiB"),

@@ -40,12 +40,12 @@ def _ratio(values: tuple[float, float, float]) -> str:
 
 
 def _ends(ratio: tuple[float, float, float]) -> list[float | None]:
-    """Return a ratio and its interval with None for no end: 0 and infinity are as far as a ratio can go."""
+    """Return a ratio and its interval; an end at 0 or infinity is None."""
     return [each if 0.0 < each < math.inf else None for each in ratio]
 
 
 def comparison_lines(found: Comparison, source: str) -> str:
-    """Return what the table cannot say, `source` being where the margin is from."""
+    """Return the notes below the table; `source` is the origin of the margin."""
     mean = "" if found.shared_ceiling is None else f", {found.shared_ceiling:.3f}"
     order = (
         f"All ceilings agree with the first within {found.margin:.3f} ({source}): ordered by B under their mean{mean}."
@@ -54,7 +54,7 @@ def comparison_lines(found: Comparison, source: str) -> str:
         f"ordered by B, fitted under their mean{mean}; the others' B is under the mean of those equal to them."
     )
     refused = [arm for arm in found.arms if arm.shared is None]
-    lines = [order, f"COMPUTE is what a run needs for a pass rate of {found.level:.3f}, over what the first needs."]
+    lines = [order, f"COMPUTE: compute for a pass rate of {found.level:.3f}, relative to the first run."]
     lines += [f"{arm.name} is not compared: {arm.forecast.reason}." for arm in refused]
     return "\n".join(lines) + "\n"
 

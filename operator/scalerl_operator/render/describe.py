@@ -18,31 +18,31 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything that is known of a run."""
+    """A run's status, attempts, pods and events."""
 
     run: RLRun
-    place: str
-    """Where it was found: `in runs/tiny`, `research/tiny in context kind-dev (..)`."""
+    location: str
+    """`in runs/tiny`, `namespace research of context kind-dev (..)`."""
     now: datetime
-    began: datetime | None = None
+    started: datetime | None = None
     state: str | None = None
-    """Its state, where the status alone does not say it."""
+    """Shown instead of the state in the status."""
     attempts: Sequence[AttemptStatus] = ()
     pods: Sequence[PodView] | str | None = None
-    """None: there can be none; a text: why they could not be looked at."""
+    """None: the run has no pods by nature; a text: the reason why they could not be read."""
     events: Sequence[EventView] | str | None = None
-    """The same."""
+    """As for `pods`."""
 
 
 def build_overview(view: Overview) -> str:
-    """Return the text: what matters as rows, then tables of conditions, roles, attempts, pods and events."""
+    """Return the text: the main values as rows, then tables of conditions, roles, attempts, pods and events."""
     status = view.run.status or RLRunStatus()
     parts = [format_rows(list(_rows(view, status))), *_tables(view, status)]
     return "\n".join(parts)
 
 
 def _rows(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
-    yield "run", f"{view.run.name}, {view.place}"
+    yield "run", f"{view.run.name}, {view.location}"
     yield "state", _state(view, status)
     yield from _progress(view, status)
     unit = compute_unit(view.run)
@@ -59,14 +59,14 @@ def _rows(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
         yield "checkpoint", f"step {status.checkpoint.step}, {_ago(status.checkpoint.time, view.now)}"
     if status.cost is not None:
         yield "cost", _cost(status, unit)
-    if view.began is not None:
-        yield "age", format_duration((view.now - view.began).total_seconds())
+    if view.started is not None:
+        yield "age", format_duration((view.now - view.started).total_seconds())
 
 
 def _state(view: Overview, status: RLRunStatus) -> str:
     word = view.state or state_word(view.run.status)
-    said = [each for each in status.conditions if each.reason == word and each.message]
-    return f"{word}: {said[0].message}" if said else word
+    messages = [each.message for each in status.conditions if each.reason == word and each.message]
+    return f"{word}: {messages[0]}" if messages else word
 
 
 def _progress(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
@@ -111,14 +111,14 @@ def _tables(view: Overview, status: RLRunStatus) -> Iterator[str]:
 
 
 def _listed(
-    what: str, found: Sequence[PodView] | Sequence[EventView] | str | None, header: Sequence[str], now: datetime
+    kind: str, found: Sequence[PodView] | Sequence[EventView] | str | None, header: Sequence[str], now: datetime
 ) -> Iterator[str]:
     if isinstance(found, str):
-        yield f"{what}: {found}\n"
+        yield f"{kind}: {found}\n"
     elif found:
         yield format_table(header, [_row(each, now) for each in found])
     elif found is not None:
-        yield f"no {what}\n"
+        yield f"no {kind}\n"
 
 
 def _row(item: PodView | EventView, now: datetime) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _conditions(status: RLRunStatus, now: datetime) -> list[tuple[str, ...]]:
 
 
 def attempt_rows(attempts: Sequence[AttemptStatus]) -> list[tuple[str, ...]]:
-    """Return (number, start, duration, checkpoint, how it ended) of each attempt."""
+    """Return (number, start, duration, checkpoint, end) of each attempt."""
     return [
         (
             str(each.number),

@@ -1,4 +1,4 @@
-"""A learning curve from a CSV file, its forecast as a table and JSON, and its error on what was held back. PURE."""
+"""A forecast as rows and JSON, and its error on held-back points. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,17 +23,17 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class HeldBack:
-    """A forecast on the points that it had not seen."""
+    """The error of a forecast on points that were held back from its fit."""
 
     points: int
     mean_error: float
     """Mean absolute error of the curve."""
     inside: int
-    """How many lie in the 90 % band of a measurement."""
+    """Number of points in the 90 % band of a measurement."""
 
 
-def judge_held_back(forecast: Forecast, curve: Points, until: float) -> HeldBack | None:
-    """Judge a forecast on the points past `until`; None if there is no curve or no such point."""
+def assess_held_back(forecast: Forecast, curve: Points, until: float) -> HeldBack | None:
+    """Return the error on the points past `until`; None without a curve or without such a point."""
     later = curve.compute > until
     if not forecast.draws or not later.any():
         return None
@@ -43,7 +43,7 @@ def judge_held_back(forecast: Forecast, curve: Points, until: float) -> HeldBack
 
 
 def intervals_80(forecast: Forecast) -> dict[str, Interval]:
-    """Return the 80 % intervals by the names of the forecast's fields; what is not known is not there."""
+    """Return the 80 % intervals, by field of the forecast; unknown ones are left out."""
     if not forecast.draws:
         return {}
     found = {"ceiling": ceiling_interval(forecast, level=0.8), **shape_interval(forecast, level=0.8)}
@@ -57,7 +57,7 @@ def intervals_80(forecast: Forecast) -> dict[str, Interval]:
 def fit_json(
     forecast: Forecast, starts: Sequence[BurnInFit], held_back: HeldBack | None, entropy: EntropyForecast | None
 ) -> dict[str, Json]:
-    """Return all that `scalerl fit` knows as plain JSON values; `from_json` reads what is under `forecast`."""
+    """Return the whole result of `scalerl fit` as plain JSON values; `from_json` parses the value of `forecast`."""
     return {
         "forecast": to_json(forecast),
         "intervals_80": {name: list(interval) for name, interval in intervals_80(forecast).items()},
@@ -68,7 +68,7 @@ def fit_json(
 
 
 def forecast_rows(forecast: Forecast) -> list[tuple[str, str]]:
-    """Return (label, text) rows of a forecast; what is not known is not there. Intervals: 90 %, then 80 %."""
+    """Return (label, text) rows of a forecast, without unknown values. Intervals: 90 %, then 80 %."""
     unit, narrow = forecast.unit, intervals_80(forecast)
     rows = [("verdict", forecast.verdict), ("reason", forecast.reason), ("points", str(forecast.points))]
     if forecast.burn_in:
@@ -88,7 +88,7 @@ def forecast_rows(forecast: Forecast) -> list[tuple[str, str]]:
 
 
 def _future_rows(forecast: Forecast, narrow: Interval | None) -> list[tuple[str, str]]:
-    """What is asked about the budget and the target, and what the next unit of compute brings."""
+    """Return the rows of the budget, of the target and of the gain by the next unit of compute."""
     unit, rows = forecast.unit, []
     if forecast.budget is not None:
         until = f"{forecast.budget:g} {unit}"

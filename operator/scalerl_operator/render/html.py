@@ -1,4 +1,4 @@
-"""The report's HTML: tables and inline pictures in one file that needs nothing else. PURE."""
+"""The report's HTML: one self-contained file with tables and inline pictures. PURE."""
 
 import base64
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with its title, and what it says for a reader who cannot see it."""
+    """A PNG with its title and its alternative text."""
 
     title: str
     png: bytes
@@ -31,13 +31,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the report says."""
+    """The content of the report."""
 
     name: str
     state: str
     lead: str
     facts: Sequence[tuple[str, str]]
-    """(label, value) of the numbers at the top."""
+    """(label, value) of the values at the top."""
     parts: Sequence[Table | Picture]
     spec: str
     """The run's YAML."""

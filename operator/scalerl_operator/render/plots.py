@@ -1,6 +1,6 @@
-"""A run's pictures as PNG bytes: values in, image out. PURE (matplotlib is used without its global state).
+"""A run's plots as PNG bytes: values in, image out. PURE (matplotlib is used without its global state).
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; line style and marker repeat what colour says.
+Colours are Okabe and Ito's, safe for colour-blind readers; line style and marker carry the same information.
 """
 
 import io
@@ -26,26 +26,26 @@ SERIES_MARKERS = ("o", "s", "^", "D")
 RIVAL_STYLES = ((PURPLE, "-."), (GREEN, (0, (5, 3))), (RED, ":"))  # power law, exponential, logistic
 DPI = 140
 CURVE_POINTS = 300
-START_SHARE = 1e-3  # of the compute shown: what lies before is the start, and has no place on a logarithmic axis
+START_SHARE = 1e-3  # of the compute shown; points before it are the start, and are not drawn on a logarithmic axis
 
 
 @dataclass(frozen=True)
 class CurvePicture:
-    """What the picture of a learning curve shows."""
+    """The content of a plot of a learning curve."""
 
     points: Points
     title: str
     y_label: str
     end: float
-    """Right end of the picture, in the points' unit: the budget."""
+    """Right end of the plot, in the points' unit: the budget."""
     forecast: Forecast | None = None
     halfway: Forecast | None = None
     halfway_at: float | None = None
-    """Compute of the newest point that `halfway` had seen."""
-    halfway_line: str = "the last point it had seen"
+    """Compute of the newest point that `halfway` is fitted to."""
+    halfway_line: str = "last point of that forecast"
     halfway_label: str = "forecast made at half of the compute"
     with_rivals: bool = False
-    """The other laws' curves too, and the band of a measurement."""
+    """Also draw the other laws' curves and the band of a measurement."""
 
 
 def draw_curve(picture: CurvePicture) -> bytes:
@@ -76,7 +76,7 @@ def build_figure(picture: CurvePicture) -> Figure:
 
 
 def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
-    """Everything that the picture has, from compute `start` on."""
+    """Draw all parts of the plot from compute `start` on."""
     _draw_forecast(axes, picture, start)
     _draw_halfway(axes, picture, start)
     if picture.with_rivals:
@@ -87,7 +87,7 @@ def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def _low_end(picture: CurvePicture) -> float | None:
-    """Left end of the logarithmic axis: the first point after the start, with room; None while there is no such point.
+    """Return the left end of the logarithmic axis, a little before the first point after the start; None without one.
 
     The evaluation of step 0 may lie a few microseconds after 0, five decades before the next.
     """
@@ -101,7 +101,7 @@ def _y_limits(picture: CurvePicture) -> tuple[float, float]:
     values = [float((y - error).min()), float((y + error).max())]
     for forecast in (picture.forecast, picture.halfway):
         if forecast is not None and forecast.ceiling_high is not None and forecast.ceiling_low is not None:
-            # A refused forecast's interval may be [0.2, 1.0]: it would press the points to a line.
+            # A refused forecast's interval may be [0.2, 1.0], which would flatten the points to a line.
             values += [forecast.ceiling_low, forecast.ceiling_high] if forecast.verdict != "NotIdentified" else []
     room = 0.08 * max(0.05, max(values) - min(values))
     return max(-0.02, min(values) - room), min(1.02, max(values) + room)
@@ -114,7 +114,7 @@ def _grid(start: float, end: float) -> Array:
 
 
 def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
-    """The fit to all points with its band, and the ceiling with its interval."""
+    """Draw the fit to all points with its band, and the ceiling with its interval."""
     found = picture.forecast
     if found is None or not found.draws:
         return
@@ -122,7 +122,7 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="90 % band of the fit")
-    if found.verdict == "NotIdentified":  # its ceiling is not to be believed, so it is not to be seen either
+    if found.verdict == "NotIdentified":  # its ceiling is not reliable, so it is not drawn
         return
     if found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None:
         text = f"ceiling {found.ceiling:.3f} [{found.ceiling_low:.3f}, {found.ceiling_high:.3f}]"
@@ -131,7 +131,7 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
-    """The forecast as it was made: what it had seen ends at the vertical line."""
+    """Draw the half-way forecast; a vertical line marks the last point that it is fitted to."""
     found, at = picture.halfway, picture.halfway_at
     if found is None or at is None:
         return
@@ -157,7 +157,7 @@ def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def _draw_rivals(axes: Axes, picture: CurvePicture, start: float) -> None:
-    """Every law that has a weight, and where nine of ten measurements should lie."""
+    """Draw every law with a weight, and the band that should hold nine of ten measurements."""
     found = picture.halfway or picture.forecast
     if found is None or not found.draws:
         return
@@ -175,13 +175,17 @@ def _draw_rivals(axes: Axes, picture: CurvePicture, start: float) -> None:
 
 
 def _draw_points(axes: Axes, picture: CurvePicture, start: float) -> None:
-    """Measured points; those that the half-way forecast had not seen are hollow."""
+    """Draw the measured points, hollow after the last point of the half-way forecast."""
     points, error = picture.points, picture.points.standard_error
     limit = picture.halfway_at if picture.halfway_at is not None else math.inf
-    seen = points.compute <= limit
+    is_fitted = points.compute <= limit
     groups = (
-        (seen & (points.compute >= start), "black", "measured" + (", ± 1 standard error" if error is not None else "")),
-        (~seen & (points.compute >= start), "white", "measured after that forecast"),
+        (
+            is_fitted & (points.compute >= start),
+            "black",
+            "measured" + (", ± 1 standard error" if error is not None else ""),
+        ),
+        (~is_fitted & (points.compute >= start), "white", "measured after that forecast"),
     )
     for mask, fill, label in groups:
         if mask.any():
@@ -207,7 +211,7 @@ def draw_fit(curve: Points, forecast: Forecast, until: float, *, y_label: str) -
 
 
 def build_fit_picture(curve: Points, forecast: Forecast, until: float, *, y_label: str) -> CurvePicture:
-    """Return what is shown of a fit to the points up to `until`; those after it are hollow."""
+    """Return the plot of a fit to the points up to `until`; later points are hollow."""
     held_back = bool((curve.compute > until).any())
     return CurvePicture(
         points=curve,
@@ -224,7 +228,7 @@ def build_fit_picture(curve: Points, forecast: Forecast, until: float, *, y_labe
 
 
 def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
-    """Return a PNG of every downstream set over compute; None if there is none."""
+    """Return a PNG of every downstream set over compute; None without a downstream set."""
     names = sorted({point.dataset for point in evals if point.dataset != HELD_OUT})
     if not names:
         return None
@@ -254,7 +258,7 @@ def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
 
 
 def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
-    """Return a PNG with one panel for each quantity that was recorded; None if there is none."""
+    """Return a PNG with one panel for each recorded quantity; None without a recorded quantity."""
     panels = [found for panel in PANELS if (found := _existing(panel, steps)) is not None]
     if not panels:
         return None
@@ -267,24 +271,24 @@ def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
         _draw_panel(axes, panel, steps)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    for column in range(columns):  # the lowest panel of every column carries the label
+    for column in range(columns):  # the lowest panel of every column has the label
         below = max(row for row in range(rows) if row * columns + column < len(panels))
         grid[below][column].set_xlabel("optimizer step")
     return png_of(figure)
 
 
 def _existing(panel: StepPanel, steps: Sequence[StepRecord]) -> StepPanel | None:
-    """The panel with those of its series that were recorded."""
+    """Return the panel with its recorded series; None without one."""
     series = tuple(each for each in panel.series if _series(steps, each[0])[0])
     return replace(panel, series=series) if series else None
 
 
 def _series(steps: Sequence[StepRecord], name: str) -> tuple[list[int], list[float]]:
     if name == "reward":
-        judged = [(each.step, each.reward) for each in steps if each.reward is not None]
-        return [step for step, _ in judged], [reward for _, reward in judged]
-    found = [(each.step, each.values[name]) for each in steps if name in each.values]
-    return [step for step, _ in found], [value for _, value in found]
+        points = [(each.step, each.reward) for each in steps if each.reward is not None]
+    else:
+        points = [(each.step, each.values[name]) for each in steps if name in each.values]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> None:
@@ -296,7 +300,7 @@ def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> No
     axes.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=9)
     if len(panel.series) > 1:
-        # Beside the title: anywhere inside it could cover a line.
+        # Beside the title: inside the axes it could cover a line.
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
     if panel.from_zero:
         axes.set_ylim(bottom=0.0)
@@ -304,7 +308,7 @@ def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> No
 
 
 def _smooth(values: Array) -> Array:
-    """Mean over a centred window of a twentieth of the series; shorter at its ends."""
+    """Return the mean over a centred window of a twentieth of the series, shorter at its ends."""
     half = max(1, len(values) // 40)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -314,7 +318,7 @@ def _smooth(values: Array) -> Array:
 
 
 def clean_axes(axes: Axes) -> None:
-    """Draw a light grid and the two axes only."""
+    """Draw a light grid and only the left and the lower axis."""
     axes.grid(True, color="#E5E7EB", lw=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -323,7 +327,7 @@ def clean_axes(axes: Axes) -> None:
 
 
 def _style_log(axes: Axes, low: float, high: float) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade: powers of ten say little within one decade, and more overlap."""
+    """Label 1, 2 and 5 of each decade over few decades, powers of ten over many, where more labels would overlap."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     few = math.log10(high / low) < 2.0

@@ -1,4 +1,4 @@
-"""Everything that a report says of a run, from wherever it was read. PURE."""
+"""The content of a run's report, read from a folder or from a cluster. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scalerl_operator.run.progress import budget_gpu_hours
 
 @dataclass(frozen=True)
 class ReportData:
-    """A run's records. At least one held-out evaluation is among them."""
+    """A run's records, with at least one held-out evaluation."""
 
     run: RLRun
     spec: str
@@ -23,20 +23,20 @@ class ReportData:
     evals: Sequence[EvalPoint]
     steps: Sequence[StepRecord]
     forecasts: Sequence[ForecastLine]
-    """Those that were made; or those that matter, made anew from the same points."""
+    """As the run made them, or rebuilt from the same points."""
     attempts: Sequence[AttemptStatus]
     environment: Sequence[tuple[str, str]]
-    """(what, value) of where it ran, and of where this is written."""
+    """(label, value) of the machine or cluster of the run, and of this report."""
     events: Sequence[EventView] = ()
     note: str = ""
-    """What the report's reader must know of its points."""
+    """Caveat about the evaluations; empty for none."""
 
 
-def judge_ends(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[ForecastLine]:
-    """Return the forecast after the last evaluation, and the one that had seen half of the compute, made from `evals`.
+def rebuild_forecasts(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[ForecastLine]:
+    """Return the forecast at half of the compute and the one after the last evaluation, fitted to `evals`.
 
-    A forecast follows from the points before it alone, so these are what the operator made then, unless points are
-    missing or the forecaster has changed. `time` is Unix seconds, for the record.
+    A forecast depends only on the points before it, so these equal the operator's own, unless points are missing or
+    the forecaster has changed. `time` is Unix seconds, for the record.
     """
     measured = surviving(evals)
     if not measured:
@@ -44,9 +44,9 @@ def judge_ends(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[Fore
     half = measured[-1].compute_gpu_hours / 2 * (1 + 1e-9)
     early = sum(point.compute_gpu_hours <= half for point in measured)
     counts = sorted({early, len(measured)} - {0})
-    return [_judge(run, measured[:count], time) for count in counts]
+    return [_forecast(run, measured[:count], time) for count in counts]
 
 
-def _judge(run: RLRun, points: Sequence[EvalPoint], time: float) -> ForecastLine:
+def _forecast(run: RLRun, points: Sequence[EvalPoint], time: float) -> ForecastLine:
     last = points[-1]
     return forecast_points(run, points, budget_gpu_hours(run, last.step, last.compute_gpu_hours), time)

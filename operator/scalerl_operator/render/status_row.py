@@ -10,18 +10,18 @@ HEADER = ("NAME", "STATE", "STEP", "PASS", "CEILING", "GPU-H", "AGE")
 
 
 def shown_state(status: RLRunStatus | None, driven: bool) -> str:
-    """Return the run's state; a run on this machine that is neither over nor `driven` by a process was left behind."""
+    """Return the run's state: Interrupted for a run that is neither over nor `driven` by a process."""
     state = state_word(status)
-    left_behind = not driven and not is_over(status) and state not in ("Pending", "Suspended")
-    return "Interrupted" if left_behind else state
+    is_interrupted = not driven and not is_over(status) and state not in ("Pending", "Suspended")
+    return "Interrupted" if is_interrupted else state
 
 
-def status_row(run: RLRun, driven: bool, began: datetime | None, now: datetime) -> tuple[str, ...]:
+def status_row(run: RLRun, driven: bool, started: datetime | None, now: datetime) -> tuple[str, ...]:
     """Return the cells of `run`.
 
     Args:
-        driven: whether somebody looks after it; on a cluster the operator does.
-        began: start of its first attempt.
+        driven: whether a process drives it; on a cluster the operator does.
+        started: start of its first attempt, or creation on a cluster.
     """
     status = run.status
     progress = status.progress if status is not None else None
@@ -33,5 +33,5 @@ def status_row(run: RLRun, driven: bool, began: datetime | None, now: datetime) 
         f"{rate:.3f}" if rate is not None else "-",
         format_ceiling(status.forecast if status is not None else None),
         f"{progress.compute_gpu_hours:.4g}" if progress is not None else "-",
-        format_duration((now - began).total_seconds()) if began is not None else "-",
+        format_duration((now - started).total_seconds()) if started is not None else "-",
     )

@@ -14,13 +14,13 @@ from scalerl_operator.run.state import state_word
 
 @dataclass(frozen=True)
 class ProgressView:
-    """What a person is shown of a run, as of one look."""
+    """The state of a run at one poll, for display."""
 
     run: RLRun
     progress: Progress | None
     evals: tuple[EvalPoint, ...]
     missed_polls: int
-    """Answers that did not come since the last one that did."""
+    """Polls without an answer since the last answer."""
 
 
 def format_duration(seconds: float) -> str:
@@ -41,7 +41,7 @@ def format_compute(hours: float, unit: str) -> str:
 
 
 def describe_forecast(forecast: ForecastStatus | None, unit: str) -> str:
-    """Return the forecast in one line, with its interval; a refusal says why."""
+    """Return the forecast in one line, with its interval, or the reason why there is none."""
     if forecast is None:
         return "after the first evaluations"
     if forecast.ceiling is None or forecast.ceiling_low is None or forecast.ceiling_high is None:
@@ -63,12 +63,12 @@ def describe_eval(point: EvalPoint) -> str:
 
 
 def describe_progress(view: ProgressView) -> str:
-    """Return one line: how far the run is. Values that the coordinator has not reported are left out."""
+    """Return the progress in one line, without the values that the coordinator has not reported."""
     return "  ".join(f"{label} {text}" for label, text in progress_rows(view) if label != "forecast")
 
 
 def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
-    """Return (label, text) of everything known about the run now, in the order to show it."""
+    """Return (label, text) of all present values, in the order of display."""
     progress = view.progress
     if progress is None:
         return [("state", state_word(view.run.status))]
@@ -84,7 +84,7 @@ def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
 
 
 def describe_phase(view: ProgressView) -> str:
-    """Return what the run is doing, and what it waits for."""
+    """Return the run's state and its detail."""
     progress = view.progress
     text = state_word(view.run.status)
     if progress is not None and progress.detail:
@@ -132,7 +132,7 @@ def _compute(view: ProgressView, progress: Progress) -> str:
 
 
 def describe_halfway(halfway: Halfway | None, unit: str) -> list[tuple[str, str]]:
-    """Return (label, text): the half-way forecast as it was made, beside what then happened."""
+    """Return (label, text) of the half-way forecast and of the final measurement."""
     if halfway is None:
         return [("forecast at half", "none: no evaluation in the first half of the compute")]
     made = f"step {halfway.made_at_step}, {format_compute(halfway.made_at_gpu_hours, unit)}"

@@ -1,4 +1,4 @@
-"""`scalerl status`, `report` and `logs` against a cluster, from the command line to the API server's answers."""
+"""`scalerl status`, `report` and `logs` against a fake API server."""
 
 import json
 import re
@@ -38,7 +38,7 @@ ATTEMPTS = [
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpApi]:
-    """A cluster that KUBECONFIG names, with the context `dev` whose namespace is `research`."""
+    """A cluster with a kubeconfig: context `dev`, namespace `research`."""
     monkeypatch.chdir(tmp_path)
     with serve_in_thread(HttpApi) as (found, url, _):
         found.log = "2026-03-01T08:00:00.5Z step 7\n"
@@ -54,7 +54,7 @@ def with_birth(document: Json) -> Json:
 
 @pytest.fixture
 def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
-    """The finished run of `finished_folder` as a cluster has it: its object, curve, coordinator's pod and events."""
+    """The finished run of `finished_folder` on a cluster: its object, curve, pods and events."""
     run = records.load_run(finished_folder)
     document = records.to_document(run)
     document["metadata"] = {"name": run.name, "namespace": "research", "managedFields": [{"manager": "x"}]}
@@ -81,12 +81,12 @@ def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
             "labels": pod_labels(run.name, place, 2),
         }
         api.store.store("pods", with_birth({"metadata": metadata, **(over if place.index == 0 else waits)}))
-    tell(api, {"kind": "RLRun", "uid": "u"}, "Finished", "budget spent at step 240")
-    tell(api, {"uid": "uid-trainer-1"}, "FailedScheduling", "preemption is not helpful", kind="Warning")
+    add_event(api, {"kind": "RLRun", "uid": "u"}, "Finished", "budget spent at step 240")
+    add_event(api, {"uid": "uid-trainer-1"}, "FailedScheduling", "preemption is not helpful", kind="Warning")
     return api
 
 
-def tell(api: HttpApi, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
+def add_event(api: HttpApi, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
     event = {"involvedObject": about, "type": kind, "reason": reason, "message": message, "count": 3}
     metadata = {"name": f"{reason}.1", "namespace": "research"}
     api.store.store("events", with_birth({"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event}))
@@ -98,13 +98,13 @@ def test_status_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     head, conditions, roles, attempts, pods, events = out.split("\n\n")
-    said = dict(re.split(" {2,}", line, maxsplit=1) for line in head.splitlines())
-    assert re.fullmatch(r"adder-digits, namespace research of context dev \(http://127.0.0.1:\d+\)", said["run"])
-    assert said["state"] == "Finished: budget spent at step 240"
-    assert said["step"] == "240/240"
-    assert said["forecast"].startswith("ceiling 0.7")
-    assert " evaluations)" in said["because"]
-    assert said["cost"] == "trainer 0.252 device-h (idle 13%), generator 0.252 device-h (idle 6%)"  # 907 s / 3600
+    rows = dict(re.split(" {2,}", line, maxsplit=1) for line in head.splitlines())
+    assert re.fullmatch(r"adder-digits, namespace research of context dev \(http://127.0.0.1:\d+\)", rows["run"])
+    assert rows["state"] == "Finished: budget spent at step 240"
+    assert rows["step"] == "240/240"
+    assert rows["forecast"].startswith("ceiling 0.7")
+    assert " evaluations)" in rows["because"]
+    assert rows["cost"] == "trainer 0.252 device-h (idle 13%), generator 0.252 device-h (idle 6%)"  # 907 s / 3600
     assert re.search(r"(?m)^Complete +True +Finished ", conditions)
     assert roles.splitlines()[1].split()[:2] == ["trainer", "1"]
     assert "no evaluation" not in out
@@ -136,15 +136,15 @@ def test_status_of_all_runs_and_as_yaml(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.usefixtures("stored")
-def test_watching_ends_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_ends_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "adder-digits", "-n", "research", "--watch"]) == 0
     assert capsys.readouterr().out.count("state ") == 1
 
 
-def test_a_report_is_the_one_that_this_machine_would_write(
+def test_a_report_equals_that_of_a_run_folder(
     stored: HttpApi, finished_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Same points, same forecasts, the half-way one too; three pictures; no token, no coordinator, no Secret."""
+    """Same points, forecasts and pictures, with read access only: no token, no coordinator, no Secret."""
     assert main(["report", "adder-digits", "-n", "research"]) == 0
     out, err = capsys.readouterr()
     path = Path("reports/research/adder-digits/report.html")
@@ -174,7 +174,7 @@ def test_a_report_is_the_one_that_this_machine_would_write(
     assert main(["report", "adder-digits", "-n", "research", "--folder", "there"]) == 0
     assert Path("there/report.html").exists()
     paths = {each.split("/namespaces/research/")[1].split("/")[0] for each in stored.asked}
-    assert paths == {"rlruns", "configmaps", "pods", "events"}, "what Kubernetes' role view may read"
+    assert paths == {"rlruns", "configmaps", "pods", "events"}, "readable by Kubernetes' role view"
     assert all(each.startswith("GET ") for each in stored.asked)
 
 
@@ -191,7 +191,7 @@ def test_logs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "adder-digits", "-n", "research", "-f", "-p"]) == 2
 
 
-def test_a_name_alone_is_this_machines_run_first(
+def test_a_name_alone_is_looked_up_on_this_machine_first(
     stored: HttpApi, run_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "adder-digits"]) == 0
@@ -228,9 +228,7 @@ def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
 FORBIDDEN = 'pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "research"'
 
 
-def test_a_part_that_may_not_be_seen_does_not_hide_the_others(
-    stored: HttpApi, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_forbidden_part_does_not_hide_the_others(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
     stored.refusals["/pods"] = fake_api.refusal(403, "Forbidden", FORBIDDEN)
     assert main(["status", "adder-digits", "-n", "research"]) == 0
     out = capsys.readouterr().out
@@ -254,14 +252,14 @@ REFUSALS = [
     ),
     ("/configmaps", denied("configmaps"), 1, 'User "jane" cannot get resource "configmaps"'),
     ("/rlruns", denied("rlruns"), 1, 'User "jane" cannot get resource "rlruns"'),
-    ("/rlruns", (401, "{}"), 1, "does not know you (401): log in as for kubectl"),
+    ("/rlruns", (401, "{}"), 1, "has no valid credentials from you (401): log in as for kubectl"),
     ("/rlruns", (500, '{"message": "etcd is away"}'), 75, "etcd is away"),
     ("/rlruns", (404, "404 page not found"), 2, "the CRD rlruns.scalerl.io is not installed"),
 ]
 
 
 @pytest.mark.parametrize(("part", "answer", "code", "why"), REFUSALS)
-def test_refusals_name_what_is_missing(
+def test_a_refusal_names_what_is_missing(
     stored: HttpApi, part: str, answer: tuple[int, str], code: int, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored.refusals[part] = (*answer, {})
@@ -270,7 +268,7 @@ def test_refusals_name_what_is_missing(
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_cluster_that_does_not_answer_may_answer_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_cluster_exits_75(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((tmp_path / "config").read_text())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -280,7 +278,7 @@ def test_a_cluster_that_does_not_answer_may_answer_later(tmp_path: Path, capsys:
     assert "no answer from context dev" in capsys.readouterr().err
 
 
-def test_a_run_that_has_not_been_measured_has_no_report(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_an_evaluation_has_no_report(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
     stored.store.objects[CURVE]["metadata"]["ownerReferences"] = [{"uid": "an earlier run of this name"}]
     assert main(["report", "adder-digits", "-n", "research"]) == 2
     assert "research/adder-digits on context dev" in capsys.readouterr().err
@@ -289,16 +287,16 @@ def test_a_run_that_has_not_been_measured_has_no_report(stored: HttpApi, capsys:
     assert "has no evaluation yet" in capsys.readouterr().err
 
 
-def test_a_curve_that_was_thinned_says_so(stored: HttpApi, point: Callable[..., EvalPoint]) -> None:
+def test_a_thinned_curve_has_a_note(stored: HttpApi, point: Callable[..., EvalPoint]) -> None:
     evals = [point(index, pass_rate=0.2 + 0.001 * index) for index in range(205)]
     stored.store.objects[CURVE]["data"] = format_curve(extend_curve(StoredCurve(), evals, None))
     assert main(["report", "adder-digits", "-n", "research"]) == 0
     text = Path("reports/research/adder-digits/report.html").read_text()
     assert "Some may be missing here" in text
-    assert "training" not in text.lower().split("<h2>evaluations")[0], "no step was kept: nothing is drawn of them"
+    assert "training" not in text.lower().split("<h2>evaluations")[0], "no step is stored, so none is drawn"
 
 
-def test_a_run_of_a_newer_version_is_not_guessed_at(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_a_newer_version_is_refused(stored: HttpApi, capsys: pytest.CaptureFixture[str]) -> None:
     stored.store.objects["rlruns", "research", "adder-digits"]["spec"]["novel"] = 1
     assert main(["status", "adder-digits", "-n", "research"]) == 64
     assert "research/adder-digits is newer than this scalerl: spec.novel" in capsys.readouterr().err

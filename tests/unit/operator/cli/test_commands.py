@@ -1,4 +1,4 @@
-"""Whether a run of this machine or of a cluster is meant."""
+"""Where `scalerl` looks up runs: on this machine or on a cluster."""
 
 import pytest
 
@@ -22,7 +22,7 @@ RULES = [
 
 
 @pytest.mark.parametrize(("line", "wanted"), [row[:2] for row in RULES], ids=[row[2] for row in RULES])
-def test_one_rule(line: str, wanted: str) -> None:
+def test_options_choose_the_location(line: str, wanted: str) -> None:
     assert choose_location(parse_arguments(line.split())) == wanted
 
 
@@ -36,6 +36,6 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("line", "why"), CONTRADICTIONS)
-def test_contradictions_are_refused(line: str, why: str) -> None:
+def test_contradicting_options_are_refused(line: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         choose_location(parse_arguments(line.split()))

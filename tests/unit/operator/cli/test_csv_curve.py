@@ -1,11 +1,11 @@
-"""A learning curve from CSV text: what is read, what is refused, what is reported."""
+"""Learning curves from CSV text: parsing, errors, and the rows of a forecast."""
 
 import pytest
 
 from scalerl_operator.cli.csv_curve import parse_curve, parse_entropy
 from scalerl_operator.cli.options import Columns
 from scalerl_operator.forecast import FitError, Forecast, Rival
-from scalerl_operator.render.fit_tables import forecast_rows, intervals_80, judge_held_back, rival_rows
+from scalerl_operator.render.fit_tables import assess_held_back, forecast_rows, intervals_80, rival_rows
 
 COLUMNS = Columns("hours", "rate", "error")
 KNOWN = {"draws": ((0.8, 1.0, 1.0, 0.2),), "ceiling": 0.8, "ceiling_low": 0.75, "ceiling_high": 0.85}
@@ -16,7 +16,7 @@ def forecast(**values: object) -> Forecast:
     return Forecast(**{**given, **values})
 
 
-def test_rows_are_sorted_and_rows_without_a_value_are_left_out() -> None:
+def test_rows_are_sorted_and_rows_without_a_value_are_skipped() -> None:
     text = "# a comment\nrate,other,hours,error\n0.5,x,2,0.02\n\n,x,3,0.02\n0.3,,1,0.03\n0.6,x,,0.02\n0.1,x,0,0\n"
     found = parse_curve(text, COLUMNS, "curve.csv")
     assert found.compute.tolist() == [0.0, 1.0, 2.0]
@@ -33,7 +33,7 @@ def test_errors_are_binomial_over_the_completions() -> None:
     assert found.standard_error.tolist() == pytest.approx([(0.25 / 98) ** 0.5, (0.0099 / 98) ** 0.5])
 
 
-def test_the_error_column_may_be_missing() -> None:
+def test_without_an_error_column_there_is_no_standard_error() -> None:
     found = parse_curve("hours,rate\n1,0.5\n", Columns("hours", "rate"), "curve.csv")
     assert found.standard_error is None
 
@@ -47,11 +47,11 @@ BAD_ROWS = [
     ("hours,rate,error\n-1,0.5,0\n", "line 2, column hours: -1; compute is at least 0", "negative compute"),
     ("hours,rate,error\n1,55,0\n", "line 2, column rate: 55; a pass rate is in [0, 1], not in percent", "percent"),
     ("hours,rate,error\n1,0.5,-0.1\n", "line 2, column error: -0.1; a standard error is at least 0", "negative error"),
-    ("hours,rate,error\n1,0.5,0\n1,0.6,0\n", "lines 2 and 3, column hours: 1 is there twice", "the same compute twice"),
+    ("hours,rate,error\n1,0.5,0\n1,0.6,0\n", "lines 2 and 3, column hours: 1 appears twice", "the same compute twice"),
     (
         "# a\n\nhours,rate,error\n# b\n1,0.5,0\n\n2,7,0\n",
         "line 7, column rate: 7;",
-        "what is left out counts",
+        "skipped lines count",
     ),
     ("hours,rate,error\n3,0.5,0\n1,,0\n\n2,0.4,0\n3,0.6,0\n", "lines 2 and 6, column hours: 3", "twice, far apart"),
     ('hours,rate,error,note\n1,0.5,0,"a\nb"\n2,7,0,c\n', "line 4, column rate: 7;", "a note over two lines"),
@@ -70,7 +70,7 @@ BAD_ENTROPY = [
     ("x,h\n1,2.5\n# left out\n2,-0.5\n", "run.csv: line 4, column h: -0.5; an entropy is at least 0"),
     ("x,h\n1,2.5\n2,inf\n", "run.csv: line 3, column h: 'inf' is not finite"),
     ("x,h\n-1,2.5\n", "run.csv: line 2, column x: -1; compute is at least 0"),
-    ("x,h\n1,2.5\n1,2\n", "run.csv: lines 2 and 3, column x: 1 is there twice"),
+    ("x,h\n1,2.5\n1,2\n", "run.csv: lines 2 and 3, column x: 1 appears twice"),
 ]
 
 
@@ -86,22 +86,22 @@ def test_entropy_may_be_above_one_and_is_sorted() -> None:
     assert (list(x), list(entropy)) == ([2.0, 4.0], [2.5, 0.5])
 
 
-def test_held_back_points_are_judged_by_distance_and_band() -> None:
+def test_the_error_on_held_back_points_is_by_distance_and_band() -> None:
     curve = parse_curve("hours,rate\n1,0.5\n2,0.65\n4,0.66\n", Columns("hours", "rate"), "curve.csv")
     # One draw: 0.2 + 0.6 x / (1 + x) is 0.6 at 2 and 0.68 at 4, so the distances are 0.05 and 0.02; 1.645 * .02 = .033.
-    found = judge_held_back(forecast(**KNOWN, sigma=0.02), curve, 1.0)
+    found = assess_held_back(forecast(**KNOWN, sigma=0.02), curve, 1.0)
     assert found is not None
     assert (found.points, found.inside) == (2, 1)
     assert found.mean_error == pytest.approx(0.035)
-    assert judge_held_back(forecast(**KNOWN), curve, 4.0) is None, "nothing was held back"
-    assert judge_held_back(forecast(), curve, 1.0) is None, "there is no curve"
+    assert assess_held_back(forecast(**KNOWN), curve, 4.0) is None, "nothing was held back"
+    assert assess_held_back(forecast(), curve, 1.0) is None, "there is no curve"
 
 
-def test_what_is_not_known_has_no_row() -> None:
+def test_an_unknown_value_has_no_row() -> None:
     assert [label for label, _ in forecast_rows(forecast())] == ["verdict", "reason", "points"]
 
 
-def test_numbers_come_with_interval_and_unit() -> None:
+def test_numbers_have_their_interval_and_unit() -> None:
     found = forecast(**KNOWN, c_mid=12.34567, budget=40.0, predicted_at_budget=0.7, low=0.6, target=0.7, burn_in=1.5)
     rows = dict(forecast_rows(found))
     assert rows["ceiling A"] == "0.8 [0.75, 0.85]; 80 %: [0.8, 0.8]"
@@ -111,7 +111,7 @@ def test_numbers_come_with_interval_and_unit() -> None:
     assert rows["left out before"] == "1.5 hours"
 
 
-def test_the_sigmoid_stands_first_among_the_laws() -> None:
+def test_the_sigmoid_is_the_first_law() -> None:
     rival = Rival(name="power", parameters=(), ceiling=0.9, rmse=0.0213, backtest_error=0.05, weight=0.25)
     plateau = Rival(name="plateau", parameters=(), ceiling=0.7, rmse=0.01, backtest_error=None)
     found = forecast(**KNOWN, rmse=0.01, weight=0.75, rivals=(rival, plateau))
@@ -137,7 +137,7 @@ def test_intervals_of_80_percent_by_hand() -> None:
     assert "predicted_at_budget" not in intervals_80(forecast(draws=draws))
 
 
-def test_gains_are_said_where_they_are_known() -> None:
+def test_known_gains_have_rows() -> None:
     gains = {"gain_left": 0.02, "gain_left_low": 0.01, "gain_left_high": 0.03, "marginal_gain": 0.001}
     rows = dict(forecast_rows(forecast(**KNOWN, budget=40.0, **gains)))
     assert rows["gain left to 40 hours"] == "0.02 [0.01, 0.03]"

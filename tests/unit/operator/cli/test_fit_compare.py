@@ -1,4 +1,4 @@
-"""`scalerl fit`, `compare` and `plan`: what they print and write."""
+"""`scalerl fit`, `compare` and `plan`: their output and files."""
 
 import json
 import math
@@ -71,54 +71,56 @@ def test_fit_forecasts_a_csv(curve: Path, place: Path, capsys: pytest.CaptureFix
     assert "Identified" in out
     laws = [line.split() for line in out.partition("\n\n")[2].splitlines()]
     assert laws[0] == ["LAW", "WEIGHT", "CEILING", "RMSE", "BACK-TEST"]
-    said = json.loads((place / "fit.json").read_text())
-    found = said["forecast"]
+    written = json.loads((place / "fit.json").read_text())
+    found = written["forecast"]
     assert laws[1][:3] == ["sigmoid", f"{found['weight']:.3f}", f"{found['ceiling']:.4f}"]
     assert found["ceiling"] == pytest.approx(0.6, abs=0.005)
     assert found["target_compute"] == pytest.approx(12.0, abs=0.3)  # 0.9 = x^2 / (16 + x^2) at x = 12
     assert (place / "fit.png").read_bytes().startswith(b"\x89PNG")
-    assert (said["held_back"], said["entropy"]) == (None, None)
+    assert (written["held_back"], written["entropy"]) == (None, None)
 
 
-def test_what_fit_writes_is_the_forecast_and_can_be_read_again(curve: Path, place: Path) -> None:
+def test_the_json_of_fit_parses_to_the_forecast(curve: Path, place: Path) -> None:
     assert main(["fit", str(curve), *HOURS, "--budget", "80", "--json", "fit.json"]) == 0
-    said = json.loads((place / "fit.json").read_text())
+    written = json.loads((place / "fit.json").read_text())
     found = fit_forecast(load(curve), budget=80.0)
-    assert from_json(said["forecast"]) == found
+    assert from_json(written["forecast"]) == found
     _, low, high = curve_band(found, [80.0], level=0.8)
-    assert said["intervals_80"] == {
+    assert written["intervals_80"] == {
         "ceiling": list(ceiling_interval(found, level=0.8)[1:]),
         **{name: list(interval[1:]) for name, interval in shape_interval(found, level=0.8).items()},
         "predicted_at_budget": [low[0], high[0]],
     }
 
 
-def test_fit_says_what_the_next_unit_of_compute_brings_without_a_budget(
+def test_fit_prints_the_gain_per_unit_of_compute_without_a_budget(
     curve: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", str(curve), *HOURS]) == 0
-    said = rows_of(capsys.readouterr().out)["gain per unit now"]
+    written = rows_of(capsys.readouterr().out)["gain per unit now"]
     # the slope of .5 x^2 / (16 + x^2) is 16 x / (16 + x^2)^2: .000266 at 39
-    assert float(said.split()[0]) == pytest.approx(0.000266, rel=0.1)
-    assert said.endswith("per hours")
+    assert float(written.split()[0]) == pytest.approx(0.000266, rel=0.1)
+    assert written.endswith("per hours")
 
 
 def test_a_known_start_holds_for_the_fit_and_for_every_other_burn_in(curve: Path, place: Path) -> None:
     assert main(["fit", str(curve), *HOURS, "--r0", "0.15", "--json", "fit.json"]) == 0
-    said = json.loads((place / "fit.json").read_text())
+    written = json.loads((place / "fit.json").read_text())
     found = fit_forecast(load(curve), r0=0.15)
-    assert from_json(said["forecast"]) == found
-    assert said["forecast"]["r0"] == pytest.approx(0.15, abs=0.001)
+    assert from_json(written["forecast"]) == found
+    assert written["forecast"]["r0"] == pytest.approx(0.15, abs=0.001)
     tried = try_burn_ins(load(curve), found, r0=0.15)
-    assert [(each["ceiling"], each["low"]) for each in said["burn_ins"]] == [(each.ceiling, each.low) for each in tried]
+    assert [(each["ceiling"], each["low"]) for each in written["burn_ins"]] == [
+        (each.ceiling, each.low) for each in tried
+    ]
     alone = fit_forecast(load(curve), burn_in=tried[-1].burn_in, r0=0.15)
     assert (tried[-1].ceiling, tried[-1].used) == (alone.ceiling, False)
 
 
-def test_the_operator_the_command_and_python_say_the_same(
+def test_operator_command_and_python_give_the_same_forecast(
     place: Path, make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]
 ) -> None:
-    """An evaluation of 130 prompts x 6 is a pass rate over 780 completions, whoever asks."""
+    """An evaluation of 130 prompts x 6 is a pass rate over 780 completions everywhere."""
     x = [0.25 * index for index in range(24)]
     y = [round(0.13 + 0.41 * each**1.5 / (1.1 + each**1.5), 4) for each in x]
     evals = [
@@ -135,10 +137,10 @@ def test_the_operator_the_command_and_python_say_the_same(
     assert operator.verdict != "NotIdentified"
 
 
-def test_compare_and_plan_take_completions_too(curve: Path, place: Path) -> None:
-    seen = load(curve)
-    errors = [binomial_standard_error(rate, 500) for rate in seen.pass_rate.tolist()]
-    found = fit_forecast(points(seen.compute, seen.pass_rate, errors))
+def test_compare_and_plan_accept_completions(curve: Path, place: Path) -> None:
+    loaded = load(curve)
+    errors = [binomial_standard_error(rate, 500) for rate in loaded.pass_rate.tolist()]
+    found = fit_forecast(points(loaded.compute, loaded.pass_rate, errors))
     wanted = [str(curve), *HOURS, "--completions", "500", "--json", "out.json"]
     assert main(["compare", *wanted]) == 0
     (arm,) = json.loads((place / "out.json").read_text())["arms"]
@@ -148,19 +150,19 @@ def test_compare_and_plan_take_completions_too(curve: Path, place: Path) -> None
     assert plan["width"] == pytest.approx((found.ceiling_high or 0.0) - (found.ceiling_low or 0.0))
 
 
-def test_fit_warns_of_entropy_as_far_as_it_may_look(
+def test_fit_forecasts_entropy_from_the_points_up_to_fit_until(
     decay: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = [*HOURS, "--entropy", "nats", "--entropy-floor", "0.12", "--fit-until", "15", "--json", "fit.json"]
     assert main(["fit", str(decay), *wanted]) == 0
     rows = rows_of(capsys.readouterr().out)
-    said = json.loads((place / "fit.json").read_text())["entropy"]
+    written = json.loads((place / "fit.json").read_text())["entropy"]
     x = list(range(1, 16))
     found = forecast_entropy(x, [round(0.05 + math.exp(-each / 6), 4) for each in x], floor=0.12, unit="hours")
-    assert said == vars(found)
-    assert said["compute"] == pytest.approx(6 * math.log(1 / 0.07), rel=0.05)  # 16, later than what it saw
+    assert written == vars(found)
+    assert written["compute"] == pytest.approx(6 * math.log(1 / 0.07), rel=0.05)  # 16, after the last fitted point
     assert rows["entropy"].startswith("entropy reaches 0.12 near ")
-    assert f"90 % interval [{said['low']:.4g}, {said['high']:.4g}]" in rows["entropy"]
+    assert f"90 % interval [{written['low']:.4g}, {written['high']:.4g}]" in rows["entropy"]
 
 
 def test_a_bad_entropy_is_refused_by_line_and_column(decay: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,14 +175,16 @@ def test_a_bad_entropy_is_refused_by_line_and_column(decay: Path, capsys: pytest
     assert f"{decay}: line 5, column nats: -0.6; an entropy is at least 0" in capsys.readouterr().err
 
 
-def test_fit_says_when_a_pilot_will_be_known(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_prints_where_a_pilot_will_be_identified(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(x, 0.3 + 0.3 * x / (x + 10)) for x in range(1, 9)]
     (place / "pilot.csv").write_text("hours,rate\n" + "".join(f"{x},{y:.4f}\n" for x, y in rows))
     assert main(["fit", "pilot.csv", *HOURS]) == 0
     assert rows_of(capsys.readouterr().out)["identified"].startswith(("near", "not within"))
 
 
-def test_fit_says_what_other_burn_ins_would_give(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_prints_the_ceilings_of_other_burn_ins(
+    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", str(curve), *HOURS, "--json", "fit.json"]) == 0
     table = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
     assert table[0].split() == ["LEFT", "OUT", "BEFORE", "POINTS", "VERDICT", "CEILING"]
@@ -191,9 +195,7 @@ def test_fit_says_what_other_burn_ins_would_give(curve: Path, place: Path, capsy
     assert all(each["low"] < 0.6 < each["high"] for each in tried)
 
 
-def test_fit_judges_itself_on_what_it_has_not_seen_and_draws_it(
-    curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_reports_and_draws_held_back_points(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ["--fit-until", "20", "--picture", "fit.png", "--json", "fit.json"]
     assert main(["fit", str(curve), *HOURS, *wanted]) == 0
     assert "over 19 points past 20, " in capsys.readouterr().out
@@ -202,7 +204,7 @@ def test_fit_judges_itself_on_what_it_has_not_seen_and_draws_it(
 
 
 def test_ten_thousand_points_are_fitted_by_every_law(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Warnings are errors in every test; this one has numpy's about overflow and precision in mind."""
+    """Guards against numpy's warnings about overflow and precision, which are errors in every test."""
     x = np.arange(1.0, 10_001.0)
     y = 0.3 + 0.3 * x**1.7 / (x**1.7 + 1500.0**1.7) + np.random.default_rng(4).normal(0.0, 0.02, 10_000)
     (place / "long.csv").write_text("hours,rate\n" + "".join(f"{a:g},{b:.5f}\n" for a, b in zip(x, y, strict=True)))
@@ -226,8 +228,8 @@ def test_compare_orders_curves_and_writes_table_json_and_picture(
     assert main(["compare", str(curve), "slower.csv", *wanted]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "slower"]
-    said = json.loads((place / "cmp.json").read_text())
-    found = {arm["name"]: arm for arm in said["arms"]}
+    written = json.loads((place / "cmp.json").read_text())
+    found = {arm["name"]: arm for arm in written["arms"]}
     assert found["slower"]["compute_ratio"][0] == pytest.approx(2.0, rel=1e-3)  # every point at twice the compute
     assert found["slower"]["kind"] == "efficiency shaper"
     assert (place / "cmp.png").read_bytes().startswith(b"\x89PNG")
@@ -235,7 +237,7 @@ def test_compare_orders_curves_and_writes_table_json_and_picture(
     assert "none.csv: No such file" in capsys.readouterr().err
 
 
-def test_compare_says_where_its_margin_is_from(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_the_origin_of_its_margin(curve: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(7)
     for name in ("one", "two"):
         rows = [(x, 0.1 + 0.5 * x**2 / (64 + x**2) + rng.normal(0.0, 0.02)) for x in range(30)]
@@ -252,7 +254,7 @@ def test_compare_says_where_its_margin_is_from(curve: Path, place: Path, capsys:
     assert "(of 2 replicates)" in capsys.readouterr().out
 
 
-def test_an_interval_without_an_end_is_null_and_a_question_mark() -> None:
+def test_an_open_interval_is_null_and_a_question_mark() -> None:
     found = Forecast("Weak", "why", "sigmoid", 9, 0.0, "hours", ceiling=0.6, ceiling_low=0.5, ceiling_high=0.7)
     arm = Arm("late", found, None, (0.0, -0.1, 0.1), (1.5, 0.0, math.inf), "no difference shown")
     comparison = Comparison((arm,), 0.02, True, 0.6, 0.5)
@@ -261,7 +263,7 @@ def test_an_interval_without_an_end_is_null_and_a_question_mark() -> None:
     assert "1.50x [?, ?]" in comparison_rows(comparison)[0]
 
 
-def test_what_is_no_json_is_not_written(place: Path) -> None:
+def test_infinity_is_not_written_as_json(place: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_json(place / "out.json", {"ratio": math.inf})
     assert list(place.iterdir()) == []
@@ -273,7 +275,7 @@ def test_compare_names_the_leave_one_out_table(capsys: pytest.CaptureFixture[str
     assert "leave-one-out table\n(arXiv:2510.13786, A.8)" in capsys.readouterr().out
 
 
-def test_plan_says_when_a_ceiling_will_be_known_where_to_stop_and_what_to_spend(
+def test_plan_prints_where_to_stop_and_how_to_split_a_budget(
     curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = curve.read_text().splitlines()
@@ -283,16 +285,16 @@ def test_plan_says_when_a_ceiling_will_be_known_where_to_stop_and_what_to_spend(
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["RUN", "curve", "early"]
     whole, early = json.loads((place / "plan.json").read_text())
-    assert whole["identified_at"] == 39.0  # it is known already
+    assert whole["identified_at"] == 39.0  # identified already
     assert whole["expected_width"] <= 0.1
     # .1 + .5 x^2 / (16 + x^2) is .5998 at 200 and .5898, one hundredth less, at x^2 = 16 * 49 = 28^2
     assert whole["stop_at"] == pytest.approx(28.0, abs=1.0)
     assert whole["share"]["compute"] + early["share"]["compute"] == pytest.approx(60.0)
-    assert early["share"]["compute"] > whole["share"]["compute"]  # it has more to gain
+    assert early["share"]["compute"] > whole["share"]["compute"]  # more to gain
     assert "MAY STOP AT" in out
 
 
-def test_plan_marks_a_share_that_rests_on_a_curve_that_is_not_identified(
+def test_plan_marks_a_share_of_an_unidentified_curve(
     curve: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = 0.2 + 0.01 * np.arange(12) + np.random.default_rng(6).normal(0.0, 0.003, 12)

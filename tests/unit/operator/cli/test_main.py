@@ -1,4 +1,4 @@
-"""The `scalerl` command: what it prints, and its exit codes."""
+"""The `scalerl` command: its output and exit codes."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def run(fake_coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> Callabl
     return call
 
 
-def test_a_run_prints_what_happened_and_the_half_way_forecast(
+def test_a_run_prints_its_events_and_the_half_way_forecast(
     write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run({}, write_run()) == 0
@@ -73,7 +73,7 @@ def test_an_invalid_run_starts_nothing(
     assert not (place / "runs").exists()
 
 
-def test_a_failed_run_exits_1_and_shows_the_end_of_the_log(
+def test_a_failed_run_exits_1_and_prints_the_end_of_the_log(
     write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_run(failurePolicy={"maxRestarts": 0})
@@ -83,14 +83,14 @@ def test_a_failed_run_exits_1_and_shows_the_end_of_the_log(
     assert "scalerl: RestartsExhausted: attempt 1 ended with exit code 1: fell at step 3" in err
 
 
-def test_a_run_that_its_surroundings_fail_is_to_be_tried_again(
+def test_an_outage_around_a_run_exits_75(
     write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run({"crash": {"1": [3, 75], "2": [3, 75]}}, write_run(), "--quiet") == 75
     assert "scalerl: RetriesExhausted: " in capsys.readouterr().err
 
 
-def test_a_run_that_a_policy_ends_is_a_success(
+def test_a_run_stopped_by_a_policy_exits_0(
     write_run: Callable[..., Path], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = {"name": "enough", "when": {"passRate": {"above": 0.2}}, "for": 2}
@@ -104,7 +104,7 @@ def test_records_are_neither_overwritten_nor_mixed(
     write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run({}, write_run(), "--quiet") == 0
-    assert capsys.readouterr().out.startswith("\nrun"), "quiet: only how it ended"
+    assert capsys.readouterr().out.startswith("\nrun"), "quiet: only the summary"
     before = (place / "runs" / "tiny" / "evals.jsonl").read_text()
     assert run({}, write_run(), "--quiet") == 2
     assert "--resume goes on with it" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_records_are_neither_overwritten_nor_mixed(
     assert [each.step for each in points] == [0, 10, 20, 30, 40, 50, 60]
 
 
-def test_a_folder_in_use_is_tried_again_later(
+def test_a_folder_in_use_exits_75(
     write_run: Callable[..., Path], run: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with records.lock_folder(RunFolder(place / "runs" / "tiny")):
@@ -130,7 +130,7 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "the machine 
 
 
 @pytest.mark.parametrize(("number", "code"), [r[:2] for r in INTERRUPTS], ids=[r[2] for r in INTERRUPTS])
-def test_a_signal_saves_and_ends(
+def test_a_signal_saves_a_checkpoint_and_ends_the_run(
     write_run: Callable[..., Path],
     run: Callable[..., int],
     place: Path,
@@ -155,9 +155,7 @@ def test_a_signal_saves_and_ends(
     assert records.load_attempts(folder)[0].checkpoint_step in range(10, 16)
 
 
-def test_on_a_terminal_there_is_a_panel(
-    write_run: Callable[..., Path], fake_coordinator: list[str], place: Path
-) -> None:
+def test_a_terminal_gets_a_panel(write_run: Callable[..., Path], fake_coordinator: list[str], place: Path) -> None:
     script = (
         "import sys; from scalerl_operator.cli.commands import CliDeps; from scalerl_operator.cli.main import main;"
         f"sys.exit(main(sys.argv[1:], deps=CliDeps({fake_coordinator!r}, 0.02)))"
@@ -171,7 +169,7 @@ def test_on_a_terminal_there_is_a_panel(
         while True:
             try:
                 found = os.read(master, 4096)
-            except OSError:  # the last process that held it is gone
+            except OSError:  # the last process that held it has exited
                 break
             if not found:
                 break
@@ -211,8 +209,8 @@ def test_status_lists_the_runs_and_finds_one(
     assert row.split()[:3] == ["adder-digits", "Finished", "240/240"]
     assert main(["status", "adder-digits", "--runs", str(run_folder.path.parent)]) == 0
     out = capsys.readouterr().out
-    said = [line.split(maxsplit=1) for line in out.splitlines()[:2]]
-    assert said == [["run", f"adder-digits, in {run_folder.path}"], ["state", "Finished: budget spent at step 240"]]
+    rows = [line.split(maxsplit=1) for line in out.splitlines()[:2]]
+    assert rows == [["run", f"adder-digits, in {run_folder.path}"], ["state", "Finished: budget spent at step 240"]]
     assert "attempt 1 was killed by signal 9" in out
     assert main(["status", str(run_folder.path), "-o", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["status"]["progress"]["step"] == 240
@@ -232,22 +230,24 @@ def test_report_writes_the_report(run_folder: RunFolder, capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("place")
-def test_logs_of_this_machine(run_folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_a_run_on_this_machine(run_folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", str(run_folder.path)]) == 2
     assert "has no log yet" in capsys.readouterr().err
     run_folder.log.write_bytes(b"one\ntwo \xff\nthree\n")
     assert main(["logs", str(run_folder.path)]) == 0
     assert capsys.readouterr().out == "one\ntwo \ufffd\nthree\n"
-    assert main(["logs", str(run_folder.path), "--tail", "1", "--follow"]) == 0, "nobody drives it: that is its end"
+    assert main(["logs", str(run_folder.path), "--tail", "1", "--follow"]) == 0, (
+        "no process drives it, so its log is complete"
+    )
     assert capsys.readouterr().out == "three\n"
     assert main(["logs", str(run_folder.path), "--tail", "0"]) == 0
     assert capsys.readouterr().out == ""
     assert main(["logs", str(run_folder.path), "--role", "trainer", "-p"]) == 2
-    assert "--role, --previous: about pods" in capsys.readouterr().err
+    assert "--role, --previous: for pods" in capsys.readouterr().err
 
 
 def test_a_log_of_this_machine_is_followed_until_its_run_is_over(run_folder: RunFolder) -> None:
-    """The last words are written just before the run ends."""
+    """The last line is written just before the run ends."""
     run_folder.log.write_text("one\n")
     with records.lock_folder(run_folder):
         pieces = records.read_log(run_folder, tail=None, follow=True)

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: lines in a log, a panel on a terminal, colours only where wanted."""
+"""The display of a run's progress: lines in a log, a panel on a terminal, colours unless NO_COLOR is set."""
 
 import io
 from collections.abc import Callable
@@ -24,7 +24,7 @@ VALUES = {
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -51,16 +51,16 @@ def make_view(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -
             }
         )
         evals = (point(0, pass_rate=0.31), point(1, pass_rate=0.42))
-        seen = ObservedState(progress=progress, evals=evals, eta_seconds=252.0)
+        observed = ObservedState(progress=progress, evals=evals, eta_seconds=252.0)
         run = make_run()
-        status = build_status(run, seen, Assessment(), ("Running", ""), NOW)
+        status = build_status(run, observed, Assessment(), ("Running", ""), NOW)
         return ProgressView(run.model_copy(update={"status": status}), progress, evals, missed)
 
     return make
 
 
 class Clock:
-    """Seconds that the test sets."""
+    """A clock that the test sets, in seconds."""
 
     now = 100.0
 
@@ -68,7 +68,7 @@ class Clock:
         return self.now
 
 
-def test_every_number_of_the_run_is_in_one_line(make_view: Callable[..., ProgressView]) -> None:
+def test_a_line_has_every_number_of_the_run(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     Lines(stream, Clock()).update(make_view())
     # 0.1 device-h in 6 of 120 steps are 2 device-h in all; 6/120 is the first twentieth.
@@ -79,7 +79,7 @@ def test_every_number_of_the_run_is_in_one_line(make_view: Callable[..., Progres
     )
 
 
-def test_a_log_gets_a_line_for_a_twentieth_and_not_for_a_poll(make_view: Callable[..., ProgressView]) -> None:
+def test_a_log_gets_one_line_for_each_twentieth_of_the_run(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     lines = Lines(stream, Clock())
     for step in (6, 6, 7, 11, 12, 13, 17, 18):
@@ -87,7 +87,7 @@ def test_a_log_gets_a_line_for_a_twentieth_and_not_for_a_poll(make_view: Callabl
     assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["6/120", "12/120", "18/120"]
 
 
-def test_details_of_a_state_come_now_and_then(make_view: Callable[..., ProgressView]) -> None:
+def test_details_of_a_state_are_written_every_15_seconds(make_view: Callable[..., ProgressView]) -> None:
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     for seconds in range(31):
@@ -98,7 +98,7 @@ def test_details_of_a_state_come_now_and_then(make_view: Callable[..., ProgressV
     assert stream.getvalue().splitlines() == expected
 
 
-def test_missed_answers_are_said(make_view: Callable[..., ProgressView]) -> None:
+def test_missed_polls_are_reported(make_view: Callable[..., ProgressView]) -> None:
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     lines.update(make_view(step=0, missed=2))
@@ -107,7 +107,7 @@ def test_missed_answers_are_said(make_view: Callable[..., ProgressView]) -> None
     assert stream.getvalue().splitlines() == ["Training", "Training (no answer to the last 3 polls)"]
 
 
-def test_the_panel_shows_the_same_and_takes_no_text_for_markup(make_view: Callable[..., ProgressView]) -> None:
+def test_the_panel_shows_the_same_numbers_and_escapes_markup(make_view: Callable[..., ProgressView]) -> None:
     stream = io.StringIO()
     Console(file=stream, width=100, color_system=None).print(
         build_panel(make_view(detail="loading [bold]x[/nonsense]"))
@@ -119,7 +119,7 @@ def test_the_panel_shows_the_same_and_takes_no_text_for_markup(make_view: Callab
     assert "forecast" in text
 
 
-def test_a_terminal_gets_the_panel_and_the_events_stay_above_it(make_view: Callable[..., ProgressView]) -> None:
+def test_events_stay_above_the_panel(make_view: Callable[..., ProgressView]) -> None:
     stream = Terminal()
     with open_display(stream, {"TERM": "xterm-256color"}, quiet=False) as display:
         assert isinstance(display, Panelled)
@@ -128,7 +128,7 @@ def test_a_terminal_gets_the_panel_and_the_events_stay_above_it(make_view: Calla
     text = stream.getvalue()
     assert "eval held_out at step 5" in text
     assert text.index("eval held_out") < text.rindex("0.420 ± 0.020")
-    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is given back"
+    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
 
 
 COLOURS = [
@@ -139,7 +139,7 @@ COLOURS = [
 
 
 @pytest.mark.parametrize(("environment", "coloured"), [r[:2] for r in COLOURS], ids=[r[2] for r in COLOURS])
-def test_colours_only_where_they_are_wanted(
+def test_no_color_turns_colours_off(
     make_view: Callable[..., ProgressView], environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
@@ -152,7 +152,7 @@ def test_colours_only_where_they_are_wanted(
     assert ("\x1b[36m" in stream.getvalue()) == coloured
 
 
-def test_no_terminal_or_a_dumb_one_gets_lines() -> None:
+def test_without_a_capable_terminal_lines_are_written() -> None:
     assert isinstance(open_display(io.StringIO(), {}, quiet=False), Lines)
     assert isinstance(open_display(Terminal(), {"TERM": "dumb"}, quiet=False), Lines)
     assert isinstance(open_display(Terminal(), {"TERM": "xterm"}, quiet=True), Quiet)

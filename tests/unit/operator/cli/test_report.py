@@ -1,4 +1,4 @@
-"""The report of a run folder: files, numbers, and what an unfinished run leaves out."""
+"""The report of a run folder: its files and numbers, also of an unfinished run."""
 
 import io
 import shutil
@@ -36,10 +36,10 @@ def test_the_report_is_one_file_with_its_pictures(report: Path) -> None:
     for name in ("pass_rate.png", "downstream.png", "training.png"):
         with Image.open(report.parent / name) as image:
             assert image.width > 1500
-    assert "http" not in text, "it needs nothing from outside"
+    assert "http" not in text, "it loads nothing from outside"
 
 
-def test_the_report_says_what_happened(report: Path) -> None:
+def test_the_report_has_state_forecast_attempts_and_spec(report: Path) -> None:
     text = report.read_text()
     status = records.load_run(RunFolder(report.parent)).status
     assert status is not None
@@ -58,18 +58,18 @@ def test_the_report_says_what_happened(report: Path) -> None:
     assert [each for each in wanted if each not in text] == []
 
 
-def test_panels_are_metrics_that_the_runtime_measures() -> None:
+def test_panels_draw_metrics_of_the_runtime() -> None:
     metrics = pytest.importorskip("scalerl_runtime.process.metrics")
     known = {metric.name for metric in metrics.STEP_METRICS}
     assert DRAWN - known == set()
 
 
 @pytest.mark.parametrize("evals", [1, 8], ids=["before the first step", "no verdict yet"])
-def test_a_run_that_has_just_begun_has_a_report(run_folder: RunFolder, evals: int) -> None:
+def test_a_run_that_has_just_started_has_a_report(run_folder: RunFolder, evals: int) -> None:
     cut(run_folder, evals=evals)
     text = write_report(run_folder).read_text()
     assert (run_folder.path / "pass_rate.png").exists()
-    assert not (run_folder.path / "training.png").exists(), "there is nothing to draw"
+    assert not (run_folder.path / "training.png").exists(), "no step is recorded"
     assert ("none: no evaluation in the first half" in text) == (evals == 1)
 
 

@@ -26,23 +26,23 @@ def make_status(reason: str, *, complete: str = "False") -> RLRunStatus:
 
 
 ROWS = [
-    (make_status("Training"), True, "Training", "somebody drives it"),
-    (make_status("Training"), False, "Interrupted", "nobody does, though its last word was that it trains"),
-    (make_status("StoppedByPolicy", complete="True"), False, "StoppedByPolicy", "what is over needs no driver"),
+    (make_status("Training"), True, "Training", "a process drives it"),
+    (make_status("Training"), False, "Interrupted", "no process drives it, though its last state is Training"),
+    (make_status("StoppedByPolicy", complete="True"), False, "StoppedByPolicy", "a run that is over needs no process"),
 ]
 
 
 @pytest.mark.parametrize(("status", "driven", "state"), [r[:3] for r in ROWS], ids=[r[3] for r in ROWS])
-def test_a_row_says_how_it_stands(
+def test_a_row_shows_state_progress_forecast_and_age(
     make_run: Callable[..., RLRun], status: RLRunStatus, driven: bool, state: str
 ) -> None:
     run = make_run().model_copy(update={"status": status})
-    began = NOW - timedelta(hours=3, minutes=5)
-    row = status_row(run, driven, began, NOW)
+    started = NOW - timedelta(hours=3, minutes=5)
+    row = status_row(run, driven, started, NOW)
     assert row == ("tiny", state, "30/120", "0.413", "0.61 [0.55,0.70]", "0.1235", "3h05m")
 
 
-def test_what_is_not_known_is_a_dash(make_run: Callable[..., RLRun]) -> None:
+def test_an_unknown_value_is_a_dash(make_run: Callable[..., RLRun]) -> None:
     assert status_row(make_run(), False, None, NOW) == ("tiny", "Pending", "-", "-", "-", "-", "-")
 
 

@@ -1,4 +1,4 @@
-"""Numbers and forecasts in words."""
+"""Numbers and forecasts as text."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_compute_has_three_digits_and_its_unit() -> None:
     assert format_compute(7439.6, "GPU-h") == "7,440 GPU-h"
 
 
-def test_a_forecast_shows_what_it_knows() -> None:
+def test_a_forecast_shows_its_known_values() -> None:
     assert describe_forecast(None, "GPU-h") == "after the first evaluations"
     refused = ForecastStatus(verdict="NotIdentified", reason="3 usable points", points=3, ceiling_low=0.2)
     assert describe_forecast(refused, "GPU-h") == "NotIdentified: 3 usable points"
@@ -45,7 +45,7 @@ def test_a_forecast_shows_what_it_knows() -> None:
     )
 
 
-def test_the_half_way_forecast_stands_beside_what_happened() -> None:
+def test_the_half_way_forecast_is_shown_with_the_final_measurement() -> None:
     halfway = Halfway(
         made_at_step=60,
         made_at_gpu_hours=1.5,
@@ -68,8 +68,8 @@ def test_the_half_way_forecast_stands_beside_what_happened() -> None:
         ("then measured", "0.550 ± 0.010 (step 120, 3 GPU-h)"),
         ("error", "+0.050, OUTSIDE the 90 % band"),
     ]
-    blind = halfway.model_copy(update={"predicted": None, "low": None, "high": None})
-    assert dict(describe_halfway(blind, "GPU-h"))["it predicted"] == "nothing"
+    unpredicted = halfway.model_copy(update={"predicted": None, "low": None, "high": None})
+    assert dict(describe_halfway(unpredicted, "GPU-h"))["it predicted"] == "nothing"
     assert describe_halfway(None, "GPU-h")[0][1].startswith("none: ")
 
 
