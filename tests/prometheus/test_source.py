@@ -14,7 +14,7 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_api.wire import EvalPoint, Progress
-from scalerl_operator.decide.assessment import forecast_missing, summarize
+from scalerl_operator.decide.assessment import forecast_prefix, summarize
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun
 from scalerl_operator.resources.names import PodRole
@@ -241,7 +241,7 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
         return poller
 
     told = asyncio.run(poll()).told(seen)
-    expected = summarize(spec, forecast_missing(spec, points, [], 0.0), points)
+    expected = summarize(spec, [forecast_prefix(spec, points, 0.0)], points)
     assert told.judged is not None
     assert told.judged.forecast is not None
     assert expected.forecast is not None

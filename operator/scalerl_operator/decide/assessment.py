@@ -71,23 +71,15 @@ def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None
     )
 
 
-def forecast_missing(
-    run: RLRun, evals: Sequence[EvalPoint], made: Sequence[ForecastLine], time: float
-) -> list[ForecastLine]:
-    """Return the forecasts of the weights that went on, in order: those of `made`, and those that are missing.
+def forecast_prefixes(run: RLRun, prefixes: Sequence[Sequence[EvalPoint]], time: float) -> list[ForecastLine]:
+    """Return the forecast of each prefix of the run's evaluations, with the budget as estimated at its last one."""
+    return [forecast_prefix(run, prefix, time) for prefix in prefixes]
 
-    Missing may be those after the last evaluations that a stop policy looks at. An operator that has started anew makes
-    them again; what lies before them decides nothing any more.
-    """
-    measured = surviving(evals)
-    wanted = max((policy.for_evals for policy in run.spec.stop_policies), default=1)
-    lines = match_forecasts(made, measured)
-    for count in range(max(1, len(measured) - wanted + 1), len(measured) + 1):
-        point = measured[count - 1]
-        if eval_key(point) not in lines:
-            budget = budget_gpu_hours(run, point.step, point.compute_gpu_hours)
-            lines[eval_key(point)] = forecast_points(run, measured[:count], budget, time)
-    return [lines[eval_key(point)] for point in measured if eval_key(point) in lines]
+
+def forecast_prefix(run: RLRun, prefix: Sequence[EvalPoint], time: float) -> ForecastLine:
+    """Return the forecast that a prefix of the run's evaluations allows."""
+    budget = budget_gpu_hours(run, prefix[-1].step, prefix[-1].compute_gpu_hours)
+    return forecast_points(run, prefix, budget, time)
 
 
 def foresee_entropy(run: RLRun, evals: Sequence[EvalPoint]) -> EntropyForecast | None:

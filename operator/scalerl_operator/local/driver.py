@@ -4,20 +4,20 @@ Everything that must outlive this process is in the run's folder before it is ac
 replaced by `scalerl run --resume`.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EvalPoint, Progress, Termination
-from scalerl_operator.decide.assessment import forecast_points, summarize
+from scalerl_operator.decide.assessment import forecast_prefix
 from scalerl_operator.decide.events import list_events
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.lifecycle import Done, Kill, Limits, Start, Terminate, Wait, plan_run
+from scalerl_operator.decide.run_tracker import RunTracker
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND, CoordinatorProcess
 from scalerl_operator.local.durable_files import append_line, save_text
@@ -25,14 +25,12 @@ from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
 from scalerl_operator.render.text import ProgressView, describe_eval
 from scalerl_operator.run.attempts import describe_exit, start_attempt, termination_fields
-from scalerl_operator.run.evals import EvalKey, eval_key, merge_evals, next_index, surviving
-from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
+from scalerl_operator.run.evals import EvalKey, eval_key
+from scalerl_operator.run.forecast_log import ForecastLine
 from scalerl_operator.run.immutable_fields import find_fixed_changes
 from scalerl_operator.run.observed import Assessment, ObservedState
-from scalerl_operator.run.progress import budget_gpu_hours, close_progress, eta_seconds
+from scalerl_operator.run.progress import close_progress
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
-
-PACE_SAMPLES = 1000
 
 
 class FolderInUse(Exception):
@@ -99,38 +97,29 @@ def drive(run: RLRun, folder: RunFolder, display: Display, deps: DriverDeps) -> 
 
 @dataclass
 class _Driver:
-    """The loop's memory. Everything in it can be rebuilt from the folder and the coordinator."""
+    """The loop's state. Everything in it can be rebuilt from the folder and the coordinator."""
 
     run: RLRun
     folder: RunFolder
     display: Display
     deps: DriverDeps
     pool: ThreadPoolExecutor
-    seen: ObservedState = field(init=False)
+    attempts: tuple[AttemptStatus, ...] = ()
+    first_attempt: int = 1
     coordinator: CoordinatorProcess | None = None
-    forecasts: list[ForecastLine] = field(init=False)
-    pending: deque[tuple[EvalKey, Future[ForecastLine]]] = field(default_factory=deque)
-    """The forecasts that are being made, oldest first."""
-    pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
-    judged: Assessment = Assessment()
-    missed: int = 0
-    since: int = 0
-    """Points that the running coordinator has told; the one before may have counted others by the same numbers."""
+    tracker: RunTracker = field(init=False)
+    fits: dict[EvalKey, Future[ForecastLine]] = field(default_factory=dict)
+    """The forecasts under way, oldest first, by the evaluation that they follow."""
     written: RLRunStatus | None = None
 
     def __post_init__(self) -> None:
-        attempts = records.load_attempts(self.folder)
-        if attempts and not attempts[-1].over:
-            attempts = (*attempts[:-1], self._close_lost(attempts[-1]))
-        self.forecasts = records.load_forecasts(self.folder)
-        self.seen = ObservedState(
-            attempts=attempts,
-            first_attempt=attempts[-1].number + 1 if attempts else 1,
-            evals=records.load_evals(self.folder),
-        )
-        self.judged = summarize(self.run, self.forecasts, self.seen.evals)
-        self._ask_forecasts()
-        self._take_forecasts(wait=True)  # a policy that holds already must hold before anything is started
+        self.attempts = records.load_attempts(self.folder)
+        if self.attempts and not self.attempts[-1].over:
+            self.attempts = (*self.attempts[:-1], self._close_lost(self.attempts[-1]))
+        self.first_attempt = self.attempts[-1].number + 1 if self.attempts else 1
+        self.tracker = RunTracker(every_prefix=True, evals=records.load_evals(self.folder))
+        self.tracker.add_forecasts(self.run, records.load_forecasts(self.folder))
+        self._forecast(wait=True)  # a policy that holds already must hold before anything is started
 
     def _close_lost(self, attempt: AttemptStatus) -> AttemptStatus:
         """Write down the end of an attempt whose driver died: the lock says that its processes are gone."""
@@ -143,88 +132,85 @@ class _Driver:
         return closed
 
     def look(self) -> None:
-        """Bring `seen` up to date."""
+        """Bring the observed state up to date."""
         if self.coordinator is not None:
             code = self.coordinator.poll()
             if code is None:
                 self._poll_progress(self.coordinator)
             else:
                 self._note_end(code)
-        self._ask_forecasts()
-        self._take_forecasts(wait=self.coordinator is None)
-        progress = self.seen.progress
-        eta = eta_seconds(self.run, self.pace) if progress is not None else None
-        self.seen = replace(self.seen, interrupts=self.deps.interrupts.count, eta_seconds=eta)
+        self._forecast(wait=self.coordinator is None)
+
+    def _observe(self) -> ObservedState:
+        return ObservedState(
+            attempts=self.attempts,
+            first_attempt=self.first_attempt,
+            progress=self.tracker.progress,
+            heard=self.tracker.answered,
+            evals=self.tracker.evals,
+            eta_seconds=self.tracker.eta_seconds(self.run),
+            interrupts=self.deps.interrupts.count,
+        )
 
     def _poll_progress(self, coordinator: CoordinatorProcess) -> None:
         address = coordinator.read_address()
         if address is None:
             return
+        timeout = self.deps.answer_seconds
         try:
-            progress = fetch_progress(address, coordinator.token, self.since, timeout_seconds=self.deps.answer_seconds)
+            progress = fetch_progress(address, coordinator.token, self.tracker.since, timeout_seconds=timeout)
         except TelemetryError:
-            self.missed += 1
+            self.tracker.count_miss()
             return
-        self.missed = 0
-        if not self.pace or progress.step != self.pace[-1][1]:
-            self.pace.append((progress.time, progress.step))
-        self.since = max(self.since, next_index(progress.evals))
-        self._add_evals(progress.evals)
-        self.seen = replace(self.seen, progress=progress, heard=self.deps.now())
+        self._show_evals(self.tracker.take_answer(progress, self.deps.now()).new_evals)
 
-    def _add_evals(self, points: Sequence[EvalPoint]) -> None:
-        before = {(point.dataset, point.step, point.attempt) for point in self.seen.evals}
-        self.seen = replace(self.seen, evals=merge_evals(self.seen.evals, points))
+    def _show_evals(self, points: Sequence[EvalPoint]) -> None:
         for point in points:
-            if (point.dataset, point.step, point.attempt) not in before:
-                self.display.event(describe_eval(point))
+            self.display.event(describe_eval(point))
 
     def _note_end(self, code: int) -> None:
-        """Take in what the coordinator left: its points first, for the last poll was before its last words."""
-        self._add_evals([p for p in records.load_evals(self.folder) if p not in self.seen.evals])
+        """Store what the coordinator left. Its points come first: the last poll was before its termination message."""
+        known = self.tracker.evals
+        self._show_evals(self.tracker.add_evals([p for p in records.load_evals(self.folder) if p not in known]))
         termination = records.load_termination(self.folder)
-        last = self.seen.progress
+        last = self.tracker.progress
         steps = records.load_steps(self.folder)
-        progress = close_progress(self.run, self.seen.attempts[-1].number, last, termination, steps)
-        told = _saved_step(termination)
-        rule = find_rule(self.run.spec.failure_policy, Ending(self.seen.attempts[-1].stop_cause, code))
-        attempt = self.seen.attempts[-1].model_copy(
+        progress = close_progress(self.run, self.attempts[-1].number, last, termination, steps)
+        saved = _saved_step(termination)
+        rule = find_rule(self.run.spec.failure_policy, Ending(self.attempts[-1].stop_cause, code))
+        attempt = self.attempts[-1].model_copy(
             update={
                 "ended": self.deps.now(),
                 "rule": rule.name if rule is not None else None,
                 "ruled": rule.action if rule is not None else None,
                 "exit_code": code,
-                "checkpoint_step": told if told is not None else _saved_step(last),
+                "checkpoint_step": saved if saved is not None else _saved_step(last),
                 **termination_fields(termination),
             }
         )
         self._write_attempt(attempt, termination)
-        self.coordinator, self.missed = None, 0
-        self.seen = replace(self.seen, progress=progress)
+        self.coordinator = None
+        self.tracker.end_attempt(progress)
         self.display.event(describe_exit(attempt))
 
-    def _ask_forecasts(self) -> None:
-        """Judge every prefix that has not been judged, in order, away from this thread."""
-        points = surviving(self.seen.evals)
-        known = match_forecasts(self.forecasts, points).keys() | {key for key, _ in self.pending}
-        for count, point in enumerate(points, start=1):
-            if eval_key(point) not in known:
-                budget = budget_gpu_hours(self.run, point.step, point.compute_gpu_hours)
-                time = self.deps.now().timestamp()
-                future = self.pool.submit(forecast_points, self.run, points[:count], budget, time)
-                self.pending.append((eval_key(point), future))
-
-    def _take_forecasts(self, *, wait: bool) -> None:
-        while self.pending and (wait or self.pending[0][1].done()):
-            line = self.pending.popleft()[1].result()
+    def _forecast(self, *, wait: bool) -> None:
+        """Make every forecast that is missing, in order, in the pool; store and assess those that are finished."""
+        for prefix in self.tracker.missing_prefixes(self.run):
+            key, now = eval_key(prefix[-1]), self.deps.now().timestamp()
+            if key not in self.fits:
+                self.fits[key] = self.pool.submit(forecast_prefix, self.run, prefix, now)
+        for key in list(self.fits):
+            if not wait and not self.fits[key].done():
+                return
+            line = self.fits.pop(key).result()
             append_line(self.folder.forecasts, line.to_line())
-            self.forecasts.append(line)
-            self.judged = summarize(self.run, self.forecasts, self.seen.evals)
+            self.tracker.add_forecasts(self.run, [line])
 
     def decide(self) -> Start | Terminate | Kill | Wait | Done:
         """Return what to do; the status that goes with it is written."""
         now = self.deps.now()
-        plan = plan_run(self.run, self.seen, self.judged, now, self.deps.limits)
+        assessment = self.tracker.assessment or Assessment()
+        plan = plan_run(self.run, self._observe(), assessment, now, self.deps.limits)
         for each in list_events(self.run.status, plan.status):
             if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself says all else
                 self.display.event(each.message)
@@ -232,7 +218,7 @@ class _Driver:
         if _worth_writing(plan.status) != self.written:
             records.save_status(self.folder, self.run)
             self.written = _worth_writing(plan.status)
-        self.display.update(ProgressView(self.run, self.seen.progress, self.seen.evals, self.missed))
+        self.display.update(ProgressView(self.run, self.tracker.progress, self.tracker.evals, self.tracker.missed))
         return plan.action
 
     def act(self, action: Start | Terminate | Kill | Wait) -> float:
@@ -259,16 +245,14 @@ class _Driver:
     def _start(self, number: int) -> None:
         self._write_attempt(start_attempt(number, self.deps.now()))
         grace = self.run.spec.deadlines.checkpoint_seconds + self.deps.limits.exit_seconds
-        self.pace.clear()
-        self.missed = self.since = 0
-        self.seen = replace(self.seen, heard=None)
+        self.tracker.begin_attempt(number)
         self.coordinator = CoordinatorProcess(
             self.folder, number, self.deps.command, grace_seconds=grace, inherit=self.deps.inherit
         )
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))
 
     def _note_stop(self, cause: StopCause, message: str) -> None:
-        attempt = self.seen.attempts[-1]
+        attempt = self.attempts[-1]
         if attempt.stop_cause is None:
             asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.deps.now()}
             self._write_attempt(attempt.model_copy(update=asked))
@@ -276,8 +260,8 @@ class _Driver:
     def _write_attempt(self, attempt: AttemptStatus, termination: Termination | None = None) -> None:
         """Replace or add an attempt, on disk first."""
         records.append_attempt(self.folder, attempt, termination)
-        others = tuple(each for each in self.seen.attempts if each.number != attempt.number)
-        self.seen = replace(self.seen, attempts=(*others, attempt))
+        others = tuple(each for each in self.attempts if each.number != attempt.number)
+        self.attempts = (*others, attempt)
 
     def close(self) -> None:
         """Leave nothing alive, whatever went wrong."""
@@ -286,8 +270,8 @@ class _Driver:
             self._note_end(self.coordinator.poll() or 0)
 
 
-def _saved_step(told: Progress | Termination | None) -> int | None:
-    return told.checkpoint.step if told is not None and told.checkpoint is not None else None
+def _saved_step(source: Progress | Termination | None) -> int | None:
+    return source.checkpoint.step if source is not None and source.checkpoint is not None else None
 
 
 def _worth_writing(status: RLRunStatus) -> RLRunStatus:

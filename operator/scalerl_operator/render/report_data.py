@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
-from scalerl_operator.decide.assessment import forecast_points
+from scalerl_operator.decide.assessment import forecast_prefixes
 from scalerl_operator.reconcile.pod_view import EventView
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
-from scalerl_operator.run.progress import budget_gpu_hours
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,4 @@ def rebuild_forecasts(run: RLRun, evals: Sequence[EvalPoint], time: float) -> li
     half = measured[-1].compute_gpu_hours / 2 * (1 + 1e-9)
     early = sum(point.compute_gpu_hours <= half for point in measured)
     counts = sorted({early, len(measured)} - {0})
-    return [_forecast(run, measured[:count], time) for count in counts]
-
-
-def _forecast(run: RLRun, points: Sequence[EvalPoint], time: float) -> ForecastLine:
-    last = points[-1]
-    return forecast_points(run, points, budget_gpu_hours(run, last.step, last.compute_gpu_hours), time)
+    return forecast_prefixes(run, [measured[:count] for count in counts], time)

@@ -11,7 +11,6 @@ from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import (
     STATED_INPUTS,
     fit_points,
-    forecast_missing,
     forecast_points,
     foresee_entropy,
     scatter_of,
@@ -154,19 +153,6 @@ def lost_and_measured_again(point: MakePoint) -> list[EvalPoint]:
         point(3, compute_gpu_hours=3.5, attempt=2),
         point(4, compute_gpu_hours=4.0),
     ]
-
-
-def test_points_that_were_measured_again_get_forecasts_of_their_own(
-    make_run: Callable[..., RLRun], point: MakePoint
-) -> None:
-    """The lines for attempt 1 are an older version's: they say no attempt."""
-    run = make_run(stopPolicies=[{"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": 3}])
-    made = [line(10 * index, float(index), straight()) for index in range(5)]
-    evals = lost_and_measured_again(point)
-    found = forecast_missing(run, evals, made, 7.0)
-    assert [(each.step, each.attempt) for each in found] == [(0, None), (10, None), (20, 2), (30, 2)]
-    assert found[:2] == made[:2]
-    assert forecast_missing(run, evals, found, 8.0) == found, "none twice"
 
 
 def test_consecutive_evaluations_are_those_of_the_weights_that_went_on(
