@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run the role that the command line names; return the exit code of the wire."""
+    """Run the role that the command line names; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m scalerl_runtime", description="A process of an RLRun.")
-    text = "coordinator: drives the run; worker: a further pod, whose processes are Ray's"
+    text = "coordinator: drives the run; worker: a further pod, in which Ray starts the processes"
     parser.add_argument("role", choices=["coordinator", "worker"], help=text)
     role = parser.parse_args().role
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -44,23 +44,23 @@ async def _coordinate(variables: Mapping[str, str]) -> int:
 
 
 async def _start_head(variables: Mapping[str, str]) -> str:
-    """Start Ray's head in this pod. A spec that is wrong is left to the coordinator, who says so."""
+    """Start Ray's head in this pod. On a wrong spec return "": the attempt then reports its faults."""
     try:
         run = _load(variables)
     except InvalidRun:
         return ""
-    seat, seconds = NodeRole.parse(variables, run), run.spec.deadlines.start_seconds
-    folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
-    return await start_head(seat, num_cpus=os.cpu_count() or 1, folder=folder, seconds=seconds)
+    node, seconds = NodeRole.parse(variables, run), run.spec.deadlines.start_seconds
+    folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: a path of a unix socket below it has at most 107 bytes
+    return await start_head(node, num_cpus=os.cpu_count() or 1, folder=folder, seconds=seconds)
 
 
 async def _work(variables: Mapping[str, str]) -> int:
     try:
-        seat = NodeRole.parse(variables, _load(variables))
+        node = NodeRole.parse(variables, _load(variables))
     except InvalidRun as error:
         log.error("%s", error)
         return EXIT_INVALID
-    return await run_worker_node(seat, num_cpus=os.cpu_count() or 1)
+    return await run_worker_node(node, num_cpus=os.cpu_count() or 1)
 
 
 def _load(variables: Mapping[str, str]) -> RLRun:

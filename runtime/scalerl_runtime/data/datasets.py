@@ -1,4 +1,4 @@
-"""Reads the data sets of a run and makes prompts of them; names every bad row. I/O."""
+"""Reads the data sets of a run into prompts and records every bad row. I/O."""
 
 import difflib
 import json
@@ -24,10 +24,10 @@ from scalerl_runtime.data.prompts import (
 from scalerl_runtime.types import Prompt
 
 GENERATED = "reasoning_gym:"
-NUM_NAMED = 10  # bad rows that a refusal names; more would bury the message
+NUM_NAMED = 10  # bad rows in an error; more would hide its message
 PARQUET_ROWS = 1024  # read at once
 
-# A record, or the fault that kept it from being read; with the name of its place.
+# The place of a record, and the record or the fault that prevented reading it.
 Record = tuple[str, object | Fault]
 
 
@@ -40,16 +40,16 @@ class Data:
     """Every prompt of a run."""
 
     train: tuple[Prompt, ...]
-    held_out: tuple[Prompt, ...]  # no text twice, none of them in `train`
-    downstream: Mapping[str, tuple[Prompt, ...]]  # by name; none of them in `train`
-    bad_rows: tuple[Fault, ...]  # left out; at most the stated share of each source
+    held_out: tuple[Prompt, ...]  # texts are unique and not in `train`
+    downstream: Mapping[str, tuple[Prompt, ...]]  # by name; no prompt is in `train`
+    bad_rows: tuple[Fault, ...]  # skipped; at most `maxBadShare` of each source
     num_removed: int  # training rows with the text of a held-out or downstream prompt
 
 
 def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int) -> Data:
     """Read every source of the run. The same seed gives the same prompts, ids and split.
 
-    Raises InvalidRun with a fault per cause, DataUnavailable if the hub does not answer.
+    Raises InvalidRun with a fault per cause, DataUnavailable if the hub does not respond.
     """
     spec = run.spec.data
     if spec.prompt_format == "chat" and tokenizer.chat_template is None:
@@ -73,7 +73,7 @@ def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int) -> Da
 
 
 def _derive_seed(seed: int, number: int) -> int:
-    """A seed far from its neighbours': reasoning_gym's row i of seed s is its row i - 1 of seed s + 1."""
+    """Return an unrelated seed for each number: reasoning_gym's row i of seed s is its row i - 1 of seed s + 1."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
@@ -91,7 +91,7 @@ def _check_split(run: RLRun, num_held_out: int, num_train: int) -> None:
 def _load_prompts(
     run: RLRun, recipe: Recipe, tokenizer: Tokenizer, source: tuple[str, DatasetSpec], seed: int
 ) -> tuple[list[Prompt], list[Fault]]:
-    """Return the prompts and the bad rows of one source (its path in the spec, and what it says)."""
+    """Return the prompts and the bad rows of one `source`: its path in the spec, and its spec."""
     path, spec = source
     if spec.source.startswith(GENERATED):
         records: Iterable[Record] = generate_records(
@@ -108,7 +108,7 @@ def _load_prompts(
 
 
 def parse_records(records: Iterable[Record], spec: DatasetSpec) -> tuple[list[Row], list[Fault]]:
-    """Return the well-formed rows and the faults of the others."""
+    """Return the well-formed rows and the faults of the other records."""
     rows: list[Row] = []
     faults: list[Fault] = []
     for index, (where, record) in enumerate(records):
@@ -121,7 +121,7 @@ def parse_records(records: Iterable[Record], spec: DatasetSpec) -> tuple[list[Ro
 
 
 def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source: str, max_share: float) -> None:
-    """Raise InvalidRun if more than `max_share` of the rows is bad, or if there is none that is good."""
+    """Raise InvalidRun if more than `max_share` of the rows is bad, or if no row is good."""
     if num_read == 0:
         raise InvalidRun([Fault(f"{path}.source", source, "at least one row")])
     share = len(faults) / num_read
@@ -144,7 +144,7 @@ def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
 
 
 def _read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:  # bytes, so that one line in a wrong encoding is one bad row
+    with file.open("rb") as lines:  # bytes: a line in a wrong encoding is then one bad row
         for number, line in enumerate(lines, start=1):
             where = f"{file}:{number}"
             if not line.strip():
@@ -156,7 +156,7 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 
 
 def _read_parquet(file: Path, path: str) -> Iterator[Record]:
-    import pyarrow as arrow  # type: ignore[import-untyped]  # has no stubs; imported late: not every run reads parquet
+    import pyarrow as arrow  # type: ignore[import-untyped]  # has no stubs; imported here because few runs read parquet
     import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # the same
 
     try:
@@ -188,12 +188,12 @@ def _fetch_hub(spec: DatasetSpec, path: str) -> Iterator[Record]:
 
 
 def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) -> Iterator[Record]:
-    """Yield `size` generated records; `prompt` is another name of the task's `question`.
+    """Yield `size` generated records; `prompt` is an alias of the task's `question`.
 
     Args:
-        spec, path: the source, and where the spec says so.
+        spec, path: the source and its path in the run's spec.
         seed: of the generator.
-        whole: put the whole record into the answer, as the verifier `reasoning_gym` needs it.
+        whole: store the whole record in the answer, which the verifier `reasoning_gym` needs.
 
     Raises InvalidRun for an unknown task, an unknown option or a refused value.
     """
@@ -211,7 +211,7 @@ def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) ->
         raise InvalidRun([Fault(f"{path}.task.{name}", repr(spec.task[name]), allowed) for name in unknown])
     try:
         table = reasoning_gym.create_dataset(task, seed=seed, size=spec.size, **spec.task)
-    except (AssertionError, TypeError, ValueError) as error:  # how its options are checked
+    except (AssertionError, TypeError, ValueError) as error:  # its options are checked in these ways
         raise InvalidRun([Fault(f"{path}.task", repr(spec.task), f"{task} refuses it: {error}")]) from error
     return _name_generated(spec, path, table, whole=whole)
 

@@ -1,4 +1,4 @@
-"""Demonstrations for the warm start: traces written for generated tasks, or pairs from a file. I/O at loading only."""
+"""Demonstrations for the warm start: traces of generated tasks, or pairs from a file. I/O at loading only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from scalerl_runtime.data.prompts import END_THINK, THINK, Tokenizer, parse_entr
 from scalerl_runtime.data.worked_answers import WorkedAnswer, check_task, miss_answer, write_trace
 from scalerl_runtime.types import Ints, Prompt
 
-# A wrong number can be a digit or a sign longer than the right one; no tokenizer makes more than two tokens of that.
+# A wrong number can be a digit or a sign longer than the right one: at most two tokens with any tokenizer.
 WRONG_ANSWER_TOKENS = 2
 MAX_ROWS = DatasetSpec.model_fields["size"].metadata[1].le  # every row of the file
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and what should follow it."""
+    """A prompt and the completion to learn."""
 
     tokens: Ints  # [T] prompt, completion, end of sequence
-    loss_from: int  # tokens[loss_from:] are learned; before it is the prompt
+    loss_from: int  # tokens[loss_from:] enter the loss; the prompt precedes them
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and the right completion; with the trace, where a wrong one can be made."""
+    """A prompt and its right completion; with a trace, a wrong completion can be made too."""
 
     prompt: Prompt
     completion: str
@@ -35,7 +35,7 @@ class Pair:
 
 
 class DemonstrationSource:
-    """The warm start's batches. A batch depends on the seed and its step alone, so a resumed stage sees the same."""
+    """The batches of the warm start. A batch depends on seed and step only, so a resumed stage gets the same ones."""
 
     def __init__(self, pairs: Sequence[Pair], spec: WarmStartSpec, tokenizer: Tokenizer, *, seed: int):
         self.pairs = tuple(pairs)
@@ -62,27 +62,27 @@ class DemonstrationSource:
 
 
 def build_completion(prompt: Prompt, thinking: str, answer: str) -> str:
-    """Return `<think>thinking</think>answer`; a prompt that opens the thinking itself is not opened again."""
+    """Return `<think>thinking</think>answer`; without `<think>` if the prompt ends with it."""
     opening = "" if prompt.text.rstrip().endswith(THINK) else THINK
     return f"{opening}{thinking}{END_THINK}{answer}"
 
 
 def encode_completions(completions: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
-    """Return the tokens of every completion with the end of sequence."""
+    """Return the tokens of every completion, each with the end of sequence."""
     ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
     return [np.array([*each, tokenizer.eos_token_id], dtype=np.int32) for each in ids]
 
 
 def load_demonstrations(run: RLRun, tokenizer: Tokenizer, data: Data, rng: np.random.Generator) -> DemonstrationSource:
-    """Return the source of the warm start that `run` asks for. Held-out and downstream prompts are never in it.
+    """Return the demonstrations of `run`. Held-out and downstream prompts are never among them.
 
     `rng` gives one number, the seed of all batches. Raises InvalidRun.
     """
     spec = run.spec.warm_start
     assert spec is not None, "only a run with a warm start has demonstrations"
     pairs = _write_pairs(run, spec, data) if spec.source.startswith(GENERATED) else _read_pairs(run, spec, tokenizer)
-    unseen = {prompt.text for prompts in (data.held_out, *data.downstream.values()) for prompt in prompts}
-    pairs = [pair for pair in pairs if pair.prompt.text not in unseen]
+    never_train = {prompt.text for prompts in (data.held_out, *data.downstream.values()) for prompt in prompts}
+    pairs = [pair for pair in pairs if pair.prompt.text not in never_train]
     fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, tokenizer)
     if not fitting:
         allowed = f"one demonstration that is not held out and fits in thinkTokens + answerTokens; {len(pairs)} seen"

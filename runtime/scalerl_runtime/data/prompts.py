@@ -18,7 +18,7 @@ NUM_SHOWN = 60  # characters of a value in a message
 
 
 class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
+    """The used part of a Hugging Face tokenizer."""
 
     chat_template: str | None
     eos_token_id: int | None
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
     ) -> str:
-        """Return the conversation as the model was taught to see it."""
+        """Return the conversation in the format that the model was trained on."""
         ...
 
 
@@ -40,7 +40,7 @@ class Row:
     """A record whose fields are well-formed."""
 
     index: int  # position in its data set, bad rows counted
-    where: str  # names the record for a person
+    where: str  # identifies the record in messages
     prompt: str  # before rendering
     answer: str
     difficulty: float | None  # None: the record has none
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class GeneratedRecord:
-    """A generated reasoning_gym record, with what its scorer needs."""
+    """A generated reasoning_gym record, with the task and options that its scorer needs."""
 
     task: str
     options: dict[str, int | float | str | bool]
@@ -57,7 +57,7 @@ class GeneratedRecord:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows taken apart."""
+    """The prompts of `train` and the held-out prompts taken from them."""
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
@@ -65,14 +65,14 @@ class Split:
 
 
 def parse_row(record: object, spec: DatasetSpec, *, index: int, where: str) -> Row | Fault:
-    """Return the fields that `spec` names, or what is wrong with the first one that is."""
+    """Return the fields that `spec` names, or the fault of the first bad one."""
     if not isinstance(record, Mapping):
         return Fault(where, _show(record), "an object with named fields")
     texts = {}
     for name in (spec.prompt_field, spec.answer_field):
         value = find_field(record, name)
         if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # loses nothing; answers are often numbers
+            value = str(value)  # lossless; answers are often numbers
         fault = _text_fault(value, name, where)
         if fault is not None:
             return fault
@@ -94,7 +94,7 @@ def _find_difficulty(record: Mapping[str, object]) -> float | None:
 
 
 def find_field(record: Mapping[str, object], name: str) -> object:
-    """Return the field `name`, or what the dotted path `name` leads to (`metadata.expression`); None if missing."""
+    """Return the field `name`, or the value at the dotted path `name` (`metadata.expression`); None if missing."""
     if name in record:
         return record[name]
     value: object = record
@@ -125,7 +125,7 @@ def _text_fault(value: object, name: str, where: str) -> Fault | None:
 def render_rows(
     rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer, *, max_tokens: int
 ) -> tuple[list[Prompt], list[Fault]]:
-    """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other one."""
+    """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other row."""
     texts = [spec.prompt_template.replace("{prompt}", row.prompt) for row in rows]
     if spec.prompt_format == "chat":
         texts = [_render_chat(text, tokenizer) for text in texts]
@@ -142,7 +142,7 @@ def render_rows(
 
 
 def encode(texts: list[str], spec: DataSpec, tokenizer: Tokenizer) -> list[Ints]:
-    """Return the tokens of rendered prompts; a chat template has put its own marks in, a plain prompt has none yet."""
+    """Return the tokens of rendered prompts; special tokens are added to plain prompts, a chat template has its own."""
     if not texts:
         return []
     ids = tokenizer(texts, add_special_tokens=spec.prompt_format == "plain")["input_ids"]
@@ -157,10 +157,10 @@ def _render_chat(text: str, tokenizer: Tokenizer) -> str:
 def split_prompts(
     prompts: Sequence[Prompt], *, num_held_out: int, never_train: frozenset[str], rng: np.random.Generator
 ) -> Split:
-    """Take `num_held_out` prompts of different texts out at random; none of them is left in the training prompts.
+    """Hold out `num_held_out` random prompts of different texts; no training prompt has one of these texts.
 
-    Generated tasks repeat themselves, so the same text can be drawn for both sides: those rows leave training, as do
-    the texts in `never_train`. If there are fewer different texts, fewer are held out; the caller says so.
+    Generated tasks repeat themselves, so the same text can be drawn for both sides. Such rows are removed from
+    training, as are the texts in `never_train`. With fewer different texts fewer are held out; the caller refuses that.
     """
     chosen: dict[str, Prompt] = {}
     for position in rng.permutation(len(prompts)):
@@ -177,7 +177,7 @@ def split_prompts(
 def build_entry_answer(entry: GeneratedRecord) -> str:
     """Return a prompt's answer that holds a whole reasoning_gym record. Raises ValueError if a value has no literal.
 
-    The record is a Python literal inside JSON: scorers tell tuples from lists and integer keys from strings.
+    The record is a Python literal inside JSON: scorers distinguish tuples from lists and integer keys from strings.
     """
     literal = repr(entry.record)
     try:
@@ -190,7 +190,7 @@ def build_entry_answer(entry: GeneratedRecord) -> str:
 
 
 def parse_entry_answer(answer: str) -> GeneratedRecord:
-    """Return what `build_entry_answer` stored."""
+    """Return the record that `build_entry_answer` stored."""
     stored = json.loads(answer)
     return GeneratedRecord(stored["task"], stored["options"], ast.literal_eval(stored["record"]))
 

@@ -14,12 +14,12 @@ from scalerl_runtime.data.prompts import END_THINK, THINK
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))  # newline and printable ASCII
 
-# A round number of rows keeps the engine's vocabulary padding out of the weights that are sent to it.
+# With a multiple of 64 rows the engine does not pad its vocabulary, so both sides have weights of one shape.
 VOCABULARY_MULTIPLE = 64
 
 
 def build_vocabulary() -> dict[str, int]:
-    """Return token -> id, of VOCABULARY_MULTIPLE times some whole number.
+    """Return token -> id; the size is a multiple of VOCABULARY_MULTIPLE.
 
     The reserved tokens at the end are real: a model with random weights samples every id, and each must decode.
     """
@@ -29,9 +29,9 @@ def build_vocabulary() -> dict[str, int]:
 
 
 def build_tokenizer(context_tokens: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of one token per character, `<think>` and `</think>`; what it does not know is `<unk>`.
+    """Return a tokenizer with one token per character, `<think>` and `</think>`; other characters become `<unk>`.
 
-    Encoding adds nothing and decoding joins without a space, so known text survives both ways unchanged.
+    Encoding adds nothing and decoding joins without a space, so known text is unchanged by a round trip.
     """
     tokenizer = Tokenizer(models.WordLevel(build_vocabulary(), unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -72,12 +72,12 @@ def make_scratch_model(folder: Path, sizes: ScratchModel, *, context_tokens: int
     """Write a Hugging Face folder: config, float32 weights, tokenizer. The same seed gives the same weights.
 
     Args:
-        folder: is missing or empty before; appears whole, so that a killed start leaves no half a model.
+        folder: missing or empty before the call; appears in one rename, so a killed start leaves no partial model.
         sizes: of the network.
         context_tokens: longest prompt and completion together.
-        seed: of the random weights; the process's own generator is left as it was.
+        seed: of the random weights; the process's generator state is unchanged.
 
-    Raises OSError if `folder` holds something.
+    Raises OSError if `folder` is not empty.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Worked answers to generated tasks: the thinking, the answer, and a wrong answer near it. PURE."""
+"""Worked answers to generated tasks: thinking, answer, and a near miss. PURE."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def check_task(task: str, path: str) -> Fault | None:
 
 
 def miss_answer(answer: str, rng: np.random.Generator) -> str:
-    """Return a wrong answer near it: a number off by 1 to 9 in the last place, or a word with one other letter."""
+    """Return a near miss: a number off by 1 to 9 in the last place, or a word with one letter changed."""
     if answer.isalpha():
         place = int(rng.integers(len(answer)))
         others = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter != answer[place].lower()]
@@ -54,12 +54,12 @@ def _chain_sum(record: Mapping[str, object]) -> str:
 
 
 def _spell_backward(record: Mapping[str, object]) -> str:
-    """`sun` becomes `s u n`: apart, its letters are easier to take in the other order."""
+    """`sun` becomes `s u n`: separate letters are easier to reverse."""
     return " ".join(str(find_field(record, "metadata.word")))
 
 
 def _count_bits(record: Mapping[str, object]) -> str:
-    """1010 becomes `1:1 0:1 1:2 0:2`: every bit with the count so far."""
+    """1010 becomes `1:1 0:1 1:2 0:2`: each bit with the number of ones so far."""
     bits = str(find_field(record, "metadata.binary"))
     return " ".join(f"{bit}:{bits[: place + 1].count('1')}" for place, bit in enumerate(bits))
 

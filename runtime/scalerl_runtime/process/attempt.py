@@ -1,4 +1,4 @@
-"""One attempt as a process sees it: environment in, exit code and last words out. I/O."""
+"""Runs one attempt as a process: environment in, exit code and termination message out. I/O."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, TrainerLost
 
 log = logging.getLogger(__name__)
 
-# Faults that say nothing against the run: another start, perhaps elsewhere, may succeed.
-SURROUNDINGS = (
+# Faults of the surroundings, not of the run: another start, perhaps on another node, may succeed.
+RETRYABLE = (
     ClusterUnavailable,
     TrainerLost,
     GeneratorLost,
@@ -32,33 +32,33 @@ SURROUNDINGS = (
 
 
 async def run_attempt(variables: Mapping[str, str]) -> int:
-    """Lead a run to its end; return the exit code, and leave the last words where the wire says."""
+    """Run the attempt to its end, write the termination message and return the exit code."""
     environment = Environment.parse(variables)
     try:
         run = parse_run(yaml.safe_load(environment.spec.read_text()))
         coordinator = Coordinator(environment, run)
     except InvalidRun as error:
-        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
+        return _terminate(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
     coordinator.handle_signals()
     try:
         reason = await coordinator.run_attempt()
     except InvalidRun as error:
-        return _leave(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
-    except SURROUNDINGS as error:
+        return _terminate(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
+    except RETRYABLE as error:
         log.error("%s", error)
-        return _leave(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)
+        return _terminate(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)
     except NonFinite as error:
         log.error("%s", error)
-        return _leave(environment, coordinator.reporter.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
+        return _terminate(environment, coordinator.reporter.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
     except Exception as error:
         log.exception("the run failed")
-        return _leave(environment, coordinator.reporter.termination("Failed", _one_line(error)), 1)
-    return _leave(environment, coordinator.reporter.termination(reason, ""), EXIT_FINISHED)
+        return _terminate(environment, coordinator.reporter.termination("Failed", _one_line(error)), 1)
+    return _terminate(environment, coordinator.reporter.termination(reason, ""), EXIT_FINISHED)
 
 
-def _leave(environment: Environment, words: Termination, code: int) -> int:
+def _terminate(environment: Environment, message: Termination, code: int) -> int:
     part = environment.termination_file.with_suffix(".part")
-    part.write_text(json.dumps(words.model_dump(by_alias=True, mode="json")))
+    part.write_text(json.dumps(message.model_dump(by_alias=True, mode="json")))
     part.replace(environment.termination_file)
     return code
 

@@ -1,4 +1,4 @@
-"""The coordinator's HTTP: metrics, progress, health. I/O."""
+"""The coordinator's HTTP server: metrics, progress, health. I/O."""
 
 import hmac
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class HttpServer:
-    """Serves what `progress` and `metrics` return at the time of asking."""
+    """Serves what `progress` and `metrics` return at the time of the request."""
 
     def __init__(self, progress: Callable[[int], Progress], metrics: Callable[[], bytes], token: str):
         self._progress = progress
@@ -23,7 +23,7 @@ class HttpServer:
         self.is_ready = False
 
     async def start(self, host: str, port: int, address_file: Path) -> None:
-        """Listen (port 0: the kernel's choice) and write `host:port` for whoever looks for us."""
+        """Listen (port 0: the kernel's choice) and write `host:port` to `address_file` for the local driver."""
         app = web.Application()
         app.add_routes(
             [
@@ -62,7 +62,7 @@ class HttpServer:
         )
 
     async def _get_health(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok")  # the loop that trains also answers this
+        return web.Response(text="ok")  # the event loop that trains also serves this
 
     async def _get_ready(self, _request: web.Request) -> web.Response:
         return web.Response(text="ready" if self.is_ready else "starting", status=200 if self.is_ready else 503)

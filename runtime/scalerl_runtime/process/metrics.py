@@ -26,7 +26,7 @@ from scalerl_api.wire import (
 )
 
 LAG_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
-EVAL_POINTS = 256  # newest that are shown: 1,280 series; three test sets of the paper's 75 evaluations are 225
+EVAL_POINTS = 256  # newest evaluations with series: 1,280 of them; the paper's 75 on three test sets are 225
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ STEP_METRICS = (
     Metric("reward", "gauge", "-1..1", "mean reward of the step's completions"),
     Metric("loss", "gauge", "", "the step's objective"),
     Metric("grad_norm", "gauge", "", "norm of the gradient before clipping"),
-    Metric("non_finite", "gauge", "0 or 1", "loss or gradient norm was no number; the update was left out"),
+    Metric("non_finite", "gauge", "0 or 1", "loss or gradient norm was not finite; the update was skipped"),
     Metric("learning_rate", "gauge", "", "rate of the step"),
     Metric("kl_coefficient", "gauge", "", "weight of the KL term"),
     Metric("entropy", "gauge", "nats", "mean entropy of the policy at the trained tokens"),
     Metric("step_seconds", "gauge", "s", "wall-clock from step to step"),
     Metric("train_seconds", "gauge", "s", "forward, backward and update"),
     Metric("wait_seconds", "gauge", "s", "trainer's wait for a batch"),
-    Metric("tokens_per_second", "gauge", "tokens/s", "completion tokens that the step trained, over step_seconds"),
+    Metric("tokens_per_second", "gauge", "tokens/s", "completion tokens trained in the step, over step_seconds"),
     Metric("trainer_tokens_per_second", "gauge", "tokens/s", "packed tokens over train_seconds, prompts included"),
     Metric("completion_tokens_mean", "gauge", "tokens", "mean completion length"),
     Metric("truncation_share", "gauge", "0..1", "completions cut at the limit"),
     Metric("zero_variance_share", "gauge", "0..1", "groups whose rewards are all equal"),
     Metric("effective_prompts", "gauge", "prompts", "groups that entered the loss"),
     Metric("forced_tokens", "gauge", "tokens", "tokens forced by interruptions, masked from the loss"),
-    Metric("excluded_completions", "gauge", "completions", "those the verifier could not judge"),
+    Metric("excluded_completions", "gauge", "completions", "completions for which the verifier failed"),
     Metric("lag_mean", "gauge", "steps", "mean over tokens of trained version less sampled version"),
     Metric("lag_max", "gauge", "steps", "largest lag of a token"),
     Metric("ratio_clipped_share", "gauge", "0..1", "trained tokens whose importance ratio was capped or clipped"),
@@ -70,30 +70,30 @@ STEP_METRICS = (
     Metric("idle_fraction_trainer", "gauge", "0..1", "share of device time without work, this attempt"),
     Metric("idle_fraction_generator", "gauge", "0..1", "share of device time without work, this attempt"),
     Metric("weight_sync_seconds", "gauge", "s", "last update: gathering, sending and loading"),
-    Metric("weight_gather_seconds", "gauge", "s", "last update: copying the weights aside; the trainer waits"),
-    Metric("weight_send_seconds", "gauge", "s", "last update: on the wire; nobody waits"),
-    Metric("weight_stall_seconds", "gauge", "s", "last update: longest stop of an engine"),
+    Metric("weight_gather_seconds", "gauge", "s", "last update: copying the weights; the trainer waits"),
+    Metric("weight_send_seconds", "gauge", "s", "last update: sending; neither side waits"),
+    Metric("weight_stall_seconds", "gauge", "s", "last update: longest pause of an engine"),
     Metric("buffered_groups", "gauge", "groups", "complete, not yet trained"),
     Metric("in_flight_groups", "gauge", "groups", "being generated"),
     Metric("generator_tokens_per_second", "gauge", "tokens/s", "tokens sampled since the last step, evaluations too"),
-    Metric("excluded_prompts", "gauge", "prompts", "prompts that no-positive-resampling has removed"),
+    Metric("excluded_prompts", "gauge", "prompts", "prompts removed by no-positive-resampling"),
 )
 
 STATE_METRICS = (
     Metric("step", "gauge", "steps", "optimizer steps done"),
     Metric("version", "gauge", "steps", "version of the trainer's weights"),
     Metric("compute_gpu_hours", "gauge", "h", "GPU-hours (device-hours on CPU) of the surviving history"),
-    Metric(SERIES_PHASE, "gauge", "", "1 for what the run is doing", (SERIES_PHASE,)),
+    Metric(SERIES_PHASE, "gauge", "", "1 for the current phase", (SERIES_PHASE,)),
     Metric(SERIES_SPENT, "counter", "s", "device time of this attempt", ("role", "phase")),
     Metric(SERIES_EARLIER, "gauge", "s", "device time of the attempts before this one", ("role",)),
     Metric("pass_rate", "gauge", "0..1", "last evaluation", ("dataset",)),
     Metric("pass_rate_standard_error", "gauge", "0..1", "its standard error", ("dataset",)),
     Metric("token_lag", "histogram", "steps", "lag of trained tokens"),
     Metric("checkpoint_step", "gauge", "steps", "last durable checkpoint"),
-    Metric("generators_ready", "gauge", "", "generators that serve"),
+    Metric("generators_ready", "gauge", "", "generators that serve the run's weights"),
     Metric("generator_restarts_total", "counter", "", "generators started again in this attempt"),
-    Metric("forced_mismatches_total", "counter", "", "completions whose forced phrase was not where it must be"),
-    Metric("verifier_failures_total", "counter", "", "completions that a verifier could not judge"),
+    Metric("forced_mismatches_total", "counter", "", "completions whose forced phrase is at the wrong position"),
+    Metric("verifier_failures_total", "counter", "", "completions for which the verifier failed"),
     Metric("mismatch_kl_by_lag", "gauge", "nats", "k3 estimate, split by token lag", ("lag",)),
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),
 )
@@ -113,7 +113,7 @@ Values = dict[tuple[str, ...], float]
 
 
 class _Table(Collector):
-    """Gauges and counters. What has not been measured has no sample: prometheus_client's own gauges begin at 0."""
+    """Gauges and counters. A metric without a measurement has no sample; prometheus_client's own gauges begin at 0."""
 
     def __init__(self, metrics: Sequence[Metric]):
         self._metrics = metrics
@@ -130,7 +130,7 @@ class _Table(Collector):
 
 
 class _LagHistogram(Collector):
-    """Tokens by lag. prometheus_client's own histogram takes one token at a time; a step has millions."""
+    """Tokens by lag. prometheus_client's histogram observes one token at a time, and a step has millions."""
 
     def __init__(self, metric: Metric):
         self._metric = metric
@@ -174,13 +174,13 @@ class Publisher:
         self._of(name, "gauge")[label,] = value
 
     def choose(self, name: str, label: str) -> None:
-        """Say 1 for this label of a gauge, and nothing for any other."""
+        """Set a gauge to 1 for this label and drop its other labels."""
         series = self._of(name, "gauge")
         series.clear()
         series[label,] = 1.0
 
     def raise_to(self, name: str, value: float, *labels: str) -> None:
-        """Bring a counter up to `value`; it never falls."""
+        """Raise a counter to `value`; it never falls."""
         series = self._of(name, "counter")
         series[labels] = max(value, series.get(labels, 0.0))
 
@@ -193,7 +193,7 @@ class Publisher:
         self._lags.add(counts)
 
     def show_evals(self, points: Sequence[EvalPoint]) -> None:
-        """Show every one of the newest EVAL_POINTS points, so that a scrape that is missed loses none."""
+        """Set the series of the newest EVAL_POINTS points, so that a missed scrape loses none."""
         newest = points[-EVAL_POINTS:]
         for name in EVAL_SERIES:
             found = [(eval_labels(point), getattr(point, name)) for point in newest]
@@ -217,9 +217,9 @@ def document() -> str:
         "Made by `make generate` from `runtime/scalerl_runtime/process/metrics.py`; do not edit.",
         "",
         "The coordinator serves them at `/metrics`. Those measured once a step are also the keys of `values` in",
-        "`metrics.jsonl`, without the prefix. On a CPU a device is one replica's process. What has not been measured",
-        f"has no series. Each of the newest {EVAL_POINTS} evaluations has series of its own, so that a scrape that is",
-        "missed loses none.",
+        "`metrics.jsonl`, without the prefix. On a CPU a device is one replica's process. A metric without a",
+        f"measurement has no series. Each of the newest {EVAL_POINTS} evaluations has its own series, so that a missed",
+        "scrape loses none.",
     ]
     tables = (("Once a step", STEP_METRICS), ("State", STATE_METRICS), ("Evaluations", EVAL_METRICS))
     for title, table in tables:
@@ -231,7 +231,7 @@ def document() -> str:
 
 
 def main() -> int:
-    """Write the page, or with --check say whether it is stale."""
+    """Write the page; with --check, exit 1 if it is stale."""
     return write_page("docs/metrics.md", document)
 
 

@@ -1,7 +1,7 @@
-"""A container's first process: passes signals on, and buries the dead. I/O.
+"""The init process of a container: forwards signals and reaps children. I/O.
 
-Engines and Ray's workers that are killed leave children behind; those become children of process 1, which has to wait
-for them, or they stay as zombies until the pod ends. asyncio waits only for what it has started itself.
+A killed engine or Ray worker leaves children behind. They become children of process 1, which has to wait for them, or
+they stay zombies until the pod ends. asyncio waits only for processes that it started itself.
 """
 
 import os
@@ -13,27 +13,27 @@ SIGNALLED = 128  # a shell's exit code for "ended by signal N" is this plus N
 
 
 def under_init(main: Callable[[], int]) -> int:
-    """Return `main()`'s exit code; as process 1 run it in a child, and be its init."""
+    """Run `main` and return its exit code; as process 1, run it in a child and act as its init."""
     return be_init(main) if os.getpid() == 1 else main()
 
 
 def be_init(main: Callable[[], int]) -> int:
-    """Run `main` in a child and return its exit code there, and here; meanwhile reap every other child.
+    """Run `main` in a child, reap every other child meanwhile, and return the child's exit code in both processes.
 
-    To be called before there are threads.
+    Call it before any thread starts.
     """
     signals = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # one that comes now waits until somebody takes it
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # a signal that arrives now stays pending
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         return main()
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         os.kill(child, number)
 
     for number in signals:
-        signal.signal(number, pass_on)
+        signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     while True:
         ended, status = os.wait()

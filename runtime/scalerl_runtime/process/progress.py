@@ -33,7 +33,7 @@ class ReportIdentity:
 
 
 class ProgressReporter:
-    """The pipeline's Observer: keeps what happened last and publishes it."""
+    """The pipeline's Observer: keeps the latest of each kind and publishes it."""
 
     def __init__(self, identity: ReportIdentity, live: LiveState, cost: CostFile, evals: Sequence[EvalPoint]):
         """`evals`: those of earlier attempts, oldest first."""
@@ -51,10 +51,10 @@ class ProgressReporter:
             self._publisher.set_labelled(SERIES_EARLIER, role, cost.before.get(role, 0.0))
         self._publish_evals(self._evals)
 
-    # -- what happens ----------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def on_resume(self, newest: tuple[Path, RunState] | None) -> None:
-        """The checkpoints are read: `newest` is the one to resume from. From now on step and compute are known."""
+        """The checkpoints are read; `newest` is the one to resume from. From now on step and compute have values."""
         if newest is None:
             self._live.start = StartPoint()
             return

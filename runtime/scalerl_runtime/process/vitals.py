@@ -1,4 +1,4 @@
-"""What the watchdog is told of an attempt: its last steps, and for how long none has ended. PURE."""
+"""The data of the watchdog: an attempt's last steps, and the time since the last one ended. PURE."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from scalerl_api.wire import StepRecord, StepVital
 
 
 class Vitals:
-    """Of one attempt."""
+    """Vitals of one attempt."""
 
     def __init__(self, now: Callable[[], float]):
         self._now = now
         self._steps: deque[StepVital] = deque(maxlen=VITAL_STEPS)
-        self._moved: float | None = None
+        self._moved_at: float | None = None
 
     def move(self) -> None:
-        """The next step may begin now: one has ended, or the training begins or goes on."""
-        self._moved = self._now()
+        """Restart the time without a step: one has ended, or training begins or resumes."""
+        self._moved_at = self._now()
 
     def add(self, record: StepRecord) -> None:
-        """Take in a step."""
+        """Record a step."""
         values = record.values
         finite = not values.get("non_finite", 0.0)
         self._steps.append(
@@ -34,5 +34,5 @@ class Vitals:
 
     @property
     def still_seconds(self) -> float | None:
-        """Since `move`; None before the first."""
-        return None if self._moved is None else self._now() - self._moved
+        """Seconds since `move`; None before the first."""
+        return None if self._moved_at is None else self._now() - self._moved_at

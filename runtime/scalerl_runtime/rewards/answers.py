@@ -1,4 +1,4 @@
-"""Finds the answer in a completion and compares it with the reference. PURE."""
+"""Extracts the answer from a completion and compares it with the reference. PURE."""
 
 import re
 from collections.abc import Callable
@@ -22,13 +22,13 @@ SCORER_ERRORS = (
     TypeError,
     ValueError,
 )
-RIGHT_SCORE = 1.0 - 1e-6  # reasoning_gym gives parts of 1 for near misses; only the whole counts
+RIGHT_SCORE = 1.0 - 1e-6  # reasoning_gym gives parts of 1 for near misses; only the full score counts
 
 
 def find_answer(prompt_text: str, completion_text: str) -> str | None:
-    """Return what follows the last `</think>`, or the whole completion if nobody thought; None in unfinished thinking.
+    """Return what follows the last `</think>`, or the whole completion without thinking; None in unfinished thinking.
 
-    The prompt may open the thinking in the completion's place.
+    The thinking may be opened by the prompt instead of the completion.
     """
     _, closed, answer = completion_text.rpartition(END_THINK)
     if closed:
@@ -44,9 +44,10 @@ def find_program(answer: str) -> str:
 
 
 def is_right_mathematics(answer: str, reference: str) -> bool:
-    """Say whether both are the same mathematics, by math-verify. Raises ValueError if the reference is none.
+    """Return whether math-verify finds both equal. Raises ValueError if the reference is not mathematics.
 
-    No time limit: math-verify's own is a signal, which works in no thread; the caller's process is bounded instead.
+    There is no time limit here: math-verify's own is a signal, which works only in a main thread. The parent process
+    has one instead.
     """
     from math_verify import verify
 
@@ -57,7 +58,7 @@ def is_right_mathematics(answer: str, reference: str) -> bool:
     return bool(target) and bool(verify(gold, target, timeout_seconds=None))
 
 
-@lru_cache(maxsize=1024)  # a group's completions share one reference
+@lru_cache(maxsize=1024)  # all completions of a group share one reference
 def _parse_reference(reference: str) -> list[object]:
     bare = [] if any(mark in reference for mark in DELIMITED) else _parse_mathematics(f"${reference}$")
     return _parse_mathematics(reference) + bare
@@ -70,7 +71,7 @@ def _parse_mathematics(text: str) -> list[object]:
 
 
 def is_right_entry(answer: str, reference: str) -> bool:
-    """Say whether reasoning_gym gives `answer` the whole score for the record in `reference`."""
+    """Return whether reasoning_gym gives `answer` the full score for the record in `reference`."""
     score, record, solution = _find_scorer(reference)
     try:
         return score(answer, record) >= RIGHT_SCORE

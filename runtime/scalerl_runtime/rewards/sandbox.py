@@ -1,4 +1,4 @@
-"""Runs a program with its tests where it can harm nothing: no network, process, file or signal. I/O."""
+"""Runs a program and its tests in a sandbox without network, processes, file writes or signals. I/O."""
 
 import json
 import math
@@ -16,32 +16,32 @@ from typing import IO, Literal
 
 from scalerl_runtime.rewards import sandbox_child as confined
 
-MAX_RESULT_BYTES = 4096  # ready, nonce or one line of error; a program that finds the pipe cannot flood us
+MAX_RESULT_BYTES = 4096  # READY, nonce or one line of error; a program that finds the pipe cannot flood this process
 TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64  # a loaded machine starts an interpreter late
 
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """What became of a program."""
+    """How a program ended."""
 
     kind: Literal["passed", "failed", "timeout", "unavailable"]  # `unavailable`: the sandbox itself did not start
     reason: str = ""  # why it is unavailable
 
     @property
     def right(self) -> bool | None:
-        """Whether the program passed; None if nothing is known about it."""
+        """Whether the program passed; None if the sandbox failed."""
         return None if self.kind == "unavailable" else self.kind == "passed"
 
 
 class SandboxUnavailable(RuntimeError):
-    """This machine cannot confine a program."""
+    """This machine cannot run a sandbox."""
 
 
 class Sandbox:
-    """The same limits for every program; any number of threads may check at once."""
+    """Applies the same limits to every program; thread-safe."""
 
     def __init__(self, *, timeout_seconds: float, memory_megabytes: int):
-        """See `run_program`. Raises SandboxUnavailable, found out by a trial."""
+        """For the limits see `run_program`. Raises SandboxUnavailable if a trial program does not pass."""
         self._timeout_seconds = timeout_seconds
         self._memory_megabytes = memory_megabytes
         trial = run_program("x = 1", "assert x == 1", timeout_seconds=TRIAL_SECONDS, memory_megabytes=TRIAL_MEGABYTES)
@@ -57,7 +57,7 @@ class Sandbox:
         )
 
     def close(self) -> None:
-        """Nothing is held between programs, and one that runs ends in its time, or with us."""
+        """Do nothing: no process is kept between programs, and a running one ends by its timeout."""
 
 
 def run_program(
@@ -72,18 +72,18 @@ def run_program(
 
     Args:
         program, tests: Python source; the standard library is there, installed packages are not.
-        timeout_seconds: wall clock, with the interpreter's start (about 0.05 s); processor time is bounded likewise.
+        timeout_seconds: wall clock, with the interpreter's start (about 0.05 s); processor time has the same bound.
         memory_megabytes: address space on top of the interpreter's.
         clock: seconds, monotonic.
 
-    The tests share a process with the program. One that looks for the tests' frames can cheat; one that ends early,
-    crashes, hangs or prints without end cannot.
+    The tests share a process with the program. A program that inspects the tests' frames can cheat. One that ends
+    early, crashes, hangs or prints without end cannot.
     """
     nonce = secrets.token_hex(16)
     limits = {"memory_bytes": memory_megabytes * 2**20, "cpu_seconds": math.ceil(timeout_seconds) + 1}
     request = {"program": program, "tests": tests, "nonce": nonce, **limits}
     deadline = clock() + timeout_seconds
-    # A file, not a pipe: writing the request can then wait for nobody. A folder of its own: nothing to read nearby.
+    # A file, not a pipe: writing the request then cannot block. A folder of its own: nothing to read nearby.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryDirectory(prefix="scalerl-sandbox-") as folder:
         stdin.write(json.dumps(request).encode())
         stdin.seek(0)
@@ -95,14 +95,14 @@ def run_program(
             try:
                 result, ended = _read_result(process, deadline, clock)
             finally:
-                process.kill()  # it is alone: the filter lets it start nothing that could outlive it
-    return judge_result(result, ended=ended, nonce=nonce)
+                process.kill()  # it has no children: the filter forbids them
+    return parse_result(result, ended=ended, nonce=nonce)
 
 
-def judge_result(result: bytes, *, ended: bool, nonce: str) -> ProgramResult:
-    """Return the outcome that the program's result bytes stand for; `ended` is False if the time ran out."""
+def parse_result(result: bytes, *, ended: bool, nonce: str) -> ProgramResult:
+    """Return the outcome that the result bytes encode; `ended` is False if the time ran out."""
     if not result.startswith(confined.READY):
-        shown = result.decode(errors="replace").strip() or "it said nothing"
+        shown = result.decode(errors="replace").strip() or "it wrote nothing"
         return ProgramResult("unavailable", f"the sandbox was not set up: {shown}")
     if result == confined.READY + nonce.encode():
         return ProgramResult("passed")
@@ -118,7 +118,7 @@ def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         cwd=folder,
         env={},
-        start_new_session=True,  # Ctrl-C is for the coordinator, which ends us in order
+        start_new_session=True,  # Ctrl-C goes to the coordinator, which shuts down in order
         close_fds=True,
     )
 
@@ -127,7 +127,7 @@ def _read_result(process: "subprocess.Popen[bytes]", deadline: float, clock: Cal
     """Return the result bytes, and whether the process closed them before the deadline."""
     assert process.stdout is not None, "opened as a pipe"
     descriptor = process.stdout.fileno()
-    poll = select.poll()  # select() fails above descriptor 1023, which a driver reaches
+    poll = select.poll()  # select() fails above descriptor 1023, which the coordinator can reach
     poll.register(descriptor, select.POLLIN)
     result = b""
     while len(result) < MAX_RESULT_BYTES:

@@ -1,7 +1,7 @@
 """Runs one untrusted program under a system-call filter; started by the sandbox as a file. I/O, standard library only.
 
-Standard input holds a JSON object: program, tests, nonce, memory_bytes, cpu_seconds. Standard output gets READY once
-the confinement stands, or why it could not be set up, and the nonce after the last test has passed.
+Standard input holds a JSON object: program, tests, nonce, memory_bytes, cpu_seconds. Standard output receives READY
+once the filter is installed, or the error that prevented it, and the nonce after the last test has passed.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ import types
 
 READY = b"ready\n"
 
-# What is left to a program: to compute, to read files, to use threads. Every other call, among them every one that
-# opens a socket, starts a process, sends a signal or changes a file, does not exist for it. Name, number on x86_64
-# (the kernel's asm/unistd_64.h), number on arm64 (asm-generic/unistd.h); "-" where a machine has no such call.
+# A program may compute, read files and use threads. Every other call fails with ENOSYS: opening a socket, starting a
+# process, sending a signal, changing a file. Each entry: name, number on x86_64 (the kernel's asm/unistd_64.h), number
+# on arm64 (asm-generic/unistd.h); "-" where a machine has no such call.
 ALLOWED_CALLS = """
 read:0:63 readv:19:65 pread64:17:67 write:1:64 writev:20:66 close:3:57 fstat:5:80 newfstatat:262:79 statx:332:291
 lseek:8:62 faccessat:269:48 faccessat2:439:439 readlinkat:267:78 getdents64:217:61 getcwd:79:17 mmap:9:222
@@ -59,7 +59,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main() -> None:
-    """Confine this process, then run the program and its tests."""
+    """Restrict this process, then run the program and its tests."""
     request = json.load(sys.stdin)
     result = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -75,12 +75,12 @@ def main() -> None:
     sys.modules["program"] = module
     exec(compile(request["program"], "<program>", "exec"), module.__dict__)
     exec(compile(request["tests"], "<tests>", "exec"), module.__dict__)
-    os.write(result, request["nonce"].encode())  # sys.exit(0) in the program does not come this far
-    os._exit(0)  # a thread of the program must not hold the verdict back
+    os.write(result, request["nonce"].encode())  # not reached after sys.exit(0) in the program
+    os._exit(0)  # a thread of the program must not delay the result
 
 
 def confine(*, memory_bytes: int, cpu_seconds: int) -> None:
-    """Give up privileges, bound resources and filter system calls, for ever. Raises OSError, ValueError."""
+    """Drop privileges, limit resources and filter system calls, irrevocably. Raises OSError, ValueError."""
     libc = ctypes.CDLL(None, use_errno=True)
     _drop_capabilities(libc)
     _call(libc.prctl, PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -107,7 +107,7 @@ def build_filter(machine: str) -> list[tuple[int, int, int, int]]:
         *((LOAD, 0, 0, MACHINE_AT), (IF_EQUAL, 1, 0, audit), (RETURN, 0, 0, KILL)),
         (LOAD, 0, 0, NUMBER_AT),
         *_allow_unless(open_at, argument=2, any_of=CHANGES_FILES),
-        # A process is refused and a thread is not; with no bit to forbid, the test is turned round.
+        # clone() may start a thread, not a process; the bit marks what is allowed, so the test is inverted.
         *((IF_EQUAL, 0, 4, clone), (LOAD, 0, 0, ARGUMENTS_AT), (IF_ANY, 0, 1, CLONE_THREAD), (RETURN, 0, 0, ALLOW)),
         (RETURN, 0, 0, REFUSE | EPERM),
         *_allow_unless(prlimit, argument=0, any_of=0xFFFFFFFF),  # its own limits only: process 0
@@ -140,7 +140,7 @@ def _install_filter(libc: ctypes.CDLL, program: list[tuple[int, int, int, int]])
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Root keeps its name and loses its powers: it reads what is root's, no more."""
+    """Drop every capability: root may still read root's files, and no more."""
     header = ctypes.create_string_buffer(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), 8)
     none = ctypes.create_string_buffer(24)
     _call(libc.capset, ctypes.byref(header), ctypes.byref(none))

@@ -1,8 +1,8 @@
-"""The process in which answers are judged: a question in, a verdict out, until its parent is gone. I/O.
+"""The verifier process: receives requests and replies with rewards until its parent is gone. I/O.
 
 `python -m scalerl_runtime.rewards.verifier_process VERIFIER DESCRIPTOR TIMEOUT_SECONDS`; DESCRIPTOR is one end of a
-connection. A process of its own because a comparison, or a user's function, can hang or take all memory, and only a
-process can be ended.
+connection. It is a process of its own because a comparison, or a user's function, can hang or take all memory, and
+only a process can be killed.
 """
 
 import importlib
@@ -24,32 +24,32 @@ T = TypeVar("T")
 VerifyFunction = Callable[[str, str, str], object]
 
 MEMORY_BYTES = 4 * 2**30  # 9**9**9 must not take the machine's memory; a user's function may need more and is trusted
-ALARM_SECONDS = 5.0  # the parent cuts first; the alarm is for a judge that hangs when its parent is gone
+ALARM_SECONDS = 5.0  # the parent kills first; the alarm ends a process that hangs after its parent is gone
 
 
 def main(arguments: list[str]) -> None:
-    """Say that the judge is ready, or why the verifier cannot be used; then answer questions."""
+    """Send `ready`, or why the verifier cannot be used; then reply to requests."""
     verifier, descriptor, timeout_seconds = arguments
     connection = Connection(int(descriptor))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a user's print goes to the log
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that time is not limited; the parent does it
-    judge, error = call_user_code(lambda: load_judge(verifier))
-    if judge is None:
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit; the parent has one
+    verify, error = call_user_code(lambda: load_function(verifier))
+    if verify is None:
         connection.send_bytes(json.dumps({"invalid": error}).encode())
         return
     connection.send_bytes(json.dumps({"ready": True}).encode())
     while True:
         try:
-            question = json.loads(connection.recv_bytes())
+            request = json.loads(connection.recv_bytes())
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, float(timeout_seconds) + ALARM_SECONDS)  # SIGALRM's default ends us
-        verdict = judge_question(judge, question)
+        reply = grade_request(verify, request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps(verdict).encode())
+        connection.send_bytes(json.dumps(reply).encode())
 
 
-def load_judge(verifier: str) -> VerifyFunction:
+def load_function(verifier: str) -> VerifyFunction:
     """Return the function behind `math`, `reasoning_gym` or `python:package.module:function`.
 
     Raises ImportError, AttributeError, TypeError, or whatever a user's module raises.
@@ -61,7 +61,7 @@ def load_judge(verifier: str) -> VerifyFunction:
             raise TypeError(f"{name} in {module} is a {type(function).__name__}, not a function")
         return lambda prompt, completion, reference: function(prompt, completion, reference)
     if verifier == "math":
-        is_right_mathematics("$1$", "$1$")  # what it imports must not eat the first question's time
+        is_right_mathematics("$1$", "$1$")  # its imports must not use up the time of the first request
     else:
         importlib.import_module("reasoning_gym")  # the same
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -69,9 +69,9 @@ def load_judge(verifier: str) -> VerifyFunction:
     return lambda _prompt, answer, reference: is_right(answer, reference)
 
 
-def judge_question(judge: VerifyFunction, question: list[str]) -> dict[str, float | str]:
-    """Return `reward`, or `error` if there is none to be had."""
-    reward, error = call_user_code(lambda: parse_reward(judge(*question)))
+def grade_request(verify: VerifyFunction, request: list[str]) -> dict[str, float | str]:
+    """Return `reward`, or `error` if the verifier fails."""
+    reward, error = call_user_code(lambda: parse_reward(verify(*request)))
     return {"error": error} if reward is None else {"reward": reward}
 
 

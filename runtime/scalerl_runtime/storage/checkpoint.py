@@ -1,4 +1,4 @@
-"""Durable checkpoints: one manifest with checksums, one atomic rename, the one before as a spare. I/O."""
+"""Durable checkpoints: a manifest with checksums, an atomic rename, the previous one as a spare. I/O."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ UNFINISHED = ".part"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read."""
+    """A checkpoint cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PendingEval:
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything of the driver that a resumed run needs; the trainer's share lies beside it."""
+    """The coordinator's part of a checkpoint; the trainer's part is in the same folder."""
 
     step: int  # optimizer steps done
     warm_steps: int  # supervised steps done
@@ -49,7 +49,7 @@ class RunState:
     stream: dict[str, Any] = field(default_factory=dict)  # position in the prompts
     history: dict[str, Any] = field(default_factory=dict)  # pass rates
     kl: dict[str, Any] = field(default_factory=dict)  # KL controller
-    in_flight: tuple[tuple[int, int], ...] = ()  # (epoch, prompt id) given to generators and not finished
+    in_flight: tuple[tuple[int, int], ...] = ()  # (epoch, prompt id) handed to generators and not finished
     num_evals: int = 0  # lines of evals.jsonl that belong to this state
     ledger_lines: int = 0
     pending_evals: tuple[PendingEval, ...] = ()
@@ -68,27 +68,27 @@ class RunState:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, newest last."""
+    """The checkpoints of one run."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder
         self.keep = keep
 
     def begin(self, step: int) -> Path:
-        """An empty folder to write `step` into; invisible to `latest` until `commit`."""
+        """Make an empty folder for `step`; `latest` ignores it until `commit`."""
         path = self.folder / f"{PREFIX}{step:08d}{UNFINISHED}"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 
     def commit(self, unfinished: Path, state: RunState, buffer: Sequence[Group], protect: frozenset[int]) -> Path:
-        """Seal what lies in `unfinished`, make it visible in one rename, and drop what is too old.
+        """Write the manifest, make the checkpoint visible in one rename, and delete those that are too old.
 
         Args:
-            unfinished: from `begin`, holding the trainer's share.
-            state: the driver's share.
+            unfinished: from `begin`, with the trainer's part.
+            state: the coordinator's part.
             buffer: groups that are complete and not trained.
-            protect: steps whose checkpoints stay whatever their age: evaluations still need them.
+            protect: steps whose checkpoints are never deleted here: evaluations still need them.
         """
         (unfinished / STATE).write_text(json.dumps(asdict(state)))
         with (unfinished / BUFFER).open("wb") as file:
@@ -106,7 +106,7 @@ class CheckpointStore:
         final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
         old = final.with_name(final.name + UNFINISHED + "-old")
         shutil.rmtree(old, ignore_errors=True)
-        if final.exists():  # the same step again, after a resume from an older one, or at the end
+        if final.exists():  # the same step again: after a resume from an older one, or at the end of the run
             final.rename(old)
         unfinished.rename(final)
         _sync(self.folder)
@@ -120,16 +120,16 @@ class CheckpointStore:
                 shutil.rmtree(self.path(step))
 
     def steps(self) -> list[int]:
-        """Steps with a sealed checkpoint, ascending; not yet verified."""
+        """Steps with a complete checkpoint, ascending; checksums are not verified."""
         names = [p.name.removeprefix(PREFIX) for p in self.folder.glob(f"{PREFIX}*") if p.is_dir()]
         return sorted(int(name) for name in names if name.isdigit())
 
     def path(self, step: int) -> Path:
-        """Where `step` lies."""
+        """Folder of `step`."""
         return self.folder / f"{PREFIX}{step:08d}"
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; damaged ones are reported and passed over."""
+        """The newest intact checkpoint; damaged ones are logged and skipped."""
         for step in reversed(self.steps()):
             fault = find_damage(self.path(step))
             if fault is None:
@@ -140,20 +140,20 @@ class CheckpointStore:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes checkpoints of a run that goes on meanwhile."""
+    """Writes checkpoints while the run goes on."""
 
     store: CheckpointStore
     save: Callable[[Path], Awaitable[None]]
-    """Has every trainer rank write its share into a folder."""
+    """Makes every trainer rank write its part into a folder."""
     seconds: float
     """Deadline of each of the two parts."""
 
     async def write(
         self, step: int, take: Callable[[], tuple[RunState, list[Group]]], *, protect: frozenset[int], why: str
     ) -> Path:
-        """Write and seal the checkpoint of `step`; return where it lies.
+        """Write and seal the checkpoint of `step`; return its folder.
 
-        `take` gives the driver's share once the trainer's is written: groups that complete meanwhile are in it.
+        `take` is called once the trainer's part is written, so that groups that complete meanwhile are included.
         """
         unfinished = self.store.begin(step)
         await within(self.seconds, f"saving a checkpoint ({why})", self.save(unfinished))
@@ -163,7 +163,7 @@ class Saver:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with the checkpoint at `path`, or None."""
+    """Return the damage of the checkpoint at `path`, or None."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -178,7 +178,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def load_state(path: Path) -> RunState:
-    """The driver's share of a verified checkpoint. Raises CheckpointError."""
+    """The coordinator's part of a verified checkpoint. Raises CheckpointError."""
     try:
         return RunState.parse(json.loads((path / STATE).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -186,7 +186,7 @@ def load_state(path: Path) -> RunState:
 
 
 def load_buffer(path: Path, prompts: Mapping[int, Prompt]) -> list[Group]:
-    """The groups that were waiting to be trained. Raises CheckpointError when the data set has changed."""
+    """The groups that were complete and not trained. Raises CheckpointError if the data set has changed."""
     with np.load(path / BUFFER, allow_pickle=False) as arrays:
         try:
             return groups_from_arrays(arrays, prompts)

@@ -1,6 +1,6 @@
 """The run folder's append-only records: steps, evaluations, ledger. I/O.
 
-A line is on disk before anybody is told of it; a line that a kill cut short is dropped when it is read.
+A line is on disk before it is reported to anyone. A line that a kill cut short is ignored at reading.
 """
 
 import json
@@ -17,7 +17,7 @@ class Journal:
         self.path = path
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line and wait until it is on disk. A line that a kill cut short is closed first."""
+        """Write one line and wait until it is on disk. A line that a kill cut short is terminated first."""
         with self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -28,19 +28,19 @@ class Journal:
             os.fsync(file.fileno())
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Every whole line, oldest first."""
-        return (json.loads(line) for line in self._whole_lines())
+        """Every complete line, oldest first."""
+        return (json.loads(line) for line in self._complete_lines())
 
-    def _whole_lines(self) -> list[bytes]:
-        """A cut line is left out: its event was told to nobody."""
+    def _complete_lines(self) -> list[bytes]:
+        """Complete lines. A cut one was never reported, so nothing depends on it."""
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
         return [line for line in lines if _is_object(line)]
 
     def truncate(self, lines: int) -> None:
-        """Keep the first `lines`; what follows belongs to steps that a resumed run does again."""
+        """Keep the first `lines`; later ones belong to steps that a resumed run repeats."""
         if not self.path.exists():
             return
-        kept = self._whole_lines()[:lines]
+        kept = self._complete_lines()[:lines]
         part = self.path.with_suffix(".part")
         part.write_bytes(b"".join(line + b"\n" for line in kept))
         with part.open("rb") as file:

@@ -103,7 +103,7 @@ def test_find_field(name, expected, rule):
 # --- files
 
 
-def test_bad_rows_are_named_by_file_and_line_and_left_out(tmp_path):
+def test_bad_rows_are_skipped_and_listed_by_file_and_line(tmp_path):
     lines = [
         *rows(4),
         b"{not json",
@@ -164,7 +164,7 @@ def test_parquet_reads_as_jsonl_does_and_at_most_size_rows(tmp_path):
         ("broken.parquet", b"PAR1 but no table", "a parquet file that can be read"),
     ],
 )
-def test_a_file_that_is_no_data_set_is_the_specs_fault(tmp_path, name, content, allowed):
+def test_a_file_without_a_data_set_is_a_fault_of_the_spec(tmp_path, name, content, allowed):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidRun) as caught:
@@ -246,7 +246,7 @@ def test_chat_needs_a_template(tmp_path):
         (CHAIN | {"task": {"min_terms": "two"}}, "spec.data.train.task", "chain_sum refuses it"),
     ],
 )
-def test_wrong_tasks_are_the_specs_fault(train, path, words):
+def test_wrong_tasks_are_faults_of_the_spec(train, path, words):
     with pytest.raises(InvalidRun) as caught:
         load(make_run(train))
     (fault,) = caught.value.faults
@@ -273,7 +273,7 @@ def test_a_generated_prompt_is_the_question_unless_another_field_is_named():
 
 
 def test_neighbouring_seeds_share_no_shifted_rows():
-    """reasoning_gym seeds row i with seed + i: seeds 7 and 8 would give the same rows, one place on."""
+    """reasoning_gym seeds row i with seed + i: seeds 7 and 8 would give the same rows, shifted by one."""
     wide = {"source": "reasoning_gym:chain_sum", "task": {"min_terms": 6, "min_digits": 4}, "size": 50}
     first, second = (load(make_run(wide, prompt_tokens=200), seed=seed) for seed in (7, 8))
     assert not {p.text for p in first.train} & {p.text for p in second.train}
@@ -286,14 +286,14 @@ def make_prompts(texts):
     return [Prompt(10 + i, text, np.array([1], dtype=np.int32), "a") for i, text in enumerate(texts)]
 
 
-def test_held_out_texts_leave_training_and_are_counted():
+def test_held_out_texts_are_removed_from_training_and_counted():
     prompts = make_prompts(["a", "a", "a", "b", "c", "c"])
     split = split_prompts(prompts, num_held_out=3, never_train=frozenset(), rng=np.random.default_rng(0))
     assert sorted(prompt.text for prompt in split.held_out) == ["a", "b", "c"], "no text twice"
     assert (split.train, split.num_removed) == ((), 3), "two more a, one more c"
 
 
-def test_downstream_texts_leave_training():
+def test_downstream_texts_are_removed_from_training():
     prompts = make_prompts(["a", "b", "c", "d"])
     split = split_prompts(prompts, num_held_out=1, never_train=frozenset("abcd"), rng=np.random.default_rng(0))
     assert (len(split.held_out), split.train, split.num_removed) == (1, (), 3)
@@ -335,7 +335,7 @@ def test_downstream_sets_are_loaded_and_never_trained_on(tmp_path):
         ([0, 1, 2], 3, "fewer: no prompt of"),
     ],
 )
-def test_too_many_held_out_prompts_are_the_specs_fault(tmp_path, texts, held_out, allowed):
+def test_too_many_held_out_prompts_are_a_fault_of_the_spec(tmp_path, texts, held_out, allowed):
     lines = [{"prompt": f"p{text}", "answer": "1"} for text in texts]
     with pytest.raises(InvalidRun) as caught:
         load(make_run({"source": write_lines(tmp_path / "d.jsonl", lines)}, held_out=held_out))

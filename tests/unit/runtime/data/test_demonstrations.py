@@ -125,7 +125,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 
 def test_held_out_and_downstream_prompts_are_never_demonstrated(tmp_path):
-    """A file of pairs knows nothing of the split: whatever is measured must leave it."""
+    """A file of pairs is independent of the split: evaluated prompts must be removed from it."""
     pairs = [("1+1=", "2"), ("2+2=", "4"), ("3+3=", "6")]
     run = make_run({"source": write_pairs(tmp_path / "p.jsonl", pairs)}, train="rows.jsonl", verifier="math")
     data = make_data(
@@ -142,7 +142,7 @@ def test_a_generated_demonstration_is_never_of_a_held_out_text():
     assert "22 + 31 =" not in seen
 
 
-def test_what_does_not_fit_is_left_out_and_not_cut(tmp_path):
+def test_a_pair_that_does_not_fit_is_skipped_and_not_cut(tmp_path):
     """12 + 10 tokens are allowed. A completion has its end of sequence too."""
     pairs = [("1+1=", "2" * 21), ("2+2=", "4" * 22)]
     source = write_pairs(tmp_path / "p.jsonl", pairs)
@@ -160,7 +160,7 @@ def test_a_wrong_answer_has_room_to_be_longer():
 
 
 @pytest.mark.parametrize(
-    ("warm_start", "changes", "path", "said", "rule"),
+    ("warm_start", "changes", "path", "message", "rule"),
     [
         ({"source": "reasoning_gym:sudoku"}, {}, "spec.warmStart.source", "traces are written for", "no traces"),
         ({"source": "reasoning_gym:gcd"}, {}, "spec.warmStart.source", "data.train.source", "another task"),
@@ -169,15 +169,15 @@ def test_a_wrong_answer_has_room_to_be_longer():
         ({"source": "gone.jsonl"}, {}, "spec.warmStart.source", "a file that exists", "no such file"),
     ],
 )
-def test_a_warm_start_that_cannot_be(tmp_path, warm_start, changes, path, said, rule):
+def test_a_warm_start_that_is_refused(tmp_path, warm_start, changes, path, message, rule):
     if warm_start["source"] == "FILE":
         warm_start = {**warm_start, "source": write_pairs(tmp_path / "p.jsonl", [("1+1=", "2")])}
-    with pytest.raises(InvalidRun, match=said) as caught:
+    with pytest.raises(InvalidRun, match=message) as caught:
         load(make_run(warm_start, **changes), make_data())
     assert [fault.path for fault in caught.value.faults] == [path], rule
 
 
-def test_too_many_bad_pairs_stop_the_run_and_are_named(tmp_path):
+def test_too_many_bad_pairs_stop_the_run_and_are_listed(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "1+1=", "completion": "2"}\n{"prompt": "2+2="}\nnot json\n')
     run = make_run({"source": str(file)}, train="rows.jsonl", verifier="math")

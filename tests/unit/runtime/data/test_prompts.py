@@ -16,7 +16,7 @@ from scalerl_runtime.data.scratch_model import build_tokenizer
 
 
 class MarkingTokenizer:
-    """A token per character, and 1 in front where special tokens are asked for."""
+    """A token per character, and 1 in front where special tokens are requested."""
 
     chat_template = "{{ messages }}"
     eos_token_id = 2
@@ -56,13 +56,13 @@ def test_special_tokens_are_there_once(prompt_format, text, tokens, rule):
     assert prompt.tokens.dtype == np.int32
 
 
-def test_a_prompt_may_hold_what_the_template_holds():
+def test_a_prompt_may_hold_the_placeholder_of_the_template():
     written = spec(promptFormat="plain", promptTemplate="Q:{prompt}")
     (prompt,), _ = render_rows([row(0, "{prompt}{x}")], written, MarkingTokenizer(), max_tokens=20)
     assert prompt.text == "Q:{prompt}{x}"
 
 
-def test_prompts_keep_their_order_and_a_long_one_is_named():
+def test_prompts_keep_their_order_and_a_long_one_is_a_fault():
     rows = [row(0, "abc"), row(1, "abcdef"), row(2, "ab", difficulty=7.5)]
     prompts, faults = render_rows(rows, spec(promptFormat="plain"), MarkingTokenizer(), max_tokens=4)
     assert [(prompt.id, prompt.difficulty) for prompt in prompts] == [(0, 4.0), (2, 7.5)]
@@ -80,7 +80,7 @@ def test_a_character_that_the_tokenizer_does_not_know_is_a_fault():
 
 
 def test_an_entry_is_stored_as_a_literal_inside_json():
-    """JSON alone would make the tuple a list and the key a string; scorers tell them apart."""
+    """JSON alone would make the tuple a list and the key a string; scorers distinguish them."""
     entry = GeneratedRecord("gcd", {"max_value": 12}, {"answer": "6", "metadata": {"pair": (12, 18), 3: [None, True]}})
     stored = build_entry_answer(entry)
     assert json.loads(stored) == {

@@ -62,7 +62,7 @@ def test_every_id_of_the_model_decodes(folder):
     assert len(loaded) == size
 
 
-def test_config_has_the_sizes_that_were_asked_for(folder):
+def test_config_has_the_requested_sizes(folder):
     config = json.loads((folder / "config.json").read_text())
     expected = {
         "architectures": ["Qwen3ForCausalLM"],
@@ -110,7 +110,7 @@ def test_the_process_keeps_its_own_random_state(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_empty_is_not_changed(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("keep")
     with pytest.raises(OSError, match="not empty"):

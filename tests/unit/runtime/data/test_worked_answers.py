@@ -37,7 +37,7 @@ def test_every_task_has_the_fields_that_its_trace_reads(task):
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "decimal_chain_sum"])
-def test_a_sums_thinking_arrives_at_the_answer(task):
+def test_the_thinking_of_a_sum_ends_with_the_answer(task):
     for record in reasoning_gym.create_dataset(task, seed=4, size=30):
         trace = write_trace(GeneratedRecord(task, {}, record))
         assert Decimal(trace.thinking.rpartition("=")[2]) == Decimal(trace.answer)
@@ -56,13 +56,13 @@ def test_a_sums_thinking_arrives_at_the_answer(task):
         ),
     ],
 )
-def test_a_missed_answer_is_near_and_never_right(answer, wrong, rule):
+def test_a_near_miss_is_never_right(answer, wrong, rule):
     rng = np.random.default_rng(0)
     seen = {miss_answer(answer, rng) for _ in range(1500)}
     assert seen == wrong, rule
 
 
-def test_a_task_without_traces_is_named():
+def test_a_task_without_traces_is_a_fault():
     assert check_task("gcd", "spec.warmStart.source") is None
     fault = check_task("sudoku", "spec.warmStart.source")
     assert str(fault) == (

@@ -1,4 +1,4 @@
-"""How an attempt ends for whoever started it: exit code and last words."""
+"""Exit code and termination message of an attempt."""
 
 import asyncio
 import json
@@ -24,33 +24,33 @@ def variables(tmp_path):
         "SCALERL_SPEC": str(tmp_path / "run.yaml"),
         "SCALERL_FOLDER": str(tmp_path),
         "SCALERL_TOKEN_FILE": str(tmp_path / "token"),
-        "SCALERL_TERMINATION_FILE": str(tmp_path / "words.json"),
+        "SCALERL_TERMINATION_FILE": str(tmp_path / "termination.json"),
     }
 
 
-def words(variables):
+def message(variables):
     return json.loads(Path(variables["SCALERL_TERMINATION_FILE"]).read_text())
 
 
-def test_a_wrong_spec_is_never_tried_again(variables):
+def test_a_wrong_spec_is_never_retried(variables):
     Path(variables["SCALERL_SPEC"]).write_text("kind: RLRun\n")
     assert asyncio.run(run_attempt(variables)) == 64
-    assert words(variables)["reason"] == "Invalid"
-    assert "spec: missing" in words(variables)["error"]
+    assert message(variables)["reason"] == "Invalid"
+    assert "spec: missing" in message(variables)["error"]
 
 
-def test_numbers_that_are_none_have_an_exit_code_of_their_own(variables, monkeypatch):
+def test_non_finite_numbers_have_their_own_exit_code(variables, monkeypatch):
     async def fail(_coordinator):
         raise NonFinite("step 57: loss is nan")
 
     monkeypatch.setattr(Coordinator, "run_attempt", fail)
     monkeypatch.setattr(Coordinator, "handle_signals", lambda _coordinator: None)
     assert asyncio.run(run_attempt(variables)) == 65
-    assert (words(variables)["reason"], words(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
+    assert (message(variables)["reason"], message(variables)["error"]) == ("Failed", "NonFinite: step 57: loss is nan")
 
 
-def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monkeypatch):
-    """Ray gives its node 30 s and then raises a bare Exception; on a busy machine the next try may succeed."""
+def test_a_failed_start_of_ray_is_retried(variables, monkeypatch):
+    """Ray waits 30 s for its node, then raises a bare Exception; on a busy machine the next start may succeed."""
 
     def fail(**_options):
         raise Exception("The current node timed out during startup.\nMore of it.")  # noqa: TRY002 # as Ray does
@@ -58,7 +58,8 @@ def test_a_ray_that_does_not_start_says_nothing_against_the_run(variables, monke
     monkeypatch.setattr("ray.init", fail)
     monkeypatch.setattr(Coordinator, "handle_signals", lambda _coordinator: None)  # this process keeps its own signals
     assert asyncio.run(run_attempt(variables)) == 75
-    assert words(variables)["reason"] == "Retry"
+    assert message(variables)["reason"] == "Retry"
     assert (
-        words(variables)["error"] == "ClusterUnavailable: Ray did not start: The current node timed out during startup."
+        message(variables)["error"]
+        == "ClusterUnavailable: Ray did not start: The current node timed out during startup."
     )

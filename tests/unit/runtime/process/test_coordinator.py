@@ -30,7 +30,7 @@ class Closing:
 @pytest.fixture
 def coordinator(tmp_path):
     (tmp_path / "token").write_text("secret")
-    names = {"SPEC": "run.yaml", "FOLDER": "", "TOKEN_FILE": "token", "TERMINATION_FILE": "words.json"}
+    names = {"SPEC": "run.yaml", "FOLDER": "", "TOKEN_FILE": "token", "TERMINATION_FILE": "termination.json"}
     environment = Environment.parse({f"SCALERL_{key}": str(tmp_path / name) for key, name in names.items()})
     return Coordinator(environment, parse_run(yaml.safe_load(QUICKSTART.read_text())))
 

@@ -61,9 +61,9 @@ def test_progress_is_of_the_asked_index(tmp_path):
     assert '"computeGpuHours":0.5' in body, "names as in the API"
 
 
-def test_not_ready_says_so(tmp_path):
+def test_a_starting_coordinator_is_not_ready(tmp_path):
     assert ask(tmp_path, "/readyz", ready=False) == (503, "starting")
 
 
-def test_metrics_are_what_the_publisher_gives(tmp_path):
+def test_metrics_are_those_of_the_publisher(tmp_path):
     assert ask(tmp_path, "/metrics")[1] == "scalerl_step 3\n"

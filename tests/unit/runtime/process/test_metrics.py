@@ -47,7 +47,7 @@ def test_lag_histogram_is_cumulative():
     assert found["scalerl_token_lag_sum",] == 2 * 2 + 3 * 1 + 4 * 5 + 6 * 33
 
 
-def test_what_was_not_measured_has_no_series():
+def test_a_metric_without_a_measurement_has_no_series():
     publisher = Publisher()
     assert {key for key in samples(publisher) if not key[0].startswith("scalerl_token_lag")} == set()
     publisher.set({"entropy": 0.0})
@@ -87,14 +87,14 @@ def test_every_number_of_an_evaluation_can_be_read_back():
         assert ",".join(f'{name}="{text}"' for name, text in sorted(sample.labels.items())) == labels
 
 
-def test_entropy_that_was_not_measured_has_no_series():
+def test_entropy_without_a_measurement_has_no_series():
     publisher = Publisher()
     publisher.show_evals([point(0), point(1, entropy=0.5)])
     found = [key for key in samples(publisher) if key[0] == "scalerl_eval_entropy"]
     assert [key[3] for key in found] == ["1"]
 
 
-def test_evaluations_are_shown_up_to_a_bound_the_newest_of_them():
+def test_only_the_newest_evaluations_have_series():
     publisher = Publisher()
     publisher.show_evals([point(index) for index in range(EVAL_POINTS + 5)])
     indices = sorted(int(key[3]) for key in samples(publisher) if key[0] == "scalerl_eval_pass_rate")

@@ -27,12 +27,12 @@ def run(program: str) -> "subprocess.CompletedProcess[str]":
         ("killed", "os.kill(os.getpid(), signal.SIGKILL)", 128 + 9),
     ],
 )
-def test_its_exit_code_is_its_childs(why: str, main: str, code: int) -> None:
+def test_the_exit_code_is_that_of_the_child(why: str, main: str, code: int) -> None:
     assert run(f"def main():\n    {main}\nsys.exit(be_init(main))").returncode == code, why
 
 
-def test_orphans_are_buried() -> None:
-    """The grandchild ends after its parent; while `main` still runs nobody else would wait for it."""
+def test_orphans_are_reaped() -> None:
+    """The grandchild ends after its parent; while `main` runs no other process waits for it."""
     program = """
 def main():
     parent = subprocess.Popen(["sh", "-c", "sleep 0.2 & echo $!; exit"], stdout=subprocess.PIPE, text=True)
@@ -48,7 +48,7 @@ sys.exit(be_init(main))
     assert run(program).returncode == 0
 
 
-def test_a_signal_is_passed_on() -> None:
+def test_a_signal_is_forwarded() -> None:
     program = BEGIN + (
         "def main():\n"
         "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
@@ -63,5 +63,5 @@ def test_a_signal_is_passed_on() -> None:
         assert process.wait(timeout=60) == 42
 
 
-def test_elsewhere_nothing_is_forked() -> None:
+def test_without_pid_1_nothing_is_forked() -> None:
     assert run(f"sys.exit(under_init(lambda: int(os.getppid() != {os.getpid()})))").returncode == 0

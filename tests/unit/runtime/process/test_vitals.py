@@ -16,7 +16,7 @@ def record(step, **values):
     return StepRecord(step=step, time=1.0, attempt=1, compute_gpu_hours=0.1, values=values)
 
 
-def test_a_step_by_what_was_measured_of_it():
+def test_a_step_has_its_measured_vitals():
     vitals = Vitals(Clock())
     vitals.add(record(7, entropy=0.5, lag_max=3.0, lag_mean=1.5, loss=0.1, non_finite=0.0))
     vitals.add(record(8, lag_max=4.0, non_finite=1.0))
@@ -26,14 +26,14 @@ def test_a_step_by_what_was_measured_of_it():
     ]
 
 
-def test_the_last_hundred_steps():
+def test_only_the_last_hundred_steps_are_kept():
     vitals = Vitals(Clock())
     for step in range(1, 251):
         vitals.add(record(step))
     assert [each.step for each in vitals.steps] == list(range(151, 251))
 
 
-def test_how_long_no_step_has_ended():
+def test_time_since_the_last_step():
     clock = Clock()
     vitals = Vitals(clock)
     assert vitals.still_seconds is None, "it does not train yet"

@@ -7,7 +7,7 @@ from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_
 @pytest.mark.parametrize(
     ("prompt", "completion", "answer", "rule"),
     [
-        ("2+2=", "4", "4", "nobody thought: all of it is the answer"),
+        ("2+2=", "4", "4", "no thinking: all of it is the answer"),
         ("2+2=", " 4\n", "4", "space around an answer is none of it"),
         ("2+2=", "<think>2+2=4</think>4", "4", "the answer follows the thinking"),
         ("2+2=", "<think>a</think>5<think>b</think> 4", "4", "the last thinking counts"),
@@ -50,8 +50,8 @@ def test_find_program(answer, program, rule):
         (r"$\sqrt{8}$", r"$2\sqrt{2}$", True, "two forms of a root"),
         (r"$\{1, 2\}$", r"$\{2, 1\}$", True, "sets have no order"),
         (r"$(1, 2)$", r"$(2, 1)$", False, "tuples have"),
-        (r"\frac12", "0.5", True, "LaTeX that nobody marked as such"),
-        ("x^2", "$x^2$", True, "a formula that nobody marked as such"),
+        (r"\frac12", "0.5", True, "LaTeX without delimiters"),
+        ("x^2", "$x^2$", True, "a formula without delimiters"),
         ("$(1, 2)$", "$1 < x < 2$", True, "an interval for the inequality that was asked for"),
         (
             "$1 < x < 2$",
@@ -93,7 +93,7 @@ def test_generated_entry(answer, right, rule):
 BROKEN = build_entry_answer(GeneratedRecord("gcd", {}, {"question": "?", "answer": "3"}))
 
 
-def test_a_scorer_broken_by_the_answer_says_wrong_and_one_broken_by_itself_raises(monkeypatch):
+def test_a_scorer_that_fails_on_the_answer_only_means_wrong_else_it_raises(monkeypatch):
     """reasoning_gym's scorers do not expect every answer; the record's own they must be able to score."""
     from scalerl_runtime.rewards import answers
 

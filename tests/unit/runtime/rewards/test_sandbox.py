@@ -4,7 +4,7 @@ import pytest
 
 from scalerl_runtime.rewards import sandbox
 from scalerl_runtime.rewards import sandbox_child as confined
-from scalerl_runtime.rewards.sandbox import Sandbox, SandboxUnavailable, judge_result, run_program
+from scalerl_runtime.rewards.sandbox import Sandbox, SandboxUnavailable, parse_result, run_program
 from scalerl_runtime.rewards.sandbox_child import build_filter
 
 TESTS = "assert square(3) == 9\nassert square(-2) == 4"
@@ -28,7 +28,7 @@ def run(program: str, tests: str = TESTS, *, timeout_seconds: float = 30.0) -> s
         ("x = bytearray(30 * 2**20)\n" + RIGHT, "passed", "less memory than allowed is given"),
         ("import numpy\n" + RIGHT, "failed", "installed packages are not there"),
         ("input()\n" + RIGHT, "failed", "there is nothing to read"),
-        ("print('x' * 5_000_000)\n" + RIGHT, "passed", "what is printed goes nowhere"),
+        ("print('x' * 5_000_000)\n" + RIGHT, "passed", "printed text is discarded"),
         (
             "import dataclasses, math, re, json, heapq, collections, decimal\n"
             "@dataclasses.dataclass\nclass A:\n    x: 'int'\n" + RIGHT,
@@ -43,7 +43,7 @@ def run(program: str, tests: str = TESTS, *, timeout_seconds: float = 30.0) -> s
         (
             "import threading, time\nthreading.Thread(target=lambda: time.sleep(900)).start()\n" + RIGHT,
             "passed",
-            "a thread that goes on does not hold the verdict back",
+            "a thread that goes on does not delay the result",
         ),
     ],
 )
@@ -96,7 +96,7 @@ ATTEMPT = "try:\n    {attempt}\nexcept OSError:\n    pass\nelse:\n    raise Syst
         ("import resource, os; resource.prlimit(os.getppid(), resource.RLIMIT_AS)", "no limit of another process"),
     ],
 )
-def test_what_could_do_harm_does_not_exist(tmp_path, attempt, rule):
+def test_harmful_calls_fail(tmp_path, attempt, rule):
     victim = tmp_path / "victim.txt"
     victim.write_text("untouched")
     assert run(ATTEMPT.format(attempt=attempt.format(victim=str(victim)))) == "passed", rule
@@ -106,7 +106,7 @@ def test_what_could_do_harm_does_not_exist(tmp_path, attempt, rule):
 
 
 def test_the_attempts_would_work_outside(tmp_path):
-    """The table above is worth something only if its attempts succeed where nothing is confined."""
+    """The table above proves something only if its attempts succeed outside the sandbox."""
     exec("import socket; socket.socket().close(); import os; os.kill(os.getpid(), 0)")
     exec(f"open({str(tmp_path / 'here.txt')!r}, 'w').close()")
     assert (tmp_path / "here.txt").exists()
@@ -140,14 +140,14 @@ for descriptor in range(3, 64):
     assert outcome.kind == "failed"
 
 
-def test_a_deadline_before_the_sandbox_stands_is_no_verdict():
-    """The program had no chance: that is not its fault."""
+def test_a_deadline_during_the_sandbox_setup_grades_nothing():
+    """The program did not run, so it is neither right nor wrong."""
     ticks = iter([0.0, 100.0])
     outcome = run_program(RIGHT, TESTS, timeout_seconds=1.0, memory_megabytes=64, clock=lambda: next(ticks))
     assert outcome.kind == "unavailable"
 
 
-def test_a_sandbox_that_cannot_start_is_no_verdict(monkeypatch):
+def test_a_sandbox_that_cannot_start_grades_nothing(monkeypatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
     outcome = run_program(RIGHT, TESTS, timeout_seconds=30.0, memory_megabytes=64)
     assert (outcome.kind, "did not start" in outcome.reason) == ("unavailable", True)
@@ -161,14 +161,14 @@ def test_a_sandbox_that_cannot_start_is_no_verdict(monkeypatch):
         (b"ready\n", True, "failed", "it ended before the last test had passed"),
         (b"ready\n", False, "timeout", "it was cut"),
         (b"ready\n0e", True, "failed", "a guessed nonce"),
-        (b"ready\n0fx", True, "failed", "more than the nonce: somebody else wrote"),
+        (b"ready\n0fx", True, "failed", "more than the nonce: the program wrote too"),
         (b"0f", True, "unavailable", "a nonce without confinement cannot be"),
         (b"", True, "unavailable", "the interpreter died"),
         (b"machine is vax", True, "unavailable", "the confinement was refused"),
     ],
 )
 def test_result_bytes(result, ended, kind, rule):
-    outcome = judge_result(result, ended=ended, nonce="0f")
+    outcome = parse_result(result, ended=ended, nonce="0f")
     assert outcome.kind == kind, rule
     assert outcome.right is {"passed": True, "failed": False, "timeout": False, "unavailable": None}[kind], rule
 
@@ -179,7 +179,7 @@ def test_sandbox_checks_within_its_limits():
     assert checked.check("x = bytearray(60 * 2**20)\n" + RIGHT, TESTS).right is False
 
 
-def test_a_machine_that_cannot_confine_is_refused_at_the_start(monkeypatch):
+def test_a_machine_without_a_sandbox_is_refused_at_the_start(monkeypatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
     with pytest.raises(SandboxUnavailable, match="programs need Linux with seccomp"):
         Sandbox(timeout_seconds=1.0, memory_megabytes=40)
@@ -190,7 +190,7 @@ def test_an_unknown_machine_is_refused():
         build_filter("vax")
 
 
-# (machine, call) -> its number, from the kernel's headers, where a mistake would open a hole.
+# (machine, call) -> its number, from the kernel's headers. A mistake in the filter would allow one of these.
 DANGEROUS = {
     "x86_64": {"socket": 41, "connect": 42, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101}
     | {"unlink": 87, "rename": 82, "mkdir": 83, "chmod": 90, "mount": 165, "unlinkat": 263, "io_uring_setup": 425}
@@ -202,7 +202,7 @@ DANGEROUS = {
 
 
 def interpret(program, number, arguments=(0, 0, 0)):
-    """What the kernel would make of a call: classic BPF, the four operations that are used."""
+    """Return what the kernel does with a call: classic BPF, the four operations that are used."""
     audit = program[1][3]
     data = {0: number, 4: audit} | {16 + 8 * index: value for index, value in enumerate(arguments)}
     value, at = 0, 0
@@ -227,7 +227,7 @@ def test_no_dangerous_call_is_allowed_on_any_machine(machine):
 
 
 @pytest.mark.parametrize(("machine", "read", "open_at", "clone"), [("x86_64", 0, 257, 56), ("aarch64", 63, 56, 220)])
-def test_filter_looks_at_arguments(machine, read, open_at, clone):
+def test_filter_checks_arguments(machine, read, open_at, clone):
     program = build_filter(machine)
     allow, refuse = 0x7FFF0000, 0x50000 | 1
     assert interpret(program, read) == allow
@@ -241,13 +241,13 @@ def test_filter_looks_at_arguments(machine, read, open_at, clone):
 def test_another_machines_calls_end_the_process():
     """A 32-bit call has other numbers, so that an allowed number could be a dangerous call."""
     load, compare, kill, *_ = build_filter("x86_64")
-    assert load == (0x20, 0, 0, 4), "the machine is looked at first"
+    assert load == (0x20, 0, 0, 4), "the machine is checked first"
     assert compare == (0x15, 1, 0, 0xC000003E), "the right machine jumps over the kill"
     assert kill == (0x06, 0, 0, 0x80000000)
 
 
 def test_no_process_is_left_behind():
-    """A program that hangs is gone when its verdict is there."""
+    """A program that hangs is dead when its result is returned."""
     before = _children()
     assert run("import time\ntime.sleep(900)", timeout_seconds=1.5) == "timeout"
     assert _children() == before

@@ -10,7 +10,7 @@ from scalerl_api import InvalidRun, parse_run
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.rewards.sandbox import ProgramResult
 from scalerl_runtime.rewards.verifier import Reward, SandboxBackend, Verifier, VerifierPool, make_verifier
-from scalerl_runtime.rewards.verifier_process import judge_question, parse_reward
+from scalerl_runtime.rewards.verifier_process import grade_request, parse_reward
 from scalerl_runtime.types import Prompt
 
 USER_MODULE = '''
@@ -35,7 +35,7 @@ def run_with(verifier: str, **reward: object):
     document = {
         "apiVersion": "scalerl.io/v1alpha1",
         "kind": "RLRun",
-        "metadata": {"name": "judged"},
+        "metadata": {"name": "graded"},
         "spec": {
             "model": {"source": "Qwen/Qwen3-8B"},
             "data": {"train": {"source": "rows.jsonl", "size": 5000}},
@@ -68,117 +68,117 @@ def make():
         verifier.close()
 
 
-class FakeCourt:
-    """Says what it is told to, and remembers what it was asked."""
+class FakeBackend:
+    """Returns a fixed reward and records the requests."""
 
-    def __init__(self, verdict: Reward):
-        self.verdict = verdict
-        self.asked: list[tuple[str, str, str]] = []
+    def __init__(self, reward: Reward):
+        self.reward = reward
+        self.requests: list[tuple[str, str, str]] = []
 
-    def ask(self, prompt: str, answer: str, reference: str) -> Reward:
-        self.asked.append((prompt, answer, reference))
-        return self.verdict
+    def grade(self, prompt: str, answer: str, reference: str) -> Reward:
+        self.requests.append((prompt, answer, reference))
+        return self.reward
 
     def close(self) -> None:
         pass
 
 
-def test_the_court_is_asked_about_the_answer_without_the_thinking():
-    court = FakeCourt(Reward(1.0))
-    assert Verifier(court, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(1.0)
-    assert court.asked == [("12+7=", "19", "19")]
+def test_the_backend_grades_the_answer_without_the_thinking():
+    backend = FakeBackend(Reward(1.0))
+    assert Verifier(backend, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(1.0)
+    assert backend.requests == [("12+7=", "19", "19")]
 
 
-def test_unfinished_thinking_is_wrong_without_being_asked_about():
-    court = FakeCourt(Reward(1.0))
-    assert Verifier(court, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
-    assert court.asked == []
+def test_unfinished_thinking_is_wrong_without_a_request():
+    backend = FakeBackend(Reward(1.0))
+    assert Verifier(backend, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
+    assert backend.requests == []
 
 
-def test_a_users_function_sees_the_whole_completion():
-    court = FakeCourt(Reward(0.5))
-    assert Verifier(court, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
-    assert court.asked == [("12+7=", "<think>12+7", "19")]
+def test_a_users_function_gets_the_whole_completion():
+    backend = FakeBackend(Reward(0.5))
+    assert Verifier(backend, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
+    assert backend.requests == [("12+7=", "<think>12+7", "19")]
 
 
 def test_infra_failure_not_negative_reward(caplog: pytest.LogCaptureFixture):
-    """A verifier that fails says nothing about the answer; -1 would teach the model something false."""
-    verdict = Verifier(FakeCourt(Reward(None, "out of order")), whole=False).verify(prompt("19"), "19")
-    assert verdict == Reward(None, "out of order")
+    """A failing verifier is no evidence about the answer; -1 would teach the model something false."""
+    result = Verifier(FakeBackend(Reward(None, "out of order")), whole=False).verify(prompt("19"), "19")
+    assert result == Reward(None, "out of order")
     assert "prompt 31: out of order" in caplog.text
 
 
 def test_only_the_first_failures_are_logged(caplog: pytest.LogCaptureFixture):
-    verifier = Verifier(FakeCourt(Reward(None, "out of order")), whole=False)
+    verifier = Verifier(FakeBackend(Reward(None, "out of order")), whole=False)
     for _ in range(50):
         verifier.verify(prompt("19"), "19")
     assert len(caplog.records) == 20
 
 
 class FakeSandbox:
-    def __init__(self, outcome: ProgramResult):
-        self.outcome = outcome
+    def __init__(self, result: ProgramResult):
+        self.result = result
         self.checked: list[tuple[str, str]] = []
 
     def check(self, program: str, tests: str) -> ProgramResult:
         self.checked.append((program, tests))
-        return self.outcome
+        return self.result
 
     def close(self) -> None:
         pass
 
 
 @pytest.mark.parametrize(
-    ("outcome", "verdict", "rule"),
+    ("result", "reward", "rule"),
     [
         (ProgramResult("passed"), Reward(1.0), "a program that passes its tests is right"),
-        (ProgramResult("failed"), Reward(-1.0), "one that fails or crashes is wrong"),
-        (ProgramResult("timeout"), Reward(-1.0), "so is one that is cut"),
+        (ProgramResult("failed"), Reward(-1.0), "a program that fails or crashes is wrong"),
+        (ProgramResult("timeout"), Reward(-1.0), "a program that exceeds its time is wrong"),
         (ProgramResult("unavailable", "no room"), Reward(None, "no room"), "without a sandbox nothing is known"),
     ],
 )
-def test_programs(outcome, verdict, rule):
-    sandbox = FakeSandbox(outcome)
-    court = SandboxBackend(sandbox, num_places=1)
-    assert court.ask("Square x.", "```python\nx = 1\n```", "assert x == 1") == verdict, rule
+def test_programs(result, reward, rule):
+    sandbox = FakeSandbox(result)
+    backend = SandboxBackend(sandbox, max_concurrent=1)
+    assert backend.grade("Square x.", "```python\nx = 1\n```", "assert x == 1") == reward, rule
     assert sandbox.checked == [("x = 1\n", "assert x == 1")]
 
 
-def test_code_is_judged_in_the_sandbox(make):
+def test_code_is_graded_in_the_sandbox(make):
     verifier = make("code", timeoutSeconds=30.0)
     tests = prompt("assert square(3) == 9")
     assert verifier.verify(tests, "```python\ndef square(x):\n    return x * x\n```") == Reward(1.0)
     assert verifier.verify(tests, "<think>x*x</think>def square(x):\n    return x + x\n") == Reward(-1.0)
 
 
-def test_mathematics_is_judged(make):
+def test_mathematics_is_graded(make):
     verifier = make("math", timeoutSeconds=30.0)
     assert verifier.verify(prompt("0.5"), r"<think>half</think>$\frac{1}{2}$") == Reward(1.0)
     assert verifier.verify(prompt("0.5"), "2") == Reward(-1.0)
     assert verifier.verify(prompt(""), "2").reward is None, "a reference that is no mathematics"
 
 
-def test_generated_tasks_are_judged_by_many_threads_at_once(make):
-    """An answer must reach its own asker: thread i asks about i and about i + 1."""
+def test_many_threads_grade_generated_tasks_at_once(make):
+    """A reward must reach the thread that requested it: thread i grades i and i + 1."""
     verifier = make("reasoning_gym", timeoutSeconds=60.0)
 
     def both(number: int) -> tuple[float | None, float | None]:
         record = {"question": "?", "answer": str(number), "metadata": {}}
-        asked = prompt(build_entry_answer(GeneratedRecord("chain_sum", {}, record)))
-        return verifier.verify(asked, str(number)).reward, verifier.verify(asked, str(number + 1)).reward
+        task = prompt(build_entry_answer(GeneratedRecord("chain_sum", {}, record)))
+        return verifier.verify(task, str(number)).reward, verifier.verify(task, str(number + 1)).reward
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(both, range(60))) == {(1.0, -1.0)}
 
 
 @pytest.mark.usefixtures("user_module")
-def test_a_users_function_is_judged_and_survives_its_failures(make, caplog: pytest.LogCaptureFixture):
+def test_failures_of_a_users_function_give_no_reward_and_do_not_stop_it(make, caplog: pytest.LogCaptureFixture):
     verifier = make("python:my_rewards:says", timeoutSeconds=60.0)
     rows = [
         ("True", 1.0, "", "True is right"),
         ("False", -1.0, "", "False is wrong"),
         ("0.25", 0.25, "", "a number is the reward"),
-        ("len('<think>ab') / 10", 0.9, "", "the thinking is its to judge, finished or not"),
+        ("len('<think>ab') / 10", 0.9, "", "the function gets the thinking, finished or not"),
         ("1.5", None, "number from -1 to 1", "out of range"),
         ("float('nan')", None, "number from -1 to 1", "not a number"),
         ("None", None, "returned None", "nothing"),
@@ -186,57 +186,57 @@ def test_a_users_function_is_judged_and_survives_its_failures(make, caplog: pyte
         ("os._exit(0)", None, "its process ended", "it ends its process"),
         ("sys.exit()", None, "its process ended", "it leaves"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", None, "its process ended", "it crashes"),
-        ("print('hm') or True", 1.0, "", "it prints, and after all that it still answers"),
+        ("print('hm') or True", 1.0, "", "it prints, and after all failures it still replies"),
     ]
     for completion, reward, error, rule in rows:
-        verdict = verifier.verify(prompt("ok"), completion)
-        assert verdict.reward == reward, rule
-        assert error in verdict.error, rule
+        result = verifier.verify(prompt("ok"), completion)
+        assert result.reward == reward, rule
+        assert error in result.error, rule
     assert "prompt 31" in caplog.text
 
 
 @pytest.mark.usefixtures("user_module")
-def test_a_judge_that_hangs_is_cut_and_replaced(make):
-    """Each time a judge must have been there to hang: a place whose judge is gone says something else."""
+def test_a_process_that_hangs_is_killed_and_replaced(make):
+    """The error is that of a timeout each time: a missing process gives another error."""
     verifier = make("python:my_rewards:says", timeoutSeconds=0.3)
     for _ in range(3):
-        verdict = verifier.verify(prompt("ok"), "time.sleep(900)")
-        assert (verdict.reward, "gave no verdict within 0.3 s" in verdict.error) == (None, True)
+        result = verifier.verify(prompt("ok"), "time.sleep(900)")
+        assert (result.reward, "returned no reward within 0.3 s" in result.error) == (None, True)
 
 
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(
-    ("path", "said", "rule"),
+    ("path", "message", "rule"),
     [
         ("my_rewards:number", "number in my_rewards is a int, not a function", "not a function"),
         ("my_rewards:nothing", "has no attribute 'nothing'", "no such function"),
         ("not_there:says", "No module named 'not_there'", "no such module"),
     ],
 )
-def test_a_path_that_leads_nowhere_stops_the_run(path, said, rule):
-    with pytest.raises(InvalidRun, match=said) as caught:
+def test_a_path_without_a_function_stops_the_run(path, message, rule):
+    with pytest.raises(InvalidRun, match=message) as caught:
         make_verifier(run_with(f"python:{path}"))
     assert caught.value.faults[0].path == "spec.reward.verifier", rule
 
 
 @pytest.mark.usefixtures("user_module")
-def test_close_ends_every_judge_and_releases_who_waits():
-    pool = VerifierPool("python:my_rewards:says", timeout_seconds=600.0, num_judges=1)
+def test_close_ends_every_process_and_releases_waiting_threads():
+    pool = VerifierPool("python:my_rewards:says", timeout_seconds=600.0, num_processes=1)
     pool.start()
-    judge = next(iter(pool._started))
-    verdicts = []
-    asking = [
-        threading.Thread(target=lambda: verdicts.append(pool.ask("?", "time.sleep(900)", "")), daemon=True)
+    process = next(iter(pool._started))
+    rewards = []
+    threads = [
+        threading.Thread(target=lambda: rewards.append(pool.grade("?", "time.sleep(900)", "")), daemon=True)
         for _ in range(2)
     ]
-    for thread in asking:
+    for thread in threads:
         thread.start()
     pool.close()
-    for thread in asking:
+    for thread in threads:
         thread.join(timeout=60)
-    assert [verdict.reward for verdict in verdicts] == [None, None]
+    assert [each.reward for each in rewards] == [None, None]
     with pytest.raises(ProcessLookupError):
-        os.kill(judge._process.pid, 0)
+        os.kill(process._process.pid, 0)
     pool.close()
 
 
@@ -250,18 +250,18 @@ def test_close_ends_every_judge_and_releases_who_waits():
         (np.float32(0.5), 0.5, "a number of another library"),
     ],
 )
-def test_what_a_verifier_may_return(returned, reward, rule):
+def test_return_values_that_are_rewards(returned, reward, rule):
     assert parse_reward(returned) == reward, rule
 
 
 @pytest.mark.parametrize("returned", ["1", None, 1.0001, float("inf"), [1.0], 1j])
-def test_what_a_verifier_may_not_return(returned):
+def test_return_values_that_are_refused(returned):
     with pytest.raises(ValueError, match="a bool or a number from -1 to 1 is allowed"):
         parse_reward(returned)
 
 
-def test_a_failure_is_told_by_name():
-    def judge(_prompt: str, _answer: str, _reference: str) -> object:
+def test_an_error_names_its_exception():
+    def fail(_prompt: str, _answer: str, _reference: str) -> object:
         raise MemoryError("4 GiB")
 
-    assert judge_question(judge, ["", "", ""]) == {"error": "MemoryError: 4 GiB"}
+    assert grade_request(fail, ["", "", ""]) == {"error": "MemoryError: 4 GiB"}

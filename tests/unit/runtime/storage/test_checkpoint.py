@@ -44,7 +44,7 @@ def seal(store, step, protect=frozenset(), weights="w"):
     return store.commit(unfinished, RunState(step=step, warm_steps=1, compute_gpu_hours=0.5), GROUPS, protect)
 
 
-def test_state_comes_back_whole(tmp_path):
+def test_state_is_unchanged_by_a_round_trip(tmp_path):
     state = RunState(
         step=7,
         warm_steps=40,
@@ -74,7 +74,7 @@ def test_buffer_is_laid_out_end_to_end():
     assert [arrays[k].dtype for k in ("tokens", "logps", "versions", "forced")] == ["int32", "float32", "int32", "bool"]
 
 
-def test_buffer_comes_back_bit_for_bit(tmp_path):
+def test_buffer_is_bit_for_bit_the_same_after_a_round_trip(tmp_path):
     path = seal(CheckpointStore(tmp_path, 2), 1)
     first, second = load_buffer(path, PROMPTS)
     assert (first.prompt.id, first.epoch, first.admitted_version, len(first.completions)) == (9, 2, 3, 2)
@@ -87,7 +87,7 @@ def test_buffer_comes_back_bit_for_bit(tmp_path):
         assert (found.finish, found.text, found.reward) == (given.finish, given.text, given.reward)
 
 
-def test_unknown_prompt_is_named(tmp_path):
+def test_an_unknown_prompt_is_an_error_with_its_id(tmp_path):
     path = seal(CheckpointStore(tmp_path, 2), 1)
     with pytest.raises(CheckpointError, match="prompt 9 is not in the data set"):
         load_buffer(path, {4: PROMPTS[4]})
@@ -130,7 +130,7 @@ def _flip(file):
         (lambda file: file.unlink(), "gone"),
     ],
 )
-def test_damaged_checkpoint_is_passed_over(tmp_path, caplog, name, damage, rule):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, caplog, name, damage, rule):
     store = CheckpointStore(tmp_path, 3)
     for step in (1, 2):
         seal(store, step)
@@ -140,7 +140,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, caplog, name, damage, rule)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": '])
-def test_checkpoint_without_a_manifest_is_passed_over(tmp_path, text):
+def test_a_checkpoint_without_a_manifest_is_skipped(tmp_path, text):
     store = CheckpointStore(tmp_path, 3)
     for step in (1, 2):
         seal(store, step)
@@ -148,7 +148,7 @@ def test_checkpoint_without_a_manifest_is_passed_over(tmp_path, text):
     assert store.latest() == store.path(1)
 
 
-def test_old_checkpoints_go_and_protected_ones_stay(tmp_path):
+def test_old_checkpoints_are_deleted_unless_protected(tmp_path):
     store = CheckpointStore(tmp_path, 2)
     for step in (1, 2, 3, 10):
         seal(store, step, protect=frozenset({1}))

@@ -8,7 +8,7 @@ def journal(tmp_path):
     return Journal(tmp_path / "steps.jsonl")
 
 
-def test_lines_come_back_in_order(journal):
+def test_lines_are_read_in_order(journal):
     assert list(journal.read()) == [], "no file yet"
     journal.append({"step": 1})
     journal.append({"step": 2, "text": "a\nb"})
@@ -16,7 +16,7 @@ def test_lines_come_back_in_order(journal):
     assert journal.path.read_bytes() == b'{"step": 1}\n{"step": 2, "text": "a\\nb"}\n'
 
 
-def test_line_that_a_kill_cut_short_is_dropped(journal):
+def test_a_line_that_a_kill_cut_short_is_ignored(journal):
     journal.path.write_bytes(b'{"step": 1}\n{"st')
     assert list(journal.read()) == [{"step": 1}]
 
@@ -35,7 +35,7 @@ def test_truncate_keeps_the_first_lines(journal, lines, kept, rule):
     assert journal.path.read_bytes() == kept, rule
 
 
-def test_truncate_without_a_file_is_nothing(journal):
+def test_truncate_without_a_file_does_nothing(journal):
     journal.truncate(3)
     assert not journal.path.exists()
 
