@@ -18,7 +18,7 @@ from typing import Any
 from client_libraries import CLIENTS, Client, run_all
 
 import scalerl_operator.controller.manager
-from scalerl_operator.reconcile.snapshot import parse_observed_pod
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod
 
 Parts = dict[str, dict[str, float]]
 

@@ -6,24 +6,33 @@ called. See docs/notes/053-kubectl-for-people.md.
 
 import importlib.metadata
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 import yaml
 
-from scalerl_api import InvalidRun, RLRun, RLRunStatus, parse_run
+from scalerl_api import InvalidRun, RLRun
 from scalerl_api.rlrun import PLURAL
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_INVALID, EXIT_RETRY, EXIT_USAGE, CommandError
 from scalerl_operator.controller.curve_config_map import CONFIG_MAPS
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.kube.kubeconfig import Access
-from scalerl_operator.reconcile.pod_view import EventView, PodView, last_events, order_pods, parse_pod
-from scalerl_operator.reconcile.snapshot import Key
+from scalerl_operator.reconcile.observed_pod import ObservedPod, parse_observed_pod
+from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run
+from scalerl_operator.reconcile.pod_view import (
+    EventView,
+    PodView,
+    build_pod_view,
+    describe_wait,
+    has_no_process,
+    last_events,
+    order_pods,
+)
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.render.describe import Overview
 from scalerl_operator.render.report_data import ReportData, rebuild_forecasts
-from scalerl_operator.resources.names import COORDINATOR, LABEL_RUN, Role, curve_name
+from scalerl_operator.resources.names import LABEL_RUN, Role, curve_name
 from scalerl_operator.run.attempts import load_history
 from scalerl_operator.run.evals import held_out
 
@@ -39,15 +48,23 @@ PENDING_PODS_EXPLAINED = 5  # pending pods whose events are read; most are pendi
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the API server stores it, with the metadata that is shown."""
+    """A run as the API server stores it, if its spec and status can be parsed."""
 
+    observed: ObservedRun
     run: RLRun
-    key: Key
-    uid: str
-    created: datetime
-    version: str
+    """With its status."""
     document: Json
     """Without `managedFields`."""
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return self.observed.key
+
+    @property
+    def created(self) -> datetime | None:
+        """By the API server's clock."""
+        return self.observed.created
 
 
 def to_command_error(error: KubeError, access: Access) -> CommandError:
@@ -83,39 +100,23 @@ async def fetch_runs(kube: KubeClient, namespace: str | None) -> list[StoredRun]
 
 def parse_stored(document: Json) -> StoredRun:
     """Parse a run in the API server's JSON. Raises CommandError for one that this version cannot parse."""
-    metadata = document["metadata"]
-    key = (metadata["namespace"], metadata["name"])
-    bare = {
-        "apiVersion": document["apiVersion"],
-        "kind": document["kind"],
-        "metadata": {"name": key[1], "namespace": key[0]},
-        "spec": document.get("spec", {}),
-    }
-    try:
-        run = parse_run(bare)
-        status = RLRunStatus.model_validate(document["status"], extra="ignore") if document.get("status") else None
-    except InvalidRun as error:
-        raise CommandError(f"{'/'.join(key)} is newer than this scalerl: {error}", EXIT_INVALID) from error
-    except ValueError as error:
-        raise CommandError(
-            f"the status of {'/'.join(key)} is newer than this scalerl: {error}", EXIT_INVALID
-        ) from error
-    return StoredRun(
-        run=run.model_copy(update={"status": status}),
-        key=key,
-        uid=metadata["uid"],
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
-        version=metadata["resourceVersion"],
-        document={**document, "metadata": {name: each for name, each in metadata.items() if name != "managedFields"}},
-    )
+    observed = parse_observed_run(document)
+    name = "/".join(observed.key)
+    if observed.parsed is None:
+        raise CommandError(f"{name} is newer than this scalerl: {InvalidRun(observed.faults)}", EXIT_INVALID)
+    if observed.is_status_foreign:
+        raise CommandError(f"the status of {name} is newer than this scalerl: {observed.status_fault}", EXIT_INVALID)
+    metadata = {name: each for name, each in document["metadata"].items() if name != "managedFields"}
+    run = observed.parsed.model_copy(update={"status": observed.status})
+    return StoredRun(observed, run, {**document, "metadata": metadata})
 
 
 async def fetch_pods(
     kube: KubeClient, key: Key, *, role: Role | None = None, index: int | None = None
-) -> list[PodView]:
-    """Return a run's pods that are meant, trainers first. Raises KubeError."""
+) -> list[ObservedPod]:
+    """Return the selected pods of a run, trainers first. Raises KubeError."""
     documents, _ = await kube.list(PODS, key[0], f"{LABEL_RUN}={key[1]}")
-    pods = (pod for pod in map(parse_pod, documents) if pod is not None)
+    pods = (pod for pod in map(parse_observed_pod, documents) if pod is not None)
     return order_pods(pods, key[1], role=role, index=index)
 
 
@@ -126,7 +127,7 @@ async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datet
     """
     found = await fetch_run(kube, access, name)
     pods = await _if_allowed(fetch_pods(kube, found.key))
-    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
+    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.observed.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
     return Overview(
         run=found.run,
@@ -154,18 +155,18 @@ async def _fetch_events(kube: KubeClient, namespace: str, about: str) -> Sequenc
     return last_events(documents, EVENTS_SHOWN)
 
 
-async def _with_reasons(kube: KubeClient, namespace: str, pods: Sequence[PodView]) -> list[PodView]:
+async def _with_reasons(kube: KubeClient, namespace: str, pods: Sequence[ObservedPod]) -> list[PodView]:
     """Return the pods.
 
     Those without a process get their last warning event, for example a volume that fails to mount.
     """
     reasons: dict[str, str] = {}
-    for pod in [each for each in pods if each.stuck][:PENDING_PODS_EXPLAINED]:
+    for pod in [each for each in pods if has_no_process(each)][:PENDING_PODS_EXPLAINED]:
         events = await _if_allowed(_fetch_events(kube, namespace, f"involvedObject.uid={pod.uid}"))
         warnings = [each for each in events if each.kind == "Warning"] if not isinstance(events, str) else []
-        if warnings and warnings[-1].message not in pod.waits:
-            reasons[pod.uid] = f"{pod.waits}; {warnings[-1].reason}: {warnings[-1].message}"
-    return [replace(each, waits=reasons.get(each.uid, each.waits)) for each in pods]
+        if warnings and warnings[-1].message not in describe_wait(pod):
+            reasons[pod.uid] = f"{warnings[-1].reason}: {warnings[-1].message}"
+    return [build_pod_view(each, reasons.get(each.uid, "")) for each in pods]
 
 
 async def fetch_report_data(kube: KubeClient, access: Access, name: str, now: datetime) -> ReportData:
@@ -175,11 +176,11 @@ async def fetch_report_data(kube: KubeClient, access: Access, name: str, now: da
     if not held_out(curve.evals):
         raise CommandError(f"{'/'.join(found.key)} on {access.place} has no evaluation yet", EXIT_USAGE)
     pods = await _if_allowed(fetch_pods(kube, found.key))
-    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.uid}"
+    about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.observed.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
     return ReportData(
         run=found.run,
-        spec=_spec_text(found.document),
+        spec=yaml.safe_dump(found.observed.document, sort_keys=False, allow_unicode=True, width=120),
         evals=curve.evals,
         steps=curve.steps if len(curve.steps) > 1 else (),  # one step is no line
         forecasts=rebuild_forecasts(found.run, curve.evals, now.timestamp()),
@@ -204,29 +205,16 @@ async def _fetch_curve(kube: KubeClient, found: StoredRun, access: Access) -> di
         return {}
     owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}
     data: dict[str, str] = stored.get("data") or {}
-    return data if found.uid in owners else {}
-
-
-def _spec_text(document: Json) -> str:
-    metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
-    bare = {
-        "apiVersion": document["apiVersion"],
-        "kind": document["kind"],
-        "metadata": metadata,
-        "spec": document["spec"],
-    }
-    return yaml.safe_dump(bare, sort_keys=False, allow_unicode=True, width=120)
+    return data if found.observed.uid in owners else {}
 
 
 def _environment(
-    found: StoredRun, access: Access, pods: Sequence[PodView] | str, now: datetime
+    found: StoredRun, access: Access, pods: Sequence[ObservedPod] | str, now: datetime
 ) -> list[tuple[str, str]]:
-    coordinator = (
-        next((each for each in pods if each.place == COORDINATOR), None) if not isinstance(pods, str) else None
-    )
+    coordinator = next((each for each in pods if each.is_coordinator), None) if not isinstance(pods, str) else None
     rows = [
         ("written", f"{now:%Y-%m-%d %H:%M} UTC"),
-        ("run", f"{'/'.join(found.key)}, uid {found.uid}"),
+        ("run", f"{'/'.join(found.key)}, uid {found.observed.uid}"),
         ("cluster", access.place),
         ("scalerl that wrote this", importlib.metadata.version("scalerl")),
     ]

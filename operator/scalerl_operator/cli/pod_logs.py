@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from scalerl_operator.cli.cluster_reader import fetch_pods
 from scalerl_operator.cli.log_lines import LineReader, LogOffset, LogOptions, build_query
-from scalerl_operator.kube.client import AWAY_SECONDS, PODS, RUNS, KubeClient, KubeError, KubeSilence
-from scalerl_operator.reconcile.pod_view import PodView, order_pods, parse_pod
-from scalerl_operator.reconcile.snapshot import Key, parse_observed_run
-from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, Role
+from scalerl_operator.kube.client import AWAY_SECONDS, RUNS, KubeClient, KubeError, KubeSilence
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import Key, parse_observed_run
+from scalerl_operator.reconcile.pod_view import describe_wait
+from scalerl_operator.resources.names import CONTAINER, Role
 from scalerl_operator.run.state import is_over, state_word
 
 MAX_FOLLOWED = 100
@@ -32,7 +34,7 @@ class PodSelection:
         """Whether at most one pod is selected: its lines need no prefix."""
         return self.role is not None and self.index is not None
 
-    def prefix(self, pod: PodView) -> str:
+    def prefix(self, pod: ObservedPod) -> str:
         """Return the prefix of each line of `pod`."""
         return "" if self.is_one else f"[{pod.place.hostname}] "
 
@@ -57,20 +59,12 @@ class FollowTimings:
     """The API server is retried for this long."""
 
 
-async def fetch_pods(kube: KubeClient, selection: PodSelection) -> list[PodView]:
-    """Return the selected pods, trainers first. Raises KubeError."""
-    namespace, run = selection.key
-    documents, _ = await kube.list(PODS, namespace, f"{LABEL_RUN}={run}")
-    pods = [pod for pod in map(parse_pod, documents) if pod is not None]
-    return order_pods(pods, run, role=selection.role, index=selection.index)
-
-
 async def show_logs(kube: KubeClient, selection: PodSelection, options: LogOptions, sink: LogSink) -> int:
     """Write the present logs, pod by pod; return the number of pods that had one. Raises KubeError."""
     num_shown = 0
-    for pod in await fetch_pods(kube, selection):
-        if not pod.begun and not options.previous:
-            sink.notify(f"{pod.name} has no log yet: {pod.waits}")
+    for pod in await fetch_pods(kube, selection.key, role=selection.role, index=selection.index):
+        if not pod.has_log and not options.previous:
+            sink.notify(f"{pod.name} has no log yet: {describe_wait(pod)}")
             continue
         try:
             await _read(kube, selection, _Stream(pod, options), sink, FollowTimings())
@@ -98,7 +92,7 @@ async def follow_logs(
 class _Stream:
     """The log of one container between two restarts."""
 
-    pod: PodView
+    pod: ObservedPod
     """As of the last list."""
     options: LogOptions
     offset: LogOffset = LogOffset()
@@ -119,7 +113,7 @@ async def _read(
     Raises KubeError.
     """
     options = stream.options
-    will_be_complete = stream.pod.over or options.previous or not options.follow
+    will_be_complete = stream.pod.container_state == "terminated" or options.previous or not options.follow
     reader = LineReader(stream.offset, timestamps=options.timestamps)
     prefix = selection.prefix(stream.pod)
     query = build_query(CONTAINER, options, stream.offset)
@@ -166,7 +160,7 @@ class _Follower:
         for stream in self.streams.values():
             self._collect(stream)
         try:
-            pods = await fetch_pods(self.kube, self.selection)
+            pods = await fetch_pods(self.kube, self.selection.key, role=self.selection.role, index=self.selection.index)
             self._start_streams(pods)
             done = not any(each.is_reading for each in self.streams.values()) and await self._is_over(pods)
         except KubeError as error:
@@ -177,16 +171,16 @@ class _Follower:
         self.last_answer = time.monotonic()
         return done
 
-    def _start_streams(self, pods: Sequence[PodView]) -> None:
+    def _start_streams(self, pods: Sequence[ObservedPod]) -> None:
         if len(pods) > MAX_FOLLOWED:
             self._notify(f"{len(pods)} pods, of which {MAX_FOLLOWED} are followed: select with --role and --index")
         for pod in pods[:MAX_FOLLOWED]:
-            if not pod.begun:
-                self._notify(f"{pod.name} has no log yet: {pod.waits}")
+            if not pod.has_log:
+                self._notify(f"{pod.name} has no log yet: {describe_wait(pod)}")
                 continue
             # A container that starts later is new: all of its log is wanted.
             options = self.options if self.is_first else replace(self.options, tail=None)
-            stream = self.streams.setdefault(pod.life, _Stream(pod, options))
+            stream = self.streams.setdefault(pod.log_key, _Stream(pod, options))
             stream.pod = pod
             if not stream.is_reading and not stream.is_complete:
                 stream.task = asyncio.create_task(_read(self.kube, self.selection, stream, self.sink, self.timings))
@@ -205,9 +199,9 @@ class _Follower:
         if error.status != 404:  # 404: the pod was deleted; the next list will not have it
             self._notify(f"{stream.pod.name}: {error}")
 
-    async def _is_over(self, pods: Sequence[PodView]) -> bool:
+    async def _is_over(self, pods: Sequence[ObservedPod]) -> bool:
         """Whether the run is over and the logs of its pods are complete."""
-        if not all(self.streams[pod.life].is_complete for pod in pods[:MAX_FOLLOWED] if pod.begun):
+        if not all(self.streams[pod.log_key].is_complete for pod in pods[:MAX_FOLLOWED] if pod.has_log):
             return False
         try:
             run = parse_observed_run(await self.kube.get(RUNS, *self.selection.key))

@@ -21,15 +21,10 @@ from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod
+from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run, run_key
 from scalerl_operator.reconcile.pod_plan import Create, Delete, PodPlan
-from scalerl_operator.reconcile.snapshot import (
-    Key,
-    ObservedRun,
-    Snapshot,
-    parse_observed_pod,
-    parse_observed_run,
-    run_key,
-)
+from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import is_due, wanted_annotations
 from scalerl_operator.resources.names import COORDINATOR, FIELD_MANAGER, FORECAST_ANNOTATIONS
 from scalerl_operator.resources.owner import Owner, PodOptions, reference

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.controller.owned_objects import NotOurs
 from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError, find_object
-from scalerl_operator.reconcile.snapshot import Key, Snapshot, last_evals
+from scalerl_operator.reconcile.observed_pod import last_evals
+from scalerl_operator.reconcile.observed_run import Key
+from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.stored_curve import StoredCurve, extend_curve, format_curve, parse_curve
 from scalerl_operator.resources.names import curve_name
 from scalerl_operator.resources.owner import Owner

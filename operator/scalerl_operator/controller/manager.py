@@ -28,7 +28,8 @@ from scalerl_operator.controller.watches import Body, Watches, start_watches
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.kube.client import RUNS, KubeClient, KubeError, load_connection
 from scalerl_operator.reconcile.cache import InformerCache
-from scalerl_operator.reconcile.snapshot import parse_observed_pod, parse_observed_run, run_key
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod
+from scalerl_operator.reconcile.observed_run import parse_observed_run, run_key
 from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
 from scalerl_operator.resources.owner import PodOptions

@@ -14,8 +14,8 @@ from scalerl_api.rlrun import MANAGED_BY
 from scalerl_operator.controller.apply import Cluster, NotLeading
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.kube.client import KubeError
+from scalerl_operator.reconcile.observed_run import Key
 from scalerl_operator.reconcile.pod_plan import plan_pods
-from scalerl_operator.reconcile.snapshot import Key
 from scalerl_operator.reconcile.work_queue import WorkQueue
 from scalerl_operator.telemetry.metrics import OperatorMetrics
 

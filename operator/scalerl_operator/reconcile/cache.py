@@ -7,7 +7,8 @@ the later, and whoever was deleted stays so. A list is seconds old when its last
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from scalerl_operator.reconcile.snapshot import Key, ObservedPod, ObservedRun
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import Key, ObservedRun
 
 BURIED = 20_000  # minutes of a busy cluster's deletions; an answer or a list is late by seconds
 

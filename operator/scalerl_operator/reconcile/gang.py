@@ -8,7 +8,7 @@ from scalerl_api.status import AttemptStatus, EarlierAttempts
 from scalerl_api.wire import EXIT_RETRY
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.restart_budget import count_failures
-from scalerl_operator.reconcile.snapshot import ObservedPod, parse_last_words
+from scalerl_operator.reconcile.observed_pod import ObservedPod, parse_last_words
 from scalerl_operator.run.attempts import MAX_MESSAGE_LENGTH, History, active_seconds, termination_fields
 from scalerl_operator.run.observed import ObservedState
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from scalerl_api.status import AttemptStatus
-from scalerl_operator.reconcile.snapshot import ObservedPod
+from scalerl_operator.reconcile.observed_pod import ObservedPod
 
 TEXT_LENGTH = 300  # of one wait; schedulers name every node
 

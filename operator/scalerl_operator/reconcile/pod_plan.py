@@ -26,8 +26,9 @@ from scalerl_operator.decide.lifecycle import (
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
+from scalerl_operator.reconcile.observed_pod import ObservedPod, last_checkpoint, last_evals
 from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
-from scalerl_operator.reconcile.snapshot import ObservedPod, Snapshot, last_checkpoint, last_evals
+from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.run.attempts import History, active_seconds, ask_to_end, load_history

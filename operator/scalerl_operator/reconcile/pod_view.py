@@ -1,137 +1,83 @@
-"""Pods and events as a person is shown them: where a pod stands, what it waits for, what happened. PURE."""
+"""Pods and events as a person is shown them: where a pod is, what it waits for, what happened. PURE."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from scalerl_operator.resources.names import CONTAINER, LABEL_RUN, ROLES, PodRole, Role, parse_pod_role
+from scalerl_operator.reconcile.observed_pod import ContainerWait, ObservedPod, join_texts
+from scalerl_operator.resources.names import ROLES, Role
 
 Document = Mapping[str, Any]
-
-# A kubelet says of every container that it is created; while an init container runs that says nothing.
-_USUAL = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(frozen=True)
 class PodView:
-    """One pod of a run."""
+    """The row of a pod in a table."""
 
     name: str
-    uid: str
-    run: str
-    place: PodRole
     phase: str
     ready: bool
     node: str
     created: datetime
     restarts: int
-    """How often the kubelet has started its container again."""
-    begun: bool
-    """Its container has run: there is a log."""
-    over: bool
-    """Its container has ended: nothing more will come into that log."""
     waits: str
-    """What it waits for, or how it ended; empty for one that is at work."""
-    stuck: bool
-    """It has no process yet: events may say why."""
-    image: str = ""
-
-    @property
-    def life(self) -> tuple[str, int]:
-        """Which life of which container: each has a log of its own."""
-        return self.uid, self.restarts
+    """What it waits for, or how it ended; empty for one that is ready."""
 
 
-def parse_pod(document: Document) -> PodView | None:
-    """Return the pod in an API server's JSON; None for a pod that is not a run's."""
-    metadata, status = document["metadata"], document.get("status", {})
-    labels = metadata.get("labels", {})
-    found = parse_pod_role(labels)
-    if found is None or LABEL_RUN not in labels:
-        return None
-    container = _container(status.get("containerStatuses", []))
-    state = container.get("state", {})
-    conditions = _conditions(status)
-    waits, stuck = _describe(document, conditions)
-    return PodView(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        run=labels[LABEL_RUN],
-        place=found[0],
-        phase=status.get("phase", "Pending"),
-        ready=conditions.get("Ready", {}).get("status") == "True",
-        node=document.get("spec", {}).get("nodeName", ""),
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
-        restarts=container.get("restartCount", 0),
-        begun="running" in state or "terminated" in state,
-        over="terminated" in state,
-        waits=waits,
-        stuck=stuck,
-        image=_container(document.get("spec", {}).get("containers", [])).get("image", ""),
-    )
+def build_pod_view(pod: ObservedPod, warning: str = "") -> PodView:
+    """Return the row of `pod`; `warning` is that of an event about it."""
+    waits = "; ".join(text for text in (describe_wait(pod), warning) if text)
+    return PodView(pod.name, pod.phase, pod.ready, pod.node, pod.created, pod.restarts, waits)
 
 
-def _container(entries: Iterable[Document]) -> Document:
-    return next((each for each in entries if each["name"] == CONTAINER), {})
+def describe_wait(pod: ObservedPod) -> str:
+    """Return what `pod` waits for, or how it ended; empty for one that is ready."""
+    if pod.deleting is not None:
+        return f"is ending, has until {pod.deleting:%H:%M:%S}"
+    if _is_finished(pod):
+        return _describe_end(pod)
+    if not pod.node:
+        return pod.unscheduled or f"no word from the scheduler {pod.scheduler}"
+    unusual = [each for each in pod.container_waits if not each.is_usual]
+    waits = unusual or pod.container_waits[:1]
+    if waits:
+        return "; ".join(map(_describe_container, waits))
+    if pod.phase == "Pending":
+        return "the kubelet has not started it"
+    return "" if pod.ready else "runs, is not ready"
 
 
-def _conditions(status: Document) -> dict[str, Document]:
-    return {each["type"]: each for each in status.get("conditions", [])}
+def has_no_process(pod: ObservedPod) -> bool:
+    """Whether no process of `pod` has begun: events may give the reason."""
+    if pod.deleting is not None or _is_finished(pod):
+        return False
+    return not pod.node or bool(pod.container_waits) or pod.phase == "Pending"
 
 
-def _describe(document: Document, conditions: Mapping[str, Document]) -> tuple[str, bool]:
-    """Return (what it waits for or how it ended, whether it has no process yet)."""
-    metadata, status = document["metadata"], document.get("status", {})
-    if "deletionTimestamp" in metadata:
-        until = datetime.fromisoformat(metadata["deletionTimestamp"])
-        return f"is ending, has until {until:%H:%M:%S}", False
-    if status.get("phase") in ("Succeeded", "Failed"):
-        return _describe_end(status), False
-    if not document.get("spec", {}).get("nodeName"):
-        return _describe_placing(document, conditions), True
-    waiting = [*_waiting(status.get("initContainerStatuses", [])), *_waiting(status.get("containerStatuses", []))]
-    telling = [each for each in waiting if not each.endswith(_USUAL)] or waiting[:1]
-    if telling:
-        return "; ".join(telling), True
-    if status.get("phase", "Pending") == "Pending":
-        return "the kubelet has not started it", True
-    return ("" if conditions.get("Ready", {}).get("status") == "True" else "runs, is not ready"), False
+def _is_finished(pod: ObservedPod) -> bool:
+    return pod.phase in ("Succeeded", "Failed")
 
 
-def _waiting(statuses: Sequence[Document]) -> list[str]:
-    """What each container waits for: `runtime: ImagePullBackOff: Back-off pulling image`."""
-    found = []
-    for each in statuses:
-        state = each.get("state", {}).get("waiting")
-        if state is not None:
-            parts = [each["name"], state.get("reason", "waiting"), state.get("message", "")]
-            found.append(": ".join(part for part in parts if part))
-    return found
+def _describe_container(wait: ContainerWait) -> str:
+    """Return `runtime: ImagePullBackOff: Back-off pulling image`."""
+    return join_texts(wait.container, wait.reason or "waiting", wait.message)
 
 
-def _describe_placing(document: Document, conditions: Mapping[str, Document]) -> str:
-    placed = conditions.get("PodScheduled")
-    if placed is not None and placed["status"] != "True":
-        return ": ".join(part for part in (placed.get("reason", ""), placed.get("message", "")) if part)
-    return f"no word from the scheduler {document.get('spec', {}).get('schedulerName', 'default-scheduler')}"
-
-
-def _describe_end(status: Document) -> str:
-    state = _container(status.get("containerStatuses", [])).get("state", {}).get("terminated", {})
-    parts = [f"exit code {state['exitCode']}" if "exitCode" in state else "", state.get("reason", "")]
-    parts.append(status.get("reason", ""))
+def _describe_end(pod: ObservedPod) -> str:
+    code = f"exit code {pod.exit_code}" if pod.exit_code is not None else ""
+    parts = dict.fromkeys((code, pod.reason, pod.pod_reason))
     return ", ".join(part for part in parts if part and part not in ("Completed", "Error")) or "ended"
 
 
 def order_pods(
-    pods: Iterable[PodView], run: str, *, role: Role | None = None, index: int | None = None
-) -> list[PodView]:
-    """Return the pods of `run` that are meant, trainers first, by index."""
+    pods: Iterable[ObservedPod], run: str, *, role: Role | None = None, index: int | None = None
+) -> list[ObservedPod]:
+    """Return the pods of `run` with that role and index (None: all), trainers first, by index."""
     chosen = [
         each
         for each in pods
-        if each.run == run and role in (None, each.place.role) and index in (None, each.place.index)
+        if each.run[1] == run and role in (None, each.place.role) and index in (None, each.place.index)
     ]
     return sorted(chosen, key=lambda each: (ROLES.index(each.place.role), each.place.index))
 

@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 
 from scalerl_api import RLRunStatus
 from scalerl_api.generated_page import write_page
-from scalerl_operator.reconcile.snapshot import Key, PollResult
+from scalerl_operator.reconcile.observed_run import Key
+from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.telemetry.run_metrics import RUN_METRICS, RunMetricsView, list_samples
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

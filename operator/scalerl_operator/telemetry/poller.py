@@ -18,7 +18,9 @@ from scalerl_operator.decide.assessment import forecast_prefixes
 from scalerl_operator.decide.curve_samples import CurveSamples, sample_curve
 from scalerl_operator.decide.run_tracker import RunTracker
 from scalerl_operator.reconcile.cache import InformerCache
-from scalerl_operator.reconcile.snapshot import Key, ObservedPod, ObservedRun, PollResult, last_evals
+from scalerl_operator.reconcile.observed_pod import ObservedPod, last_evals
+from scalerl_operator.reconcile.observed_run import Key, ObservedRun
+from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.telemetry.metrics import OperatorMetrics
 from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_progress
 from scalerl_operator.telemetry.promql import Question, Reading

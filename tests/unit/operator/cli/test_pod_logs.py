@@ -66,6 +66,8 @@ class Pod:
         return {
             "metadata": {
                 "name": f"tiny-{self.role.hostname}",
+                "namespace": "research",
+                "resourceVersion": "6",
                 "uid": self.uid or self.role.hostname,
                 "labels": pod_labels("tiny", self.role, 1),
                 "creationTimestamp": "2026-05-04T12:00:00Z",

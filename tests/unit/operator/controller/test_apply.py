@@ -14,7 +14,8 @@ from scalerl_operator.controller.reconciler import Reconciler
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.kube.client import CHILDREN, PODS, KubeError, Resource
 from scalerl_operator.reconcile.cache import InformerCache
-from scalerl_operator.reconcile.snapshot import parse_observed_pod, parse_observed_run
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod
+from scalerl_operator.reconcile.observed_run import parse_observed_run
 from scalerl_operator.resources.owner import PodOptions
 from scalerl_operator.run.state import state_word
 from scalerl_operator.telemetry.metrics import OperatorMetrics

@@ -14,7 +14,9 @@ from scalerl_api.wire import EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.controller.curve_config_map import CurveConfigMaps
 from scalerl_operator.controller.owned_objects import NotOurs
 from scalerl_operator.kube.client import KubeError
-from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import ObservedRun
+from scalerl_operator.reconcile.snapshot import PollResult, Snapshot
 from scalerl_operator.reconcile.stored_curve import parse_curve
 from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner

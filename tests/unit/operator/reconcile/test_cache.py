@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from scalerl_operator.reconcile.cache import InformerCache
-from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import ObservedRun
 from scalerl_operator.resources.names import PodRole
 
 KEY = ("research", "tiny")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from scalerl_api.status import AttemptStatus
+from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.pending import describe_waits, pending_until
-from scalerl_operator.reconcile.snapshot import ObservedPod
 from scalerl_operator.resources.names import PodRole
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -20,7 +20,7 @@ def pod(place: str, waiting: str = "", **values: Any) -> ObservedPod:
     attempt = 3 if role == "trainer" else None
     return ObservedPod(
         run=("a", "b"), name=place, uid=place, owner="u", version=1, place=PodRole(kind, int(index)), attempt=attempt,
-        created=NOW, waiting=waiting, **values,
+        created=NOW, unscheduled=waiting, **values,
     )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import ObservedRun
 from scalerl_operator.reconcile.pod_plan import Change, Create, Delete, PodPlan, plan_pods
-from scalerl_operator.reconcile.snapshot import ObservedPod, ObservedRun, PollResult, Snapshot
+from scalerl_operator.reconcile.snapshot import PollResult, Snapshot
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.state import state_word
@@ -117,7 +119,7 @@ def stopped(mode: str) -> PollResult:
 
 COORDINATOR_GONE = (pod("trainer-1"), *GENERATORS)
 FULL = "Unschedulable: 0/2 nodes are available"
-WAITING = (pod("trainer-0"), pod("trainer-1", phase="Pending", started=None, waiting=FULL), *GENERATORS)
+WAITING = (pod("trainer-0"), pod("trainer-1", phase="Pending", started=None, unscheduled=FULL), *GENERATORS)
 STILL = replace(HEARD, progress=HEARD.progress.model_copy(update={"still_seconds": 901.0}) if HEARD.progress else None)
 PATIENT = {"watchdog": {"noStep": {"seconds": 900}}}
 ON_LOST_NODE = attempt(stop_cause="Stuck", stop_time=ago(30))
@@ -276,7 +278,10 @@ def test_a_deleted_run_is_left_to_the_garbage_collector(snapshot: Callable[..., 
 
 def test_a_status_of_a_newer_operator_is_not_overwritten(snapshot: Callable[..., Snapshot]) -> None:
     found = snapshot(attempts=(), pods=())
-    assert plan_pods(replace(found, run=replace(found.run, is_status_foreign=True)), NOW, LIMITS) == PodPlan()
+    assert (
+        plan_pods(replace(found, run=replace(found.run, status_fault="conditions.0.type: Levitating")), NOW, LIMITS)
+        == PodPlan()
+    )
 
 
 def test_time_to_live(snapshot: Callable[..., Snapshot]) -> None:
@@ -368,7 +373,7 @@ def test_whose_fault_an_end_is(
 
 def test_what_pods_wait_for_is_said(snapshot: Callable[..., Snapshot]) -> None:
     unborn = attempt(started=None, seen=False, created=ago(40))
-    pulls = pod("generator-1", phase="Pending", started=None, waiting="ImagePullBackOff")
+    pulls = pod("generator-1", phase="Pending", started=None, unscheduled="ImagePullBackOff")
     found = snapshot(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), told=PollResult())
     plan = plan_pods(found, NOW, LIMITS)
     assert plan.status is not None
@@ -390,7 +395,7 @@ def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapsh
             compute_gpu_hours=0.0, time=1.0,
         ),
     )  # fmt: skip
-    crashing = pod("generator-2", started=None, waiting="CrashLoopBackOff: back-off 5m0s")
+    crashing = pod("generator-2", started=None, unscheduled="CrashLoopBackOff: back-off 5m0s")
     plan = plan_pods(snapshot(pods=(*ALL[:4], crashing), told=told), NOW, LIMITS)
     assert plan.status is not None
     progressing = next(each for each in plan.status.conditions if each.type == "Progressing")

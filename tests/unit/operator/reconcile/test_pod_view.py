@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.reconcile.pod_view import EventView, last_events, order_pods, parse_event, parse_pod
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod
+from scalerl_operator.reconcile.pod_view import (
+    EventView,
+    build_pod_view,
+    describe_wait,
+    has_no_process,
+    last_events,
+    order_pods,
+    parse_event,
+)
 from scalerl_operator.resources.names import PodRole, pod_labels
 
 Json = dict[str, Any]
@@ -14,7 +23,9 @@ Json = dict[str, Any]
 def pod(place: PodRole = PodRole("trainer", 0), run: str = "tiny", **parts: Any) -> Json:  # noqa: B008 # a value
     metadata = {
         "name": f"{run}-{place.hostname}",
+        "namespace": "research",
         "uid": f"uid-{place.hostname}",
+        "resourceVersion": "7",
         "labels": pod_labels(run, place, 1),
         "creationTimestamp": "2026-05-04T11:00:00Z",
         **parts.get("metadata", {}),
@@ -69,33 +80,48 @@ WAITS: list[tuple[str, Json, str, bool]] = [
 
 @pytest.mark.parametrize(("document", "waits", "stuck"), [r[1:] for r in WAITS], ids=[r[0] for r in WAITS])
 def test_what_a_pod_waits_for(document: Json, waits: str, stuck: bool) -> None:
-    found = parse_pod(document)
+    found = parse_observed_pod(document)
     assert found is not None
-    assert (found.waits, found.stuck) == (waits, stuck)
+    assert (describe_wait(found), has_no_process(found)) == (waits, stuck)
 
 
 def test_what_else_is_told_of_a_pod() -> None:
-    running = parse_pod(pod(status={"phase": "Running", "containerStatuses": [{"name": "shipper"}, RUNNING]}))
+    running = parse_observed_pod(pod(status={"phase": "Running", "containerStatuses": [{"name": "shipper"}, RUNNING]}))
     assert running is not None
     assert (running.node, running.image, running.restarts) == ("gpu-7", "mine:3", 2)
-    assert (running.begun, running.over, running.ready) == (True, False, False)
-    assert running.life == ("uid-trainer-0", 2)
-    ended = parse_pod(pod(status={"phase": "Failed", "containerStatuses": [ENDED]}))
+    assert (running.has_log, running.container_state, running.ready) == (True, "running", False)
+    assert running.log_key == ("uid-trainer-0", 2)
+    ended = parse_observed_pod(pod(status={"phase": "Failed", "containerStatuses": [ENDED]}))
     assert ended is not None
-    assert (ended.begun, ended.over) == (True, True)
-    waits = parse_pod(pod(status={"containerStatuses": [waiting("runtime", "ContainerCreating")]}))
+    assert (ended.has_log, ended.container_state) == (True, "terminated")
+    waits = parse_observed_pod(pod(status={"containerStatuses": [waiting("runtime", "ContainerCreating")]}))
     assert waits is not None
-    assert (waits.begun, waits.over) == (False, False)
+    assert (waits.has_log, waits.container_state) == (False, "waiting")
 
 
 def test_a_pod_of_somebody_else_is_none() -> None:
-    assert parse_pod({**pod(), "metadata": {**pod()["metadata"], "labels": {"app": "web"}}}) is None
+    assert parse_observed_pod({**pod(), "metadata": {**pod()["metadata"], "labels": {"app": "web"}}}) is None
+
+
+def test_a_warning_follows_what_the_pod_waits_for() -> None:
+    found = parse_observed_pod(pod(status={"containerStatuses": [waiting("runtime", "ContainerCreating")]}))
+    assert found is not None
+    view = build_pod_view(found, "FailedMount: no volume")
+    assert (view.name, view.phase, view.node) == ("tiny-trainer-0", "Pending", "gpu-7")
+    assert view.waits == "runtime: ContainerCreating; FailedMount: no volume"
+
+
+def test_an_evicted_pod_is_not_restarted() -> None:
+    status = {"phase": "Failed", "reason": "Evicted", "containerStatuses": [ENDED]}
+    found = parse_observed_pod(pod(spec={"restartPolicy": "Always"}, status=status))
+    assert found is not None
+    assert describe_wait(found) == "exit code 137, OOMKilled, Evicted"
 
 
 def test_pods_are_chosen_and_ordered() -> None:
     places = [PodRole("generator", 10), PodRole("generator", 2), PodRole("trainer", 1), PodRole("trainer", 0)]
-    pods = [each for place in places if (each := parse_pod(pod(place))) is not None]
-    pods += [each for each in [parse_pod(pod(run="other"))] if each is not None]
+    pods = [each for place in places if (each := parse_observed_pod(pod(place))) is not None]
+    pods += [each for each in [parse_observed_pod(pod(run="other"))] if each is not None]
     names = [each.place.hostname for each in order_pods(pods, "tiny")]
     assert names == ["trainer-0", "trainer-1", "generator-2", "generator-10"]
     assert [each.place.index for each in order_pods(pods, "tiny", role="generator")] == [2, 10]

@@ -11,7 +11,8 @@ from scalerl_api import RLRunStatus
 from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.curve_samples import GRID_POINTS, Band, CurveSamples
-from scalerl_operator.reconcile.snapshot import Key, PollResult
+from scalerl_operator.reconcile.observed_run import Key
+from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.run.observed import Assessment
 from scalerl_operator.telemetry.metrics import OperatorMetrics, document
 

@@ -11,7 +11,9 @@ import pytest
 from scalerl_api import RLRun
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, Termination
 from scalerl_operator.reconcile.cache import InformerCache
-from scalerl_operator.reconcile.snapshot import Key, ObservedPod, ObservedRun, PollResult
+from scalerl_operator.reconcile.observed_pod import ObservedPod
+from scalerl_operator.reconcile.observed_run import Key, ObservedRun
+from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.telemetry.metrics import OperatorMetrics
 from scalerl_operator.telemetry.poller import MISSES, PollerDeps, ProgressPoller
