@@ -1,4 +1,4 @@
-"""What generation hands to training: completions and their groups. PURE."""
+"""Values that generation passes to training: prompts, completions, groups, and the errors of lost processes. PURE."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,13 +18,13 @@ class Prompt:
     id: int  # position in its data set; the same in every epoch and after a restart
     text: str
     tokens: Ints  # [Tp]
-    answer: str  # what the verifier compares with; JSON where the verifier needs more than a string
+    answer: str  # the verifier's reference; JSON where it needs more than a string
     difficulty: float = 0.0  # any scale, larger is harder; orders the curricula
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample. The four arrays have one entry per generated token."""
+    """One sample of the model's answer. The four arrays have one entry per generated token."""
 
     tokens: Ints  # [T]
     logps: Floats  # [T] log-probability (nats) under the generator that sampled the token
@@ -51,7 +51,7 @@ class Group:
 
 
 class GeneratorLost(RuntimeError):
-    """A generator's process or engine is gone; its work has to be done again."""
+    """A generator's process or engine is gone; its prompts must be generated again."""
 
     def __init__(self, index: int, cause: object):
         super().__init__(f"generator {index} is lost: {cause}")
@@ -59,11 +59,14 @@ class GeneratorLost(RuntimeError):
 
 
 class TrainerLost(RuntimeError):
-    """A trainer rank is gone; the run goes on from its checkpoint."""
+    """A trainer rank is gone; the run resumes from its checkpoint."""
 
 
 class ClusterUnavailable(RuntimeError):
-    """Ray did not start, or cannot be joined: it gives a node 30 s, which a busy machine may exceed."""
+    """Ray did not start, or its cluster cannot be joined.
+
+    Ray's limit for a node is 30 s, which a busy machine may exceed.
+    """
 
 
 class SyncFailed(RuntimeError):
@@ -76,7 +79,7 @@ class SyncFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """How to sample one completion."""
+    """Sampling parameters of one completion."""
 
     max_tokens: int
     temperature: float
@@ -86,7 +89,7 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """One completion as the engine gave it; arrays have one entry per token."""
+    """One completion as the engine returned it: no reward, no forced mask. Arrays have one entry per token."""
 
     tokens: Ints
     logps: Floats

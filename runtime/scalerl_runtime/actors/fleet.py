@@ -27,13 +27,13 @@ from scalerl_runtime.weights.buckets import StagedWeights, Transport
 log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
-GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer costs this once
-VERDICT_SECONDS = 30.0  # from a rank's fault on: so long Ray may take to tell that a peer is dead
+GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
+VERDICT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
 
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """What to start."""
+    """The actors to start."""
 
     trainer: TrainerOptions
     engine: EngineOptions
@@ -45,10 +45,10 @@ class FleetOptions:
 
 
 class Fleet:
-    """The actors. Calls raise GeneratorLost or TrainerLost; callers put the deadlines around them."""
+    """The Ray actors. Calls raise GeneratorLost or TrainerLost; callers set the deadlines."""
 
     def __init__(self, options: FleetOptions, cluster: str | None = None):
-        """Take actors' places in `cluster`, whose nodes offer their role as a resource; None: all in one of our own."""
+        """Use `cluster`, whose nodes offer their role as a resource; None: a cluster of this process."""
         self.options = options
         self.cluster = cluster
         self._trainers: list[Any] = []
@@ -63,7 +63,7 @@ class Fleet:
         await self._join()
         own = 1.0 if self.options.trainer.device == "cuda" else 0.0
         gpus = COLOCATED_GPUS if self.options.colocated else own
-        # Three threads: training, sending the copy of the weights meanwhile, and short questions.
+        # Three threads: training, sending a copy of the weights meanwhile, and short calls.
         actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
             num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
         )
@@ -76,7 +76,7 @@ class Fleet:
         return {role: 1.0} if self.cluster is not None else None
 
     async def _join(self) -> None:
-        """Become a driver of Ray's cluster, of our own unless there is one. Raises ClusterUnavailable."""
+        """Join Ray's cluster as a driver, or start one. Raises ClusterUnavailable."""
         import ray
 
         cluster_options: dict[str, Any] = {"address": self.cluster}
@@ -114,51 +114,51 @@ class Fleet:
         self._members = self._members - {index}
         try:
             return float(await self._generator(index, "start"))
-        except asyncio.CancelledError:  # nobody waits for it any more: it must not take a place later
+        except asyncio.CancelledError:  # no caller waits any more: the actor must not occupy a slot later
             ray.kill(started)
             raise
 
     async def generator_capacity(self) -> int:
-        """Return how many generators have room on the cluster's nodes, those that run included."""
+        """Return how many generators fit on the cluster's nodes, running ones included."""
         import ray
 
         nodes = await asyncio.to_thread(ray.nodes)
         return sum(int(node["Resources"].get("generator", 0)) for node in nodes if node["Alive"])
 
     async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
-        """One completion of `prompt` per request, on generator `index`."""
+        """Return one completion of `prompt` per request, from generator `index`."""
         samples: list[EngineOutput] = await self._generator(index, "sample", prompt, list(requests))
         return samples
 
     async def train(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> list[StepResult]:
-        """One optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
+        """Run one optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
         return await self._per_rank(
             "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
         )
 
     async def set_version(self, version: int) -> None:
-        """Name the trainer's present weights."""
+        """Set the version of the trainer's present weights."""
         await self._on_ranks("set_version", version)
 
     async def train_supervised(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float
     ) -> list[StepResult]:
-        """One supervised step."""
+        """Run one supervised step."""
         return await self._per_rank("train_supervised", batches, learning_rate=learning_rate)
 
     async def quadratic_work(self) -> float:
-        """Work of attention per squared token over that of the rest per token; packing balances with it."""
+        """Return the work of attention per squared token over that of the rest per token; packing balances with it."""
         results = await self._on_ranks("quadratic_work")
         return float(results[0])
 
     async def reset_optimizer(self) -> None:
-        """Forget the optimizer's moments; what follows is another objective."""
+        """Reset the optimizer's moments; another objective follows."""
         await self._on_ranks("reset_optimizer")
 
     async def stage(self) -> StagedWeights:
-        """Copy the weights aside; training may go on while the copy is sent."""
+        """Copy the weights into buckets; training may continue while the copy is sent."""
         results = await self._on_ranks("stage_weights")
         return StagedWeights(*results[0])
 
@@ -169,7 +169,7 @@ class Fleet:
     async def push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
         """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
 
-        The transfer group is built anew when the members differ from last time, or when last time failed.
+        The transfer group is built again when the members changed, or when the last update failed.
         """
         connected, self._members = self._members, frozenset()
         if members != connected:
@@ -219,7 +219,7 @@ class Fleet:
     ) -> list[Any]:
         """Await all calls, the first `num_trainer_calls` of them the trainer's, the others the members', if any.
 
-        Raises TrainerLost, or one SyncFailed that names the members that failed; all of them if only the trainer did.
+        Raises TrainerLost, or one SyncFailed with the members that failed; all members if only the trainer failed.
         """
         results = await asyncio.gather(*calls, return_exceptions=True)
         for result in results[:num_trainer_calls]:
@@ -242,7 +242,7 @@ class Fleet:
         await self._on_ranks("save", folder)
 
     async def load(self, folder: Path, version: int) -> None:
-        """Every rank takes its share of `version` back."""
+        """Every rank loads its share of `version`."""
         await self._on_ranks("load", folder, version)
 
     async def export(self, folder: Path) -> None:
@@ -250,7 +250,7 @@ class Fleet:
         await self._on_ranks("export", folder)
 
     async def stop(self) -> None:
-        """End every process. Harmless when nothing runs."""
+        """Stop every process. Harmless when nothing runs."""
         import ray
 
         await asyncio.to_thread(ray.shutdown)
@@ -288,15 +288,15 @@ class Fleet:
         except RayActorError as error:
             raise GeneratorLost(index, _first_line(error)) from error
         except RayTaskError as error:
-            # An engine whose core died answers every call with an error: it is as lost as a dead process.
+            # An engine whose core died fails every call: it is as lost as a dead process.
             raise GeneratorLost(index, _first_line(error.cause)) from error
 
 
 async def gather_ranks(calls: Sequence[Awaitable[Any]], *, verdict_seconds: float = VERDICT_SECONDS) -> list[Any]:
-    """Await what every rank answers. Raises TrainerLost if a rank is gone, else a fault that one has told.
+    """Await every rank's result. Raises TrainerLost if a rank is gone, else the first fault of a rank.
 
-    Over gloo a rank that dies makes its peers' collectives fail before Ray tells of its death. That is no fault of the
-    run's, so the others have `verdict_seconds` to say better. Over NCCL the peers would hang: a lost rank ends it.
+    Over gloo the peers of a dead rank fail in a collective before Ray reports the death. Their fault must not end the
+    run, so the wait continues for `verdict_seconds`. Over NCCL the peers would hang: a lost rank ends the wait.
     """
     clock = asyncio.get_running_loop().time
     tasks = [asyncio.ensure_future(call) for call in calls]

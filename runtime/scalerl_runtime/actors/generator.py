@@ -39,7 +39,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """A weight update as an engine sees it."""
+    """A weight update as an engine receives it."""
 
     version: int
     buckets: tuple[WeightBucket, ...]
@@ -49,17 +49,17 @@ class WeightUpdate:
 
 
 class Generator:
-    """An engine whose weights can change while it generates."""
+    """A vLLM engine whose weights can change while it generates."""
 
     def __init__(self, options: EngineOptions):
         self.options = options
-        self.version = -1  # nothing may be generated for training before the first weights
+        self.version = -1  # the engine may not generate for training before the first weights
         self._is_spoiled = False
         self._ids = itertools.count()
         self._engine: Any = None
 
     async def start(self) -> float:
-        """Start the engine and warm it up; return its start-up time in seconds."""
+        """Start the engine and warm it up; return the seconds taken."""
         began = asyncio.get_running_loop().time()
         _set_environment(self.options)
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -105,16 +105,16 @@ class Generator:
         await self._rpc("begin_receive", _layout(buckets))
 
     async def load_received(self, update: WeightUpdate) -> float:
-        """Take over what was received; return the seconds for which the engine made no token.
+        """Load the received update; return the seconds for which the engine made no token.
 
-        Raises when the update did not arrive whole; the engine then still works, with the weights it had.
+        Raises when the update did not arrive whole; the engine then keeps its old weights and still works.
         """
         return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
 
     async def receive_and_load(self, update: WeightUpdate) -> float:
-        """Transport `nccl`: take part in the broadcast and take its weights over; return the seconds without a token.
+        """Transport `nccl`: receive and load the broadcast; return the seconds without a token.
 
-        Raises when it did not arrive whole; the engine is then useless, and `probe` says so.
+        Raises when it did not arrive whole; the engine is then unusable, and `probe` raises.
         """
         self._is_spoiled = True
         stall = await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
@@ -122,10 +122,10 @@ class Generator:
         return stall
 
     async def _apply(self, update: WeightUpdate, method: str, *arguments: object) -> float:
-        """Have the worker do `method`, and name what it then has.
+        """Have the worker run `method`, then set the version of the new weights.
 
-        `keep`: running completions go on with the cache that older weights computed. `recompute`: their cache is
-        dropped and computed anew with the new weights.
+        `keep`: running completions continue with the cache that older weights computed. `recompute`: their cache is
+        dropped and recomputed with the new weights.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -139,7 +139,8 @@ class Generator:
             )
             self.version = update.version
         finally:
-            if self.version != update.version and not self._engine.errored:  # it failed, and the core lives
+            # The update failed, and the core still runs.
+            if self.version != update.version and not self._engine.errored:
                 await self._answered(self._engine.update_weight_version(str(self.version)))
             if update.kv_cache == "recompute" and not self._engine.errored:
                 await self._answered(self._engine.resume_generation())
@@ -149,17 +150,17 @@ class Generator:
         await self._answered(self._engine.collective_rpc(method, args=arguments))
 
     async def _answered(self, call: Awaitable[T]) -> T:
-        """The engine core's answer. vLLM leaves whoever waits for a dead core's waiting for ever."""
+        """Await the engine core's reply. For a dead core vLLM would wait for ever."""
         return await while_alive(call, lambda: bool(self._engine.errored), "the engine's core")
 
     async def probe(self) -> None:
-        """Raise unless the engine can generate; a health endpoint may be fine with a dead worker behind it."""
+        """Raise unless the engine can generate; a health endpoint may succeed with a dead worker behind it."""
         if self._is_spoiled:
             raise RuntimeError("the engine's weights are those of a broken update")
         await self.sample(np.array([0], dtype=np.int32), [SamplingRequest(max_tokens=1, temperature=1.0)])
 
     async def stop(self) -> None:
-        """End the engine's processes."""
+        """Stop the engine's processes."""
         if self._engine is not None:
             self._engine.shutdown()
 

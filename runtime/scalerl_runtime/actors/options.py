@@ -1,4 +1,4 @@
-"""From the environment and the run to what is started. PURE."""
+"""Builds the fleet's options from the environment and the run. PURE."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from scalerl_runtime.weights.buckets import Transport
 
 @dataclass(frozen=True)
 class Environment:
-    """What the actuator tells the coordinator: names and places."""
+    """The coordinator's environment, as the actuator sets it: names and paths."""
 
     spec: Path
     folder: Path
@@ -32,7 +32,7 @@ class Environment:
     token_file: Path
     termination_file: Path
     cluster: str | None = None
-    """Ray's head, where the run is spread over pods; None: everything is in this process's own cluster."""
+    """Address of Ray's head where the run is spread over pods; None: a cluster of this process."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -49,12 +49,12 @@ class Environment:
 
 
 def context_tokens(recipe: Recipe) -> int:
-    """Longest prompt and completion together."""
+    """Return the length limit of prompt and completion together."""
     return recipe.length.prompt_tokens + recipe.length.completion_tokens
 
 
 def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int) -> FleetOptions:
-    """What the fleet is started with; `model` is a folder or hub id. On a CPU the processes share `num_cpus` evenly."""
+    """Return the fleet's options; `model` is a folder or hub id. On a CPU the processes share `num_cpus` evenly."""
     spec = run.spec
     transport = choose_transport(run)
     threads = max(1, num_cpus // (spec.trainer.ranks + spec.generator.min_replicas))

@@ -1,7 +1,7 @@
-"""A run that is spread over pods: Ray's node in this pod, and the last words where Kubernetes reads them. I/O.
+"""Runs this pod's Ray node, and copies the termination message to where Kubernetes reads it. I/O.
 
 Ray's ports are fixed, so that two of its processes never choose the same one. The coordinator's pod holds Ray's head;
-every other pod joins it over the run's headless Service and serves until it is told to end.
+every other pod joins it over the run's headless Service and serves until SIGTERM.
 """
 
 import asyncio
@@ -43,19 +43,19 @@ FIND_COORDINATOR_SECONDS = (
     86_400.0  # a worker looks for its coordinator so long: the coordinator's pod may wait for a node for hours
 )
 JOIN_RETRY_SECONDS = 5.0
-END_SECONDS = 20.0  # Ray's processes have so long after SIGTERM
-PROBE_SECONDS = 1.0  # of a look for the coordinator's head by a member that was told to end, and between two of them
-PROBE_MISSES = 3  # in a row: one connection that fails is no end, and a head that is gone is noticed in seconds
+END_SECONDS = 20.0  # grace period of Ray's processes after SIGTERM
+PROBE_SECONDS = 1.0  # timeout of a member's probe of Ray's head after SIGTERM, and the pause between two probes
+PROBE_MISSES = 3  # consecutive: one failed connection does not count, and a dead head is still noticed in seconds
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
 
 
 class JoinFailed(RuntimeError):
-    """This pod has no place in Ray's cluster."""
+    """This pod could not start or join Ray's cluster."""
 
 
 @dataclass(frozen=True)
 class NodeRole:
-    """This pod's place in the run."""
+    """This pod's role in the run."""
 
     role: str
     coordinator: str
@@ -63,9 +63,9 @@ class NodeRole:
     address: str
     """This pod's own IP."""
     capacity: int
-    """Actors of its role that it has room for: a trainer's ranks, or one engine."""
+    """Number of actors of its role that fit: a trainer's ranks, or one engine."""
     save_seconds: float
-    """How long it still serves when it is told to end: all trainers write a checkpoint together. 0 for generators."""
+    """Seconds for which it still serves after SIGTERM: all trainers write a checkpoint together. 0 for generators."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str], run: RLRun) -> "NodeRole":
@@ -82,7 +82,7 @@ class NodeRole:
 
 
 def build_node_command(node: NodeRole, *, head: bool, num_cpus: int, folder: str) -> list[str]:
-    """Return the command of this pod's Ray node. The role is a resource: actors go where their role is."""
+    """Return the command of this pod's Ray node. The role is a Ray resource, so actors are scheduled by role."""
     where = (
         ["--head", f"--port={PORT_RAY_GCS}"] if head else [f"--address={node.coordinator}:{PORT_RAY_GCS}", "--block"]
     )
@@ -105,15 +105,15 @@ def build_node_command(node: NodeRole, *, head: bool, num_cpus: int, folder: str
         f"--num-cpus={num_cpus}",
         f"--resources={json.dumps({node.role: node.capacity})}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        # The monitor scales clusters of its own making, and would log the same lines every 5 s.
+        # The monitor only scales clusters that Ray creates, and would log the same lines every 5 s.
         *(["--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}"] if head else []),
         "--disable-usage-stats",
-        "--no-redirect-output",  # what engines and ranks say is in the pod's log, where people look for it
+        "--no-redirect-output",  # output of engines and ranks goes to the pod's log
     ]
 
 
 def _environment() -> dict[str, str]:
-    """Ray's own processes say only what is wrong; unless somebody looks for more."""
+    """Return the environment of Ray's processes: they log warnings only, unless the level is set."""
     return {"RAY_BACKEND_LOG_LEVEL": "warning", **os.environ}
 
 
@@ -126,24 +126,24 @@ async def start_head(node: NodeRole, *, num_cpus: int, folder: str, seconds: flo
     process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(seconds):
-            await process.wait()  # its daemons stay, with our log as theirs
+            await process.wait()  # its daemons keep running and write to our log
     except TimeoutError as error:
         process.kill()
         await process.wait()
         raise JoinFailed(f"starting Ray's head took longer than {seconds:g} s") from error
     if process.returncode:
-        raise JoinFailed(f"Ray's head ended with {process.returncode}; the log says why")
+        raise JoinFailed(f"Ray's head ended with {process.returncode}; see the log")
     return f"{node.address}:{PORT_RAY_GCS}"
 
 
 async def run_worker_node(node: NodeRole, *, num_cpus: int) -> int:
-    """Be a Ray node until told to end; return the exit code.
+    """Run a Ray node until SIGTERM; return the exit code.
 
-    A trainer whose coordinator is gone ends: its attempt is over. A generator waits for the next coordinator, with its
-    pod's place, image and files already there.
+    A trainer pod ends with its coordinator: its attempt is over. A generator pod waits for the next coordinator and
+    keeps its node, image and files.
 
-    When a run is deleted or a node drained, a member is told to end when its coordinator is, or alone: it then serves
-    on, until the coordinator has saved and ended.
+    When a run is deleted or a node drained, a member may get SIGTERM with its coordinator or alone. A trainer then
+    continues to serve until the coordinator has saved and ended.
     """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -163,7 +163,7 @@ async def run_worker_node(node: NodeRole, *, num_cpus: int) -> int:
 
 
 async def _find(coordinator: str, stopping: asyncio.Event) -> str | None:
-    """The IP of the coordinator's head when it takes connections; None if it does not before FOUND_SECONDS are over."""
+    """Return the IP of the coordinator's head once it takes connections; None after FIND_COORDINATOR_SECONDS."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + FIND_COORDINATOR_SECONDS
     while not stopping.is_set() and loop.time() < deadline:
@@ -175,7 +175,7 @@ async def _find(coordinator: str, stopping: asyncio.Event) -> str | None:
 
 
 async def _reach(host: str, seconds: float) -> str | None:
-    """The IP at which Ray's head at `host` takes a connection within `seconds`; None if it takes none."""
+    """Return the IP at which Ray's head at `host` takes a connection within `seconds`; None if it takes none."""
     try:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, PORT_RAY_GCS)
@@ -187,7 +187,7 @@ async def _reach(host: str, seconds: float) -> str | None:
 
 
 async def _is_there(head: str) -> bool:
-    """Whether the head answers at its IP: its name goes with the Service, which a deleted run loses at once."""
+    """Whether the head takes connections at its IP; its name ends with the Service, which is deleted with the run."""
     return await _reach(head, PROBE_SECONDS) is not None
 
 
@@ -200,9 +200,9 @@ async def _pause(seconds: float, stopping: asyncio.Event) -> None:
 
 
 def is_still_needed(node: NodeRole, *, seconds_since_signal: float, misses: int) -> bool:
-    """Whether a pod that was told to end `seconds_since_signal` ago still has a checkpoint to help with.
+    """Whether a pod that got SIGTERM `seconds_since_signal` ago must still serve for a checkpoint.
 
-    `misses`: looks in a row that did not find Ray's head.
+    `misses`: consecutive probes that did not reach Ray's head.
     """
     return seconds_since_signal < node.save_seconds and misses < PROBE_MISSES
 
@@ -215,9 +215,9 @@ async def serve(
     *,
     probe_seconds: float = PROBE_SECONDS,
 ) -> int:
-    """Run the node until it ends, or `stopping` is set and the coordinator needs it no more; return its exit code.
+    """Run the node until it exits, or until `stopping` is set and no checkpoint needs it; return its exit code.
 
-    Nothing of it is alive afterwards.
+    None of its processes is left afterwards.
     """
     process = await asyncio.create_subprocess_exec(*command, env=_environment(), stdin=subprocess.DEVNULL)
     ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
@@ -237,7 +237,10 @@ async def serve(
 
 
 def write_termination_message(variables: Mapping[str, str]) -> None:
-    """Copy the coordinator's Termination to where Kubernetes reads it: a mounted file, which no rename can replace."""
+    """Copy the coordinator's termination message to where Kubernetes reads it.
+
+    A mounted file, so a rename cannot replace it.
+    """
     place = variables.get(ENV_LAST_WORDS)
     words = Path(variables.get(ENV_TERMINATION_FILE, ""))
     if place and words.is_file():

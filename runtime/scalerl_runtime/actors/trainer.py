@@ -30,7 +30,7 @@ from scalerl_runtime.weights.buckets import (
     view,
 )
 
-MISMATCH_TOKENS = 16_384  # of a rank's step, the first so many are reported one by one; enough for a 95th percentile
+MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class TrainerOptions:
 
 
 class LogprobHead(nn.Module):
-    """The LM head that returns log-probabilities of targets instead of logits.
+    """The LM head, returning log-probabilities of targets instead of logits.
 
-    A module of its own, holding the weight: ZeRO-3 gathers a parameter where the module that owns it runs. With tied
+    A separate module that holds the weight: ZeRO-3 gathers a parameter where the module that owns it runs. With tied
     embeddings the weight is the embedding's own Parameter.
     """
 
@@ -76,7 +76,7 @@ class LogprobHead(nn.Module):
 
 
 class Policy(nn.Module):
-    """The model as the loss sees it: packed tokens in, log-probabilities of the trained ones out."""
+    """The model as the loss uses it: packed tokens in, log-probabilities of the trained ones out."""
 
     def __init__(self, model: Any, *, precision: Literal["fp32", "bf16"], temperature: float):
         super().__init__()
@@ -93,7 +93,10 @@ class Policy(nn.Module):
 
 
 class Trainer:
-    """A rank. Every method but `address` is called on all ranks with the same arguments unless said otherwise."""
+    """A trainer rank.
+
+    Every method but `address` is called on all ranks with the same arguments unless stated otherwise.
+    """
 
     def __init__(self, options: TrainerOptions, rank: int, world: int):
         self.options = options
@@ -105,7 +108,7 @@ class Trainer:
         self._staged: list[Tensor] = []
 
     def address(self) -> tuple[str, int]:
-        """A host and a free port on it; rank 0's serve as rendezvous."""
+        """Return this host and a free port on it; rank 0's are the rendezvous."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
@@ -126,7 +129,7 @@ class Trainer:
         import deepspeed
         from transformers import AutoModelForCausalLM
 
-        # It would compile this at the first start, for two minutes, and a single host's ranks hardly gain by it.
+        # DeepSpeed would compile this at the first start, for two minutes, and the ranks of one host hardly gain by it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
@@ -150,9 +153,9 @@ class Trainer:
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> StepResult:
-        """One optimizer step on this rank's micro-batches; every rank passes the same number of them.
+        """Run one optimizer step on this rank's micro-batches; every rank gets the same number of them.
 
-        The weights are `version` afterwards.
+        The weights are of `version` afterwards.
         """
 
         def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
@@ -173,11 +176,11 @@ class Trainer:
         return result
 
     def set_version(self, version: int) -> None:
-        """Name the present weights: a step that had nothing to learn from advances the version all the same."""
+        """Set the version of the present weights: a step without a trained token advances it too."""
         self._version = version
 
     def train_supervised(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
-        """One supervised step: minus the weighted log-likelihood of the trained tokens."""
+        """Run one supervised step; its loss is minus the weighted log-likelihood of the trained tokens."""
 
         def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
             value = -(batch["weight"].to(logp.dtype) * logp).sum()
@@ -189,7 +192,7 @@ class Trainer:
         began = time.monotonic()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        stats, seen = [], []
+        stats, logps = [], []
         for index, batch in enumerate(batches):
             self._engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             tensors = _to_device(batch, self._engine.device)
@@ -200,7 +203,7 @@ class Trainer:
             # DeepSpeed averages over ranks; the weights already make the sum over ranks the whole objective.
             self._engine.backward(value * self.world, scale_wrt_gas=False)
             stats.append(sums)
-            seen.append(logp.detach().cpu().numpy())
+            logps.append(logp.detach().cpu().numpy())
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         return StepResult(
@@ -208,13 +211,13 @@ class Trainer:
             grad_norm=float(norm if norm is not None else float("nan")),
             seconds=time.monotonic() - began,
             tokens=sum(len(b.tokens) for b in batches),
-            logp=np.concatenate(seen)[:MISMATCH_TOKENS],
+            logp=np.concatenate(logps)[:MISMATCH_TOKENS],
             logp_gen=np.concatenate([b.logp_gen for b in batches])[:MISMATCH_TOKENS],
             lag=np.concatenate([b.lag for b in batches])[:MISMATCH_TOKENS],
         )
 
     def reset_optimizer(self) -> None:
-        """Forget AdamW's moments: those of the supervised stage belong to far larger gradients."""
+        """Reset AdamW's moments: those of the supervised stage belong to far larger gradients."""
         inner = getattr(self._optimizer, "optimizer", self._optimizer)
         for state in inner.state.values():
             for value in state.values():
@@ -222,7 +225,10 @@ class Trainer:
                     value.zero_()
 
     def quadratic_work(self) -> float:
-        """Layers * width / parameters: work of attention per squared token over that of the rest per token."""
+        """Return layers * width / parameters.
+
+        The work of attention per squared token over that of the rest per token.
+        """
         config = self._engine.module.model.config
         count = sum(math.prod(full_shape(p)) for _, p in self._names)
         return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
@@ -230,7 +236,7 @@ class Trainer:
     def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
         """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
 
-        Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. Nothing here waits for a generator:
+        Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. No generator is waited for:
         the copy is sent while the next step trains.
         """
         began = time.monotonic()
@@ -254,7 +260,7 @@ class Trainer:
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.options.zero_stage == 3)
 
     def join_weights(self, address: str, port: int, world: int, timeout_seconds: float) -> None:
-        """Rank 0 only: open the transfer group of an epoch, and leave the one before."""
+        """Rank 0 only: open the transfer group of an epoch, and leave the previous one."""
         if self._sender is not None:
             self._sender.close()
             self._sender = None
@@ -267,7 +273,7 @@ class Trainer:
             self._sender = GlooSender(address, port, world=world, timeout_seconds=timeout_seconds)
 
     def sum_weights(self) -> tuple[int, ...]:
-        """Rank 0 only: checksums of the staged parameters, in order; beside the training, as the sending is."""
+        """Rank 0 only: return checksums of the staged parameters, in order; runs in parallel with training."""
         return tuple(
             value for b, f in zip(self._buckets, self._staged, strict=True) for value in bucket_checksums(b, f)
         )
@@ -285,7 +291,7 @@ class Trainer:
         self._engine.save_checkpoint(str(folder), tag="deepspeed", client_state={"torch_rng": torch.get_rng_state()})
 
     def load(self, folder: Path, version: int) -> None:
-        """Take back what `save` wrote at `version`; the number of ranks must be the same."""
+        """Load what `save` wrote at `version`; the number of ranks must be the same."""
         path, client = self._engine.load_checkpoint(str(folder), tag="deepspeed")
         if path is None:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
@@ -306,7 +312,7 @@ class Trainer:
 
 
 def _own_address() -> str:
-    """The address of this host as its peers see it; the loopback where there is only that."""
+    """Return this host's address for its peers; the loopback if there is no other."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
@@ -314,12 +320,12 @@ def _own_address() -> str:
 
 
 def _parameter_names(policy: Policy) -> list[tuple[str, nn.Parameter]]:
-    """Hugging Face names of the model's parameters, a tied one once."""
+    """Return the model's parameters with their Hugging Face names, a tied one once."""
     return [(name.removeprefix("model."), p) for name, p in policy.named_parameters()]
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """ZeRO-3 leaves an empty placeholder; the full shape is DeepSpeed's."""
+    """Return the parameter's full shape; under ZeRO-3 DeepSpeed keeps it, and the parameter is an empty placeholder."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 

@@ -1,7 +1,7 @@
 """Exact causal attention for sequences packed into one row, a `transformers` attention called `scalerl_varlen`.
 
 PURE but for `register_attention`, which enters the function in transformers' registry, once per process.
-No mask of row length squared exists: neither here nor in transformers, which asks `_no_mask` for one.
+No mask of row length squared exists: neither here nor in transformers, which calls `_no_mask` for one.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ class LengthBucket:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Where the sequences of one packed row of N tokens lie; built once, used by every layer."""
+    """Layout of the sequences in one packed row of N tokens; built once, used by every layer."""
 
     cu_seqlens: Tensor  # [S + 1] int32, on the row's device
     max_length: int
     buckets: tuple[LengthBucket, ...]
-    slots: Tensor  # [N] int64: each token's place in the buckets' padded batches, laid end to end
+    slots: Tensor  # [N] int64: each token's position in the buckets' padded batches, laid end to end
 
     @property
     def num_slots(self) -> int:
@@ -71,7 +71,7 @@ def plan_row(cu_seqlens: Tensor) -> PackedRow:
 
 
 def _plan_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
-    """Cut falling lengths wherever one is below its bucket's longest over BUCKET_RATIO."""
+    """Start a new bucket wherever a length, in falling order, is below the bucket's longest over BUCKET_RATIO."""
     buckets: list[LengthBucket] = []
     for length in lengths:
         if buckets and length * BUCKET_RATIO >= buckets[-1].length:
@@ -106,7 +106,7 @@ def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, sca
         scale: of the scores; None is D ** -0.5.
 
     bf16 and fp16 on a device that has the kernel: torch's varlen flash attention. Else padded batches of similar
-    length: a padding token comes after every token of its sequence, so causality alone keeps it out.
+    length: a padding token comes after every token of its sequence, so the causal mask alone excludes it.
 
     Raises:
         ValueError: the row has another number of tokens than the layout.
@@ -118,7 +118,7 @@ def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, sca
             query, key, value, row.cu_seqlens, row.cu_seqlens, row.max_length, row.max_length,
             scale=scale, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
-        assert isinstance(attended, Tensor)  # a pair only when log-sum-exps are asked for
+        assert isinstance(attended, Tensor)  # a pair only when log-sum-exps are requested
         return attended
     return _attend_padded(query, key, value, row, scale=scale)
 
@@ -163,9 +163,9 @@ def _transformers_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_others: object,  # what transformers hands to every attention and this one has no use for
+    **_others: object,  # arguments that transformers passes to every attention and this one does not use
 ) -> tuple[Tensor, None]:
-    """What transformers calls; returns [1, N, heads, D] and no attention weights."""
+    """The function that transformers calls; returns [1, N, heads, D] and no attention weights."""
     if packed_row is None or query.shape[0] != 1:
         raise ValueError(f"{ATTENTION_NAME} attends one packed row, by forward_hidden; got a batch of {query.shape[0]}")
     if dropout or (sliding_window is not None and sliding_window < packed_row.max_length):
@@ -175,7 +175,7 @@ def _transformers_attention(
 
 
 def _no_mask(*_args: object, attention_mask: Tensor | None = None, **_others: object) -> None:
-    """The mask of this attention: none. Padding would be silently attended, so a mask for it is refused."""
+    """Return no mask. Padding would be attended silently, so a padding mask is refused."""
     if attention_mask is not None:
         raise ValueError(f"{ATTENTION_NAME} packs without padding; got an attention mask {list(attention_mask.shape)}")
 
@@ -190,7 +190,7 @@ def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu
     """Last hidden states [N, H] of a packed row: the decoder with its final norm, without the LM head.
 
     Args:
-        model: causal LM loaded with `attn_implementation=ATTENTION_NAME`; its gradient checkpointing works as ever.
+        model: causal LM loaded with `attn_implementation=ATTENTION_NAME`; its gradient checkpointing works as usual.
         tokens: [N] ids of all sequences, end to end.
         positions: [N], from 0 in each sequence.
         cu_seqlens: [S + 1] where sequences start and end; see `plan_row`.
@@ -199,9 +199,9 @@ def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu
         ValueError: the model has another attention, which would attend across sequences or build an N x N mask.
     """
     if model.config._attn_implementation != ATTENTION_NAME:
-        seen = model.config._attn_implementation
+        attention = model.config._attn_implementation
         raise ValueError(
-            f"model's attention is {seen!r}; call register_attention, then load it with {ATTENTION_NAME!r}"
+            f"model's attention is {attention!r}; call register_attention, then load it with {ATTENTION_NAME!r}"
         )
     body = model.base_model
     out = body(input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed_row=plan_row(cu_seqlens))

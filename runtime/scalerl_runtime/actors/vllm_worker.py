@@ -1,7 +1,7 @@
-"""Runs inside vLLM's worker process: receives weights, and mends the thinking budget. I/O.
+"""Runs inside vLLM's worker process: receives weights, and corrects the thinking budget. I/O.
 
-vLLM imports this module as `worker_extension_cls` before the model loads. Everything here depends on vLLM 0.32's
-insides; tests/local/test_generator.py fails when a new version moves them.
+vLLM imports this module as `worker_extension_cls` before the model loads. All of it depends on vLLM 0.32's
+internals; tests/local/test_generator.py fails when a new version changes them.
 """
 
 import ctypes
@@ -31,9 +31,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
-    """A thinking budget that ends when the thinking ends.
+    """A thinking budget that ends with the thinking.
 
-    vLLM 0.32's holder looks for the whole forced phrase only, so a completion that closes its thinking by itself has
+    vLLM 0.32's holder searches for the whole forced phrase only, so a completion that closes its thinking by itself has
     the phrase forced into its *answer* once thinking and answer together reach the budget.
     """
 
@@ -54,8 +54,8 @@ class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm 
     def _update_think_state(self, state: dict[str, Any]) -> None:
         if not state.get("in_end") and state.get("thinking_token_budget", -1) != -1 and self.natural_end:
             output = state.get("output_tok_ids", [])
-            seen = max(0, state.get("natural_seen", 0) - len(self.natural_end) + 1)
-            if self._find_last_sequence_index(output[seen:], self.natural_end) >= 0:
+            searched = max(0, state.get("natural_seen", 0) - len(self.natural_end) + 1)
+            if self._find_last_sequence_index(output[searched:], self.natural_end) >= 0:
                 state["thinking_token_budget"] = -1
                 state["force_index"] = []
             state["natural_seen"] = len(output)
@@ -76,9 +76,9 @@ gpu_input_batch.maybe_create_thinking_budget_state_holder = _make_holder
 class WorkerExtension:
     """Mixed into vLLM's worker; called through `collective_rpc`.
 
-    An update is one call of `load_received` (gloo) or `receive_and_load` (vLLM's own engine): it falls between two
-    engine steps, so running completions need no pause. vLLM's three calls one by one would need it: a step between
-    them meets half a model, and the engine dies.
+    An update is one call of `load_received` (gloo) or `receive_and_load` (vLLM's own engine): it runs between two
+    engine steps, so running completions need no pause. vLLM's three separate calls would need one: a step between
+    them would use a half-loaded model, and the engine would fail.
     """
 
     def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
@@ -90,7 +90,7 @@ class WorkerExtension:
         )
 
     def join_native(self, address: str, port: int, rank: int, world: int) -> None:
-        """Join the group of an epoch of vLLM's own engine, leaving the one before."""
+        """Join the group of an epoch of vLLM's own engine, leaving the previous one."""
         _die_with_parent()
         self.shutdown_weight_transfer_engine()  # type: ignore[attr-defined] # the worker's
         self.init_weight_transfer_engine(  # type: ignore[attr-defined] # the worker's
@@ -106,14 +106,14 @@ class WorkerExtension:
         )
 
     def begin_receive(self, layout: list[dict[str, Any]]) -> None:
-        """Receive one update into host memory, in a thread: the engine goes on generating with the weights it has."""
+        """Receive one update into host memory, in a thread: the engine keeps generating with its present weights."""
         self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
 
     def load_received(self, sums: list[int], timeout_seconds: float) -> None:
         """Load what `begin_receive` received.
 
-        Whatever is wrong is raised before the model is touched, so that a failed transfer leaves a working engine of
-        the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
+        Any fault is raised before the model is changed, so a failed transfer leaves a working engine of the old
+        version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
         """
         received, found = self._incoming.result(timeout_seconds)
         _compare(found, sums)
@@ -127,8 +127,8 @@ class WorkerExtension:
     def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> None:
         """Receive one update by vLLM's own engine, which loads parameters as they arrive.
 
-        There is no room on a device for a second copy of the weights, so what is wrong shows after the fact: when this
-        raises, the engine's weights are spoiled.
+        A device has no room for a second copy of the weights, so faults are found after loading: when this raises, the
+        engine's weights are corrupt.
         """
         model = self.weight_transfer_engine.model  # type: ignore[attr-defined] # the worker's
         entries = [entry for bucket in parse_buckets(layout) for entry in bucket.entries]
@@ -164,15 +164,15 @@ class WorkerExtension:
 
 def _die_with_parent() -> None:
     """Have the kernel end this process with its engine core: inside a collective it would notice nothing, outlive the
-    core, and keep the device's memory from the engine that is started in its place.
+    core, and hold the device memory that the replacement engine needs.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _refresh_tied_head(model: Any) -> None:
-    """Prepack a tied head anew: the reload updates the weight it shares with the embedding, not its CPU copy of it.
+    """Prepack a tied head again: the reload updates the weight it shares with the embedding, not its CPU copy of it.
 
-    Without this a CPU engine with tied embeddings keeps the head of its first weights, and nothing says so.
+    Without this a CPU engine with tied embeddings silently keeps the head of its first weights.
     """
     head = getattr(model, "lm_head", None)
     embedding = getattr(getattr(model, "model", None), "embed_tokens", None)

@@ -19,8 +19,8 @@ def compute_advantages(
         rewards: [B]; NaN where the verifier failed.
         group: [B] which group a completion belongs to, any integers.
 
-    A completion whose verifier failed has advantage 0 and is in no mean and no deviation. So has one whose group has
-    fewer than two valid rewards: it has nothing to be compared with. A group of equal rewards has advantages of
+    A completion whose verifier failed has advantage 0 and enters no mean and no deviation. The same holds where a group
+    has fewer than two valid rewards: there is nothing to compare. A group of equal rewards has advantages of
     exactly 0. Standard deviations divide by the count (not the count less one); nothing is divided by zero.
     """
     rewards = np.asarray(rewards, dtype=np.float64)

@@ -19,9 +19,9 @@ def token_weights(
         trained_tokens: [B] tokens that enter the loss, >= 0; forced tokens are not among them.
         group: [B] which group a completion belongs to, any integers.
 
-    A completion without a trained token has weight 0 and is in no mean: B counts the completions with one, P the
+    A completion without a trained token has weight 0 and enters no mean: B counts the completions with one, P the
     groups with one. So the weights, each times its tokens, add up to 1, unless nothing at all is trained (all 0).
-    The whole optimizer step must be given at once: weights of parts do not add up.
+    Pass the whole optimizer step at once: weights of parts do not add up.
     """
     tokens = np.asarray(trained_tokens, dtype=np.float64)
     if tokens.shape != np.shape(group) or tokens.ndim != 1:

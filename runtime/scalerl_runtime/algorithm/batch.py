@@ -1,4 +1,4 @@
-"""From the groups of a step to weighted training sequences, and what the step reports of them. PURE."""
+"""From the groups of a step to weighted training sequences, and the step's statistics. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from scalerl_runtime.types import Completion, Group, Prompt
 
 @dataclass(frozen=True)
 class BatchStats:
-    """What a step saw, over all its groups, also those that left the loss."""
+    """Statistics over all groups of a step, also those that were dropped from the loss."""
 
     groups: int
     completions: int
     trained_tokens: int
-    reward_mean: float | None  # as verified, before any length penalty; None if no completion could be judged
+    reward_mean: float | None  # as verified, before any length penalty; None if no completion has a reward
     zero_variance_share: float  # of the groups
     truncation_share: float  # of the completions, those cut at the limit
     forced_tokens: int
-    excluded: int  # completions that the verifier could not judge
+    excluded: int  # completions for which the verifier failed
     completion_tokens_mean: float
     lag_tokens: tuple[int, ...]  # tokens by lag 0, 1, ...
     lag_mean: float
@@ -35,7 +35,7 @@ class BatchStats:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything one optimizer step needs; no sequence means that the optimizer is skipped."""
+    """The input of one optimizer step; without a sequence the optimizer is skipped."""
 
     sequences: tuple[TrainSequence, ...]
     decision: StepDecision
@@ -43,7 +43,7 @@ class Batch:
 
 
 def step_rewards(group: Group, length: Length) -> NDArray[np.float64]:
-    """Return the rewards that enter the advantage, [G]: as verified, less the length penalty where that arm is on."""
+    """Return the rewards that enter the advantage, [G]: as verified, less the length penalty where that is on."""
     rewards = group.rewards
     if length.control != "penalty":
         return rewards
@@ -65,9 +65,9 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
     """Return the sequences of the step that trains `version` on these groups.
 
     Groups of zero variance leave first (unless `keep`); what remains is the batch that deviations and means are taken
-    over, as the paper's effective batch: P of `promptMean` counts the prompts that remain. A completion that the
-    verifier could not judge gives no sequence and enters no mean. A truncated completion keeps its gradient: its
-    reward is what teaches the policy to be brief. Raises ValueError on a completion that no generator may produce.
+    over, as the paper's effective batch: P of `promptMean` counts the prompts that remain. A completion whose
+    verifier failed gives no sequence and enters no mean. A truncated completion keeps its gradient: its
+    reward is what teaches the policy to be brief. Raises ValueError on an impossible completion.
     """
     for group in groups:
         _check(group, version)
@@ -110,7 +110,7 @@ def _build_sequence(
 
 
 def _trained_tokens(completion: Completion) -> int:
-    """Tokens that enter the loss; none of a completion that the verifier could not judge."""
+    """Return the number of tokens that enter the loss; 0 for a completion whose verifier failed."""
     return 0 if completion.reward is None else int(np.count_nonzero(~completion.forced))
 
 
@@ -138,17 +138,17 @@ def _stats(
     groups: Sequence[Group], rewards: Sequence[NDArray[np.float64]], sequences: Sequence[TrainSequence], version: int
 ) -> BatchStats:
     completions = [completion for group in groups for completion in group.completions]
-    judged = [completion.reward for completion in completions if completion.reward is not None]
+    rewarded = [completion.reward for completion in completions if completion.reward is not None]
     lags = np.concatenate([np.empty(0, np.int64), *(version - completion.versions for completion in completions)])
     return BatchStats(
         groups=len(groups),
         completions=len(completions),
         trained_tokens=sum(int(np.count_nonzero(sequence.trained)) for sequence in sequences),
-        reward_mean=float(np.mean(judged)) if judged else None,
+        reward_mean=float(np.mean(rewarded)) if rewarded else None,
         zero_variance_share=_mean([is_zero_variance(each) for each in rewards]),
         truncation_share=_mean([completion.finish == "length" for completion in completions]),
         forced_tokens=sum(int(np.count_nonzero(completion.forced)) for completion in completions),
-        excluded=len(completions) - len(judged),
+        excluded=len(completions) - len(rewarded),
         completion_tokens_mean=_mean([len(completion.tokens) for completion in completions]),
         lag_tokens=tuple(np.bincount(lags.astype(np.int64)).tolist()),
         lag_mean=float(lags.mean()) if lags.size else 0.0,

@@ -1,4 +1,4 @@
-"""Which prompt comes next, for ever: the order of an epoch, and the place in it. PURE."""
+"""The order of prompts: each epoch's permutation, and the position in it. PURE."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 Curriculum = Literal["uniform", "linear", "exponential", "staged"]
 
-# The easy-to-hard paces start with the easiest quarter and have every prompt in play by the middle of the epoch, so
-# that the second half is not simply sorted. Ours; the paper compares only uniform sampling with its own curriculum.
+# The easy-to-hard pacing functions start with the easiest quarter and have every prompt in play by the middle of the
+# epoch, so that the second half is not simply sorted. Ours; the paper compares only uniform sampling with its own
+# curriculum.
 _START_SHARE = 0.25
 _FULL_AT = 0.5
 _STAGES = 3
 
 
 class AllPromptsExcludedError(RuntimeError):
-    """No prompt is left to train on."""
+    """Every prompt is excluded; none is left to train on."""
 
 
 def epoch_order(kind: Curriculum, difficulty: NDArray[np.float64], *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -50,20 +51,20 @@ def _exponential(progress: float) -> float:
     return math.pow(_START_SHARE, 1.0 - progress)
 
 
-# Share of the prompts in play after a share of the pace's time, both 0..1.
+# Share of the prompts in play after a share of the pacing's time, both 0..1.
 _PACING: Mapping[str, Callable[[float], float]] = {"linear": _linear, "exponential": _exponential}
 
 
 def _draw_from_growing_pool(
     easy_first: NDArray[np.int64], pacing: Callable[[float], float], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw without repetition, the i-th from the easiest pace(...) of all prompts that are still there."""
+    """Draw without repetition, the i-th from the easiest pacing(...) share of the prompts that remain."""
     size = len(easy_first)
     picks = rng.random(size)
     pool: list[int] = []
     order = np.empty(size, dtype=np.int64)
     for i in range(size):
-        # Both paces stay above i / size, so at least one prompt is always left in the pool.
+        # Both pacing functions stay above i / size, so at least one prompt is always left in the pool.
         opened = math.ceil(pacing(min(1.0, i / size / _FULL_AT)) * size)
         pool.extend(easy_first[i + len(pool) : opened].tolist())
         pick = int(picks[i] * len(pool))
@@ -75,7 +76,7 @@ def _draw_from_growing_pool(
 
 @dataclass(frozen=True)
 class DrawnPrompt:
-    """One prompt to generate for."""
+    """One draw from the stream."""
 
     prompt: int  # position in the data set
     epoch: int
@@ -83,7 +84,7 @@ class DrawnPrompt:
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where a stream stands."""
+    """Position of a stream: epoch, and place in the epoch's order."""
 
     epoch: int = 0
     place: int = 0  # next place in the epoch's order
@@ -102,10 +103,10 @@ class StreamPosition:
 
 
 class PromptStream:
-    """The endless sequence of prompts: epoch after epoch, no prompt twice in one.
+    """The endless sequence of prompts: epoch after epoch, no prompt twice in an epoch.
 
-    The stream itself never changes; the place in it is a value, so a checkpoint that stores the position, and the
-    issues that are not trained yet, loses and repeats nothing. (It keeps the last epoch's order to save work.)
+    The stream itself never changes; the position is a value. So a checkpoint that stores the position, and the prompts
+    that were drawn but not trained, neither loses nor repeats one. The last epoch's order is cached.
     """
 
     def __init__(self, kind: Curriculum, difficulty: NDArray[np.float64], *, seed: int):
@@ -122,8 +123,8 @@ class PromptStream:
         """Return the next prompt and the position after it.
 
         Args:
-            position: where the stream stands.
-            excluded: prompts that have left; passed over. Give a set: it is searched for every prompt.
+            position: position of the stream.
+            excluded: prompts that are excluded; skipped. Pass a set: it is searched for every prompt.
 
         Raises AllPromptsExcludedError if no prompt is left.
         """

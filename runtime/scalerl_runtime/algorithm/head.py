@@ -30,11 +30,11 @@ class Positions:
 
     hidden: Tensor  # [M, H] states that predict the trained tokens; differentiable
     target: Tensor  # [M] the trained tokens
-    index: Tensor  # [M] where the trained tokens stand in the row; picks their advantage, logp_gen...
+    index: Tensor  # [M] positions of the trained tokens in the row; selects their advantage, logp_gen...
 
 
 def select_positions(hidden: Tensor, tokens: Tensor, trained: Tensor, cu_seqlens: Tensor) -> Positions:
-    """Pick what the head must compute; prompt, masked and forced tokens cost nothing after it.
+    """Select the positions that the head computes; prompt, masked and forced tokens cost nothing after it.
 
     Args:
         hidden: [N, H] last hidden states of the row; state i predicts token i + 1.
@@ -96,7 +96,7 @@ class _Settings:
 
 
 class _Context(Protocol):
-    """What torch's function context offers here, and what we leave on it."""
+    """Torch's function context as used here, with the settings that the forward stores on it."""
 
     settings: _Settings
     needs_input_grad: tuple[bool, ...]
@@ -140,7 +140,7 @@ class _LinearLogprob(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _IncomingGradients:
-    """Per row [N]: what the forward left, and the gradients that came in, over the temperature."""
+    """Per row [N]: the forward's results, and the incoming gradients over the temperature."""
 
     target: Tensor
     logsumexp: Tensor
@@ -165,14 +165,14 @@ def _is_native_bf16(left: Tensor, right: Tensor) -> bool:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right with float32 sums and results; their operands as they are, or cast whole."""
+    """left @ right with float32 sums and results; operands as they are, or cast as a whole."""
     if _is_native_bf16(left, right):
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
 
 
 def _finish_logits(product: Tensor, settings: _Settings) -> Tensor:
-    """In place: the product rounded as asked, over the temperature."""
+    """Round the product to the precision and divide by the temperature, in place."""
     if settings.precision == "bf16":
         product.copy_(product.bfloat16())
     return product if settings.temperature == 1.0 else product.div_(settings.temperature)
@@ -192,7 +192,7 @@ def _forward_stats(hidden: Tensor, weight: Tensor, target: Tensor, settings: _Se
             where = slice(rows.start + part.start, rows.start + part.stop)
             for whole, found in zip(stats, _row_stats(logits[part], target[where]), strict=True):
                 whole[where] = found
-        del logits  # or the next chunk is made while this one lives
+        del logits  # else the next chunk is allocated while this one is still held
     return tuple(stats)
 
 
@@ -224,7 +224,7 @@ def _row_stats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _operand_grads(
     hidden: Tensor, weight: Tensor, upstream: _IncomingGradients, ctx: _Context
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden and weight, each in its own dtype, None where nobody asked."""
+    """Gradients of hidden and weight, each in its own dtype, None where not needed."""
     on_hidden, on_weight = ctx.needs_input_grad[:2]
     native = _is_native_bf16(hidden, weight)
     tile_rows = TILE_ROWS_GPU if hidden.is_cuda else TILE_ROWS_CPU

@@ -1,4 +1,4 @@
-"""Forced length interruption: its random budget, where its tokens lie; and the length penalty, its rival. PURE."""
+"""Forced length interruption: its random budget and the positions of its tokens; and the length penalty. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ Ids = Sequence[int] | NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ForcedTokens:
-    """Which tokens of one completion the engine forced."""
+    """The tokens of one completion that the engine forced."""
 
     mask: NDArray[np.bool_]  # [T] True at forced tokens
-    mismatches: int  # 1 if the tokens contradict the expected place of the phrase, else 0; a healthy run has none
+    mismatches: int  # 1 if the tokens contradict the expected position of the phrase, else 0; a healthy run has none
 
 
 def draw_budget(rng: np.random.Generator, low: int, high: int) -> int:
@@ -38,18 +38,18 @@ def count_think_tokens(prompt: Ids, completion: Ids, start_think_ids: Ids) -> in
 def forced_mask(
     tokens: Ids, phrase_ids: Ids, end_think_ids: Ids, budget: int, think_tokens_in_prompt: int | None
 ) -> ForcedTokens:
-    """Return which of the tokens [T] the engine forced; nothing in its output says so.
+    """Return which of the tokens [T] the engine forced; its output does not mark them.
 
     Args:
         tokens: the completion.
-        phrase_ids: what is forced when the thinking has used its budget.
+        phrase_ids: forced when the thinking has used its budget.
         end_think_ids: the marker that ends the thinking; one that the model wrote is not masked.
         budget: thinking tokens allowed, >= 0.
-        think_tokens_in_prompt: thinking before the completion, as `count_think_tokens` says; None: no thinking.
+        think_tokens_in_prompt: thinking before the completion, as `count_think_tokens` returns it; None: no thinking.
 
     The phrase starts at index budget - think_tokens_in_prompt, or 0, unless the thinking ended before. A preemption
     inside the phrase makes the engine start it again, any number of times: the broken prefixes are forced tokens too.
-    An engine that goes on with the phrase if the model happened to write its first tokens forces only the rest. A
+    If the model itself wrote the first tokens of the phrase, an engine may force only the rest. A
     completion may be cut inside the phrase. Where something else stands at that place, that is a mismatch; and where
     the whole phrase stands there though the model had closed its thinking (vLLM 0.32's first model runner looks only
     for the phrase, not for the marker alone), it is masked and a mismatch.
@@ -80,12 +80,13 @@ def length_penalty(reward: float, length: int, limit: int, cache: int) -> float:
 
 
 def _phrase_end(tokens: NDArray[np.int32], phrase: NDArray[np.int32], start: int) -> tuple[int, bool]:
-    """Return the index after the forced tokens from `start` on, and whether they read as forced ones must.
+    """Return the index after the forced tokens from `start` on, and whether they are valid forced tokens.
 
-    They must: any number of broken prefixes of the phrase, then the phrase, or as much of it as the limit left.
+    Valid are any number of broken prefixes of the phrase, then the phrase, or as much of it as the limit left.
     """
     matched = start
-    starts = [start]  # where the phrase may begin; tried from left to right, a broken prefix adds the places after it
+    # Where the phrase may begin; tried from left to right, a broken prefix adds the positions after it.
+    starts = [start]
     for place in starts:
         length = _common_prefix(tokens[place:], phrase)
         matched = max(matched, place + length)

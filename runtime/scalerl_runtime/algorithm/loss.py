@@ -1,4 +1,4 @@
-"""Policy losses over flat packed tokens, their optional terms, and what a step reports of them. PURE.
+"""Policy losses over flat packed tokens, their optional terms, and the statistics that a step reports. PURE.
 
 Letters: N token positions of one micro-batch. A completion lies in one micro-batch as a whole.
 """
@@ -40,7 +40,7 @@ class LossStats:
 def token_loss(
     loss: Loss, logp: Tensor, logp_gen: Tensor, advantage: Tensor, completion: Tensor, mask: Tensor
 ) -> Tensor:
-    """Return the loss of each token, [N]; weighting and summing are `objective`'s work.
+    """Return the loss of each token, [N]; `objective` weights and sums them.
 
     Args:
         loss: kind and clips.
@@ -71,9 +71,9 @@ def kl_k3(logp: Tensor, logp_gen: Tensor) -> Tensor:
     Args:
         logp, logp_gen: same shape, log-probability (nats) of tokens that the *generator* sampled.
 
-    The direction follows from who sampled: over tokens drawn from the generator, value and gradient of this estimate
-    are both unbiased for KL(generator || policy). The other k3, with r turned over, estimates KL(policy || generator)
-    only over tokens drawn from the policy, which an asynchronous trainer never has.
+    The direction follows from the sampling policy: over tokens drawn from the generator, value and gradient of this
+    estimate are both unbiased for KL(generator || policy). The other k3, with r turned over, estimates KL(policy ||
+    generator) only over tokens drawn from the policy, which an asynchronous trainer never has.
     Source: Schulman 2020, "Approximating KL divergence" (the estimator k3).
     """
     log_ratio = (logp - logp_gen).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
@@ -114,7 +114,7 @@ def objective(
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What a report needs of a micro-batch, all [N]."""
+    """Inputs of a micro-batch's statistics, all [N]."""
 
     logp: Tensor
     logp_gen: Tensor

@@ -1,6 +1,6 @@
 """Training sequences, and one packed row of them as the arrays that a trainer rank works on. PURE.
 
-Only trained positions carry values: the head sees nothing else.
+Only trained positions carry values; the head reads no others.
 """
 
 from collections.abc import Sequence

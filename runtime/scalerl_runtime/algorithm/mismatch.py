@@ -1,6 +1,6 @@
-"""How far trainer and generator disagree about the same tokens, split by the tokens' lag. PURE.
+"""Mismatch of log-probabilities between trainer and generator on the same tokens, by the tokens' lag. PURE.
 
-Lag 0 is pure numerics: the same weights computed twice. Older buckets add what the updates in between changed.
+Lag 0 is pure numerics: the same weights computed twice. Higher lags add the effect of the updates in between.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _MAX_DIFFERENCE = 80.0  # nats; keeps exp and its square finite in float64
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Trainer against generator over some tokens; d = logp - logp_gen, r = exp(d)."""
+    """Trainer against generator over some tokens; d = logp - logp_gen, r = exp(d), the importance ratio."""
 
     tokens: int
     kl_k3: float  # mean of r - 1 - d: KL(generator || policy), nats

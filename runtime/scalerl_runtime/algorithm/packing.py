@@ -1,7 +1,7 @@
-"""Which sequences share a micro-batch, on which data-parallel rank. PURE and deterministic.
+"""Packing: distributes sequences over micro-batches and data-parallel ranks. PURE and deterministic.
 
-A pack is one row: its sequences end to end, attended each by itself, so that a row holds no padding token. What costs
-time instead is rows of unequal work, and what costs memory is the longest row; `PackStats` reports both.
+A pack is one row: its sequences end to end, each attended by itself, so a row holds no padding token. Rows of unequal
+work cost time instead, and the longest row costs memory; `PackStats` reports both.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,23 @@ IMBALANCE_GOAL = 0.05  # rank imbalance that is good enough; within it rows of e
 
 @dataclass(frozen=True)
 class PackStats:
-    """How good a plan is; each a share, 0 is perfect. Work of a sequence of length L is L + quadratic * L**2."""
+    """Quality of a plan.
+
+    Each number is a share, 0 is perfect. Work of a sequence of length L is L + quadratic * L**2.
+    """
 
     imbalance: float
     """The busiest rank's work over the ranks' mean, minus 1."""
     straggling: float
     """The same if ranks wait for each other after every micro-batch, as ZeRO-3's gathers make them."""
     padding: float
-    """Share of token places that hold none, if every row had the length of the plan's longest row: the memory of
+    """Share of token positions that hold no token, if every row had the length of the plan's longest row: the memory of
     activations is allocated for that one. Rows themselves are not padded."""
     unused: float
-    """Share of the token budgets of all packs that holds no token; rounding to equally many packs per rank is in it."""
+    """Share of the token budgets of all packs that holds no token.
+
+    It includes the rounding to equally many packs per rank.
+    """
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,10 @@ class PackPlan:
 
 
 def plan_packs(lengths: Sequence[int], *, budget: int, ranks: int, quadratic: float) -> PackPlan:
-    """Split sequences into as few rows per rank as is found, of equal length and work as far as that goes.
+    """Split sequences into few rows per rank, of equal length and work as far as possible.
 
     Args:
-        lengths: [B] tokens of each sequence, prompt included, >= 1. None gives no rows.
+        lengths: [B] tokens of each sequence, prompt included, >= 1. No sequence gives no rows.
         budget: most tokens of a row.
         ranks: data-parallel ranks, >= 1.
         quadratic: work of attention, per token squared, over that of the rest, per token; >= 0. About layers * d / n
@@ -94,9 +100,9 @@ def _plan_candidates(batch: _PackInput, num_packs: int) -> list[PackPlan]:
 
 
 def _fill_packs(batch: _PackInput, load: _Numbers, num_packs: int) -> list[list[int]] | None:
-    """Longest sequence first into the least loaded pack that has room; None if one finds no room.
+    """Longest sequence first into the least loaded pack that has room; None if a sequence fits nowhere.
 
-    A load that falls with the tokens makes it the fullest pack that has room.
+    With a load that falls with the tokens, that is the fullest pack that has room.
     """
     tokens = batch.tokens
     packs: list[list[int]] = [[] for _ in range(num_packs)]
@@ -114,7 +120,10 @@ def _fill_packs(batch: _PackInput, load: _Numbers, num_packs: int) -> list[list[
 
 
 def _deal_packs(packs: list[list[int]], batch: _PackInput) -> PackPlan:
-    """Deal packs to ranks: those of similar work are one micro-batch, and the rank that lags takes the heaviest."""
+    """Deal packs to ranks.
+
+    Packs of similar work form one micro-batch, and the rank with the least work takes the heaviest.
+    """
     pack_work = np.array([batch.work[pack].sum() for pack in packs])
     heaviest_first = np.argsort(-pack_work, kind="stable")
     dealt: list[list[int]] = [[] for _ in range(batch.ranks)]

@@ -1,4 +1,4 @@
-"""Which groups enter the loss, and which prompts are never asked again. PURE."""
+"""Filters: groups that enter the loss, and prompts that are excluded for the rest of the run. PURE."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 ZeroVariance = Literal["drop", "keep", "refill"]
 
-# DAPO samples on until the batch is full. Bounded here: where every group is uninformative that never happens.
+# DAPO keeps sampling until the batch is full. Bounded here: with only uninformative groups it never fills.
 REFILL_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class StepDecision:
-    """What to do with the groups that lie ready for a step."""
+    """The decision on the groups that are available for a step."""
 
     kept: tuple[int, ...]  # positions of the groups that enter the loss
     dropped: tuple[int, ...]  # positions of those that do not
-    refill: int  # further groups to wait for before the step; 0: step now
+    refill: int  # more groups to wait for before the step; 0: step now
 
     @property
     def optimizer_step(self) -> bool:
-        """False: nothing to learn from; skip the optimizer, but advance the version all the same."""
+        """False: no group is left to learn from; skip the optimizer, but advance the version."""
         return self.refill == 0 and bool(self.kept)
 
 
@@ -34,11 +34,11 @@ def is_zero_variance(rewards: NDArray[np.float64]) -> bool:
 
 
 def decide_step(kind: ZeroVariance, rewards: Sequence[NDArray[np.float64]], *, prompts_per_step: int) -> StepDecision:
-    """Decide for the groups at hand whose rewards these are; each [G], as they enter the advantage.
+    """Decide on the available groups by their rewards; each [G], as they enter the advantage.
 
-    `keep`: all enter. `drop`: groups of zero variance leave and the step is smaller. `refill`: they leave and further
-    groups are asked for, until the step is full or (REFILL_ROUNDS + 1) * prompts_per_step groups were seen.
-    So a step comes after finitely many groups, whatever the rewards; with none kept it only advances the version.
+    `keep`: all enter. `drop`: groups of zero variance leave and the step is smaller. `refill`: they leave and more
+    groups are requested, until the step is full or (REFILL_ROUNDS + 1) * prompts_per_step groups were taken.
+    So a step needs finitely many groups, whatever the rewards; with none kept it only advances the version.
     """
     zero = [kind != "keep" and is_zero_variance(each) for each in rewards]
     kept = tuple(i for i, is_zero in enumerate(zero) if not is_zero)
@@ -52,41 +52,41 @@ def decide_step(kind: ZeroVariance, rewards: Sequence[NDArray[np.float64]], *, p
 
 @dataclass(frozen=True)
 class PassRateHistory:
-    """Every prompt's running pass rate over the run, and the prompts that have left for good.
+    """Every prompt's pass rate over the run so far, and the prompts that are excluded for good.
 
     ScaleRL's no-positive-resampling: a prompt whose historic pass rate reaches `threshold` leaves the later epochs.
     """
 
     threshold: float  # in [0, 1]
-    counts: Mapping[int, tuple[int, int]]  # prompt id -> (passes, judged completions)
-    excluded: frozenset[int]  # stays, even if a group already in flight lowers the rate afterwards
+    counts: Mapping[int, tuple[int, int]]  # prompt id -> (passes, graded completions)
+    excluded: frozenset[int]  # permanent, even if a group already in flight lowers the rate afterwards
 
     @classmethod
     def empty(cls, threshold: float) -> "PassRateHistory":
-        """Return a history in which nothing happened yet."""
+        """Return an empty history."""
         return cls(threshold, {}, frozenset())
 
     def record(self, results: Iterable[tuple[int, NDArray[np.float64]]]) -> "PassRateHistory":
         """Return the history with groups added: (prompt id, [G] rewards as verified, before any length penalty).
 
-        A reward above 0 is a pass. NaN, a failure of the verifier, counts neither way.
+        A reward above 0 is a pass. NaN, a failure of the verifier, is not counted.
         """
         counts, excluded = dict(self.counts), set(self.excluded)
         for prompt, rewards in results:
-            passes, judged = counts.get(prompt, (0, 0))
+            passes, graded = counts.get(prompt, (0, 0))
             passes += int(np.count_nonzero(rewards > 0.0))
-            judged += int(np.count_nonzero(~np.isnan(rewards)))
-            if judged == 0:
+            graded += int(np.count_nonzero(~np.isnan(rewards)))
+            if graded == 0:
                 continue
-            counts[prompt] = passes, judged
-            if passes / judged >= self.threshold:
+            counts[prompt] = passes, graded
+            if passes / graded >= self.threshold:
                 excluded.add(prompt)
         return PassRateHistory(self.threshold, counts, frozenset(excluded))
 
     def pass_rate(self, prompt: int) -> float | None:
-        """Return the historic pass rate in [0, 1]; None for a prompt that was never judged."""
-        passes, judged = self.counts.get(prompt, (0, 0))
-        return passes / judged if judged else None
+        """Return the historic pass rate in [0, 1]; None for a prompt that was never graded."""
+        passes, graded = self.counts.get(prompt, (0, 0))
+        return passes / graded if graded else None
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-able value for `from_dict`; the same history always gives the same value."""
@@ -101,6 +101,6 @@ class PassRateHistory:
         """Return the history that `to_dict` described. Raises ValueError on anything else."""
         match data:
             case {"threshold": float() | int() as threshold, "counts": list(rows), "excluded": list(excluded)}:
-                counts = {int(prompt): (int(passes), int(judged)) for prompt, passes, judged in rows}
+                counts = {int(prompt): (int(passes), int(graded)) for prompt, passes, graded in rows}
                 return cls(float(threshold), counts, frozenset(map(int, excluded)))
         raise ValueError(f"pass-rate history has keys {sorted(data)}; need threshold, counts, excluded")

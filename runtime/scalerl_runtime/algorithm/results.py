@@ -1,4 +1,4 @@
-"""What one optimizer step yields on one rank. PURE."""
+"""Results of an optimizer step and of a weight update. PURE."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from scalerl_runtime.types import Floats, Ints
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step on one rank."""
+    """Result of one optimizer step on one rank."""
 
     stats: LossStats  # this rank's sums
     grad_norm: float  # of the whole gradient, before clipping; the same on every rank
@@ -21,10 +21,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What one update took."""
+    """Duration and size of one weight update."""
 
     version: int
     num_bytes: int
-    gather_seconds: float  # copying the weights aside, between two steps of the trainer
+    gather_seconds: float  # copying the weights into buckets, between two steps of the trainer
     send_seconds: float  # generators keep generating meanwhile
     stall_seconds: float  # longest time for which an engine made no token

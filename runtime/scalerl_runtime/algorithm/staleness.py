@@ -1,12 +1,12 @@
-"""How far generation may run ahead of training, and which groups the next step trains on. PURE.
+"""Staleness: how far generation may run ahead of training, and which groups the next step trains on. PURE.
 
 Staleness is bounded by pacing, never by discarding. A group that is admitted while its generator runs version a has a
-*deadline*, the last version that may train on it (a + maxLag in `pipeline`); no token of it is older than a, so if it
-meets its deadline, every token's lag is within the bound. Two rules make sure of that:
+*deadline*: the last version that may train on it (a + maxLag in `pipeline`). No token of the group is older than a, so
+a group that meets its deadline keeps every token's lag within the bound. Two rules ensure it:
 
 - `capacity`: a group is admitted only if all outstanding groups could still be trained by its deadline, P a step;
-- `select_batch`: the earliest deadlines go first, and the trainer waits for a group in flight rather than take a later
-  one in its place when that would make some group late. Long completions are waited for, not starved or thrown away.
+- `select_batch`: the earliest deadlines go first. The trainer waits for a group in flight if taking a later one instead
+  would make some group late. So long completions are waited for, neither starved nor discarded.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from scalerl_api.recipe import Recipe
 
 
 class StalenessError(RuntimeError):
-    """Groups are outstanding that can no longer meet their deadlines: the pace was not kept."""
+    """Outstanding groups can no longer meet their deadlines: the bound was not kept."""
 
 
 @dataclass(frozen=True)
 class StalenessBound:
-    """The one rule behind the three modes of asynchrony."""
+    """The staleness bound: one rule for the three modes of asynchrony."""
 
     prompts_per_step: int  # P, groups that a step trains on
     max_lag: int  # most steps between the version of a token and the version that trains on it
@@ -40,7 +40,7 @@ class StalenessBound:
 
 
 def build_staleness_bound(recipe: Recipe) -> StalenessBound:
-    """Return the pace of the recipe's asynchrony.
+    """Return the staleness bound of the recipe's asynchrony.
 
     `pipeline`: lag <= max_lag. `offPolicy` with k steps: lag <= k - 1. `synchronous`: lag 0.
     """
@@ -51,10 +51,10 @@ def build_staleness_bound(recipe: Recipe) -> StalenessBound:
 
 @dataclass(frozen=True)
 class Admission:
-    """The counters of admission; `dataclasses.asdict` gives JSON, `Admission(**...)` takes it back."""
+    """Counters of admitted and consumed groups; `dataclasses.asdict` gives JSON, `Admission(**...)` reads it."""
 
     version: int = 0  # of the trainer: steps done
-    admitted: int = 0  # groups ever handed to a generator, less those withdrawn
+    admitted: int = 0  # groups ever submitted to a generator, less those withdrawn
     consumed: int = 0  # groups that went into a step, also those that the step filtered out
 
     @property
@@ -63,11 +63,11 @@ class Admission:
         return self.admitted - self.consumed
 
     def admit(self, num_groups: int = 1) -> "Admission":
-        """Return the state after handing groups to a generator."""
+        """Return the state after submitting groups to a generator."""
         return dataclasses.replace(self, admitted=self.admitted + num_groups)
 
     def withdraw(self, num_groups: int = 1) -> "Admission":
-        """Return the state after groups were lost (a dead generator); their prompts are admitted anew."""
+        """Return the state after groups were lost (a dead generator); their prompts are admitted again."""
         if num_groups > self.outstanding:
             raise ValueError(f"{num_groups} groups withdrawn, {self.outstanding} outstanding")
         return dataclasses.replace(self, admitted=self.admitted - num_groups)
@@ -79,22 +79,22 @@ class Admission:
         return Admission(self.version + 1, self.admitted, self.consumed + num_groups)
 
     def drop(self, num_groups: int) -> "Admission":
-        """Return the state after groups were set aside for a refill: they leave room, the step is still to come."""
+        """Return the state after a refill replaced groups: they free capacity, and the step has not run yet."""
         return dataclasses.replace(self, consumed=self.consumed + num_groups)
 
     def resume(self, num_buffered: int) -> "Admission":
-        """Return the state after a restart: only the buffered groups survived, those in flight start anew.
+        """Return the state after a restart: only the buffered groups survive; groups in flight start again.
 
-        Without this the lost groups would hold their capacity for ever, or, with counters from zero, the bound break.
+        Without this the lost groups would hold their capacity for ever; with counters from zero the bound would break.
         """
         return dataclasses.replace(self, admitted=self.consumed + num_buffered)
 
 
 def capacity(bound: StalenessBound, state: Admission, generator_version: int) -> int:
-    """Return how many groups may be handed now to a generator that runs `generator_version`, >= 0.
+    """Return how many groups may be submitted now to a generator that runs `generator_version`, >= 0.
 
     With P groups consumed by every step this is (generator_version + max_lag + 1) * P - admitted in `pipeline`.
-    A generator so far behind that its tokens would be too old gets nothing until it is updated.
+    A generator whose tokens would be too old gets no group until it is updated.
     """
     steps_left = bound.deadline(generator_version) + 1 - state.version
     return max(0, steps_left * bound.prompts_per_step - state.outstanding)
@@ -117,8 +117,8 @@ def select_batch(
         in_flight: admitted version of each group that is still being generated.
         num_groups: how many to choose, P unless a step is refilled.
 
-    The step waits if it lacks groups, if a cycle is not complete, or if taking what is there would leave a group in
-    flight that could no longer meet its deadline. Raises StalenessError if waiting cannot help.
+    The step waits if it lacks groups, if a cycle is not complete, or if taking the completed groups would leave a group
+    in flight that could no longer meet its deadline. Raises StalenessError if waiting cannot help.
     """
     wanted = bound.prompts_per_step if num_groups is None else num_groups
     if len(completed) < wanted or (bound.cycle and in_flight):
@@ -140,8 +140,8 @@ def select_batch(
 def plan_resume(bound: StalenessBound, version: int, buffered: Sequence[int]) -> tuple[int, ...]:
     """Return the positions of the buffered groups that can still meet their deadlines after a restart at `version`.
 
-    All of them, unless the pace was made stricter (a smaller maxLag or batch). The prompts of the others are issued
-    anew: their old completions would break the bound.
+    All of them, unless the bound became stricter (a smaller maxLag or batch). The prompts of the others are generated
+    again: their old completions would break the bound.
     """
     kept: list[int] = []
     for position in sorted(range(len(buffered)), key=lambda i: bound.deadline(buffered[i])):

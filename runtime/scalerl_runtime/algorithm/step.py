@@ -17,7 +17,7 @@ from scalerl_runtime.algorithm.schedules import KlController
 
 
 class NonFinite(RuntimeError):
-    """Loss or gradient norm of a step is no finite number; its update was left out, and it is not counted."""
+    """Loss or gradient norm of a step is not finite; its update was skipped, and the step is not counted."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:
 
 
 def step_values(batch: Batch, packed: PackedStep | None, results: Sequence[StepResult]) -> dict[str, float]:
-    """The step's metrics by name; what was not measured is absent. Without results the optimizer was skipped."""
+    """The step's metrics by name.
+
+    A metric that was not measured is absent. Without results the optimizer was skipped.
+    """
     stats = batch.stats
     values = {
         "completion_tokens_mean": stats.completion_tokens_mean,
@@ -81,8 +84,8 @@ def step_values(batch: Batch, packed: PackedStep | None, results: Sequence[StepR
 def check_finite(values: Mapping[str, float], what: str, action: WatchAction) -> dict[str, float]:
     """Return those of a step's `values` that are finite, and `non_finite`: 1 if loss or gradient norm is not, else 0.
 
-    Raises NonFinite for such a step, unless `action` is Warn: DeepSpeed leaves out an update whose gradient is no
-    number, so the weights are those of the step before, and going on does no harm.
+    Raises NonFinite for such a step, unless `action` is Warn: DeepSpeed skips an update whose gradient is not
+    finite, so the weights are those of the previous step, and continuing does no harm.
     """
     found = [f"{name} is {values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values.get(name, 0.0))]
     if found and action != "Warn":

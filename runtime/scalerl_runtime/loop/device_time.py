@@ -1,4 +1,4 @@
-"""Where the devices' time goes: seconds by role and phase. PURE (the clock's readings are arguments)."""
+"""Device-seconds by role and phase. PURE: the clock's readings are arguments."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,9 @@ IDLE_PHASES = frozenset({"wait", "idle"})
 
 @dataclass
 class RoleClock:
-    """Device-seconds of one role's devices, by phase. Mutable on purpose: a stopwatch.
+    """Device-seconds of one role's devices, by phase. Mutable, as a stopwatch is.
 
-    Time is counted between `start` and the last reading, so that start-up and warm start stay outside.
+    Time is counted between `start` and the last reading, so start-up and warm start do not count.
     """
 
     devices: int
@@ -22,12 +22,12 @@ class RoleClock:
         self._since = now
 
     def stop(self, now: float) -> None:
-        """Count until `now`, and nothing more until the next `start`: the devices are given back."""
+        """Count until `now`, then pause until the next `start`: the devices are released."""
         self._count(now)
         self._since = None
 
     def switch(self, phase: str, now: float) -> str:
-        """Count until `now`, go on in `phase`, and return the phase before."""
+        """Count until `now`, continue in `phase`, and return the previous phase."""
         before = self._phase
         self._count(now)
         self._phase = phase
@@ -39,7 +39,7 @@ class RoleClock:
         return sum(self.seconds.values())
 
     def idle_fraction(self, now: float) -> float:
-        """Share of the time in which the devices had nothing to do; 0 before the start."""
+        """Share of the time in which the devices waited or were idle; 0 before the start."""
         total = self.total(now)
         return sum(self.seconds.get(phase, 0.0) for phase in IDLE_PHASES) / total if total else 0.0
 

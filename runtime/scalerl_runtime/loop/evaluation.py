@@ -1,4 +1,4 @@
-"""Evaluation of one version on prompts that are never trained on. I/O at `evaluate`; the arithmetic is pure."""
+"""Evaluates one version on prompts that are never trained on. I/O in `evaluate`; the arithmetic is pure."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -19,37 +19,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Score:
-    """Pass rate over prompts with several samples each."""
+    """Pass rate over prompts with several completions each."""
 
-    pass_rate: float  # mean over prompts of the mean over their judged samples
-    standard_error: float  # of that mean, prompts being the independent units
-    excluded: int  # samples that the verifier could not judge
-    prompts: int  # prompts with at least one judged sample
+    pass_rate: float  # mean over prompts of the mean over their graded completions
+    standard_error: float  # of that mean; prompts are the independent units
+    excluded: int  # completions for which the verifier failed
+    prompts: int  # prompts with at least one graded completion
 
 
 def score(rewards: NDArray[np.float64]) -> Score:
-    """Score rewards [P, K]; NaN where the verifier failed, a pass where > 0. Raises ValueError with nothing judged.
+    """Score rewards [P, K]: NaN where the verifier failed, a pass where > 0. Raises ValueError if all are NaN.
 
-    Samples of one prompt are not independent, so the error is that of the mean of P prompt means.
+    Completions of one prompt are not independent, so the standard error is that of the mean of P prompt means.
     """
-    judged = ~np.isnan(rewards)
-    counted = judged.any(axis=1)
+    graded = ~np.isnan(rewards)
+    counted = graded.any(axis=1)
     if not counted.any():
-        raise ValueError(f"none of {rewards.size} completions could be judged")
-    passes = np.where(judged, rewards > 0, False).sum(axis=1)[counted]
-    means = passes / judged.sum(axis=1)[counted]
+        raise ValueError(f"none of {rewards.size} completions could be graded")
+    passes = np.where(graded, rewards > 0, False).sum(axis=1)[counted]
+    means = passes / graded.sum(axis=1)[counted]
     spread = float(means.std(ddof=1)) if len(means) > 1 else 0.5
     return Score(
         pass_rate=float(means.mean()),
         standard_error=spread / float(np.sqrt(len(means))),
-        excluded=int((~judged).sum()),
+        excluded=int((~graded).sum()),
         prompts=int(counted.sum()),
     )
 
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What one evaluation measures."""
+    """One evaluation: the step, its compute, and the sampling."""
 
     step: int
     compute_gpu_hours: float
@@ -60,11 +60,11 @@ class EvalPlan:
 
 @dataclass(frozen=True)
 class _EvalSample:
-    """What is kept of a completion: an evaluation has too many to keep their tokens."""
+    """The numbers kept of a completion; an evaluation has too many to keep their tokens."""
 
     reward: float  # NaN where the verifier failed
     tokens: int
-    surprise: float  # mean over its tokens (nats)
+    surprise: float  # mean negative log-probability of its tokens (nats)
     cut: bool  # at the length limit
 
 
@@ -73,10 +73,10 @@ async def evaluate(
 ) -> list[EvalPoint]:
     """Sample every prompt on the leased `slot`, and return one point per set, in order.
 
-    Raises GeneratorLost or DeadlineExceeded; then nothing is measured and the evaluation has to be done again.
+    Raises GeneratorLost or DeadlineExceeded; nothing is measured then, and the evaluation must be repeated.
     """
     points: list[EvalPoint] = []
-    # Half of the engine: the other half goes on generating for the trainer.
+    # Half of the engine's sequences: the other half keeps generating for the trainer.
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
         results = await _all_or_none([_sample(pool, slot, plan, prompt, turns) for prompt in prompts])
@@ -104,7 +104,7 @@ async def evaluate(
 
 
 async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """Await all; when one fails the others are cancelled, so that none samples on a slot that is lost."""
+    """Await all. When one fails, the others are cancelled, so that none uses a slot that is lost."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         return await asyncio.gather(*tasks)
@@ -117,7 +117,7 @@ async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
 async def _sample(
     pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore
 ) -> list[_EvalSample]:
-    """One prompt's completions."""
+    """Sample and grade one prompt's completions."""
     length = pool.options.recipe.length
     rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
     interrupted = length.control == "interruption"

@@ -1,4 +1,4 @@
-"""The groups between generators and trainer: in flight, complete, consumed, or to be generated again. PURE."""
+"""The groups between generators and trainer: in flight, completed, consumed, or to be generated again. PURE."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from scalerl_runtime.types import Group
 
 
 class GroupBuffer:
-    """Counts and keeps the groups of an attempt within the staleness bound.
+    """Holds the groups of an attempt and counts them against the staleness bound.
 
     Args:
-        pace: the staleness bound.
-        on_change: called whenever a step or a generator may go on because of a change here.
+        bound: the staleness bound.
+        on_change: called after every change that may let a step or a generator proceed.
     """
 
     def __init__(self, bound: StalenessBound, on_change: Callable[[], None]):
@@ -21,7 +21,7 @@ class GroupBuffer:
         self._admission = Admission()
         self._completed: list[Group] = []
         self._in_flight: list[InFlightGroup] = []
-        self._reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that go out before any new one
+        self._reissue: list[tuple[int, int]] = []  # prompts (epoch, id) that are submitted before any new one
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -37,12 +37,12 @@ class GroupBuffer:
 
     @property
     def num_in_flight(self) -> int:
-        """Groups that generators work on."""
+        """Groups that generators are sampling."""
         return len(self._in_flight)
 
     @property
     def num_outstanding(self) -> int:
-        """Groups in flight or complete that no step has consumed."""
+        """Groups in flight or completed that no step has consumed."""
         return self._admission.outstanding
 
     @property
@@ -90,7 +90,7 @@ class GroupBuffer:
         self._on_change()
 
     def withdraw(self, work: InFlightGroup) -> None:
-        """Have the prompt of a lost generator generated again, before any new one."""
+        """Queue the prompt of a lost generator, before any new prompt."""
         self._in_flight.remove(work)
         self._admission = self._admission.withdraw()
         self._reissue.append((work.epoch, work.prompt.id))
@@ -99,7 +99,7 @@ class GroupBuffer:
     # -- training --------------------------------------------------------------------------------------------------
 
     def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:
-        """Remove and return the groups of the next step, or None while it has to wait."""
+        """Remove and return the groups of the next step; None while the step has to wait."""
         chosen = select_batch(
             self._bound,
             version,
@@ -124,6 +124,6 @@ class GroupBuffer:
         self._on_change()
 
     def consume(self, num_groups: int) -> None:
-        """Count a step that consumed so many groups: the trainer is one version further."""
+        """Count a step and the groups it consumed: the trainer's version increases by one."""
         self._admission = self._admission.step(num_groups)
         self._on_change()

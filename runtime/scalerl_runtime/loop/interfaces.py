@@ -1,4 +1,4 @@
-"""What a pipeline is put together from, and whom it tells. PURE: declarations only."""
+"""The pipeline's dependencies and its observer. PURE: declarations only."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,30 +21,30 @@ from scalerl_runtime.storage.checkpoint import CheckpointStore
 
 
 class TrainerFleet(WeightPublisher, Protocol):
-    """What the pipeline needs of the fleet, beside what pool and syncer need."""
+    """The fleet's calls that the pipeline uses, beside those of pool and syncer."""
 
     async def train(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> list[StepResult]:
-        """One optimizer step."""
+        """Run one optimizer step."""
         ...
 
     async def set_version(self, version: int) -> None:
-        """Name the present weights."""
+        """Set the version of the present weights."""
         ...
 
     async def save(self, folder: Path) -> None:
-        """Write a checkpoint's share."""
+        """Write the weights and the optimizer's state."""
         ...
 
     async def load(self, folder: Path, version: int) -> None:
-        """Read it back."""
+        """Load what `save` wrote."""
         ...
 
 
 @dataclass(frozen=True)
 class PipelineDeps:
-    """What the pipeline is put together from."""
+    """The parts of a pipeline."""
 
     run: RLRun
     recipe: Recipe
@@ -55,26 +55,26 @@ class PipelineDeps:
     store: CheckpointStore
     journals: Journals
     trainer_clock: RoleClock
-    quadratic: float  # work of attention against the rest; see packing
+    quadratic: float  # relative cost of attention; see packing
     attempt: int
     now: Callable[[], float] = time.monotonic
 
 
 class Observer(Protocol):
-    """Who is told what happened; the coordinator publishes it."""
+    """Receives the run's events; the coordinator publishes them."""
 
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
-        """A step is done."""
+        """A step is complete."""
         ...
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
-        """An evaluation is durable."""
+        """An evaluation is stored."""
         ...
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """A checkpoint is durable."""
+        """A checkpoint is stored."""
         ...
 
     def on_phase(self, phase: str, detail: str) -> None:
-        """What the run does now, for a person."""
+        """The run's phase, with a text for people."""
         ...

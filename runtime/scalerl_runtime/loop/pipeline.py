@@ -1,11 +1,11 @@
-"""The asynchronous loop: prompts to generators, groups to trainers, weights back, evaluations beside it. I/O.
+"""The asynchronous loop: prompts to generators, groups to trainers, weights back, evaluations in parallel. I/O.
 
-    feed ──> Pool (generators) ──> completed groups ──> train ──> Syncer ──> Pool
-                                                          └──> checkpoint ──> evaluate (on a leased generator)
+    submit ──> Pool (generators) ──> completed groups ──> train ──> Syncer ──> Pool
+                                                            └──> checkpoint ──> evaluate (on a leased generator)
 
-`feed` waits for capacity: a step, new weights, or a generator that comes back. `train` waits for a batch: groups that
-complete. Both wake on `pool.changed`. The syncer waits for new weights or a generator that has none. An evaluation
-waits for its lease. Every one of these waits has a deadline, in the call that starts it.
+`submit` waits for capacity: a step, new weights, or a generator that restarts. `train` waits for a batch: completed
+groups. Both wake on `pool.changed`. The syncer waits for new weights or a generator without weights. An evaluation
+waits for its lease. Each of these waits has a deadline, set in the call that starts it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """One attempt at a run, from a position to the end of its budget."""
+    """One attempt at a run, from a training state to the end of the budget."""
 
     def __init__(self, deps: PipelineDeps, state: TrainingState, observer: Observer, stopping: asyncio.Event):
         self.deps = deps
@@ -55,14 +55,14 @@ class Pipeline:
         self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
         self._evaluation: asyncio.Task[None] | None = None
         self._tokens_seen = 0
-        self._dropped = 0  # groups of the step under way that a refill replaces
+        self._dropped = 0  # groups of the current step that a refill replaces
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
     async def run(self, *, fresh: bool) -> None:
-        """Train until the budget is spent or `stopping` is set; then every evaluation that is due has been made.
+        """Train until the budget is spent or `stopping` is set; without a stop, finish every evaluation that is due.
 
-        `fresh`: nothing was evaluated yet, so step 0 is. Raises what ended the run.
+        `fresh`: evaluate step 0, as nothing was evaluated yet. Raises the error that ended the run.
         """
         self.deps.pool.start_clocks()
         self.deps.trainer_clock.start(self.deps.now())
@@ -77,7 +77,7 @@ class Pipeline:
             await self.deps.pool.close()
 
     async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
-        """Await `work`, but fail as soon as a background task fails."""
+        """Await `work`; fail as soon as a background task fails."""
         main = asyncio.create_task(work)
         try:
             done, _ = await asyncio.wait([main, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +108,7 @@ class Pipeline:
         return self.stopping.is_set() or spent or self.state.step >= budget.steps
 
     def compute_gpu_hours(self) -> float:
-        """Compute of the surviving history: earlier attempts up to their checkpoint, and all of this one."""
+        """GPU-hours of the history that survives: earlier attempts up to their checkpoint, and all of this one."""
         seconds = self.deps.trainer_clock.total(self.deps.now()) + self.deps.pool.device_seconds()
         return self.state.compute_before + seconds / 3600
 
@@ -126,7 +126,7 @@ class Pipeline:
             await self._wait_for_change(count)
 
     def _is_wanted(self) -> bool:
-        """Whether another group could still be trained; a refilling recipe may need any number."""
+        """Whether another group could still be trained. A recipe with refills may need any number."""
         if self.stopping.is_set():
             return False
         left = self.deps.run.spec.budget.steps - self.state.step
@@ -134,7 +134,7 @@ class Pipeline:
         return refills or self.deps.pool.groups.num_outstanding < left * self.deps.recipe.prompts_per_step
 
     def _next_prompt(self) -> DrawnPrompt:
-        """Next prompt to generate for, by its id."""
+        """Return the next prompt to generate for, by its id."""
         reissue = self.deps.pool.groups.next_reissue()
         if reissue is not None:
             epoch, prompt = reissue
@@ -144,14 +144,14 @@ class Pipeline:
         return DrawnPrompt(self._order[drawn.prompt], drawn.epoch)
 
     async def _wait_for_change(self, count: int) -> None:
-        """Wait until something changed in the pool; raise what broke there."""
+        """Wait for a change in the pool. Raises the error that ended one of its tasks."""
         await self.deps.pool.changed.wait_past(count)
         self.deps.pool.check()
 
     # -- training --------------------------------------------------------------------------------------------------
 
     async def _step(self) -> bool:
-        """One step; False when the run is being stopped instead."""
+        """Train one step; return False if the run is being stopped instead."""
         deps = self.deps
         began = deps.now()
         deps.trainer_clock.switch("wait", began)
@@ -181,7 +181,7 @@ class Pipeline:
         return True
 
     async def _take_groups(self) -> list[Group] | None:
-        """The groups of the next step, refilled if the recipe says so; None when stopping."""
+        """Return the groups of the next step, refilled if the recipe requires it; None when stopping."""
         pool, recipe, seconds = self.deps.pool, self.deps.recipe, self.deps.run.spec.deadlines.batch_seconds
         taken: list[Group] = []
         missing = recipe.prompts_per_step
@@ -198,7 +198,7 @@ class Pipeline:
         return taken
 
     async def _select(self, num_groups: int) -> list[Group] | None:
-        """`num_groups` groups as soon as the next step may take them; None when stopping."""
+        """Return `num_groups` groups as soon as the next step may take them; None when stopping."""
         pool = self.deps.pool
         while True:
             count = pool.changed.count
@@ -214,12 +214,12 @@ class Pipeline:
             pool.check()
 
     def _drop(self, count: int) -> None:
-        """Of the groups taken for the next step, `count` are replaced by others: those may be generated now."""
+        """Set how many groups taken for the next step are replaced; as many others may be generated now."""
         self.deps.pool.groups.drop(count - self._dropped)
         self._dropped = count
 
     def _rate(self, version: int) -> float:
-        """Learning rate of the step to `version`."""
+        """Return the learning rate of the step to `version`."""
         optimizer = self.deps.recipe.optimizer
         return learning_rate(version - 1, base=optimizer.learning_rate, warmup_steps=optimizer.warmup_steps)
 
@@ -248,7 +248,7 @@ class Pipeline:
         return packed, results
 
     def _count_step(self, groups: Sequence[Group]) -> None:
-        """Count the step: version, admission, history, ledger."""
+        """Count the step: version, consumed groups, history, ledger."""
         state = self.state
         state.count_step(groups, keep_history=self.deps.recipe.no_positive_resampling)
         self.deps.pool.groups.consume(len(groups))
@@ -257,7 +257,7 @@ class Pipeline:
         )
 
     def _loop_values(self, batch: Batch, began: float, waited: float) -> dict[str, float]:
-        """Metrics of the step that only the loop knows."""
+        """Return the step's metrics that the loop itself measures."""
         deps, now = self.deps, self.deps.now()
         seconds = max(now - began, 1e-9)
         sampled = deps.pool.counters.tokens - self._tokens_seen
@@ -292,7 +292,7 @@ class Pipeline:
     # -- evaluations -----------------------------------------------------------------------------------------------
 
     async def _begin_eval(self) -> None:
-        """Save this step, then evaluate it while training goes on. One evaluation runs at a time."""
+        """Save this step, then evaluate it while training continues. One evaluation runs at a time."""
         await self._join_eval()
         compute = self.compute_gpu_hours() if self.state.step else 0.0
         self.state.pending.append(PendingEval(self.state.step, compute))
@@ -309,14 +309,14 @@ class Pipeline:
 
     async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
         spec = self.deps.run.spec
-        patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to come back
+        patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to restart
         slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
         try:
             points = await within(
                 spec.deadlines.eval_seconds, f"evaluating step {pending.step}", self._measure(pending, slot)
             )
         except (GeneratorLost, DeadlineExceeded) as error:
-            log.warning("the evaluation of step %d is put off: %s", pending.step, error)
+            log.warning("the evaluation of step %d is postponed: %s", pending.step, error)
             self.deps.pool.mark_lost(slot.index, error)
             return
         finally:
@@ -342,13 +342,13 @@ class Pipeline:
         self.observer.on_eval(points)
 
     async def _finish_evals(self) -> None:
-        """All evaluations that are due, those that a lost generator had put off included."""
+        """Finish all evaluations that are due, also those that a lost generator postponed."""
         self.observer.on_phase("evaluating", "waiting for the last evaluations")
         await self._join_eval()
         await self._catch_up_evals()
 
     async def _catch_up_evals(self) -> None:
-        """Evaluate earlier steps from their checkpoints, then take the present weights back."""
+        """Evaluate earlier steps from their checkpoints, then load the present weights again."""
         if not self.state.pending:
             return
         here = self.state.step
@@ -382,6 +382,6 @@ class Pipeline:
         await within(self.saver.seconds, f"loading {path.name}", self.deps.fleet.load(path, step))
 
     def _contents(self) -> tuple[RunState, list[Group]]:
-        """What a checkpoint taken now stores of the driver."""
+        """Return the coordinator's part of a checkpoint, and the groups that wait for a step."""
         groups = self.deps.pool.groups
         return snapshot(self.state, groups, self.compute_gpu_hours()), list(groups.completed)

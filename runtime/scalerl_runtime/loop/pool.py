@@ -1,11 +1,11 @@
-"""The generators and what they are doing: prompts in, judged groups out. I/O.
+"""The pool of generators: prompts in, graded groups out. I/O.
 
-A slot is one generator's place. Its states:
+Each generator has a slot. Its states:
 
-    starting -> stale (runs, but without the weights of this run) -> ready -> lost -> starting -> ...
+    starting -> stale (runs, without this run's weights) -> ready -> lost -> starting -> ...
 
-Only `ready` slots get prompts; `leased` keeps a ready slot's weights fixed while an evaluation runs on it. Where pods
-come and go a lost slot is `vacant`, and costs nothing, until there is a place for it.
+Only `ready` slots get prompts. A lease keeps a ready slot's weights fixed while an evaluation runs on it. Where the
+capacity follows pods, a lost slot is `vacant`, and not charged, until a pod has room for it.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from scalerl_runtime.types import Completion, EngineOutput, GeneratorLost, Group
 
 log = logging.getLogger(__name__)
 
-MAX_START_FAILURES = 3  # in a row, of one generator, before the run gives up
-CAPACITY_POLL_SECONDS = 2.0  # between two looks at which pods are there
-CAPACITY_DEADLINE_SECONDS = 60.0  # of one look
+MAX_START_FAILURES = 3  # consecutive, of one generator, before the run fails
+CAPACITY_POLL_SECONDS = 2.0  # between two queries of the cluster's capacity
+CAPACITY_DEADLINE_SECONDS = 60.0  # of one query
 
 
 class GeneratorFleet(Protocol):
-    """What the pool needs of the fleet."""
+    """The fleet's calls that the pool uses."""
 
     async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
-        """One completion of `prompt` per request."""
+        """Return one completion of `prompt` per request."""
         ...
 
     async def start_generator(self, index: int) -> float:
-        """Start or restart a generator."""
+        """Start or restart a generator; return the seconds taken."""
         ...
 
 
@@ -50,7 +50,7 @@ class Grader(Protocol):
 
 
 class Pool:
-    """Hands prompts to generators within the staleness bound, and collects groups."""
+    """Submits prompts to generators within the staleness bound, and collects groups."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Pool:
         return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (s.load, s.index))
 
     async def wait_running(self, wanted: int) -> None:
-        """Return when so many generators run, with whatever weights. Raises what ended the pool."""
+        """Return when `wanted` generators run, with any weights. Raises the error that ended the pool."""
         while sum(s.state in ("stale", "ready") for s in self.slots.values()) < wanted:
             await self.changed.wait_past(self.changed.count)
             self.check()
@@ -104,7 +104,7 @@ class Pool:
         slot.leased = False
 
     def outdated(self, version: int) -> frozenset[int]:
-        """Slots that run and may take over `version`."""
+        """Slots whose generators run and should receive `version`."""
         return frozenset(
             s.index
             for s in self.slots.values()
@@ -112,7 +112,7 @@ class Pool:
         )
 
     def record_update(self, members: frozenset[int], version: int) -> None:
-        """Note that `members` run `version` now."""
+        """Record that `members` run `version` now."""
         for index in members:
             slot = self.slots[index]
             if slot.state in ("stale", "ready"):
@@ -131,28 +131,30 @@ class Pool:
         return sum(slot.clock.total(self._now()) for slot in self.slots.values())
 
     def idle_fraction(self) -> float:
-        """Mean over the generators of the share of their time without a completion in flight."""
+        """Mean over the generators of their idle share of the time."""
         now = self._now()
         return sum(slot.clock.idle_fraction(now) for slot in self.slots.values()) / max(1, len(self.slots))
 
     def start_slot(self, slot: Slot) -> None:
-        """Start its generator in the background; it is stale until its first weights."""
+        """Start the slot's generator in the background; it is stale until it receives weights."""
         slot.state, slot.version = "starting", -1
         self._starts[slot.index] = self._spawn(self._start(slot))
 
     def follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
-        """Keep as many slots as there are places, for as long as the pool lives."""
+        """Resize the pool to the cluster's capacity until the pool is closed."""
         self._elastic = True
         self._spawn(self._follow_capacity(generator_capacity))
 
     async def _follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
         while True:
-            capacity = await within(CAPACITY_DEADLINE_SECONDS, "asking Ray which pods are there", generator_capacity())
+            capacity = await within(
+                CAPACITY_DEADLINE_SECONDS, "querying Ray for the generators' capacity", generator_capacity()
+            )
             self.resize(capacity)
             await asyncio.sleep(CAPACITY_POLL_SECONDS)
 
     def resize(self, capacity: int) -> None:
-        """Start generators on free places; give up those that wait for one that is gone."""
+        """Start generators where there is room; give up starting slots beyond the capacity."""
         start, give_up = plan_slots({index: slot.state for index, slot in self.slots.items()}, capacity)
         for index in give_up:
             self._starts[index].cancel()
@@ -161,7 +163,7 @@ class Pool:
             slot = self.slots.setdefault(index, Slot(index, RoleClock(self.options.devices)))
             if self._counting:
                 slot.clock.start(self._now())
-            log.info("generator %d has a place: starting it", index)
+            log.info("the cluster has room for generator %d: starting it", index)
             self.start_slot(slot)
         if start or give_up:
             self.changed.set()
@@ -189,11 +191,11 @@ class Pool:
                 return
 
     def mark_lost(self, index: int, cause: object) -> None:
-        """A generator died: its prompts are given out anew, and it is started again as soon as it has a place."""
+        """Record that a generator died: its prompts are queued again, and it restarts as soon as there is room."""
         slot = self.slots[index]
         if slot.state in ("lost", "starting", "vacant"):
             return
-        log.warning("generator %d is lost (%s); starting it again", index, cause)
+        log.warning("generator %d is lost (%s); restarting it", index, cause)
         slot.state, slot.leased = "lost", False
         slot.restarts += 1
         self.counters.restarts += 1
@@ -206,10 +208,10 @@ class Pool:
     # -- groups ----------------------------------------------------------------------------------------------------
 
     def next_slot(self) -> Slot | None:
-        """The slot that may be handed one more prompt now.
+        """Return the slot that may get one more prompt now; None if none may.
 
-        Beyond the staleness bound two rules keep tokens fresh. An engine is given what it can run at once, no queue.
-        And nothing is begun while a whole batch lies ready, unless a cycle has to be complete before it is trained.
+        Beyond the staleness bound two rules limit lag. An engine gets only what it can run concurrently, so it has no
+        queue. No group starts while a whole batch is complete, unless a cycle must be complete before it is trained.
         """
         options = self.options
         if not options.staleness.cycle and self.groups.num_completed >= options.staleness.prompts_per_step:
@@ -222,7 +224,7 @@ class Pool:
         return None
 
     def submit(self, slot: Slot, prompt: Prompt, epoch: int) -> None:
-        """Give `prompt` to `slot`; its group is in `groups` when it is complete."""
+        """Send `prompt` to `slot`; its group appears in `groups` when it is complete."""
         length, count = self.options.recipe.length, self.options.recipe.completions_per_prompt
         budgets: tuple[int | None, ...] = (None,) * count
         if length.control == "interruption":
@@ -249,7 +251,10 @@ class Pool:
         self.groups.complete(work, Group(work.prompt, work.epoch, work.version, tuple(completions)))
 
     async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[EngineOutput]:
-        """Completions of `prompt` on `slot`, one per thinking budget. Raises GeneratorLost or DeadlineExceeded."""
+        """Sample completions of `prompt` on `slot`, one per thinking budget.
+
+        Raises GeneratorLost or DeadlineExceeded.
+        """
         recipe = self.options.recipe
         requests = [
             SamplingRequest(recipe.length.completion_tokens, recipe.temperature, think_budget=budget)
@@ -309,7 +314,7 @@ class Pool:
             self.changed.set()
 
     async def close(self) -> None:
-        """Cancel what is in flight."""
+        """Cancel the groups in flight and every background task."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

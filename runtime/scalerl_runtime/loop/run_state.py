@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint stores of it, and how it is taken up again. I/O only on the journals."""
+"""The training state that a checkpoint stores, and how a run resumes from it. I/O only on the journals."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ class Journals:
 
 @dataclass
 class TrainingState:
-    """Where the run stands; what a checkpoint stores. Changes as the run goes on."""
+    """How far training is; a checkpoint stores it. Mutable, by its own methods."""
 
     step: int
     warm_steps: int
@@ -40,7 +40,7 @@ class TrainingState:
     pending: list[PendingEval] = field(default_factory=list)
 
     def draw(self, stream: PromptStream, excluded: Collection[int]) -> DrawnPrompt:
-        """Return the stream's next prompt, and stand after it."""
+        """Return the stream's next prompt, and advance the stream."""
         issue, self.stream = stream.draw(self.stream, excluded)
         return issue
 
@@ -62,7 +62,7 @@ class TrainingState:
 
 
 def initial_state(recipe: Recipe) -> TrainingState:
-    """A run that has not begun."""
+    """Return the state of a run that has not started."""
     return TrainingState(
         step=0,
         warm_steps=0,
@@ -74,7 +74,7 @@ def initial_state(recipe: Recipe) -> TrainingState:
 
 
 def snapshot(state: TrainingState, groups: GroupBuffer, compute_gpu_hours: float) -> RunState:
-    """What a checkpoint taken now stores of the driver."""
+    """Return the part of a checkpoint that the coordinator writes."""
     return RunState(
         step=state.step,
         warm_steps=state.warm_steps,
@@ -91,14 +91,15 @@ def snapshot(state: TrainingState, groups: GroupBuffer, compute_gpu_hours: float
 
 
 def resume_state(state: RunState, journals: Journals, num_sets: int) -> TrainingState:
-    """Where a checkpoint left the run; the journals are cut back to it.
+    """Return the state that a checkpoint stored; the journals are truncated to it.
 
-    An evaluation that was recorded after the checkpoint counts as made: its step has a checkpoint of its own, so it
-    belongs to this history.
+    An evaluation recorded after the checkpoint is kept: its step has a checkpoint of its own, so it belongs to this
+    history.
     """
     journals.ledger.truncate(state.ledger_lines)
     lines = Counter(int(line["step"]) for line in journals.evals.read())
-    recorded = {step for step, count in lines.items() if count >= num_sets}  # fewer: killed between two test sets
+    # Fewer: the attempt was killed between two test sets.
+    recorded = {step for step, count in lines.items() if count >= num_sets}
     return TrainingState(
         step=state.step,
         warm_steps=state.warm_steps,

@@ -1,4 +1,4 @@
-"""The slots of generators: their state, what they work on, which of them to start or give up. PURE."""
+"""The generators' slots: states, groups in flight, and which slots to start or give up. PURE."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ SlotState = Literal["starting", "stale", "ready", "lost", "vacant"]
 
 @dataclass
 class Slot:
-    """One generator's place; changes as it lives."""
+    """One generator's slot in the pool. Mutable; only the pool writes it."""
 
     index: int
     clock: RoleClock
     state: SlotState = "starting"
     version: int = -1
     load: int = 0  # completions in flight
-    num_rollouts: int = 0  # those of them that will be trained on
+    num_rollouts: int = 0  # those that belong to rollouts; the others are an evaluation's
     leased: bool = False
     restarts: int = 0
 
 
 @dataclass(frozen=True)
 class InFlightGroup:
-    """A prompt that a generator works on."""
+    """A group that a generator is sampling."""
 
     prompt: Prompt
     epoch: int
-    version: int  # of the generator when it was handed over
+    version: int  # of the generator's weights when the prompt was submitted
     slot: int
     budgets: tuple[int | None, ...]  # thinking budget of each completion
 
 
 @dataclass(frozen=True)
 class ThinkTags:
-    """Token ids that mark thinking, and the phrase that ends it by force."""
+    """Token ids that mark thinking, and the phrase that the interruption forces."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -48,7 +48,7 @@ class ThinkTags:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What does not change during an attempt."""
+    """The pool's settings, constant during an attempt."""
 
     recipe: Recipe
     staleness: StalenessBound
@@ -56,13 +56,13 @@ class PoolOptions:
     seed: int
     generate_seconds: float
     start_seconds: float
-    max_sequences: int  # completions that an engine runs at once
+    max_sequences: int  # completions that an engine runs concurrently
     devices: int = 1  # of one generator
 
 
 @dataclass
 class PoolCounters:
-    """What went wrong, since the start of the attempt."""
+    """Counts since the start of the attempt."""
 
     restarts: int = 0
     forced_mismatches: int = 0
@@ -72,11 +72,11 @@ class PoolCounters:
 
 
 def plan_slots(states: Mapping[int, SlotState], capacity: int) -> tuple[list[int], list[int]]:
-    """Return the indices of slots to start and of slots to give up, for `capacity` places.
+    """Return the indices of slots to start and of slots to give up, so that `capacity` are in use.
 
-    A slot whose actor lives has a place, whatever the count says, which may be older. So only slots that still wait
-    for theirs are given up, the highest first; if too many seem to live, one of them is dead, and its next call says
-    which. Free places go to vacant slots, the lowest first, then to new ones.
+    A slot whose actor runs keeps its place: the capacity may be an older reading. So only slots that still wait to
+    start are given up, the highest index first. If more slots than the capacity seem to run, one of their actors is
+    dead, and its next call fails. Free capacity goes to vacant slots, the lowest first, then to new slots.
     """
     taken = {index: state for index, state in states.items() if state != "vacant"}
     waiting = sorted(index for index, state in taken.items() if state in ("starting", "lost"))

@@ -1,4 +1,4 @@
-"""Keeps the generators' weights fresh: stages a copy, pushes it, mends what fails, leases one for evaluations. I/O."""
+"""Weight sync: stages a copy, pushes it to outdated generators, and leases one generator for evaluations. I/O."""
 
 import asyncio
 import logging
@@ -14,19 +14,19 @@ from scalerl_runtime.weights.buckets import StagedWeights
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 10.0  # a generator that does not answer for so long after a failed update is lost
-MAX_FAILURES = 5  # of one update in a row: each either buries a generator or met one that was just born
+PROBE_SECONDS = 10.0  # a generator that does not answer within this time after a failed update is lost
+MAX_FAILURES = 5  # consecutive, of one update: each one removes a dead generator or met one that had just started
 
 
 class WeightPublisher(Protocol):
-    """What the syncer needs of the fleet."""
+    """The fleet's calls that the syncer uses."""
 
     async def stage(self) -> StagedWeights:
-        """Copy the weights aside."""
+        """Copy the weights into buckets."""
         ...
 
     async def push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
-        """Send them. Raises SyncFailed."""
+        """Send the copy to `members`. Raises SyncFailed."""
         ...
 
     async def probe(self, index: int) -> None:
@@ -35,7 +35,7 @@ class WeightPublisher(Protocol):
 
 
 class Syncer:
-    """One background task sends; the train loop only stages."""
+    """A background task sends; the train loop only stages a copy."""
 
     def __init__(self, fleet: WeightPublisher, pool: Pool, sync_seconds: float, on_sync: Callable[[SyncReport], None]):
         self.fleet = fleet
@@ -45,12 +45,12 @@ class Syncer:
         self._on_sync = on_sync
         self._wanted = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._newest = -1  # version that should be staged next
+        self._newest = -1  # version to stage next
         self._lease: tuple[int, asyncio.Future[Slot]] | None = None
         pool.notify_stale(self._wanted.set)
 
     async def run(self) -> None:
-        """Send whenever somebody is behind; ends by cancellation."""
+        """Send whenever a generator is outdated; ends by cancellation."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -58,9 +58,9 @@ class Syncer:
                 await self._send_to_outdated()
 
     async def publish(self, version: int) -> None:
-        """The trainer's weights are of `version` now: stage them unless a copy is being sent, and have them sent.
+        """Have `version`, the trainer's present weights, sent; stage them now unless a copy is being sent.
 
-        While one is being sent, or has to be sent for a lease, the newest version is noted and staged afterwards.
+        While a copy is being sent, or has to be sent for a lease, the version is recorded and staged afterwards.
         """
         self._newest = version
         if not self._sending.locked() and self._lease is None:
@@ -69,7 +69,7 @@ class Syncer:
         self._wanted.set()
 
     async def lease(self, version: int) -> "asyncio.Future[Slot]":
-        """Have `version` sent, and one slot kept on it; the returned future gives the slot when it is there."""
+        """Have `version` sent and one slot kept on it; the returned future yields the slot when it has the version."""
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         async with self._sending:
             self._newest = version
@@ -79,12 +79,12 @@ class Syncer:
         return future
 
     async def discard_staged(self) -> None:
-        """The trainer's weights were replaced from outside: what is staged is not theirs any more."""
+        """Drop the staged copy: the trainer loaded other weights."""
         async with self._sending:
             self.staged, self._newest = None, -1
 
     def release(self, slot: Slot) -> None:
-        """The evaluation is over; the slot may be updated again."""
+        """End a lease: the slot may be updated again."""
         self.pool.release(slot)
         self._wanted.set()
 
@@ -124,10 +124,10 @@ class Syncer:
         self._lease = None
         if not future.done():
             future.set_result(slot)
-        self._wanted.set()  # a newer version may have been noted meanwhile
+        self._wanted.set()  # a newer version may have been recorded meanwhile
 
     async def _drop_dead_members(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:
-        """Find out who is dead; the living are tried again in a new group."""
+        """Mark the members that do not answer as lost; the next push goes to the others, in a new group."""
         log.warning("%s", error)
         failed = error.failed if isinstance(error, SyncFailed) else members
         lost = failed if failed != members else frozenset()

@@ -1,4 +1,4 @@
-"""The supervised stage before RL. I/O."""
+"""The supervised stage before reinforcement learning. I/O."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,45 +18,45 @@ from scalerl_runtime.deadlines import within
 
 
 class SupervisedTrainer(Protocol):
-    """What the stage needs of the fleet."""
+    """The fleet's calls that the stage uses."""
 
     async def train_supervised(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float
     ) -> list[StepResult]:
-        """One supervised step."""
+        """Run one supervised step."""
         ...
 
     async def reset_optimizer(self) -> None:
-        """Forget the optimizer's moments."""
+        """Reset the optimizer's moments to zero."""
         ...
 
 
 class DemonstrationBatches(Protocol):
-    """Where the demonstrations come from."""
+    """Source of the demonstrations."""
 
     def batch(self, step: int, size: int) -> list[Demonstration]:
-        """Those of a step; the same whenever it is asked for."""
+        """Return the demonstrations of a step; the same on every call."""
         ...
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The stage, put together. Killed at any moment, it goes on from its last checkpoint."""
+    """The stage. It can be killed at any time, and continues from its last checkpoint."""
 
     run: RLRun
     fleet: SupervisedTrainer
     source: DemonstrationBatches
     quadratic: float  # see packing
     save: Callable[[int], Awaitable[None]]
-    """Writes a checkpoint of so many steps done."""
+    """Writes a checkpoint after the given number of steps."""
     report_progress: Callable[[str], None]
-    """Says how far it is, for a person."""
+    """Receives a progress text for people."""
 
     async def train_from(self, done: int) -> int:
-        """Do what is left after `done` steps; return how many are done then: all of them.
+        """Train the steps that remain after `done`; return the number of steps done.
 
-        Every `checkpoint.everySteps` steps are saved, but not the last one: after it the optimizer is reset, and a
-        checkpoint from before would carry the old moments into RL.
+        A checkpoint is written every `checkpoint.everySteps` steps, but not after the last one: the optimizer is reset
+        there, and an earlier checkpoint would carry the old moments into RL.
         """
         spec = self.run.spec.warm_start
         if spec is None or done >= spec.steps:
@@ -74,7 +74,7 @@ class WarmStart:
         return done
 
     async def _step(self, spec: WarmStartSpec, step: int) -> float:
-        """Do supervised step `step`, counted from 0; return its loss in nats per token."""
+        """Train supervised step `step`, counted from 0; return its loss in nats per token."""
         trainer = self.run.spec.trainer
         packed = pack(
             sequences_of(self.source.batch(step, spec.batch_size)),

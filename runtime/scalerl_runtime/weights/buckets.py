@@ -1,11 +1,11 @@
 """Weight transfer from trainer rank 0 to every generator: buckets, checksums, senders. I/O.
 
 One update is a list of flat byte buckets; both sides know each bucket's layout, and compare the checksum of each of
-its parameters. The group that carries it lives for one *epoch*: it is built anew whenever a generator joins or leaves,
-so that a dead receiver costs one timeout and never hangs the sender.
+its parameters. The transfer group exists for one *epoch*: it is rebuilt whenever a generator joins or leaves, so a dead
+receiver costs one timeout and never hangs the sender.
 
-    gloo   the trainer's host copy to the engines' host memory, while they go on generating; then loaded at once
-    nccl   the trainer's device copy through vLLM's own engine (`vllm_sender.py`), loaded as it arrives
+    gloo   the trainer's host copy to the engines' host memory, while they keep generating; then loaded in one call
+    nccl   the trainer's device copy through vLLM's own engine (`nccl_sender.py`), loaded as it arrives
 """
 
 import math
@@ -51,7 +51,7 @@ class WeightBucket:
 
 
 def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, limit: int) -> tuple[WeightBucket, ...]:
-    """Lay parameters out in order, a new bucket when `limit` bytes would be passed.
+    """Lay parameters out in order; start a new bucket when `limit` bytes would be exceeded.
 
     Args:
         parameters: (name, dtype, full shape, size of one element in bytes). Shapes must be the full ones: under ZeRO-3
@@ -74,7 +74,7 @@ def plan_buckets(parameters: Iterable[tuple[str, str, Sequence[int], int]], *, l
 
 
 def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[WeightBucket, ...]:
-    """The buckets that arrived as plain mappings (vLLM's engine takes no classes of ours)."""
+    """Parse buckets from plain mappings: vLLM's engine transports no classes of ours."""
     return tuple(
         WeightBucket(
             tuple(TensorEntry(e["name"], e["dtype"], tuple(e["shape"]), e["offset"]) for e in b["entries"]),
@@ -85,18 +85,18 @@ def parse_buckets(layout: Iterable[Mapping[str, Any]]) -> tuple[WeightBucket, ..
 
 
 def view(flat: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
-    """The parameter `entry` inside the bytes `flat` [num_bytes], without a copy."""
+    """Return the parameter `entry` inside the bytes `flat` [num_bytes], without a copy."""
     dtype: torch.dtype = getattr(torch, entry.dtype)
     return flat[entry.offset : entry.offset + entry.num_bytes].view(dtype).view(entry.shape)
 
 
 def bucket_checksums(bucket: WeightBucket, flat: torch.Tensor) -> list[int]:
-    """The checksum of each parameter in the bucket's bytes `flat`, in order."""
+    """Return the checksum of each parameter in the bucket's bytes `flat`, in order."""
     return [checksum(flat[e.offset : e.offset + _whole_words(e.num_bytes)]) for e in bucket.entries]
 
 
 def tensor_checksum(tensor: torch.Tensor) -> int:
-    """The checksum of a parameter that lies outside a bucket; the same as inside."""
+    """Return the checksum of a parameter outside a bucket; the same value as inside."""
     flat = tensor.contiguous().view(-1).view(torch.uint8)
     missing = _whole_words(flat.numel()) - flat.numel()
     # A view into a larger buffer may begin between two words, which cannot be read as words.
@@ -106,7 +106,7 @@ def tensor_checksum(tensor: torch.Tensor) -> int:
 
 
 def checksum(flat: torch.Tensor) -> int:
-    """Position-dependent checksum of the bytes `flat` [n], n a multiple of 8, on any device.
+    """Return a position-dependent checksum of the bytes `flat` [n], n a multiple of 8, on any device.
 
     The sum of the 8-byte words, each times its odd position weight, modulo 2**64: swapped or shifted words change it.
     """
@@ -136,19 +136,19 @@ class WeightSender(Protocol):
 
 
 class GlooSender:
-    """Through the host."""
+    """Sends over gloo, through host memory."""
 
     def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
         self._group = gloo_group(address, port, rank=0, world=world, timeout_seconds=timeout_seconds)
 
     def send(self, buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> None:
         """See `WeightSender`."""
-        del buckets  # the receivers were told the layout before
+        del buckets  # the receivers got the layout before
         for flat in flats:
             broadcast(self._group, flat)
 
     def close(self) -> None:
-        """The group's sockets close with the last reference to it."""
+        """Do nothing: the group's sockets close with the last reference to it."""
 
 
 def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_seconds: float) -> ProcessGroupGloo:
@@ -165,7 +165,7 @@ def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class StagedWeights:
-    """A copy of the weights that is ready to be sent."""
+    """A copy of the weights, ready to send."""
 
     version: int
     buckets: tuple[WeightBucket, ...]

@@ -15,7 +15,7 @@ from scalerl_runtime.weights.buckets import PACKED_BUFFER_BYTES, PACKED_BUFFERS,
 
 
 class NcclSender:
-    """Rank 0 of one transfer group. NCCL itself waits for a dead peer for ever; the deadline is ours."""
+    """Rank 0 of one transfer group. NCCL waits for a dead peer for ever, so the deadline is ours."""
 
     def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
         self._group = trainer_init({"master_address": address, "master_port": port, "world_size": world})
@@ -46,8 +46,8 @@ class NcclSender:
         thread.start()
         thread.join(self._timeout_seconds)
         if thread.is_alive():
-            self.close()  # aborts the communicator, which lets the thread go
-            raise RuntimeError(f"an engine did not take part in the broadcast for {self._timeout_seconds:g} s")
+            self.close()  # aborts the communicator, which ends the thread
+            raise RuntimeError(f"an engine did not join the broadcast within {self._timeout_seconds:g} s")
         if failures:
             raise RuntimeError(f"the broadcast failed: {failures[0]}") from failures[0]
         if not is_sent.is_set():
