@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab import Json, Platform, PlatformError, make_namespace, say, wait_for
-from life import Life, quickstart
+from life import Life, small_run
 
 from scalerl_api.wire import CHECKPOINTS, LEDGER_FILE, METRICS_FILE
 from scalerl_operator.resources.names import RUN_FOLDER
@@ -22,20 +22,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 
 def two_trainers(platform: Platform) -> Json:
-    """The quickstart's model on sums of two digits. ZeRO-3: each step and each update needs both trainers' weights."""
-    document = quickstart(platform)
-    document["metadata"]["name"] = RUN
-    spec = document["spec"]
-    spec["trainer"] |= {"replicas": 2, "zeroStage": 3}
-    spec["generator"] |= {"kvCacheMegabytes": 64}
-    spec["data"]["train"] |= {"size": 2000}
-    spec["data"]["train"]["task"] = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
-    spec["data"]["heldOut"] = {"prompts": 8, "samplesPerPrompt": 2}
-    spec["recipe"] |= {"promptsPerStep": 8}
-    spec["warmStart"] |= {"steps": 75, "warmupSteps": 10, "wrongSteps": 0}
-    spec["budget"] = {"steps": 10_000, "evalEverySteps": 10_000}
-    spec["checkpoint"] = {"everySteps": 25}
-    spec["failurePolicy"] = {"maxRestarts": 1}
+    """ZeRO-3: each step and each update needs both trainers' weights."""
+    document = small_run(platform, RUN)
+    document["spec"]["trainer"] |= {"replicas": 2, "zeroStage": 3}
+    document["spec"]["data"]["heldOut"] = {"prompts": 8, "samplesPerPrompt": 2}
+    document["spec"]["failurePolicy"] = {"maxRestarts": 1}
     return document
 
 

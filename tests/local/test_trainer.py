@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
+import multiprocessing
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,12 @@ import torch
 from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.data.scratch_model import make_scratch_model
 
-RANK = Path(__file__).with_name("trainer_rank.py")
+sys.path.insert(0, str(Path(__file__).parent))
+from trainer_rank import work  # noqa: E402
+
+# Ranks are forked from one process that has imported DeepSpeed, and what it imports while it starts.
+RANKS = multiprocessing.get_context("forkserver")
+RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +36,13 @@ def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], d
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(path), str(rank), str(port)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(case["ranks"])
-    ]
+    outputs = [path.with_suffix(f".{rank}.log") for rank in range(case["ranks"])]
+    ranks = [RANKS.Process(target=work, args=(path, rank, port, output)) for rank, output in enumerate(outputs)]
     for process in ranks:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output.decode()[-3000:]
+        process.start()
+    for process, output in zip(ranks, outputs, strict=True):
+        process.join(600)
+        assert process.exitcode == 0, output.read_text()[-3000:]
     by_rank = [json.loads(path.with_suffix(f".{rank}.losses").read_text()) for rank in range(case["ranks"])]
     losses = [[sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)]
     return losses, torch.load(path.with_suffix(".weights"))

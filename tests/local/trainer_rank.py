@@ -1,7 +1,7 @@
-"""One trainer rank: `python trainer_rank.py CASE.json RANK PORT` leaves its losses and weights beside CASE."""
+"""One trainer rank: `work(CASE.json, rank, port, output)` leaves its losses and weights beside CASE."""
 
 import json
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,11 @@ def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> lis
     ]
 
 
-def main() -> None:
-    path, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def work(path: Path, rank: int, port: int, output: Path) -> None:
+    """Be the rank, in a process of its own; what it prints goes to `output`."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     case = json.loads(path.read_text())
     options = TrainerOptions(
         model=case["model"],
@@ -74,7 +77,3 @@ def main() -> None:
         }
         torch.save(weights, path.with_suffix(".weights"))
     path.with_suffix(f".{rank}.losses").write_text(json.dumps(losses))
-
-
-if __name__ == "__main__":
-    main()
