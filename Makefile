@@ -21,13 +21,14 @@ demo: needs-setup-engines setup ## train a small model, forecast its ceiling, wr
 	@.venv/bin/scalerl run examples/quickstart.yaml
 	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
 
-test: needs-setup-prometheus-cluster-engines check prometheus-test cluster-test local ## run all tests that need no GPU
+test: needs-setup-prometheus-cluster-engines check ## run all tests that need no GPU
+	@scripts/beside 'prometheus-test cluster-test' local
 
 unit: setup ## run the unit tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_docs.py
 
 local: needs-setup-engines setup ## test with the real vLLM, DeepSpeed and Ray on this machine
-	@$(PYTHON) -m pytest -W default tests/local # warnings about resources that vLLM leaves open appear at the end, outside any test
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup -W default tests/local # warnings about resources that vLLM leaves open appear at the end, outside any test
 
 check: setup ## check format, lint, types, import rules, generated files; run the unit tests
 	@scripts/check

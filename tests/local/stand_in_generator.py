@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scalerl_runtime.actors.generator import EngineOptions, Update
-from scalerl_runtime.types import Ints, Sample, Sampling
-from scalerl_runtime.weights.buckets import Bucket, broadcast, bucket_checksums, gloo_group
+from scalerl_runtime.actors.generator import EngineOptions, WeightUpdate
+from scalerl_runtime.types import EngineOutput, Ints, SamplingRequest
+from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group
 
 TOKEN_SECONDS = 0.002  # completions must be under way when a process is killed
 
@@ -38,10 +38,10 @@ class StandInGenerator:
     async def probe(self) -> None:
         return None
 
-    async def sample(self, prompt: Ints, requests: list[Sampling]) -> list[Sample]:  # noqa: ARG002 # random ones
+    async def sample(self, prompt: Ints, requests: list[SamplingRequest]) -> list[EngineOutput]:  # noqa: ARG002 # random ones
         return list(await asyncio.gather(*(self._sample_one(request) for request in requests)))
 
-    async def _sample_one(self, request: Sampling) -> Sample:
+    async def _sample_one(self, request: SamplingRequest) -> EngineOutput:
         digits = [self._ids[digit] for digit in "0123456789"]
         thinking, answer = (self._rng.choice(digits, size=self._rng.integers(1, 6)).tolist() for _ in range(2))
         tokens = [self._ids["<think>"], *thinking, self._ids["</think>"], *answer, self._end]
@@ -51,7 +51,7 @@ class StandInGenerator:
             versions.append(self.version)
             await asyncio.sleep(TOKEN_SECONDS)
         is_whole = tokens[-1] == self._end
-        return Sample(
+        return EngineOutput(
             tokens=np.array(tokens, dtype=np.int32),
             logps=np.full(len(tokens), -np.log(len(self._words)), dtype=np.float32),
             versions=np.array(versions, dtype=np.int32),
@@ -65,10 +65,10 @@ class StandInGenerator:
 
         self._group = await asyncio.to_thread(join)
 
-    async def begin_receive(self, buckets: tuple[Bucket, ...]) -> None:
+    async def begin_receive(self, buckets: tuple[WeightBucket, ...]) -> None:
         self._incoming = self._thread.submit(self._receive, buckets)
 
-    def _receive(self, buckets: tuple[Bucket, ...]) -> list[int]:
+    def _receive(self, buckets: tuple[WeightBucket, ...]) -> list[int]:
         sums: list[int] = []
         for bucket in buckets:
             flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
@@ -76,7 +76,7 @@ class StandInGenerator:
             sums += bucket_checksums(bucket, flat)
         return sums
 
-    async def load_received(self, update: Update) -> float:
+    async def load_received(self, update: WeightUpdate) -> float:
         assert self._incoming is not None
         assert await asyncio.wrap_future(self._incoming) == list(update.sums), "the weights have not arrived whole"
         self.version = update.version

@@ -1,5 +1,6 @@
 """kill -9 of any process at each phase: no eval point lost, no prompt trained twice or skipped, the bound intact."""
 
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -13,9 +14,13 @@ import yaml
 from scalerl_api import parse_run
 from scalerl_operator.cli.commands import CliDeps
 from scalerl_operator.cli.main import main
+from scalerl_runtime.actors.generator import Generator
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
 from scalerl_runtime.data.datasets import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stand_in_generator import StandInGenerator  # noqa: E402
 
 COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
 PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
@@ -49,6 +54,12 @@ def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
 def family() -> set[psutil.Process]:
     """This process's living descendants; other tests' engines leave Python's resource tracker among them."""
     return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+
+
+def test_the_stand_in_has_the_generators_calls() -> None:
+    for name, call in inspect.getmembers(StandInGenerator, inspect.isfunction):
+        if not name.startswith("_"):
+            assert [*inspect.signature(call).parameters] == [*inspect.signature(getattr(Generator, name)).parameters]
 
 
 @pytest.mark.timeout(2400)
