@@ -138,8 +138,8 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
     Args:
         forecasts: of the weights that went on, the newest last.
 
-    A policy sees each evaluation with the forecast that was made after it. Evaluations newer than the last forecast
-    wait for theirs. `scalerl run` and the operator both ask this function and nothing else.
+    A policy gets each evaluation with the forecast that was made after it. Evaluations newer than the last forecast are
+    left out until theirs is made. `scalerl run` and the operator both decide by this function alone.
     """
     if not run.spec.stop_policies or not forecasts:
         return None
@@ -163,7 +163,7 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
 
 
 def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
-    looked = hit.inputs[-STATED_INPUTS:]
+    shown = hit.inputs[-STATED_INPUTS:]
     return StopStatus(
         policy=hit.policy,
         mode=hit.mode,
@@ -171,7 +171,7 @@ def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
         quantity=to_camel(hit.quantity),
         inputs=[
             StopInput(step=each.step, compute_gpu_hours=each.compute, value=each.value, verdict=each.verdict)
-            for each in looked
+            for each in shown
         ],
         saved_gpu_hours=hit.saved_gpu_hours,
         others=others,

@@ -1,7 +1,4 @@
-"""When a status is worth a write, and which events tell a person what has changed. PURE.
-
-A run that trains changes its numbers at every answer; they are written twice a minute. All else is written at once.
-"""
+"""The Kubernetes events that a change of a run's status emits. PURE."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,20 +17,20 @@ MESSAGE_LENGTH = 1000  # of an event; the API server takes 1024
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a person may want to know: an Event."""
+    """One Kubernetes Event of a run."""
 
     reason: EventReason
     message: str
     kind: Literal["Normal", "Warning"] = "Normal"
 
     def event_name(self, run: str, uid: str) -> str:
-        """Return the Event's name: the same words about the same run are one Event that is counted."""
+        """Return the Event's name: the same message about the same run is one Event with a count."""
         text = "\0".join((uid, self.reason, self.message))
         return f"{run}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def list_events(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
-    """Yield what is in `new` and not in `old`. A status that is not written tells nothing."""
+    """Yield an event for everything in `new` that is not in `old`; both are stored statuses."""
     yield from _attempts(old, new)
     before, after = state_word(old), state_word(new)
     if before != after:
@@ -54,7 +51,7 @@ def _holding(status: RLRunStatus | None) -> set[str]:
 
 
 def _health(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
-    """A rule of the watchdog that is broken now and was not."""
+    """A rule of the watchdog that is violated now and was not before."""
     before, after = _unhealthy(old), _unhealthy(new)
     if after is not None and (before is None or before.reason != after.reason):
         yield Event("Unhealthy", f"{after.reason}: {after.message}"[:MESSAGE_LENGTH], "Warning")
@@ -81,7 +78,7 @@ def _attempts(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
 
 
 def _state(word: str, status: RLRunStatus) -> Iterator[Event]:
-    """A state that is worth an event of its own; attempts tell the others."""
+    """A state with an event of its own; the events of attempts cover the others."""
     for reason, (kind, _) in EVENTS.items():
         if reason == word:
             message = next((each.message for each in status.conditions if each.type == "Progressing"), "")

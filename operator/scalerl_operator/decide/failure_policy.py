@@ -1,4 +1,4 @@
-"""What the end of an attempt costs: the user's rules, by how its process or pod has ended. PURE."""
+"""The failure rule that applies to the end of an attempt, by its exit code, pod conditions and reasons. PURE."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ class Ending:
     """How an attempt ended."""
 
     stop_cause: StopCause | None
-    """Why it was asked to; None if it was not."""
+    """Cause of the operator's request to end; None without one."""
     exit_code: int | None
-    """128 + N for signal N; None if that left none."""
+    """128 + N for signal N; None if there is none."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Of its pod: type -> status."""
     reasons: frozenset[str] = frozenset()
-    """Words for it: the container's, the pod's, those of the pod's true conditions."""
+    """Reasons of the container, of the pod, and of the pod's true conditions."""
 
 
 def find_rule(policy: FailurePolicy, ending: Ending) -> FailureRule | None:
-    """Return the first rule that fits; None if none does.
+    """Return the first rule that matches; None if none does.
 
-    None also for an end that was asked for, whose exit code says nothing, and for a spec that is wrong, which nothing
-    can mend. A gang whose coordinator was asked to end, for it had lost a member, ended as that member did.
+    None also for a requested end, whose exit code carries no information, and for an invalid spec, which no restart
+    repairs. With `GangBroken`, the coordinator was ended because a member was lost: the member's end is matched.
     """
     if ending.stop_cause not in (None, "GangBroken") or ending.exit_code == EXIT_INVALID:
         return None
@@ -42,7 +42,7 @@ def _fits(rule: FailureRule, ending: Ending) -> bool:
 
 
 def _fits_code(codes: ExitCodes, code: int | None) -> bool:
-    """A process that left no code, or that succeeded, fits neither `In` nor `NotIn`: as in a Job's podFailurePolicy."""
+    """No exit code, and code 0, match neither `In` nor `NotIn`, as in a Job's podFailurePolicy."""
     if not code:
         return False
     return (code in codes.values) == (codes.operator == "In")

@@ -4,21 +4,21 @@ from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
 from scalerl_operator.run.observed import ObservedState
 
-# However who was asked for these ends, it is the run's own fault.
+# These ends count as the run's own failure, whoever requested them.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
 
-def count_failures(seen: ObservedState, *, every_steps: int = 1) -> tuple[int, int]:
+def count_failures(observed: ObservedState, *, every_steps: int = 1) -> tuple[int, int]:
     """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
 
-    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. Whom the
-    watchdog ended has saved whatever it had then, so its checkpoint restores the budget only if it is `every_steps`
-    further: else a run that makes one step and stands still would be started for ever.
+    That attempt's own failure counts: its checkpoint restores the budget, and its end spends one of it. An attempt that
+    the watchdog ended has saved at its end, so its checkpoint restores the budget only if it is `every_steps` further.
+    Otherwise a run that makes one step and stalls would be started for ever.
     """
-    before = (a.checkpoint_step or 0 for a in seen.attempts if a.number < seen.first_attempt)
-    known = max(before, default=seen.earlier.checkpoint_step or 0)
-    spent, retries = seen.earlier.failures, seen.earlier.retries
-    for attempt in seen.current:
+    before = (a.checkpoint_step or 0 for a in observed.attempts if a.number < observed.first_attempt)
+    known = max(before, default=observed.earlier.checkpoint_step or 0)
+    spent, retries = observed.earlier.failures, observed.earlier.retries
+    for attempt in observed.current:
         if not attempt.over:
             continue
         reached = attempt.checkpoint_step or 0
@@ -35,7 +35,7 @@ def count_failures(seen: ObservedState, *, every_steps: int = 1) -> tuple[int, i
 
 
 def is_free(attempt: AttemptStatus) -> bool:
-    """Whether its end costs no restart: a rule says so, or the surroundings ended it, or it asked for another try."""
+    """Whether its end costs no restart: by a rule, by a cause outside the run, or by the exit code for a retry."""
     if attempt.ruled is not None:
         return attempt.ruled == "Ignore"
     if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":

@@ -1,4 +1,4 @@
-"""From what was seen to the RLRun's status document, and from a status to one word for a table. PURE."""
+"""Builds the status of an RLRun from the observed state, the assessment and the run's standing. PURE."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
 
 Truth = Literal["True", "False", "Unknown"]
 Standing = tuple[StandingReason | Literal["Running"], str]
-"""(reason, message); `Running` stands for what the coordinator does."""
+"""(reason, message); `Running` is replaced by the coordinator's phase."""
 Said = tuple[ConditionType, Truth, Reason, str]
 """A condition: type, status, reason, message."""
 
@@ -36,56 +36,58 @@ _PHASE_REASONS: dict[Phase, PhaseReason] = {
 }
 
 
-def build_status(run: RLRun, seen: ObservedState, judged: Assessment, standing: Standing, now: datetime) -> RLRunStatus:
-    """Return the status to write. What the running coordinator has not said yet is kept from `run.status`."""
+def build_status(
+    run: RLRun, observed: ObservedState, assessment: Assessment, standing: Standing, now: datetime
+) -> RLRunStatus:
+    """Return the status to store. Fields that the running coordinator has not reported are kept from `run.status`."""
     old = run.status or RLRunStatus()
-    progress = seen.progress
-    attempts = len(seen.attempts)
+    progress = observed.progress
+    attempts = len(observed.attempts)
     return RLRunStatus(
         observed_generation=old.observed_generation,
-        conditions=_conditions(old, _wanted(seen, judged, standing), now),
-        roles=_roles(run, seen),
-        attempt=max(1, seen.attempts[-1].number if attempts else 1),
-        progress=_progress(progress, seen) if progress is not None else old.progress,
-        forecast=judged.forecast or old.forecast,
-        stop=judged.stop,
-        checkpoint=_checkpoint(seen) or old.checkpoint,
+        conditions=_conditions(old, _wanted(observed, assessment, standing), now),
+        roles=_roles(run, observed),
+        attempt=max(1, observed.attempts[-1].number if attempts else 1),
+        progress=_progress(progress, observed) if progress is not None else old.progress,
+        forecast=assessment.forecast or old.forecast,
+        stop=assessment.stop,
+        checkpoint=_checkpoint(observed) or old.checkpoint,
         cost=_cost(progress, old.cost) if progress is not None else old.cost,
     )
 
 
 def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
-    """What was used does not become less: a coordinator that was killed has not written down its last step's."""
+    """Cost never decreases: a killed coordinator has not recorded its last step's."""
     spent = dict(old.gpu_seconds) if old is not None else {}
-    told = {role: max(seconds, spent.get(role, 0.0)) for role, seconds in progress.gpu_seconds.items()}
-    return CostStatus(gpu_seconds=spent | told, idle_fraction=progress.idle_fraction)
+    reported = {role: max(seconds, spent.get(role, 0.0)) for role, seconds in progress.gpu_seconds.items()}
+    return CostStatus(gpu_seconds=spent | reported, idle_fraction=progress.idle_fraction)
 
 
-def _wanted(seen: ObservedState, judged: Assessment, standing: Standing) -> list[Said]:
-    """Return every condition; each is always there, so that it can be waited for."""
+def _wanted(observed: ObservedState, assessment: Assessment, standing: Standing) -> list[Said]:
+    """Return every condition; each is always present, so that `kubectl wait` works with it."""
     said, message = standing
-    phase = seen.progress.phase if seen.progress is not None else "starting"
-    detail = seen.progress.detail if seen.progress is not None else ""
+    phase = observed.progress.phase if observed.progress is not None else "starting"
+    detail = observed.progress.detail if observed.progress is not None else ""
     reason: StandingReason = _PHASE_REASONS[phase] if said == "Running" else said
     if said == "Running":
         message = "; ".join(each for each in (detail, message) if each)
     over = reason in COMPLETE or reason in FAILED or reason in PAUSED
-    ready = seen.running is not None and phase in ("training", "evaluating") and not over
+    ready = observed.running is not None and phase in ("training", "evaluating") and not over
     return [
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
-        _health_condition(seen, judged.alarms, over=over),
+        _health_condition(observed, assessment.alarms, over=over),
         ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
-        _forecast_condition(judged.forecast),
-        _stop_condition(judged.stop),
+        _forecast_condition(assessment.forecast),
+        _stop_condition(assessment.stop),
         ("Complete", "True" if reason in COMPLETE else "False", reason, message if reason in COMPLETE else ""),
         ("Failed", "True" if reason in FAILED else "False", reason, message if reason in FAILED else ""),
     ]
 
 
-def _health_condition(seen: ObservedState, alarms: Sequence[Alarm], *, over: bool) -> Said:
-    """What the watchdog says; a run that has just been asked to end for it is still unhealthy."""
-    if over or seen.running is None or seen.heard is None:
+def _health_condition(observed: ObservedState, alarms: Sequence[Alarm], *, over: bool) -> Said:
+    """The watchdog's condition; a run that it has just sent SIGTERM is still unhealthy."""
+    if over or observed.running is None or observed.heard is None:
         return "Healthy", "Unknown", "NotTraining", ""
     if not alarms:
         return "Healthy", "True", "NothingFound", ""
@@ -106,14 +108,14 @@ def _stop_condition(stop: StopStatus | None) -> Said:
 
 
 def describe_stop(stop: StopStatus) -> str:
-    """Return which policy holds, by which numbers, and what it saves."""
+    """Return the policy that holds, its numbers, and the compute that it saves."""
     saved = f"; {stop.saved_gpu_hours:.4g} GPU-h of the budget are left" if stop.saved_gpu_hours is not None else ""
     others = f"; so do {', '.join(stop.others)}" if stop.others else ""
     return f"policy {stop.policy} ({stop.mode}): {stop.reason}{saved}{others}"
 
 
 def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list[Condition]:
-    """The time moves only when the status does (metav1.Condition)."""
+    """The transition time changes only with the status (metav1.Condition)."""
     before: dict[str, Condition] = {each.type: each for each in old.conditions}
     built = []
     for name, truth, reason, message in wanted:
@@ -134,16 +136,16 @@ def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list
     return built
 
 
-def _roles(run: RLRun, seen: ObservedState) -> list[RoleStatus]:
-    progress = seen.progress
-    alive = seen.running is not None and progress is not None
+def _roles(run: RLRun, observed: ObservedState) -> list[RoleStatus]:
+    progress = observed.progress
+    alive = observed.running is not None and progress is not None
     training = progress is not None and progress.phase in ("training", "evaluating")
     return [
         RoleStatus(
             name="trainer",
             desired=run.spec.trainer.replicas,
             ready=run.spec.trainer.replicas if alive and training else 0,
-            restarts=max(0, seen.attempts[-1].number - 1) if seen.attempts else 0,
+            restarts=max(0, observed.attempts[-1].number - 1) if observed.attempts else 0,
         ),
         RoleStatus(
             name="generator",
@@ -154,20 +156,20 @@ def _roles(run: RLRun, seen: ObservedState) -> list[RoleStatus]:
     ]
 
 
-def _progress(progress: Progress, seen: ObservedState) -> ProgressStatus:
-    measured = surviving(seen.evals)
+def _progress(progress: Progress, observed: ObservedState) -> ProgressStatus:
+    measured = surviving(observed.evals)
     return ProgressStatus(
         phase=progress.phase,
         step=progress.step,
         version=progress.version,
         pass_rate=round(measured[-1].pass_rate, 4) if measured else None,
         compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
-        eta_seconds=seen.eta_seconds,
+        eta_seconds=observed.eta_seconds,
     )
 
 
-def _checkpoint(seen: ObservedState) -> CheckpointStatus | None:
-    found = seen.left or (seen.progress.checkpoint if seen.progress is not None else None)
+def _checkpoint(observed: ObservedState) -> CheckpointStatus | None:
+    found = observed.left or (observed.progress.checkpoint if observed.progress is not None else None)
     if found is None:
         return None
     return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)
@@ -176,7 +178,7 @@ def _checkpoint(seen: ObservedState) -> CheckpointStatus | None:
 def describe_invalid(
     status: RLRunStatus | None, generation: int, faults: Sequence[Fault], now: datetime
 ) -> RLRunStatus:
-    """Return the status of a spec that cannot be understood: what runs goes on, and a better spec is taken at once."""
+    """Return the status of an invalid spec: what runs continues, and a corrected spec takes effect at once."""
     old = (status or RLRunStatus()).model_copy(update={"observed_generation": generation})
     message = "; ".join(map(str, faults))
     wanted: list[Said] = [("Progressing", "False", "InvalidSpec", message)]

@@ -1,4 +1,4 @@
-"""Which stop policies hold, given what was measured and forecast so far. PURE."""
+"""The stop policies that hold, by a run's evaluations and forecasts. PURE."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A number that a policy looked at."""
+    """A number that a policy evaluated."""
 
     step: int
     compute: float
     value: float
     verdict: str | None
-    """Of the forecast that it came from; None for what is measured."""
+    """Of the forecast that it came from; None for a measured number."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PolicyHit:
 
 @dataclass(frozen=True)
 class StopDecision:
-    """What the policies say."""
+    """The result of all policies."""
 
     enforced: PolicyHit | None
     """The first `Enforce` policy that holds: end the run."""
@@ -74,15 +74,15 @@ class StopDecision:
 def decide_stop(
     policies: Sequence[StopPolicy], history: Sequence[Observation], *, budget_gpu_hours: float | None = None
 ) -> StopDecision | None:
-    """Return which policies hold at the last observation, or None if none does.
+    """Return the policies that hold at the last observation, or None if none does.
 
     Args:
         policies: in the user's order.
         history: one per held-out evaluation, oldest first.
         budget_gpu_hours: compute at which the run would end.
 
-    A number that is not known satisfies no bound: no forecast, or one with a lesser verdict than the policy asks for,
-    stops nothing.
+    An unknown number satisfies no bound: no forecast, or one with a lesser verdict than the policy requires, stops
+    nothing.
     """
     found = [_hit(policy, history, budget_gpu_hours) for policy in policies]
     hits = tuple(hit for hit in found if hit is not None)
@@ -98,10 +98,10 @@ def _hit(policy: StopPolicy, history: Sequence[Observation], budget_gpu_hours: f
         return None
     measured = []
     for count in range(len(history) - policy.for_evals + 1, len(history) + 1):
-        looked = _look(quantity, history[:count], policy.min_evidence)
-        if looked is None or not _holds(bound, looked.value):
+        evidence = _evaluate(quantity, history[:count], policy.min_evidence)
+        if evidence is None or not _holds(bound, evidence.value):
             return None
-        measured.append(looked)
+        measured.append(evidence)
     last = measured[-1]
     unit = history[-1].forecast.unit if history[-1].forecast is not None else "GPU-h"
     evaluations = "1 evaluation" if policy.for_evals == 1 else f"{policy.for_evals} evaluations in a row"
@@ -128,7 +128,7 @@ def _is_enough(wanted: MinEvidence, history: Sequence[Observation]) -> bool:
 
 @dataclass(frozen=True)
 class _Quantity:
-    """What a bound may be held against."""
+    """A quantity that a bound may limit."""
 
     words: str
     """For a person; `{unit}` is that of compute."""
@@ -147,15 +147,15 @@ QUANTITIES = {
     "ceiling_upper": _Quantity("the ceiling's upper end", predict=lambda it: it.ceiling_high),
     "remaining_gain": _Quantity("the gain left, at most,", predict=lambda it: it.gain_left_high),
     "marginal_gain": _Quantity("the gain per {unit}, at most,", predict=lambda it: it.marginal_gain_high, digits=".3g"),
-    "pass_rate": _Quantity("the pass rate", lambda seen: seen[-1].pass_rate),
+    "pass_rate": _Quantity("the pass rate", lambda history: history[-1].pass_rate),
     "pass_rate_drop": _Quantity("the pass rate's fall from its best", _drop),
-    "entropy": _Quantity("the entropy (nats)", lambda seen: seen[-1].entropy),
-    "truncation": _Quantity("the share of cut completions", lambda seen: seen[-1].truncation),
-    "gpu_hours": _Quantity("the compute", lambda seen: seen[-1].compute, digits=".4g"),
+    "entropy": _Quantity("the entropy (nats)", lambda history: history[-1].entropy),
+    "truncation": _Quantity("the share of cut completions", lambda history: history[-1].truncation),
+    "gpu_hours": _Quantity("the compute", lambda history: history[-1].compute, digits=".4g"),
 }
 
 
-def _look(quantity: _Quantity, history: Sequence[Observation], wanted: MinEvidence) -> Evidence | None:
+def _evaluate(quantity: _Quantity, history: Sequence[Observation], wanted: MinEvidence) -> Evidence | None:
     """Return the quantity at the last observation; None if it is not known, or the forecast not good enough."""
     last = history[-1]
     if quantity.predict is None:

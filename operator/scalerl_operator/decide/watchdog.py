@@ -11,25 +11,25 @@ from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
 _SEVERITY: tuple[WatchAction, ...] = ("Stop", "Restart", "Warn")
 
 
-def find_alarms(run: RLRun, seen: ObservedState) -> tuple[Alarm, ...]:
+def find_alarms(run: RLRun, observed: ObservedState) -> tuple[Alarm, ...]:
     """Return the broken rules, the one with the gravest action first; none while the running attempt has not answered.
 
     Steps count within an attempt: what an earlier one did is dealt with.
     """
-    if seen.running is None or seen.heard is None or seen.progress is None:
+    if observed.running is None or observed.heard is None or observed.progress is None:
         return ()
     found = [
-        *_no_step(run, seen.progress),
-        *_non_finite(run, seen.progress.vitals),
-        *_stale(run, seen.progress.vitals),
-        *_entropy(run, seen.progress.vitals),
+        *_no_step(run, observed.progress),
+        *_non_finite(run, observed.progress.vitals),
+        *_stale(run, observed.progress.vitals),
+        *_entropy(run, observed.progress.vitals),
     ]
     return tuple(sorted(found, key=lambda alarm: _SEVERITY.index(alarm.action)))
 
 
-def add_alarms(assessment: Assessment, run: RLRun, seen: ObservedState) -> Assessment:
-    """Return `assessment` with the alarms of `seen`."""
-    return replace(assessment, alarms=find_alarms(run, seen))
+def add_alarms(assessment: Assessment, run: RLRun, observed: ObservedState) -> Assessment:
+    """Return `assessment` with the alarms of `observed`."""
+    return replace(assessment, alarms=find_alarms(run, observed))
 
 
 def longest_step_seconds(run: RLRun) -> int:
@@ -45,7 +45,7 @@ def _no_step(run: RLRun, progress: Progress) -> Iterator[Alarm]:
 
 
 def _non_finite(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
-    """Only a coordinator that was told to go on can say this: another one has ended with EXIT_NON_FINITE."""
+    """Only with an action that lets the run continue; otherwise the coordinator has exited with EXIT_NON_FINITE."""
     bad = [each.step for each in vitals if not each.finite]
     if bad:
         message = (

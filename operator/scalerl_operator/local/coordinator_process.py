@@ -1,4 +1,4 @@
-"""Starts, asks, kills and buries the coordinator's processes on this machine. I/O."""
+"""Starts, polls, signals and cleans up the coordinator's processes on this machine. I/O."""
 
 import os
 import secrets
@@ -22,11 +22,11 @@ from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.supervisor import kill_descendants, set_subreaper
 
 COORDINATOR_COMMAND = (sys.executable, "-m", "scalerl_runtime", "coordinator")
-WARDEN_COMMAND = (sys.executable, "-m", "scalerl_operator.local.supervisor")
+SUPERVISOR_COMMAND = (sys.executable, "-m", "scalerl_operator.local.supervisor")
 
 
 def build_environment(folder: RunFolder, attempt: int, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the coordinator's environment: names and places; the token itself is in a file."""
+    """Return the coordinator's environment: names and paths; the token itself is in a file."""
     path = folder.path.resolve()
     return {
         **inherited,
@@ -41,7 +41,7 @@ def build_environment(folder: RunFolder, attempt: int, inherited: Mapping[str, s
 
 
 class CoordinatorProcess:
-    """One attempt's processes. Make it in the thread that outlives it: the warden dies with that thread."""
+    """One attempt's processes. Create it in a thread that outlives it: the supervisor ends with that thread."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class CoordinatorProcess:
         grace_seconds: float,
         inherit: Sequence[int] = (),
     ):
-        """Start `command` under a warden. The last attempt's address and last words are removed first.
+        """Start `command` under a supervisor. The last attempt's address and termination message are removed first.
 
         The processes keep the files `inherit` open.
         """
@@ -66,37 +66,37 @@ class CoordinatorProcess:
         with folder.log.open("ab") as log:
             log.write(f"--- attempt {attempt} ---\n".encode())
             log.flush()
-            self._warden = subprocess.Popen(
-                [*WARDEN_COMMAND, str(os.getpid()), str(grace_seconds), *command],
+            self._supervisor = subprocess.Popen(
+                [*SUPERVISOR_COMMAND, str(os.getpid()), str(grace_seconds), *command],
                 env=build_environment(folder, attempt, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=inherit,
-                start_new_session=True,  # Ctrl-C at the terminal is for us; we pass it on as SIGTERM
+                start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which sends SIGTERM
             )
 
     def poll(self) -> int | None:
-        """Return the exit code (128 + N for signal N), None while it lives. Once it is gone nothing of it is left."""
-        code = self._warden.poll()
+        """Return the exit code (128 + N for signal N), None while it runs. With an exit code, no process is left."""
+        code = self._supervisor.poll()
         if code is None:
             return None
-        self._bury()
+        self._clean_up()
         return code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Ask it to checkpoint and end."""
+        """Send SIGTERM: the coordinator saves a checkpoint and exits."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and all its descendants now; return when nothing is left."""
         self._send(signal.SIGUSR1)
         try:
-            self._warden.wait(timeout=10.0)
-        except subprocess.TimeoutExpired:  # a warden that cannot be scheduled; its orphans become ours
-            self._warden.kill()
-            self._warden.wait()
-        self._bury()
+            self._supervisor.wait(timeout=10.0)
+        except subprocess.TimeoutExpired:  # a supervisor that cannot be scheduled; its orphans become ours
+            self._supervisor.kill()
+            self._supervisor.wait()
+        self._clean_up()
 
     def read_address(self) -> str | None:
         """Return `host:port` once the coordinator answers there."""
@@ -106,10 +106,10 @@ class CoordinatorProcess:
             return None
 
     def _send(self, number: int) -> None:
-        if self._warden.poll() is None:
-            self._warden.send_signal(number)
+        if self._supervisor.poll() is None:
+            self._supervisor.send_signal(number)
 
-    def _bury(self) -> None:
+    def _clean_up(self) -> None:
         kill_descendants(spare=self._spared)
         self.folder.token.unlink(missing_ok=True)
         self.folder.address.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The actuator for one machine: looks, decides by `plan_run`, and carries it out as processes. I/O.
+"""The driver of one run on this machine: observes, decides by `plan_run`, and starts and ends processes. I/O.
 
-Everything that must outlive this process is in the run's folder before it is acted on, so that a killed driver is
-replaced by `scalerl run --resume`.
+Everything that must outlive this process is stored in the run's folder first: `scalerl run --resume` replaces a killed
+driver.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,22 +34,22 @@ from scalerl_operator.telemetry.progress_client import TelemetryError, fetch_pro
 
 
 class FolderInUse(Exception):
-    """The folder holds the records of a run, and nobody said that it is to go on."""
+    """The folder has the records of a run, and `--resume` was not given."""
 
 
 class Display(Protocol):
-    """Shows a run while it goes on."""
+    """Shows a run in progress."""
 
     def update(self, view: ProgressView) -> None:
         """Show the newest state; called at every poll."""
 
     def event(self, text: str) -> None:
-        """Say one line that stays."""
+        """Print one line that stays."""
 
 
 @dataclass(frozen=True)
 class DriverDeps:
-    """Everything from outside that the loop needs."""
+    """Clock, signals, command and limits of the loop."""
 
     interrupts: Interrupts
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -59,7 +59,7 @@ class DriverDeps:
     answer_seconds: float = 5.0
     """Longest wait for one answer of the coordinator."""
     inherit: tuple[int, ...] = ()
-    """Files that the run's processes hold open: the folder's lock lasts until the last of them is gone."""
+    """Files that the run's processes keep open: the folder's lock lasts until the last of them has exited."""
 
 
 def prepare_folder(folder: RunFolder, run: RLRun, text: str, *, resume: bool) -> None:
@@ -81,12 +81,12 @@ def prepare_folder(folder: RunFolder, run: RLRun, text: str, *, resume: bool) ->
 
 
 def drive(run: RLRun, folder: RunFolder, display: Display, deps: DriverDeps) -> Done:
-    """Bring the run to its end; return how it ended. Nothing of it is alive when this returns or raises."""
+    """Run to the end; return the outcome. No process of the run is alive when this returns or raises."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast") as pool:
         driver = _Driver(run, folder, display, deps, pool)
         try:
             while True:
-                driver.look()
+                driver.observe()
                 action = driver.decide()
                 if isinstance(action, Done):
                     return action
@@ -122,7 +122,7 @@ class _Driver:
         self._forecast(wait=True)  # a policy that holds already must hold before anything is started
 
     def _close_lost(self, attempt: AttemptStatus) -> AttemptStatus:
-        """Write down the end of an attempt whose driver died: the lock says that its processes are gone."""
+        """Record the end of an attempt whose driver died: this process has the lock, so its processes are gone."""
         termination = records.load_termination(self.folder)
         started = attempt.started or attempt.created
         newest = records.load_last_sign(self.folder) or started
@@ -131,7 +131,7 @@ class _Driver:
         records.append_attempt(self.folder, closed, termination)
         return closed
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """Bring the observed state up to date."""
         if self.coordinator is not None:
             code = self.coordinator.poll()
@@ -141,7 +141,7 @@ class _Driver:
                 self._note_end(code)
         self._forecast(wait=self.coordinator is None)
 
-    def _observe(self) -> ObservedState:
+    def _observed_state(self) -> ObservedState:
         return ObservedState(
             attempts=self.attempts,
             first_attempt=self.first_attempt,
@@ -207,12 +207,12 @@ class _Driver:
             self.tracker.add_forecasts(self.run, [line])
 
     def decide(self) -> Start | Terminate | Kill | Wait | Done:
-        """Return what to do; the status that goes with it is written."""
+        """Return the next action; its status is stored."""
         now = self.deps.now()
         assessment = self.tracker.assessment or Assessment()
-        plan = plan_run(self.run, self._observe(), assessment, now, self.deps.limits)
+        plan = plan_run(self.run, self._observed_state(), assessment, now, self.deps.limits)
         for each in list_events(self.run.status, plan.status):
-            if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself says all else
+            if each.reason in ("StopRecommended", "Unhealthy"):  # the display itself shows everything else
                 self.display.event(each.message)
         self.run = self.run.model_copy(update={"status": plan.status})
         if _worth_writing(plan.status) != self.written:
@@ -222,7 +222,7 @@ class _Driver:
         return plan.action
 
     def act(self, action: Start | Terminate | Kill | Wait) -> float:
-        """Carry `action` out; return the seconds until the next look."""
+        """Carry out `action`; return the seconds until the next observation."""
         match action:
             case Start(attempt):
                 self._start(attempt)
@@ -254,8 +254,8 @@ class _Driver:
     def _note_stop(self, cause: StopCause, message: str) -> None:
         attempt = self.attempts[-1]
         if attempt.stop_cause is None:
-            asked = {"stop_cause": cause, "stop_message": message, "stop_time": self.deps.now()}
-            self._write_attempt(attempt.model_copy(update=asked))
+            request = {"stop_cause": cause, "stop_message": message, "stop_time": self.deps.now()}
+            self._write_attempt(attempt.model_copy(update=request))
 
     def _write_attempt(self, attempt: AttemptStatus, termination: Termination | None = None) -> None:
         """Replace or add an attempt, on disk first."""
@@ -264,7 +264,7 @@ class _Driver:
         self.attempts = (*others, attempt)
 
     def close(self) -> None:
-        """Leave nothing alive, whatever went wrong."""
+        """End all processes, also after an error."""
         if self.coordinator is not None:
             self.coordinator.kill()
             self._note_end(self.coordinator.poll() or 0)
@@ -275,7 +275,7 @@ def _saved_step(source: Progress | Termination | None) -> int | None:
 
 
 def _worth_writing(status: RLRunStatus) -> RLRunStatus:
-    """The status without what moves at every look."""
+    """The status without the numbers that change at every observation."""
     progress = status.progress
     if progress is not None:
         progress = progress.model_copy(update={"eta_seconds": None, "compute_gpu_hours": 0.0})

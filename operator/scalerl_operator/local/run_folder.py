@@ -40,7 +40,7 @@ class FolderBusy(Exception):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of one run lies."""
+    """The paths of one run's files."""
 
     path: Path
 
@@ -56,7 +56,7 @@ class RunFolder:
 
     @property
     def attempts(self) -> Path:
-        """One Attempt a line; the last line of a number counts."""
+        """One AttemptStatus a line; of two lines with one number the last counts."""
         return self.path / "attempts.jsonl"
 
     @property
@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def halfway(self) -> Path:
-        """The half-way forecast beside what then happened."""
+        """The half-way forecast beside the final measurement."""
         return self.path / "halfway.json"
 
     @property
@@ -81,16 +81,16 @@ class RunFolder:
 
     @property
     def termination(self) -> Path:
-        """The coordinator's last words."""
+        """The coordinator's termination message."""
         return self.path / "termination.json"
 
     @property
     def log(self) -> Path:
-        """What the runtime prints, of all attempts."""
+        """The runtime's output, of all attempts."""
         return self.path / "coordinator.log"
 
     def has_records(self) -> bool:
-        """Whether a run has been here."""
+        """Whether the folder has records of a run."""
         names = (self.attempts, self.path / METRICS_FILE, self.path / EVALS_FILE, self.path / LEDGER_FILE)
         return any(path.exists() for path in names) or any((self.path / CHECKPOINTS).glob("*"))
 
@@ -142,12 +142,12 @@ def load_attempts(folder: RunFolder) -> tuple[AttemptStatus, ...]:
 
 
 def append_attempt(folder: RunFolder, attempt: AttemptStatus, termination: Termination | None = None) -> None:
-    """Append what is now known of an attempt, with the termination message that it ended with."""
+    """Append an attempt's present state, with its termination message if it has ended."""
     append_line(folder.attempts, format_attempt(attempt, termination))
 
 
 def load_termination(folder: RunFolder) -> Termination | None:
-    """Return the coordinator's last words, None if it left none that can be read."""
+    """Return the coordinator's termination message, None if it left none that can be read."""
     found, _ = parse_lines(Termination, [" ".join(_lines(folder.termination))])
     return found[0] if found else None
 
@@ -169,12 +169,12 @@ def load_log_tail(folder: RunFolder, *, num_lines: int) -> Sequence[str]:
 
 
 def read_log(folder: RunFolder, *, tail: int | None, follow: bool) -> Iterator[str]:
-    """Yield the runtime's output piece by piece: all or the last `tail` lines, and what comes until the run is over."""
+    """Yield the runtime's output: all of it or the last `tail` lines, then new output until the run is over."""
     with folder.log.open(encoding="utf-8", errors="replace") as file:
         text = file.read()
         yield text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
         while follow:
-            follow = is_driven(folder)  # asked before reading: the last words of one that ends now are read then
+            follow = is_driven(folder)  # before reading, so that output written just before the end is not lost
             if text := file.read():
                 yield text
             elif follow:
@@ -183,7 +183,7 @@ def read_log(folder: RunFolder, *, tail: int | None, follow: bool) -> Iterator[s
 
 @contextmanager
 def lock_folder(folder: RunFolder) -> Iterator[int]:
-    """Hold the folder, so that two processes never drive one run; give the lock's file number. Raises FolderBusy.
+    """Lock the folder, so that two processes never drive one run; yield the lock's file number. Raises FolderBusy.
 
     The lock lasts until every process that inherited the file is gone, however they end.
     """
@@ -199,7 +199,7 @@ def lock_folder(folder: RunFolder) -> Iterator[int]:
 
 
 def is_driven(folder: RunFolder) -> bool:
-    """Whether a process holds the folder now."""
+    """Whether a process holds the folder's lock."""
     path = folder.path / ".lock"
     if not path.exists():
         return False

@@ -1,4 +1,4 @@
-"""Signals as a count and a wait that they end. I/O."""
+"""Counts the signals that end a run, and a wait that they interrupt. I/O."""
 
 import queue
 import signal
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Interrupts:
-    """How often a person, or the machine, has asked this process to end."""
+    """The number of requests to end, by a person or by the machine."""
 
     count: int = 0
     last_signal: int | None = None
@@ -19,14 +19,14 @@ class Interrupts:
     _wakeups: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
 
     def press(self, number: int = signal.SIGINT, frame: object = None) -> None:
-        """Count one wish to end and wake the waiter. A signal handler."""
+        """Count one request to end and wake the waiter. A signal handler."""
         del frame
         self.count += 1
         self.last_signal = number
         self._wakeups.put(number)
 
     def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or as soon as there is a wish."""
+        """Return after `seconds`, or as soon as a request arrives."""
         try:
             self._wakeups.get(timeout=seconds)
         except queue.Empty:

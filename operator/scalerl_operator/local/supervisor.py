@@ -1,11 +1,11 @@
-"""Keeps one command on a leash: whatever it starts dies with it, and it dies with whoever started the warden. I/O.
+"""Runs one command so that none of its processes outlives it, and so that it ends with the supervisor's parent. I/O.
 
 Run as `python -m scalerl_operator.local.supervisor PARENT_PID GRACE_SECONDS COMMAND...`. SIGTERM is passed on to the
 command, which has GRACE_SECONDS to end; SIGUSR1 kills everything now. The exit code is the command's, 128 + N for
 signal N.
 
-A coordinator starts Ray and vLLM, whose processes live in sessions of their own and outlast a killed parent. The
-warden is their subreaper: every orphan becomes its child, so that none is lost.
+A coordinator starts Ray and vLLM, whose processes have sessions of their own and outlive a killed parent. This process
+is their subreaper: every orphan becomes its child, so that none is lost.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def _prctl(option: int, value: int) -> None:
 def kill_descendants(*, spare: frozenset[int] = frozenset()) -> int:
     """Kill every descendant of this process that is not in `spare`; return how many there were.
 
-    Swept until none is left: a child may fork between the look and the kill.
+    The sweep repeats until none is left: a child may fork between the listing and the kill.
     """
     killed: set[int] = set()
     for _ in range(_SWEEPS):
@@ -58,18 +58,18 @@ def kill_descendants(*, spare: frozenset[int] = frozenset()) -> int:
     return len(killed)
 
 
-class _Leash:
-    """The command's process and what the signals have asked for."""
+class _Command:
+    """The command's process, and the last signal for it."""
 
     def __init__(self, grace_seconds: float):
         self._grace_seconds = grace_seconds
         self._pid: int | None = None
-        self._wish: int | None = None
+        self._signal: int | None = None
 
     def on_term(self, number: int, frame: object) -> None:
-        """Pass the wish on; the alarm ends the patience."""
+        """Forward the signal; the alarm ends the grace period."""
         del frame
-        if self._wish is None:
+        if self._signal is None:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, self._grace_seconds))
         self._send(number)
 
@@ -79,17 +79,17 @@ class _Leash:
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        self._wish = number
+        self._signal = number
         if self._pid is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just been reaped
                 os.kill(self._pid, number)
 
-    def run(self, command: list[str]) -> int:
-        """Run `command` to its end; return its exit code, negative for a signal. Orphans that end are reaped."""
-        stub = [sys.executable, "-I", "-S", "-c", _LEASHED, str(os.getpid()), *command]
+    def run(self, program: list[str]) -> int:
+        """Run `program` to its end; return its exit code, negative for a signal. Orphans that end are reaped."""
+        stub = [sys.executable, "-I", "-S", "-c", _EXEC_WITH_DEATH_SIGNAL, str(os.getpid()), *program]
         self._pid = os.posix_spawn(sys.executable, stub, os.environ)
-        if self._wish is not None:  # it came while the process was being made
-            os.kill(self._pid, self._wish)
+        if self._signal is not None:  # it arrived while the process was starting
+            os.kill(self._pid, self._signal)
         while True:
             pid, status = os.waitpid(-1, 0)
             if pid == self._pid:
@@ -98,8 +98,8 @@ class _Leash:
 
 
 # Between fork and exec only async-signal-safe work is safe, so the death signal is set by the new program itself and
-# survives its exec. SIGTERM and not SIGKILL: a coordinator whose warden was killed can still checkpoint.
-_LEASHED = """
+# survives its exec. SIGTERM and not SIGKILL: a coordinator whose supervisor was killed can still checkpoint.
+_EXEC_WITH_DEATH_SIGNAL = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
@@ -110,19 +110,19 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command of `arguments` on the leash; return the exit code."""
-    parent, grace_seconds, *command = arguments
-    leash = _Leash(float(grace_seconds))
-    signal.signal(signal.SIGTERM, leash.on_term)
-    signal.signal(signal.SIGUSR1, leash.on_kill)
-    signal.signal(signal.SIGALRM, leash.on_kill)
+    """Run the command in `arguments`; return the exit code."""
+    parent, grace_seconds, *program = arguments
+    command = _Command(float(grace_seconds))
+    signal.signal(signal.SIGTERM, command.on_term)
+    signal.signal(signal.SIGUSR1, command.on_kill)
+    signal.signal(signal.SIGALRM, command.on_kill)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_subreaper()
     set_death_signal(signal.SIGTERM, int(parent))
-    code = leash.run(command)
+    code = command.run(program)
     kill_descendants()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)  # a late wish would find Python's handlers gone and change the exit code
+        signal.signal(number, signal.SIG_IGN)  # a late signal would find no Python handler and change the exit code
     return code if code >= 0 else 128 - code
 
 

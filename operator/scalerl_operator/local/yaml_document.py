@@ -1,4 +1,4 @@
-"""One YAML document, where a key that stands twice is an error. I/O."""
+"""Loads one YAML document; a duplicate key is an error. I/O."""
 
 from pathlib import Path
 
@@ -25,24 +25,24 @@ def parse_document(text: str, name: str) -> object:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
+        position = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise InvalidRun([Fault(place, problem or "not YAML", "one YAML document is needed")]) from error
+        raise InvalidRun([Fault(position, problem or "not YAML", "one YAML document is needed")]) from error
     except yaml.YAMLError as error:
         raise InvalidRun([Fault(name, str(error).splitlines()[0], "one YAML document is needed")]) from error
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML says a key twice is an error; the library takes the last one silently, and half a spec is lost."""
+    """Refuses duplicate keys, as YAML does; the library silently keeps the last one, and half a spec is lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        """Build one mapping. Raises ConstructorError at a key that is there twice."""
-        seen: set[str] = set()
+        """Build one mapping. Raises ConstructorError at a duplicate key."""
+        known: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
+                if key.value in known:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"key {key.value!r} is set twice", key.start_mark
                     )
-                seen.add(key.value)
+                known.add(key.value)
         return dict(super().construct_mapping(node, deep))

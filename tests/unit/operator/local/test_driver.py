@@ -136,7 +136,7 @@ def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
             modes.append(stat.S_IMODE(stage.folder.token.stat().st_mode))
             token = stage.folder.token.read_text()
             running = psutil.Process().children(recursive=True)
-            assert len(running) == 2, "warden and coordinator"
+            assert len(running) == 2, "supervisor and coordinator"
             assert all(token not in " ".join([*each.cmdline(), *each.environ().values()]) for each in running)
             stage.interrupts.press()
 
@@ -353,7 +353,7 @@ def test_kill_9_of_the_driver_leaves_nothing_and_resume_loses_no_point(
     assert stage.steps() == [0, 10, 20, 30, 40, 50]
     lost, second = stage.attempts()
     assert (lost.over, lost.exit_code, second.number) == (True, None, 2)
-    assert lost.checkpoint_step in range(20, 26), "the warden asked it to save, wherever it was on its way to 25"
+    assert lost.checkpoint_step in range(20, 26), "the supervisor sent SIGTERM, at any step on its way to 25"
 
 
 def test_environment_of_the_coordinator_names_places_and_no_secret(stage: Stage) -> None:
