@@ -1,6 +1,7 @@
 """The Kubernetes API over HTTP: the few calls that the operator needs, and those of people's commands. I/O.
 
-Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica.
+Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica. Asynchronous
+libraries were measured: docs/notes/057-kubernetes-client.md.
 """
 
 import asyncio
