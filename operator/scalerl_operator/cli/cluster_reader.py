@@ -73,7 +73,7 @@ def to_command_error(error: KubeError, access: Access) -> CommandError:
     if error.status == 0:
         return CommandError(f"no answer from {place}: {error.reason}: {error.message}", EXIT_RETRY)
     if error.status == 401:
-        return CommandError(f"{place} has no valid credentials from you (401): log in as for kubectl", EXIT_FAILED)
+        return CommandError(f"{place} rejects your credentials (401): log in as for kubectl", EXIT_FAILED)
     if error.status == 403:
         return CommandError(f"forbidden on {place}: {error.message}", EXIT_FAILED)
     if error.status == 404 and PLURAL in str(error) and error.reason == "NotJson":

@@ -57,7 +57,7 @@ RunLocation = Literal["cluster", "machine", "either"]
 
 @dataclass(frozen=True)
 class CliDeps:
-    """What `scalerl run` depends on; tests pass their own."""
+    """Dependencies of `scalerl run`; tests pass their own."""
 
     coordinator: Sequence[str] | None = None
     """Command that starts a coordinator; None: the runtime's own."""
@@ -195,7 +195,7 @@ def _look_up(options: StatusOptions | ReportOptions | LogsOptions) -> int:
 
 
 def _look_up_on_cluster(options: StatusOptions | ReportOptions | LogsOptions, missing: UsageError | None) -> int:
-    """Run it on a cluster; `missing` is why it was not run on this machine, and stands first in an error."""
+    """Run it on a cluster; an error starts with `missing`, the reason why this machine was not used."""
     from scalerl_operator.cli import cluster_commands
 
     try:

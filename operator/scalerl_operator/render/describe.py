@@ -29,7 +29,7 @@ class Overview:
     """Shown instead of the state in the status."""
     attempts: Sequence[AttemptStatus] = ()
     pods: Sequence[PodView] | str | None = None
-    """None: the run has no pods by nature; a text: the reason why they could not be read."""
+    """None: not applicable, as on this machine; a text: the reason why they could not be read."""
     events: Sequence[EventView] | str | None = None
     """As for `pods`."""
 

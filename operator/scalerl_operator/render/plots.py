@@ -251,7 +251,7 @@ def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
         )
     axes.set_xlabel(f"compute ({unit})")
     axes.set_ylabel("pass rate")
-    axes.set_title("Downstream sets, ± 1 standard error (which prompts were drawn included)", loc="left", fontsize=11)
+    axes.set_title("Downstream sets, ± 1 standard error (with the sampling of prompts)", loc="left", fontsize=11)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     clean_axes(axes)
     return png_of(figure)

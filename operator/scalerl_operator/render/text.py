@@ -1,4 +1,4 @@
-"""A run in words: numbers with their units, one-line progress, the closing summary. PURE."""
+"""A run as text: numbers with their units, one-line progress, the closing summary. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -47,9 +47,9 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpApi]:
         yield found
 
 
-def with_birth(document: Json) -> Json:
-    born = {"creationTimestamp": "2026-03-01T08:00:00Z", "uid": "u"}
-    return {**document, "metadata": {**born, **document["metadata"]}}
+def with_metadata(document: Json) -> Json:
+    created = {"creationTimestamp": "2026-03-01T08:00:00Z", "uid": "u"}
+    return {**document, "metadata": {**created, **document["metadata"]}}
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
     document = records.to_document(run)
     document["metadata"] = {"name": run.name, "namespace": "research", "managedFields": [{"manager": "x"}]}
     document["status"]["attempts"] = ATTEMPTS
-    api.store.store("rlruns", with_birth(document))
+    api.store.store("rlruns", with_metadata(document))
     curve = StoredCurve()
     for step in records.load_steps(finished_folder)[9::10]:
         curve = extend_curve(curve, records.load_evals(finished_folder), step)
     owners = [{"uid": "u"}]
     curve_map = {"name": f"{run.name}-curve", "namespace": "research", "ownerReferences": owners}
-    api.store.store("configmaps", with_birth({"metadata": curve_map, "data": format_curve(curve)}))
+    api.store.store("configmaps", with_metadata({"metadata": curve_map, "data": format_curve(curve)}))
     for place in (PodRole("trainer", 0), PodRole("trainer", 1)):
         waits = {"spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
         ended = {"exitCode": 0, "reason": "Completed"}
@@ -80,7 +80,7 @@ def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
             "uid": f"uid-{place.hostname}",
             "labels": pod_labels(run.name, place, 2),
         }
-        api.store.store("pods", with_birth({"metadata": metadata, **(over if place.index == 0 else waits)}))
+        api.store.store("pods", with_metadata({"metadata": metadata, **(over if place.index == 0 else waits)}))
     add_event(api, {"kind": "RLRun", "uid": "u"}, "Finished", "budget spent at step 240")
     add_event(api, {"uid": "uid-trainer-1"}, "FailedScheduling", "preemption is not helpful", kind="Warning")
     return api
@@ -89,7 +89,7 @@ def stored(api: HttpApi, finished_folder: RunFolder) -> HttpApi:
 def add_event(api: HttpApi, about: Json, reason: str, message: str, kind: str = "Normal") -> None:
     event = {"involvedObject": about, "type": kind, "reason": reason, "message": message, "count": 3}
     metadata = {"name": f"{reason}.1", "namespace": "research"}
-    api.store.store("events", with_birth({"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event}))
+    api.store.store("events", with_metadata({"metadata": metadata, "lastTimestamp": "2026-03-01T08:15:00Z", **event}))
 
 
 @pytest.mark.usefixtures("stored")
@@ -252,7 +252,7 @@ REFUSALS = [
     ),
     ("/configmaps", denied("configmaps"), 1, 'User "jane" cannot get resource "configmaps"'),
     ("/rlruns", denied("rlruns"), 1, 'User "jane" cannot get resource "rlruns"'),
-    ("/rlruns", (401, "{}"), 1, "has no valid credentials from you (401): log in as for kubectl"),
+    ("/rlruns", (401, "{}"), 1, "rejects your credentials (401): log in as for kubectl"),
     ("/rlruns", (500, '{"message": "etcd is away"}'), 75, "etcd is away"),
     ("/rlruns", (404, "404 page not found"), 2, "the CRD rlruns.scalerl.io is not installed"),
 ]

@@ -100,7 +100,7 @@ def test_parsing_imports_nothing_heavy() -> None:
 
 
 def complete(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What bash is given for the last of `words`, by kind and value."""
+    """Return the completions for the last of `words`, as `kind,value`."""
     monkeypatch.setenv("_SCALERL_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))

@@ -4,7 +4,7 @@ from scalerl_operator.render.html import Page, Picture, Table, build_page
 
 
 def build_body(*parts: Table | Picture) -> str:
-    """What stands between the facts and the RLRun."""
+    """Return the HTML between the facts and the RLRun."""
     text = build_page(Page("tiny", "Running", "lead", [("steps", "7")], parts, "spec: {}"))
     return text.partition("<span>steps</span></div></div>\n")[2].partition("<details>")[0]
 
