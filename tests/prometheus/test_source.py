@@ -210,7 +210,7 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
             "tiny-trainer-0",
             "p",
             version=1,
-            place=PodRole("trainer", 0),
+            pod_role=PodRole("trainer", 0),
             attempt=1,
             created=run.began,
             owner=run.uid,

@@ -36,7 +36,7 @@ class PodSelection:
 
     def prefix(self, pod: ObservedPod) -> str:
         """Return the prefix of each line of `pod`."""
-        return "" if self.is_one else f"[{pod.place.hostname}] "
+        return "" if self.is_one else f"[{pod.pod_role.hostname}] "
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class KubeCluster:
 
     async def _create(self, run: ObservedRun, owner: Owner, change: Create) -> None:
         """Create a pod. An apply would change a terminating pod of the same name."""
-        pod = build_pod(owner, change.place, change.attempt, self._deps.options)
+        pod = build_pod(owner, change.pod_role, change.attempt, self._deps.options)
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:
@@ -267,7 +267,7 @@ class KubeCluster:
 
 
 def _is_coordinators(change: Create | Delete) -> bool:
-    return isinstance(change, Create) and change.place == COORDINATOR
+    return isinstance(change, Create) and change.pod_role == COORDINATOR
 
 
 def _has_begun(run: ObservedRun) -> bool:

@@ -1,7 +1,7 @@
-"""The watch caches: the last snapshot of every run and of its pods. PURE: a data structure, filled by whoever watches.
+"""The informer cache: the last state of every run and of its pods. PURE: a data structure that the watches fill.
 
-Sights come from watches, from lists and from the answers to our own writes, in any order: the larger resourceVersion is
-the later, and whoever was deleted stays so. A list is seconds old when its last page is read.
+States come from watches, lists and answers to our own writes, in any order: the larger resourceVersion is the later,
+and a deleted object stays deleted. A list is seconds old when its last page is read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from dataclasses import replace
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.observed_run import Key, ObservedRun
 
-BURIED = 20_000  # minutes of a busy cluster's deletions; an answer or a list is late by seconds
+MAX_DELETED = 20_000  # minutes of a busy cluster's deletions; an answer or a list is late by seconds
 
 
 class InformerCache:
@@ -19,8 +19,8 @@ class InformerCache:
     def __init__(self) -> None:
         self._runs: dict[Key, ObservedRun] = {}
         self._pods: dict[Key, dict[str, ObservedPod]] = {}
-        self._buried: dict[str, None] = {}
-        """uids of what was deleted, the oldest first."""
+        self._deleted: dict[str, None] = {}
+        """uids of deleted objects, the oldest first."""
 
     def keys(self) -> list[Key]:
         """Return every run's key."""
@@ -31,36 +31,36 @@ class InformerCache:
         return self._runs.get(key)
 
     def pods(self, run: ObservedRun) -> tuple[ObservedPod, ...]:
-        """Return the pods that `run` owns, and the last snapshot of its trainers' that are gone; in order of names."""
+        """Return the pods that `run` owns, and the last state of its trainers' deleted pods; in order of names."""
         found = self._pods.get(run.key, {})
         return tuple(found[name] for name in sorted(found) if found[name].owner == run.uid)
 
     def coordinators(self) -> Iterator[tuple[ObservedRun, ObservedPod]]:
-        """Yield every run whose coordinator runs, or has left last words, with that pod."""
+        """Yield every run whose coordinator runs, or has left a termination message, with that pod."""
         for run in list(self._runs.values()):
             for pod in self.pods(run):
-                speaks = bool(pod.last_words) if pod.over else bool(pod.ip) and pod.started is not None
-                if pod.is_coordinator and speaks:
+                reports = bool(pod.termination_message) if pod.over else bool(pod.ip) and pod.started is not None
+                if pod.is_coordinator and reports:
                     yield run, pod
 
     def put_run(self, run: ObservedRun) -> bool:
-        """Take a snapshot of a run in; return whether it is news."""
+        """Store a run unless a newer state is stored; return whether it was stored."""
         old = self._runs.get(run.key)
-        if run.uid in self._buried or (old is not None and old.version >= run.version):
+        if run.uid in self._deleted or (old is not None and old.version >= run.version):
             return False
         self._runs[run.key] = run
         return True
 
     def drop_run(self, run: ObservedRun) -> None:
-        """Forget a run that is deleted. Its pods go when they are gone themselves."""
-        self._bury(run.uid)
+        """Drop a deleted run. Its pods are dropped when they are deleted themselves."""
+        self._mark_deleted(run.uid)
         old = self._runs.get(run.key)
         if old is None or old.uid == run.uid:
             self._runs.pop(run.key, None)
 
     def put_pod(self, pod: ObservedPod) -> bool:
-        """Take a snapshot of a pod in; return whether it is news."""
-        if pod.uid in self._buried:
+        """Store a pod unless a newer state is stored; return whether it was stored."""
+        if pod.uid in self._deleted:
             return False
         pods = self._pods.setdefault(pod.run, {})
         old = pods.get(pod.name)
@@ -70,14 +70,14 @@ class InformerCache:
         return True
 
     def drop_pod(self, pod: ObservedPod) -> bool:
-        """Forget a pod that is deleted, but for a trainer's last snapshot: it says how an attempt ended."""
-        self._bury(pod.uid)
+        """Drop a deleted pod, but keep a trainer's last state: it holds how the attempt ended."""
+        self._mark_deleted(pod.uid)
         pods = self._pods.get(pod.run, {})
         old = pods.get(pod.name)
         if old is None or old.uid != pod.uid or old.gone:
             return False
         last = pod if pod.version >= old.version else old
-        if pod.place.role == "trainer":
+        if pod.pod_role.role == "trainer":
             pods[pod.name] = replace(last, gone=True)
         else:
             del pods[pod.name]
@@ -85,13 +85,13 @@ class InformerCache:
             del self._pods[pod.run]
         return True
 
-    def _bury(self, uid: str) -> None:
-        self._buried[uid] = None
-        if len(self._buried) > BURIED:
-            del self._buried[next(iter(self._buried))]
+    def _mark_deleted(self, uid: str) -> None:
+        self._deleted[uid] = None
+        if len(self._deleted) > MAX_DELETED:
+            del self._deleted[next(iter(self._deleted))]
 
     def forget(self, key: Key) -> None:
-        """Drop what is left of a run that is deleted."""
+        """Drop the kept pods of a deleted run."""
         if key not in self._runs:
             left = {name: pod for name, pod in self._pods.pop(key, {}).items() if not pod.gone}
             if left:
@@ -100,22 +100,22 @@ class InformerCache:
     def reconcile_lists(
         self, runs: Iterable[ObservedRun], pods: Iterable[ObservedPod], version: int, namespace: str | None
     ) -> set[Key]:
-        """Take the whole lists of `namespace` (None: of all) in; return the runs of which something was news.
+        """Store the whole lists of `namespace` (None: of all); return the runs of which something changed.
 
-        Both lists were complete at `version`. What was seen before and is in neither is deleted: its event was missed.
+        Both lists were complete at `version`. A stored object that is in neither was deleted, and its event was missed.
         """
         runs, pods = list(runs), list(pods)
-        news = {run.key for run in runs if self.put_run(run)} | {pod.run for pod in pods if self.put_pod(pod)}
+        changed = {run.key for run in runs if self.put_run(run)} | {pod.run for pod in pods if self.put_pod(pod)}
         known_runs, known_pods = {run.key for run in runs}, {(pod.run, pod.name) for pod in pods}
         for run in self._stored_runs(namespace):
             if run.key not in known_runs and run.version <= version:
                 self.drop_run(run)
-                news.add(run.key)
+                changed.add(run.key)
         for pod in self._stored_pods(namespace):
             missed = (pod.run, pod.name) not in known_pods and pod.version <= version
             if missed and self.drop_pod(pod):
-                news.add(pod.run)
-        return news
+                changed.add(pod.run)
+        return changed
 
     def _stored_runs(self, namespace: str | None) -> list[ObservedRun]:
         return [run for run in self._runs.values() if namespace in (None, run.key[0])]

@@ -45,7 +45,7 @@ class ObservedPod:
     """uid of its run: pods of a deleted run of the same name may still exist."""
     version: int
     """resourceVersion."""
-    place: PodRole
+    pod_role: PodRole
     attempt: int | None
     """Of a trainer's pod."""
     created: datetime
@@ -70,7 +70,7 @@ class ObservedPod:
     """When its process began."""
     exit_code: int | None = None
     """Once it has ended for good."""
-    last_words: str = ""
+    termination_message: str = ""
     """Its termination message."""
     reason: str = ""
     """Why it ended, else why the pod did: OOMKilled, Evicted."""
@@ -80,7 +80,7 @@ class ObservedPod:
     """Every reason of its end: the container's, the pod's, those of its true conditions."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Type -> status."""
-    silent: bool = False
+    containers_ended: bool = False
     """All its containers have ended for good. The kubelet sets the phase only later, after its clean-up."""
     lost: bool = False
     """A node, an eviction or a preemption ended it, not its process."""
@@ -97,12 +97,12 @@ class ObservedPod:
     @property
     def ended(self) -> bool:
         """Whether nothing of it runs, a user's further containers included: it holds no device."""
-        return self.gone or self.silent or self.phase in ("Succeeded", "Failed")
+        return self.gone or self.containers_ended or self.phase in ("Succeeded", "Failed")
 
     @property
     def is_coordinator(self) -> bool:
         """Whether it drives the run."""
-        return self.place == COORDINATOR
+        return self.pod_role == COORDINATOR
 
     @property
     def waiting(self) -> str:
@@ -143,7 +143,7 @@ def parse_observed_pod(document: Document, *, gone: bool = False) -> ObservedPod
         uid=metadata["uid"],
         owner=next((each["uid"] for each in metadata.get("ownerReferences", []) if each.get("controller")), ""),
         version=int(metadata["resourceVersion"]),
-        place=found[0],
+        pod_role=found[0],
         attempt=found[1],
         created=_time(metadata["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
@@ -164,7 +164,8 @@ def parse_observed_pod(document: Document, *, gone: bool = False) -> ObservedPod
 
 def _container_fields(spec: Document, status: Document) -> dict[str, Any]:
     """The fields about the container `runtime`, and about its end."""
-    container = _runtime(status.get("containerStatuses", []))
+    statuses = status.get("containerStatuses", [])
+    container = _runtime(statuses)
     state = container.get("state", {})
     ended = state.get("terminated") or {}
     running = state.get("running") or ended
@@ -178,11 +179,11 @@ def _container_fields(spec: Document, status: Document) -> dict[str, Any]:
         "restarts": container.get("restartCount", 0),
         "started": _time(running["startedAt"]) if running.get("startedAt") else None,
         "exit_code": int(ended["exitCode"]) if is_over else None,
-        "last_words": ended.get("message", ""),
+        "termination_message": ended.get("message", ""),
         "reason": reasons[0] or reasons[1],
         "pod_reason": reasons[1],
         "reasons": frozenset([*reasons, *true]) - {""},
-        "silent": is_over and all("terminated" in each.get("state", {}) for each in status["containerStatuses"]),
+        "containers_ended": is_over and all("terminated" in each.get("state", {}) for each in statuses),
     }
 
 
@@ -206,29 +207,29 @@ def _time(text: str) -> datetime:
 
 
 def last_evals(pods: Sequence[ObservedPod]) -> list[EvalPoint]:
-    """Return the evaluations in coordinators' last words, which were perhaps made after their last answers."""
-    return [each.last_eval for each in _coordinators_words(pods) if each.last_eval is not None]
+    """Return the evaluations in coordinators' termination messages: they may be newer than the last poll."""
+    return [each.last_eval for each in _terminations(pods) if each.last_eval is not None]
 
 
 def last_checkpoint(pods: Sequence[ObservedPod], *, since: int) -> Checkpoint | None:
-    """Return the newest checkpoint in coordinators' last words: who is asked to end saves after its last answer.
+    """Return the newest checkpoint in coordinators' termination messages: the last one is saved after the last poll.
 
     Args:
-        since: attempt that has answered last; what those before it have left may be damaged by now.
+        since: attempt that answered last; checkpoints of those before it may be damaged by now.
     """
     recent = [each for each in pods if each.attempt is not None and each.attempt >= since]
-    told = [each.checkpoint for each in _coordinators_words(recent) if each.checkpoint is not None]
-    return max(told, key=lambda each: each.step, default=None)
+    found = [each.checkpoint for each in _terminations(recent) if each.checkpoint is not None]
+    return max(found, key=lambda each: each.step, default=None)
 
 
-def _coordinators_words(pods: Sequence[ObservedPod]) -> Iterator[Termination]:
-    words = (parse_last_words(each) for each in pods if each.is_coordinator and each.last_words)
-    return (each for each in words if each is not None)
+def _terminations(pods: Sequence[ObservedPod]) -> Iterator[Termination]:
+    found = (parse_termination(each) for each in pods if each.is_coordinator and each.termination_message)
+    return (each for each in found if each is not None)
 
 
-def parse_last_words(pod: ObservedPod) -> Termination | None:
-    """Return the coordinator's Termination; None if it left none that can be read."""
+def parse_termination(pod: ObservedPod) -> Termination | None:
+    """Return the coordinator's termination message; None if there is none, or it cannot be parsed."""
     try:
-        return Termination.model_validate_json(pod.last_words)
+        return Termination.model_validate_json(pod.termination_message)
     except ValidationError:
         return None

@@ -1,4 +1,4 @@
-"""What pods that do not run yet wait for, in words, and whether they have waited too long. PURE."""
+"""What pending pods wait for, as text, and when their wait is over. PURE."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,18 +17,18 @@ def count_begun(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> int:
 def describe_waits(pods: Sequence[ObservedPod]) -> str:
     """Return `trainer-1: Unschedulable: 0/2 nodes are available; generator-0, generator-1: ImagePullBackOff`.
 
-    Pods that wait for the same are named together, in order of role and place; empty if none waits.
+    Pods that wait for the same are named together, in order of role and index; empty if none waits.
     """
     found: dict[str, list[str]] = {}
-    for pod in sorted(pods, key=lambda each: (each.place.role != "trainer", each.place.index)):
+    for pod in sorted(pods, key=lambda each: (each.pod_role.role != "trainer", each.pod_role.index)):
         if pod.waiting and pod.started is None and not pod.over and pod.deleting is None:
-            found.setdefault(pod.waiting[:TEXT_LENGTH], []).append(pod.place.hostname)
-    return "; ".join(f"{_name(places)}: {what}" for what, places in found.items())
+            found.setdefault(pod.waiting[:TEXT_LENGTH], []).append(pod.pod_role.hostname)
+    return "; ".join(f"{_name(hostnames)}: {what}" for what, hostnames in found.items())
 
 
-def _name(places: Sequence[str]) -> str:
-    """The places, or the first and how many more: a run may have thousands."""
-    return ", ".join(places) if len(places) <= 3 else f"{places[0]} and {len(places) - 1} more"
+def _name(hostnames: Sequence[str]) -> str:
+    """Return the hostnames, or the first and how many more: a run may have thousands."""
+    return ", ".join(hostnames) if len(hostnames) <= 3 else f"{hostnames[0]} and {len(hostnames) - 1} more"
 
 
 def pending_until(attempt: AttemptStatus, pods: Sequence[ObservedPod], pending_seconds: int | None) -> datetime | None:

@@ -1,7 +1,8 @@
-"""The decision on a cluster: which pods a run needs now, and what its status says. PURE.
+"""The decision on a cluster: the pods that a run needs now, and its status. PURE.
 
-`plan.decide` decides about the run; this module says what that means for pods. Level-triggered: the same snapshot gives
-the same plan. An intention (a new attempt, a reason to end) is in the status before any pod is made or deleted for it.
+`lifecycle.decide` returns the run's next action; this module maps it to pods. Level-triggered: the same snapshot gives
+the same plan. An intention (a new attempt, a cause to end) is in the status before any pod is created or deleted for
+it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,21 +37,21 @@ from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import is_over, over_since, state_word
 
-GENERATOR_SECONDS = 15.0  # a generator's pod that fails at once is replaced no oftener than this
-OVERDUE_SECONDS = 60.0  # a pod that is still stored so long after its grace is on a node that does not answer
+GENERATOR_SECONDS = 15.0  # least age of a failed generator's pod before it is replaced
+OVERDUE_SECONDS = 60.0  # a pod still stored this long after its grace is on a node that does not answer
 
 
 @dataclass(frozen=True)
 class Create:
-    """Make the pod of `place`, for `attempt`."""
+    """Create the pod of `pod_role`, for `attempt`."""
 
-    place: PodRole
+    pod_role: PodRole
     attempt: int
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete a pod; `now` gives it no grace."""
+    """Delete a pod; `now`: without grace."""
 
     name: str
     uid: str
@@ -62,27 +63,27 @@ Change = Create | Delete
 
 @dataclass(frozen=True)
 class PodPlan:
-    """What to do, in this order: write the status, make and delete pods, and look again."""
+    """What to do, in this order: write the status, create and delete pods, reconcile again."""
 
     status: RLRunStatus | None = None
-    """To write, unless it is what is written; None: it is not ours to write."""
+    """The desired status; None: this operator must not write it."""
     changes: tuple[Change, ...] = ()
     delete_run: bool = False
-    """Its time to live is over."""
+    """`spec.ttlSecondsAfterFinished` is over."""
     until: datetime | None = None
-    """When to look again even if nothing happens."""
+    """When to reconcile again without an event."""
     action: Action | None = None
-    """What was decided about the run; None where there was nothing to decide."""
+    """The run's next action; None where there was nothing to decide."""
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What one decision looks at."""
+class _Inputs:
+    """The inputs of one decision."""
 
     snapshot: Snapshot
     run: RLRun
     history: History
-    """As the pods show it now."""
+    """Updated from the pods."""
     observed: ObservedState
     assessment: Assessment
     now: datetime
@@ -95,32 +96,32 @@ class _Pass:
 
 def plan_pods(snapshot: Snapshot, now: datetime, limits: Limits) -> PodPlan:
     """Return what the run needs now."""
-    seen = snapshot.run
-    if seen.deleting or seen.managed_by != MANAGED_BY or seen.is_status_foreign:
+    stored = snapshot.run
+    if stored.deleting or stored.managed_by != MANAGED_BY or stored.is_status_foreign:
         return PodPlan()
-    if is_over(seen.status):
-        return _plan_rest(snapshot, now)
-    if seen.run is None:
-        return PodPlan(describe_invalid(seen.status, seen.generation, seen.faults, now))
-    return _plan_living(snapshot, seen.run, now, limits)
+    if is_over(stored.status):
+        return _plan_finished(snapshot, now)
+    if stored.run is None:
+        return PodPlan(describe_invalid(stored.status, stored.generation, stored.faults, now))
+    return _plan_active(snapshot, stored.run, now, limits)
 
 
-def _plan_living(snapshot: Snapshot, run: RLRun, now: datetime, limits: Limits) -> PodPlan:
+def _plan_active(snapshot: Snapshot, run: RLRun, now: datetime, limits: Limits) -> PodPlan:
     known = load_history(snapshot.run.status)
     history = refresh(known, run, snapshot.pods, _checkpoint_step(snapshot), now)
-    if _is_untold(history.running, snapshot) or _is_unjudged(known.running, snapshot):
-        return PodPlan(until=now + timedelta(seconds=1.0))  # its answer decides; do not guess before
+    if _awaits_poll(history.running, snapshot) or _awaits_assessment(known.running, snapshot):
+        return PodPlan(until=now + timedelta(seconds=1.0))  # the decision needs the answer
     observed = _observe(snapshot, history)
-    assessment = add_alarms(_judged(snapshot), run, observed)
-    look = _Pass(snapshot, run, history, observed, assessment, now, limits)
-    action = _decide(look)
-    history = _remember(look, action)
-    status, until = _build_status(look, history, action), _until(look, history, action)
-    if history.running is not None and history.running.started is None and status != look.snapshot.run.status:
-        # What pods wait for is a sentence, which is not written at once; nothing else may happen for hours.
-        due = look.now + timedelta(seconds=NUMBERS_SECONDS)
+    assessment = add_alarms(_load_assessment(snapshot), run, observed)
+    inputs = _Inputs(snapshot, run, history, observed, assessment, now, limits)
+    action = _decide(inputs)
+    history = _remember(inputs, action)
+    status, until = _build_status(inputs, history, action), _until(inputs, history, action)
+    if history.running is not None and history.running.started is None and status != inputs.snapshot.run.status:
+        # The text of what pods wait for alone is written late, and hours may pass without another event.
+        due = inputs.now + timedelta(seconds=NUMBERS_SECONDS)
         until = due if until is None else min(until, due)
-    return _with_changes(PodPlan(status, action=action, until=until), look, history)
+    return _with_changes(PodPlan(status, action=action, until=until), inputs, history)
 
 
 def _coordinator(running: AttemptStatus | None, snapshot: Snapshot) -> ObservedPod | None:
@@ -128,16 +129,16 @@ def _coordinator(running: AttemptStatus | None, snapshot: Snapshot) -> ObservedP
     return next((each for each in mine if each.is_coordinator), None)
 
 
-def _is_untold(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
-    """Whether a coordinator may be answering that this operator has not asked yet, as after a start of the operator."""
+def _awaits_poll(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
+    """Whether a coordinator runs that this operator has not polled yet, as after a restart of the operator."""
     coordinator = _coordinator(running, snapshot)
     if coordinator is None or coordinator.over or coordinator.started is None or not coordinator.ip:
         return False
     return not (snapshot.told.asked and snapshot.told.attempt == coordinator.attempt)
 
 
-def _is_unjudged(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
-    """Whether a coordinator's last words wait to be judged: the forecast must not lack the point in them."""
+def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
+    """Whether the last evaluation is in a termination message and not yet in the assessment."""
     coordinator = _coordinator(running, snapshot)
     if (
         coordinator is None
@@ -150,15 +151,15 @@ def _is_unjudged(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
 
 
 def _checkpoint_step(snapshot: Snapshot) -> int | None:
-    """The newest checkpoint that any coordinator has told of."""
+    """The newest checkpoint that a coordinator has reported, or that the status has."""
     progress, status = snapshot.told.progress, snapshot.run.status
-    told = progress.checkpoint.step if progress is not None and progress.checkpoint is not None else None
+    reported = progress.checkpoint.step if progress is not None and progress.checkpoint is not None else None
     written = status.checkpoint.step if status is not None and status.checkpoint is not None else None
-    return max((each for each in (told, written) if each is not None), default=None)
+    return max((each for each in (reported, written) if each is not None), default=None)
 
 
-def _judged(snapshot: Snapshot) -> Assessment:
-    """What this operator has judged, else what the one before has written down."""
+def _load_assessment(snapshot: Snapshot) -> Assessment:
+    """This operator's assessment, else the one that the status has from the operator before."""
     status = snapshot.run.status
     if snapshot.told.judged is not None or status is None:
         return snapshot.told.judged or Assessment()
@@ -166,21 +167,21 @@ def _judged(snapshot: Snapshot) -> Assessment:
 
 
 def _observe(snapshot: Snapshot, history: History) -> ObservedState:
-    told = snapshot.told
-    mine = history.last is not None and told.attempt == history.last.number
-    progress = told.progress
-    # What the attempt before has reached, until the new one speaks: its coordinator is asked long before it answers.
-    if progress is not None and not (mine and told.heard is not None):
+    poll = snapshot.told
+    is_current = history.last is not None and poll.attempt == history.last.number
+    progress = poll.progress
+    # Until the new attempt answers, keep the progress of the attempt before: polls begin long before answers.
+    if progress is not None and not (is_current and poll.heard is not None):
         progress = _as_starting(progress)
     return ObservedState(
         attempts=history.listed,
         progress=progress,
-        heard=told.heard if mine else None,
-        watched=told.watched if mine else None,
+        heard=poll.heard if is_current else None,
+        watched=poll.watched if is_current else None,
         earlier=history.earlier,
-        evals=merge_evals(told.evals, last_evals(snapshot.pods)),
-        left=last_checkpoint(snapshot.pods, since=told.attempt or 0),
-        eta_seconds=told.eta_seconds if mine else None,
+        evals=merge_evals(poll.evals, last_evals(snapshot.pods)),
+        left=last_checkpoint(snapshot.pods, since=poll.attempt or 0),
+        eta_seconds=poll.eta_seconds if is_current else None,
         members_serve=history.running is not None and members_serve(history.running, snapshot.pods),
     )
 
@@ -190,7 +191,7 @@ def _as_starting(progress: Progress) -> Progress:
 
 
 def _advance(observed: ObservedState, history: History, action: Action) -> ObservedState:
-    """The observed state once `action` is in the history: a new attempt has not answered yet."""
+    """Return the observed state after `action` is in the history: a new attempt has not answered yet."""
     advanced = replace(observed, attempts=history.listed, earlier=history.earlier)
     if not isinstance(action, Start):
         return advanced
@@ -198,115 +199,117 @@ def _advance(observed: ObservedState, history: History, action: Action) -> Obser
     return replace(advanced, progress=progress, heard=None, watched=None, eta_seconds=None, members_serve=False)
 
 
-def _decide(look: _Pass) -> Action:
-    running = look.history.running
+def _decide(inputs: _Inputs) -> Action:
+    running = inputs.history.running
     if running is not None and running.stop_cause is None:
-        lost = find_broken(running, look.pods)
+        lost = find_broken(running, inputs.pods)
         if lost is not None:
             return Terminate("GangBroken", f"{lost} is lost")
-        due = pending_until(running, look.pods, look.run.spec.deadlines.pending_seconds)
-        if due is not None and look.now >= due:
-            return Terminate("PendingDeadline", _describe_pending(look, running))
-    return decide(look.run, look.observed, look.assessment, look.now, look.limits)
+        due = pending_until(running, inputs.pods, inputs.run.spec.deadlines.pending_seconds)
+        if due is not None and inputs.now >= due:
+            return Terminate("PendingDeadline", _describe_pending(inputs, running))
+    return decide(inputs.run, inputs.observed, inputs.assessment, inputs.now, inputs.limits)
 
 
-def _describe_pending(look: _Pass, running: AttemptStatus) -> str:
-    """How many of an attempt's pods run, and what all others of the run wait for."""
-    begun, waits = count_begun(running, look.pods), describe_waits(look.pods)
+def _describe_pending(inputs: _Inputs, running: AttemptStatus) -> str:
+    """Return how many of an attempt's pods run, and what the run's other pods wait for."""
+    begun, waits = count_begun(running, inputs.pods), describe_waits(inputs.pods)
     return f"{begun} of {running.replicas} trainer pods run" + (f"; {waits}" if waits else "")
 
 
-def _remember(look: _Pass, action: Action) -> History:
-    history = look.history
+def _remember(inputs: _Inputs, action: Action) -> History:
+    """Return the history with the intention of `action`."""
+    history = inputs.history
     match action:
         case Start(number):
-            return begin(history, number, look.run, look.now)
+            return begin(history, number, inputs.run, inputs.now)
         case Terminate(cause, message):
-            return ask_to_end(history, cause, message, look.now)
+            return ask_to_end(history, cause, message, inputs.now)
         case Kill(cause):
-            return ask_to_end(history, cause, "", look.now)
+            return ask_to_end(history, cause, "", inputs.now)
     return history
 
 
-def _build_status(look: _Pass, history: History, action: Action) -> RLRunStatus:
-    written = look.snapshot.run.status or RLRunStatus()
-    old = written.model_copy(update={"observed_generation": look.snapshot.run.generation})
-    seen, run = _advance(look.observed, history, action), look.run.model_copy(update={"status": old})
-    status = build_status(run, seen, look.assessment, _standing(look, history, action, seen), look.now)
+def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunStatus:
+    written = inputs.snapshot.run.status or RLRunStatus()
+    old = written.model_copy(update={"observed_generation": inputs.snapshot.run.generation})
+    observed, run = _advance(inputs.observed, history, action), inputs.run.model_copy(update={"status": old})
+    status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
-    told = look.snapshot.told
-    about = told.attempt if told.heard is not None or told.progress is None else told.progress.attempt
-    said = max((each.step for each in history.listed if each.number == about), default=0)
-    most = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
+    poll = inputs.snapshot.told
+    reported_attempt = poll.attempt if poll.heard is not None or poll.progress is None else poll.progress.attempt
+    last_step = max((each.step for each in history.listed if each.number == reported_attempt), default=0)
+    num_pods = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
+    shown = {"phase": state_word(status), "step": max(last_step, progress.step)}
     return status.model_copy(
         update={
-            "roles": [each.model_copy(update={"desired": most[each.name]}) for each in status.roles],
+            "roles": [each.model_copy(update={"desired": num_pods[each.name]}) for each in status.roles],
             "attempts": list(history.listed),
             "earlier": history.earlier if history.earlier != EarlierAttempts() else None,
-            "progress": progress.model_copy(update={"phase": state_word(status), "step": max(said, progress.step)}),
+            "progress": progress.model_copy(update=shown),
         }
     )
 
 
-def _standing(look: _Pass, history: History, action: Action, seen: ObservedState) -> Standing:
-    """The run's one word; while pods wait for a node, that. Pods that wait later are named beside what goes on."""
-    reason, message = describe_standing(action, seen)
+def _standing(inputs: _Inputs, history: History, action: Action, observed: ObservedState) -> Standing:
+    """Return (reason, message): Pending while trainers' pods wait; pods that wait later are named in the message."""
+    reason, message = describe_standing(action, observed)
     running = history.running
     if reason in ("Running", "Restarting") and running is not None and running.started is None:
-        return "Pending", f"attempt {running.number}: {_describe_pending(look, running)}"
-    return reason, message or (describe_waits(look.pods) if reason == "Running" else "")
+        return "Pending", f"attempt {running.number}: {_describe_pending(inputs, running)}"
+    return reason, message or (describe_waits(inputs.pods) if reason == "Running" else "")
 
 
-def _until(look: _Pass, history: History, action: Action) -> datetime | None:
-    """When time alone changes the decision."""
-    running, deadlines, now = history.running, look.run.spec.deadlines, look.now
+def _until(inputs: _Inputs, history: History, action: Action) -> datetime | None:
+    """Return when time alone changes the decision; None: only an event does."""
+    running, deadlines, now = history.running, inputs.run.spec.deadlines, inputs.now
     due: list[datetime] = []
     if isinstance(action, Wait) and action.until is not None:
         due.append(action.until)
     elif isinstance(action, (Start, Terminate, Kill)):
         due.append(now + timedelta(seconds=1.0))
     if running is not None and running.stop_cause is None:
-        pending = pending_until(running, look.pods, deadlines.pending_seconds)
+        pending = pending_until(running, inputs.pods, deadlines.pending_seconds)
         due += [pending] if pending is not None else []
     if running is not None and running.started is not None and running.stop_cause is None:
-        due += _step_due(look, running)
-        due.append(now + timedelta(seconds=min(look.limits.silence_seconds, deadlines.start_seconds)))
+        due += _step_due(inputs, running)
+        due.append(now + timedelta(seconds=min(inputs.limits.silence_seconds, deadlines.start_seconds)))
         if deadlines.active_seconds is not None:
             used = history.earlier.active_seconds + active_seconds(history.listed, now)
             due.append(now + timedelta(seconds=deadlines.active_seconds - used))
     return min((each for each in due if each > now), default=None)
 
 
-def _step_due(look: _Pass, running: AttemptStatus) -> Iterator[datetime]:
-    """When a coordinator that answers, but makes no step, has stood still for too long."""
-    told = look.snapshot.told
-    still = told.progress.still_seconds if told.progress is not None and told.attempt == running.number else None
-    if still is not None and told.heard is not None:
-        yield told.heard + timedelta(seconds=longest_step_seconds(look.run) - still + 1.0)
+def _step_due(inputs: _Inputs, running: AttemptStatus) -> Iterator[datetime]:
+    """Yield when `watchdog.noStep` is due for a coordinator that answers but completes no step."""
+    poll = inputs.snapshot.told
+    still = poll.progress.still_seconds if poll.progress is not None and poll.attempt == running.number else None
+    if still is not None and poll.heard is not None:
+        yield poll.heard + timedelta(seconds=longest_step_seconds(inputs.run) - still + 1.0)
 
 
-def _with_changes(plan: PodPlan, look: _Pass, history: History) -> PodPlan:
-    stored, now = [each for each in look.pods if not each.gone], look.now
+def _with_changes(plan: PodPlan, inputs: _Inputs, history: History) -> PodPlan:
+    stored, now = [each for each in inputs.pods if not each.gone], inputs.now
     last = history.last
-    # Who has waited for its trainers too long lets go of everything: two runs that each hold half would wait for ever.
+    # On a pending timeout, release all pods: two half-scheduled gangs would deadlock.
     rests = isinstance(plan.action, Done) or (last is not None and last.stop_cause == "PendingDeadline")
-    wanted = 0 if rests else look.run.spec.generator.max_replicas
+    wanted = 0 if rests else inputs.run.spec.generator.max_replicas
     changes = [
         *_plan_trainers(plan.action, history, stored),
         *_missing_trainers(history, stored),
         *_plan_generators(wanted, last.number if last is not None else 1, stored, now),
         *_plan_overdue(stored, now),
     ]
-    waits = [_generator_due(each) for each in stored if each.place.role == "generator" and each.over]
+    waits = [_generator_due(each) for each in stored if each.pod_role.role == "generator" and each.over]
     waits += [each.deleting + timedelta(seconds=OVERDUE_SECONDS) for each in stored if each.deleting is not None]
     until = min((each for each in [plan.until, *waits] if each is not None and each > now), default=None)
     return replace(plan, changes=tuple(changes), until=until)
 
 
 def _plan_trainers(action: Action | None, history: History, stored: Sequence[ObservedPod]) -> Iterator[Delete]:
-    """Which trainers' pods go. While an attempt runs only its coordinator is asked: its members save with it."""
+    """Yield the trainers' pods to delete. Of a running attempt only the coordinator's: its members save with it."""
     running = history.running
-    trainers = [each for each in stored if each.place.role == "trainer"]
+    trainers = [each for each in stored if each.pod_role.role == "trainer"]
     coordinator = next((each for each in trainers if each.is_coordinator), None)
     if running is not None and running.stop_cause is not None and coordinator is not None:
         if isinstance(action, Kill):
@@ -315,7 +318,7 @@ def _plan_trainers(action: Action | None, history: History, stored: Sequence[Obs
             yield Delete(coordinator.name, coordinator.uid)
     for each in trainers:
         old = running is None or each.attempt != running.number
-        # An ended coordinator's pod is kept while nothing takes its place, for its log.
+        # An ended coordinator's pod is kept for its log until the next attempt needs its name.
         kept = each.ended and each.is_coordinator and running is None and not _is_suspended(action)
         if old and not kept and each.deleting is None:
             yield Delete(each.name, each.uid)
@@ -326,20 +329,20 @@ def _is_suspended(action: Action | None) -> bool:
 
 
 def _missing_trainers(history: History, stored: Sequence[ObservedPod]) -> list[Create]:
-    """The running attempt's pods that were never made, the coordinator last: its pod says that all others were made."""
+    """The running attempt's pods that were never created, the coordinator last: its pod proves that all others were."""
     running = history.running
     if running is None or running.seen or running.stop_cause is not None:
         return []
-    if any(each.place.role == "trainer" and each.attempt != running.number for each in stored):
-        return []  # names are taken: no two pods of one place, and no two attempts at once
-    there = {each.place for each in stored}
-    places = [*(PodRole("trainer", index) for index in range(1, running.replicas)), COORDINATOR]
-    return [Create(place, running.number) for place in places if place not in there]
+    if any(each.pod_role.role == "trainer" and each.attempt != running.number for each in stored):
+        return []  # the names are in use: one pod a role and index, one attempt at a time
+    there = {each.pod_role for each in stored}
+    pod_roles = [*(PodRole("trainer", index) for index in range(1, running.replicas)), COORDINATOR]
+    return [Create(pod_role, running.number) for pod_role in pod_roles if pod_role not in there]
 
 
 def _plan_generators(wanted: int, attempt: int, stored: Sequence[ObservedPod], now: datetime) -> Iterator[Change]:
-    """The lowest indices stay; a dead one is replaced alone."""
-    there = {each.place.index: each for each in stored if each.place.role == "generator"}
+    """Yield changes that keep the lowest `wanted` indices; a generator that ended is replaced alone."""
+    there = {each.pod_role.index: each for each in stored if each.pod_role.role == "generator"}
     for index, pod in sorted(there.items()):
         dead = pod.over and now >= _generator_due(pod)
         if pod.deleting is None and (index >= wanted or dead):
@@ -354,14 +357,14 @@ def _generator_due(pod: ObservedPod) -> datetime:
 
 
 def _plan_overdue(stored: Sequence[ObservedPod], now: datetime) -> Iterator[Delete]:
-    """Pods whose node does not answer: nothing else would ever take them off the API server."""
+    """Yield forced deletions of pods on nodes that do not answer: nothing else removes them from the API server."""
     for pod in stored:
         if pod.deleting is not None and now >= pod.deleting + timedelta(seconds=OVERDUE_SECONDS):
             yield Delete(pod.name, pod.uid, now=True)
 
 
-def _plan_rest(snapshot: Snapshot, now: datetime) -> PodPlan:
-    """A run that is over: free what it holds, keep its coordinator's log, delete it when its time has come."""
+def _plan_finished(snapshot: Snapshot, now: datetime) -> PodPlan:
+    """Return the plan of a finished run: free its devices, keep its coordinator's log, delete it after its TTL."""
     stored = [each for each in snapshot.pods if not each.gone]
     changes = [
         Delete(each.name, each.uid)

@@ -77,9 +77,9 @@ def order_pods(
     chosen = [
         each
         for each in pods
-        if each.run[1] == run and role in (None, each.place.role) and index in (None, each.place.index)
+        if each.run[1] == run and role in (None, each.pod_role.role) and index in (None, each.pod_role.index)
     ]
-    return sorted(chosen, key=lambda each: (ROLES.index(each.place.role), each.place.index))
+    return sorted(chosen, key=lambda each: (ROLES.index(each.pod_role.role), each.pod_role.index))
 
 
 @dataclass(frozen=True)

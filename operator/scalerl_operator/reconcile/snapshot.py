@@ -1,4 +1,4 @@
-"""Everything that one pass looks at: the stored run, its pods, the poller's result. PURE."""
+"""The inputs of one reconcile pass: the stored run, its pods, the poller's result. PURE."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,7 +35,7 @@ class PollResult:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One run with everything of it, as of one moment."""
+    """One run, its pods and the last poll, as of one moment."""
 
     run: ObservedRun
     pods: tuple[ObservedPod, ...] = ()

@@ -1,4 +1,4 @@
-"""Names, labels and places of everything that the operator makes for a run. PURE."""
+"""Names, labels and paths of the objects that the operator creates for a run. PURE."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ LABEL_RUN = "scalerl.io/run"
 LABEL_ROLE = "scalerl.io/role"
 LABEL_INDEX = "scalerl.io/index"
 LABEL_ATTEMPT = "scalerl.io/attempt"  # trainers only: generators outlive attempts
-LABEL_RUN_UID = "scalerl.io/run-uid"  # for whoever scrapes: a later run of the same name is another
+LABEL_RUN_UID = "scalerl.io/run-uid"  # for scrapers: a later run of the same name is another run
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 OWNED_PREFIXES = ("scalerl.io/", "app.kubernetes.io/")
 ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"
@@ -24,19 +24,19 @@ CONTAINER = "runtime"  # the role's own container; a user's template may name it
 SPEC_KEY = "run.yaml"  # in the ConfigMap
 TOKEN_KEY = "token"  # in the Secret
 
-# Places in a run's pods.
+# Paths in a run's pods.
 SPEC_FOLDER = "/etc/scalerl"
 TOKEN_FOLDER = "/etc/scalerl-token"
 RUN_FOLDER = "/var/lib/scalerl/run"
-LAST_WORDS = "/dev/termination-log"
-SCRATCH_FOLDER = "/tmp"  # noqa: S108 # the pod's own, in memory of nobody else
+TERMINATION_PATH = "/dev/termination-log"
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 # private to the pod
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 VOLUME_PREFIX = "scalerl-"
 
 
 @dataclass(frozen=True)
 class PodRole:
-    """One pod's place in its run."""
+    """A pod's role and index in its run."""
 
     role: Role
     index: int
@@ -50,9 +50,9 @@ class PodRole:
 COORDINATOR = PodRole("trainer", 0)
 
 
-def pod_name(run: str, place: PodRole) -> str:
-    """Return the pod's name, the same in every attempt: the API server then never holds two pods of one place."""
-    return f"{run}-{place.hostname}"
+def pod_name(run: str, pod_role: PodRole) -> str:
+    """Return the pod's name, the same in every attempt: the API server never stores two pods of one role and index."""
+    return f"{run}-{pod_role.hostname}"
 
 
 def service_name(run: str) -> str:
@@ -66,7 +66,7 @@ def config_name(run: str) -> str:
 
 
 def curve_name(run: str) -> str:
-    """Return the name of the ConfigMap with what is kept for the run's report."""
+    """Return the name of the ConfigMap with the curve for the run's report."""
     return f"{run}-curve"
 
 
@@ -86,12 +86,12 @@ def network_policy_name(run: str) -> str:
 
 
 def claim_name(run: str) -> str:
-    """Return the name of the PersistentVolumeClaim that is made where the user names none."""
+    """Return the name of the PersistentVolumeClaim that is created where `checkpoint.claimName` is not set."""
     return f"{run}-checkpoints"
 
 
 def folder_in_claim(run: str, uid: str) -> str:
-    """Return the run's folder in its claim. A later run of the same name has another: their points never mix."""
+    """Return the run's folder in its claim. A later run of the same name has another, so their points never mix."""
     return f"{run}-{uid[:8]}"
 
 
@@ -117,14 +117,14 @@ def common_labels(run: str, component: str) -> dict[str, str]:
     }
 
 
-def pod_labels(run: str, place: PodRole, attempt: int | None) -> dict[str, str]:
+def pod_labels(run: str, pod_role: PodRole, attempt: int | None) -> dict[str, str]:
     """Return a pod's labels; `attempt` is None for generators."""
-    labels = common_labels(run, place.role) | {LABEL_ROLE: place.role, LABEL_INDEX: str(place.index)}
+    labels = common_labels(run, pod_role.role) | {LABEL_ROLE: pod_role.role, LABEL_INDEX: str(pod_role.index)}
     return labels | ({LABEL_ATTEMPT: str(attempt)} if attempt is not None else {})
 
 
 def parse_pod_role(labels: Mapping[str, str]) -> tuple[PodRole, int | None] | None:
-    """Return place and attempt that a pod's labels say; None for a pod that is not a run's."""
+    """Return (role and index, attempt) from a pod's labels; None for a pod that belongs to no run."""
     index, attempt = labels.get(LABEL_INDEX, ""), labels.get(LABEL_ATTEMPT, "")
     for role in ROLES:
         if labels.get(LABEL_ROLE) == role and index.isdecimal():

@@ -1,6 +1,6 @@
 """The Kubernetes objects of a run, as values. PURE.
 
-Pods are as restricted as the pod security standard of that name asks. Their environment holds names and places only.
+Pods are as restricted as the pod security standard of that name asks. Their environment holds names and paths only.
 """
 
 from collections.abc import Iterator
@@ -46,22 +46,22 @@ def check_pods(run: RLRun) -> list[Fault]:
     ]
 
 
-def build_pod(owner: Owner, place: PodRole, attempt: int, options: PodOptions) -> Json:
-    """Return the pod of `place`. A generator belongs to no attempt: it stays when the trainers start again."""
-    spec = owner.run.spec.trainer if place.role == "trainer" else owner.run.spec.generator
-    head = build_owned(owner, "v1", "Pod", names.pod_name(owner.name, place), place.role)
-    labelled = attempt if place.role == "trainer" else None
-    head["metadata"]["labels"] = names.pod_labels(owner.name, place, labelled) | {names.LABEL_RUN_UID: owner.uid}
+def build_pod(owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions) -> Json:
+    """Return the pod of `pod_role`. A generator belongs to no attempt: it stays when the trainers restart."""
+    spec = owner.run.spec.trainer if pod_role.role == "trainer" else owner.run.spec.generator
+    head = build_owned(owner, "v1", "Pod", names.pod_name(owner.name, pod_role), pod_role.role)
+    labelled = attempt if pod_role.role == "trainer" else None
+    head["metadata"]["labels"] = names.pod_labels(owner.name, pod_role, labelled) | {names.LABEL_RUN_UID: owner.uid}
     deadlines = owner.run.spec.deadlines
-    grace = deadlines.checkpoint_seconds + options.exit_seconds if place.role == "trainer" else options.exit_seconds
+    grace = deadlines.checkpoint_seconds + options.exit_seconds if pod_role.role == "trainer" else options.exit_seconds
     pod = {
         **head,
         "spec": {
-            "hostname": place.hostname,
+            "hostname": pod_role.hostname,
             "subdomain": names.service_name(owner.name),
             # A generator's fault is its own: the kubelet starts it again, with its own backoff. A trainer's ends the
             # attempt, which the operator decides about.
-            "restartPolicy": "Never" if place.role == "trainer" else "Always",
+            "restartPolicy": "Never" if pod_role.role == "trainer" else "Always",
             "terminationGracePeriodSeconds": int(grace),
             "enableServiceLinks": False,
             "automountServiceAccountToken": False,
@@ -73,25 +73,25 @@ def build_pod(owner: Owner, place: PodRole, attempt: int, options: PodOptions) -
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(owner, place, attempt, spec.gpus_per_replica, options)],
+            "containers": [_container(owner, pod_role, attempt, spec.gpus_per_replica, options)],
             "volumes": list(_volumes(owner)),
         },
     }
-    return merge_template(pod, _template(owner, place.role))
+    return merge_template(pod, _template(owner, pod_role.role))
 
 
 def _template(owner: Owner, role: Role) -> PodTemplate:
     return owner.run.spec.trainer.template if role == "trainer" else owner.run.spec.generator.template
 
 
-def _container(owner: Owner, place: PodRole, attempt: int, gpus: int, options: PodOptions) -> Json:
-    role = "coordinator" if place == COORDINATOR else "worker"
+def _container(owner: Owner, pod_role: PodRole, attempt: int, gpus: int, options: PodOptions) -> Json:
+    role = "coordinator" if pod_role == COORDINATOR else "worker"
     container: Json = {
         "name": names.CONTAINER,
         "image": options.image,
         "command": ["python", "-m", "scalerl_runtime", role],
-        "env": list(_environment(owner, place, attempt)),
-        "terminationMessagePath": names.LAST_WORDS,
+        "env": list(_environment(owner, pod_role, attempt)),
+        "terminationMessagePath": names.TERMINATION_PATH,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -101,7 +101,7 @@ def _container(owner: Owner, place: PodRole, attempt: int, gpus: int, options: P
     }
     if gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}, "requests": {GPU: str(gpus)}}
-    if place == COORDINATOR:
+    if pod_role == COORDINATOR:
         container["ports"] = [{"name": names.PORT_NAME, "containerPort": PORT_HTTP, "protocol": "TCP"}]
         container["readinessProbe"] = {
             "httpGet": {"path": PATH_READY, "port": PORT_HTTP},
@@ -111,10 +111,10 @@ def _container(owner: Owner, place: PodRole, attempt: int, gpus: int, options: P
     return container
 
 
-def _environment(owner: Owner, place: PodRole, attempt: int) -> Iterator[Json]:
-    """Names and places; a generator's say no attempt, for it sees many."""
-    yield {"name": ENV_ROLE, "value": place.role}
-    yield {"name": ENV_INDEX, "value": str(place.index)}
+def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json]:
+    """Yield names and paths; a generator gets no attempt, because it outlives attempts."""
+    yield {"name": ENV_ROLE, "value": pod_role.role}
+    yield {"name": ENV_INDEX, "value": str(pod_role.index)}
     yield {"name": ENV_COORDINATOR, "value": names.coordinator_host(owner.name, owner.namespace)}
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
@@ -124,12 +124,12 @@ def _environment(owner: Owner, place: PodRole, attempt: int) -> Iterator[Json]:
     yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
-    if place == COORDINATOR:
+    if pod_role == COORDINATOR:
         yield {"name": ENV_ATTEMPT, "value": str(attempt)}
         yield {"name": ENV_PORT, "value": str(PORT_HTTP)}
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
         yield {"name": ENV_TERMINATION_FILE, "value": f"{names.SCRATCH_FOLDER}/termination.json"}
-        yield {"name": ENV_LAST_WORDS, "value": names.LAST_WORDS}
+        yield {"name": ENV_LAST_WORDS, "value": names.TERMINATION_PATH}
 
 
 def _mounts(owner: Owner) -> Iterator[Json]:

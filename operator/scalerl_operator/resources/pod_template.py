@@ -40,8 +40,8 @@ _OWNED_IN_POD = {
 _OWNED_IN_CONTAINER = {
     "command": "set by the operator",
     "args": "set by the operator",
-    "terminationMessagePath": "set by the operator: the coordinator's last words go there",
-    "terminationMessagePolicy": "set by the operator: the coordinator's last words go there",
+    "terminationMessagePath": "set by the operator: the coordinator's termination message goes there",
+    "terminationMessagePolicy": "set by the operator: the coordinator's termination message goes there",
     "readinessProbe": "set by the operator",
     "livenessProbe": "set by the operator",
     "startupProbe": "set by the operator",

@@ -114,7 +114,7 @@ def test_the_last_evaluation_may_be_in_the_coordinators_last_words_only(
     found = desk()
     words = Termination(reason="Finished", step=20, last_eval=point(2)).model_dump_json(by_alias=True)
     coordinator = ObservedPod(
-        ("research", "tiny"), "tiny-trainer-0", "p", "u1", 1, COORDINATOR, 1, NOW, last_words=words
+        ("research", "tiny"), "tiny-trainer-0", "p", "u1", 1, COORDINATOR, 1, NOW, termination_message=words
     )
     found.snapshot = replace(found.snapshot, pods=(coordinator,))
     found.keep()

@@ -21,7 +21,7 @@ def run(version: int, uid: str = "u1", namespace: str = "research") -> ObservedR
 def pod(name: str, version: int, uid: str = "p1", **values: Any) -> ObservedPod:
     role: Any = "trainer" if "trainer" in name else "generator"
     given = {"owner": "u1", "attempt": 1, "created": CREATED, **values}
-    return ObservedPod(KEY, name, uid, version=version, place=PodRole(role, 0), **given)
+    return ObservedPod(KEY, name, uid, version=version, pod_role=PodRole(role, 0), **given)
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_an_older_sight_is_no_news(store: InformerCache) -> None:
 def test_a_trainer_that_is_gone_is_remembered_and_a_generator_is_not(store: InformerCache) -> None:
     for name in ("trainer-0", "generator-0"):
         store.put_pod(pod(name, 5, uid=name))
-        assert store.drop_pod(pod(name, 6, uid=name, last_words="bye"))
+        assert store.drop_pod(pod(name, 6, uid=name, termination_message="bye"))
     assert names(store) == [("trainer-0", True)]
     seen = store.run(KEY)
     assert seen is not None
-    assert store.pods(seen)[0].last_words == "bye"
+    assert store.pods(seen)[0].termination_message == "bye"
 
 
 def test_what_is_gone_does_not_come_back_but_its_successor_does(store: InformerCache) -> None:
@@ -83,7 +83,7 @@ def test_what_was_deleted_while_a_list_was_read_is_not_in_it(store: InformerCach
 
 
 def test_only_the_newest_burials_are_remembered(store: InformerCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalerl_operator.reconcile.cache.BURIED", 2)
+    monkeypatch.setattr("scalerl_operator.reconcile.cache.MAX_DELETED", 2)
     for index in range(3):
         store.drop_pod(pod("generator-0", 5, f"p{index}"))
     assert [store.put_pod(pod(f"generator-{index}", 5, f"p{index}")) for index in range(3)] == [True, False, False]

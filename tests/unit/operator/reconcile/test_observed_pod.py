@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from scalerl_operator.reconcile.observed_pod import parse_last_words, parse_observed_pod
+from scalerl_operator.reconcile.observed_pod import parse_observed_pod, parse_termination
 from scalerl_operator.resources.names import PodRole
 
 METADATA = {
@@ -43,7 +43,7 @@ def test_a_running_pod() -> None:
     }
     seen = parse_observed_pod(pod(status))
     assert seen is not None
-    assert (seen.run, seen.place, seen.attempt) == (("research", "tiny"), PodRole("trainer", 0), 5)
+    assert (seen.run, seen.pod_role, seen.attempt) == (("research", "tiny"), PodRole("trainer", 0), 5)
     assert (seen.phase, seen.ip, seen.ready, seen.over, seen.lost) == ("Running", "10.1.2.3", True, False, False)
     assert seen.started == datetime(2026, 5, 4, 11, 2, tzinfo=UTC)
 
@@ -53,7 +53,7 @@ def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
     seen = parse_observed_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
     assert seen is not None
     assert (seen.exit_code, seen.over, seen.ended, seen.reason) == (75, True, False, "Error")
-    words = parse_last_words(seen)
+    words = parse_termination(seen)
     assert words is not None
     assert words.reason == "Retry"
 
@@ -141,7 +141,7 @@ def test_words_that_are_none() -> None:
     ended = {"exitCode": 137, "message": "Killed"}
     seen = parse_observed_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
     assert seen is not None
-    assert parse_last_words(seen) is None
+    assert parse_termination(seen) is None
 
 
 def test_somebody_elses_pod() -> None:
@@ -197,4 +197,4 @@ def test_a_pod_has_ended_before_the_kubelet_says_its_phase(
         }
     )
     assert pod is not None
-    assert (pod.silent, pod.ended) == (silent, silent), why
+    assert (pod.containers_ended, pod.ended) == (silent, silent), why

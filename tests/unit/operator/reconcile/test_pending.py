@@ -19,8 +19,8 @@ def pod(place: str, waiting: str = "", **values: Any) -> ObservedPod:
     kind: Any = role
     attempt = 3 if role == "trainer" else None
     return ObservedPod(
-        run=("a", "b"), name=place, uid=place, owner="u", version=1, place=PodRole(kind, int(index)), attempt=attempt,
-        created=NOW, unscheduled=waiting, **values,
+        run=("a", "b"), name=place, uid=place, owner="u", version=1, pod_role=PodRole(kind, int(index)),
+        attempt=attempt, created=NOW, unscheduled=waiting, **values,
     )  # fmt: skip
 
 

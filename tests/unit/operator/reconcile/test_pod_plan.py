@@ -39,7 +39,7 @@ def pod(place: str, attempt: int | None = 4, **values: Any) -> ObservedPod:
         uid=f"uid-{place}",
         owner="5e7a",
         version=77,
-        place=PodRole(where, int(index)),
+        pod_role=PodRole(where, int(index)),
         attempt=attempt if role == "trainer" else None,
         **given,
     )
@@ -229,15 +229,17 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
           {"name": "link", "action": "FailRun", "onPodConditions": [{"type": "example.com/LinkDown"}]}]}},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "FailedByRule"),
     ("a run that has finished is not failed by a rule",
-     {"pods": (ended("trainer-0", 0, reasons=frozenset({"Evicted"}), lost=True, last_words='{"reason": "Finished"}'),
+     {"pods": (ended("trainer-0", 0, reasons=frozenset({"Evicted"}), lost=True,
+                     termination_message='{"reason": "Finished"}'),
                *ALL[1:]),
       "failurePolicy": {"rules": [{"name": "spot", "action": "FailRun", "onReasons": ["Evicted"]}]}},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Finished"),
     ("a wrong spec is not tried again",
-     {"pods": (ended("trainer-0", 64, last_words='{"reason": "Invalid", "error": "spec.model: no"}'), *ALL[1:])},
+     {"pods": (ended("trainer-0", 64, termination_message='{"reason": "Invalid", "error": "spec.model: no"}'),
+               *ALL[1:])},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Invalid"),
     ("finished: workers and generators go",
-     {"pods": (ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'), *ALL[1:])},
+     {"pods": (ended("trainer-0", 0, termination_message='{"reason": "Finished", "step": 120}'), *ALL[1:])},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Finished"),
     ("a pod on a node that does not answer is taken off the API server",
      {"pods": (*ALL[:4], pod("generator-2", deleting=ago(60)))}, delete("generator-2", now=True), "Training"),
@@ -285,7 +287,7 @@ def test_a_status_of_a_newer_operator_is_not_overwritten(snapshot: Callable[...,
 
 
 def test_time_to_live(snapshot: Callable[..., Snapshot]) -> None:
-    done = snapshot(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'),))
+    done = snapshot(pods=(ended("trainer-0", 0, termination_message='{"reason": "Finished", "step": 120}'),))
     over = written(done, plan_pods(done, NOW, LIMITS))
     spec = snapshot(ttlSecondsAfterFinished=50).run.run
     over = replace(over, run=replace(over.run, run=spec))
@@ -295,7 +297,7 @@ def test_time_to_live(snapshot: Callable[..., Snapshot]) -> None:
 
 
 def test_a_run_that_is_over_stays_over_and_is_not_written(snapshot: Callable[..., Snapshot]) -> None:
-    done = snapshot(pods=(ended("trainer-0", 0, last_words='{"reason": "Finished", "step": 120}'), *ALL[1:]))
+    done = snapshot(pods=(ended("trainer-0", 0, termination_message='{"reason": "Finished", "step": 120}'), *ALL[1:]))
     over = written(done, plan_pods(done, NOW, LIMITS))
     again = plan_pods(over, NOW + timedelta(days=3), LIMITS)
     assert again.status is None
@@ -316,7 +318,7 @@ def test_a_members_death_is_the_attempts_end(snapshot: Callable[..., Snapshot]) 
 def test_the_last_words_are_kept(snapshot: Callable[..., Snapshot], point: Callable[..., EvalPoint]) -> None:
     last = point(9, step=118, pass_rate=0.4375)
     words = f'{{"reason": "Failed", "step": 119, "checkpoint": {{"step": 110, "time": 1.5, "path": "/p"}}, "error": "no space", "lastEval": {last.model_dump_json(by_alias=True)}}}'  # noqa: E501
-    pods = (ended("trainer-0", 1, last_words=words), *ALL[1:])
+    pods = (ended("trainer-0", 1, termination_message=words), *ALL[1:])
     waits = plan_pods(snapshot(pods=pods), NOW, LIMITS)
     assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
     plan = plan_pods(snapshot(pods=pods, told=replace(HEARD, heard_out=True)), NOW, LIMITS)

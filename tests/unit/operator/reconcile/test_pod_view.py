@@ -20,13 +20,13 @@ from scalerl_operator.resources.names import PodRole, pod_labels
 Json = dict[str, Any]
 
 
-def pod(place: PodRole = PodRole("trainer", 0), run: str = "tiny", **parts: Any) -> Json:  # noqa: B008 # a value
+def pod(pod_role: PodRole = PodRole("trainer", 0), run: str = "tiny", **parts: Any) -> Json:  # noqa: B008 # a value
     metadata = {
-        "name": f"{run}-{place.hostname}",
+        "name": f"{run}-{pod_role.hostname}",
         "namespace": "research",
-        "uid": f"uid-{place.hostname}",
+        "uid": f"uid-{pod_role.hostname}",
         "resourceVersion": "7",
-        "labels": pod_labels(run, place, 1),
+        "labels": pod_labels(run, pod_role, 1),
         "creationTimestamp": "2026-05-04T11:00:00Z",
         **parts.get("metadata", {}),
     }
@@ -52,7 +52,7 @@ WAITS: list[tuple[str, Json, str, bool]] = [
      "Unschedulable: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", True),
     ("held by a gate", pod(spec={"nodeName": ""}, status={"conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}), "SchedulingGated", True),
-    ("nobody places it", pod(spec={"nodeName": "", "schedulerName": "volcano"}),
+    ("no scheduler binds it", pod(spec={"nodeName": "", "schedulerName": "volcano"}),
      "no word from the scheduler volcano", True),
     ("not seen by its kubelet", pod(status={"phase": "Pending"}), "the kubelet has not started it", True),
     ("no image", pod(status={"containerStatuses": [
@@ -119,13 +119,13 @@ def test_an_evicted_pod_is_not_restarted() -> None:
 
 
 def test_pods_are_chosen_and_ordered() -> None:
-    places = [PodRole("generator", 10), PodRole("generator", 2), PodRole("trainer", 1), PodRole("trainer", 0)]
-    pods = [each for place in places if (each := parse_observed_pod(pod(place))) is not None]
+    pod_roles = [PodRole("generator", 10), PodRole("generator", 2), PodRole("trainer", 1), PodRole("trainer", 0)]
+    pods = [each for pod_role in pod_roles if (each := parse_observed_pod(pod(pod_role))) is not None]
     pods += [each for each in [parse_observed_pod(pod(run="other"))] if each is not None]
-    names = [each.place.hostname for each in order_pods(pods, "tiny")]
+    names = [each.pod_role.hostname for each in order_pods(pods, "tiny")]
     assert names == ["trainer-0", "trainer-1", "generator-2", "generator-10"]
-    assert [each.place.index for each in order_pods(pods, "tiny", role="generator")] == [2, 10]
-    assert [each.place.hostname for each in order_pods(pods, "tiny", index=0)] == ["trainer-0"]
+    assert [each.pod_role.index for each in order_pods(pods, "tiny", role="generator")] == [2, 10]
+    assert [each.pod_role.hostname for each in order_pods(pods, "tiny", index=0)] == ["trainer-0"]
 
 
 def event(time: str, **parts: Any) -> Json:

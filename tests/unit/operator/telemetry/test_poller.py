@@ -64,10 +64,12 @@ class World:
         self.asked.append((address, token, since))
         return self.answer(since)
 
-    def place(self, attempt: int, **values: Any) -> None:
+    def put_coordinator(self, attempt: int, **values: Any) -> None:
         given: dict[str, Any] = {"ip": "10.9.8.7", "started": NOW, "created": NOW, "owner": "u1", **values}
         given = {"version": 10 * attempt, **given}
-        pod = ObservedPod(KEY, "tiny-trainer-0", f"p{attempt}", place=PodRole("trainer", 0), attempt=attempt, **given)
+        pod = ObservedPod(
+            KEY, "tiny-trainer-0", f"p{attempt}", pod_role=PodRole("trainer", 0), attempt=attempt, **given
+        )
         self.store.put_pod(pod)
 
     @property
@@ -114,7 +116,7 @@ def play(story: Awaitable[None]) -> None:
 
 def test_a_coordinator_is_asked_at_its_pod_with_its_runs_token(world: World) -> None:
     assert world.told == PollResult()
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.asked))
     assert world.asked[0] == ("10.9.8.7:8480", "token of u1", 0)
     told = world.told
@@ -125,14 +127,14 @@ def test_a_coordinator_is_asked_at_its_pod_with_its_runs_token(world: World) -> 
 
 
 def test_an_address_of_ipv6_is_put_in_brackets(world: World) -> None:
-    world.place(1, ip="fd00::7")
+    world.put_coordinator(1, ip="fd00::7")
     play(world.until(lambda: bool(world.asked)))
     assert world.asked[0][0] == "[fd00::7]:8480"
 
 
 def test_a_coordinator_that_does_not_answer_was_asked(world: World) -> None:
     world.answer = silent
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 2))
     assert (world.told.asked, world.told.progress, world.told.heard) == (True, None, None)
     assert world.dirty == [KEY]
@@ -141,7 +143,7 @@ def test_a_coordinator_that_does_not_answer_was_asked(world: World) -> None:
 def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable[..., EvalPoint]) -> None:
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.judged is not None and len(world.asked) > 5))
     assert [since for _, _, since in world.asked][:3] == [0, 3, 3]
     assert world.told.evals == points
@@ -151,15 +153,15 @@ def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable
 def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, point: Callable[..., EvalPoint]) -> None:
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(4))
     world.answer = lambda since: progress(evals=points[since:3])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.judged is not None))
     assert (world.told.evals, world.told.heard_out) == (points[:3], False)
     words = Termination(reason="Finished", step=40, last_eval=points[3]).model_dump_json(by_alias=True)
-    world.place(1, phase="Succeeded", exit_code=0, last_words=words, version=11)
+    world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
     play(world.until(lambda: world.told.heard_out))
     assert (world.told.evals, world.dirty[-1]) == (points, KEY)
     assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
-    world.place(2, version=20)
+    world.put_coordinator(2, version=20)
     play(world.until(lambda: world.told.attempt == 2))
     assert not world.told.heard_out, "another coordinator, other words"
 
@@ -170,16 +172,16 @@ def test_last_words_alone_are_not_judged(world: World, point: Callable[..., Eval
     The points before are lost.
     """
     world.answer = silent
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.asked))
     words = Termination(reason="Finished", step=40, last_eval=point(3)).model_dump_json(by_alias=True)
-    world.place(1, phase="Succeeded", exit_code=0, last_words=words, version=11)
+    world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
     play(world.until(lambda: world.told.heard_out))
     assert (world.told.evals, world.told.judged) == ((), None)
 
 
 def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(world: World) -> None:
-    world.place(1, phase="Succeeded", exit_code=0, last_words='{"reason": "Finished"}')
+    world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message='{"reason": "Finished"}')
     play(world.until(lambda: world.coordinators._tasks == set()))
     assert world.told == PollResult()
 
@@ -187,10 +189,10 @@ def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(world
 def test_a_new_coordinator_counts_its_points_by_its_own_numbers(world: World, point: Callable[..., EvalPoint]) -> None:
     old = (point(0), point(1), point(2))
     world.answer = lambda since: progress(evals=old[since:])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.told.evals) == 3))
     world.asked.clear()
-    world.place(2)
+    world.put_coordinator(2)
     redone = (point(0), point(1), point(2, attempt=2, pass_rate=0.5))
     world.answer = lambda since: progress(attempt=2, evals=redone[since:])
     play(world.until(lambda: world.told.attempt == 2 and world.told.evals[-1].pass_rate == 0.5))
@@ -209,9 +211,9 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
 
     lost = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(5))
     world.answer = lambda since: progress(evals=lost[since:])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.judged is not None))
-    world.place(2)
+    world.put_coordinator(2)
     known = list(lost[:2])
     world.answer = lambda since: progress(attempt=2, evals=tuple(known[since:]))
     for step in range(2, 6):
@@ -226,7 +228,7 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
 
 
 def test_a_run_of_the_same_name_is_another(world: World) -> None:
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.asked))
     assert world.coordinators.told(replace(world.run, uid="u2")) == PollResult()
 
@@ -236,7 +238,7 @@ def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
 ) -> None:
     points = tuple(point(index, pass_rate=0.6) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.judged is not None))
     assert world.told.judged is not None
     assert world.told.judged.stop is None
@@ -247,7 +249,7 @@ def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
 
 
 def test_what_is_forgotten_leaves_no_series(world: World) -> None:
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: b'scalerl_run_step{namespace="research",run="tiny"} 7.0' in world.gauges.render()))
     world.coordinators.forget(KEY)
     assert world.told == PollResult()
@@ -261,7 +263,7 @@ def test_a_run_that_is_deleted_while_its_coordinator_is_asked_leaves_no_series(w
         return progress()
 
     world.answer = answer
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: bool(world.asked) and not world.coordinators._tasks))
     assert b'run="tiny"' not in world.gauges.render()
 
@@ -274,14 +276,14 @@ Point = Callable[..., EvalPoint]
 
 def test_without_a_server_nobody_else_is_asked(world: World) -> None:
     world.answer = silent
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 2 * MISSES))
     assert world.questions == []
 
 
 def test_the_server_is_asked_only_about_a_coordinator_that_does_not_answer(world: World) -> None:
     world.begin(with_prometheus=True)
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 2 * MISSES))
     assert world.questions == []
     world.asked.clear()
@@ -299,7 +301,7 @@ def test_answers_between_misses_begin_the_count_anew(world: World) -> None:
 
     world.begin(with_prometheus=True)
     world.answer = every_third
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 4 * MISSES))
     assert world.questions == []
 
@@ -309,7 +311,7 @@ def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(6))
     world.begin(with_prometheus=True)
     world.answer = lambda since: progress(evals=points[:2][since:])
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.told.evals) == 2))
     world.answer = silent
     world.reading = lambda _question: Reading(points[1:5])
@@ -327,7 +329,7 @@ def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_
     points = tuple(point(index) for index in range(4))
     world.answer = silent
     world.reading = lambda _question: Reading(points)
-    world.place(1)
+    world.put_coordinator(1)
     for _ in range(2):
         world.begin(with_prometheus=True)
         world.questions.clear()
@@ -339,7 +341,7 @@ def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_
 def test_what_was_read_is_not_read_again(world: World) -> None:
     world.begin(with_prometheus=True)
     world.answer = silent
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: bool(world.questions)))
     world.now = NOW + timedelta(minutes=9)
     play(world.until(lambda: world.questions[-1].now == world.now))
@@ -351,7 +353,7 @@ def test_a_restart_of_the_coordinator_counts_the_surviving_points(world: World, 
     """Step 20 was lost with attempt 1 and measured again by attempt 2: one point of a step, the later attempt's."""
     world.begin(with_prometheus=True)
     world.answer = silent
-    world.place(2)
+    world.put_coordinator(2)
     lost, redone = point(2, pass_rate=0.9), point(3, step=20, attempt=2, pass_rate=0.5)
     world.reading = lambda _question: Reading((point(0), point(1), lost, redone))
     play(world.until(lambda: len(world.told.evals) == 3))
@@ -362,7 +364,7 @@ def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world:
     """`heard` by the age on the server's clock: the operator's own may be hours away from it."""
     world.begin(with_prometheus=True)
     world.answer = silent
-    world.place(1)
+    world.put_coordinator(1)
     world.reading = lambda _question: Reading(progress=progress(step=50), age_seconds=12.0)
     play(world.until(lambda: world.told.progress is not None))
     assert world.told.progress is not None
@@ -373,7 +375,7 @@ def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world:
 def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
     world.begin(with_prometheus=True)
     world.answer = lambda _since: progress(step=60)
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.progress is not None))
     world.answer = silent
     world.reading = lambda _question: Reading(progress=progress(step=59), age_seconds=30.0)
@@ -386,7 +388,7 @@ def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: Wor
     saved = Checkpoint(step=40, time=1.0, path="/somewhere")
     world.begin(with_prometheus=True)
     world.answer = lambda _since: progress(step=50).model_copy(update={"checkpoint": saved})
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: world.told.progress is not None))
     world.answer = silent
     world.now = NOW + timedelta(minutes=1)
@@ -394,7 +396,7 @@ def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: Wor
     play(world.until(lambda: world.told.progress is not None and world.told.progress.step == 55))
     assert world.told.progress is not None
     assert world.told.progress.checkpoint == saved
-    world.place(2)
+    world.put_coordinator(2)
     world.reading = lambda _question: Reading(progress=progress(step=3, attempt=2), age_seconds=1.0)
     play(world.until(lambda: world.told.progress is not None and world.told.progress.attempt == 2))
     assert world.told.progress is not None
@@ -408,7 +410,7 @@ def test_a_server_that_fails_is_counted_and_asked_again(world: World, point: Poi
     world.begin(with_prometheus=True)
     world.answer = silent
     world.reading = fails
-    world.place(1)
+    world.put_coordinator(1)
     play(world.until(lambda: len(world.questions) > 1))
     assert world.questions[1].since == CREATED, "nothing was read"
     world.reading = lambda _question: Reading((point(0),))
