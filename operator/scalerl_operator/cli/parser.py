@@ -57,7 +57,7 @@ _SEVERAL = "--replicates"  # takes all values up to the next option; click takes
 Parameters = list[click.Parameter]
 
 
-class _Command(click.Command):
+class _CliCommand(click.Command):
     """Adds to click's command: an epilog with its line breaks, exclusive options, an option with several values."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ class _Command(click.Command):
         formatter.write(f"\n{self.epilog}")
 
 
-class _Group(click.Group):
+class _CliGroup(click.Group):
     """The program: its commands in the order of use, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -109,7 +109,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
 def build_program() -> click.Group:
     """Return the whole command line."""
     commands = [_run(), _validate(), _status(), _report(), _logs(), _fit(), _operator(), _compare(), _plan()]
-    return _Group(
+    return _CliGroup(
         name=PROGRAM,
         commands=[*commands, _completion()],
         help=_DESCRIPTION,
@@ -139,7 +139,7 @@ def _repeat_option(context: click.Context, arguments: Sequence[str]) -> list[str
 def _command(
     text: str, parameters: Parameters, build: Callable[..., Options], examples: str, *, name: str
 ) -> click.Command:
-    return _Command(
+    return _CliCommand(
         name,
         params=parameters,
         callback=build,
