@@ -28,7 +28,10 @@ UNCLEAN: tuple[str, ...] = (
     "docs/metrics.md",
     "docs/operator-metrics.md",
     "operator/",
-    "runtime/",
+    "runtime/scalerl_runtime/data/",
+    "runtime/scalerl_runtime/process/",
+    "runtime/scalerl_runtime/rewards/",
+    "runtime/scalerl_runtime/storage/",
     "tests/",
 )
 

@@ -30,7 +30,7 @@ class GlooNativeEngine(NCCLWeightTransferEngine):
             init_info.master_address,
             init_info.master_port,
             rank=init_info.rank_offset + self.parallel_config.rank,
-            world=init_info.world_size,
+            world_size=init_info.world_size,
             timeout_seconds=60.0,
         )
 

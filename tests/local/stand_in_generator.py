@@ -59,9 +59,9 @@ class StandInGenerator:
             finish="stop" if is_whole else "length",
         )
 
-    async def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+    async def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
         def join() -> object:
-            return gloo_group(address, port, rank=rank, world=world, timeout_seconds=timeout_seconds)
+            return gloo_group(address, port, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds)
 
         self._group = await asyncio.to_thread(join)
 

@@ -142,7 +142,7 @@ def start_rig(folder: Path, changes: dict[str, Any]) -> Iterator[Rig]:
         port = probe.getsockname()[1]
     opened: list[object] = []
     thread = threading.Thread(
-        target=lambda: opened.append(gloo_group("127.0.0.1", port, rank=0, world=2, timeout_seconds=60.0))
+        target=lambda: opened.append(gloo_group("127.0.0.1", port, rank=0, world_size=2, timeout_seconds=60.0))
     )
     thread.start()
     loop.run_until_complete(generator.join_weights("127.0.0.1", port, 1, 2, 60.0))

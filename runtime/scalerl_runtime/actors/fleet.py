@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
-VERDICT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
+DEATH_REPORT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,10 @@ class Fleet:
         num_trainer_calls = self._trainers[0]
         address, port = await self._trainer(num_trainer_calls.address.remote())
         each = max(1, self.options.engine.tensor_parallel)
-        world = 1 + each * len(members)
-        opened = self._trainer(self._on_sender("join_weights", address, port, world, GROUP_TIMEOUT_SECONDS))
+        world_size = 1 + each * len(members)
+        opened = self._trainer(self._on_sender("join_weights", address, port, world_size, GROUP_TIMEOUT_SECONDS))
         joined = [
-            self._generator(index, "join_weights", address, port, 1 + each * place, world, GROUP_TIMEOUT_SECONDS)
+            self._generator(index, "join_weights", address, port, 1 + each * place, world_size, GROUP_TIMEOUT_SECONDS)
             for place, index in enumerate(sorted(members))
         ]
         await self._settle(members, [opened, *joined], num_trainer_calls=1)
@@ -292,17 +292,19 @@ class Fleet:
             raise GeneratorLost(index, _first_line(error.cause)) from error
 
 
-async def gather_ranks(calls: Sequence[Awaitable[Any]], *, verdict_seconds: float = VERDICT_SECONDS) -> list[Any]:
+async def gather_ranks(
+    calls: Sequence[Awaitable[Any]], *, death_report_seconds: float = DEATH_REPORT_SECONDS
+) -> list[Any]:
     """Await every rank's result. Raises TrainerLost if a rank is gone, else the first fault of a rank.
 
     Over gloo the peers of a dead rank fail in a collective before Ray reports the death. Their fault must not end the
-    run, so the wait continues for `verdict_seconds`. Over NCCL the peers would hang: a lost rank ends the wait.
+    run, so the wait continues for `death_report_seconds`. Over NCCL the peers would hang: a lost rank ends the wait.
     """
     clock = asyncio.get_running_loop().time
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        faults, deadline = _faults(done), clock() + verdict_seconds
+        faults, deadline = _faults(done), clock() + death_report_seconds
         while waiting and not _lost(faults) and clock() < deadline:
             left = deadline - clock()
             done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_EXCEPTION)

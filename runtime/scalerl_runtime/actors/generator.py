@@ -93,12 +93,12 @@ class Generator:
             final = output
         return _parse_output(final.outputs[0])
 
-    async def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+    async def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
         """Join the transfer group of an epoch as ranks `rank`..."""
         if self.options.transport == "nccl":
-            await self._rpc("join_native", address, port, rank, world)
+            await self._rpc("join_native", address, port, rank, world_size)
         else:
-            await self._rpc("join_weights", address, port, rank, world, timeout_seconds)
+            await self._rpc("join_weights", address, port, rank, world_size, timeout_seconds)
 
     async def begin_receive(self, buckets: tuple[WeightBucket, ...]) -> None:
         """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns."""

@@ -98,10 +98,10 @@ class Trainer:
     Every method but `address` is called on all ranks with the same arguments unless stated otherwise.
     """
 
-    def __init__(self, options: TrainerOptions, rank: int, world: int):
+    def __init__(self, options: TrainerOptions, rank: int, world_size: int):
         self.options = options
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
         self._buckets: tuple[WeightBucket, ...] = ()
@@ -121,7 +121,7 @@ class Trainer:
             MASTER_ADDR=address,
             MASTER_PORT=str(port),
             RANK=str(self.rank),
-            WORLD_SIZE=str(self.world),
+            WORLD_SIZE=str(self.world_size),
             LOCAL_RANK="0",  # Ray shows each rank one device only
             DS_ACCELERATOR=options.device,
         )
@@ -141,7 +141,7 @@ class Trainer:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
             optimizer=_build_optimizer(policy, options.optimizer),
-            config=_deepspeed_config(options, self.world),
+            config=_deepspeed_config(options, self.world_size),
             dist_init_required=False,
         )
         self._names = _parameter_names(policy)
@@ -201,7 +201,7 @@ class Trainer:
             )
             value, sums = loss(tensors, logp, entropy)
             # DeepSpeed averages over ranks; the weights already make the sum over ranks the whole objective.
-            self._engine.backward(value * self.world, scale_wrt_gas=False)
+            self._engine.backward(value * self.world_size, scale_wrt_gas=False)
             stats.append(sums)
             logps.append(logp.detach().cpu().numpy())
         self._engine.step()
@@ -259,7 +259,7 @@ class Trainer:
 
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.options.zero_stage == 3)
 
-    def join_weights(self, address: str, port: int, world: int, timeout_seconds: float) -> None:
+    def join_weights(self, address: str, port: int, world_size: int, timeout_seconds: float) -> None:
         """Rank 0 only: open the transfer group of an epoch, and leave the previous one."""
         if self._sender is not None:
             self._sender.close()
@@ -268,9 +268,9 @@ class Trainer:
             from scalerl_runtime.weights.nccl_sender import NcclSender
 
             torch.cuda.set_device(self._engine.device)  # Ray's threads begin with the default
-            self._sender = NcclSender(address, port, world=world, timeout_seconds=timeout_seconds)
+            self._sender = NcclSender(address, port, world_size=world_size, timeout_seconds=timeout_seconds)
         else:
-            self._sender = GlooSender(address, port, world=world, timeout_seconds=timeout_seconds)
+            self._sender = GlooSender(address, port, world_size=world_size, timeout_seconds=timeout_seconds)
 
     def sum_weights(self) -> tuple[int, ...]:
         """Rank 0 only: return checksums of the staged parameters, in order; runs in parallel with training."""
@@ -342,11 +342,11 @@ def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimize
     )
 
 
-def _deepspeed_config(options: TrainerOptions, world: int) -> dict[str, Any]:
+def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the boundary is set by hand: the number of micro-batches varies
-        "train_batch_size": world,
+        "train_batch_size": world_size,
         "gradient_clipping": options.optimizer.grad_clip,
         "bf16": {"enabled": options.dtype == "bfloat16"},
         "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time

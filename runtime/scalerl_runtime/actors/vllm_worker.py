@@ -81,15 +81,15 @@ class WorkerExtension:
     them would use a half-loaded model, and the engine would fail.
     """
 
-    def join_weights(self, address: str, port: int, rank: int, world: int, timeout_seconds: float) -> None:
+    def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
         """Join the gloo group of an epoch; `rank` is this engine's first rank."""
         _die_with_parent()
         parallel = self.vllm_config.parallel_config  # type: ignore[attr-defined] # the worker's
         self._weight_group = gloo_group(
-            address, port, rank=rank + parallel.rank, world=world, timeout_seconds=timeout_seconds
+            address, port, rank=rank + parallel.rank, world_size=world_size, timeout_seconds=timeout_seconds
         )
 
-    def join_native(self, address: str, port: int, rank: int, world: int) -> None:
+    def join_native(self, address: str, port: int, rank: int, world_size: int) -> None:
         """Join the group of an epoch of vLLM's own engine, leaving the previous one."""
         _die_with_parent()
         self.shutdown_weight_transfer_engine()  # type: ignore[attr-defined] # the worker's
@@ -98,7 +98,7 @@ class WorkerExtension:
                 "master_address": address,
                 "master_port": port,
                 "rank_offset": rank,
-                "world_size": world,
+                "world_size": world_size,
                 "packed": True,
                 "packed_buffer_size_bytes": PACKED_BUFFER_BYTES,
                 "packed_num_buffers": PACKED_BUFFERS,

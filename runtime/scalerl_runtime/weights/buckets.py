@@ -138,8 +138,8 @@ class WeightSender(Protocol):
 class GlooSender:
     """Sends over gloo, through host memory."""
 
-    def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
-        self._group = gloo_group(address, port, rank=0, world=world, timeout_seconds=timeout_seconds)
+    def __init__(self, address: str, port: int, *, world_size: int, timeout_seconds: float):
+        self._group = gloo_group(address, port, rank=0, world_size=world_size, timeout_seconds=timeout_seconds)
 
     def send(self, buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> None:
         """See `WeightSender`."""
@@ -151,11 +151,11 @@ class GlooSender:
         """Do nothing: the group's sockets close with the last reference to it."""
 
 
-def gloo_group(address: str, port: int, *, rank: int, world: int, timeout_seconds: float) -> ProcessGroupGloo:
+def gloo_group(address: str, port: int, *, rank: int, world_size: int, timeout_seconds: float) -> ProcessGroupGloo:
     """Join the transfer group. Rank 0 (the trainer) serves the store. Raises RuntimeError when a peer is missing."""
     timeout = timedelta(seconds=timeout_seconds)
-    store = TCPStore(address, port, world, rank == 0, timeout=timeout, wait_for_workers=False)
-    return ProcessGroupGloo(store, rank, world, timeout)
+    store = TCPStore(address, port, world_size, rank == 0, timeout=timeout, wait_for_workers=False)
+    return ProcessGroupGloo(store, rank, world_size, timeout)
 
 
 def broadcast(group: ProcessGroupGloo, flat: torch.Tensor) -> None:

@@ -17,8 +17,8 @@ from scalerl_runtime.weights.buckets import PACKED_BUFFER_BYTES, PACKED_BUFFERS,
 class NcclSender:
     """Rank 0 of one transfer group. NCCL waits for a dead peer for ever, so the deadline is ours."""
 
-    def __init__(self, address: str, port: int, *, world: int, timeout_seconds: float):
-        self._group = trainer_init({"master_address": address, "master_port": port, "world_size": world})
+    def __init__(self, address: str, port: int, *, world_size: int, timeout_seconds: float):
+        self._group = trainer_init({"master_address": address, "master_port": port, "world_size": world_size})
         self._device = torch.cuda.current_device()
         self._timeout_seconds = timeout_seconds
 

@@ -39,7 +39,7 @@ def test_deadline_names_the_phase_and_cancels_the_work():
 
 
 def test_cancellation_is_not_swallowed_when_the_work_is_done_at_that_moment():
-    """A background loop that misses its cancellation is waited for without end when the attempt closes."""
+    """If a background loop missed its cancellation, the close of the attempt would wait for ever."""
 
     async def main():
         work = asyncio.get_running_loop().create_future()
@@ -54,7 +54,7 @@ def test_cancellation_is_not_swallowed_when_the_work_is_done_at_that_moment():
 
 
 def test_a_dead_peer_is_not_waited_for():
-    """vLLM leaves the waiter of a dead engine core waiting: what it was asked is cancelled, and who died is said."""
+    """vLLM never completes a call to a dead engine core: the call is cancelled, and the error names the peer."""
     cancelled = []
 
     async def hang():
@@ -69,13 +69,13 @@ def test_a_dead_peer_is_not_waited_for():
     assert (cancelled, list(looks)) == ([True], [])
 
 
-def test_an_answer_counts_whatever_became_of_the_peer():
+def test_a_reply_counts_even_if_the_peer_died():
     assert asyncio.run(while_alive(answer(), lambda: True, "the engine")) == 7
     with pytest.raises(OSError, match="disk"):
         asyncio.run(while_alive(fail(), lambda: True, "the engine"))
 
 
-def test_giving_up_on_a_living_peer_cancels_the_question():
+def test_a_timeout_on_a_running_peer_cancels_the_call():
     async def scenario():
         asked = asyncio.get_running_loop().create_future()
         with pytest.raises(DeadlineExceeded, match="asking"):

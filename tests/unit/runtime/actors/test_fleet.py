@@ -1,4 +1,4 @@
-"""What becomes of a call to all trainer ranks when some of them fail."""
+"""Calls to all trainer ranks of which some fail."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ async def hang():
     await asyncio.Event().wait()
 
 
-def test_the_answers_come_in_the_ranks_order():
+def test_results_are_in_the_order_of_the_ranks():
     async def late(value):
         await asyncio.sleep(0.01)
         return value
@@ -35,7 +35,7 @@ def test_the_answers_come_in_the_ranks_order():
     "after", [pytest.param(0.0, id="at once"), pytest.param(0.02, id="after its peers have failed")]
 )
 def test_a_lost_rank_is_the_cause_although_its_peers_fail_first(after):
-    """Else its end would be held for the run's own fault, and cost a restart."""
+    """Else the death would count as the run's own fault, and cost a restart."""
     gone = TrainerLost("a trainer rank is lost: its process has died")
     calls = [fail(RuntimeError(BROKEN)), fail(gone, after=after), fail(RuntimeError(BROKEN), after=0.01)]
     with pytest.raises(TrainerLost, match="its process has died"):
@@ -50,6 +50,6 @@ def test_a_lost_rank_ends_the_call_although_its_peers_hang():
 @pytest.mark.parametrize(
     "peer", [pytest.param(lambda: answer(7), id="peers answer"), pytest.param(hang, id="peers hang")]
 )
-def test_a_fault_of_a_ranks_own_is_raised_as_it_is(peer):
+def test_a_ranks_own_fault_is_raised_unchanged(peer):
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
-        asyncio.run(gather_ranks([fail(RuntimeError(BROKEN)), peer()], verdict_seconds=0.01))
+        asyncio.run(gather_ranks([fail(RuntimeError(BROKEN)), peer()], death_report_seconds=0.01))

@@ -1,4 +1,4 @@
-"""What the fleet is started with, from the run alone."""
+"""The fleet's options, built from the run alone."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def load(name):
     return run, run.spec.resolved_recipe()
 
 
-def test_environment_is_read_by_the_names_of_the_wire():
+def test_environment_is_read_from_the_variables_of_the_wire():
     variables = {
         "SCALERL_SPEC": "/etc/run.yaml",
         "SCALERL_FOLDER": "/runs/a",
@@ -52,7 +52,7 @@ def test_on_a_cpu_the_processes_share_the_cores():
     assert found.engine.phrase == "time is up</think>"
 
 
-def test_the_papers_run_broadcasts_between_devices():
+def test_separate_devices_use_nccl():
     run, recipe = load("qwen3-8b-math.yaml")
     found = build_fleet_options(run, recipe, "hub/id", num_cpus=64)
     assert (found.ranks, found.generators, found.engine.tensor_parallel) == (16, 16, 4)
@@ -66,7 +66,7 @@ def test_the_papers_run_broadcasts_between_devices():
     assert not found.colocated
 
 
-def test_a_shared_device_is_reached_through_the_host():
+def test_a_shared_device_uses_gloo():
     run, recipe = load("qwen3-0.6b-one-gpu.yaml")
     assert choose_transport(run) == "gloo"
     found = build_fleet_options(run, recipe, "hub/id", num_cpus=16)

@@ -1,4 +1,4 @@
-"""A pod's part in a run: its seat, its Ray node's command, its last words."""
+"""A pod's node in a run: its role, its Ray node's command, its termination message."""
 
 import asyncio
 import sys
@@ -40,7 +40,7 @@ def run() -> RLRun:
     return parse_run(document)
 
 
-def test_a_trainers_pod_has_room_for_its_ranks_and_a_generators_for_one_engine(run: RLRun) -> None:
+def test_capacity_is_a_trainers_ranks_or_one_engine(run: RLRun) -> None:
     node = NodeRole.parse(VARIABLES, run)
     assert (node.role, node.coordinator, node.address, node.capacity) == (
         "trainer",
@@ -51,13 +51,13 @@ def test_a_trainers_pod_has_room_for_its_ranks_and_a_generators_for_one_engine(r
     assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).capacity == 1
 
 
-def test_a_trainers_pod_stays_as_long_as_a_checkpoint_may_take_and_a_generators_not_at_all(run: RLRun) -> None:
+def test_a_trainer_serves_for_the_checkpoint_deadline_and_a_generator_not_at_all(run: RLRun) -> None:
     assert NodeRole.parse(VARIABLES, run).save_seconds == 307
     assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).save_seconds == 0
 
 
 NEEDED = [
-    ("a member that was just told to end saves with the others", MEMBER, 0.0, 0, True),
+    ("right after SIGTERM a member saves with the others", MEMBER, 0.0, 0, True),
     ("one look that does not find the head is no end", MEMBER, 5.0, 2, True),
     ("a head that is gone needs nobody", MEMBER, 5.0, 3, False),
     ("the last second of the time for a checkpoint", MEMBER, 306.9, 0, True),
@@ -66,13 +66,15 @@ NEEDED = [
 ]
 
 
-@pytest.mark.parametrize(("node", "told", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED])
-def test_who_still_serves_when_told_to_end(node: NodeRole, told: float, misses: int, needed: bool) -> None:
-    assert is_still_needed(node, seconds_since_signal=told, misses=misses) is needed
+@pytest.mark.parametrize(
+    ("node", "seconds", "misses", "needed"), [row[1:] for row in NEEDED], ids=[r[0] for r in NEEDED]
+)
+def test_members_that_still_serve_after_sigterm(node: NodeRole, seconds: float, misses: int, needed: bool) -> None:
+    assert is_still_needed(node, seconds_since_signal=seconds, misses=misses) is needed
 
 
 def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
-    """Looks for the head that find it, or not, as `answers` says, which they use up."""
+    """Return a probe of the head that yields one of `answers` at each call."""
 
     async def look() -> bool:
         return answers.pop(0)
@@ -81,7 +83,7 @@ def looks(answers: list[bool]) -> Callable[[], Awaitable[bool]]:
 
 
 def served(node: NodeRole, program: str, answers: list[bool], *, probe_seconds: float) -> int:
-    """The exit code of a node that runs `program` in a pod that has been told to end."""
+    """Return the exit code of a node that runs `program` in a pod after SIGTERM."""
 
     async def run() -> int:
         stopping = asyncio.Event()
@@ -93,29 +95,29 @@ def served(node: NodeRole, program: str, answers: list[bool], *, probe_seconds: 
 
 
 def test_a_member_serves_until_the_head_is_gone() -> None:
-    """A deleted run's pods are all told to end at once, and the coordinator's last checkpoint needs every trainer."""
+    """A deleted run's pods all get SIGTERM at once, and the coordinator's last checkpoint needs every trainer."""
     answers = [True, True, False, True, False, False, False]
     assert served(MEMBER, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
     assert answers == []
 
 
-def test_a_generator_goes_at_once() -> None:
+def test_a_generator_stops_at_once() -> None:
     answers = [True]
     assert served(NODE, "import time; time.sleep(600)", answers, probe_seconds=0.0) == -15
     assert answers == [True]
 
 
-def test_a_member_whose_node_ends_by_itself_waits_for_nobody() -> None:
+def test_a_member_whose_node_exits_does_not_wait() -> None:
     assert served(MEMBER, "raise SystemExit(7)", [True, True], probe_seconds=60.0) == 7
 
 
-def test_what_is_missing_is_named(run: RLRun) -> None:
+def test_a_missing_variable_is_named(run: RLRun) -> None:
     with pytest.raises(KeyError, match="SCALERL_POD_IP"):
         NodeRole.parse({key: value for key, value in VARIABLES.items() if key != "SCALERL_POD_IP"}, run)
 
 
-def test_no_port_is_left_to_chance() -> None:
-    """Written out by hand: a NetworkPolicy names these."""
+def test_every_port_is_fixed() -> None:
+    """Written by hand: a NetworkPolicy names these ports."""
     command = build_node_command(NODE, head=False, num_cpus=7, folder="")[3:]
     assert command == [
         "start",
@@ -145,7 +147,7 @@ def test_the_head_is_found_at_its_own_port_and_does_not_block() -> None:
     assert "--block" not in command
 
 
-def test_last_words_are_copied_into_the_mounted_file(tmp_path: Path) -> None:
+def test_termination_message_is_copied_into_the_mounted_file(tmp_path: Path) -> None:
     words, place = tmp_path / "termination.json", tmp_path / "log"
     words.write_text('{"reason": "Finished"}')
     place.write_text("")
@@ -155,7 +157,7 @@ def test_last_words_are_copied_into_the_mounted_file(tmp_path: Path) -> None:
     assert place.stat().st_ino == before, "a mounted file cannot be replaced"
 
 
-def test_no_words_and_no_place_are_no_fault(tmp_path: Path) -> None:
+def test_without_message_or_mounted_file_nothing_is_copied(tmp_path: Path) -> None:
     write_termination_message({"SCALERL_LAST_WORDS": str(tmp_path / "log")})
     write_termination_message(
         {"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_LAST_WORDS": str(tmp_path / "log")}

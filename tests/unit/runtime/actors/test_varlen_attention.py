@@ -49,7 +49,7 @@ def _row(lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, torch.cat([torch.arange(length) for length in lengths]), _cu_seqlens(lengths)
 
 
-def test_equal_scores_average_what_came_before_in_the_sequence() -> None:
+def test_equal_scores_average_the_earlier_tokens_of_the_sequence() -> None:
     # Zero queries: every visible token has equal weight. Sequences of values 1 3 and 10 20 60.
     value = torch.tensor([1.0, 3.0, 10.0, 20.0, 60.0]).view(5, 1, 1)
     query, key = torch.zeros(5, 2, 1), torch.ones(5, 1, 1)
@@ -138,11 +138,11 @@ def test_model_on_a_packed_row_equals_each_sequence_alone() -> None:
 
 
 def test_positions_reach_the_model() -> None:
-    """Rotary attention sees differences of positions only, so that its values cannot tell."""
-    model, seen = _qwen3(ATTENTION_NAME), []
-    model.base_model.rotary_emb.register_forward_pre_hook(lambda _module, args: seen.append(args[1].tolist()))
+    """Rotary attention depends on differences of positions only, so its values cannot show it."""
+    model, positions = _qwen3(ATTENTION_NAME), []
+    model.base_model.rotary_emb.register_forward_pre_hook(lambda _module, args: positions.append(args[1].tolist()))
     forward_hidden(model, *_row([3, 2]))
-    assert seen == [[[0, 1, 2, 0, 1]]]
+    assert positions == [[[0, 1, 2, 0, 1]]]
 
 
 def test_checkpointed_model_has_the_same_gradients_bit_for_bit() -> None:
@@ -161,7 +161,7 @@ def test_checkpointed_model_has_the_same_gradients_bit_for_bit() -> None:
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Most numbers in a tensor made under it."""
+    """The number of elements of the largest tensor created inside it."""
 
     numbers = 0
 
@@ -180,7 +180,7 @@ class _LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize(("attention", "squared"), [(ATTENTION_NAME, False), ("sdpa", True)])
 def test_nothing_is_as_large_as_row_squared(attention: str, *, squared: bool) -> None:
-    """transformers' own way for packed rows shows that the measure sees its N x N mask (a byte each)."""
+    """transformers' own packed rows prove that the measurement detects its N x N mask (a byte an element)."""
     lengths = [40] * 20
     tokens, positions, cu_seqlens = _row(lengths)
     model = _qwen3(attention)

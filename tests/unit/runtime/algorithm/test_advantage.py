@@ -45,7 +45,7 @@ def test_by_hand(kind, want):
         pytest.param("groupStd", [3, 1, NAN], [0, 0, 0], [1, -1, 0], id="NaN is not in the group's deviation"),
     ],
 )
-def test_what_is_left_out(kind, rewards, group, want):
+def test_completions_without_a_comparison_have_advantage_zero(kind, rewards, group, want):
     assert compute_advantages(kind, np.array(rewards, float), np.array(group)) == pytest.approx(want, abs=1e-12)
 
 
@@ -67,6 +67,6 @@ def test_arguments_are_not_changed():
     assert rewards.tolist() == REWARDS.tolist()
 
 
-def test_says_what_is_wrong():
+def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"rewards has shape \(2,\), group \(3,\)"):
         compute_advantages("none", np.zeros(2), np.zeros(3, int))

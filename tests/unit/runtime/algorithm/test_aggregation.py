@@ -54,7 +54,7 @@ def test_weighted_sum_is_the_mean_as_defined(kind):
         pytest.param("tokenMean", [1 / 2, 0, 0, 0], id="they add no tokens"),
     ],
 )
-def test_completions_without_trained_tokens_are_in_no_mean(kind, weights):
+def test_completions_without_trained_tokens_enter_no_mean(kind, weights):
     assert token_weights(kind, np.array([2, 0, 0, 0]), np.array([0, 0, 1, 1])).tolist() == weights
 
 
@@ -64,7 +64,7 @@ def test_nothing_trained_gives_zero_weights(kind, size):
     assert token_weights(kind, np.zeros(size, int), np.arange(size)).tolist() == [0.0] * size
 
 
-def test_says_what_is_wrong():
+def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"shape \(2,\), group \(1,\)"):
         token_weights("tokenMean", np.array([1, 2]), np.array([0]))
     with pytest.raises(ValueError, match="trained_tokens has -1; need >= 0"):

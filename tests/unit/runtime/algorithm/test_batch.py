@@ -99,7 +99,7 @@ def test_sequence_trains_the_completion_without_its_forced_tokens():
         pytest.param(
             {"aggregation": "sampleMean", "advantage": "groupStd"},
             [(0, 1, 1 / 15), (0, -1, 1 / 15)] + [(2, 2**0.5, 1 / 10), (2, -(0.5**0.5), 1 / 5), (2, -(0.5**0.5), 1 / 5)],
-            id="sampleMean over the 5 judged completions that remain; group deviations 1 and sqrt(8/9)",
+            id="sampleMean over the 5 graded completions that remain; group deviations 1 and sqrt(8/9)",
         ),
         pytest.param(
             {"aggregation": "tokenMean", "advantage": "none", "zero_variance": "refill"},
@@ -147,11 +147,11 @@ def test_stats_by_hand():
 
 
 def test_infra_failure_not_negative_reward():
-    """A failed verifier is as if the completion had not been sampled, whatever stands in its place."""
-    judged = [completion(2, 1.0), completion(3, -1.0), completion(4, -1.0)]
+    """A completion whose verifier failed is treated as if it had not been sampled."""
+    graded = [completion(2, 1.0), completion(3, -1.0), completion(4, -1.0)]
     recipe = Recipe(prompts_per_step=1)
-    with_failure = build_batch([group(1, *judged, completion(7, None))], recipe, version=VERSION)
-    without = build_batch([group(1, *judged)], recipe, version=VERSION)
+    with_failure = build_batch([group(1, *graded, completion(7, None))], recipe, version=VERSION)
+    without = build_batch([group(1, *graded)], recipe, version=VERSION)
     assert rows(with_failure) == rows(without)
     assert with_failure.stats.excluded == 1
     assert with_failure.stats.reward_mean == without.stats.reward_mean
@@ -174,7 +174,7 @@ def test_nothing_to_train_on(groups):
     assert batch.stats.groups == len(groups)
 
 
-def test_no_judged_completion_has_no_mean_reward():
+def test_without_a_graded_completion_the_mean_reward_is_none():
     batch = build_batch([group(1, completion(2, None), completion(2, None))], Recipe(), version=VERSION)
     assert batch.stats.reward_mean is None
 

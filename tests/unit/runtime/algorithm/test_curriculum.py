@@ -38,12 +38,12 @@ def means(kind, parts):
     return np.mean([[part.mean() for part in np.array_split(DIFFICULTY[o], parts)] for o in orders], axis=0) / N
 
 
-def test_uniform_does_not_look_at_difficulty():
+def test_uniform_order_ignores_difficulty():
     assert means("uniform", 4) == pytest.approx([0.5] * 4, abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
-def test_paces_go_from_easy_to_hard(kind):
+def test_pacing_goes_from_easy_to_hard(kind):
     parts = means(kind, 4)
     assert parts[0] < parts[1] < 0.5 < parts[2]
     # what is left in the second half is drawn without regard to difficulty
@@ -59,7 +59,7 @@ def test_paces_go_from_easy_to_hard(kind):
         pytest.param("exponential", 1 / 4, 1 / 2, id="exponential opens late"),
     ],
 )
-def test_nothing_harder_than_the_pool(kind, first, quarter):
+def test_no_prompt_is_harder_than_the_pool(kind, first, quarter):
     orders = [DIFFICULTY[epoch_order(kind, DIFFICULTY, seed=0, epoch=epoch)] for epoch in range(200)]
     at_start = max(order[0] for order in orders) / N
     at_quarter = max(order[N // 4] for order in orders) / N
@@ -114,7 +114,7 @@ def test_stream_resumes_from_a_stored_position():
     assert draw(PromptStream("linear", DIFFICULTY[:7], seed=2), 11, restored)[0] == issues[9:]
 
 
-def test_excluded_prompts_leave_and_the_others_keep_their_order():
+def test_excluded_prompts_are_skipped_and_the_others_keep_their_order():
     stream = PromptStream("uniform", DIFFICULTY[:6], seed=2)
     everything, _ = draw(stream, 18)
     issues, _ = draw(stream, 12, excluded={1, 4})
@@ -128,7 +128,7 @@ def test_exclusion_in_the_middle_of_an_epoch_repeats_nothing():
     assert len({issue.prompt for issue in first + second}) == 5
 
 
-def test_a_stored_position_goes_on_where_it_was():
+def test_a_stored_position_continues_the_stream():
     stream = PromptStream("uniform", DIFFICULTY[:6], seed=2)
     everything, _ = draw(stream, 12)
     _, position = draw(stream, 8)
@@ -151,7 +151,7 @@ def test_one_prompt_left_is_always_found(place):
     assert len({issue.epoch for issue in issues}) == 3
 
 
-def test_a_stream_of_nothing_is_an_error():
+def test_a_stream_without_prompts_is_an_error():
     with pytest.raises(ValueError, match="0 prompts"):
         PromptStream("uniform", np.empty(0), seed=0)
     with pytest.raises(ValueError, match="need epoch, place"):

@@ -1,4 +1,4 @@
-"""The fused head against hand-worked numbers and a dense float64 reference; what it keeps alive; known wrong ways."""
+"""The fused head against hand-worked numbers and a dense float64 reference; its memory; known wrong implementations."""
 
 import math
 import weakref
@@ -157,7 +157,7 @@ def test_fp32_head_tied_embeddings() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fp32_cache_not_stale_after_update(dtype: torch.dtype) -> None:
-    """An optimizer's update in place is seen by the next call (prime-rl #2438)."""
+    """The next call uses an optimizer's in-place update (prime-rl #2438)."""
     hidden, weight, target = _inputs(dtype, dtype)
     before, _ = linear_logprob(hidden, weight, target, precision="fp32", chunk=77)
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_update_between_forward_and_backward_is_an_error() -> None:
 
 
 class _PeakBytes(TorchDispatchMode):
-    """Most bytes alive at once among storages made under it."""
+    """The peak of bytes in storages that are created inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class _PeakBytes(TorchDispatchMode):
 
 
 def _chunk_loop(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int) -> Tensor:
-    """The wrong way: chunks under autograd, which keeps each one's log-probabilities for its backward."""
+    """The wrong implementation: chunks under autograd, which keeps each chunk's log-probabilities for its backward."""
     parts = zip(hidden.split(chunk), target.split(chunk), strict=True)
     return torch.cat([(h @ weight.T).log_softmax(-1).gather(1, t[:, None]).squeeze(1) for h, t in parts])
 
@@ -224,7 +224,10 @@ def _fused(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int) -> Tensor
 
 @pytest.mark.parametrize(("head", "retains"), [(_fused, False), (_chunk_loop, True)])
 def test_chunk_loop_does_not_retain(head: Callable[..., Tensor], *, retains: bool) -> None:
-    """Between forward and backward nothing of size N x V lives, nor at the peak (NeMo #4222); the loop shows we see."""
+    """Between forward and backward and at the peak, no tensor of size N x V is held (NeMo #4222).
+
+    The loop proves that the test detects one.
+    """
     hidden, weight, target = _inputs()
     saved = dict[int, int]()
 

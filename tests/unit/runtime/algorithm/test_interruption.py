@@ -48,7 +48,7 @@ def test_budget_is_uniform_with_both_ends():
         pytest.param([7] * 4 + [*PHRASE, 8], 5, 0, [5, 6, 7], id="the model wrote the first word itself"),
     ],
 )
-def test_place_by_hand(tokens, budget, before, positions):
+def test_forced_positions_by_hand(tokens, budget, before, positions):
     assert forced(tokens, budget, before) == (positions, 0)
 
 

@@ -131,7 +131,7 @@ def test_agrees_with_plain_loops(loss, seed):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, -1e38])
-def test_masked_tokens_poison_nothing(loss, poison):
+def test_values_at_masked_tokens_do_not_spread(loss, poison):
     loss = loss.model_copy(update={"entropy_bonus": 0.1})
     logp, clean = tensor([-1.0, poison, -2.0], grad=True), tensor([-1.1, -0.6, -2.1])
     completion, mask = torch.tensor([0, 0, 0]), torch.tensor([True, False, True])

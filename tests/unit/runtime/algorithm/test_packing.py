@@ -21,7 +21,7 @@ def _indices(plan: PackPlan) -> list[int]:
     ranks=st.integers(1, 6),
     quadratic=st.sampled_from([0.0, 1e-3, 1.0]),
 )
-def test_any_batch_is_dealt_whole_within_the_budget(
+def test_every_sequence_is_packed_once_within_the_budget(
     lengths: list[int], budget: int, ranks: int, quadratic: float
 ) -> None:
     plan = plan_packs(lengths, budget=budget, ranks=ranks, quadratic=quadratic)

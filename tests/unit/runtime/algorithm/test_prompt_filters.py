@@ -48,7 +48,7 @@ def test_decide_step(kind, rewards, want):
     assert decide_step(kind, rewards, prompts_per_step=3) == want
 
 
-def test_optimizer_runs_only_with_something_to_learn_from():
+def test_optimizer_runs_only_if_a_group_is_kept():
     assert decide_step("drop", [MIXED, SOLVED], prompts_per_step=2).optimizer_step
     assert not decide_step("drop", [FAILED, SOLVED], prompts_per_step=2).optimizer_step
     assert not decide_step("refill", [MIXED, SOLVED], prompts_per_step=2).optimizer_step  # not yet
@@ -56,7 +56,7 @@ def test_optimizer_runs_only_with_something_to_learn_from():
 
 @pytest.mark.parametrize("kind", ["drop", "refill"])
 def test_all_groups_filtered_makes_progress(kind):
-    """Whatever is sampled is all solved: the step is decided after finitely many groups, without the optimizer."""
+    """All samples are solved: the step is decided after finitely many groups, without the optimizer."""
     prompts_per_step, groups = 4, []
     for _ in range(100):
         decision = decide_step(kind, groups, prompts_per_step=prompts_per_step)
@@ -90,21 +90,21 @@ def test_historic_rate_is_over_all_epochs():
         pytest.param([rewards(9, 1)], True, id="exactly the threshold leaves"),
         pytest.param([rewards(8, 1)], False, id="8 of 9 stays"),
         pytest.param([rewards(9, 0, failures=7)], True, id="a failed verifier is no failed answer"),
-        pytest.param([rewards(0, 0, failures=8)], False, id="nothing judged, nothing known"),
+        pytest.param([rewards(0, 0, failures=8)], False, id="nothing graded, nothing known"),
         pytest.param([rewards(0, 10), rewards(10, 0)], False, id="one solved group does not make a solved history"),
         pytest.param([rewards(10, 0), rewards(0, 10)], True, id="who has left stays away"),
         pytest.param([np.array([0.0, 0.0])], False, id="a reward of 0 is not a pass"),
         pytest.param([np.array([0.2, 0.2])], True, id="any positive reward is"),
     ],
 )
-def test_who_leaves(results, excluded):
+def test_prompts_at_the_threshold_are_excluded(results, excluded):
     history = PassRateHistory.empty(0.9)
     for each in results:
         history = history.record([(1, each)])
     assert (1 in history.excluded) is excluded
 
 
-def test_history_survives_a_restart():
+def test_history_round_trips_through_json():
     history = PassRateHistory.empty(0.75).record([(12, rewards(3, 1)), (4, rewards(1, 3)), (9, rewards(0, 0, 2))])
     text = json.dumps(history.to_dict())
     assert json.loads(text) == {"threshold": 0.75, "counts": [[4, 1, 4], [12, 3, 4]], "excluded": [12]}
@@ -115,7 +115,7 @@ def test_history_survives_a_restart():
     assert restored.record([(4, rewards(8, 0))]).pass_rate(4) == 9 / 12
 
 
-def test_record_leaves_the_old_history_alone():
+def test_record_does_not_change_the_old_history():
     history = PassRateHistory.empty(0.9)
     history.record([(1, rewards(9, 0))])
     assert history.pass_rate(1) is None

@@ -197,7 +197,7 @@ class Run:
             self.weights[generator] = due[-1]
 
     def until(self, version, *, limit=60_000):
-        """Run until the trainer reaches `version`; a deadlock shows as running into `limit` ticks."""
+        """Run until the trainer reaches `version`; a deadlock shows as reaching `limit` ticks."""
         while self.state.version < version:
             self.now += 1
             assert self.now < limit, f"stuck at version {self.state.version}"
@@ -208,7 +208,7 @@ class Run:
         return self
 
     def crash(self, checkpoint):
-        """Start again from `checkpoint`: the buffer and the weights survive, what was in flight does not."""
+        """Start again from `checkpoint`: the buffer and the weights survive, the groups in flight do not."""
         state, buffer = checkpoint
         kept = plan_resume(self.bound, state.version, [w.admitted_version for w in buffer])
         assert len(kept) == len(buffer)  # an unchanged bound loses nothing
@@ -250,7 +250,10 @@ def test_lag_is_bounded_and_nothing_starves(bound, generators, seed):
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("seed", range(4))
 def test_staleness_bound_after_resume(bound, seed):
-    """Crashes at random moments; state from a checkpoint, groups in flight lost. The bound holds and work goes on."""
+    """Crashes at random times.
+
+    State from a checkpoint, groups in flight lost. The bound holds and training continues.
+    """
     run = Run(bound, generators=2, seed=seed)
     for version in (7, 15, 16, 30, 41):
         run.until(version)
@@ -264,7 +267,7 @@ def test_staleness_bound_after_resume(bound, seed):
 
 
 def test_pipeline_overlaps_and_uses_its_lag():
-    """The bound is not kept by standing still: at lag 8 some tokens are old, and far fewer ticks pass than at lag 0."""
+    """The bound is not kept by waiting: at lag 8 some tokens are old, and far fewer ticks pass than at lag 0."""
     ahead = Run(StalenessBound(4, 8, 0), generators=3, seed=0).until(60)
     in_step = Run(StalenessBound(4, 0, 1), generators=3, seed=0).until(60)
     assert max(ahead.lags) >= 6

@@ -118,7 +118,7 @@ NAN, INF = math.nan, math.inf
         "nothing trained",
     ],
 )
-def test_a_step_whose_numbers_are_none(values, bad):
+def test_a_step_with_non_finite_values(values, bad):
     for action in ("Restart", "Stop"):
         if bad:
             with pytest.raises(NonFinite, match=f"^step 9: {bad}; its update was left out$"):

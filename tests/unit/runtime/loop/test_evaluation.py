@@ -13,8 +13,8 @@ NAN = math.nan
     [
         # Means 1, 1/2, 0: mean 1/2, variance (1/4 + 0 + 1/4) / 2 = 1/4, error 1/2 / sqrt(3).
         ([[1, 1], [1, -1], [-1, -1]], 0.5, 0.5 / math.sqrt(3), 0, 3, "the prompts are the units, not the samples"),
-        ([[1, NAN], [-1, -1]], 0.5, math.sqrt(0.5) / math.sqrt(2), 1, 2, "a sample that was not judged is not counted"),
-        ([[NAN, NAN], [1, 1], [1, 1]], 1.0, 0.0, 2, 2, "a prompt without a judged sample is no prompt"),
+        ([[1, NAN], [-1, -1]], 0.5, math.sqrt(0.5) / math.sqrt(2), 1, 2, "an ungraded completion is not counted"),
+        ([[NAN, NAN], [1, 1], [1, 1]], 1.0, 0.0, 2, 2, "a prompt without a graded completion is not counted"),
         ([[0.5, 0.0, -0.5, 0.1]], 0.5, 0.5, 0, 1, "a pass is above 0; one prompt tells nothing of the spread"),
     ],
 )
@@ -25,6 +25,6 @@ def test_score(rewards, pass_rate, error, excluded, prompts, rule):
     assert (found.excluded, found.prompts) == (excluded, prompts), rule
 
 
-def test_nothing_judged_is_an_error():
+def test_score_without_a_graded_completion_is_an_error():
     with pytest.raises(ValueError, match="none of 4 completions"):
         score(np.full((2, 2), NAN))

@@ -1,4 +1,4 @@
-"""The loop on a fleet in memory; the event loop's clock leaps over every wait, and a wait for nothing is an error."""
+"""The loop on an in-memory fleet. The event loop's clock jumps over every wait; a wait without a timer is an error."""
 
 import asyncio
 import collections
@@ -68,21 +68,21 @@ THREAD_SECONDS = 30.0  # for a thread to be scheduled on a busy machine; waited 
 
 
 class LeapingSelector(selectors.DefaultSelector):
-    """Nothing is ever waited for: the time until the next timer has passed at once."""
+    """A selector that never waits: it advances the clock to the next timer."""
 
     now = 0.0
 
     def select(self, timeout=None):
         if timeout is None:  # only a thread could wake the loop: the one by which it closes its executor does
             woken = super().select(THREAD_SECONDS)
-            assert woken, "everybody waits, and nothing can wake anybody"
+            assert woken, "every task waits, and no timer can wake one"
             return woken
         self.now += timeout
         return super().select(0)
 
 
 class Inline(ThreadPoolExecutor):
-    """Threads that are none: the virtual clock must not run while they work."""
+    """An executor that runs the call inline: the virtual clock must not advance meanwhile."""
 
     def submit(self, function, /, *arguments, **keywords):
         future = Future()
@@ -102,26 +102,26 @@ def make_loop():
 
 
 def play(coroutine):
-    """Run to the end on virtual time; whatever is left over is cancelled, as at a process's end."""
+    """Run to the end on virtual time; remaining tasks are cancelled, as at a process's end."""
     with asyncio.Runner(loop_factory=make_loop) as runner:
         return runner.run(coroutine)
 
 
 class FakeFleet:
-    """Trainer and generators as version numbers. `faults[call]` says at which of its calls what happens."""
+    """Trainer and generators as version numbers. `faults[call, n]` is the fault of the n-th such call."""
 
     def __init__(self, seed=0, faults=None):
         self.random = random.Random(seed)
         self.version = 0
         self.generators = {}
-        self.births = collections.Counter()
+        self.starts = collections.Counter()
         self.calls = collections.Counter()
         self.faults = faults or {}
         self.sampled = []  # (prompt, version when begun, version at the end)
         self.trained = []  # (version, lags)
 
     async def _take(self, call, index=None):
-        """The call's random time; False if the generator did not live through it."""
+        """Take a random time; return False if the generator died meanwhile."""
         self.calls[call] += 1
         fault = self.faults.get((call, self.calls[call]))
         if fault == "hang":
@@ -130,14 +130,14 @@ class FakeFleet:
             await asyncio.sleep(10.0)
         if fault == "die":
             self.generators.pop(index, None)
-        born = self.births[index]
+        started = self.starts[index]
         for _ in range(self.random.randrange(4)):
             await asyncio.sleep(self.random.choice([0, 0, 0.1, 0.5]))
-        return index is None or (index in self.generators and born == self.births[index])
+        return index is None or (index in self.generators and started == self.starts[index])
 
     async def start_generator(self, index):
         self.generators.pop(index, None)
-        self.births[index] += 1
+        self.starts[index] += 1
         await self._take("start")
         self.generators[index] = -1
         return 0.0
@@ -176,11 +176,11 @@ class FakeFleet:
         return StagedWeights(self.version, (), 0.0)
 
     async def push(self, members, staged):
-        born = {index: self.births[index] for index in members & self.generators.keys()}
+        started = {index: self.starts[index] for index in members & self.generators.keys()}
         await self._take("push")
         if self.faults.get(("push", self.calls["push"])) == "lose one":
             self.generators.pop(min(members), None)
-        dead = frozenset(i for i in members if i not in self.generators or born.get(i) != self.births[i])
+        dead = frozenset(i for i in members if i not in self.generators or started.get(i) != self.starts[i])
         if dead:
             raise SyncFailed(dead, "killed")
         for index in members:
@@ -223,7 +223,7 @@ class Quiet:
 
 
 class Attempt:
-    """What the coordinator does around the pipeline, on one folder."""
+    """One attempt in a folder: the coordinator's part around the pipeline."""
 
     def __init__(self, folder, fleet, changes=None, passes=lambda text: text.endswith("0")):
         self.run = parse_run(merge(RUN, {"spec": changes or {}}))
@@ -277,7 +277,7 @@ class Attempt:
 
     @property
     def prompts(self):
-        """(epoch, prompt) in the order they were trained."""
+        """(epoch, prompt) in the order of training."""
         return [tuple(item) for line in self.journals.ledger.read() for item in line["prompts"]]
 
     @property
@@ -286,7 +286,7 @@ class Attempt:
 
 
 def assert_whole_history(attempt, steps=9, points=(0, 4, 8, 9), bound=2, epoch_of=NUM_PROMPTS):
-    """Every prompt at most once an epoch, none skipped in one that is over; all evaluations, once; lag in bounds."""
+    """Each prompt at most once an epoch, none skipped in a finished one; each evaluation once; lag within the bound."""
     ledger = list(attempt.journals.ledger.read())
     assert [line["step"] for line in ledger] == list(range(1, steps + 1))
     assert len(set(attempt.prompts)) == len(attempt.prompts), "a prompt was trained twice in an epoch"
@@ -318,39 +318,39 @@ def test_run_spends_its_budget_within_the_bound(tmp_path, mode, bound, rule, see
     assert attempt.fleet.calls["train"] == 9
 
 
-def test_training_goes_on_while_a_version_is_evaluated(tmp_path):
+def test_training_continues_while_a_version_is_evaluated(tmp_path):
     fleet = FakeFleet(1)
     attempt = Attempt(tmp_path, fleet)
-    seen = []
+    versions = []
     original = fleet.sample
 
     async def slow(index, prompt, requests):
         if prompt[0] >= HELD_OUT and fleet.generators[index] == 4:
             await asyncio.sleep(1.0)  # long enough for further steps
-            seen.append(fleet.version)
+            versions.append(fleet.version)
         return await original(index, prompt, requests)
 
     fleet.sample = slow
     play(attempt.go())
     assert_whole_history(attempt)
-    assert max(seen) > 4, "the trainer waited for the evaluation"
+    assert max(versions) > 4, "the trainer waited for the evaluation"
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("faults", "rule"),
     [
-        ({("sample", 5): "die"}, "lost while it generates: its prompts go out again"),
-        ({("evaluate", 2): "die"}, "lost while it evaluates: the evaluation is made up for"),
+        ({("sample", 5): "die"}, "lost while it generates: its prompts are submitted again"),
+        ({("evaluate", 2): "die"}, "lost while it evaluates: the evaluation is repeated"),
         ({("push", 3): "lose one"}, "lost while it is sent weights: the others get them"),
         ({("sample", 4): "die", ("sample", 9): "die", ("push", 2): "lose one"}, "several losses"),
     ],
 )
-def test_run_goes_on_without_a_lost_generator(tmp_path, faults, rule, seed):
+def test_run_continues_without_a_lost_generator(tmp_path, faults, rule, seed):
     attempt = Attempt(tmp_path, FakeFleet(seed, faults))
     play(attempt.go())
     assert_whole_history(attempt), rule
-    restarts = sum(attempt.fleet.births.values()) - 2
+    restarts = sum(attempt.fleet.starts.values()) - 2
     assert restarts == attempt.pipeline.deps.pool.counters.restarts >= 1, rule
 
 
@@ -365,7 +365,7 @@ async def _killed(attempt, turns):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
 def test_staleness_bound_after_resume_of_the_pipeline(tmp_path, mode, bound, rule, seed):
-    """Three attempts are killed at random awaits; the fourth has the whole history, once, and kept the bound."""
+    """Three attempts are killed at random awaits; the fourth has the whole history, once, within the bound."""
     turns, changes = random.Random(seed), {"recipe": {"asynchrony": mode}}
     lags = []
     for attempt_seed in range(3):
@@ -379,7 +379,7 @@ def test_staleness_bound_after_resume_of_the_pipeline(tmp_path, mode, bound, rul
 
 
 def test_restore_before_rollout_start(tmp_path):
-    """A resumed run hands out what was in flight first, and generates nothing with weights older than its own."""
+    """A resumed run first submits the prompts that were in flight, and never generates with older weights."""
     first = Attempt(tmp_path, FakeFleet(3), {"budget": {"steps": 4}})
     play(first.go())
     state = load_state(first.store.latest())
@@ -392,7 +392,7 @@ def test_restore_before_rollout_start(tmp_path):
     assert {prompt for _, prompt in state.in_flight} <= set(begun)
 
 
-def test_stopping_in_a_wait_saves_and_the_next_attempt_goes_on(tmp_path):
+def test_stopping_in_a_wait_saves_and_the_next_attempt_resumes(tmp_path):
     fleet = FakeFleet(2, {("sample", n): "hang" for n in range(9, 40)})  # no further batch comes together
     attempt = Attempt(tmp_path, fleet)
 
@@ -421,7 +421,7 @@ def test_all_groups_filtered_makes_progress_in_the_pipeline(tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_refill_replaces_groups_without_variance(tmp_path, seed):
-    """Prompts 0 and 1 of 7 are always solved: a step goes on drawing until it has 3 groups that teach."""
+    """Prompts 0 and 1 of 7 are always solved: a step keeps drawing until it has 3 groups with variance."""
     solved = {"0", "1"}
     attempt = Attempt(
         tmp_path,
@@ -455,8 +455,8 @@ def test_a_call_that_never_returns_ends_the_attempt_with_its_name(tmp_path, call
 @pytest.mark.parametrize("mode", ["pipeline", "synchronous"])
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("number", [1, 4, 20])
-def test_a_generator_that_never_answers_is_replaced(tmp_path, number, replicas, mode):
-    """It is found out by the group's deadline; the trainer's own wait must be longer than that and the new start."""
+def test_a_generator_that_hangs_is_restarted(tmp_path, number, replicas, mode):
+    """The group's deadline detects it; the trainer's own wait must be longer than that deadline and the restart."""
     faults = {("sample", number): "hang", ("start", replicas + 1): "slow"}
     changes = {"deadlines": DEADLINES, "generator": {"minReplicas": replicas}}
     attempt = Attempt(tmp_path, FakeFleet(1, faults), {**changes, "recipe": {"asynchrony": {"mode": mode}}})
@@ -467,7 +467,7 @@ def test_a_generator_that_never_answers_is_replaced(tmp_path, number, replicas, 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_an_update_that_never_ends_is_sent_again(tmp_path, number):
-    """At its deadline everybody is probed, the living get it in a new group, and no weights are skipped."""
+    """At its deadline every member is probed, those that reply get it in a new group, and no version is skipped."""
     attempt = Attempt(tmp_path, FakeFleet(1, {("push", number): "hang"}), {"deadlines": DEADLINES})
     play(attempt.go())
     assert_whole_history(attempt)
@@ -481,8 +481,8 @@ def test_updates_that_never_end_end_the_attempt_with_their_name(tmp_path):
         play(attempt.go())
 
 
-def test_an_evaluation_says_how_much_was_cut(tmp_path):
-    """Three prompts of two completions each, the first one of each cut; every token's log-probability is -0.5."""
+def test_an_evaluation_reports_its_truncation_share(tmp_path):
+    """Three prompts of two completions each, the first of each truncated; every token's log-probability is -0.5."""
     attempt = Attempt(tmp_path, FakeFleet())
     play(attempt.go())
     for found in (attempt.observer.points, [EvalPoint.model_validate(line) for line in attempt.journals.evals.read()]):
@@ -490,8 +490,11 @@ def test_an_evaluation_says_how_much_was_cut(tmp_path):
         assert {(each.truncation_share, each.entropy, each.mean_tokens) for each in found} == {(0.5, 0.5, 3.0)}
 
 
-def test_numbers_that_are_none_end_the_attempt_and_what_is_saved_is_sound(tmp_path):
-    """Step 6 is NaN: the attempt ends with it uncounted and unsaved; the next one does it again, from step 4."""
+def test_a_non_finite_loss_ends_the_attempt_and_the_checkpoints_are_sound(tmp_path):
+    """Step 6 is NaN.
+
+    The attempt ends, and the step is neither counted nor saved; the next attempt repeats it from step 4.
+    """
     first = Attempt(tmp_path, FakeFleet(faults={("train", 6): "nan"}))
     with pytest.raises(NonFinite, match=r"^step 6: loss is nan, grad_norm is inf; its update was left out$"):
         play(first.go())
@@ -503,7 +506,7 @@ def test_numbers_that_are_none_end_the_attempt_and_what_is_saved_is_sound(tmp_pa
     assert second.observer.steps == [5, 6, 7, 8, 9]
 
 
-def test_a_run_that_is_only_warned_goes_on_and_says_so(tmp_path):
+def test_with_action_warn_a_run_continues_and_reports_the_step(tmp_path):
     recipe = {"loss": {"klCoefficient": 0.5, "klTarget": 0.1}}
     attempt = Attempt(
         tmp_path,
@@ -523,8 +526,11 @@ def test_a_run_that_is_only_warned_goes_on_and_says_so(tmp_path):
     assert values[6]["kl_coefficient"] == values[5]["kl_coefficient"], "NaN teaches it nothing"
 
 
-def test_a_lease_outlives_steps_that_are_made_before_it_is_given(tmp_path):
-    """Step 4 is to be evaluated while no generator runs; what is ready trains on. (The copy itself: test_syncer.py.)"""
+def test_a_lease_survives_steps_before_it_is_granted(tmp_path):
+    """Step 4 is due for evaluation while no generator runs.
+
+    Training continues on completed groups. See test_syncer.py.
+    """
     fleet = FakeFleet(1)
     attempt = Attempt(tmp_path, fleet, {"generator": {"minReplicas": 1, "maxReplicas": 1}})
     start, train = fleet.start_generator, fleet.train

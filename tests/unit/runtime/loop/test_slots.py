@@ -1,4 +1,4 @@
-"""Generators come and go with their pods."""
+"""The pool's slots follow the capacity of the cluster."""
 
 import asyncio
 from typing import Any
@@ -19,23 +19,23 @@ from scalerl_runtime.loop.slots import PoolOptions, Slot, SlotState, ThinkTags, 
         ("the first pods", [], 2, [0, 1], []),
         ("one more", ["ready"], 2, [1], []),
         ("enough", ["ready", "starting"], 2, [], []),
-        ("a lost one comes back in its own slot", ["ready", "vacant", "stale"], 3, [1], []),
+        ("a lost generator restarts in its own slot", ["ready", "vacant", "stale"], 3, [1], []),
         ("vacant before new", ["vacant", "ready"], 3, [0, 2], []),
-        ("one waits in vain", ["ready", "starting"], 1, [], [1]),
-        ("the highest waits in vain", ["starting", "lost", "starting"], 2, [], [2]),
-        ("living ones are never given up", ["ready", "stale"], 1, [], []),
+        ("one waiting slot is too many", ["ready", "starting"], 1, [], [1]),
+        ("the highest waiting slot is given up", ["starting", "lost", "starting"], 2, [], [2]),
+        ("running slots are never given up", ["ready", "stale"], 1, [], []),
         ("all gone", ["starting", "ready"], 0, [], [0]),
         ("given up as many as are too many", ["starting", "starting", "starting"], 1, [], [1, 2]),
     ],
 )
-def test_slots_for_places(
+def test_slots_to_start_and_to_give_up(
     why: str, states: list[SlotState], capacity: int, start: list[int], give_up: list[int]
 ) -> None:
     assert plan_slots(dict(enumerate(states)), capacity) == (start, give_up), why
 
 
 class Starts:
-    """A fleet that starts a generator when told."""
+    """A fleet whose generator starts when the test allows it."""
 
     def __init__(self) -> None:
         self.started: list[int] = []
@@ -75,7 +75,7 @@ def make_pool(fleet: Starts, clock: Clock, slots: list[Slot]) -> Pool:
         max_sequences=8,
         devices=4,
     )
-    return Pool(options, fleet, None, slots, clock)  # type: ignore[arg-type] # nothing is judged here
+    return Pool(options, fleet, None, slots, clock)  # type: ignore[arg-type] # nothing is graded here
 
 
 async def settle() -> None:
@@ -83,7 +83,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_pod_more_and_a_pod_less() -> None:
+def test_slots_follow_the_number_of_pods() -> None:
     async def scenario() -> None:
         fleet, clock = Starts(), Clock()
         pool = make_pool(fleet, clock, [])
@@ -109,7 +109,7 @@ def test_a_pod_more_and_a_pod_less() -> None:
         assert (pool.slots[1].state, fleet.cancelled) == ("vacant", [1])
         clock.now = 300.0
         assert pool.slots[0].clock.total(clock.now) == 4 * 300.0  # four devices
-        assert pool.slots[1].clock.total(clock.now) == 4 * 100.0  # what has no place costs nothing
+        assert pool.slots[1].clock.total(clock.now) == 4 * 100.0  # a vacant slot is not charged
         await pool.close()
 
     asyncio.run(scenario())
@@ -146,7 +146,7 @@ def test_a_lost_generator_waits_for_its_pod() -> None:
     asyncio.run(scenario())
 
 
-def test_without_pods_a_lost_generator_is_started_at_once() -> None:
+def test_without_pods_a_lost_generator_restarts_at_once() -> None:
     async def scenario() -> None:
         fleet = Starts()
         pool = make_pool(fleet, Clock(), [Slot(0, RoleClock(1), state="ready")])
@@ -158,7 +158,7 @@ def test_without_pods_a_lost_generator_is_started_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_cluster_that_does_not_answer_ends_the_run() -> None:
+def test_a_failed_capacity_query_ends_the_run() -> None:
     async def scenario() -> None:
         pool = make_pool(Starts(), Clock(), [])
 

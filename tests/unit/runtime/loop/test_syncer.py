@@ -1,4 +1,4 @@
-"""The lease against the steps that follow it."""
+"""The syncer's lease, against later steps."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The supervised stage: what is weighted, what is saved, and that a killed one goes on."""
+"""The supervised stage: token weights, checkpoints, and resumption after a kill."""
 
 import asyncio
 from pathlib import Path
@@ -24,12 +24,12 @@ def make_run(changes):
 
 
 class Rig:
-    """A trainer that only counts, and demonstrations that say which step they are of."""
+    """A trainer that only counts, and demonstrations that hold the number of their step."""
 
     def __init__(self, run):
         self.run = run
         self.log = []
-        self.told = []
+        self.reported = []
         self.hang_at = None
         self.nan_at = None
 
@@ -52,7 +52,7 @@ class Rig:
         self.log.append(("save", done))
 
     def train_from(self, done):
-        stage = WarmStart(self.run, self, self, quadratic=0.0, save=self.save, report_progress=self.told.append)
+        stage = WarmStart(self.run, self, self, quadratic=0.0, save=self.save, report_progress=self.reported.append)
         return asyncio.run(stage.train_from(done))
 
 
@@ -62,7 +62,7 @@ STAGE = {
 }
 
 
-def test_the_loss_is_a_mean_over_the_tokens_of_all_completions():
+def test_the_loss_is_the_mean_over_the_tokens_of_all_completions():
     """Completions of 3 and 1 tokens: each token weighs a quarter, prompt tokens nothing."""
     first = Demonstration(np.arange(5, dtype=np.int32), loss_from=2)
     second = Demonstration(np.arange(4, dtype=np.int32), loss_from=3)
@@ -72,7 +72,7 @@ def test_the_loss_is_a_mean_over_the_tokens_of_all_completions():
     assert [each.tokens.tolist() for each in found] == [[0, 1, 2, 3, 4], [0, 1, 2, 3]]
 
 
-def test_steps_saves_and_the_reset_come_in_order():
+def test_order_of_steps_checkpoints_and_the_reset():
     rig = Rig(make_run(STAGE))
     assert rig.train_from(0) == 7
     rates = [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01]
@@ -80,8 +80,8 @@ def test_steps_saves_and_the_reset_come_in_order():
     assert rig.log == [
         *steps[:2], ("save", 2), *steps[2:4], ("save", 4), *steps[4:6], ("save", 6), steps[6], "reset",
     ]  # fmt: skip
-    assert rig.told[0].startswith("step 1 of 7, loss 0.250, ")
-    assert len(rig.told) == 7
+    assert rig.reported[0].startswith("step 1 of 7, loss 0.250, ")
+    assert len(rig.reported) == 7
 
 
 def test_the_last_step_is_not_saved_before_the_optimizer_is_reset():
@@ -92,20 +92,20 @@ def test_the_last_step_is_not_saved_before_the_optimizer_is_reset():
     assert rig.log[-1] == "reset"
 
 
-def test_a_killed_stage_goes_on_after_what_was_saved():
+def test_a_killed_stage_resumes_from_its_last_checkpoint():
     whole, rig = Rig(make_run(STAGE)), Rig(make_run(STAGE))
     whole.train_from(0)
     assert rig.train_from(4) == 7
     assert rig.log == whole.log[whole.log.index(("save", 4)) + 1 :]
 
 
-def test_nothing_is_left_to_do():
+def test_a_finished_stage_trains_no_step():
     rig = Rig(make_run(STAGE))
     assert rig.train_from(7) == 7
     assert rig.log == [], "the optimizer keeps what RL has put in it"
 
 
-def test_a_loss_that_is_no_number_ends_the_stage_unless_it_is_only_warned_of():
+def test_a_non_finite_loss_ends_the_stage_unless_the_action_is_warn():
     rig = Rig(make_run(STAGE))
     rig.nan_at = 3
     with pytest.raises(NonFinite, match="^warm start, step 4: loss is nan"):
@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_ends_the_stage_unless_it_is_only_warned_of():
     assert warned.train_from(0) == 7
 
 
-def test_a_step_that_hangs_is_named():
+def test_the_error_names_the_step_that_hangs():
     rig = Rig(make_run(merge(STAGE, {"deadlines": {"trainSeconds": 1}})))
     rig.hang_at = 3
     with pytest.raises(DeadlineExceeded, match="^warm start, step 4 took longer"):

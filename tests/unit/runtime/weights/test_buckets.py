@@ -31,7 +31,7 @@ def join_pair(seconds):
     port = free_port()
     with ThreadPoolExecutor(2) as threads:
         pair = [
-            threads.submit(gloo_group, "127.0.0.1", port, rank=rank, world=2, timeout_seconds=seconds)
+            threads.submit(gloo_group, "127.0.0.1", port, rank=rank, world_size=2, timeout_seconds=seconds)
             for rank in (0, 1)
         ]
         return [member.result() for member in pair]
@@ -107,7 +107,10 @@ def test_checksums_of_a_bucket_are_those_of_its_parameters():
 
 
 def test_checksum_of_a_view_between_two_words():
-    """vLLM's packed buffers put parameters end to end: one may begin at any even byte, and be read as words no more."""
+    """vLLM's packed buffers put parameters end to end.
+
+    One may begin at any even byte, where it cannot be read as words.
+    """
     packed = torch.arange(40, dtype=torch.uint8)
     assert tensor_checksum(packed[6:22]) == tensor_checksum(packed[6:22].clone())
     assert tensor_checksum(packed[6:22].view(torch.bfloat16).view(2, 4)) == tensor_checksum(packed[6:22].clone())
@@ -116,8 +119,8 @@ def test_checksum_of_a_view_between_two_words():
 def test_the_gloo_sender_sends_every_bucket():
     port = free_port()
     with ThreadPoolExecutor(2) as threads:
-        receiver = threads.submit(gloo_group, "127.0.0.1", port, rank=1, world=2, timeout_seconds=5.0)
-        sender = GlooSender("127.0.0.1", port, world=2, timeout_seconds=5.0)
+        receiver = threads.submit(gloo_group, "127.0.0.1", port, rank=1, world_size=2, timeout_seconds=5.0)
+        sender = GlooSender("127.0.0.1", port, world_size=2, timeout_seconds=5.0)
         flats = [torch.full((16,), value, dtype=torch.uint8) for value in (3, 4)]
         sent = threads.submit(sender.send, (), flats)
         for flat in flats:
@@ -127,7 +130,7 @@ def test_the_gloo_sender_sends_every_bucket():
         sent.result()
 
 
-def test_broadcast_brings_the_bytes():
+def test_broadcast_transfers_the_bytes():
     sender, receiver = join_pair(5.0)
     given = torch.arange(64, dtype=torch.uint8)
     taken = torch.zeros(64, dtype=torch.uint8)
@@ -147,4 +150,4 @@ def test_sender_times_out_when_receiver_dies():
 
 def test_missing_peer_is_an_error():
     with pytest.raises(RuntimeError):
-        gloo_group("127.0.0.1", free_port(), rank=0, world=2, timeout_seconds=0.3)
+        gloo_group("127.0.0.1", free_port(), rank=0, world_size=2, timeout_seconds=0.3)
