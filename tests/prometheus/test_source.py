@@ -235,23 +235,23 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
         poller = ProgressPoller(store, OperatorMetrics(), deps)
         polling = asyncio.create_task(poller.poll_forever())
         async with asyncio.timeout(120):
-            while poller.told(seen).judged is None:
+            while poller.poll_result(seen).judged is None:
                 await asyncio.sleep(0.01)
         polling.cancel()
         await poller.close()
         return poller
 
-    told = asyncio.run(poll()).told(seen)
+    result = asyncio.run(poll()).poll_result(seen)
     expected = summarize(spec, [forecast_prefix(spec, points, 0.0)], points)
-    assert told.judged is not None
-    assert told.judged.forecast is not None
+    assert result.judged is not None
+    assert result.judged.forecast is not None
     assert expected.forecast is not None
-    assert told.judged.forecast.model_copy(update={"updated_at": None}) == expected.forecast.model_copy(
+    assert result.judged.forecast.model_copy(update={"updated_at": None}) == expected.forecast.model_copy(
         update={"updated_at": None}
     )
-    assert told.progress is not None
-    assert told.progress.step == 115
-    assert told.heard is not None
+    assert result.progress is not None
+    assert result.progress.step == 115
+    assert result.heard is not None
     assert dirty
 
 

@@ -96,7 +96,7 @@ class KubeCluster:
             self._curves.forget(key)
             self._store.forget(key)
             return None
-        return Snapshot(run, self._store.pods(run), self._poller.told(run))
+        return Snapshot(run, self._store.pods(run), self._poller.poll_result(run))
 
     async def apply(self, snapshot: Snapshot, plan: PodPlan) -> None:
         """Apply `plan`. Raises KubeError, NotLeading.

@@ -48,7 +48,7 @@ class CurveConfigMaps:
 
         Raises NotOurs, once for each evaluation, if an object of another owner has the name.
         """
-        evals, progress = _evals(snapshot), snapshot.told.progress
+        evals, progress = _evals(snapshot), snapshot.poll.progress
         try:
             stored = await self._read(snapshot)
             before = stored["data"] if stored is not None else {}
@@ -89,7 +89,7 @@ class CurveConfigMaps:
 
 
 def _evals(snapshot: Snapshot) -> tuple[EvalPoint, ...]:
-    return merge_evals(snapshot.told.evals, last_evals(snapshot.pods))
+    return merge_evals(snapshot.poll.evals, last_evals(snapshot.pods))
 
 
 def _mark(evals: tuple[EvalPoint, ...]) -> int:

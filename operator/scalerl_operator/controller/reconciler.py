@@ -108,6 +108,6 @@ class Reconciler:
             return None
         plan = plan_pods(snapshot, self._now(), self._limits)
         if snapshot.run.managed_by == MANAGED_BY:
-            self._metrics.show_run(key, plan.status or snapshot.run.status, snapshot.told)
+            self._metrics.show_run(key, plan.status or snapshot.run.status, snapshot.poll)
         await self._cluster.apply(snapshot, plan)
         return plan.until

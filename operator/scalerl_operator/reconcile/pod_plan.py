@@ -134,7 +134,7 @@ def _awaits_poll(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
     coordinator = _coordinator(running, snapshot)
     if coordinator is None or coordinator.over or coordinator.started is None or not coordinator.ip:
         return False
-    return not (snapshot.told.asked and snapshot.told.attempt == coordinator.attempt)
+    return not (snapshot.poll.asked and snapshot.poll.attempt == coordinator.attempt)
 
 
 def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
@@ -143,8 +143,8 @@ def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> boo
     if (
         coordinator is None
         or not coordinator.over
-        or snapshot.told.attempt != coordinator.attempt
-        or snapshot.told.heard_out
+        or snapshot.poll.attempt != coordinator.attempt
+        or snapshot.poll.heard_out
     ):
         return False
     return bool(last_evals([coordinator]))
@@ -152,7 +152,7 @@ def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> boo
 
 def _checkpoint_step(snapshot: Snapshot) -> int | None:
     """The newest checkpoint that a coordinator has reported, or that the status has."""
-    progress, status = snapshot.told.progress, snapshot.run.status
+    progress, status = snapshot.poll.progress, snapshot.run.status
     reported = progress.checkpoint.step if progress is not None and progress.checkpoint is not None else None
     written = status.checkpoint.step if status is not None and status.checkpoint is not None else None
     return max((each for each in (reported, written) if each is not None), default=None)
@@ -161,13 +161,13 @@ def _checkpoint_step(snapshot: Snapshot) -> int | None:
 def _load_assessment(snapshot: Snapshot) -> Assessment:
     """This operator's assessment, else the one that the status has from the operator before."""
     status = snapshot.run.status
-    if snapshot.told.judged is not None or status is None:
-        return snapshot.told.judged or Assessment()
+    if snapshot.poll.judged is not None or status is None:
+        return snapshot.poll.judged or Assessment()
     return Assessment(status.forecast, status.stop)
 
 
 def _observe(snapshot: Snapshot, history: History) -> ObservedState:
-    poll = snapshot.told
+    poll = snapshot.poll
     is_current = history.last is not None and poll.attempt == history.last.number
     progress = poll.progress
     # Until the new attempt answers, keep the progress of the attempt before: polls begin long before answers.
@@ -236,7 +236,7 @@ def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunSta
     observed, run = _advance(inputs.observed, history, action), inputs.run.model_copy(update={"status": old})
     status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
-    poll = inputs.snapshot.told
+    poll = inputs.snapshot.poll
     reported_attempt = poll.attempt if poll.heard is not None or poll.progress is None else poll.progress.attempt
     last_step = max((each.step for each in history.listed if each.number == reported_attempt), default=0)
     num_pods = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
@@ -282,7 +282,7 @@ def _until(inputs: _Inputs, history: History, action: Action) -> datetime | None
 
 def _step_due(inputs: _Inputs, running: AttemptStatus) -> Iterator[datetime]:
     """Yield when `watchdog.noStep` is due for a coordinator that answers but completes no step."""
-    poll = inputs.snapshot.told
+    poll = inputs.snapshot.poll
     still = poll.progress.still_seconds if poll.progress is not None and poll.attempt == running.number else None
     if still is not None and poll.heard is not None:
         yield poll.heard + timedelta(seconds=longest_step_seconds(inputs.run) - still + 1.0)

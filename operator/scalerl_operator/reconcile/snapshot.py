@@ -12,7 +12,7 @@ from scalerl_operator.run.observed import Assessment
 
 @dataclass(frozen=True)
 class PollResult:
-    """What the running coordinator has told this operator, and what that means."""
+    """Everything that polls of the running coordinator brought, and the assessment of it."""
 
     watched: datetime | None = None
     """Since when it is asked; None before."""
@@ -39,4 +39,4 @@ class Snapshot:
 
     run: ObservedRun
     pods: tuple[ObservedPod, ...] = ()
-    told: PollResult = field(default_factory=PollResult)
+    poll: PollResult = field(default_factory=PollResult)

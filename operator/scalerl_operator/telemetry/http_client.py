@@ -1,4 +1,4 @@
-"""A peer that is asked over HTTP, and one deadline for all answers: bytes that drip do not extend it. I/O."""
+"""An HTTP connection with one deadline for all responses, which a slow stream of bytes does not extend. I/O."""
 
 import http.client
 import io
@@ -13,11 +13,11 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class TooLong(http.client.HTTPException):
-    """The answer is larger than any that is meant."""
+    """The response is larger than any valid one."""
 
 
 class Peer:
-    """One connection, which is made when something is asked.
+    """One connection, opened by the first request.
 
     Args:
         seconds: from now until the last byte of the last answer.
@@ -64,7 +64,7 @@ class Peer:
 
 
 class _Reader(io.RawIOBase):
-    """Bytes as they come, status line and headers too; before each wait it is told how long that may be."""
+    """Reads bytes as they arrive, headers included; sets the socket's timeout before each read."""
 
     def __init__(self, source: io.RawIOBase, prepare: Callable[[], None]):
         self._source = source

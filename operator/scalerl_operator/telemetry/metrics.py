@@ -79,7 +79,7 @@ class OperatorMetrics:
         return generate_latest(self.registry)
 
     def set_leading(self, leading: bool) -> None:
-        """Say whether this replica leads; only then it knows how runs are, and says so."""
+        """Set whether this replica is the leader; only the leader exports the series of runs."""
         self.leader.set(float(leading))
         self._runs.shown = leading
 
@@ -87,13 +87,13 @@ class OperatorMetrics:
         """Count a write to the API server."""
         self.writes.labels(verb, kind).inc()
 
-    def show_run(self, key: Key, status: RLRunStatus | None, told: PollResult) -> None:
-        """Show a run as a pass has seen it."""
-        self._runs.views[key] = RunMetricsView(status, told)
+    def show_run(self, key: Key, status: RLRunStatus | None, poll: PollResult) -> None:
+        """Show a run as of its last pass."""
+        self._runs.views[key] = RunMetricsView(status, poll)
 
-    def show_told(self, key: Key, told: PollResult) -> None:
-        """Show what a run's coordinator has told since."""
-        self._runs.views[key] = replace(self._runs.views.get(key, RunMetricsView()), told=told)
+    def show_poll(self, key: Key, poll: PollResult) -> None:
+        """Show the newest poll of a run."""
+        self._runs.views[key] = replace(self._runs.views.get(key, RunMetricsView()), poll=poll)
 
     def forget_run(self, key: Key) -> None:
         """Drop the series of a run that is deleted."""
@@ -101,7 +101,7 @@ class OperatorMetrics:
 
 
 class _Runs(Collector):
-    """The samples are made when they are asked for: a run has at most some 70, whatever happens to it."""
+    """Builds the samples at each scrape: a run has at most some 70."""
 
     def __init__(self) -> None:
         self.views: dict[Key, RunMetricsView] = {}

@@ -1,7 +1,7 @@
-"""Asks the running coordinators how far they are, and judges their points, both away from the event loop. I/O.
+"""Polls the running coordinators and assesses their evaluations, both outside the event loop's thread. I/O.
 
-Everything here is rebuilt from the coordinators when an operator starts: who asks since 0 is told the whole history.
-Where the user names a Prometheus server, that is asked about coordinators that do not answer.
+All state is rebuilt from the coordinators when an operator starts: `since=0` returns the full history. A Prometheus
+server, if the user names one, is queried about coordinators that do not answer.
 """
 
 import asyncio
@@ -29,31 +29,31 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
-PARALLEL = 32  # questions at a time: 1,000 coordinators that answer in 50 ms take 2 s; 32 dead ones delay others 3 s
-MISSES = 3  # answers in a row that a coordinator owes before a Prometheus server is asked about it
-READ_SECONDS = 30.0  # between two such readings of one run: nothing is scraped much oftener
+PARALLEL = 32  # polls at a time: 1,000 coordinators that answer in 50 ms take 2 s; 32 dead ones delay others by 3 s
+MISSES = 3  # missed polls in a row before the Prometheus server is queried about a coordinator
+READ_SECONDS = 30.0  # between two queries about one run: scrapes are hardly more frequent
 ASSESS_SECONDS = 30.0  # for the point in a termination message; after that the run ends with the forecast it has
-READERS = 4  # at a time: a server that labours under its own load must not get ours on top
+READERS = 4  # queries at a time, so that an overloaded server is not loaded further
 
 Ask = Callable[[str, str, int], Progress]
 """(host:port, token, since) -> the answer. Raises TelemetryError."""
 Read = Callable[[Question], Reading]
-"""What a Prometheus server has of a run. Raises TelemetryError."""
+"""Returns the Prometheus server's data of a run. Raises TelemetryError."""
 
 
 @dataclass(frozen=True)
 class PollerDeps:
-    """What the poller needs from outside."""
+    """Clock, tokens, queue and clients of the poller."""
 
     now: Callable[[], datetime]
     token: Callable[[str], str]
     """From a run's uid to its coordinator's token."""
     dirty: Callable[[Key], None]
-    """Told of a run about which something is news."""
+    """Called with a run's key when something about it has changed."""
     ask: Ask = lambda address, token, since: fetch_progress(address, token, since, timeout_seconds=ANSWER_SECONDS)
     poll_seconds: float = POLL_SECONDS
     read: Read | None = None
-    """None: no server is named."""
+    """None without a Prometheus server."""
     read_seconds: float = READ_SECONDS
 
 
@@ -78,7 +78,7 @@ class _PolledRun:
 
 
 class ProgressPoller:
-    """The poller."""
+    """Polls every coordinator of the informer cache and keeps what is known of each run."""
 
     def __init__(self, store: InformerCache, gauges: OperatorMetrics, deps: PollerDeps):
         self._store = store
@@ -90,7 +90,7 @@ class ProgressPoller:
         self._fitters: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fit")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def told(self, run: ObservedRun) -> PollResult:
+    def poll_result(self, run: ObservedRun) -> PollResult:
         """Return what is known of `run` now."""
         polled = self._runs.get(run.key)
         if polled is None or polled.uid != run.uid:
@@ -134,7 +134,7 @@ class ProgressPoller:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Wait for nothing: answers under way are for nobody."""
+        """Cancel the polls under way; nothing waits for them."""
         for task in list(self._tasks):
             task.cancel()
         for pool in (self._askers, self._readers, self._fitters):
@@ -159,7 +159,7 @@ class ProgressPoller:
             polled.due = time.monotonic() + self._deps.poll_seconds
             polled.busy = False
         if self._runs.get(run.key) is polled:  # else it was deleted meanwhile, and its series with it
-            self._gauges.show_told(run.key, self.told(run))
+            self._gauges.show_poll(run.key, self.poll_result(run))
 
     async def _finish(self, run: ObservedRun, pod: ObservedPod, polled: _PolledRun) -> None:
         """Assess the point in a coordinator's termination message. In any case, nothing waits for it after this.

@@ -1,4 +1,4 @@
-"""Asks a coordinator how far it is: the client of `/v1/progress`. I/O."""
+"""The client of a coordinator's `/v1/progress`. I/O."""
 
 import http.client
 from contextlib import closing
@@ -10,7 +10,7 @@ from scalerl_operator.telemetry.http_client import Peer
 
 
 class TelemetryError(Exception):
-    """The coordinator did not answer, or not with its progress. One missed answer says nothing about the run."""
+    """The coordinator did not answer, or not with a Progress. One missed poll does not affect the run."""
 
 
 def fetch_progress(address: str, token: str, since: int, *, timeout_seconds: float) -> Progress:

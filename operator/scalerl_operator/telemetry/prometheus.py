@@ -1,4 +1,4 @@
-"""Reads a run's points from a Prometheus server, where the user names one. I/O."""
+"""Reads a run's evaluations and progress from the user's Prometheus server. I/O."""
 
 import http.client
 import json
@@ -24,24 +24,24 @@ from scalerl_operator.telemetry.promql import (
     state_query,
 )
 
-ANSWER_SECONDS = 10.0  # of all questions about one run together
+ANSWER_SECONDS = 10.0  # for all queries about one run together
 
 
 @dataclass(frozen=True)
 class PrometheusClient:
-    """Where it is and how it is spoken to."""
+    """URL and credentials of the server."""
 
     url: str
-    """Up to what stands before /api/v1."""
+    """The part before /api/v1."""
     token_file: Path | None = None
-    """Read for every reading: such tokens are replaced while the operator runs."""
+    """Read again for every query: such tokens rotate while the operator runs."""
     ca_file: Path | None = None
-    """Whom to trust; None: the system's."""
+    """Certificate authorities; None: the system's."""
     answer_seconds: float = ANSWER_SECONDS
 
 
 def fetch_reading(server: PrometheusClient, question: Question) -> Reading:
-    """Return what the server has of a run. Raises TelemetryError; then it has said nothing about the run."""
+    """Return the server's data of a run. Raises TelemetryError, which carries no information about the run."""
     try:
         with closing(_Session(server)) as session:
             span = evals_span(question)
@@ -58,7 +58,7 @@ def fetch_reading(server: PrometheusClient, question: Question) -> Reading:
 
 
 class _Session:
-    """The server, and what is written on each question to it."""
+    """One connection to the server, with path prefix and headers."""
 
     def __init__(self, server: PrometheusClient):
         parts = urlsplit(server.url)
@@ -85,7 +85,7 @@ class _Session:
 
 
 def _complaint(body: bytes) -> str:
-    """The server's own words, if it has any."""
+    """The server's error message, if it has one."""
     try:
         return str(json.loads(body)["error"])[:300]
     except (ValueError, KeyError, TypeError):

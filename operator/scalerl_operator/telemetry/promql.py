@@ -1,4 +1,4 @@
-"""What a Prometheus server knows of a run, as what its coordinator would have told: PromQL out, JSON in. PURE.
+"""Builds PromQL for a run, and parses the server's JSON into evaluations and a Progress. PURE.
 
 Every newest evaluation has series of its own, whose labels are the whole numbers of an EvalPoint and whose values the
 others; nothing is derived from rates or from when a sample was taken, so that missed scrapes, resets and clocks that
@@ -48,7 +48,7 @@ ROLES = ("trainer", "generator")
 
 
 class SeriesError(ValueError):
-    """Not what a Prometheus server answers, or its refusal."""
+    """The response is an error, or not one of a Prometheus server."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Question:
-    """Whom a reading is about, and from when on."""
+    """The run and the time span of a query."""
 
     run: str
     uid: str
@@ -73,14 +73,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the server has."""
+    """The data of a run on the server."""
 
     evals: tuple[EvalPoint, ...] = ()
     """Of all attempts, without doubles, in order of their index."""
     progress: Progress | None = None
     """As it was scraped last; None if the coordinator is not being scraped. It has no evals and no checkpoint."""
     age_seconds: float = math.inf
-    """How long ago that was, by the server's own clock."""
+    """Age of that scrape, by the server's clock."""
 
 
 @dataclass(frozen=True)

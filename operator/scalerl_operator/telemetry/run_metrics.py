@@ -53,14 +53,14 @@ MetricSample = tuple[str, tuple[str, ...], float]
 
 @dataclass(frozen=True)
 class RunMetricsView:
-    """What is known of a run: its status, and what its coordinator has told since it was written."""
+    """A run's stored status, and the polls since."""
 
     status: RLRunStatus | None = None
-    told: PollResult = field(default_factory=PollResult)
+    poll: PollResult = field(default_factory=PollResult)
 
 
 def list_samples(view: RunMetricsView) -> Iterator[MetricSample]:
-    """Yield every sample of a run. What is not known has none."""
+    """Yield every sample of a run; an unknown number has none."""
     status = view.status
     yield "state", (state_word(status),), 1.0
     if status is not None:
@@ -70,41 +70,41 @@ def list_samples(view: RunMetricsView) -> Iterator[MetricSample]:
     yield from _progress(view)
     yield from _cost(view)
     yield from _forecast(_last_forecast(view))
-    yield from _curve(view.told)
+    yield from _curve(view.poll)
 
 
 def _progress(view: RunMetricsView) -> Iterator[MetricSample]:
-    """How far it is: of a run that is over what its coordinator's last words said, else what it told last."""
-    status, told = view.status, view.told
+    """The progress: by the stored status if the run is over, else by the last answer."""
+    status, poll = view.status, view.poll
     written = status.progress if status is not None else None
-    progress = told.progress if told.progress is not None and not is_over(status) else written
+    progress = poll.progress if poll.progress is not None and not is_over(status) else written
     if progress is not None:
         yield "step", (), float(progress.step)
         yield "compute_gpu_hours", (), progress.compute_gpu_hours
-    measured = surviving(told.evals)
+    measured = surviving(poll.evals)
     if measured and not is_over(status):
         yield "pass_rate", (), measured[-1].pass_rate
     elif written is not None and written.pass_rate is not None:
         yield "pass_rate", (), written.pass_rate
-    if told.eta_seconds is not None and not is_over(status):
-        yield "eta_seconds", (), told.eta_seconds
+    if poll.eta_seconds is not None and not is_over(status):
+        yield "eta_seconds", (), poll.eta_seconds
 
 
 def _cost(view: RunMetricsView) -> Iterator[MetricSample]:
-    """The larger of what is written and what was told: neither holds anything twice."""
+    """By role, the larger of the stored and the polled number: neither counts anything twice."""
     spent: dict[str, float] = {}
     if view.status is not None and view.status.cost is not None:
         spent.update(view.status.cost.gpu_seconds)
-    if view.told.progress is not None:
-        for role, seconds in view.told.progress.gpu_seconds.items():
+    if view.poll.progress is not None:
+        for role, seconds in view.poll.progress.gpu_seconds.items():
             spent[role] = max(seconds, spent.get(role, 0.0))
     for role, seconds in spent.items():
         yield "gpu_seconds", (role,), seconds
 
 
 def _last_forecast(view: RunMetricsView) -> ForecastStatus | None:
-    if view.told.judged is not None and view.told.judged.forecast is not None:
-        return view.told.judged.forecast
+    if view.poll.judged is not None and view.poll.judged.forecast is not None:
+        return view.poll.judged.forecast
     return view.status.forecast if view.status is not None else None
 
 
@@ -125,8 +125,8 @@ def _forecast(found: ForecastStatus | None) -> Iterator[MetricSample]:
     yield from ((name, (), value) for name, value in numbers.items() if value is not None)
 
 
-def _curve(told: PollResult) -> Iterator[MetricSample]:
-    trace = told.trace
+def _curve(poll: PollResult) -> Iterator[MetricSample]:
+    trace = poll.trace
     if trace is None:
         return
     if trace.budget_gpu_hours is not None:

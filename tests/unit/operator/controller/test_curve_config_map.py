@@ -39,9 +39,9 @@ class Desk:
 
     def tell(self, evals: tuple[EvalPoint, ...], step: int = 40) -> None:
         latest = StepRecord(step=step, time=0.0, attempt=1, compute_gpu_hours=0.1, values={"entropy": 0.5})
-        told = {"run": "tiny", "attempt": 1, "phase": "training", "step": step, "version": step, "time": 0.0}
-        progress = Progress(**told, compute_gpu_hours=0.1, latest=latest)
-        self.snapshot = replace(self.snapshot, told=PollResult(asked=True, attempt=1, progress=progress, evals=evals))
+        given = {"run": "tiny", "attempt": 1, "phase": "training", "step": step, "version": step, "time": 0.0}
+        progress = Progress(**given, compute_gpu_hours=0.1, latest=latest)
+        self.snapshot = replace(self.snapshot, poll=PollResult(asked=True, attempt=1, progress=progress, evals=evals))
 
     def keep(self) -> None:
         assert self.curves.is_due(self.snapshot)

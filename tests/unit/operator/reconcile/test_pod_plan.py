@@ -75,7 +75,7 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
     def make(
         pods: Sequence[ObservedPod] = ALL,
         attempts: Sequence[AttemptStatus] = (attempt(),),
-        told: PollResult = HEARD,
+        poll: PollResult = HEARD,
         **spec: Any,
     ) -> Snapshot:
         given = {
@@ -97,7 +97,7 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
             run=run,
             status=RLRunStatus(attempts=list(attempts)) if attempts else None,
         )
-        return Snapshot(seen, tuple(pods), told)
+        return Snapshot(seen, tuple(pods), poll)
 
     return make
 
@@ -130,17 +130,17 @@ DRAINED_MEMBER = (pod("trainer-0"), pod("trainer-1", deleting=NOW + timedelta(se
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
 
 ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
-    ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "told": PollResult()},
+    ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "poll": PollResult()},
      create("trainer-1", "trainer-0", "generator-0", "generator-1", "generator-2", number=1), "Pending"),
     ("members before the coordinator, so that a coordinator's pod says that the gang is whole",
-     {"pods": GENERATORS, "attempts": (FRESH,), "told": PollResult()}, create("trainer-1", "trainer-0"), "Pending"),
+     {"pods": GENERATORS, "attempts": (FRESH,), "poll": PollResult()}, create("trainer-1", "trainer-0"), "Pending"),
     ("what was made before a crash of the operator is not made again",
-     {"pods": (pod("trainer-1"), *GENERATORS), "attempts": (FRESH,), "told": PollResult()},
+     {"pods": (pod("trainer-1"), *GENERATORS), "attempts": (FRESH,), "poll": PollResult()},
      create("trainer-0"), "Pending"),
     ("a healthy run is left alone", {}, (), "Training"),
-    ("a coordinator that this operator has not asked yet is not judged", {"told": PollResult()}, (), "-"),
+    ("a coordinator that this operator has not asked yet is not judged", {"poll": PollResult()}, (), "-"),
     ("a waiting coordinator has nothing to tell, and no deadline runs",
-     {"attempts": (attempt(started=None, created=ago(9000)),), "told": PollResult(),
+     {"attempts": (attempt(started=None, created=ago(9000)),), "poll": PollResult(),
       "pods": (pod("trainer-0", phase="Pending", started=None), pod("trainer-1"), *GENERATORS)}, (), "Pending"),
     ("a generator that is missing is made alone", {"pods": ALL[:-1]}, create("generator-2"), "Training"),
     ("a generator that was evicted goes, the trainers stay",
@@ -155,9 +155,9 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      create("generator-3", "generator-4"), "Training"),
     ("fewer trainers are for the next attempt", {"trainer": {"replicas": 1, "gpusPerReplica": 0}}, (), "Training"),
     ("more trainers are for the next attempt", {"trainer": {"replicas": 4, "gpusPerReplica": 0}}, (), "Training"),
-    ("a policy asks the coordinator alone: its members save with it", {"told": stopped("Enforce")}, delete("trainer-0"),
+    ("a policy asks the coordinator alone: its members save with it", {"poll": stopped("Enforce")}, delete("trainer-0"),
      "Stopping"),
-    ("an observing policy does nothing", {"told": stopped("Observe")}, (), "Training"),
+    ("an observing policy does nothing", {"poll": stopped("Observe")}, (), "Training"),
     ("who was asked is not asked again",
      {"attempts": (ASKED,), "pods": (pod("trainer-0", deleting=NOW + timedelta(seconds=300)), *ALL[1:])}, (),
      "Stopping"),
@@ -170,7 +170,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("suspended and saved: all devices are free",
      {"suspend": True, "attempts": (attempt(stop_cause="Suspended", stop_time=ago(9)),), "pods": COORDINATOR_GONE},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Suspended"),
-    ("suspended before anything was made", {"suspend": True, "attempts": (), "pods": (), "told": PollResult()}, (),
+    ("suspended before anything was made", {"suspend": True, "attempts": (), "pods": (), "poll": PollResult()}, (),
      "Suspended"),
     ("resumed: the next attempt, at once",
      {"attempts": (attempt(stop_cause="Suspended", stop_time=ago(9), ended=ago(1)),), "pods": ()},
@@ -201,15 +201,15 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("nor is there on a node that does not answer: no pod of it is ready",
      {"pods": (pod("trainer-0"), pod("trainer-1", ready=False, deleting=NOW + timedelta(seconds=270)), *GENERATORS),
       "attempts": (attempt(stop_cause="GangBroken", stop_time=ago(60)),)}, delete("trainer-0", now=True), "Stopping"),
-    ("a coordinator that answers and stands still is asked to save", {"told": STILL, **PATIENT}, delete("trainer-0"),
+    ("a coordinator that answers and stands still is asked to save", {"poll": STILL, **PATIENT}, delete("trainer-0"),
      "Stopping"),
-    ("as long as a step may take", {"told": STILL, "watchdog": {"noStep": {"seconds": 902}}}, (), "Training"),
-    ("the watchdog's warning does nothing", {"told": STILL, "watchdog": {"noStep": {"seconds": 900, "action": "Warn"}}},
+    ("as long as a step may take", {"poll": STILL, "watchdog": {"noStep": {"seconds": 902}}}, (), "Training"),
+    ("the watchdog's warning does nothing", {"poll": STILL, "watchdog": {"noStep": {"seconds": 900, "action": "Warn"}}},
      (), "Training"),
-    ("the answer of the attempt before is not judged", {"told": replace(STILL, attempt=3), "attempts": (attempt(),)},
+    ("the answer of the attempt before is not judged", {"poll": replace(STILL, attempt=3), "attempts": (attempt(),)},
      (), "-"),
     ("an attempt whose pods do not all begin in time is ended: 510 s since they were asked for",
-     {"pods": WAITING, "told": HEARD, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 510}},
+     {"pods": WAITING, "poll": HEARD, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 510}},
      delete("trainer-0", "generator-0", "generator-1", "generator-2"), "Stopping"),
     ("a second earlier it is not", {"pods": WAITING, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 511}},
      (), "Training"),
@@ -321,7 +321,7 @@ def test_the_last_words_are_kept(snapshot: Callable[..., Snapshot], point: Calla
     pods = (ended("trainer-0", 1, termination_message=words), *ALL[1:])
     waits = plan_pods(snapshot(pods=pods), NOW, LIMITS)
     assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
-    plan = plan_pods(snapshot(pods=pods, told=replace(HEARD, heard_out=True)), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=pods, poll=replace(HEARD, heard_out=True)), NOW, LIMITS)
     assert plan.status is not None
     closed = plan.status.attempts[0]
     assert (closed.said, closed.step, closed.checkpoint_step, closed.error) == ("Failed", 119, 110, "no space")
@@ -376,7 +376,7 @@ def test_whose_fault_an_end_is(
 def test_what_pods_wait_for_is_said(snapshot: Callable[..., Snapshot]) -> None:
     unborn = attempt(started=None, seen=False, created=ago(40))
     pulls = pod("generator-1", phase="Pending", started=None, unscheduled="ImagePullBackOff")
-    found = snapshot(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), told=PollResult())
+    found = snapshot(pods=(WAITING[1], GENERATORS[0], pulls), attempts=(unborn,), poll=PollResult())
     plan = plan_pods(found, NOW, LIMITS)
     assert plan.status is not None
     progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
@@ -390,7 +390,7 @@ def test_what_pods_wait_for_is_said(snapshot: Callable[..., Snapshot]) -> None:
 
 
 def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapshot: Callable[..., Snapshot]) -> None:
-    told = replace(
+    poll = replace(
         HEARD,
         progress=Progress(
             run="tiny", attempt=4, phase="starting", detail="waiting for a generator", step=0, version=0,
@@ -398,7 +398,7 @@ def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapsh
         ),
     )  # fmt: skip
     crashing = pod("generator-2", started=None, unscheduled="CrashLoopBackOff: back-off 5m0s")
-    plan = plan_pods(snapshot(pods=(*ALL[:4], crashing), told=told), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=(*ALL[:4], crashing), poll=poll), NOW, LIMITS)
     assert plan.status is not None
     progressing = next(each for each in plan.status.conditions if each.type == "Progressing")
     assert (progressing.reason, progressing.message) == (
@@ -412,8 +412,8 @@ def test_a_coordinator_that_has_not_answered_is_not_said_to_train(snapshot: Call
     before = attempt(3, started=ago(900), ended=ago(520), stop_cause="Suspended", said="Stopped", step=33, exit_code=0)
     assert HEARD.progress is not None
     earlier = HEARD.progress.model_copy(update={"attempt": 3, "generators_ready": 3})
-    told = replace(HEARD, heard=None, progress=earlier)
-    status = plan_pods(snapshot(attempts=(before, attempt()), told=told), NOW, LIMITS).status
+    poll = replace(HEARD, heard=None, progress=earlier)
+    status = plan_pods(snapshot(attempts=(before, attempt()), poll=poll), NOW, LIMITS).status
     assert status is not None
     assert status.progress is not None
     assert (state_word(status), status.progress.step) == ("Starting", 33)
@@ -423,7 +423,7 @@ def test_a_coordinator_that_has_not_answered_is_not_said_to_train(snapshot: Call
 def test_why_it_is_ended_is_written_with_the_intention(snapshot: Callable[..., Snapshot]) -> None:
     pending = snapshot(pods=WAITING, deadlines={"checkpointSeconds": 300, "pendingSeconds": 510})
     for found, cause, message in (
-        (snapshot(told=STILL, **PATIENT), "WatchdogRestart", "NoStep: no step has ended for 900 s; 31 are done"),
+        (snapshot(poll=STILL, **PATIENT), "WatchdogRestart", "NoStep: no step has ended for 900 s; 31 are done"),
         (pending, "PendingDeadline", f"1 of 2 trainer pods run; trainer-1: {FULL}"),
         (snapshot(pods=BROKEN_MEMBER), "GangBroken", "trainer-1 is lost"),
     ):
@@ -466,7 +466,7 @@ def test_when_to_look_again(snapshot: Callable[..., Snapshot]) -> None:
     assert plan_pods(snapshot(pods=lost), NOW, LIMITS).until == NOW + timedelta(seconds=10)
     # Heard 2 s ago, 860 s after the last step: 900 s are over in 38 s, and a second later that is sure.
     standing = HEARD.progress.model_copy(update={"still_seconds": 860.0}) if HEARD.progress is not None else None
-    assert plan_pods(snapshot(told=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
+    assert plan_pods(snapshot(poll=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
         NOW + timedelta(seconds=39)
     )
     short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}

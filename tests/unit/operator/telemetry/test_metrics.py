@@ -72,8 +72,8 @@ def gauges() -> OperatorMetrics:
 
 def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, point: Point) -> None:
     evals = (point(0), point(1, pass_rate=0.44), point(2, dataset="sums", pass_rate=0.9))
-    told = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, judged=Assessment(FORECAST), trace=TRACE)
-    gauges.show_run(KEY, status(), told)
+    poll = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, judged=Assessment(FORECAST), trace=TRACE)
+    gauges.show_run(KEY, status(), poll)
     found = samples(gauges)
     grid = {name: value for name, value in found.items() if name.startswith("curve_")}
     assert {name: value for name, value in found.items() if name not in grid} == {
@@ -105,10 +105,10 @@ def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, poi
 
 def test_a_run_has_a_bounded_number_of_series_however_long_it_trains(gauges: OperatorMetrics, point: Point) -> None:
     def count(evals: int) -> int:
-        told = PollResult(
+        poll = PollResult(
             progress=progress(), evals=tuple(map(point, range(evals))), eta_seconds=1.0, judged=Assessment(FORECAST)
         )
-        gauges.show_run(KEY, status(), told)
+        gauges.show_run(KEY, status(), poll)
         return len(samples(gauges))
 
     assert count(2) == count(500)
@@ -152,8 +152,8 @@ def test_no_gpu_second_is_counted_twice(gauges: OperatorMetrics) -> None:
 
 def test_of_a_run_that_is_over_the_last_words_count(gauges: OperatorMetrics, point: Point) -> None:
     last = ProgressStatus(phase="Finished", step=44, version=44, pass_rate=0.5, compute_gpu_hours=0.6)
-    told = PollResult(progress=progress(), evals=(point(0, pass_rate=0.4),), eta_seconds=3.0)
-    gauges.show_run(KEY, status("Finished", "Complete", progress=last), told)
+    poll = PollResult(progress=progress(), evals=(point(0, pass_rate=0.4),), eta_seconds=3.0)
+    gauges.show_run(KEY, status("Finished", "Complete", progress=last), poll)
     found = samples(gauges)
     assert (found["step"], found["pass_rate"], found["compute_gpu_hours"]) == (44.0, 0.5, 0.6)
     assert "eta_seconds" not in found
@@ -178,7 +178,7 @@ def test_a_refused_forecast_shows_no_number_to_believe(gauges: OperatorMetrics) 
 
 def test_what_a_coordinator_tells_between_passes_is_shown_at_once(gauges: OperatorMetrics) -> None:
     gauges.show_run(KEY, status(), PollResult(progress=progress()))
-    gauges.show_told(KEY, PollResult(progress=progress(step=42, compute_gpu_hours=0.51)))
+    gauges.show_poll(KEY, PollResult(progress=progress(step=42, compute_gpu_hours=0.51)))
     found = samples(gauges)
     assert (found["step"], found["compute_gpu_hours"], found["state{state=Training}"]) == (42.0, 0.51, 1.0)
 

@@ -1,4 +1,4 @@
-"""The poller: what it remembers of coordinators, over restarts of theirs, with coordinators that are functions."""
+"""The poller's state of coordinators over their restarts; the coordinators are functions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ KEY = ("research", "tiny")
 
 
 class World:
-    """A store with one run and its coordinator, who answers what `answer` says.
+    """An informer cache with one run and its coordinator, which returns `answer`.
 
     And a Prometheus, if `reading` is set.
     """
@@ -73,8 +73,8 @@ class World:
         self.store.put_pod(pod)
 
     @property
-    def told(self) -> PollResult:
-        return self.coordinators.told(self.run)
+    def result(self) -> PollResult:
+        return self.coordinators.poll_result(self.run)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         polling = asyncio.create_task(self.coordinators.poll_forever())
@@ -115,15 +115,15 @@ def play(story: Awaitable[None]) -> None:
 
 
 def test_a_coordinator_is_asked_at_its_pod_with_its_runs_token(world: World) -> None:
-    assert world.told == PollResult()
+    assert world.result == PollResult()
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.asked))
+    play(world.until(lambda: world.result.asked))
     assert world.asked[0] == ("10.9.8.7:8480", "token of u1", 0)
-    told = world.told
-    assert (told.attempt, told.heard, told.watched) == (1, NOW, NOW)
-    assert told.progress is not None
-    assert told.progress.step == 7
-    assert world.dirty == [KEY], "an answer that says nothing new marks nothing"
+    result = world.result
+    assert (result.attempt, result.heard, result.watched) == (1, NOW, NOW)
+    assert result.progress is not None
+    assert result.progress.step == 7
+    assert world.dirty == [KEY], "an unchanged answer marks nothing"
 
 
 def test_an_address_of_ipv6_is_put_in_brackets(world: World) -> None:
@@ -136,7 +136,7 @@ def test_a_coordinator_that_does_not_answer_was_asked(world: World) -> None:
     world.answer = silent
     world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 2))
-    assert (world.told.asked, world.told.progress, world.told.heard) == (True, None, None)
+    assert (world.result.asked, world.result.progress, world.result.heard) == (True, None, None)
     assert world.dirty == [KEY]
 
 
@@ -144,9 +144,9 @@ def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.judged is not None and len(world.asked) > 5))
+    play(world.until(lambda: world.result.judged is not None and len(world.asked) > 5))
     assert [since for _, _, since in world.asked][:3] == [0, 3, 3]
-    assert world.told.evals == points
+    assert world.result.evals == points
     assert b"scalerl_operator_fits_total 1.0" in world.gauges.render()
 
 
@@ -154,16 +154,16 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(4))
     world.answer = lambda since: progress(evals=points[since:3])
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.judged is not None))
-    assert (world.told.evals, world.told.heard_out) == (points[:3], False)
+    play(world.until(lambda: world.result.judged is not None))
+    assert (world.result.evals, world.result.heard_out) == (points[:3], False)
     words = Termination(reason="Finished", step=40, last_eval=points[3]).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
-    play(world.until(lambda: world.told.heard_out))
-    assert (world.told.evals, world.dirty[-1]) == (points, KEY)
+    play(world.until(lambda: world.result.heard_out))
+    assert (world.result.evals, world.dirty[-1]) == (points, KEY)
     assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
     world.put_coordinator(2, version=20)
-    play(world.until(lambda: world.told.attempt == 2))
-    assert not world.told.heard_out, "another coordinator, other words"
+    play(world.until(lambda: world.result.attempt == 2))
+    assert not world.result.heard_out, "another coordinator, another termination message"
 
 
 def test_last_words_alone_are_not_judged(world: World, point: Callable[..., EvalPoint]) -> None:
@@ -173,31 +173,31 @@ def test_last_words_alone_are_not_judged(world: World, point: Callable[..., Eval
     """
     world.answer = silent
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.asked))
+    play(world.until(lambda: world.result.asked))
     words = Termination(reason="Finished", step=40, last_eval=point(3)).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
-    play(world.until(lambda: world.told.heard_out))
-    assert (world.told.evals, world.told.judged) == ((), None)
+    play(world.until(lambda: world.result.heard_out))
+    assert (world.result.evals, world.result.judged) == ((), None)
 
 
 def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(world: World) -> None:
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message='{"reason": "Finished"}')
     play(world.until(lambda: world.coordinators._tasks == set()))
-    assert world.told == PollResult()
+    assert world.result == PollResult()
 
 
 def test_a_new_coordinator_counts_its_points_by_its_own_numbers(world: World, point: Callable[..., EvalPoint]) -> None:
     old = (point(0), point(1), point(2))
     world.answer = lambda since: progress(evals=old[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: len(world.told.evals) == 3))
+    play(world.until(lambda: len(world.result.evals) == 3))
     world.asked.clear()
     world.put_coordinator(2)
     redone = (point(0), point(1), point(2, attempt=2, pass_rate=0.5))
     world.answer = lambda since: progress(attempt=2, evals=redone[since:])
-    play(world.until(lambda: world.told.attempt == 2 and world.told.evals[-1].pass_rate == 0.5))
+    play(world.until(lambda: world.result.attempt == 2 and world.result.evals[-1].pass_rate == 0.5))
     assert world.asked[0][2] == 0
-    assert len(world.told.evals) == 3
+    assert len(world.result.evals) == 3
 
 
 def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
@@ -212,16 +212,16 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
     lost = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(5))
     world.answer = lambda since: progress(evals=lost[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.judged is not None))
+    play(world.until(lambda: world.result.judged is not None))
     world.put_coordinator(2)
     known = list(lost[:2])
     world.answer = lambda since: progress(attempt=2, evals=tuple(known[since:]))
     for step in range(2, 6):
         known.append(point(step, attempt=2, compute_gpu_hours=0.1 + 0.02 * step, pass_rate=0.4 + 0.01 * step))
         play(world.until(lambda: fits() == len(known) - 1))
-        assert world.told.judged is not None
-        assert world.told.judged.forecast is not None
-        assert world.told.judged.forecast.points == len(known)
+        assert world.result.judged is not None
+        assert world.result.judged.forecast is not None
+        assert world.result.judged.forecast.points == len(known)
         world.asked.clear()
         play(world.until(lambda: len(world.asked) > 5))
         assert fits() == len(known) - 1, "once"
@@ -229,8 +229,8 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
 
 def test_a_run_of_the_same_name_is_another(world: World) -> None:
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.asked))
-    assert world.coordinators.told(replace(world.run, uid="u2")) == PollResult()
+    play(world.until(lambda: world.result.asked))
+    assert world.coordinators.poll_result(replace(world.run, uid="u2")) == PollResult()
 
 
 def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
@@ -239,20 +239,20 @@ def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
     points = tuple(point(index, pass_rate=0.6) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.judged is not None))
-    assert world.told.judged is not None
-    assert world.told.judged.stop is None
+    play(world.until(lambda: world.result.judged is not None))
+    assert world.result.judged is not None
+    assert world.result.judged.stop is None
     policy = {"name": "enough", "when": {"passRate": {"above": 0.5}}, "for": 2}
     edited = replace(world.run, version=2, generation=2, run=make_run(stopPolicies=[policy]))
     world.store.put_run(edited)
-    play(world.until(lambda: world.told.judged is not None and world.told.judged.stop is not None))
+    play(world.until(lambda: world.result.judged is not None and world.result.judged.stop is not None))
 
 
 def test_what_is_forgotten_leaves_no_series(world: World) -> None:
     world.put_coordinator(1)
     play(world.until(lambda: b'scalerl_run_step{namespace="research",run="tiny"} 7.0' in world.gauges.render()))
     world.coordinators.forget(KEY)
-    assert world.told == PollResult()
+    assert world.result == PollResult()
     assert b'run="tiny"' not in world.gauges.render()
 
 
@@ -312,15 +312,15 @@ def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
     world.begin(with_prometheus=True)
     world.answer = lambda since: progress(evals=points[:2][since:])
     world.put_coordinator(1)
-    play(world.until(lambda: len(world.told.evals) == 2))
+    play(world.until(lambda: len(world.result.evals) == 2))
     world.answer = silent
     world.reading = lambda _question: Reading(points[1:5])
-    play(world.until(lambda: len(world.told.evals) == 5 and world.told.judged is not None))
-    assert world.told.evals == points[:5]
+    play(world.until(lambda: len(world.result.evals) == 5 and world.result.judged is not None))
+    assert world.result.evals == points[:5]
     world.asked.clear()
     world.answer = lambda since: progress(evals=points[since:])
-    play(world.until(lambda: len(world.told.evals) == 6))
-    assert world.asked[0][2] == 2, "what a coordinator has not told itself is asked of it"
+    play(world.until(lambda: len(world.result.evals) == 6))
+    assert world.asked[0][2] == 2, "points that the coordinator has not sent are still requested from it"
 
 
 def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_out_of_reach(
@@ -333,8 +333,8 @@ def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_
     for _ in range(2):
         world.begin(with_prometheus=True)
         world.questions.clear()
-        play(world.until(lambda: world.told.judged is not None))
-        assert world.told.evals == points
+        play(world.until(lambda: world.result.judged is not None))
+        assert world.result.evals == points
         assert world.questions[0].since == CREATED, "from the run's beginning, for nothing is known"
 
 
@@ -356,8 +356,8 @@ def test_a_restart_of_the_coordinator_counts_the_surviving_points(world: World, 
     world.put_coordinator(2)
     lost, redone = point(2, pass_rate=0.9), point(3, step=20, attempt=2, pass_rate=0.5)
     world.reading = lambda _question: Reading((point(0), point(1), lost, redone))
-    play(world.until(lambda: len(world.told.evals) == 3))
-    assert world.told.evals[-1].pass_rate == 0.5
+    play(world.until(lambda: len(world.result.evals) == 3))
+    assert world.result.evals[-1].pass_rate == 0.5
 
 
 def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world: World) -> None:
@@ -366,22 +366,22 @@ def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world:
     world.answer = silent
     world.put_coordinator(1)
     world.reading = lambda _question: Reading(progress=progress(step=50), age_seconds=12.0)
-    play(world.until(lambda: world.told.progress is not None))
-    assert world.told.progress is not None
-    assert world.told.progress.step == 50
-    assert world.told.heard == NOW - timedelta(seconds=12)
+    play(world.until(lambda: world.result.progress is not None))
+    assert world.result.progress is not None
+    assert world.result.progress.step == 50
+    assert world.result.heard == NOW - timedelta(seconds=12)
 
 
 def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
     world.begin(with_prometheus=True)
     world.answer = lambda _since: progress(step=60)
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.progress is not None))
+    play(world.until(lambda: world.result.progress is not None))
     world.answer = silent
     world.reading = lambda _question: Reading(progress=progress(step=59), age_seconds=30.0)
     play(world.until(lambda: len(world.questions) > 2))
-    assert world.told.progress is not None
-    assert (world.told.progress.step, world.told.heard) == (60, NOW)
+    assert world.result.progress is not None
+    assert (world.result.progress.step, world.result.heard) == (60, NOW)
 
 
 def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: World) -> None:
@@ -389,18 +389,18 @@ def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: Wor
     world.begin(with_prometheus=True)
     world.answer = lambda _since: progress(step=50).model_copy(update={"checkpoint": saved})
     world.put_coordinator(1)
-    play(world.until(lambda: world.told.progress is not None))
+    play(world.until(lambda: world.result.progress is not None))
     world.answer = silent
     world.now = NOW + timedelta(minutes=1)
     world.reading = lambda _question: Reading(progress=progress(step=55), age_seconds=1.0)
-    play(world.until(lambda: world.told.progress is not None and world.told.progress.step == 55))
-    assert world.told.progress is not None
-    assert world.told.progress.checkpoint == saved
+    play(world.until(lambda: world.result.progress is not None and world.result.progress.step == 55))
+    assert world.result.progress is not None
+    assert world.result.progress.checkpoint == saved
     world.put_coordinator(2)
     world.reading = lambda _question: Reading(progress=progress(step=3, attempt=2), age_seconds=1.0)
-    play(world.until(lambda: world.told.progress is not None and world.told.progress.attempt == 2))
-    assert world.told.progress is not None
-    assert world.told.progress.checkpoint is None
+    play(world.until(lambda: world.result.progress is not None and world.result.progress.attempt == 2))
+    assert world.result.progress is not None
+    assert world.result.progress.checkpoint is None
 
 
 def test_a_server_that_fails_is_counted_and_asked_again(world: World, point: Point) -> None:
@@ -414,7 +414,7 @@ def test_a_server_that_fails_is_counted_and_asked_again(world: World, point: Poi
     play(world.until(lambda: len(world.questions) > 1))
     assert world.questions[1].since == CREATED, "nothing was read"
     world.reading = lambda _question: Reading((point(0),))
-    play(world.until(lambda: len(world.told.evals) == 1))
+    play(world.until(lambda: len(world.result.evals) == 1))
     text = world.gauges.render().decode()
     assert 'prometheus_readings_total{result="failed"}' in text
     assert 'prometheus_readings_total{result="not_scraped"}' in text

@@ -39,7 +39,7 @@ def scraped(publisher: Publisher) -> list[Series]:
 
 
 def test_a_point_that_the_runtime_shows_is_read_back_equal(point: Point) -> None:
-    told = point(
+    exported = point(
         5,
         dataset="sums",
         step=70,
@@ -55,8 +55,8 @@ def test_a_point_that_the_runtime_shows_is_read_back_equal(point: Point) -> None
         attempt=4,
     )
     publisher = Publisher()
-    publisher.show_evals([told])
-    assert read_evals(scraped(publisher)) == (told,)
+    publisher.show_evals([exported])
+    assert read_evals(scraped(publisher)) == (exported,)
 
 
 def test_points_come_once_in_order_of_their_index_from_many_scrapers(point: Point) -> None:
@@ -94,15 +94,15 @@ def test_progress_is_what_the_coordinator_would_have_told() -> None:
     for role, phase, seconds in (("trainer", "train", 5.0), ("trainer", "wait", 2.0), ("generator", "sample", 30.0)):
         publisher.raise_to("gpu_seconds_total", seconds, role, phase)
     publisher.raise_to("generator_restarts_total", 4.0)
-    told = read_progress(QUESTION, scraped(publisher), 12.0)
-    assert told is not None
-    assert (told.run, told.attempt, told.phase) == ("tiny", 2, "evaluating")
-    assert (told.step, told.version, told.compute_gpu_hours) == (90, 89, 0.25)
-    assert told.gpu_seconds == {"trainer": 107.0, "generator": 1030.0}
-    assert told.idle_fraction == {"trainer": 0.125, "generator": 0.5}
-    assert (told.generators_ready, told.generator_restarts) == (3, 4)
-    assert told.time == QUESTION.now.timestamp() - 12.0
-    assert (told.evals, told.checkpoint) == ([], None)
+    progress = read_progress(QUESTION, scraped(publisher), 12.0)
+    assert progress is not None
+    assert (progress.run, progress.attempt, progress.phase) == ("tiny", 2, "evaluating")
+    assert (progress.step, progress.version, progress.compute_gpu_hours) == (90, 89, 0.25)
+    assert progress.gpu_seconds == {"trainer": 107.0, "generator": 1030.0}
+    assert progress.idle_fraction == {"trainer": 0.125, "generator": 0.5}
+    assert (progress.generators_ready, progress.generator_restarts) == (3, 4)
+    assert progress.time == QUESTION.now.timestamp() - 12.0
+    assert (progress.evals, progress.checkpoint) == ([], None)
 
 
 def test_no_progress_of_a_coordinator_that_is_not_scraped() -> None:
