@@ -1,4 +1,4 @@
-"""What operator and runtime agree on: the RLRun, its status, and the wire between them. Imports pydantic only."""
+"""The API shared by operator and runtime: RLRun, its status, and the wire format. Imports pydantic only."""
 
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun, RLRunSpec

@@ -16,7 +16,7 @@ RUN_NAME_ALLOWED = "1 to 52 lower-case letters, digits and '-', with a letter fi
 
 
 class ApiModel(BaseModel):
-    """Snake case in Python, camel case in YAML; a field that nobody declared is an error."""
+    """Snake case in Python, camel case in YAML; an unknown field is an error."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -43,7 +43,7 @@ class ApiModel(BaseModel):
 
 @cache
 def _kinds(model: type[BaseModel], name: str) -> frozenset[Any]:
-    """The plain types that a field takes: {int, NoneType} for `int | None`; none for a list or a mapping."""
+    """The plain types that a field accepts: {int, NoneType} for `int | None`; none for a list or a mapping."""
     annotation = model.model_fields[name].annotation
     origin = get_origin(annotation)
     if origin in (Union, UnionType, Literal):

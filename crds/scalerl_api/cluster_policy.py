@@ -1,4 +1,4 @@
-"""What the API server refuses, and who may do what: CEL for the CRD, the ValidatingAdmissionPolicy, ClusterRoles. PURE.
+"""Builds validation and access for the API server: CEL, ValidatingAdmissionPolicy, ClusterRoles. PURE.
 
 Messages are those of `scalerl validate`: `spec.path: value, what is allowed`.
 """
@@ -25,13 +25,13 @@ from scalerl_api.rlrun import GROUP, PLURAL
 Object = dict[str, Any]
 
 POLICY_NAME = f"{PLURAL}.{GROUP}"
-OPTIONAL_FIXED = ("warmStart", "checkpoint.path")  # may be absent; setting or removing them is a change too
+OPTIONAL_FIXED = ("warmStart", "checkpoint.path")  # may be absent; setting or removing one is a change too
 
-# A run that was stored before a rule must still take labels and lose finalizers, or it could not be deleted. In the CRD
-# the API server itself passes over what did not change.
+# A run that was stored before a rule existed must still accept labels and lose finalizers, or it could not be deleted.
+# For rules of the CRD the API server itself skips unchanged parts.
 SPEC_CHANGES = "oldObject == null || object.spec != oldObject.spec"
 
-# Sums that the rules use, in the variables that come before them; in Python they are properties.
+# Sums that the rules use, built from the variables before them; in Python they are properties.
 SUMS = {
     "ranks": "object.spec.trainer.replicas * "
     "(object.spec.trainer.gpusPerReplica > 0 ? object.spec.trainer.gpusPerReplica : 1)",
@@ -39,7 +39,7 @@ SUMS = {
     "sequenceTokens": "variables.promptTokens + variables.completionTokens",
 }
 
-# What is for the API server alone: a file has no such values, or the types check them, or it is for a cluster only.
+# Rules for the API server alone: a file has no such values, or the types check them, or they concern a cluster only.
 _SCALARS = " || ".join(f"type({{options}}[key]) == {kind}" for kind in ("int", "double", "string", "bool"))
 SERVER_ONLY = [
     (
@@ -58,14 +58,14 @@ SERVER_ONLY = [
 
 def build_validations() -> Iterator[tuple[str, Object]]:
     """Yield place in the schema and entry of x-kubernetes-validations, for every rule of the CRD."""
-    # A name never changes: a run that was stored before this rule must still take a status and lose finalizers.
+    # A name never changes: a run that was stored before this rule must still accept a status and lose finalizers.
     name = f"oldSelf.hasValue() || self.metadata.name.matches('{RUN_NAME_PATTERN}')"
     yield "", {"rule": name, "message": f"metadata.name: {RUN_NAME_ALLOWED}", "optionalOldSelf": True}
     for path in FIXED:
         yield "spec", {"rule": _fixed(path), "message": FIXED_MESSAGE, "fieldPath": f".{path}"}
     for rule in CRD_RULES:
         where = {"fieldPath": f".{rule.blamed}"} if rule.blamed else {}
-        yield rule.at, {"rule": rule.cel, **_message(f"{rule.seen}, {rule.allowed}", rule, _of_self), **where}
+        yield rule.at, {"rule": rule.cel, **_message(f"{rule.found}, {rule.allowed}", rule, _of_self), **where}
 
 
 def _fixed(path: str) -> str:
@@ -78,7 +78,7 @@ def _fixed(path: str) -> str:
 def build_policy() -> list[Object]:
     """Return the ValidatingAdmissionPolicy and its binding."""
     validations = [
-        {"expression": rule.cel, **_message(f"{rule.blamed}: {rule.seen}, {rule.allowed}", rule, _of_policy)}
+        {"expression": rule.cel, **_message(f"{rule.blamed}: {rule.found}, {rule.allowed}", rule, _of_policy)}
         for rule in POLICY_RULES
     ]
     validations += [{"expression": cel, "message": message} for cel, message in SERVER_ONLY]
@@ -102,8 +102,8 @@ def build_policy() -> list[Object]:
 
 
 def _variables() -> dict[str, str]:
-    """The recipe's values that the rules speak of, with the preset applied, and sums of them."""
-    messages = (_message(rule.seen + rule.allowed, rule, _of_policy) for rule in POLICY_RULES)
+    """The recipe's values that the rules use, with the preset applied, and sums of them."""
+    messages = (_message(rule.found + rule.allowed, rule, _of_policy) for rule in POLICY_RULES)
     texts = [*SUMS.values(), *(rule.cel for rule in POLICY_RULES), *map(str, messages)]
     used = set(re.findall(r"variables\.(\w+)", " ".join(texts)))
     defaults = dict(_leaves(Recipe().model_dump(by_alias=True)))
@@ -112,7 +112,7 @@ def _variables() -> dict[str, str]:
 
 
 def _resolved(path: str, default: object) -> str:
-    """CEL for one of the recipe's values: as written, else the preset's, else the default."""
+    """CEL for one value of the recipe: as written, else the preset's, else the default."""
     written = "object.spec.recipe." + ".".join(f"?{part}" for part in path.split("."))
     presets = {name: dict(_leaves(values)) for name, values in PRESETS.items()}
     other = {name: _literal(values[path]) for name, values in presets.items() if path in values}
@@ -143,7 +143,7 @@ def _message(template: str, rule: Rule[Any], to_cel: Callable[[str], str]) -> Ob
         return {"message": template.format()}
     texts = [piece.format() for piece in pieces[::2]]
     values = [f"string({rule.derived.get(piece) or to_cel(piece)})" for piece in pieces[1::2]]
-    # Not by `+`: its cost is counted from the longest text there can be, and string(integer) has no known bound.
+    # Not `+`: CEL estimates its cost from the longest possible text, and string(integer) has no known bound.
     return {"messageExpression": f'"{"%s".join(texts)}".format([{", ".join(values)}])'}
 
 
@@ -153,7 +153,7 @@ def _of_self(name: str) -> str:
 
 
 def _of_policy(name: str) -> str:
-    """`it.spec.budget.steps` -> `object.spec.budget.steps`; what the recipe holds or is computed is a variable."""
+    """`it.spec.budget.steps` -> `object.spec.budget.steps`; a value of the recipe or a sum is a variable."""
     parts = [to_camel(part) for part in name.split(".")[1:]]
     if parts[0] == "recipe" or parts[-1] in SUMS:
         return f"variables.{parts[-1]}"
@@ -161,7 +161,7 @@ def _of_policy(name: str) -> str:
 
 
 def build_roles() -> list[Object]:
-    """Return ClusterRoles that Kubernetes adds to its own view, edit and admin."""
+    """Return the ClusterRoles that Kubernetes aggregates into its view, edit and admin."""
     read, write = ["get", "list", "watch"], ["create", "update", "patch", "delete", "deletecollection"]
     return [
         _role("view", read),
@@ -171,7 +171,7 @@ def build_roles() -> list[Object]:
 
 
 def _role(level: str, verbs: list[str]) -> Object:
-    """A role that is part of Kubernetes' role `level`. Status is the operator's: people may only read it."""
+    """A role that is aggregated into Kubernetes' role `level`. Only the operator writes the status; users read it."""
     rules = [
         {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": verbs},
         {"apiGroups": [GROUP], "resources": [f"{PLURAL}/status"], "verbs": ["get"]},

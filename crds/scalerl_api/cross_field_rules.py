@@ -1,8 +1,8 @@
-"""What no single field can see is wrong: each rule once, for a file (Python) and for the API server (CEL). PURE.
+"""Rules over several fields, each written once for a file (Python) and for the API server (CEL). PURE.
 
-`validation` tries `holds` on a parsed file. `schema` writes `cel` into the CRD, and what needs the recipe, or values
-that the CRD's own rules do not see, into a ValidatingAdmissionPolicy. Message and place are shared; that both sides
-take and refuse the same documents is tested on a real API server (tests/cluster).
+`validation` evaluates `holds` on a parsed file. `schema` writes `cel` into the CRD. Rules that need the recipe, or
+values outside the reach of the CRD's own rules, go into a ValidatingAdmissionPolicy. Both sides share message and path;
+tests/cluster checks on a real API server that they accept and refuse the same documents.
 
 In messages `{it.max_replicas}` is a value of the part that the rule is about.
 """
@@ -19,12 +19,12 @@ from scalerl_api.rlrun import DataSpec, RLRunSpec, ScratchModel, WarmStartSpec
 
 Part = TypeVar("Part")
 
-# Parts of the spec that may not change in a run that has started: points before and after would be of different runs,
-# or its checkpoints would not be found. The recipe may change, knowingly: annealing a rate is how runs are saved.
+# Parts of the spec that may not change in a run: evaluations before and after would belong to different runs, or its
+# checkpoints would not be found. The recipe may change on purpose: annealing a rate can save a run.
 FIXED = ("model", "warmStart", "data", "reward", "seed", "checkpoint.path", "managedBy")
 FIXED_MESSAGE = "fixed for the run's life"
 
-# What a file may say and a cluster cannot do: the API server's policy and the operator refuse it, `validate` does not.
+# Valid in a file, impossible on a cluster: the API server's policy and the operator refuse it, `validate` does not.
 COLOCATED_PATH = "spec.generator.colocated"
 COLOCATED_ALLOWED = "only with `scalerl run` on one machine: two pods cannot share a GPU"
 
@@ -38,15 +38,15 @@ class Rule(Generic[Part]):
     at: str
     """The part, `it` here and `self` in CEL; `[]` stands for any entry of a list."""
     blamed: str
-    """What is blamed, below `at`; empty for `at` itself."""
+    """Path of the faulty field below `at`; empty for `at` itself."""
     cel: str
-    """Holds for a good part."""
+    """True for a valid part."""
     holds: Callable[[Part], bool]
     """The same in Python."""
-    seen: str
+    found: str
     """The value that was found, with `{it...}` for values."""
     allowed: str
-    """What would be right."""
+    """The allowed values."""
     derived: Mapping[str, str] = field(default_factory=dict)
     """CEL for names in messages that are properties in Python."""
 
@@ -60,12 +60,12 @@ class Resolved:
 
     @property
     def stray_task(self) -> str:
-        """The first downstream set with options though nothing is generated; empty if there is none."""
+        """The first downstream set with task options although it is not generated; empty if there is none."""
         return next((each.name for each in self.spec.data.downstream if each.task and not each.is_generated), "")
 
 
 def _count(names: Iterable[str]) -> str:
-    """CEL for how many of the optional fields `names` are set."""
+    """CEL for the number of optional fields `names` that are set."""
     return f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size()"
 
 
@@ -75,7 +75,7 @@ def _bound(quantity: str) -> Rule[Bound]:
         blamed="",
         cel="has(self.below) != has(self.above)",
         holds=lambda it: it.num_set == 1,
-        seen="{it.num_set} bounds",
+        found="{it.num_set} bounds",
         allowed="exactly one of below, above",
         derived={"it.num_set": _count(("below", "above"))},
     )
@@ -90,14 +90,14 @@ _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
 _SET = _count(_QUANTITIES)
 _CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
 
-# No rule sits on a group with a default: the API server tries it on the default `{}` before that is filled.
+# No rule is attached to a group with a default: the API server evaluates it on `{}` before filling in the defaults.
 CRD_RULES: tuple[Rule[Any], ...] = (
     Rule[RLRunSpec](
         at="spec",
         blamed="generator.gpusPerReplica",
         cel="(self.trainer.gpusPerReplica == 0) == (self.generator.gpusPerReplica == 0)",
         holds=lambda it: (it.trainer.gpus_per_replica == 0) == (it.generator.gpus_per_replica == 0),
-        seen="{it.generator.gpus_per_replica}",
+        found="{it.generator.gpus_per_replica}",
         allowed="trainer has {it.trainer.gpus_per_replica}: both on GPUs or both on the CPU",
     ),
     Rule[RLRunSpec](
@@ -105,7 +105,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="generator.maxReplicas",
         cel="self.generator.maxReplicas >= self.generator.minReplicas",
         holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,
-        seen="{it.generator.max_replicas}",
+        found="{it.generator.max_replicas}",
         allowed="at least minReplicas ({it.generator.min_replicas})",
     ),
     Rule[RLRunSpec](
@@ -121,7 +121,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
             == it.generator.gpus_per_replica
             == 1
         ),
-        seen="true",
+        found="true",
         allowed="only with one replica of one GPU in trainer and generator",
     ),
     Rule[RLRunSpec](
@@ -129,7 +129,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="generator.gpuMemoryShare",
         cel=f"!self.generator.colocated || self.generator.gpuMemoryShare <= {MAX_COLOCATED_SHARE}",
         holds=lambda it: not it.generator.colocated or it.generator.gpu_memory_share <= MAX_COLOCATED_SHARE,
-        seen="{it.generator.gpu_memory_share}",
+        found="{it.generator.gpu_memory_share}",
         allowed=f"at most {MAX_COLOCATED_SHARE} with colocated: the trainer needs the rest",
     ),
     Rule[RLRunSpec](
@@ -137,7 +137,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="warmStart",
         cel="self.model.source != 'scratch' || has(self.warmStart)",
         holds=lambda it: it.model.source != "scratch" or it.warm_start is not None,
-        seen="missing",
+        found="missing",
         allowed="needed with source: scratch, which can do nothing yet",
     ),
     Rule[RLRunSpec](
@@ -145,7 +145,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="data.promptFormat",
         cel="self.model.source != 'scratch' || self.data.promptFormat == 'plain'",
         holds=lambda it: it.model.source != "scratch" or it.data.prompt_format == "plain",
-        seen="{it.data.prompt_format}",
+        found="{it.data.prompt_format}",
         allowed="source: scratch has no chat template; use plain",
     ),
     Rule[RLRunSpec](
@@ -153,7 +153,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="data.train.source",
         cel="self.reward.verifier != 'reasoning_gym' || self.data.train.source.startsWith('reasoning_gym:')",
         holds=lambda it: it.reward.verifier != "reasoning_gym" or it.data.train.is_generated,
-        seen="{it.data.train.source}",
+        found="{it.data.train.source}",
         allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
     ),
     Rule[RLRunSpec](
@@ -162,7 +162,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         cel="self.reward.verifier != 'reasoning_gym' || !has(self.data.downstream) || "
         f"self.data.downstream.all(each, {_GENERATED})",
         holds=lambda it: it.reward.verifier != "reasoning_gym" or not it.data.ungenerated,
-        seen="{it.data.ungenerated}",
+        found="{it.data.ungenerated}",
         allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
         derived={"it.data.ungenerated": f"self.data.downstream.filter(each, !{_GENERATED})[0].name"},
     ),
@@ -171,7 +171,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="model.scratch",
         cel="self.model.source != 'scratch' || has(self.model.scratch)",
         holds=lambda it: it.model.source != "scratch" or it.model.scratch is not None,
-        seen="missing",
+        found="missing",
         allowed="needed with source: scratch",
     ),
     Rule[RLRunSpec](
@@ -179,7 +179,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="model.scratch",
         cel="self.model.source == 'scratch' || !has(self.model.scratch)",
         holds=lambda it: it.model.source == "scratch" or it.model.scratch is None,
-        seen="set",
+        found="set",
         allowed="only with source: scratch, not '{it.model.source}'",
     ),
     Rule[ScratchModel](
@@ -187,7 +187,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="kvHeads",
         cel="self.heads % self.kvHeads == 0",
         holds=lambda it: it.heads % it.kv_heads == 0,
-        seen="{it.kv_heads}",
+        found="{it.kv_heads}",
         allowed="must divide heads ({it.heads})",
     ),
     Rule[ScratchModel](
@@ -195,7 +195,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="headDim",
         cel="self.headDim % 32 == 0",
         holds=lambda it: it.head_dim % 32 == 0,
-        seen="{it.head_dim}",
+        found="{it.head_dim}",
         allowed="must be a multiple of 32",
     ),
     Rule[WarmStartSpec](
@@ -203,7 +203,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="wrongSteps",
         cel="self.wrongSteps <= self.steps",
         holds=lambda it: it.wrong_steps <= it.steps,
-        seen="{it.wrong_steps}",
+        found="{it.wrong_steps}",
         allowed="at most steps ({it.steps})",
     ),
     Rule[DataSpec](
@@ -211,7 +211,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="heldOut.prompts",
         cel="self.heldOut.prompts < self.train.size",
         holds=lambda it: it.held_out.prompts < it.train.size,
-        seen="{it.held_out.prompts}",
+        found="{it.held_out.prompts}",
         allowed="less than data.train.size ({it.train.size})",
     ),
     Rule[DataSpec](
@@ -219,7 +219,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="promptTemplate",
         cel="self.promptTemplate.split('{prompt}').size() == 2",
         holds=lambda it: it.num_places == 1,
-        seen="{it.num_places} places",
+        found="{it.num_places} places",
         allowed="must hold {{prompt}} once",
         derived={"it.num_places": "(self.promptTemplate.split('{prompt}').size() - 1)"},
     ),
@@ -228,7 +228,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="",
         cel=f"{_SET} == 1",
         holds=lambda it: it.num_set == 1,
-        seen="{it.num_set} conditions",
+        found="{it.num_set} conditions",
         allowed="exactly one",
         derived={"it.num_set": _SET},
     ),
@@ -238,7 +238,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="failurePolicy.backoffMaxSeconds",
         cel="self.failurePolicy.backoffMaxSeconds >= self.failurePolicy.backoffSeconds",
         holds=lambda it: it.failure_policy.backoff_max_seconds >= it.failure_policy.backoff_seconds,
-        seen="{it.failure_policy.backoff_max_seconds}",
+        found="{it.failure_policy.backoff_max_seconds}",
         allowed="at least backoffSeconds ({it.failure_policy.backoff_seconds})",
     ),
     Rule[FailureRule](
@@ -246,7 +246,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="",
         cel=f"{_CAUSES} == 1",
         holds=lambda it: it.num_set == 1,
-        seen="{it.num_set} of them",
+        found="{it.num_set} of them",
         allowed="exactly one of onExitCodes, onPodConditions, onReasons",
         derived={"it.num_set": _CAUSES},
     ),
@@ -258,7 +258,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.recipe.promptsPerStep",
         cel="variables.promptsPerStep % variables.ranks == 0",
         holds=lambda it: it.recipe.prompts_per_step % it.spec.trainer.ranks == 0,
-        seen="{it.recipe.prompts_per_step}",
+        found="{it.recipe.prompts_per_step}",
         allowed="must be a multiple of the {it.spec.trainer.ranks} ranks",
     ),
     Rule[Resolved](
@@ -266,7 +266,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.recipe.loss.klTarget",
         cel="!has(object.spec.recipe.loss) || !has(object.spec.recipe.loss.klTarget) || variables.klCoefficient > 0.0",
         holds=lambda it: it.recipe.loss.kl_target is None or it.recipe.loss.kl_coefficient > 0,
-        seen="{it.recipe.loss.kl_target}",
+        found="{it.recipe.loss.kl_target}",
         allowed="only with klCoefficient above 0",
         derived={"it.recipe.loss.kl_target": "object.spec.recipe.loss.klTarget"},  # has no default, so no variable
     ),
@@ -275,7 +275,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.recipe.optimizer.warmupSteps",
         cel="variables.warmupSteps < object.spec.budget.steps",
         holds=lambda it: it.recipe.optimizer.warmup_steps < it.spec.budget.steps,
-        seen="{it.recipe.optimizer.warmup_steps}",
+        found="{it.recipe.optimizer.warmup_steps}",
         allowed="less than budget.steps ({it.spec.budget.steps})",
     ),
     Rule[Resolved](
@@ -283,7 +283,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.trainer.microBatchTokens",
         cel="variables.sequenceTokens <= object.spec.trainer.microBatchTokens",
         holds=lambda it: it.recipe.length.sequence_tokens <= it.spec.trainer.micro_batch_tokens,
-        seen="{it.spec.trainer.micro_batch_tokens}",
+        found="{it.spec.trainer.micro_batch_tokens}",
         allowed="at least promptTokens + thinkTokens + answerTokens ({it.recipe.length.sequence_tokens})",
     ),
     Rule[Resolved](
@@ -291,7 +291,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.recipe.length.interruptMin",
         cel="variables.interruptMin <= variables.interruptMax",
         holds=lambda it: it.recipe.length.interrupt_min <= it.recipe.length.interrupt_max,
-        seen="{it.recipe.length.interrupt_min}",
+        found="{it.recipe.length.interrupt_min}",
         allowed="at most interruptMax ({it.recipe.length.interrupt_max})",
     ),
     Rule[Resolved](
@@ -302,7 +302,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
             it.recipe.length.control != "interruption"
             or it.recipe.length.interrupt_max <= it.recipe.length.think_tokens
         ),
-        seen="{it.recipe.length.interrupt_max}",
+        found="{it.recipe.length.interrupt_max}",
         allowed="above the context left for thinking: at most thinkTokens ({it.recipe.length.think_tokens})",
     ),
     Rule[Resolved](
@@ -310,7 +310,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.recipe.length.phrase",
         cel="variables.control != 'interruption' || variables.phrase.contains('</think>')",
         holds=lambda it: it.recipe.length.control != "interruption" or "</think>" in it.recipe.length.phrase,
-        seen="'{it.recipe.length.phrase}'",
+        found="'{it.recipe.length.phrase}'",
         allowed="must close the thinking with </think>",
     ),
     Rule[Resolved](
@@ -321,7 +321,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
             it.recipe.length.control != "penalty"
             or it.recipe.length.penalty_cache <= it.recipe.length.completion_tokens
         ),
-        seen="{it.recipe.length.penalty_cache}",
+        found="{it.recipe.length.penalty_cache}",
         allowed="at most thinkTokens + answerTokens ({it.recipe.length.completion_tokens})",
     ),
     Rule[Resolved](
@@ -330,7 +330,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         cel="object.spec.data.train.source.startsWith('reasoning_gym:') || "
         "!has(object.spec.data.train.task) || object.spec.data.train.task.size() == 0",
         holds=lambda it: it.spec.data.train.is_generated or not it.spec.data.train.task,
-        seen="set",
+        found="set",
         allowed="only with source: reasoning_gym:<task>",
     ),
     Rule[Resolved](
@@ -338,7 +338,7 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         blamed="spec.data.downstream",
         cel=f"!has(object.spec.data.downstream) || object.spec.data.downstream.all(each, !{_HAS_STRAY_TASK})",
         holds=lambda it: not it.stray_task,
-        seen="{it.stray_task} with a task",
+        found="{it.stray_task} with a task",
         allowed="only with source: reasoning_gym:<task>",
         derived={"it.stray_task": _STRAY_TASK_NAME},
     ),

@@ -1,4 +1,4 @@
-"""A page of docs/ that the code writes: made anew, or compared with what is there. I/O."""
+"""Writes a generated page of docs/, or checks that it is fresh. I/O."""
 
 import argparse
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_page(page: str, document: Callable[[], str], arguments: Sequence[str] | None = None) -> int:
-    """Write `page` (a path), or with --check say whether it is stale; return the exit code.
+    """Write `page` (a path), or with --check report whether it is stale; return the exit code.
 
     Args:
-        arguments: None: of the command line.
+        arguments: of the command line; None: sys.argv.
     """
     parser = argparse.ArgumentParser(description=f"Write {page} from the code.")
     parser.add_argument("--check", action="store_true", help="exit 1 if the page is stale")

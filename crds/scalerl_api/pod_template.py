@@ -1,4 +1,4 @@
-"""What a user may write about the pods of a role. PURE."""
+"""The part of a role's pods that a user may set. PURE."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from scalerl_api.base import ApiModel
 
 
 class TemplateMetadata(ApiModel):
-    """What a user may write on a role's pods."""
+    """Metadata that is added to a role's pods."""
 
     labels: dict[str, str] = Field(default={}, max_length=50)
-    """Further labels; those of `scalerl.io/` and `app.kubernetes.io/` are the operator's."""
+    """Further labels; `scalerl.io/` and `app.kubernetes.io/` are reserved for the operator."""
     annotations: dict[str, str] = Field(default={}, max_length=50)
     """Further annotations."""
 
@@ -23,4 +23,4 @@ class PodTemplate(ApiModel):
     """Labels and annotations."""
     spec: dict[str, bool | int | str | list[Any] | dict[str, Any]] = Field(default={}, max_length=100)
     """A PodSpec: nodeSelector, tolerations, volumes, priorityClassName, ... The container `runtime` is the role's own;
-    others run beside it. What the operator sets itself is refused by name. Only read on a cluster."""
+    others run beside it. A field that the operator sets itself is refused by name. Only read on a cluster."""

@@ -1,4 +1,4 @@
-"""What becomes of a run that goes badly, or well enough: stop policies, watchdog, failures, deadlines. PURE."""
+"""Rules that end or restart a run: stop policies, watchdog, failure policy, deadlines. PURE."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.status import FailureAction
 
-VITAL_STEPS = 100  # a coordinator tells of so many of its last steps; no rule of the watchdog looks further back
+VITAL_STEPS = 100  # last steps that a coordinator reports; no rule of the watchdog needs more
 WORD_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./]{0,314}[A-Za-z0-9])?$"  # 316: a condition's type in Kubernetes
 WORD_ALLOWED = "1 to 316 letters, digits and '-', '_', '.', '/', with a letter or digit at both ends"
 
@@ -22,7 +22,7 @@ class Bound(ApiModel):
 
     @property
     def num_set(self) -> int:
-        """How many of the two are given."""
+        """Number of bounds that are set."""
         return len(self.model_dump(exclude_none=True))
 
 
@@ -50,19 +50,19 @@ class StopCondition(ApiModel):
 
     @property
     def num_set(self) -> int:
-        """How many quantities are given."""
+        """Number of quantities that are set."""
         return len(self.model_dump(exclude_none=True))
 
 
 class MinEvidence(ApiModel):
-    """What must be known before a policy may hold."""
+    """The evidence that a policy needs before it may hold."""
 
     evals: int = Field(default=1, ge=1, le=10_000)
-    """Held-out evaluations, that of step 0 among them."""
+    """Held-out evaluations, including that of step 0."""
     gpu_hours: float = Field(default=0.0, ge=0.0, le=1e9)
     """Compute at the last of them."""
     verdict: Literal["Identified", "Weak"] = "Identified"
-    """The least that a forecast must be, at every evaluation that counts, for a bound on what it predicts. With `Weak`
+    """Lowest verdict of the forecast at every evaluation that counts, for a bound on a predicted quantity. With `Weak`
     wide intervals count too; `NotIdentified` never does."""
 
 
@@ -76,66 +76,67 @@ class StopPolicy(ApiModel):
     for_evals: int = Field(default=3, ge=1, le=1000, alias="for")
     """Consecutive evaluations for which it holds."""
     min_evidence: MinEvidence = MinEvidence()
-    """What must be known first."""
+    """Evidence that is needed first."""
     mode: Literal["Enforce", "Observe"] = "Enforce"
-    """`Observe` reports and goes on."""
+    """`Observe` reports that the policy holds and lets the run continue."""
 
 
 WatchAction = Literal["Restart", "Stop", "Warn"]
 
 
 class NoStepRule(ApiModel):
-    """No optimizer step ends for too long, while the run trains and answers."""
+    """No optimizer step ends for too long, while the run trains and its coordinator responds."""
 
     seconds: int | None = Field(default=None, ge=1, le=604_800)
     """Longest time from step to step; unset: the sum of the deadlines that one step may use up."""
     action: WatchAction = "Restart"
-    """What is done."""
+    """Action when the rule holds."""
 
 
 class NonFiniteRule(ApiModel):
-    """Loss or gradient norm is no finite number. The update is left out: the weights are those of the step before."""
+    """Loss or gradient norm is not finite. The update is skipped: the weights stay those of the previous step."""
 
     action: WatchAction = "Restart"
-    """`Restart` and `Stop` end the attempt at once and save nothing; `Warn` goes on with the next step."""
+    """`Restart` and `Stop` end the attempt at once and save nothing; `Warn` continues with the next step."""
 
 
 class StalenessRule(ApiModel):
-    """Tokens that a step trains on were sampled by weights that are too old."""
+    """A step trains on tokens that were sampled by too old weights."""
 
     above: int | None = Field(default=None, ge=0, le=1000)
-    """Largest lag of a token, in steps; unset: what the recipe's `asynchrony` promises."""
+    """Largest lag of a token, in steps; unset: the bound of the recipe's `asynchrony`."""
     steps: int = Field(default=5, ge=1, le=VITAL_STEPS)
     """Consecutive steps."""
     action: WatchAction = "Warn"
-    """What is done."""
+    """Action when the rule holds."""
 
 
 class EntropyRule(ApiModel):
     """The policy has almost no choice left."""
 
     below: float | None = Field(default=None, ge=0.0, le=20.0)
-    """Mean entropy at the trained tokens (nats); unset: not watched, for how low is too low depends on the task."""
+    """Mean entropy at the trained tokens (nats); unset: not watched, because a healthy level depends on the task."""
     steps: int = Field(default=20, ge=1, le=VITAL_STEPS)
     """Consecutive steps."""
     action: WatchAction = "Warn"
-    """What is done. The newest checkpoint's policy is hardly another: `Restart` is for changes of the recipe."""
+    """Action when the rule holds. The newest checkpoint has almost the same policy: `Restart` serves to apply a changed
+    recipe."""
 
 
 class Watchdog(ApiModel):
-    """What is done about a run that goes wrong without ending.
+    """Rules for a run that goes wrong without ending.
 
-    `Restart` saves a checkpoint, ends the attempt and starts another: it costs a restart of `failurePolicy`, which
-    only a checkpoint of at least `checkpoint.everySteps` further steps restores. `Stop` saves and fails the run.
-    `Warn` makes the condition `Healthy` false and an event.
+    `Restart` saves a checkpoint, ends the attempt and starts another. It costs a restart of `failurePolicy`; only a
+    checkpoint of at least `checkpoint.everySteps` further steps restores that. `Stop` saves a checkpoint and fails the
+    run. `Warn` sets the condition `Healthy` to false and records an event.
     """
 
     no_step: NoStepRule = NoStepRule()
-    """A run that stands still."""
+    """No step for too long."""
     non_finite: NonFiniteRule = NonFiniteRule()
     """NaN or infinity."""
     staleness: StalenessRule = StalenessRule()
-    """Data that is too old."""
+    """Too old data."""
     entropy: EntropyRule = EntropyRule()
     """Entropy collapse."""
 
@@ -159,13 +160,13 @@ class PodCondition(ApiModel):
 
 
 class FailureRule(ApiModel):
-    """What the end of an attempt costs, by how its pod ended. Exactly one of the three is given."""
+    """The cost of an attempt's end, by how its pod ended. Exactly one of the three `on...` fields is set."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=52)
     """Names the rule in status and events."""
     action: FailureAction
-    """`FailRun`: no further attempt. `Ignore`: it costs no restart, as a lost node. `Count`: it costs one, whatever it
-    was."""
+    """`FailRun`: no further attempt. `Ignore`: it costs no restart, like a lost node. `Count`: it always
+    costs one."""
     on_exit_codes: ExitCodes | None = None
     """By the exit code."""
     on_pod_conditions: list[PodCondition] | None = Field(default=None, min_length=1, max_length=20)
@@ -178,15 +179,15 @@ class FailureRule(ApiModel):
 
     @property
     def num_set(self) -> int:
-        """How many of the three are given."""
+        """Number of `on...` fields that are set."""
         return sum(each is not None for each in (self.on_exit_codes, self.on_pod_conditions, self.on_reasons))
 
 
 class FailurePolicy(ApiModel):
-    """How often a failed run is started again from its checkpoint.
+    """How often a failed run is restarted from its checkpoint.
 
-    Costs a restart: a crash, an OOM kill, a coordinator that does not answer. Costs none, but is tried at most ten
-    times in a row: an eviction, a preemption, a lost node, exit code 75.
+    A crash, an OOM kill and an unresponsive coordinator cost a restart. An eviction, a preemption, a lost node and exit
+    code 75 cost none, but are retried at most ten times in a row.
     """
 
     max_restarts: int = Field(default=3, ge=0, le=1000)
@@ -196,21 +197,21 @@ class FailurePolicy(ApiModel):
     backoff_max_seconds: int = Field(default=600, ge=0, le=604_800)
     """Longest wait."""
     rules: list[FailureRule] = Field(default=[], max_length=20)
-    """The first that fits the end of an attempt decides; none: as above. They look at the trainers' pod that ended it,
-    and not at ends that were asked for, nor at exit codes 0 and 64."""
+    """The first rule that matches the end of an attempt decides; without a match the defaults above apply. Rules are
+    matched against the trainer pod that ended the attempt, but not for requested ends and exit codes 0 and 64."""
 
 
 class Deadlines(ApiModel):
-    """Longest waits, in seconds. A wait that is longer ends the attempt and names its phase."""
+    """Longest waits, in seconds. A longer wait ends the attempt; the error names its phase."""
 
     pending_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """On a cluster: from the making of an attempt's trainer pods until all of them run. Then all pods are deleted, what
-    they hold is free for others, and they are made again after the backoff; this costs no restart. Unset: for ever, as
-    is right where a run queues for devices."""
+    """On a cluster: from the creation of an attempt's trainer pods until all of them run. Then all pods are deleted,
+    which frees their devices for other runs, and created again after the backoff; this costs no restart. Unset: no
+    limit, for clusters where runs queue for devices."""
     start_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """From the start of the processes until the engines answer."""
+    """From the start of the processes until the engines respond."""
     active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """Whole run, over all attempts; then it is checkpointed and ended."""
+    """The whole run, over all attempts; then a checkpoint is saved and the run ends."""
     generate_seconds: int = Field(default=1800, ge=1, le=604_800)
     """One group of completions; a generator that takes longer is replaced, and the group generated again."""
     train_seconds: int = Field(default=1800, ge=1, le=604_800)
@@ -224,11 +225,11 @@ class Deadlines(ApiModel):
 
     @property
     def batch_seconds(self) -> int:
-        """Longest wait for a batch: a hung generator is found out, replaced and updated, and generates again."""
+        """Longest wait for a batch: a hung generator is detected, replaced and updated, and generates again."""
         return self.generate_seconds + self.start_seconds + self.sync_seconds + self.generate_seconds
 
     @property
     def step_seconds(self) -> int:
-        """Longest time from step to step that these allow: evaluation before, checkpoint, weights, batch, step."""
+        """Longest time between steps that these deadlines allow: evaluation, checkpoint, weights, batch, step."""
         saving = 2 * self.checkpoint_seconds  # written, then sealed
         return self.eval_seconds + saving + self.sync_seconds + self.batch_seconds + self.train_seconds

@@ -1,4 +1,4 @@
-"""The ScaleRL recipe: its parts, their other arms, and the presets of the paper. PURE.
+"""The ScaleRL recipe: its parts, their alternatives, and the presets of the paper. PURE.
 
 Source of every number: Khatri et al. 2025, arXiv:2510.13786, sections 2, 3 and A.16, unless a comment says otherwise.
 """
@@ -26,11 +26,11 @@ class Asynchrony(ApiModel):
     off_policy_steps: int = Field(default=8, ge=1, le=64)
     """Steps trained on one generated set (`offPolicy`)."""
     kv_cache: Literal["keep", "recompute"] = "keep"
-    """What an in-flight update does with the cache of running completions: keep the stale one, or compute it anew."""
+    """Cache of running completions at an in-flight update: keep the stale one, or recompute it."""
 
     @property
     def largest_lag(self) -> int:
-        """Most steps between the version of a token and the version that trains on it, as the mode promises."""
+        """Most steps between the version of a token and the version that trains on it, as guaranteed by the mode."""
         return {"pipeline": self.max_lag, "offPolicy": self.off_policy_steps - 1, "synchronous": 0}[self.mode]
 
 
@@ -55,7 +55,7 @@ class Loss(ApiModel):
 
 
 class Length(ApiModel):
-    """Lengths in tokens, and what bounds the thinking."""
+    """Lengths in tokens, and the control of the thinking."""
 
     control: Literal["interruption", "penalty", "none"] = "interruption"
     """`interruption`: at a random budget the phrase is forced, and its tokens are masked from the loss. `penalty`: a
@@ -71,7 +71,7 @@ class Length(ApiModel):
     interrupt_max: int = Field(default=12_000, ge=1, le=1_000_000)
     """Upper end of the random thinking budget."""
     phrase: str = Field(default=INTERRUPTION_PHRASE, min_length=1, max_length=500)
-    """What is forced when the budget is spent; it must close the thinking."""
+    """Text that is forced when the budget is spent; it must close the thinking."""
     penalty_cache: int = Field(default=2048, ge=1, le=1_000_000)
     """`penalty`: the reward falls linearly over this many tokens before the limit (the paper's L_cache)."""
 
@@ -118,13 +118,13 @@ class Recipe(ApiModel):
     """`promptMean`: tokens are averaged inside a prompt's group, then prompts. `sampleMean`: inside a completion, then
     completions. `tokenMean`: over all tokens."""
     advantage: Literal["batchStd", "groupStd", "none"] = "batchStd"
-    """What the reward minus its group's mean is divided by."""
+    """Divisor of the reward minus its group's mean."""
     zero_variance: Literal["drop", "keep", "refill"] = "drop"
-    """Groups whose rewards are all equal: leave the loss, stay, or are replaced by further groups."""
+    """Groups whose rewards are all equal: drop them from the loss, keep them, or replace them by further groups."""
     no_positive_resampling: bool = True
-    """A prompt whose historic pass rate reaches `noPositiveThreshold` leaves the later epochs for good."""
+    """A prompt whose historic pass rate reaches `noPositiveThreshold` is excluded from later epochs."""
     no_positive_threshold: float = Field(default=0.9, ge=0.0, le=1.0)
-    """The historic pass rate at which a prompt leaves."""
+    """The historic pass rate at which a prompt is excluded."""
     curriculum: Literal["uniform", "linear", "exponential", "staged"] = "uniform"
     """Order of prompts in an epoch: shuffled, or from easy to hard at a linear, exponential or three-stage pace."""
     length: Length = Length()

@@ -12,11 +12,12 @@ _FIXED_NAMES = ", ".join(f"`{path}`" for path in FIXED)
 INTRODUCTION = f"""\
 # RLRun, field by field
 
-Generated from `crds/scalerl_api` by `make generate`. The example to start from is `examples/quickstart.yaml`.
+Generated from `crds/scalerl_api` by `make generate`. Start from the example `examples/quickstart.yaml`.
 
-An unknown field is an error. A number's unit is in its name. Fixed for a run's life are {_FIXED_NAMES}; a
-change of any other field takes effect when the run's processes start the next time. `scalerl validate FILE` names
-every fault of a file as `spec.path: value, what is allowed`, and so does the API server.
+An unknown field is an error. A number's unit is in its name. These fields cannot change after
+the creation of a run: {_FIXED_NAMES}. A change of any other field takes effect
+at the next start of the run's processes. `scalerl validate FILE` prints every fault of a file as
+`spec.path: value, what is allowed`; the API server returns the same messages.
 
 ## Spec
 
@@ -24,13 +25,14 @@ every fault of a file as `spec.path: value, what is allowed`, and so does the AP
 RECIPE = """
 ## Recipe
 
-Any field may be written beside `preset`, and then wins. The defaults are those of the preset `scalerl`.
+Any field may be set beside `preset` and overrides it. The defaults are those of the preset `scalerl`.
 
 """
 PRESET_INTRODUCTION = """
 ### Presets
 
-What each preset changes; an empty cell is ScaleRL's value. Sources and doubts are in `crds/scalerl_api/recipe.py`.
+The table shows what each preset changes; an empty cell is ScaleRL's value. `crds/scalerl_api/recipe.py` has sources
+and doubts.
 
 """
 HEADER = "| field | type | allowed | default | meaning |\n|---|---|---|---|---|\n"
@@ -56,7 +58,7 @@ def build_reference(schema: Schema) -> str:
 
 
 def list_fields(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
-    """Yield path, schema and whether it must be written, for every field below `prefix`; `[]` stands for any entry."""
+    """Yield path, schema and whether it is required, for every field below `prefix`; `[]` stands for any entry."""
     for name, field in schema.get("properties", {}).items():
         path = f"{prefix}.{name}"
         yield path, field, name in schema.get("required", ())

@@ -1,8 +1,8 @@
-"""The CRD, made from the types; `python -m scalerl_api.schema` writes it and docs/api.md. PURE but for `main`.
+"""Generates the CRD from the types; `python -m scalerl_api.schema` writes it and docs/api.md. PURE except `main`.
 
-Kubernetes takes structural schemas only: no `$ref`, no `anyOf`, no `null`; unknown fields are refused by the API server
-itself. Defaults are written into stored objects, so that `kubectl get -o yaml` shows what a run was started with and a
-later release does not change it. The recipe has none: its defaults depend on the preset.
+Kubernetes accepts structural schemas only: no `$ref`, no `anyOf`, no `null`; the API server itself refuses unknown
+fields. Defaults are written into stored objects: `kubectl get -o yaml` shows the values that a run was started with,
+and a later release does not change them. The recipe has none: its defaults depend on the preset.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
 POLICY_FILE = f"crds/{GROUP}_{PLURAL}_policy.yaml"
 ROLES_FILE = f"crds/{GROUP}_{PLURAL}_roles.yaml"
 REFERENCE_FILE = "docs/api.md"
-CHART_FOLDER = "charts/scalerl/files"  # the chart can read only what lies in it: crds/*.yaml once more
+CHART_FOLDER = "charts/scalerl/files"  # copies of crds/*.yaml: a chart can read only its own files
 
 # name, type, place, 0 for every `kubectl get` or 1 for `-o wide`
 COLUMNS = [
@@ -114,7 +114,7 @@ def find_schema(schema: Schema, path: str) -> Schema:
 
 
 def _structural(schema: Schema) -> Schema:
-    """Return pydantic's schema without references, nulls and what Kubernetes does not take."""
+    """Return pydantic's schema without references, nulls and other parts that Kubernetes refuses."""
     return _convert(schema, schema.get("$defs", {}))
 
 
@@ -163,7 +163,7 @@ def _without_defaults(schema: Schema) -> Schema:
 
 
 def build_files() -> dict[str, str]:
-    """Return what is generated: path in the repository -> text."""
+    """Return the generated files: path in the repository -> text."""
     objects = {
         CRD_FILE: _dump([build_crd()]),
         POLICY_FILE: _dump(build_policy()),
@@ -179,7 +179,7 @@ def _dump(objects: Sequence[Schema]) -> str:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes equal parts twice instead of by reference."""
+    """Writes equal parts in full instead of as aliases."""
 
     def ignore_aliases(self, _data: object) -> bool:
         return True

@@ -16,7 +16,7 @@ StopCause = Literal[
     "WatchdogRestart",
     "WatchdogStop",
 ]
-"""Why an actuator asked a coordinator to end."""
+"""Why an actuator requested a coordinator to end."""
 ConditionType = Literal[
     "Ready", "Progressing", "Healthy", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"
 ]
@@ -27,9 +27,9 @@ class Condition(ApiModel):
     """metav1.Condition."""
 
     type: ConditionType
-    """What is said. `Complete` with reason `StoppedByPolicy` is a run that a policy ended: no failure."""
+    """Type of the condition. `Complete` with reason `StoppedByPolicy` is a run that a policy ended: no failure."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition holds."""
     reason: str
     """One CamelCase word, for programs."""
     message: str
@@ -37,7 +37,7 @@ class Condition(ApiModel):
     last_transition_time: datetime
     """When `status` last changed."""
     observed_generation: int = 1
-    """The spec's generation that this was said about."""
+    """The spec's generation that the condition is about."""
 
 
 class RoleStatus(ApiModel):
@@ -46,28 +46,28 @@ class RoleStatus(ApiModel):
     name: Literal["trainer", "generator"]
     """The role."""
     desired: int
-    """Replicas that are wanted."""
+    """Desired replicas."""
     ready: int
-    """Replicas that are at work."""
+    """Replicas that are ready."""
     restarts: int
     """Replicas that were replaced, over all attempts."""
 
 
 class ProgressStatus(ApiModel):
-    """How far the run is."""
+    """Progress of the run."""
 
     phase: str
     """A summary for `kubectl get`; programs read the conditions."""
     step: int
     """Optimizer steps done."""
     version: int
-    """The weights that the generators have."""
+    """Version of the weights that the generators use."""
     pass_rate: float | None = None
     """The last measured held-out pass rate, in [0, 1]."""
     compute_gpu_hours: float
     """GPU-hours spent (device-hours on CPU); warm start excluded."""
     eta_seconds: float | None = None
-    """Seconds to the budget's end at the present pace."""
+    """Seconds to the budget's end at the present speed."""
 
 
 class ForecastStatus(ApiModel):
@@ -75,15 +75,15 @@ class ForecastStatus(ApiModel):
 
     verdict: Literal["Identified", "Weak", "NotIdentified"]
     """`Identified`: the interval can be acted on. `Weak`: it is wide, or a rival law disagrees. `NotIdentified`: the
-    points do not say."""
+    evaluations do not determine it."""
     reason: str
-    """Why, in a sentence."""
+    """Reason of the verdict, in a sentence."""
     law: str | None = None
     """The law that was fitted."""
     points: int
     """Evaluations that were used."""
     ceiling: float | None = None
-    """The pass rate that endless compute would reach (A of Eq. 1)."""
+    """The pass rate that unlimited compute would reach (A of Eq. 1)."""
     ceiling_low: float | None = None
     """Lower end of its 90 % interval."""
     ceiling_high: float | None = None
@@ -101,98 +101,98 @@ class ForecastStatus(ApiModel):
     high: float | None = None
     """Upper end of its 90 % interval."""
     target_gpu_hours: float | None = None
-    """Compute at which `spec.forecast.target` is reached; absent if it never is."""
+    """Compute at which `spec.forecast.target` is reached; absent if it is never reached."""
     summary: str | None = None
     """Ceiling and interval for one column: `0.61 [0.59,0.63]`. Absent without a fit."""
     updated_at: datetime | None = None
-    """When this was computed."""
+    """Time of the computation."""
 
 
 class StopInput(ApiModel):
-    """One evaluation that a policy looked at."""
+    """One evaluation that a policy used."""
 
     step: int
     """Optimizer steps of the evaluated weights."""
     compute_gpu_hours: float
     """Compute at that step."""
     value: float
-    """What the policy's bound was held against."""
+    """The value that was compared with the policy's bound."""
     verdict: str | None = None
-    """Of the forecast that it came from; absent for what is measured."""
+    """Verdict of the forecast that gave the value; absent for measured values."""
 
 
 class StopStatus(ApiModel):
-    """Which policy spoke, and on what."""
+    """The stop policy that held, and its evidence."""
 
     policy: str
-    """Its name."""
+    """Name of the policy."""
     mode: Literal["Enforce", "Observe"]
-    """Whether it ended the run or would have."""
+    """`Enforce`: the policy ended the run. `Observe`: it would have."""
     reason: str
-    """What held, with the numbers."""
+    """The condition that held, with its numbers."""
     quantity: str = ""
-    """What its condition is about, by its name in the spec."""
+    """Quantity of its condition, by its name in the spec."""
     inputs: list[StopInput] = []
-    """The numbers that it looked at, oldest first; of more than ten the last."""
+    """The last ten values that it used, oldest first."""
     saved_gpu_hours: float | None = None
-    """Budget that was left at the last of them."""
+    """Budget that was unspent at the last of them."""
     others: list[str] = []
-    """Further policies that hold."""
+    """Other policies that hold."""
 
 
 class CheckpointStatus(ApiModel):
     """The last durable checkpoint."""
 
     step: int
-    """Optimizer steps it holds."""
+    """Optimizer steps at the checkpoint."""
     time: datetime
     """When it became durable."""
     uri: str
-    """Where it is."""
+    """Location of the checkpoint."""
 
 
 class CostStatus(ApiModel):
-    """What the run has used, lost work included."""
+    """Device time of the run, lost work included."""
 
     gpu_seconds: dict[str, float]
-    """By role."""
+    """Device-seconds by role."""
     idle_fraction: dict[str, float]
-    """By role, in [0, 1]."""
+    """Share of device time without work, by role, in [0, 1]."""
 
 
 class AttemptStatus(ApiModel):
-    """One life of the trainer group on a cluster."""
+    """One attempt: from the start of the trainer group to its end."""
 
     number: int
-    """1 for the run's first."""
+    """1 for the run's first attempt."""
     replicas: int
-    """Trainer pods that it has."""
+    """Number of trainer pods."""
     created: datetime
-    """When its pods were asked for."""
+    """When its pods were requested."""
     started: datetime | None = None
     """When its coordinator's process began."""
     seen: bool = False
-    """Whether the coordinator's pod has existed: if it does not now, it is lost."""
+    """Whether the coordinator's pod has been observed: if it is missing later, it is lost."""
     stop_cause: StopCause | None = None
-    """Why it was asked to end; absent while nobody has asked."""
+    """Why its end was requested; absent without a request."""
     stop_time: datetime | None = None
-    """When it was asked."""
+    """When its end was requested."""
     stop_message: str = ""
-    """What was seen then."""
+    """The observation that caused the request."""
     ended: datetime | None = None
-    """When its coordinator's end was seen."""
+    """When its coordinator's end was observed."""
     exit_code: int | None = None
-    """Of what ended it, 128 + N for signal N; absent if that left none."""
+    """Exit code of the container that ended it, 128 + N for signal N; absent if there is none."""
     infrastructure: bool = False
-    """A node, an eviction or a deletion by others ended it: it costs no restart."""
+    """Whether a lost node, an eviction or a deletion by others ended it: such an end costs no restart."""
     rule: str | None = None
-    """The rule of `spec.failurePolicy` that fits its end; absent if none does."""
+    """The rule of `spec.failurePolicy` that matches its end; absent if none does."""
     ruled: FailureAction | None = None
-    """What that rule says."""
+    """Action of that rule."""
     said: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"] | None = None
-    """The coordinator's last word."""
+    """Reason in the coordinator's termination message."""
     error: str = ""
-    """One line."""
+    """Error in the termination message: one line."""
     step: int = 0
     """Optimizer steps at its end."""
     checkpoint_step: int | None = None
@@ -205,39 +205,39 @@ class AttemptStatus(ApiModel):
 
 
 class EarlierAttempts(ApiModel):
-    """What remains of attempts that are no longer listed."""
+    """Totals of the attempts that are no longer listed."""
 
     active_seconds: float = 0.0
-    """How long they ran."""
+    """Seconds that they ran."""
     failures: int = 0
-    """Those that cost a restart, since the last new checkpoint."""
+    """Attempts that cost a restart, since the last new checkpoint."""
     retries: int = 0
-    """Those that cost none, since the last new checkpoint."""
+    """Attempts that cost none, since the last new checkpoint."""
     checkpoint_step: int | None = None
-    """Newest checkpoint that one of them left."""
+    """Step of the newest checkpoint that one of them wrote."""
 
 
 class RLRunStatus(ApiModel):
-    """What was seen, as of the last write."""
+    """The observed state of a run, as of the last write."""
 
     observed_generation: int = 1
     """The spec's generation that this status is about."""
     conditions: list[Condition] = []
-    """What holds now."""
+    """Current conditions."""
     roles: list[RoleStatus] = []
     """Replicas by role."""
     attempt: int = 1
-    """1 for the first start."""
+    """Number of the attempt; 1 for the first."""
     progress: ProgressStatus | None = None
-    """How far the run is."""
+    """Progress of the run."""
     forecast: ForecastStatus | None = None
     """The last forecast."""
     stop: StopStatus | None = None
-    """The policy that spoke."""
+    """The stop policy that held."""
     checkpoint: CheckpointStatus | None = None
     """The last durable checkpoint."""
     cost: CostStatus | None = None
-    """What was used."""
+    """Device time."""
     attempts: list[AttemptStatus] = []
     """On a cluster: the last attempts, oldest first."""
     earlier: EarlierAttempts | None = None

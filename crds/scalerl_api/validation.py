@@ -1,4 +1,4 @@
-"""From a YAML document to an RLRun, or to every fault in it. PURE."""
+"""Parses a YAML document into an RLRun, or into every fault of it. PURE."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: where, what was found, what is allowed."""
+    """One fault of a document: path, found value, allowed values."""
 
     path: str
     value: str
@@ -32,7 +32,7 @@ class Fault:
 
 
 class InvalidRun(ValueError):
-    """The document is not a run that can be started; never worth a retry."""
+    """The document is not a valid run; a retry cannot succeed."""
 
     def __init__(self, faults: Sequence[Fault]):
         super().__init__("\n".join(map(str, faults)))
@@ -54,7 +54,7 @@ def parse_run(document: object) -> RLRun:
 
 
 def _parse_recipe(document: Mapping[Any, Any]) -> tuple[Recipe | None, list[Fault]]:
-    """Preset and overrides as one recipe; None where RLRun's own faults say why there is none."""
+    """Preset and overrides as one recipe; None if the faults of RLRun cover it."""
     spec = document.get("spec")
     written = spec.get("recipe", {}) if isinstance(spec, Mapping) else None
     if not isinstance(written, Mapping):
@@ -65,7 +65,7 @@ def _parse_recipe(document: Mapping[Any, Any]) -> tuple[Recipe | None, list[Faul
 
 
 def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
-    """Yield what no single field can see is wrong."""
+    """Yield the faults that involve several fields."""
     yield from _check_names("spec.data.downstream", [each.name for each in run.spec.data.downstream])
     yield from _check_names("spec.stopPolicies", [each.name for each in run.spec.stop_policies])
     yield from _check_names("spec.failurePolicy.rules", [each.name for each in run.spec.failure_policy.rules])
@@ -77,7 +77,7 @@ def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_names(path: str, names: Sequence[str]) -> Iterator[Fault]:
-    """The API server does this by itself: the lists are keyed by name."""
+    """Yield repeated names. The API server refuses them by itself: the lists are keyed by name."""
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Fault(f"{path}[{index}].name", name, "every name once")
@@ -86,11 +86,11 @@ def _check_names(path: str, names: Sequence[str]) -> Iterator[Fault]:
 def _try_rule(rule: Rule[Any], path: str, part: object) -> Iterator[Fault]:
     if not rule.holds(part):
         where = f"{path}.{rule.blamed}".strip(".")
-        yield Fault(where, rule.seen.format(it=part), rule.allowed.format(it=part))
+        yield Fault(where, rule.found.format(it=part), rule.allowed.format(it=part))
 
 
 def _find_parts(value: object, path: str, steps: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """Every part of a run at `steps`, such as `spec`, `stopPolicies[]`, with its place; none where it is unset."""
+    """Every part of a run at `steps`, such as `spec`, `stopPolicies[]`, with its path; nothing where it is unset."""
     if not steps or value is None:
         yield from [(path, value)] if value is not None else []
         return
@@ -102,7 +102,7 @@ def _find_parts(value: object, path: str, steps: Sequence[str]) -> Iterator[tupl
 
 
 def _parse_as(root: type[Model], document: object, prefix: tuple[str, ...] = ()) -> tuple[Model | None, list[Fault]]:
-    """The typed object, or why there is none. Only the YAML's own names count: an API server knows no others."""
+    """The typed object, or its faults. Only YAML's camel-case names are accepted, as by the API server."""
     try:
         return root.model_validate(document, by_alias=True, by_name=False), []
     except ValidationError as error:
@@ -120,7 +120,7 @@ def _fault(item: ErrorDetails, root: type[BaseModel], prefix: tuple[str, ...]) -
 
 
 def _explain(item: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
-    """The value that was found and what is allowed, for one pydantic error."""
+    """The found value and the allowed ones, for one pydantic error."""
     kind, context, value = item["type"], item.get("ctx", {}), _show(item["input"])
     if kind == "missing":
         return "missing", "this field is required"
@@ -136,9 +136,9 @@ def _explain(item: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
     return value, message[0].lower() + message[1:]
 
 
-_UNION_MEMBERS = ("int", "float", "str", "bool")  # pydantic adds the member's name to the place of the error
+_UNION_MEMBERS = ("int", "float", "str", "bool")  # pydantic appends the member's name to the error's location
 
-# What is allowed, by pydantic's name of the error; in braces what pydantic says of the bound.
+# The allowed values, by pydantic's error type; names in braces come from the error's context.
 _ALLOWED = {
     "literal_error": "one of {expected}",
     "greater_than_equal": "at least {ge}",
@@ -168,7 +168,7 @@ _PATTERNS = {
 
 
 def _suggest(root: type[BaseModel], location: tuple[str | int, ...]) -> str:
-    """Name the fields that exist where `location` points, the nearest first."""
+    """Suggest the field nearest to the unknown one at `location`, else list the fields there."""
     model = _model_at(root, location[:-1])
     near = difflib.get_close_matches(str(location[-1]), _names(model), n=1)
     return f"did you mean {near[0]}?" if near else _fields(model)
@@ -185,7 +185,7 @@ def _names(model: type[BaseModel]) -> list[str]:
 
 
 def _model_at(root: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel]:
-    """The model whose fields `location` may name; positions in lists are passed over."""
+    """The model whose fields `location` may name; list positions are skipped."""
     model = root
     for part in location:
         if not isinstance(part, int):
@@ -209,7 +209,7 @@ def _join(parts: tuple[str | int, ...]) -> str:
 
 
 def _show(value: object) -> str:
-    """A value as YAML's reader wrote it, short."""
+    """A value in YAML's spelling, shortened."""
     match value:
         case None:
             return "empty"

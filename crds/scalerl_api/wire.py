@@ -1,6 +1,6 @@
-"""What operator and runtime say to each other: paths, ports, names, exit codes, JSON bodies. PURE.
+"""The interface between operator and runtime: paths, ports, names, exit codes, JSON bodies. PURE.
 
-Every constant says who writes it and who reads it.
+Each block of constants states its writer and its reader.
 """
 
 from typing import Literal
@@ -10,8 +10,8 @@ from scalerl_api.base import ApiModel
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0
 EXIT_INVALID = 64  # the spec is wrong; never retried
-EXIT_NON_FINITE = 65  # loss or gradient are no numbers any more; the last checkpoint is sound
-EXIT_RETRY = 75  # a fault of the surroundings; does not say the run is bad
+EXIT_NON_FINITE = 65  # loss or gradient is not finite; the last checkpoint is sound
+EXIT_RETRY = 75  # a fault of the surroundings, not of the run
 
 # Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
 ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
@@ -19,22 +19,19 @@ ENV_FOLDER = "SCALERL_FOLDER"  # the run's folder: records and, unless the spec 
 ENV_ATTEMPT = "SCALERL_ATTEMPT"  # 1 for the first start
 ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
-ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # where the coordinator leaves its Termination
+ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # path to which the coordinator writes its Termination
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
-ENV_COORDINATOR = (
-    "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set: the run's processes are spread over pods
-)
-ENV_POD_IP = "SCALERL_POD_IP"  # where this pod's peers reach it
-ENV_CLUSTER = (
-    "SCALERL_RAY_CLUSTER"  # Ray's head, once this pod has one (written and read by the coordinator's pod itself)
-)
-ENV_LAST_WORDS = "SCALERL_LAST_WORDS"  # where Kubernetes reads the Termination from
+ENV_COORDINATOR = "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set if the run has several pods
+ENV_POD_IP = "SCALERL_POD_IP"  # address of this pod for its peers
+ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # address of Ray's head (written and read by the coordinator's pod itself)
+ENV_TERMINATION_MESSAGE = "SCALERL_LAST_WORDS"  # path from which Kubernetes reads the termination message
 
-# Fixed ports of a pod (read by both). Ray chooses at random what it is not told. A run's NetworkPolicy names PORT_HTTP
-# only: between the pods of a run every port is open, for collectives listen where the kernel lets them.
+# Fixed ports of a pod (read by both); Ray chooses a random port where none is given. A run's NetworkPolicy names
+# PORT_HTTP only: between the pods of a run every port is open, because collectives listen on ports of the kernel's
+# choice.
 PORT_HTTP = 8480  # the coordinator's HTTP
 PORT_RAY_GCS = 6379
 PORT_RAY_NODE = 6380
@@ -48,7 +45,7 @@ PORTS_RAY_WORKERS = (10_002, 10_999)  # first and last: one for every Ray proces
 # Files in the run's folder (written by the runtime, read by the actuators and the report).
 ADDRESS_FILE = "coordinator.address"  # "host:port", written when the coordinator's HTTP answers
 METRICS_FILE = "metrics.jsonl"  # one StepRecord a line
-EVALS_FILE = "evals.jsonl"  # one EvalPoint a line, durable before it is announced
+EVALS_FILE = "evals.jsonl"  # one EvalPoint a line, durable before it is reported
 LEDGER_FILE = "ledger.jsonl"  # one line a step: the prompts it trained
 CHECKPOINTS = "checkpoints"
 
@@ -58,15 +55,14 @@ PATH_PROGRESS = "/v1/progress"
 PATH_HEALTH = "/healthz"
 PATH_READY = "/readyz"
 
-# Series of the coordinator's /metrics that the operator can read back from a Prometheus server (written by the
-# runtime).
+# Series of the coordinator's /metrics (written by the runtime, read by the operator from a Prometheus server).
 SERIES_PREFIX = "scalerl_"
 SERIES_PHASE = "phase"  # 1 for the coordinator's phase, which is the label of the same name
 SERIES_EARLIER = "earlier_gpu_seconds"  # by role; with SERIES_SPENT it is `Progress.gpu_seconds`
 SERIES_SPENT = "gpu_seconds_total"  # by role and phase
 # One series for each of these numbers of an EvalPoint, `scalerl_eval_<field>`; all its other fields are labels.
 EVAL_SERIES = ("pass_rate", "standard_error", "compute_gpu_hours", "mean_tokens", "entropy")
-EVAL_LABELS = {  # label -> field; `attempt` is the label of whoever is scraped, perhaps a later attempt
+EVAL_LABELS = {  # label -> field; the label `attempt` is of the scraped target, perhaps a later attempt
     "dataset": "dataset",
     "index": "index",
     "step": "step",
@@ -102,7 +98,7 @@ class EvalPoint(ApiModel):
     standard_error: float
     """Of `pass_rate`, clustered by prompt."""
     excluded: int = 0
-    """Completions that the verifier could not judge."""
+    """Completions for which the verifier failed."""
     mean_tokens: float = 0.0
     """Mean completion length."""
     truncation_share: float | None = None
@@ -121,21 +117,21 @@ class StepRecord(ApiModel):
     attempt: int
     compute_gpu_hours: float
     reward: float | None = None
-    """Mean reward of the batch, in [-1, 1]; absent if no completion of it could be judged."""
+    """Mean reward of the batch, in [-1, 1]; absent if the verifier failed for all completions."""
     values: dict[str, float]
     """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
 
 
 class StepVital(ApiModel):
-    """What the watchdog looks at of one optimizer step."""
+    """The watchdog's data of one optimizer step."""
 
     step: int
     finite: bool = True
-    """False: loss or gradient norm was no number, and the update was left out."""
+    """False: loss or gradient norm was not finite, and the update was skipped."""
     entropy: float | None = None
     """Mean over the trained tokens (nats); absent if nothing was trained."""
     lag: float | None = None
-    """Largest of a trained token, in steps."""
+    """Largest lag of a trained token, in steps."""
 
 
 class Checkpoint(ApiModel):
@@ -153,21 +149,21 @@ class Progress(ApiModel):
     attempt: int
     phase: Phase
     detail: str = ""
-    """What is being waited for, for a person."""
+    """The current wait or activity, for a person."""
     step: int
     version: int
     compute_gpu_hours: float
     gpu_seconds: dict[str, float] = {}
-    """By role, all attempts that this coordinator knows of."""
+    """By role, over all attempts that are recorded in the run's folder."""
     idle_fraction: dict[str, float] = {}
     """By role, of this attempt."""
     generators_ready: int = 0
     generator_restarts: int = 0
     latest: StepRecord | None = None
     vitals: list[StepVital] = []
-    """The last steps of this attempt, VITAL_STEPS at most, oldest first: whoever asks seldom misses none."""
+    """The last steps of this attempt, VITAL_STEPS at most, oldest first, so that infrequent polls miss none."""
     still_seconds: float | None = None
-    """Since the last step ended, or since the training began; absent before."""
+    """Seconds since the last step ended or training began; absent before."""
     evals: list[EvalPoint] = []
     """Every point from index `since` on."""
     checkpoint: Checkpoint | None = None
@@ -176,12 +172,12 @@ class Progress(ApiModel):
 
 
 class Termination(ApiModel):
-    """What the coordinator says last (the pod's termination message)."""
+    """The coordinator's termination message."""
 
     reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"]
     step: int = 0
     checkpoint: Checkpoint | None = None
-    """The newest durable one; absent if this attempt neither made nor found any."""
+    """The newest durable checkpoint; absent if this attempt neither wrote nor found one."""
     last_eval: EvalPoint | None = None
     error: str = ""
     """One line."""

@@ -21,10 +21,10 @@ from pathlib import Path
 from scalerl_api import RLRun
 from scalerl_api.wire import (
     ENV_COORDINATOR,
-    ENV_LAST_WORDS,
     ENV_POD_IP,
     ENV_ROLE,
     ENV_TERMINATION_FILE,
+    ENV_TERMINATION_MESSAGE,
     EXIT_FINISHED,
     EXIT_RETRY,
     PORT_RAY_AGENT,
@@ -241,7 +241,7 @@ def write_termination_message(variables: Mapping[str, str]) -> None:
 
     A mounted file, so a rename cannot replace it.
     """
-    place = variables.get(ENV_LAST_WORDS)
+    place = variables.get(ENV_TERMINATION_MESSAGE)
     words = Path(variables.get(ENV_TERMINATION_FILE, ""))
     if place and words.is_file():
         shutil.copyfile(words, place)

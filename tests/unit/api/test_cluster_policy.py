@@ -84,7 +84,7 @@ def test_policy_is_bound_to_every_run_and_refuses() -> None:
     assert POLICY["spec"]["failurePolicy"] == "Fail"
 
 
-def test_policy_leaves_alone_what_does_not_change_the_spec() -> None:
+def test_policy_ignores_updates_outside_the_spec() -> None:
     (condition,) = POLICY["spec"]["matchConditions"]
     assert condition["expression"] == "oldObject == null || object.spec != oldObject.spec"
 
@@ -92,7 +92,7 @@ def test_policy_leaves_alone_what_does_not_change_the_spec() -> None:
 @pytest.mark.parametrize(
     ("level", "may_write"), [("view", False), ("edit", True), ("admin", True)], ids=["view", "edit", "admin"]
 )
-def test_role_is_part_of_the_one_that_people_have(level: str, may_write: bool) -> None:
+def test_role_is_aggregated_into_the_one_of_kubernetes(level: str, may_write: bool) -> None:
     (role,) = [each for each in build_roles() if each["metadata"]["name"] == f"scalerl-rlruns-{level}"]
     assert role["metadata"]["labels"] == {f"rbac.authorization.k8s.io/aggregate-to-{level}": "true"}
     runs, status = role["rules"]

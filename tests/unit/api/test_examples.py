@@ -47,7 +47,9 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "docs/policies.md")
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.split(":", 1)[0] for block in BLOCKS])
-def test_what_the_page_on_policies_shows_is_valid(block: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def test_examples_on_the_page_on_policies_are_valid(
+    block: str, edit: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
     parse_run(edit({f"spec.{name}": value for name, value in yaml.safe_load(block).items()}))
 
 

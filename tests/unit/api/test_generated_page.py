@@ -7,7 +7,7 @@ import pytest
 from scalerl_api.generated_page import write_page
 
 
-def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_on_a_stale_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     assert write_page(str(page), lambda: "a\n", ["--check"]) == 1
     assert "make generate" in capsys.readouterr().err

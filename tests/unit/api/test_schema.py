@@ -104,7 +104,7 @@ EXAMPLES: dict[str, Schema] = {
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
-def test_field_says(path: str) -> None:
+def test_field_schema(path: str) -> None:
     node = {key: value for key, value in NODES[path].items() if key != "description"}
     assert node == EXAMPLES[path]
 
@@ -123,7 +123,7 @@ def test_absent_group_is_filled_from_its_fields(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["spec.warmStart", "spec.model.scratch", "spec.forecast.target", "spec.budget"])
-def test_group_that_means_something_is_never_made_up(path: str) -> None:
+def test_optional_group_has_no_default(path: str) -> None:
     assert "default" not in NODES[path]
 
 
@@ -132,7 +132,7 @@ def test_status_has_no_default() -> None:
 
 
 @pytest.mark.parametrize("rule", CRD_RULES, ids=lambda rule: f"{rule.at}:{rule.blamed}")
-def test_rule_is_on_no_default_and_blames_a_field_that_exists(rule: Rule[Any]) -> None:
+def test_rule_names_an_existing_field_and_is_on_no_default_group(rule: Rule[Any]) -> None:
     assert "default" not in NODES[rule.at]
     assert f"{rule.at}.{rule.blamed}".rstrip(".") in NODES
 
@@ -171,12 +171,12 @@ def test_crd_names_itself() -> None:
     assert crd["spec"]["versions"][0]["subresources"] == {"status": {}}
 
 
-def test_find_schema_names_what_is_not_there() -> None:
+def test_find_schema_names_a_missing_field() -> None:
     with pytest.raises(KeyError, match="trainr"):
         find_schema(build_schema(), "spec.trainr")
 
 
-def test_every_spec_field_was_argued_for() -> None:
+def test_every_spec_field_is_listed_with_its_issue() -> None:
     """Options are debt: a field is added to spec_fields.txt with the issue that asked for it."""
     listed = (Path(__file__).parent / "spec_fields.txt").read_text().split()
     assert [path for path, _, _ in list_fields(NODES["spec"], "spec")] == listed
@@ -191,12 +191,12 @@ def test_reference_names_every_field_once() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `spec.checkpoint.keep` | integer | 2 … 1,000 | `3` | How many are kept. "
-        "At least 2: the older one replaces a damaged one. |",
+        "| `spec.checkpoint.keep` | integer | 2 … 1,000 | `3` | Number of checkpoints to "
+        "keep. At least 2: if the newest is damaged, the one before is used. |",
         "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, or `scratch`. "
-        "Fixed for the run's life. |",
+        "Cannot change after the run's creation. |",
         "| `spec.recipe.noPositiveResampling` | boolean |  | `true` | A prompt whose historic pass rate reaches "
-        "`noPositiveThreshold` leaves the later epochs for good. |",
+        "`noPositiveThreshold` is excluded from later epochs. |",
         "| `advantage` | batchStd | groupStd | groupStd | groupStd | groupStd |  |",
     ],
 )
@@ -204,7 +204,7 @@ def test_reference_row(row: str) -> None:
     assert row in build_reference(build_schema()).splitlines()
 
 
-def test_check_tells_stale_from_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_on_a_stale_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in build_files():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     root = ["--root", str(tmp_path)]

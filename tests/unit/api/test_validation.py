@@ -41,7 +41,7 @@ def test_rejected(row: dict[str, Any], edit: Edit) -> None:
     assert faults(edit(row["changes"])) == [row["message"]]
 
 
-@pytest.mark.parametrize("rule", [*CRD_RULES, *POLICY_RULES], ids=lambda rule: f"{rule.at}.{rule.blamed}:{rule.seen}")
+@pytest.mark.parametrize("rule", [*CRD_RULES, *POLICY_RULES], ids=lambda rule: f"{rule.at}.{rule.blamed}:{rule.found}")
 def test_every_rule_has_a_rejected_example(rule: Rule[Any]) -> None:
     place = f"{rule.at}.{rule.blamed}".strip(".").replace("[]", "[0]")
     words = rule.allowed.format_map(Anything()).split("...")[0]
@@ -109,7 +109,7 @@ def test_recipe_of_a_wrong_shape_is_a_fault_not_a_crash(recipe: object, edit: Ed
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3], ids=repr)
-def test_what_is_no_mapping_is_a_fault(document: object) -> None:
+def test_a_document_that_is_not_a_mapping_is_a_fault(document: object) -> None:
     assert faults(document)[0].endswith("an RLRun mapping is needed")
 
 
