@@ -1,7 +1,7 @@
-"""Every word that the operator says of a run to programs: conditions, their reasons, events. PURE.
+"""Conditions, their reasons and the events of a run. PURE.
 
-`python -m scalerl_operator.cli.conditions_page` writes docs/conditions.md from them. Types keep the code to these
-words, and a test keeps the tables to the types.
+`python -m scalerl_operator.cli.conditions_page` writes docs/conditions.md from them. The types allow only these
+names; a test compares the tables with the types.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ ClusterOutcome = Literal[
     "StoppedByWatchdog",
 ]
 Outcome = ClusterOutcome | Literal["Interrupted"]
-"""How a run has ended, or why it rests."""
+"""How a run has ended, or why it is paused."""
 PhaseReason = Literal["Starting", "WarmStart", "Training", "Evaluating", "Stopping", "Finishing"]
-"""What a coordinator does."""
+"""A coordinator's phase."""
 StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "BackingOff", "InvalidSpec"]
-"""The run's one word: STATE in `kubectl get`."""
+"""The reason that `kubectl get` shows as STATE."""
 WatchRule = Literal["NoStep", "NonFinite", "Stale", "EntropyLow"]
 HealthReason = WatchRule | Literal["NothingFound", "NotTraining"]
 ForecastReason = Literal["NoPoints", "Identified", "Weak", "NotIdentified"]
@@ -47,7 +47,7 @@ EventReason = (
     ]
 )
 
-COMPLETE: tuple[Outcome, ...] = ("Finished", "StoppedByPolicy")  # a policy stop is a result, not a failure
+COMPLETE: tuple[Outcome, ...] = ("Finished", "StoppedByPolicy")  # a policy stop is a result, no failure
 FAILED: tuple[Outcome, ...] = (
     "Invalid",
     "FailedByRule",
@@ -60,71 +60,74 @@ PAUSED: tuple[Outcome, ...] = ("Interrupted", "Suspended")
 
 CONDITIONS: Mapping[ConditionType, str] = {
     "Ready": "The coordinator answers and trains or evaluates.",
-    "Progressing": "The run is under way, or will be without anybody's doing. False: it is over, rests, or its spec "
-    "cannot be understood.",
-    "Healthy": "The watchdog has found nothing. False: a rule of `spec.watchdog` is broken; the message has numbers.",
-    "Suspended": "`spec.suspend` is true and nothing of the run is left on a device.",
-    "ForecastReady": "The forecast's verdict is `Identified`. The message says why not, and what would settle it.",
+    "Progressing": "The run makes progress, or will without an action of the user. False: it is over or paused, or its "
+    "spec is invalid.",
+    "Healthy": "No rule of `spec.watchdog` is broken. False: one is; the message has the numbers.",
+    "Suspended": "`spec.suspend` is true and the run holds no device.",
+    "ForecastReady": "The forecast's verdict is `Identified`. Else the message has the reason, and what is missing.",
     "StopRecommended": "A stop policy holds. The message has the numbers, as has `status.stop`.",
-    "Complete": "The run has done what it was for: its budget is spent, or a policy has ended it.",
-    "Failed": "The run has ended and will not go on.",
+    "Complete": "The run has reached its goal: its budget is spent, or a stop policy has ended it.",
+    "Failed": "The run has ended and will not be restarted.",
 }
 
 STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
     "Pending": (
-        "Pods of an attempt's trainers do not all run yet.",
-        "The message says what each waits for: the scheduler's word, an image. `deadlines.pendingSeconds` bounds it.",
+        "Some trainer pods of an attempt do not run yet.",
+        "The message has what each waits for: the scheduler's reason, an image. `deadlines.pendingSeconds` bounds it.",
     ),
     "Starting": ("The coordinator loads model, data and engines.", "`deadlines.startSeconds` bounds it."),
     "WarmStart": ("The supervised stage.", ""),
-    "Training": ("Optimizer steps are made.", ""),
-    "Evaluating": ("Evaluations that are due are made; no step is.", ""),
-    "Stopping": ("The coordinator was asked to save and end; the message says why.", ""),
-    "Finishing": ("The budget is spent; the coordinator ends.", ""),
-    "Restarting": ("The next attempt begins, from the newest checkpoint.", ""),
-    "BackingOff": ("The next attempt waits for its time.", "The message says how the last one ended."),
+    "Training": ("Optimizer steps run.", ""),
+    "Evaluating": ("Due evaluations run; no optimizer step does.", ""),
+    "Stopping": ("The coordinator was told to save a checkpoint and end; the message has the cause.", ""),
+    "Finishing": ("The budget is spent; the coordinator is shutting down.", ""),
+    "Restarting": ("The next attempt starts from the newest checkpoint.", ""),
+    "BackingOff": ("The next attempt waits for its backoff.", "The message has the end of the last attempt."),
     "InvalidSpec": (
-        "The operator does not understand the spec, or cannot carry it out. What runs goes on.",
-        "Mend what the message names; it is taken at once.",
+        "The spec is invalid, or its pods cannot be built. A running attempt continues.",
+        "Correct the fields that the message names; the operator retries at once.",
     ),
     "Finished": ("The budget is spent.", ""),
-    "StoppedByPolicy": ("A stop policy has ended the run, after a checkpoint. No failure.", "See `status.stop`."),
-    "Suspended": ("`spec.suspend` is true.", "False goes on from the checkpoint."),
-    "Interrupted": ("`scalerl run` was asked to end.", "`--resume` goes on from the checkpoint."),
-    "Invalid": ("The runtime has refused the spec (exit code 64).", "Mend it and make a new run."),
+    "StoppedByPolicy": (
+        "A stop policy has ended the run after a checkpoint. This is no failure.",
+        "See `status.stop`.",
+    ),
+    "Suspended": ("`spec.suspend` is true.", "Set it to false to resume from the checkpoint."),
+    "Interrupted": ("`scalerl run` was interrupted.", "`--resume` continues from the checkpoint."),
+    "Invalid": ("The runtime has refused the spec (exit code 64).", "Correct it and create a new run."),
     "FailedByRule": (
         "A rule of `failurePolicy` with the action `FailRun` fits the end of an attempt.",
-        "The message names the rule.",
+        "The message has the rule's name.",
     ),
     "RestartsExhausted": (
         "More failures without a new checkpoint than `failurePolicy.maxRestarts`.",
-        "The message has the last one; its coordinator's pod is kept for its log.",
+        "The message has the last failure; its coordinator's pod is kept for its log.",
     ),
     "RetriesExhausted": (
-        "Eleven ends in a row that cost no restart (evictions, lost nodes, exit code 75, pods that never began), and "
+        "Eleven ends in a row that cost no restart (evictions, lost nodes, exit code 75, pods that never started), and "
         "no new checkpoint.",
-        "Look at the cluster before the run.",
+        "Check the cluster first, then the run.",
     ),
     "DeadlineExceeded": ("`deadlines.activeSeconds` are used up.", ""),
     "StoppedByWatchdog": (
         "A rule of `spec.watchdog` with the action `Stop` was broken.",
-        "The message has rule and numbers; a checkpoint was saved, but for NaN.",
+        "The message has rule and numbers; a checkpoint was saved, except after NaN.",
     ),
 }
 
 HEALTH: Mapping[HealthReason, str] = {
     "NothingFound": "No rule is broken.",
-    "NotTraining": "The running attempt has not answered yet, or none runs: status `Unknown`.",
-    "NoStep": "`watchdog.noStep`: no optimizer step ends.",
-    "NonFinite": "`watchdog.nonFinite`: NaN or infinity in loss or gradient, and the run was told to go on.",
-    "Stale": "`watchdog.staleness`: what is trained on was sampled by weights that are too old.",
+    "NotTraining": "No attempt runs, or the running one has not answered yet: status `Unknown`.",
+    "NoStep": "`watchdog.noStep`: no optimizer step completes.",
+    "NonFinite": "`watchdog.nonFinite`: NaN or infinity in loss or gradient, and the rule lets the run continue.",
+    "Stale": "`watchdog.staleness`: the training samples come from weights that are too old.",
     "EntropyLow": "`watchdog.entropy`: the policy's entropy is below its floor.",
 }
 FORECASTS: Mapping[ForecastReason, str] = {
     "NoPoints": "No held-out evaluation yet: status `Unknown`.",
-    "Identified": "The interval can be acted on.",
-    "Weak": "The interval is wide, or a rival law disagrees.",
-    "NotIdentified": "The points do not say.",
+    "Identified": "The interval is narrow enough to act on.",
+    "Weak": "The interval is wide, or another law fits as well and disagrees.",
+    "NotIdentified": "The points do not determine a fit.",
 }
 STOPS: Mapping[StopReason, str] = {
     "NoPolicyHolds": "No stop policy holds.",
@@ -133,23 +136,23 @@ STOPS: Mapping[StopReason, str] = {
 }
 
 EVENTS: Mapping[EventReason, tuple[Literal["Normal", "Warning"], str]] = {
-    "AttemptCreated": ("Normal", "An attempt's pods are asked for."),
-    "Training": ("Normal", "An attempt has begun to train; from which step."),
-    "AskedToEnd": ("Normal", "An attempt is asked to save and end; the cause and what was seen."),
+    "AttemptCreated": ("Normal", "An attempt was created; its pods follow."),
+    "Training": ("Normal", "An attempt has started to train; the message has its first step."),
+    "AskedToEnd": ("Normal", "An attempt is told to save and end; the message has the cause and the observation."),
     "AttemptEnded": (
         "Normal",
-        "An attempt has ended; how, and which rule fits. Unless asked for or finished: Warning.",
+        "An attempt has ended; the message has how, and the rule that fits. Warning for an unexpected end.",
     ),
-    "BackingOff": ("Warning", "An attempt has failed; when the next one begins."),
+    "BackingOff": ("Warning", "An attempt has failed; the message has the start of the next one."),
     "FailedCreate": (
         "Warning",
-        "The API server refuses a pod or what pods share: quota, policy, template; or a name of theirs is taken.",
+        "The API server refuses a pod or a shared object (quota, policy, template), or its name is in use.",
     ),
     "Unhealthy": ("Warning", "A rule of the watchdog is broken, whatever its action."),
-    "ForecastChanged": ("Normal", "The forecast has another verdict."),
-    "StopRecommended": ("Normal", "A stop policy holds; its numbers and the budget that is left."),
-    "InvalidSpec": ("Warning", "The spec cannot be carried out; every fault."),
-    "Suspended": ("Normal", "Nothing of the run is left on a device."),
+    "ForecastChanged": ("Normal", "The forecast's verdict has changed."),
+    "StopRecommended": ("Normal", "A stop policy holds; the message has its numbers and the budget that is left."),
+    "InvalidSpec": ("Warning", "The spec is invalid; the message has every fault."),
+    "Suspended": ("Normal", "The run is suspended and holds no device."),
     "Finished": ("Normal", "The budget is spent."),
     "StoppedByPolicy": ("Normal", "A stop policy has ended the run."),
     "Invalid": ("Warning", "The runtime has refused the spec."),
@@ -161,11 +164,11 @@ EVENTS: Mapping[EventReason, tuple[Literal["Normal", "Warning"], str]] = {
 }
 
 CAUSES: Mapping[StopCause, tuple[str, str]] = {
-    "Interrupted": ("A person, on one machine (Ctrl-C).", "nothing"),
+    "Interrupted": ("Ctrl-C, on one machine.", "nothing"),
     "Suspended": ("`spec.suspend`.", "nothing"),
-    "StoppedByPolicy": ("A stop policy that is enforced.", "nothing: the run is over"),
+    "StoppedByPolicy": ("An enforced stop policy.", "nothing: the run is over"),
     "DeadlineExceeded": ("`deadlines.activeSeconds`.", "nothing: the run is over"),
-    "PendingDeadline": ("`deadlines.pendingSeconds`: its pods did not all begin.", "a retry"),
+    "PendingDeadline": ("`deadlines.pendingSeconds`: some of its pods did not start.", "a retry"),
     "Stuck": ("The coordinator does not answer: 600 s, or `deadlines.startSeconds` at its start.", "a restart"),
     "GangBroken": ("A trainer's pod is gone.", "as that pod's end"),
     "WatchdogRestart": ("`spec.watchdog`, action `Restart`.", "a restart"),
@@ -175,11 +178,11 @@ CAUSES: Mapping[StopCause, tuple[str, str]] = {
 INTRODUCTION = """\
 # Conditions, reasons, events
 
-Made by `make generate` from `operator/scalerl_operator/run/conditions.py`; do not edit. For programs, and for people
-who read `kubectl describe rlrun`. `scalerl run` writes the same conditions into `status.yaml`.
+Generated by `make generate` from `operator/scalerl_operator/run/conditions.py`; do not edit. For programs, and for
+readers of `kubectl describe rlrun`. `scalerl run` writes the same conditions into `status.yaml`.
 
-Every condition is there from the first status on, so that `kubectl wait --for=condition=Complete` works at any time. A
-run whose spec was never understood has `Progressing` alone.
+Every condition is in the first status already, so that `kubectl wait --for=condition=Complete` works at any time. A run
+whose spec was never valid has `Progressing` alone.
 
 ## Conditions
 
@@ -187,8 +190,8 @@ run whose spec was never understood has `Progressing` alone.
 STANDING_INTRODUCTION = """
 ## Reasons of `Ready`, `Progressing`, `Suspended`, `Complete`, `Failed`
 
-These five carry one word, which `kubectl get` shows as STATE. The second column names the condition that is true by it,
-if one is that says the run is over or rests.
+These five conditions have the same reason, which `kubectl get` shows as STATE. The second column has the condition that
+is true with it: `Complete`, `Failed` or `Suspended`.
 
 """
 
@@ -207,11 +210,11 @@ def build_page() -> str:
             _table(("reason", "meaning"), FORECASTS.items()),
             "\n## Reasons of `StopRecommended`\n\n",
             _table(("reason", "meaning"), STOPS.items()),
-            "\n## Events\n\nThe same words about the same run are one Event, which is counted.\n\n",
+            "\n## Events\n\nEvents of one run with the same reason and message are one Event with a count.\n\n",
             _table(("reason", "type", "when"), ((name, *row) for name, row in EVENTS.items())),
-            "\n## Why an attempt is asked to end\n\n`status.attempts[].stopCause`, and what that end costs of "
-            "`failurePolicy`. An end that nobody asked for costs\nwhat `spec.failurePolicy` says.\n\n",
-            _table(("cause", "who asks", "costs"), ((name, *row) for name, row in CAUSES.items())),
+            "\n## Stop causes of an attempt\n\n`status.attempts[].stopCause`, and what the end costs of "
+            "`failurePolicy`. Without a stop cause the rules of\n`spec.failurePolicy` apply.\n\n",
+            _table(("cause", "origin", "costs"), ((name, *row) for name, row in CAUSES.items())),
         ]
     )
 

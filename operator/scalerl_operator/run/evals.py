@@ -1,4 +1,4 @@
-"""A run's records as values: reading lines, dropping doubles, rates, the half-way forecast. PURE."""
+"""A run's records: parsing lines, merging the records of attempts, the surviving evaluations. PURE."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -17,7 +17,7 @@ EvalKey = tuple[int, int]
 def parse_lines(kind: type[Record], lines: Iterable[str]) -> tuple[list[Record], int]:
     """Return the records of JSON `lines` and how many lines could not be read.
 
-    A line that was cut by a crash is such a line; the records after it are good.
+    A crash can cut a line; the records after it are valid.
     """
     records, bad = [], 0
     for line in lines:
@@ -45,7 +45,7 @@ def merge_evals(*histories: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
 
 
 def merge_steps(records: Iterable[StepRecord]) -> tuple[StepRecord, ...]:
-    """Return every step once, in order; the latest attempt wins, for it is the one whose weights went on."""
+    """Return every step once, in order; the latest attempt wins, because later weights follow from its."""
     kept: dict[int, StepRecord] = {}
     for record in records:
         if record.step not in kept or record.attempt >= kept[record.step].attempt:
@@ -59,15 +59,15 @@ def held_out(evals: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
 
 
 def eval_key(point: EvalPoint) -> EvalKey:
-    """Return what tells a held-out point from the run's others: a step that was lost is measured by two attempts."""
+    """Return the identity of a held-out point: two attempts measure a step that was lost."""
     return point.step, point.attempt
 
 
 def surviving(evals: Iterable[EvalPoint]) -> list[EvalPoint]:
-    """Return the held-out points of the weights that went on: those whose compute only grows.
+    """Return the held-out points of the surviving weights: those whose compute only grows.
 
-    After a restart the new line of weights has cost more at every step than the lost one, so a lost point of a later
-    step is left out until the new line has measured that step too.
+    After a restart the new weights have cost more at every step than the lost ones. A lost point of a later step is
+    left out until the new weights are measured at that step too.
     """
     kept: list[EvalPoint] = []
     for point in held_out(evals):

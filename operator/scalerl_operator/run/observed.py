@@ -1,6 +1,5 @@
-"""What an actuator has seen of a run: its attempts, its coordinator's last word, its measured points. PURE."""
+"""The observed state of a run (attempts, last poll, evaluations), and the assessment that follows from it. PURE."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,37 +11,34 @@ from scalerl_operator.run.conditions import WatchRule
 
 @dataclass(frozen=True)
 class ObservedState:
-    """Everything a decision may look at, as of one moment."""
+    """The inputs of a decision, as of one moment."""
 
     attempts: tuple[AttemptStatus, ...] = ()
     """Oldest first; the last one may be running."""
     first_attempt: int = 1
-    """Earlier ones belong to an invocation that is over: a person has asked again, so they spend no restart."""
+    """Attempts before this one belong to an earlier invocation of `scalerl run`; they spend no restart."""
     progress: Progress | None = None
     """The last answer of the running attempt."""
     heard: datetime | None = None
-    """When that answer came; None while the running attempt has not answered."""
+    """Time of that answer; None while the running attempt has not answered."""
     watched: datetime | None = None
-    """Since when this operator asks the coordinator.
-
-    Silence before that says nothing; None: since the attempt's start.
-    """
+    """Time of this operator's first poll; silence counts from here. None: from the attempt's start."""
     earlier: EarlierAttempts = EarlierAttempts()
     """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
-    """The run's points, without doubles."""
+    """The run's evaluations, without duplicates."""
     left: Checkpoint | None = None
-    """The newest checkpoint in last words that are newer than that answer."""
+    """The newest checkpoint in a termination message that is newer than that answer."""
     eta_seconds: float | None = None
     """Predicted time to the end of the budget."""
     members_serve: bool = False
-    """On a cluster: every other trainer runs, if it was told to end too: the coordinator can still save with them."""
+    """On a cluster: every other trainer still runs, so that the coordinator can save a checkpoint with them."""
     interrupts: int = 0
-    """How often a person asked to end it: once is gracefully, twice is now."""
+    """Interrupts by the user: one ends the run gracefully, two end it at once."""
 
     @property
     def running(self) -> AttemptStatus | None:
-        """The attempt that is alive."""
+        """The attempt that is not over."""
         return self.attempts[-1] if self.attempts and not self.attempts[-1].over else None
 
     @property
@@ -68,9 +64,4 @@ class Assessment:
     forecast: ForecastStatus | None = None
     stop: StopStatus | None = None
     alarms: tuple[Alarm, ...] = ()
-    """The one with the gravest action first."""
-
-
-def last_checkpoint_step(attempts: Sequence[AttemptStatus]) -> int | None:
-    """Return the newest checkpoint that any of `attempts` is known to have left."""
-    return max((each.checkpoint_step for each in attempts if each.checkpoint_step is not None), default=None)
+    """The one with the most severe action first."""

@@ -1,4 +1,4 @@
-"""How far a run is: compute, budget, time left. PURE."""
+"""A run's progress: compute, budget, time left. PURE."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def compute_unit(run: RLRun) -> str:
 
 
 def budget_gpu_hours(run: RLRun, step: int, compute_gpu_hours: float) -> float | None:
-    """Return the compute at which the run will end; None while no step tells what a step costs.
+    """Return the compute at which the run will end; None until a step has been measured.
 
     The steps' share is extrapolated at the mean cost so far; `budget.gpuHours` ends the run if it comes first.
     """
@@ -41,7 +41,7 @@ def eta_seconds(run: RLRun, pace: Sequence[tuple[float, int]]) -> float | None:
 def close_progress(
     run: RLRun, attempt: int, last: Progress | None, termination: Termination | None, steps: Sequence[StepRecord]
 ) -> Progress | None:
-    """Return the progress of an attempt that is over: the last answer, corrected by what the coordinator left behind.
+    """Return the progress of an ended attempt: the last answer, corrected by the coordinator's files.
 
     None if it neither answered nor left a step.
     """

@@ -1,4 +1,4 @@
-"""docs/conditions.md names every word that the code may say, and no other."""
+"""docs/conditions.md has every name that the types allow, and no other."""
 
 from typing import Any, get_args
 
@@ -44,12 +44,12 @@ def test_a_warning_is_what_fails_a_run() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `Suspended` | `spec.suspend` is true and nothing of the run is left on a device. |",
-        "| `StoppedByPolicy` | `Complete` | A stop policy has ended the run, after a checkpoint. No failure. | See "
-        "`status.stop`. |",
-        "| `Training` |  | Optimizer steps are made. |  |",
-        "| `FailedCreate` | Warning | The API server refuses a pod or what pods share: quota, policy, template; or "
-        "a name of theirs is taken. |",
+        "| `Suspended` | `spec.suspend` is true and the run holds no device. |",
+        "| `StoppedByPolicy` | `Complete` | A stop policy has ended the run after a checkpoint. This is no failure. | "
+        "See `status.stop`. |",
+        "| `Training` |  | Optimizer steps run. |  |",
+        "| `FailedCreate` | Warning | The API server refuses a pod or a shared object (quota, policy, template), or "
+        "its name is in use. |",
         "| `GangBroken` | A trainer's pod is gone. | as that pod's end |",
     ],
 )
