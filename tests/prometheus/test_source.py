@@ -235,7 +235,7 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
         poller = ProgressPoller(store, OperatorMetrics(), deps)
         polling = asyncio.create_task(poller.poll_forever())
         async with asyncio.timeout(120):
-            while poller.poll_result(seen).judged is None:
+            while poller.poll_result(seen).assessment is None:
                 await asyncio.sleep(0.01)
         polling.cancel()
         await poller.close()
@@ -243,10 +243,10 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
 
     result = asyncio.run(poll()).poll_result(seen)
     expected = summarize(spec, [forecast_prefix(spec, points, 0.0)], points)
-    assert result.judged is not None
-    assert result.judged.forecast is not None
+    assert result.assessment is not None
+    assert result.assessment.forecast is not None
     assert expected.forecast is not None
-    assert result.judged.forecast.model_copy(update={"updated_at": None}) == expected.forecast.model_copy(
+    assert result.assessment.forecast.model_copy(update={"updated_at": None}) == expected.forecast.model_copy(
         update={"updated_at": None}
     )
     assert result.progress is not None

@@ -144,7 +144,7 @@ def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> boo
         coordinator is None
         or not coordinator.over
         or snapshot.poll.attempt != coordinator.attempt
-        or snapshot.poll.heard_out
+        or snapshot.poll.is_final
     ):
         return False
     return bool(last_evals([coordinator]))
@@ -161,8 +161,8 @@ def _checkpoint_step(snapshot: Snapshot) -> int | None:
 def _load_assessment(snapshot: Snapshot) -> Assessment:
     """This operator's assessment, else the one that the status has from the operator before."""
     status = snapshot.run.status
-    if snapshot.poll.judged is not None or status is None:
-        return snapshot.poll.judged or Assessment()
+    if snapshot.poll.assessment is not None or status is None:
+        return snapshot.poll.assessment or Assessment()
     return Assessment(status.forecast, status.stop)
 
 

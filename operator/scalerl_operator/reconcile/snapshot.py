@@ -23,11 +23,11 @@ class PollResult:
     progress: Progress | None = None
     heard: datetime | None = None
     """When it answered last."""
-    heard_out: bool = False
+    is_final: bool = False
     """Whether its last words have been judged: it may have measured once more after its last answer."""
     evals: tuple[EvalPoint, ...] = ()
     eta_seconds: float | None = None
-    judged: Assessment | None = None
+    assessment: Assessment | None = None
     """None until a point was judged by this operator."""
     trace: CurveSamples | None = None
     """Where the curve lies, for dashboards."""

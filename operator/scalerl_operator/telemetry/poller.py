@@ -102,10 +102,10 @@ class ProgressPoller:
             attempt=tracker.attempt,
             progress=tracker.progress,
             heard=tracker.answered,
-            heard_out=polled.is_final,
+            is_final=polled.is_final,
             evals=tracker.evals,
             eta_seconds=tracker.eta_seconds(run.run) if run.run is not None else None,
-            judged=tracker.assessment,
+            assessment=tracker.assessment,
             trace=polled.curve,
         )
 

@@ -103,8 +103,8 @@ def _cost(view: RunMetricsView) -> Iterator[MetricSample]:
 
 
 def _last_forecast(view: RunMetricsView) -> ForecastStatus | None:
-    if view.poll.judged is not None and view.poll.judged.forecast is not None:
-        return view.poll.judged.forecast
+    if view.poll.assessment is not None and view.poll.assessment.forecast is not None:
+        return view.poll.assessment.forecast
     return view.status.forecast if view.status is not None else None
 
 

@@ -114,7 +114,7 @@ def delete(*places: str, now: bool = False) -> Changes:
 
 def stopped(mode: str) -> PollResult:
     found = {"policy": "flat", "mode": mode, "reason": "the gain left is 0.004"}
-    return replace(HEARD, judged=Assessment(stop=StopStatus.model_validate(found)))
+    return replace(HEARD, assessment=Assessment(stop=StopStatus.model_validate(found)))
 
 
 COORDINATOR_GONE = (pod("trainer-1"), *GENERATORS)
@@ -321,7 +321,7 @@ def test_the_last_words_are_kept(snapshot: Callable[..., Snapshot], point: Calla
     pods = (ended("trainer-0", 1, termination_message=words), *ALL[1:])
     waits = plan_pods(snapshot(pods=pods), NOW, LIMITS)
     assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
-    plan = plan_pods(snapshot(pods=pods, poll=replace(HEARD, heard_out=True)), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=pods, poll=replace(HEARD, is_final=True)), NOW, LIMITS)
     assert plan.status is not None
     closed = plan.status.attempts[0]
     assert (closed.said, closed.step, closed.checkpoint_step, closed.error) == ("Failed", 119, 110, "no space")

@@ -72,7 +72,7 @@ def gauges() -> OperatorMetrics:
 
 def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, point: Point) -> None:
     evals = (point(0), point(1, pass_rate=0.44), point(2, dataset="sums", pass_rate=0.9))
-    poll = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, judged=Assessment(FORECAST), trace=TRACE)
+    poll = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, assessment=Assessment(FORECAST), trace=TRACE)
     gauges.show_run(KEY, status(), poll)
     found = samples(gauges)
     grid = {name: value for name, value in found.items() if name.startswith("curve_")}
@@ -106,7 +106,7 @@ def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, poi
 def test_a_run_has_a_bounded_number_of_series_however_long_it_trains(gauges: OperatorMetrics, point: Point) -> None:
     def count(evals: int) -> int:
         poll = PollResult(
-            progress=progress(), evals=tuple(map(point, range(evals))), eta_seconds=1.0, judged=Assessment(FORECAST)
+            progress=progress(), evals=tuple(map(point, range(evals))), eta_seconds=1.0, assessment=Assessment(FORECAST)
         )
         gauges.show_run(KEY, status(), poll)
         return len(samples(gauges))
@@ -170,7 +170,7 @@ def test_saved_gpu_hours_name_the_policy_and_whether_it_ended_the_run(gauges: Op
 
 def test_a_refused_forecast_shows_no_number_to_believe(gauges: OperatorMetrics) -> None:
     refused = FORECAST.model_copy(update={"verdict": "NotIdentified"})
-    gauges.show_run(KEY, status(forecast=FORECAST), PollResult(judged=Assessment(refused)))
+    gauges.show_run(KEY, status(forecast=FORECAST), PollResult(assessment=Assessment(refused)))
     found = samples(gauges)
     assert found["verdict{verdict=NotIdentified}"] == 1.0
     assert not [name for name in found if name.startswith(("ceiling", "predicted", "verdict{verdict=W"))]

@@ -144,7 +144,7 @@ def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.judged is not None and len(world.asked) > 5))
+    play(world.until(lambda: world.result.assessment is not None and len(world.asked) > 5))
     assert [since for _, _, since in world.asked][:3] == [0, 3, 3]
     assert world.result.evals == points
     assert b"scalerl_operator_fits_total 1.0" in world.gauges.render()
@@ -154,16 +154,16 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
     points = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(4))
     world.answer = lambda since: progress(evals=points[since:3])
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.judged is not None))
-    assert (world.result.evals, world.result.heard_out) == (points[:3], False)
+    play(world.until(lambda: world.result.assessment is not None))
+    assert (world.result.evals, world.result.is_final) == (points[:3], False)
     words = Termination(reason="Finished", step=40, last_eval=points[3]).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
-    play(world.until(lambda: world.result.heard_out))
+    play(world.until(lambda: world.result.is_final))
     assert (world.result.evals, world.dirty[-1]) == (points, KEY)
     assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
     world.put_coordinator(2, version=20)
     play(world.until(lambda: world.result.attempt == 2))
-    assert not world.result.heard_out, "another coordinator, another termination message"
+    assert not world.result.is_final, "another coordinator, another termination message"
 
 
 def test_last_words_alone_are_not_judged(world: World, point: Callable[..., EvalPoint]) -> None:
@@ -176,8 +176,8 @@ def test_last_words_alone_are_not_judged(world: World, point: Callable[..., Eval
     play(world.until(lambda: world.result.asked))
     words = Termination(reason="Finished", step=40, last_eval=point(3)).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
-    play(world.until(lambda: world.result.heard_out))
-    assert (world.result.evals, world.result.judged) == ((), None)
+    play(world.until(lambda: world.result.is_final))
+    assert (world.result.evals, world.result.assessment) == ((), None)
 
 
 def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(world: World) -> None:
@@ -212,16 +212,16 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
     lost = tuple(point(index, pass_rate=0.3 + 0.01 * index) for index in range(5))
     world.answer = lambda since: progress(evals=lost[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.judged is not None))
+    play(world.until(lambda: world.result.assessment is not None))
     world.put_coordinator(2)
     known = list(lost[:2])
     world.answer = lambda since: progress(attempt=2, evals=tuple(known[since:]))
     for step in range(2, 6):
         known.append(point(step, attempt=2, compute_gpu_hours=0.1 + 0.02 * step, pass_rate=0.4 + 0.01 * step))
         play(world.until(lambda: fits() == len(known) - 1))
-        assert world.result.judged is not None
-        assert world.result.judged.forecast is not None
-        assert world.result.judged.forecast.points == len(known)
+        assert world.result.assessment is not None
+        assert world.result.assessment.forecast is not None
+        assert world.result.assessment.forecast.points == len(known)
         world.asked.clear()
         play(world.until(lambda: len(world.asked) > 5))
         assert fits() == len(known) - 1, "once"
@@ -239,13 +239,13 @@ def test_what_a_policy_says_is_judged_anew_when_the_spec_changes(
     points = tuple(point(index, pass_rate=0.6) for index in range(3))
     world.answer = lambda since: progress(evals=points[since:])
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.judged is not None))
-    assert world.result.judged is not None
-    assert world.result.judged.stop is None
+    play(world.until(lambda: world.result.assessment is not None))
+    assert world.result.assessment is not None
+    assert world.result.assessment.stop is None
     policy = {"name": "enough", "when": {"passRate": {"above": 0.5}}, "for": 2}
     edited = replace(world.run, version=2, generation=2, run=make_run(stopPolicies=[policy]))
     world.store.put_run(edited)
-    play(world.until(lambda: world.result.judged is not None and world.result.judged.stop is not None))
+    play(world.until(lambda: world.result.assessment is not None and world.result.assessment.stop is not None))
 
 
 def test_what_is_forgotten_leaves_no_series(world: World) -> None:
@@ -315,7 +315,7 @@ def test_missed_polls_lose_no_eval_point(world: World, point: Point) -> None:
     play(world.until(lambda: len(world.result.evals) == 2))
     world.answer = silent
     world.reading = lambda _question: Reading(points[1:5])
-    play(world.until(lambda: len(world.result.evals) == 5 and world.result.judged is not None))
+    play(world.until(lambda: len(world.result.evals) == 5 and world.result.assessment is not None))
     assert world.result.evals == points[:5]
     world.asked.clear()
     world.answer = lambda since: progress(evals=points[since:])
@@ -333,7 +333,7 @@ def test_a_restart_of_the_operator_loses_no_eval_point_while_the_coordinator_is_
     for _ in range(2):
         world.begin(with_prometheus=True)
         world.questions.clear()
-        play(world.until(lambda: world.result.judged is not None))
+        play(world.until(lambda: world.result.assessment is not None))
         assert world.result.evals == points
         assert world.questions[0].since == CREATED, "from the run's beginning, for nothing is known"
 
