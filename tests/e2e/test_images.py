@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lab import USER, Platform, call
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]  # the first one builds the images
 LABELS = "org.opencontainers.image."
 PROGRAMS = ("pip", "pip3", "uv", "gcc", "cc", "g++", "make")
 BINARIES = ("opt/scalerl/bin", "usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")  # PATH

@@ -13,11 +13,6 @@ from scalerl_api.recipe import merge
 SMALL = Path(__file__).with_name("small.yaml")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.name not in ("test_resume.py", "test_stop.py"))
-
-
 @pytest.fixture
 def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Path]:
     """`write_run({"spec": {...}})`: the small run with some fields replaced, as a file; its data lies beside it."""

@@ -24,7 +24,6 @@ from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
 
-pytestmark = pytest.mark.xdist_group("generator")  # its engines are started once, in one process
 PHRASE = "time is up</think>"
 CONTEXT = 160
 

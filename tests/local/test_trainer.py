@@ -17,7 +17,6 @@ from scalerl_runtime.data.scratch_model import make_scratch_model
 sys.path.insert(0, str(Path(__file__).parent))
 from trainer_rank import work  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("trainer")  # all cases are compared with one, and forked from one process
 # Ranks are forked from one process that has imported DeepSpeed, and what it imports while it starts.
 RANKS = multiprocessing.get_context("forkserver")
 RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])

@@ -1,0 +1,87 @@
+"""A run whose processes are killed at each phase, and what must hold of it. For test_resume.py and its neighbour."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from scalerl_api import parse_run
+from scalerl_operator.cli.commands import CliDeps
+from scalerl_operator.cli.main import main
+from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
+from scalerl_runtime.data.datasets import load_data
+from scalerl_runtime.data.scratch_model import build_tokenizer
+
+COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
+PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
+NTH = {"warm start": 14, "generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
+# The victim at each phase, the victims between them, and whether the generator is vLLM's. A dead coordinator or trainer
+# takes the whole attempt along, engines too: twelve starts of it have the stand-in, the two of `once` the real one.
+MATRIX = {
+    "coordinator": (None, ["stand-in"]),
+    "trainer": (None, ["stand-in"]),
+    "generator": ("coordinator", []),
+    "engine": ("trainer", []),
+}
+MAX_COMMANDS = 9  # `scalerl run --resume` until it is finished; one per kill of the coordinator, and some to spare
+
+
+def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
+    """(epoch, prompt id) of the first `count` prompts, from the data and the seed alone."""
+    run = parse_run(yaml.safe_load(run_file.read_text()))
+    recipe = run.spec.resolved_recipe()
+    data = load_data(run, recipe, build_tokenizer(64), run.spec.seed)
+    import numpy as np
+
+    stream = PromptStream("uniform", np.array([p.difficulty for p in data.train]), seed=run.spec.seed)
+    position, found = StreamPosition(), set()
+    for _ in range(count):
+        issue, position = stream.draw(position)
+        found.add((issue.epoch, data.train[issue.prompt].id))
+    return found
+
+
+def family() -> set[psutil.Process]:
+    """This process's living descendants; other tests' engines leave Python's resource tracker among them."""
+    return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+
+
+def check_killed_run(
+    victim: str,
+    tmp_path: Path,
+    write_run: Callable[[dict[str, Any]], Path],
+    lines: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    """No eval point is lost, no prompt is trained twice or skipped, the bound on the lag holds, no process stays."""
+    before = family()
+    run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
+    once, options = MATRIX[victim]
+    # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
+    phases = PHASES if once is None else PHASES[1:]
+    kills = [[phase, NTH[phase], victim] for phase in phases]
+    if once is not None:
+        kills.insert(phases.index("saving"), ["training", NTH["training"], once])
+    plan.write_text(json.dumps(kills))
+    deps = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan), *options], poll_seconds=0.2)
+    command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
+    codes = [main(command, deps=deps)]
+    while codes[-1] != 0 and len(codes) < MAX_COMMANDS:
+        codes.append(main([*command, "--resume"], deps=deps))
+    log = (folder / "coordinator.log").read_text()[-4000:] if (folder / "coordinator.log").exists() else ""
+    assert codes[-1] == 0, f"{codes}\n{log}"
+    assert json.loads(plan.read_text()) == [], "every kill must have struck"
+    warm_steps = len(plan.with_suffix(".warm").read_text())
+    assert warm_steps <= 40 + 2, "a killed warm start goes on from its checkpoint: every second of its 40 steps has one"
+    ledger = lines(folder / "ledger.jsonl")
+    assert [line["step"] for line in ledger] == list(range(1, 15))
+    trained = [tuple(prompt) for line in ledger for prompt in line["prompts"]]
+    assert len(trained) == len(set(trained)) == 14 * 4, "none twice"
+    assert set(trained) == first_issues(run_file, 14 * 4), "none skipped"
+    # An evaluation whose generator died is made up for at the end, from its own checkpoint.
+    assert sorted(line["step"] for line in lines(folder / "evals.jsonl")) == [0, 4, 8, 12, 14]
+    assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
+    assert family() <= before, "a process is left behind"
