@@ -1,4 +1,4 @@
-"""Who leads, from what the Lease says: decided by the local clock alone. PURE.
+"""Leader election by a Lease, decided by the local clock alone. PURE.
 
 Clocks of two replicas may differ by minutes, so a lease is not over when its written time is past, but when it has not
 changed for its whole duration as seen from here.
@@ -17,13 +17,13 @@ class LeaseTimings:
     duration: float = 14.0
     """How long a lease holds without being renewed."""
     renew: float = 10.0
-    """Who has not been able to renew for so long stops leading: well before another may begin."""
+    """A leader that could not renew for this long stops leading, well before another may begin."""
     retry: float = 2.0
-    """Between two looks."""
+    """Between two reads of the lease."""
 
     @property
     def look(self) -> float:
-        """Longest time of one look: a slow API server gets a second chance before the leader must stop."""
+        """Timeout of one read and write: on a slow API server the leader can retry once before it must stop."""
         return self.renew / 2
 
 
@@ -64,5 +64,5 @@ def choose(watched: Watched, me: str, now: float, terms: LeaseTimings) -> Step:
 
 
 def is_valid(renewed: float | None, now: float, terms: LeaseTimings) -> bool:
-    """Whether who renewed at `renewed` may still act; None: never."""
+    """Whether a leader that renewed at `renewed` may still act; None: it has never renewed."""
     return renewed is not None and now - renewed < terms.renew

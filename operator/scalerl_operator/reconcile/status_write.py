@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from scalerl_api import RLRunStatus
 from scalerl_operator.resources.owner import build_annotations
 
-NUMBERS_SECONDS = 30.0  # of a run that only counts on: 1,000 such runs are 33 writes a second
+NUMBERS_SECONDS = 30.0  # between writes of numbers alone: 1,000 runs are 33 writes a second
 
 
 def is_due(old: RLRunStatus | None, new: RLRunStatus, written: datetime | None, now: datetime) -> bool:
@@ -18,7 +18,7 @@ def is_due(old: RLRunStatus | None, new: RLRunStatus, written: datetime | None, 
 
 
 def settle(status: RLRunStatus) -> RLRunStatus:
-    """Return the status without what moves while nothing happens: numbers of progress and cost, sentences."""
+    """Return the status without what changes at every poll: numbers of progress and cost, messages."""
     conditions = [each.model_copy(update={"message": ""}) for each in status.conditions]
     progress = status.progress
     if progress is not None:

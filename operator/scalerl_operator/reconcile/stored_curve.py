@@ -1,6 +1,6 @@
-"""What the cluster keeps of a run for its report, bounded: evaluations, and a step's metrics for each of them. PURE.
+"""The bounded curve of a run that the cluster stores for its report: evaluations, and the metrics of steps. PURE.
 
-The coordinator has all of it, and is gone when the run is over. See docs/notes/053-kubectl-for-people.md.
+The coordinator has the full curve, but ends with the run. See docs/notes/053-kubectl-for-people.md.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ STEPS_KEY = "steps.jsonl"  # a StepRecord a line, with the metrics that are draw
 
 @dataclass(frozen=True)
 class StoredCurve:
-    """A run's curve as far as it is kept."""
+    """A run's curve as stored."""
 
     evals: tuple[EvalPoint, ...] = ()
     """Measurements as they were made: some may be left out, none are averaged."""

@@ -1,4 +1,4 @@
-"""Which run is to be looked at next: every key once, failing ones later and later. PURE: the caller brings the time.
+"""The work queue: every key once, failing keys with growing delays. PURE: the caller passes the time.
 
 The same rules as client-go's work queue: a key that is being worked on and is added again is worked on once more
 afterwards, never by two workers at the same time.
@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a failing key waits."""
+    """Delays of a failing key."""
 
     first_seconds: float = 0.5
     max_seconds: float = 120.0
@@ -42,9 +42,9 @@ class WorkQueue(Generic[Key]):
         return len(self._due)
 
     def add(self, key: Key, now: float, *, delay: float = 0.0) -> None:
-        """Ask for `key` in `delay` seconds; of several wishes the earliest counts.
+        """Schedule `key` in `delay` seconds; of several calls the earliest counts.
 
-        A failing key's wait is not shortened by events: it is often its own failing that makes them.
+        Events do not shorten a failing key's delay: its own failures often cause them.
         """
         due = now + delay
         if key in self._working:
@@ -89,7 +89,7 @@ class WorkQueue(Generic[Key]):
         return delay
 
     def forget(self, key: Key) -> None:
-        """Its run is gone."""
+        """Drop `key`: its run is deleted."""
         self._failures.pop(key, None)
         self._due.pop(key, None)
         self._again.pop(key, None)
