@@ -76,9 +76,9 @@ def write_pairs(path: Path, pairs: list[tuple[str, str]]) -> str:
 
 def test_a_trace_follows_its_prompt_and_ends_the_sequence():
     source = load(make_run({"source": CHAIN}), make_data())
-    seen = set(texts(source, steps=range(5)))
-    assert ("22 + 31 =", "<think>22+31=53</think>53<eos>") in seen
-    assert len(seen) == 12, "one for every training prompt"
+    found = set(texts(source, steps=range(5)))
+    assert ("22 + 31 =", "<think>22+31=53</think>53<eos>") in found
+    assert len(found) == 12, "one for every training prompt"
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_held_out_and_downstream_prompts_are_never_demonstrated(tmp_path):
 
 def test_a_generated_demonstration_is_never_of_a_held_out_text():
     data = make_data(held_out=(chain_prompt(77, 22, 31),))
-    seen = {prompt for prompt, _ in texts(load(make_run({"source": CHAIN}), data), steps=range(5))}
-    assert len(seen) == 11
-    assert "22 + 31 =" not in seen
+    found = {prompt for prompt, _ in texts(load(make_run({"source": CHAIN}), data), steps=range(5))}
+    assert len(found) == 11
+    assert "22 + 31 =" not in found
 
 
 def test_a_pair_that_does_not_fit_is_skipped_and_not_cut(tmp_path):

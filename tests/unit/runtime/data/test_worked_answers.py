@@ -58,8 +58,8 @@ def test_the_thinking_of_a_sum_ends_with_the_answer(task):
 )
 def test_a_near_miss_is_never_right(answer, wrong, rule):
     rng = np.random.default_rng(0)
-    seen = {miss_answer(answer, rng) for _ in range(1500)}
-    assert seen == wrong, rule
+    found = {miss_answer(answer, rng) for _ in range(1500)}
+    assert found == wrong, rule
 
 
 def test_a_task_without_traces_is_a_fault():

@@ -1,4 +1,4 @@
-"""What the watchdog is told of an attempt."""
+"""The watchdog's data of an attempt."""
 
 from scalerl_api.wire import StepRecord, StepVital
 from scalerl_runtime.process.vitals import Vitals
