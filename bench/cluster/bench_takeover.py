@@ -1,7 +1,7 @@
 """Take-over after the death of the leader: `make bench-takeover ARGS="[--runs N] [--kills K]"`. I/O.
 
 Two replicas of the operator serve runs that are suspended and resumed all the time. The leading one is killed
-(SIGKILL), or told to end (SIGTERM), again and again; each time it is started anew as the standby. Measured is the time
+(SIGKILL), or terminated (SIGTERM), again and again; each time it is started anew as the standby. Measured is the time
 until the other one leads, and until it has done something. At the end every pod must have been made exactly once. It
 exits with 1 if that is not so, or a take-over took too long, and says what.
 """
@@ -130,7 +130,7 @@ async def check(stage: Stage) -> Found:
             print(run["metadata"]["name"], *run["status"]["attempts"], sep="\n  ")
             print(*mirror.history[run["metadata"]["name"]], sep="\n  ", flush=True)
     events, _ = await stage.kube.list(EVENTS, NAMESPACE)
-    told = Counter(
+    counted = Counter(
         each["involvedObject"]["name"] for each in events if each["reason"] == "AttemptCreated" and each["count"] == 1
     )
     return {
@@ -142,7 +142,7 @@ async def check(stage: Stage) -> Found:
         ),
         "runs with a wrong number of attempts": wrong,
         "runs whose attempts' events are not one each": [
-            name for name in names if told[name] != 1 + stage.resumed[name]
+            name for name in names if counted[name] != 1 + stage.resumed[name]
         ],
         "transitions": 2 * stage.resumed.total(),
     }
@@ -186,7 +186,7 @@ async def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
 def write_table(found: Found) -> None:
     """Put the results into docs/scale.md."""
     rows = []
-    for word, key in (("killed (SIGKILL)", "kills"), ("told to end (SIGTERM)", "terms")):
+    for word, key in (("killed (SIGKILL)", "kills"), ("terminated (SIGTERM)", "terms")):
         leads, acts = (sorted(each[name] for each in found[key]) for name in ("leads", "acts"))
         rows.append([word, str(len(leads)), *(f"{_middle(v):.1f} / {v[-1]:.1f}" for v in (leads, acts))])
     checked = [[name, str(len(value) if isinstance(value, list) else value)] for name, value in found["check"].items()]

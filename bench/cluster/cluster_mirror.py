@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.02  # many events come at a time: what is waited for is looked 
 
 @dataclass
 class Mirror:
-    """The last that was told, by run; it begins with an empty namespace."""
+    """The last reported state, by run; it begins with an empty namespace."""
 
     pods_per_run: int
     namespace: str | None = NAMESPACE
@@ -28,7 +28,7 @@ class Mirror:
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(pod, attempt; empty for generators) -> how often one was made."""
     history: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
-    """Run -> (when, what was told of it and of its generators): where the benchmark finds a fault, this says how."""
+    """Run -> (time, reported state of it and of its generators): the history behind a fault."""
     last_made: float = 0.0
     """When the newest pod was."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,9 +70,9 @@ class Mirror:
             self._changed.set()
 
     def _note(self, run: str, text: str) -> None:
-        told = self.history.setdefault(run, [])
-        if not told or told[-1][1] != text:
-            told.append((time.monotonic(), text))
+        history = self.history.setdefault(run, [])
+        if not history or history[-1][1] != text:
+            history.append((time.monotonic(), text))
 
     def is_whole(self, name: str) -> bool:
         """Whether the run trains with all its pods."""

@@ -132,8 +132,8 @@ class Matrix:
         await self._until("it goes on", lambda: self._trains(run, GENERATORS + 1, step))
 
     def _trains(self, run: str, generators: int, step: int) -> bool:
-        seen = self.witness
-        is_whole = seen.state(run) == "Training" and seen.has_pods(run, generators) and seen.is_current(run)
+        witness = self.witness
+        is_whole = witness.state(run) == "Training" and witness.has_pods(run, generators) and witness.is_current(run)
         return is_whole and self.ground.step(run) > step
 
     def _is_suspended(self, run: str) -> bool:
@@ -154,7 +154,7 @@ class Matrix:
         events, _ = await self.kube.list(EVENTS, NAMESPACE, fields=f"involvedObject.name={run}")
         for event in events:
             if event["reason"] in ("AttemptCreated", "AttemptEnded") and event["count"] > 1:
-                yield f"told {event['count']} times: {event['message']}"
+                yield f"reported {event['count']} times: {event['message']}"
 
     async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
         """Do what a person does who is told that the API server is away. Raises TimeoutError."""

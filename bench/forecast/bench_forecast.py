@@ -155,16 +155,16 @@ def _power_laws() -> str:
 
 
 def _simulation(args: argparse.Namespace) -> str:
-    judged = {}
+    assessments = {}
     for number, kind in enumerate((*SCENARIOS, *MISSTATED)):
         rng = np.random.default_rng(SEED + number)
-        judged[kind] = judge_simulated([simulate(kind, rng) for _ in range(args.runs)])
+        assessments[kind] = judge_simulated([simulate(kind, rng) for _ in range(args.runs)])
     rows = [
         _simulation_row(kind.name, verdict, [each for each in found if each.forecast.verdict == verdict], len(found))
-        for kind, found in judged.items()
+        for kind, found in assessments.items()
         for verdict in VERDICTS
     ]
-    (IMAGES / "forecast_simulation.png").write_bytes(draw_simulated(judged[SCENARIOS[0]]))
+    (IMAGES / "forecast_simulation.png").write_bytes(draw_simulated(assessments[SCENARIOS[0]]))
     header = (
         "truth",
         "verdict",
@@ -175,18 +175,20 @@ def _simulation(args: argparse.Namespace) -> str:
         "median width",
         "at 2 C",
     )
-    return f"{_table(header, rows)}\n\n{_simulation_summary(judged, args.runs)}"
+    return f"{_table(header, rows)}\n\n{_simulation_summary(assessments, args.runs)}"
 
 
-def _simulation_summary(judged: dict[Scenario, list[Assessment]], runs: int) -> str:
-    identified = {kind: [each for each in judged[kind] if each.forecast.verdict == "Identified"] for kind in SCENARIOS}
+def _simulation_summary(assessments: dict[Scenario, list[Assessment]], runs: int) -> str:
+    identified = {
+        kind: [each for each in assessments[kind] if each.forecast.verdict == "Identified"] for kind in SCENARIOS
+    }
     every = [each for found in identified.values() for each in found]
     others = [each for kind, found in identified.items() if kind.law != "sigmoid" for each in found]
     false = sum(not each.covered for each in others)
     far = sum(not each.covered and abs(each.error) > MARGIN for each in others)
-    sigmoids = judged[SCENARIOS[0]]
+    sigmoids = assessments[SCENARIOS[0]]
     early = sum(each.forecast.verdict == "Identified" and each.truth.reach < 1.0 for each in sigmoids)
-    fallen = [each for found in judged.values() for each in found if not each.known]
+    fallen = [each for found in assessments.values() for each in found if not each.known]
     rng = np.random.default_rng(SEED)
     demo, noisy = (
         sum(fit_forecast(make(rng)).verdict == "Identified" for _ in range(runs)) / runs
@@ -197,8 +199,8 @@ def _simulation_summary(judged: dict[Scenario, list[Assessment]], runs: int) -> 
         f"False `Identified` under another law: the interval missed in {false} of {len(others)} "
         f"({false / len(others):.1%}), in {far} of these the ceiling is off by more than {MARGIN:g}.",
         f"{early} of the {len(sigmoids)} sigmoids were `Identified` before C_mid.",
-        f"{len(fallen)} of all {sum(map(len, judged.values()))} runs, none of which falls, were called declined or "
-        "collapsed.",
+        f"{len(fallen)} of all {sum(map(len, assessments.values()))} runs, none of which falls, were called declined "
+        "or collapsed.",
         f"Runs as `make demo` makes them (30 points of 768 completions, .1 to .7): {demo:.0%} `Identified`; with "
         f"sd .02 and a rise of .35 to .6: {noisy:.0%}.",
     ]

@@ -60,9 +60,9 @@ def draw_real(rows: Sequence[HeldBack]) -> bytes:
         until, end = float(curve.compute[-1]) / 2.0, float(curve.compute[-1])
         if found.draws:
             _band(axes, found, np.linspace(until, end, 60), VERDICT_COLOURS[found.verdict])
-        seen = curve.compute <= until
-        axes.plot(curve.compute[seen], curve.pass_rate[seen], "ko", ms=2)
-        axes.plot(curve.compute[~seen], curve.pass_rate[~seen], "o", ms=2.6, mfc="white", mec="black", mew=0.6)
+        fitted = curve.compute <= until
+        axes.plot(curve.compute[fitted], curve.pass_rate[fitted], "ko", ms=2)
+        axes.plot(curve.compute[~fitted], curve.pass_rate[~fitted], "o", ms=2.6, mfc="white", mec="black", mew=0.6)
         share = "refused" if row.covered is None else f"{row.covered:.0%} inside"
         axes.set_title(f"{row.name.removeprefix('garg ')}\n{found.verdict}, {share}", fontsize=6.5, loc="left")
         _style(axes)
@@ -70,12 +70,12 @@ def draw_real(rows: Sequence[HeldBack]) -> bytes:
     return _png(figure)
 
 
-def draw_simulated(judged: Sequence[Assessment]) -> bytes:
+def draw_simulated(assessments: Sequence[Assessment]) -> bytes:
     """Return, for simulated sigmoids, the interval's width and the verdict over last C / C_mid."""
     figure = _figure(12.5, 4.4)
     left, right = figure.subplots(1, 2)
     for verdict, colour in VERDICT_COLOURS.items():
-        rows = [each for each in judged if each.forecast.verdict == verdict and each.known]
+        rows = [each for each in assessments if each.forecast.verdict == verdict and each.known]
         for covered, marker in ((True, "o"), (False, "x")):
             found = [each for each in rows if each.covered == covered]
             label = f"{verdict}, {'holds' if covered else 'misses'} A"
@@ -90,7 +90,7 @@ def draw_simulated(judged: Sequence[Assessment]) -> bytes:
     for verdict, colour in VERDICT_COLOURS.items():
         shares = []
         for low, high in zip(edges, edges[1:], strict=False):
-            inside = [e for e in judged if low <= e.truth.reach < high]
+            inside = [e for e in assessments if low <= e.truth.reach < high]
             shares.append(sum(e.forecast.verdict == verdict for e in inside) / max(len(inside), 1))
         right.bar(range(len(shares)), shares, bottom=bottom, color=colour, label=verdict, width=0.9)
         bottom = bottom + np.array(shares)

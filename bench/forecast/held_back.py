@@ -50,10 +50,10 @@ class Assessment:
         return self.forecast.low is not None and self.forecast.low <= at <= (self.forecast.high or 0.0)
 
 
-def share_inside(judged: Sequence[Assessment]) -> str:
+def share_inside(assessments: Sequence[Assessment]) -> str:
     """Return the share of runs (at least one) whose interval holds the ceiling, with its own standard error."""
-    share = float(np.mean([each.covered for each in judged]))
-    return f"{share:.0%} ± {np.sqrt(share * (1.0 - share) / len(judged)):.0%} of {len(judged)}"
+    share = float(np.mean([each.covered for each in assessments]))
+    return f"{share:.0%} ± {np.sqrt(share * (1.0 - share) / len(assessments)):.0%} of {len(assessments)}"
 
 
 def judge_simulated(truths: Sequence[Truth]) -> list[Assessment]:
@@ -63,7 +63,7 @@ def judge_simulated(truths: Sequence[Truth]) -> list[Assessment]:
 
 @dataclass(frozen=True)
 class HeldBack:
-    """A real curve, fitted on the first half of its compute and judged on the rest."""
+    """A real curve, fitted on the first half of its compute and assessed on the rest."""
 
     name: str
     points: Points
@@ -80,14 +80,14 @@ class HeldBack:
 
 def hold_back(name: str, curve: Points, until: float) -> HeldBack:
     """Fit the points up to compute `until` and judge the forecast, and every single law, on the others."""
-    seen, later = curve.until(until), curve.compute > until
-    found = fit_forecast(seen)
+    fitted, later = curve.until(until), curve.compute > until
+    found = fit_forecast(fitted)
     if not found.draws:
         return HeldBack(name, curve, found, int(later.sum()), None, None, None, {})
     x, y = curve.compute[later], curve.pass_rate[later]
     errors = curve.standard_error[later] if curve.standard_error is not None else None
     middle, low, high = point_band(found, x, errors)
-    used = found.kept(seen)
+    used = found.kept(fitted)
     laws = {law.name: float(np.abs(_alone(law, used, x) - y).mean()) for law in (SIGMOID, *CURVED_RIVALS)}
     laws["plateau"] = float(np.abs(used.pass_rate[-3:].mean() - y).mean())
     covered = float(((y >= low) & (y <= high)).mean())
@@ -95,11 +95,11 @@ def hold_back(name: str, curve: Points, until: float) -> HeldBack:
     return HeldBack(name, curve, found, len(x), covered, float(np.abs(miss).mean()), float(miss.mean()), laws)
 
 
-def _alone(law: Law, seen: Points, compute: Array) -> Array:
+def _alone(law: Law, fitted: Points, compute: Array) -> Array:
     """Return the median curve of one law's posterior."""
-    last = float(seen.compute[-1])
-    x = seen.compute / last
-    found = fit_posteriors([law], x, seen.pass_rate, noise_of(seen), num_draws=[NUM_DRAWS])[0]
+    last = float(fitted.compute[-1])
+    x = fitted.compute / last
+    found = fit_posteriors([law], x, fitted.pass_rate, noise_of(fitted), num_draws=[NUM_DRAWS])[0]
     shape = law.natural(found.first, found.second, last)
     curve: Array = np.median(curves_of(law, np.stack([found.ceiling, *shape, found.low], axis=1), compute), axis=0)
     return curve

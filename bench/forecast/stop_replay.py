@@ -111,9 +111,9 @@ def _decisions(run: Run) -> list[tuple[int, Observation]]:
     n, budget = len(run.points), float(run.points.compute[-1])
     found = []
     for k in sorted({round(each) for each in np.linspace(max(FIRST * n, 4), n - 2, DECISIONS)}):
-        seen = run.points.until(float(run.points.compute[k]))
-        forecast = fit_forecast(seen, budget=budget)
-        found.append((k, Observation(float(seen.pass_rate[-1]), float(seen.compute[-1]), forecast)))
+        known = run.points.until(float(run.points.compute[k]))
+        forecast = fit_forecast(known, budget=budget)
+        found.append((k, Observation(float(known.pass_rate[-1]), float(known.compute[-1]), forecast)))
     return found
 
 
@@ -166,8 +166,8 @@ def _median_rule(group: Sequence[Run], made: list[list[tuple[int, Observation]]]
         others, at = [other for j, other in enumerate(group) if j != i], None
         for k, _ in made[i]:
             share = float(run.points.compute[k] / run.points.compute[-1])
-            means = [float(o.points.until(share * float(o.points.compute[-1])).pass_rate.mean()) for o in others]
-            if run.points.pass_rate[: k + 1].max() < np.median(means):
+            averages = [float(o.points.until(share * float(o.points.compute[-1])).pass_rate.mean()) for o in others]
+            if run.points.pass_rate[: k + 1].max() < np.median(averages):
                 at = k
                 break
         stops.append(at)

@@ -35,7 +35,7 @@ SUPPORT = ROOT / "tests/support"
 NAMESPACE, OPERATORS = "research", "scalerl-system"
 SCRAPE_SECONDS = 5
 START_SECONDS, RUN_SECONDS = 3600.0, 7200.0
-AFTER_SECONDS = 60.0  # of quiet at the end, so that its last state is seen
+AFTER_SECONDS = 60.0  # of quiet at the end, so that its last state is scraped
 KILL_STEP = 110
 Json = dict[str, Any]
 
@@ -184,13 +184,13 @@ class Recording:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(out.with_suffix(".tar.gz"), "w:gz") as archive:
             archive.add(self.folder / "data/snapshots" / name, arcname="data", filter=anonymous)
-        told = {
+        description = {
             "from": round(since),
             "to": round(time.time()),
             "recorded": datetime.now(UTC).strftime("%Y-%m-%d"),
             "variables": {"namespace": NAMESPACE, "run": "sums"},
         }
-        out.with_suffix(".json").write_text(json.dumps(told, indent=2) + "\n")
+        out.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -35,7 +35,7 @@ def test_accepted(row: Document, ask: Ask, edit: Edit) -> None:
 
 
 @by_case(REJECTED)
-def test_rejected_in_the_words_of_the_command_line(row: Document, ask: Ask, edit: Edit) -> None:
+def test_rejected_with_the_message_of_the_command_line(row: Document, ask: Ask, edit: Edit) -> None:
     message = ask(edit(row["changes"]))
     assert message is not None
     path, words = row["message"].split(": ", 1)
@@ -44,7 +44,7 @@ def test_rejected_in_the_words_of_the_command_line(row: Document, ask: Ask, edit
 
 
 @by_case([row for row in FIELDS if row["server"]])
-def test_field_rejected_in_the_servers_words(row: Document, ask: Ask, edit: Edit) -> None:
+def test_field_rejected_with_the_servers_message(row: Document, ask: Ask, edit: Edit) -> None:
     message = ask(edit(row["changes"]))
     assert message is not None
     assert row["server"] in message
@@ -57,7 +57,7 @@ def test_command_line_alone_is_stricter(row: Document, ask: Ask, edit: Edit) -> 
 
 
 @by_case(CLUSTER)
-def test_what_a_cluster_cannot_do_is_rejected(row: Document, ask: Ask, edit: Edit) -> None:
+def test_settings_without_support_on_a_cluster_are_rejected(row: Document, ask: Ask, edit: Edit) -> None:
     assert row["message"] in str(ask(edit(row["changes"])))
 
 

@@ -232,7 +232,7 @@ def rights_in_roles(objects: list[Json]) -> set[tuple[str, str, str]]:
     }
 
 
-def test_rights_are_those_that_the_code_uses(render: Render) -> None:
+def test_rights_equal_the_calls_of_the_code(render: Render) -> None:
     only_asked_for_where_enforced = {("scalerl.io", "rlruns/finalizers", "update")}
     for mode in ("cluster", "namespaced"):
         assert rights_in_roles(render(MODES[mode])) == rights_in_code() | only_asked_for_where_enforced
@@ -261,20 +261,22 @@ def test_command_line_is_the_operators(render: Render) -> None:
     assert found.http == container["ports"][0]["containerPort"]
     assert found.token_key_file.parent == Path(container["volumeMounts"][0]["mountPath"])
     assert found.token_key_file.name == "k"
-    told = Isolation.parse(found.network_policy)
-    assert told.http_from == ({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rl-system"}}},)
-    assert told.outside == ({"podSelector": {"matchLabels": {"app": "hub"}}},)
+    isolation = Isolation.parse(found.network_policy)
+    assert isolation.http_from == (
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "rl-system"}}},
+    )
+    assert isolation.outside == ({"podSelector": {"matchLabels": {"app": "hub"}}},)
 
 
-def test_the_runs_metrics_are_open_to_whom_the_operators_are(render: Render) -> None:
+def test_run_metrics_are_open_to_the_operators_scrapers(render: Render) -> None:
     arguments = pods_of(render({}))[0]["containers"][0]["args"]
-    told = Isolation.parse(parse_arguments(["operator", *arguments]).network_policy)
-    scrapers = [each["namespaceSelector"]["matchLabels"] for each in told.http_from]
+    isolation = Isolation.parse(parse_arguments(["operator", *arguments]).network_policy)
+    scrapers = [each["namespaceSelector"]["matchLabels"] for each in isolation.http_from]
     assert scrapers == [{"kubernetes.io/metadata.name": name} for name in ("rl-system", "monitoring")]
-    assert "169.254.169.254/32" in json.dumps(told.outside)
+    assert "169.254.169.254/32" in json.dumps(isolation.outside)
 
 
-def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Render) -> None:
+def test_prometheus_is_set_only_where_the_user_names_it(render: Render) -> None:
     container = pods_of(render(MODES["monitored"]))[0]["containers"][0]
     found = parse_arguments(["operator", *container["args"]])
     assert found.prometheus_url == "https://prom.test/tenant"
@@ -290,7 +292,7 @@ def test_prometheus_is_named_to_the_operator_only_where_the_user_does(render: Re
     assert len(pick(plain, "NetworkPolicy")["spec"]["egress"]) == 3
 
 
-def test_coordinators_are_labelled_as_the_operator_asks_for_them(render: Render) -> None:
+def test_coordinators_have_the_labels_that_the_operator_queries(render: Render) -> None:
     """What the PodMonitor makes of the pods' labels is what the operator's PromQL selects by."""
     labels = names.pod_labels("any", names.COORDINATOR, 1) | {names.LABEL_RUN_UID: "u"}
     found = pick(render(MODES["monitored"], apis=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
@@ -307,7 +309,7 @@ def test_coordinators_are_labelled_as_the_operator_asks_for_them(render: Render)
     assert not set(targets) & set(EVAL_LABELS), "a label of an evaluation would be renamed"
 
 
-def test_places_are_those_of_the_code(render: Render) -> None:
+def test_ports_and_paths_are_those_of_the_code(render: Render) -> None:
     objects = render(MODES["monitored"], apis=MONITORING)
     container = pods_of(objects)[0]["containers"][0]
     probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")]

@@ -97,7 +97,7 @@ def release(helm: str, cluster: Any, api: client.ApiClient) -> Iterator[Release]
             core.delete_namespace(name)
 
 
-def test_pods_are_accepted_where_only_restricted_ones_are(release: Release) -> None:
+def test_pods_meet_the_restricted_standard(release: Release) -> None:
     deployment = json.loads(release.kubectl("get", "deployment", "rl-scalerl", "-o", "json"))
     template = deployment["spec"]["template"]
     template["metadata"]["name"] = "like-the-deployments"
@@ -205,8 +205,8 @@ def _made(release: Release) -> bool:
     """Whether a pod of the run, its events and all that its pods share are there."""
     kinds = "pod,service,configmap,secret,persistentvolumeclaim,poddisruptionbudget,networkpolicy"
     found = json.loads(release.kubectl("get", kinds, "-n", release.served, "-l", "scalerl.io/run=tried", "-o", "json"))
-    told = "involvedObject.kind=RLRun,involvedObject.name=tried"
-    events = release.kubectl("get", "events", "-n", release.served, "--field-selector", told, "-o", "name")
+    about = "involvedObject.kind=RLRun,involvedObject.name=tried"
+    events = release.kubectl("get", "events", "-n", release.served, "--field-selector", about, "-o", "name")
     run = json.loads(release.kubectl("get", "rlrun", "tried", "-n", release.served, "-o", "json"))
     kinds_found = {each["kind"] for each in found["items"]}
     return len(kinds_found) >= 6 and {"Pod", "NetworkPolicy"} <= kinds_found and bool(events) and "status" in run

@@ -257,7 +257,7 @@ def test_suspend_and_resume(lab: Lab) -> None:
     assert [each["number"] for each in lab.attempts("pause")] == [1, 2]
 
 
-def test_a_crashed_coordinator_starts_again_and_generators_stay(lab: Lab) -> None:
+def test_a_crashed_coordinator_is_restarted_and_generators_stay(lab: Lab) -> None:
     lab.until_training("crash")
     before = lab.pods("crash")
     lab.behave("crash", attempt=1, exit=1, words={"reason": "Failed", "step": 3, "error": "no space left"})
@@ -283,7 +283,7 @@ def test_an_evicted_coordinator_costs_no_restart(lab: Lab) -> None:
     assert lab.attempts("evicted")[0]["infrastructure"] is True
 
 
-def test_a_spent_budget_of_restarts_fails_the_run(lab: Lab) -> None:
+def test_a_spent_restart_budget_fails_the_run(lab: Lab) -> None:
     lab.until_training("spent", failurePolicy={"maxRestarts": 0})
     lab.behave("spent", attempt=1, exit=3, words={"reason": "Failed", "step": 3})
     lab.until("it has failed", lambda: lab.state("spent") == "RestartsExhausted")
@@ -365,7 +365,7 @@ def test_a_policy_on_the_forecast_stops_a_run_once_it_is_identified(
     assert metrics[saved] == pytest.approx(kept)
 
 
-def test_a_run_that_stands_still_is_saved_and_starts_again(lab: Lab) -> None:
+def test_a_stalled_run_is_saved_and_restarted(lab: Lab) -> None:
     """The coordinator answers and makes no step.
 
     It is asked to save, ends, and the next attempt trains; generators stay.
@@ -409,7 +409,7 @@ def test_a_users_rule_fails_the_run_at_its_first_failure(lab: Lab) -> None:
     lab.until("the event", lambda: "FailedByRule" in lab.events("ruled"))
 
 
-def test_pods_that_do_not_begin_are_let_go_and_tried_again(lab: Lab) -> None:
+def test_pending_pods_are_released_and_retried(lab: Lab) -> None:
     lab.behave("late", waiting={"reason": "ImagePullBackOff", "message": "no such image"})
     lab.apply("late", deadlines={"pendingSeconds": 8}, failurePolicy={"maxRestarts": 0, "backoffSeconds": 15})
     lab.until("it backs off", lambda: lab.state("late") == "BackingOff")
@@ -421,7 +421,7 @@ def test_pods_that_do_not_begin_are_let_go_and_tried_again(lab: Lab) -> None:
     assert len(lab.attempts("late")) == 2
 
 
-def test_a_strangers_secret_stays_as_it_is_and_the_run_says_so(lab: Lab) -> None:
+def test_a_strangers_secret_is_left_alone_and_reported(lab: Lab) -> None:
     def secret() -> Any:
         return lab.core.read_namespaced_secret("github-token", lab.namespace)
 
@@ -440,7 +440,7 @@ def test_a_strangers_secret_stays_as_it_is_and_the_run_says_so(lab: Lab) -> None
     assert secret().metadata.owner_references[0].uid == lab.run("github")["metadata"]["uid"]
 
 
-def test_what_is_the_runs_is_written_over_when_its_spec_changes(lab: Lab) -> None:
+def test_owned_objects_follow_a_change_of_the_spec(lab: Lab) -> None:
     def spec() -> str:
         return str(lab.core.read_namespaced_config_map("edited-spec", lab.namespace).data["run.yaml"])
 
@@ -472,7 +472,7 @@ def test_another_managers_run_is_left_alone(lab: Lab) -> None:
     assert "status" not in lab.run("foreign")
 
 
-def test_a_refused_template_says_why_and_a_better_one_is_taken(lab: Lab) -> None:
+def test_a_refused_template_is_reported_and_a_corrected_one_used(lab: Lab) -> None:
     lab.apply("template", trainer={"replicas": 2, "gpusPerReplica": 0, "template": {"spec": {"hostname": "x"}}})
     lab.until("it is refused", lambda: lab.state("template") == "InvalidSpec")
     message = next(c["message"] for c in lab.run("template")["status"]["conditions"] if c["type"] == "Progressing")
@@ -529,7 +529,7 @@ def test_a_terminated_leader_hands_over_at_once(lab: Lab) -> None:
     lab.until("the third leads", third.is_leading)
 
 
-def people(
+def make_commands(
     lab: Lab, cluster: Any, folder: Path, *, role: str | None
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Return `scalerl` as somebody who has Kubernetes' own `role` in the namespace, or no right at all."""
@@ -557,14 +557,14 @@ def people(
     return run
 
 
-def test_people_see_a_run_with_kubernetes_view_role_before_and_after_its_end(
+def test_commands_read_a_run_with_the_view_role_before_and_after_its_end(
     lab: Lab, cluster: Any, tmp_path: Path
 ) -> None:
     """Status, and the report with its curve.
 
-    The last point is in the coordinator's last words only. No Secret is read.
+    The last point is in the coordinator's termination message only. No Secret is read.
     """
-    scalerl = people(lab, cluster, tmp_path, role="view")
+    scalerl = make_commands(lab, cluster, tmp_path, role="view")
     lab.until_training("seen")
     assert "has no evaluation yet" in scalerl("report", "seen").stderr
     lab.behave("seen", step=300, evals=curve(300)[:-1])
@@ -596,8 +596,8 @@ def test_people_see_a_run_with_kubernetes_view_role_before_and_after_its_end(
     assert cluster.kubectl("auth", "can-i", "get", "secrets", "-n", lab.namespace, "--as", account).stdout == "no\n"
 
 
-def test_who_may_see_nothing_is_told_what_is_missing(lab: Lab, cluster: Any, tmp_path: Path) -> None:
-    done = people(lab, cluster, tmp_path, role=None)("status", "whole")
+def test_commands_without_rights_name_the_missing_right(lab: Lab, cluster: Any, tmp_path: Path) -> None:
+    done = make_commands(lab, cluster, tmp_path, role=None)("status", "whole")
     assert done.returncode == 1
     for wanted in ("forbidden on context", 'cannot get resource "rlruns"', 'API group "scalerl.io"', lab.namespace):
         assert wanted in done.stderr

@@ -98,7 +98,7 @@ FIXED: dict[str, tuple[Document, str]] = {
 
 
 @pytest.mark.parametrize(("changes", "path"), FIXED.values(), ids=FIXED.keys())
-def test_fixed_for_the_runs_life(changes: Document, path: str, runs: Runs, tuned: Document) -> None:
+def test_immutable_fields(changes: Document, path: str, runs: Runs, tuned: Document) -> None:
     runs.create(tuned)
     message = runs.change(changes)
     assert message is not None
@@ -137,7 +137,7 @@ def test_a_change_obeys_the_rules_too(runs: Runs, tuned: Document) -> None:
     )
 
 
-def test_server_fills_in_what_the_types_fill_in(runs: Runs, edit: Edit) -> None:
+def test_server_and_types_set_the_same_defaults(runs: Runs, edit: Edit) -> None:
     document = edit(
         {"spec.recipe": {"preset": "gspo"}, "spec.stopPolicies": [{"name": "x", "when": {"passRate": {"above": 0.9}}}]}
     )
@@ -225,7 +225,7 @@ def test_kubectl_get_prints_the_forecast(runs: Runs, cluster: Any, namespace: st
 
 
 @pytest.mark.parametrize("word", ["rlrun", "rlr", "scalerl", "all"])
-def test_kubectl_knows_the_run_as(word: str, runs: Runs, cluster: Any, namespace: str, edit: Edit) -> None:
+def test_kubectl_accepts_the_names_of_the_kind(word: str, runs: Runs, cluster: Any, namespace: str, edit: Edit) -> None:
     runs.create(edit({}))
     assert "rlrun.scalerl.io/small" in cluster.kubectl("get", word, "-n", namespace, "-o", "name").stdout.split()
 
@@ -332,7 +332,7 @@ def test_run_of_an_older_release_can_still_be_labelled_and_repaired(
     assert runs.change({"spec.budget.steps": 200}) is None
 
 
-def test_run_whose_name_is_no_longer_allowed_is_still_written_to(
+def test_status_of_a_run_with_a_name_no_longer_allowed_can_be_written(
     namespace: str, cluster: Any, edit: Edit, wait_for: Callable[[str, Callable[[], bool]], None]
 ) -> None:
     """Its name cannot be mended, so nothing that it needs for its deletion may be refused for it."""

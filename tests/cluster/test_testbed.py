@@ -37,7 +37,7 @@ def test_wait_names_the_phase_that_took_too_long(processes: Any, tmp_path: Path)
         processes.stop_all(tmp_path)
 
 
-def test_wait_ends_with_the_program_and_shows_its_last_words(processes: Any, tmp_path: Path) -> None:
+def test_wait_ends_with_the_program_and_shows_its_last_output(processes: Any, tmp_path: Path) -> None:
     process = processes.start(tmp_path, "faulty", ["sh", "-c", "echo no such flag >&2; exit 2"])
     with pytest.raises(processes.ClusterError, match=r"^making tea: faulty ended\n  faulty: no such flag$"):
         processes.wait(tmp_path, "making tea", seconds=600, until=lambda: "no water", process=process)
@@ -52,7 +52,9 @@ def test_stop_finds_what_another_command_started(processes: Any, tmp_path: Path)
     assert not found.is_alive()
 
 
-def test_stop_ends_what_ignores_it(processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_kills_a_program_that_ignores_sigterm(
+    processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "STOP_SECONDS", 0.2)
     process = processes.start(tmp_path, "stubborn", STUBBORN)
     log = tmp_path / "log/stubborn"
@@ -105,7 +107,7 @@ def test_missing_programs_are_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, f"cluster: {tmp_path} {wanted}")
 
 
-def test_without_a_node_only_traces_of_the_folder_are_looked_for(
+def test_without_a_node_only_traces_of_the_folder_are_searched(
     processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another clone's node may come and go meanwhile; so may a folder whose name only begins like ours."""
@@ -158,7 +160,7 @@ def kubectl(cluster: Any, namespace: str) -> Callable[..., str]:
     return run
 
 
-def test_pod_with_gpus_is_scheduled_and_said_to_run(kubectl: Callable[..., str]) -> None:
+def test_pod_with_gpus_is_scheduled_and_reported_running(kubectl: Callable[..., str]) -> None:
     gpus = '{"limits": {"nvidia.com/gpu": "6"}}'
     for name in ("one", "two"):
         overrides = f'{{"spec": {{"containers": [{{"name": "x", "image": "x", "resources": {gpus}}}]}}}}'

@@ -121,8 +121,8 @@ class ScrapedCoordinator:
 
     def until_scraped(self) -> None:
         """Until what is shown now has been scraped: the scrape under way, and one more, have ended."""
-        seen = self.scrapes
-        wait_for("the coordinator is scraped", lambda: self.scrapes >= seen + 3)
+        scraped = self.scrapes
+        wait_for("the coordinator is scraped", lambda: self.scrapes >= scraped + 3)
 
 
 # What a server is told to scrape takes it 5 s to see: the places of all coordinators are there from the start.

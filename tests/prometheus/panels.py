@@ -386,9 +386,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the pictures (default: docs/images)")
     options = parser.parse_args()
     if options.prometheus is None:
-        with serve_recorded() as (url, told):
-            given = told | {"from": options.start or told["from"], "to": options.end or told["to"]}
-            draw_all(url, given["from"], given["to"], told["variables"] | dict(options.var), options.out)
+        with serve_recorded() as (url, recording):
+            given = recording | {"from": options.start or recording["from"], "to": options.end or recording["to"]}
+            draw_all(url, given["from"], given["to"], recording["variables"] | dict(options.var), options.out)
     else:
         if options.start is None or options.end is None:
             parser.error("--prometheus needs --from and --to")

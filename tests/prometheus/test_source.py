@@ -68,7 +68,7 @@ def test_every_number_of_every_eval_point_is_rebuilt(run: Run) -> None:
     assert run.read().evals == tuple(points)
 
 
-def test_progress_is_read_of_the_attempt_that_is_scraped(run: Run) -> None:
+def test_progress_is_that_of_the_scraped_attempt(run: Run) -> None:
     coordinator = run.coordinator(1)
     coordinator.publisher.set({"step": 70.0, "version": 69.0, "compute_gpu_hours": 0.3})
     coordinator.until_scraped()
@@ -144,7 +144,7 @@ def test_clock_skew_loses_no_eval_point(run: Run, minutes: int) -> None:
     assert reading.age_seconds < 600, "by the server's own clock"
 
 
-def test_a_coordinator_that_is_gone_leaves_its_points_and_no_progress(run: Run) -> None:
+def test_a_deleted_coordinator_leaves_its_points_and_no_progress(run: Run) -> None:
     coordinator = run.coordinator(1)
     coordinator.publisher.show_evals([point(index) for index in range(3)])
     coordinator.until_scraped()
@@ -156,7 +156,7 @@ def test_a_coordinator_that_is_gone_leaves_its_points_and_no_progress(run: Run) 
     assert len(run.read().evals) == 3
 
 
-def test_a_later_run_of_the_same_name_is_another(run: Run) -> None:
+def test_a_later_run_of_the_same_name_is_kept_apart(run: Run) -> None:
     for each in (run, Run(run.lab)):
         coordinator = each.coordinator(1)
         coordinator.publisher.show_evals([point(index) for index in range(2 if each is run else 5)])
@@ -164,7 +164,7 @@ def test_a_later_run_of_the_same_name_is_another(run: Run) -> None:
     assert len(run.read().evals) == 2
 
 
-def test_a_long_span_is_asked_for_in_parts(run: Run) -> None:
+def test_a_long_range_is_queried_in_parts(run: Run) -> None:
     coordinator = run.coordinator(1)
     coordinator.publisher.show_evals([point(0)])
     coordinator.until_scraped()
@@ -172,7 +172,7 @@ def test_a_long_span_is_asked_for_in_parts(run: Run) -> None:
     assert len(run.read().evals) == 1
 
 
-def test_a_refused_query_is_told_in_the_servers_words(run: Run) -> None:
+def test_a_refused_query_has_the_servers_message(run: Run) -> None:
     """11,000 evaluations of a query are its limit."""
     run.began -= timedelta(days=11_001)
     with pytest.raises(TelemetryError, match="HTTP 400, 200 is needed: exceeded maximum resolution"):
@@ -200,13 +200,13 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     coordinator.publisher.show_evals(points)
     coordinator.until_scraped()
     store, dirty = InformerCache(), []
-    seen = ObservedRun(
+    observed = ObservedRun(
         ("research", "tiny"), run.uid, 1, 1, "scalerl.io/operator", False, {}, {}, spec, created=run.began
     )
-    store.put_run(seen)
+    store.put_run(observed)
     store.put_pod(
         ObservedPod(
-            seen.key,
+            observed.key,
             "tiny-trainer-0",
             "p",
             version=1,
@@ -235,13 +235,13 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
         poller = ProgressPoller(store, OperatorMetrics(), deps)
         polling = asyncio.create_task(poller.poll_forever())
         async with asyncio.timeout(120):
-            while poller.poll_result(seen).assessment is None:
+            while poller.poll_result(observed).assessment is None:
                 await asyncio.sleep(0.01)
         polling.cancel()
         await poller.close()
         return poller
 
-    result = asyncio.run(poll()).poll_result(seen)
+    result = asyncio.run(poll()).poll_result(observed)
     expected = summarize(spec, [forecast_prefix(spec, points, 0.0)], points)
     assert result.assessment is not None
     assert result.assessment.forecast is not None

@@ -29,7 +29,7 @@ def _flat(stops, *levels, size=9):
     return [_run(stops, [level] * size) for level in levels]
 
 
-def test_the_median_rule_ends_what_is_below_the_others_means(stops):
+def test_the_median_rule_ends_runs_below_the_others_averages(stops):
     group = _flat(stops, 0.5, 0.4, 0.3)
     made = [[(4, None)]] * 3
     assert stops._median_rule(group, made) == [None, None, 4]  # .3 < (.5 + .4) / 2; .4 is not below (.5 + .3) / 2
@@ -47,7 +47,7 @@ def test_patience_ends_a_run_five_evaluations_after_its_best(stops):
     assert stops._patience(group, made) == [7, 6]  # the other is flat from the start, but not asked before its 7th
 
 
-def test_what_a_stop_saves_and_when_it_is_wrong(stops):
+def test_the_saving_and_the_error_of_a_stop(stops):
     group = [_run(stops, [0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.9]), *_flat(stops, 0.5)]
     patience = stops._outcome("patience", [group], [[7, 6]])
     assert (patience.runs, patience.stopped, patience.wrong) == (2, 2, 1)  # the first would have gained .6
@@ -63,11 +63,11 @@ def test_no_wrong_stop_in_96_may_still_be_three_in_a_hundred(stops):
 
 
 def test_a_share_comes_with_its_error(bench):
-    judged, curves = bench["held_back"], bench["simulated_curves"]
+    held_back, curves = bench["held_back"], bench["simulated_curves"]
     truth = curves.Truth(points([1.0], [0.5]), 0.6, lambda x: x, 1.0)
     known = Forecast("Weak", "", "sigmoid", 8, 0.0, "h", ceiling=0.6, ceiling_high=0.7)
-    found = [judged.Assessment(truth, replace(known, ceiling_low=low)) for low in (0.5, 0.5, 0.5, 0.65)]
-    assert judged.share_inside(found) == "75% ± 22% of 4"  # sqrt(.75 * .25 / 4)
+    found = [held_back.Assessment(truth, replace(known, ceiling_low=low)) for low in (0.5, 0.5, 0.5, 0.65)]
+    assert held_back.share_inside(found) == "75% ± 22% of 4"  # sqrt(.75 * .25 / 4)
 
 
 def test_stated_errors_may_be_wrong(bench):

@@ -106,7 +106,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
         assert (RUNBOOKS / f"{alert}.md").read_text().startswith(f"# {alert}\n")
 
 
-def test_a_run_that_needs_somebody_fires_and_is_in_the_runbook() -> None:
+def test_a_run_that_needs_attention_fires_an_alert_with_a_runbook() -> None:
     """What is complete, rests or goes on by itself does not fire."""
     rule = next(each for each in load_rules() if each["alert"] == "ScalerlRunFailed")
     (pattern,) = re.findall(r'state=~"(.*)"', rule["expr"])
@@ -116,7 +116,7 @@ def test_a_run_that_needs_somebody_fires_and_is_in_the_runbook() -> None:
     assert sorted(rows) == sorted(wanted)
 
 
-def test_alerts_say_what_and_how_bad() -> None:
+def test_alerts_have_a_summary_and_a_severity() -> None:
     for rule in load_rules():
         assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
         assert rule["labels"]["severity"] in ("warning", "critical")

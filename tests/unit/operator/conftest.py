@@ -228,8 +228,8 @@ def _finish(folder: RunFolder, run: RLRun, points: list[EvalPoint], last: StepRe
         latest=last,
         time=last.time,
     )
-    seen = ObservedState(attempts=attempts, progress=progress, evals=tuple(points))
-    status = plan_run(run, seen, summarize(run, lines, points), START + timedelta(seconds=900)).status
+    observed = ObservedState(attempts=attempts, progress=progress, evals=tuple(points))
+    status = plan_run(run, observed, summarize(run, lines, points), START + timedelta(seconds=900)).status
     assert isinstance(status, RLRunStatus)
     assert isinstance(status.cost, CostStatus)
     records.save_status(folder, run.model_copy(update={"status": status}))

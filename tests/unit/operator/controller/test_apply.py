@@ -26,7 +26,7 @@ KEY = ("research", "tiny")
 Json = dict[str, Any]
 
 
-class World:
+class Lab:
     """One operator on one server, with a clock that is set."""
 
     def __init__(self, run: Json):
@@ -55,8 +55,8 @@ class World:
         """Change the stored run."""
         self.server.store("rlruns", merge_patch(self.server.objects["rlruns", *KEY], change))
 
-    def told(self, reason: str) -> list[str]:
-        """The messages of events."""
+    def messages(self, reason: str) -> list[str]:
+        """Return the messages of the stored events of a reason."""
         found = [each for (plural, _, _), each in self.server.objects.items() if plural == "events"]
         return [each["message"] for each in found if each["reason"] == reason]
 
@@ -69,8 +69,8 @@ class World:
 
 
 @pytest.fixture
-def world(document: Callable[..., Json]) -> Callable[..., World]:
-    def make(**spec: Any) -> World:
+def make_lab(document: Callable[..., Json]) -> Callable[..., Lab]:
+    def make(**spec: Any) -> Lab:
         given = {
             "managedBy": "scalerl.io/operator",
             "trainer": {"replicas": 2, "gpusPerReplica": 0},
@@ -78,7 +78,7 @@ def world(document: Callable[..., Json]) -> Callable[..., World]:
         }
         run = document(**{**given, **spec})
         run["metadata"] = {"name": "tiny", "namespace": "research", "generation": 1}
-        return World(run)
+        return Lab(run)
 
     return make
 
@@ -90,8 +90,8 @@ def play(story: Awaitable[None]) -> None:
     asyncio.run(whole())
 
 
-def test_the_intention_is_written_before_a_pod_is_made(world: Callable[..., World]) -> None:
-    found = world()
+def test_an_attempt_is_stored_before_its_pods_are_created(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     play(found.go(passes=2))
     calls = found.server.calls
     assert calls[0] == "apply rlruns tiny/status"
@@ -103,8 +103,8 @@ def test_the_intention_is_written_before_a_pod_is_made(world: Callable[..., Worl
     assert found.names(CHILDREN["PersistentVolumeClaim"]) == ["tiny-checkpoints"]
 
 
-def test_an_idle_run_costs_nothing(world: Callable[..., World]) -> None:
-    found = world()
+def test_an_idle_run_costs_nothing(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=3)
@@ -116,8 +116,8 @@ def test_an_idle_run_costs_nothing(world: Callable[..., World]) -> None:
     assert found.server.calls == []
 
 
-def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that(world: Callable[..., World]) -> None:
-    found = world()
+def test_metrics_show_a_run_from_its_pass_until_its_deletion(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     found.gauges.set_leading(True)
 
     def states() -> list[str]:
@@ -137,25 +137,25 @@ def test_a_pass_shows_the_run_as_it_was_decided_about_and_its_deletion_ends_that
     assert states() == []
 
 
-def test_another_managers_run_is_not_shown(world: Callable[..., World]) -> None:
-    found = world(managedBy="kueue.x-k8s.io/multikueue")
+def test_another_managers_run_is_not_shown(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab(managedBy="kueue.x-k8s.io/multikueue")
     found.gauges.set_leading(True)
     play(found.go())
     assert b'run="tiny"' not in found.gauges.render()
 
 
-def test_a_replica_that_may_not_lead_writes_nothing(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_replica_that_may_not_lead_writes_nothing(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     found.leading = False
     with pytest.raises(NotLeading):
         play(found.go())
     assert found.server.calls == []
 
 
-def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
-    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+def test_workers_of_a_replica_that_may_not_lead_log_one_line_without_a_traceback(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = world()
+    found = make_lab()
     found.leading = False
 
     async def story() -> None:
@@ -171,8 +171,8 @@ def test_workers_of_a_replica_that_may_not_lead_end_with_a_line_and_no_trace(
     assert "must not write any more" in caplog.text
 
 
-def test_a_pod_that_the_server_refuses_is_told_and_tried_again(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_refused_pod_is_reported_and_retried(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     found.server.refuse["create pods tiny-trainer-1"] = KubeError("create", 403, "Forbidden", "exceeded quota")
 
     async def story() -> None:
@@ -193,10 +193,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("verb", "error", "words"), REFUSED, ids=["a quota", "a kept claim of another class"])
-def test_what_pods_share_that_the_server_refuses_is_told_and_tried_again(
-    world: Callable[..., World], verb: str, error: KubeError, words: str
+def test_a_refused_shared_object_is_reported_and_retried(
+    make_lab: Callable[..., Lab], verb: str, error: KubeError, words: str
 ) -> None:
-    found = world()
+    found = make_lab()
     claims, name = CHILDREN["PersistentVolumeClaim"], "tiny-checkpoints"
     if verb == "apply":
         labels = {"app.kubernetes.io/managed-by": "scalerl-operator", "scalerl.io/run": "tiny"}
@@ -207,7 +207,7 @@ def test_what_pods_share_that_the_server_refuses_is_told_and_tried_again(
         with pytest.raises(KubeError, match=words):
             await found.go()
         assert found.names(PODS) == []
-        (message,) = found.told("FailedCreate")
+        (message,) = found.messages("FailedCreate")
         assert words in message
         found.server.calls.clear()
         await found.go()
@@ -228,8 +228,8 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("kind", "name"), STRANGERS, ids=[kind for kind, _ in STRANGERS])
-def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[..., World], kind: str, name: str) -> None:
-    found = world()
+def test_a_strangers_object_is_left_alone_and_reported(make_lab: Callable[..., Lab], kind: str, name: str) -> None:
+    found = make_lab()
     resource = CHILDREN[kind]
     theirs = found.server.store(
         resource.plural, {"metadata": {"name": name, "namespace": "research"}, "data": {"token": "x"}}
@@ -241,7 +241,7 @@ def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[...,
                 await found.go()
         assert found.server.objects[resource.plural, "research", name] == theirs
         assert found.names(PODS) == []
-        (message,) = found.told("FailedCreate")
+        (message,) = found.messages("FailedCreate")
         assert f"{kind} {name}" in message
         del found.server.objects[resource.plural, "research", name]
         await found.go()
@@ -250,8 +250,8 @@ def test_a_strangers_object_stays_as_it_is_and_that_is_told(world: Callable[...,
     assert len(found.names(PODS)) == 3
 
 
-def test_a_new_run_costs_one_write_for_each_thing_that_pods_share(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_new_run_costs_one_write_for_each_shared_object(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     play(found.go(passes=3))
     shared = [call for call in found.server.calls if call.split()[1] in {each.plural for each in CHILDREN.values()}]
     assert sorted(shared) == [
@@ -268,10 +268,10 @@ def test_a_new_run_costs_one_write_for_each_thing_that_pods_share(world: Callabl
     [(3, ["check", "apply"]), (1, ["create", "check", "apply"])],
     ids=["its coordinator was seen: a create would only be refused", "nothing says that it has begun"],
 )
-def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
-    world: Callable[..., World], passes: int, wanted: list[str]
+def test_a_restarted_operator_adopts_the_runs_objects(
+    make_lab: Callable[..., Lab], passes: int, wanted: list[str]
 ) -> None:
-    found = world()
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=passes)
@@ -284,10 +284,10 @@ def test_an_operator_that_starts_anew_takes_up_what_is_the_runs(
     for thing in ("secrets tiny-token", "persistentvolumeclaims tiny-checkpoints"):
         assert [call.split()[0] for call in found.server.calls if thing in call] == wanted
     assert "create pods tiny-generator-0" in found.server.calls
-    assert found.told("FailedCreate") == []
+    assert found.messages("FailedCreate") == []
 
 
-def finish_coordinator(found: World, last: EvalPoint) -> None:
+def finish_coordinator(found: Lab, last: EvalPoint) -> None:
     """The coordinator's pod ends well at step 120, with `last` among its last words."""
     words = Termination(reason="Finished", step=120, last_eval=last).model_dump_json(by_alias=True)
     ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
@@ -296,10 +296,10 @@ def finish_coordinator(found: World, last: EvalPoint) -> None:
     found.server.store("pods", {**coordinator, "status": {"phase": "Succeeded", "containerStatuses": [container]}})
 
 
-def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
-    world: Callable[..., World], point: Callable[..., EvalPoint]
+def test_a_strangers_curve_is_left_alone_and_blocks_nothing(
+    make_lab: Callable[..., Lab], point: Callable[..., EvalPoint]
 ) -> None:
-    found = world()
+    found = make_lab()
     curves = CHILDREN["ConfigMap"]
     theirs = found.server.store(
         curves.plural, {"metadata": {"name": "tiny-curve", "namespace": "research"}, "data": {}}
@@ -313,11 +313,11 @@ def test_a_strangers_curve_stays_as_it_is_and_holds_up_nothing(
     play(story())
     assert found.state == "Finished"
     assert found.server.objects["configmaps", "research", "tiny-curve"] == theirs
-    assert ["ConfigMap tiny-curve" in each for each in found.told("FailedCreate")] == [True]
+    assert ["ConfigMap tiny-curve" in each for each in found.messages("FailedCreate")] == [True]
 
 
-def test_a_ceiling_that_is_refused_is_taken_from_the_annotations(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_refused_ceiling_is_removed_from_the_annotations(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
     known = {"verdict": "Weak", "reason": "wide", "points": 9, "ceiling": 0.61, "ceilingLow": 0.59, "ceilingHigh": 0.63}
     refused = {**dict.fromkeys(known), "verdict": "NotIdentified", "reason": "it rises", "points": 9}
 
@@ -345,8 +345,8 @@ def test_a_ceiling_that_is_refused_is_taken_from_the_annotations(world: Callable
     assert found.server.calls == []
 
 
-def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_missed_pod_end_is_found_at_its_deletion(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=3)
@@ -362,9 +362,9 @@ def test_a_pod_whose_end_was_missed_is_found_out_when_it_is_deleted(world: Calla
     assert found.state == "Suspended"
 
 
-def test_a_pod_that_was_on_its_way_out_already_is_left_to_the_watch(world: Callable[..., World]) -> None:
+def test_a_pod_that_already_terminates_is_left_to_the_watch(make_lab: Callable[..., Lab]) -> None:
     """A real API server's answer has no resourceVersion then."""
-    found = world()
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=3)
@@ -379,15 +379,15 @@ def test_a_pod_that_was_on_its_way_out_already_is_left_to_the_watch(world: Calla
     assert found.names(PODS) == ["tiny-generator-0"]
 
 
-def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., World]) -> None:
-    found = world()
+def test_a_deleted_run_is_dropped_without_a_log_line(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=3)
         del found.server.objects["rlruns", *KEY]
         found.server.refuse["delete pods tiny-generator-0"] = KubeError("delete", 404, "NotFound", "namespace")
-        seen = found.store.run(KEY)
-        assert seen is not None
+        stored = found.store.run(KEY)
+        assert stored is not None
         found.server.refuse["apply rlruns tiny/status"] = KubeError("apply", 404, "NotFound", "rlruns tiny")
         pod = parse_observed_pod(found.server.objects["pods", "research", "tiny-trainer-0"])
         assert pod is not None
@@ -399,11 +399,11 @@ def test_a_run_that_is_gone_is_forgotten_without_a_word(world: Callable[..., Wor
     play(story())
 
 
-def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
-    world: Callable[..., World], point: Callable[..., EvalPoint]
+def test_the_curve_is_stored_before_the_final_state(
+    make_lab: Callable[..., Lab], point: Callable[..., EvalPoint]
 ) -> None:
     """After that nobody looks at it any more."""
-    found = world()
+    found = make_lab()
 
     async def story() -> None:
         await found.go(passes=3)
@@ -417,8 +417,8 @@ def test_the_curve_is_kept_before_the_run_is_said_to_be_over(
     assert calls.index("create configmaps tiny-curve") < calls.index("apply rlruns tiny/status")
 
 
-def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
-    found = world()
+def test_the_same_event_is_counted(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
 
     async def story() -> None:
         for _ in range(2):
@@ -436,10 +436,10 @@ def test_the_same_event_is_counted(world: Callable[..., World]) -> None:
     [(KubeError("apply", 500, "InternalError", "etcd is away"), False), (KeyError("a fault of ours"), True)],
     ids=["of the API server", "of ours"],
 )
-def test_a_failing_pass_comes_again_and_others_are_not_held_up(
-    world: Callable[..., World], caplog: pytest.LogCaptureFixture, error: Exception, has_trace: bool
+def test_a_failing_pass_is_retried_and_delays_no_other_run(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture, error: Exception, has_trace: bool
 ) -> None:
-    found = world()
+    found = make_lab()
     found.server.refuse["apply rlruns tiny/status"] = error
 
     async def story() -> None:
@@ -457,8 +457,8 @@ def test_a_failing_pass_comes_again_and_others_are_not_held_up(
     text = found.gauges.render().decode()
     assert 'scalerl_operator_reconcile_total{result="error"} 1.0' in text
     assert "scalerl_operator_retries_total 1.0" in text
-    (told,) = [each for each in caplog.records if "research/tiny: retry in" in each.getMessage()]
-    assert bool(told.exc_info) == has_trace
+    (retried,) = [each for each in caplog.records if "research/tiny: retry in" in each.getMessage()]
+    assert bool(retried.exc_info) == has_trace
 
 
 def test_tokens_differ_by_run_and_by_key() -> None:

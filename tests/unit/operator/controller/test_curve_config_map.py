@@ -64,7 +64,7 @@ def desk(make_run: Callable[..., RLRun]) -> Callable[..., Desk]:
     return lambda: Desk(run, server)
 
 
-def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[..., Desk], point: Point) -> None:
+def test_each_evaluation_is_written_exactly_once(desk: Callable[..., Desk], point: Point) -> None:
     found = desk()
     found.tell(())
     assert not found.curves.is_due(found.snapshot), "nothing was measured"
@@ -84,7 +84,7 @@ def test_each_evaluation_is_written_once_and_nothing_else_is(desk: Callable[...,
     assert owner["uid"] == "u1"
 
 
-def test_the_next_operator_goes_on_with_what_the_last_one_kept(desk: Callable[..., Desk], point: Point) -> None:
+def test_the_next_operator_continues_the_stored_curve(desk: Callable[..., Desk], point: Point) -> None:
     first = desk()
     first.tell((point(0), point(1)), step=12)
     first.keep()
@@ -101,9 +101,7 @@ def test_the_next_operator_goes_on_with_what_the_last_one_kept(desk: Callable[..
     assert [each.step for each in parse_curve(second.stored["data"]).steps] == [12, 23]
 
 
-def test_the_last_evaluation_may_be_in_the_coordinators_last_words_only(
-    desk: Callable[..., Desk], point: Point
-) -> None:
+def test_the_last_evaluation_may_be_in_the_termination_message_only(desk: Callable[..., Desk], point: Point) -> None:
     """The operator was away when the coordinator ended.
 
     It was told nothing, and adds the one point to those of before.
@@ -121,7 +119,7 @@ def test_the_last_evaluation_may_be_in_the_coordinators_last_words_only(
     assert found.kept == [0, 10, 20]
 
 
-def test_a_curve_that_cannot_be_written_is_tried_again(
+def test_a_failed_write_of_the_curve_is_retried(
     desk: Callable[..., Desk], point: Point, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = desk()
@@ -152,7 +150,7 @@ def test_a_run_of_the_same_name_does_not_inherit_the_curve(desk: Callable[..., D
     assert second.kept == [0, 10]
 
 
-def test_a_run_that_was_forgotten_is_looked_at_anew(desk: Callable[..., Desk], point: Point) -> None:
+def test_a_forgotten_run_is_read_again(desk: Callable[..., Desk], point: Point) -> None:
     found = desk()
     found.tell((point(0),))
     found.keep()

@@ -39,7 +39,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("signals", "dead"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_what_is_dead(signals: HealthSignals, dead: str) -> None:
+def test_liveness(signals: HealthSignals, dead: str) -> None:
     assert find_dead(signals, NOW) == dead
 
 
@@ -70,13 +70,13 @@ def ask(paths: list[str], *, dead: str = "", unready: str = "", render: Callable
     return asyncio.run(play())
 
 
-def test_answers_say_why_not() -> None:
+def test_a_failed_probe_states_its_reason() -> None:
     assert ask(["/healthz", "/readyz"]) == [(200, "ok"), (200, "ok")]
     assert ask(["/healthz", "/readyz"], dead="silence") == [(503, "silence"), (200, "ok")]
     assert ask(["/healthz", "/readyz"], unready="not yet") == [(200, "ok"), (503, "not yet")]
 
 
-def test_metrics_are_rendered_beside_the_loop() -> None:
+def test_metrics_are_rendered_outside_the_loop() -> None:
     """With 1,000 runs it takes a second, in which the lease must be renewed."""
     threads: list[int] = []
 

@@ -39,7 +39,7 @@ def play(story: Awaitable[None]) -> None:
     asyncio.run(whole())
 
 
-def test_one_leads_and_the_other_waits_until_it_is_dead(server: InMemoryApiServer) -> None:
+def test_a_standby_leads_only_after_the_lease_expires(server: InMemoryApiServer) -> None:
     first, second = keeper(server, "a"), keeper(server, "b")
 
     async def story() -> None:
@@ -90,7 +90,7 @@ def test_a_lease_is_released_although_a_renewal_arrives_late(server: InMemoryApi
     assert (len(server.reads), lease_of(server)["spec"]["holderIdentity"]) == (3, "")
 
 
-def test_who_cannot_renew_stops_leading(server: InMemoryApiServer) -> None:
+def test_a_leader_that_cannot_renew_stops_leading(server: InMemoryApiServer) -> None:
     first = keeper(server, "a")
 
     async def story() -> None:
@@ -102,7 +102,7 @@ def test_who_cannot_renew_stops_leading(server: InMemoryApiServer) -> None:
     play(story())
 
 
-def test_of_two_that_take_it_at_once_one_leads(server: InMemoryApiServer) -> None:
+def test_one_of_two_simultaneous_takers_leads(server: InMemoryApiServer) -> None:
     keepers = [keeper(server, name) for name in "abcd"]
 
     async def story() -> None:
@@ -112,7 +112,7 @@ def test_of_two_that_take_it_at_once_one_leads(server: InMemoryApiServer) -> Non
     assert sum(each.is_leading() for each in keepers) == 1
 
 
-def test_a_lease_that_is_ours_is_renewed_after_a_restart(server: InMemoryApiServer) -> None:
+def test_a_restarted_replica_renews_its_own_lease(server: InMemoryApiServer) -> None:
     """The same identity, as of a StatefulSet's pod, does not wait for itself."""
 
     async def story() -> None:
@@ -139,7 +139,7 @@ def test_a_leader_renews_without_reading(server: InMemoryApiServer) -> None:
     assert lease_of(server)["metadata"]["resourceVersion"] == "4"
 
 
-def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: InMemoryApiServer) -> None:
+def test_a_leader_reads_the_lease_again_after_a_foreign_write(server: InMemoryApiServer) -> None:
     leader = keeper(server, "a")
 
     async def story() -> None:
@@ -153,7 +153,7 @@ def test_a_leader_whose_lease_was_written_by_others_reads_it_again(server: InMem
     assert lease_of(server)["spec"]["holderIdentity"] == "b"
 
 
-def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(server: InMemoryApiServer) -> None:
+def test_an_answer_slower_than_the_retry_interval_is_awaited(server: InMemoryApiServer) -> None:
     patient = LeaseTimings(duration=60.0, renew=40.0, retry=0.01)
     leader = keeper(server, "a", patient)
 
@@ -165,7 +165,7 @@ def test_an_answer_that_takes_longer_than_the_pause_between_looks_is_waited_for(
     play(story())
 
 
-def test_the_lease_has_a_loop_that_turns_while_ours_stands_still() -> None:
+def test_the_lease_loop_runs_while_the_main_loop_is_blocked() -> None:
     async def story() -> None:
         loop, turned = LeaseLoop(), threading.Event()
 
@@ -182,7 +182,7 @@ def test_the_lease_has_a_loop_that_turns_while_ours_stands_still() -> None:
     play(story())
 
 
-def test_a_wait_for_the_lease_that_is_cancelled_ends_there_too() -> None:
+def test_cancelling_a_wait_cancels_its_work_in_the_lease_loop() -> None:
     async def story() -> None:
         loop, ended = LeaseLoop(), threading.Event()
 

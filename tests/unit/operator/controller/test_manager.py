@@ -125,7 +125,7 @@ def test_a_leader_is_ready_once_its_caches_are_filled(api: Api, start: Callable[
     assert api.holder() == "", "it is released: another need not wait"
 
 
-def test_a_standby_is_ready_and_shows_no_run(api: Api, start: Callable[..., Replica]) -> None:
+def test_a_standby_is_ready_and_reports_no_run(api: Api, start: Callable[..., Replica]) -> None:
     spec = {"holderIdentity": "another", "leaseDurationSeconds": 14, "leaseTransitions": 0}
     api.http.store.store("leases", {"metadata": {"name": "scalerl-operator", "namespace": "ops"}, "spec": spec})
     standby = start("two")
@@ -148,9 +148,7 @@ def test_a_leader_that_cannot_renew_ends_with_an_error(api: Api, start: Callable
     assert "no longer leads" in leader.log.read_text()
 
 
-def test_a_leader_that_does_not_understand_the_first_lists_ends_with_an_error(
-    api: Api, start: Callable[..., Replica]
-) -> None:
+def test_a_leader_that_cannot_parse_the_first_lists_ends_with_an_error(api: Api, start: Callable[..., Replica]) -> None:
     """It would act on empty caches: every run would look deleted."""
     api.refuse_lists(200, {})
     leader = start("one")
@@ -160,7 +158,7 @@ def test_a_leader_that_does_not_understand_the_first_lists_ends_with_an_error(
     assert "load_store" in text, "the trace says where"
 
 
-def test_the_caches_are_read_after_every_watch_has_begun_and_again_when_one_begins_anew(
+def test_caches_are_filled_once_every_watch_has_begun_and_again_after_a_restart(
     api: Api, start: Callable[..., Replica]
 ) -> None:
     """What is deleted between the caches' lists and those of the watches, nobody tells."""
@@ -178,7 +176,7 @@ def test_the_caches_are_read_after_every_watch_has_begun_and_again_when_one_begi
     assert set(api.lists[5:]) >= set(by_kopf)
 
 
-def test_a_coordinator_that_does_not_answer_is_asked_about_at_the_named_prometheus(
+def test_prometheus_is_queried_for_a_coordinator_that_does_not_answer(
     api: Api, start: Callable[..., Replica], document: Callable[..., Json]
 ) -> None:
     """The pod's address is nobody's."""
@@ -208,7 +206,7 @@ def test_a_coordinator_that_does_not_answer_is_asked_about_at_the_named_promethe
     assert api.prometheus == [f"/prom/api/v1/{call}" for call in ("query_range", "query", "query")]
 
 
-def test_a_key_that_is_too_short_is_refused(tmp_path: Path) -> None:
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("short\n")
     command = [sys.executable, "-m", "scalerl_operator", "operator", "--image", "i"]
     done = subprocess.run([*command, "--token-key-file", str(tmp_path / "key")], capture_output=True, text=True)

@@ -56,7 +56,9 @@ def _what(call: Any) -> str:
 
 
 @pytest.mark.parametrize(("known", "given", "calls", "status"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_how_it_is_made(fake_api: Any, known: bool, given: list[Any], calls: list[str], status: int | None) -> None:
+def test_calls_by_state_of_the_object(
+    fake_api: Any, known: bool, given: list[Any], calls: list[str], status: int | None
+) -> None:
     if status is None:
         assert [_what(call) for call in make(fake_api, SECRET, given, is_known=known)] == calls
         return
@@ -67,20 +69,20 @@ def test_how_it_is_made(fake_api: Any, known: bool, given: list[Any], calls: lis
 
 
 @pytest.mark.parametrize(("known", "given"), [(False, [409, 422]), (True, [422])], ids=["new", "known"])
-def test_somebody_elses_is_left_alone(fake_api: Any, known: bool, given: list[Any]) -> None:
+def test_a_strangers_object_is_left_alone(fake_api: Any, known: bool, given: list[Any]) -> None:
     with pytest.raises(NotOurs, match="Secret tiny-token: 409 AlreadyExists: it is not this run's") as caught:
         make(fake_api, SECRET, given, is_known=known)
     assert APPLY not in json.loads(caught.value.__notes__[0])
 
 
-def test_only_the_object_that_was_looked_at_is_written_over(fake_api: Any) -> None:
+def test_only_the_checked_object_is_overwritten(fake_api: Any) -> None:
     *_, check, applied = make(fake_api, SECRET, [409, FOUND, FOUND], is_known=False)
     assert json.loads(check.body) == [{"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": "u1"}]
     assert json.loads(applied.body) == {**SECRET, "metadata": {**SECRET["metadata"], "uid": "s7"}}
     assert "uid" not in SECRET["metadata"]
 
 
-def test_a_claim_that_nobody_owns_is_the_runs_by_its_labels(fake_api: Any) -> None:
+def test_a_claim_without_an_owner_belongs_to_the_run_by_its_labels(fake_api: Any) -> None:
     """A later run of the same name goes on with it."""
     check, _ = make(fake_api, CLAIM, [FOUND, FOUND], is_known=True)
     assert json.loads(check.body) == [

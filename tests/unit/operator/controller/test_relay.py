@@ -44,65 +44,65 @@ def relay(loop: Loop) -> _Relay:
 
 
 def test_a_burst_wakes_the_loop_once_and_keeps_its_order(loop: Loop, relay: _Relay) -> None:
-    heard: list[int] = []
+    received: list[int] = []
     for number in range(3):
-        relay.send(partial(heard.append, number))
+        relay.send(partial(received.append, number))
     loop.turn()
-    assert (heard, loop.wakings) == ([0, 1, 2], 1)
-    relay.send(partial(heard.append, 7))
+    assert (received, loop.wakings) == ([0, 1, 2], 1)
+    relay.send(partial(received.append, 7))
     loop.turn()
-    assert (heard[-1], loop.wakings) == (7, 2)
+    assert (received[-1], loop.wakings) == (7, 2)
 
 
-def test_what_is_sent_while_the_calls_are_made_is_not_lost(loop: Loop, relay: _Relay) -> None:
-    heard: list[str] = []
+def test_an_event_sent_during_delivery_is_not_lost(loop: Loop, relay: _Relay) -> None:
+    received: list[str] = []
 
     def first() -> None:
-        heard.append("first")
-        relay.send(partial(heard.append, "second"))
+        received.append("first")
+        relay.send(partial(received.append, "second"))
 
     relay.send(first)
     loop.turn()
     loop.turn()
-    assert heard == ["first", "second"]
+    assert received == ["first", "second"]
 
 
-def test_a_call_that_fails_does_not_keep_the_next_from_being_made(loop: Loop, relay: _Relay) -> None:
-    heard: list[str] = []
+def test_a_failing_call_does_not_block_the_next(loop: Loop, relay: _Relay) -> None:
+    received: list[str] = []
 
     def fail() -> None:
         raise ValueError("not a pod")
 
     relay.send(fail)
-    relay.send(partial(heard.append, "next"))
+    relay.send(partial(received.append, "next"))
     with pytest.raises(ValueError, match="not a pod"):
         loop.turn()
     loop.turn()
-    assert heard == ["next"]
+    assert received == ["next"]
 
 
-def test_a_long_list_lets_the_loop_turn_in_between(loop: Loop, relay: _Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_yields_to_the_loop(loop: Loop, relay: _Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "CALLS_AT_ONCE", 2)
-    heard: list[int] = []
+    received: list[int] = []
     for number in range(5):
-        relay.send(partial(heard.append, number))
+        relay.send(partial(received.append, number))
     lengths = []
     for _ in range(3):
         loop.turn()
-        lengths.append(len(heard))
+        lengths.append(len(received))
     assert lengths == [2, 4, 5]
 
 
 def test_events_arrive_from_another_thread() -> None:
-    heard: list[int] = []
+    received: list[int] = []
 
     async def story() -> None:
         done = asyncio.Event()
         relay = _Relay(asyncio.get_running_loop())
 
         def on(number: int) -> None:
-            heard.append(number)
-            if len(heard) == 1000:
+            received.append(number)
+            if len(received) == 1000:
                 done.set()
 
         def send() -> None:
@@ -114,10 +114,10 @@ def test_events_arrive_from_another_thread() -> None:
             await done.wait()
 
     asyncio.run(story())
-    assert heard == list(range(1000))
+    assert received == list(range(1000))
 
 
-def test_kopf_compares_nothing() -> None:
+def test_kopf_computes_no_diff() -> None:
     """Its own storage copies every object at every event and writes what it saw into an annotation."""
     storage, body = _NoDifferences(), kopf.Body({"metadata": {"annotations": {"a": "b"}}, "spec": {"x": 1}})
     patch = kopf.Patch()

@@ -26,7 +26,7 @@ def lists_of(api: HttpApi) -> list[Request]:
 
 
 class Scene:
-    """The server, the watches, and what they told."""
+    """The server, the watches, and the events that they reported."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -34,7 +34,7 @@ class Scene:
         self.api.list_version = "5"
         self.serve("rlruns", thing("a", 4))
         self.serve("pods", thing("a-trainer-0", 4))
-        self.told: list[tuple[str, str, str, bool]] = []
+        self.events: list[tuple[str, str, str, bool]] = []
         self.ends = self.lists = 0
 
     def serve(self, plural: str, *things: Json) -> None:
@@ -74,7 +74,7 @@ class Scene:
 
     def _on(self, what: str) -> Callable[[Any, bool], None]:
         def take(body: Any, deleted: bool) -> None:
-            self.told.append((what, body["metadata"]["name"], body["metadata"]["resourceVersion"], deleted))
+            self.events.append((what, body["metadata"]["name"], body["metadata"]["resourceVersion"], deleted))
 
         return take
 
@@ -91,20 +91,20 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Scene
     return lambda: Scene(tmp_path)
 
 
-def test_what_is_there_and_what_happens_is_told_and_nothing_is_written(scene: Callable[[], Scene]) -> None:
+def test_objects_and_changes_are_reported_and_nothing_is_written(scene: Callable[[], Scene]) -> None:
     async def whole() -> None:
         found = scene()
 
         async def story(_: Any) -> None:
-            await found.until(lambda: len(found.told) == 2)
-            assert sorted(found.told) == [("pod", "a-trainer-0", "4", False), ("run", "a", "4", False)]
-            found.told.clear()
+            await found.until(lambda: len(found.events) == 2)
+            assert sorted(found.events) == [("pod", "a-trainer-0", "4", False), ("run", "a", "4", False)]
+            found.events.clear()
             found.tell("rlruns", "ADDED", thing("b", 6))
-            await found.until(lambda: found.told == [("run", "b", "6", False)])
+            await found.until(lambda: found.events == [("run", "b", "6", False)])
             found.tell("rlruns", "MODIFIED", thing("b", 7))
             found.tell("pods", "DELETED", thing("a-trainer-0", 8))
-            await found.until(lambda: len(found.told) == 3)
-            assert sorted(found.told[1:]) == [("pod", "a-trainer-0", "8", True), ("run", "b", "7", False)]
+            await found.until(lambda: len(found.events) == 3)
+            assert sorted(found.events[1:]) == [("pod", "a-trainer-0", "8", True), ("run", "b", "7", False)]
 
         asked = await found.play(story)
         assert {method for method, _ in asked} == {"GET"}, "kopf leaves no annotation, finalizer or event"
@@ -114,17 +114,17 @@ def test_what_is_there_and_what_happens_is_told_and_nothing_is_written(scene: Ca
     asyncio.run(whole())
 
 
-def test_a_watch_that_ends_goes_on_where_it_was(scene: Callable[[], Scene]) -> None:
+def test_a_watch_that_ends_resumes_at_its_version(scene: Callable[[], Scene]) -> None:
     async def whole() -> None:
         found = scene()
 
         async def story(api: Any) -> None:
-            await found.until(lambda: len(found.told) == 2)
+            await found.until(lambda: len(found.events) == 2)
             found.tell("rlruns", "MODIFIED", thing("a", 9))
-            await found.until(lambda: ("run", "a", "9", False) in found.told)
+            await found.until(lambda: ("run", "a", "9", False) in found.events)
             api.notify("rlruns", None)
             found.tell("rlruns", "MODIFIED", thing("a", 10))
-            await found.until(lambda: ("run", "a", "10", False) in found.told)
+            await found.until(lambda: ("run", "a", "10", False) in found.events)
             versions = [
                 call.query["resourceVersion"]
                 for call in api.requests
@@ -138,18 +138,18 @@ def test_a_watch_that_ends_goes_on_where_it_was(scene: Callable[[], Scene]) -> N
     asyncio.run(whole())
 
 
-def test_a_watch_that_has_fallen_too_far_behind_lists_anew(scene: Callable[[], Scene]) -> None:
-    """410: what happened meanwhile is not told as events any more; the list has it, but for what was deleted."""
+def test_an_expired_watch_lists_again(scene: Callable[[], Scene]) -> None:
+    """410: changes in between arrive as no events; the list has them, except deletions."""
 
     async def whole() -> None:
         found = scene()
 
         async def story(api: Any) -> None:
-            await found.until(lambda: len(found.told) == 2)
+            await found.until(lambda: len(found.events) == 2)
             found.serve("rlruns", thing("a", 20), thing("c", 21))
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             found.tell("rlruns", "ERROR", status)
-            await found.until(lambda: {each[1:3] for each in found.told} >= {("a", "20"), ("c", "21")})
+            await found.until(lambda: {each[1:3] for each in found.events} >= {("a", "20"), ("c", "21")})
             assert [call.path.endswith("rlruns") for call in lists_of(api)].count(True) == 2
             assert found.lists == 3, "a list of pods, and two of runs"
 
@@ -158,7 +158,7 @@ def test_a_watch_that_has_fallen_too_far_behind_lists_anew(scene: Callable[[], S
     asyncio.run(whole())
 
 
-def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable[[], Scene]) -> None:
+def test_an_empty_list_is_reported_and_a_refused_one_is_not(scene: Callable[[], Scene]) -> None:
     async def whole() -> None:
         found = scene()
         found.serve("rlruns")
@@ -169,7 +169,7 @@ def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable
             await found.until(lambda: found.lists == 2)
             assert len(lists_of(api)) == 4
             found.tell("pods", "ADDED", thing("a-trainer-0", 8))
-            await found.until(lambda: found.told == [("pod", "a-trainer-0", "8", False)])
+            await found.until(lambda: found.events == [("pod", "a-trainer-0", "8", False)])
             assert found.lists == 2
 
         await found.play(story)
@@ -177,9 +177,7 @@ def test_an_empty_list_is_told_of_and_one_that_is_refused_is_not(scene: Callable
     asyncio.run(whole())
 
 
-def test_credentials_that_are_refused_are_read_anew(
-    scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_credentials_are_read_again(scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch) -> None:
     """A service account's token is replaced every hour, and the old one is refused some time later."""
     monkeypatch.setattr(handlers, "LOGIN_SECONDS", 0.01)
 
@@ -188,17 +186,17 @@ def test_credentials_that_are_refused_are_read_anew(
         found.refuse(2, 401)
 
         async def story(api: Any) -> None:
-            await found.until(lambda: len(found.told) == 2 and found.lists == 2)
+            await found.until(lambda: len(found.events) == 2 and found.lists == 2)
             assert len(lists_of(api)) >= 3
             found.tell("pods", "ADDED", thing("a-trainer-1", 8))
-            await found.until(lambda: ("pod", "a-trainer-1", "8", False) in found.told)
+            await found.until(lambda: ("pod", "a-trainer-1", "8", False) in found.events)
 
         await found.play(story)
 
     asyncio.run(whole())
 
 
-def test_only_the_namespaces_that_are_served_are_asked_for(scene: Callable[[], Scene]) -> None:
+def test_only_the_served_namespaces_are_listed(scene: Callable[[], Scene]) -> None:
     async def whole() -> None:
         found = scene()
         teams = "team-a", "team-b"
@@ -206,7 +204,7 @@ def test_only_the_namespaces_that_are_served_are_asked_for(scene: Callable[[], S
         found.serve("pods", *(thing("a-trainer-0", 4, team) for team in (*teams, "team-c")))
 
         async def story(_: Any) -> None:
-            await found.until(lambda: len(found.told) == 4)
+            await found.until(lambda: len(found.events) == 4)
             assert found.lists == found.count == 4
 
         asked = {path for _, path in await found.play(story, *teams)}

@@ -45,7 +45,7 @@ def test_a_rival_has_its_weight_in_the_interval_but_not_in_the_middle():
     assert ceiling_interval(light)[2] == pytest.approx(0.7)
 
 
-def test_the_middle_is_that_of_the_law_that_leads():
+def test_the_middle_is_that_of_the_law_with_the_most_weight():
     other = _forecast(
         law="exponential",
         weight=0.3,
@@ -124,7 +124,7 @@ def test_shape_intervals_are_the_sigmoids_own():
 @pytest.mark.parametrize(
     "ask", [lambda f: curve_band(f, [1.0]), ceiling_interval, shape_interval, lambda f: arrival(f, 0.5)]
 )
-def test_a_refusal_without_draws_answers_nothing(ask):
+def test_a_refusal_without_draws_has_no_numbers(ask):
     with pytest.raises(FitError, match="has no curve: why"):
         ask(_forecast(draws=(), last_compute=None))
 

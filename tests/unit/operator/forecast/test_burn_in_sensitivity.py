@@ -44,6 +44,6 @@ def test_a_start_that_the_rule_found_is_one_of_them():
     assert [(each.burn_in, each.used) for each in tried] == [(0.0, False), (pytest.approx(3.0), False), (X[4], True)]
 
 
-def test_where_nothing_was_fitted_nothing_is_tried():
+def test_without_a_fit_no_start_is_tried():
     short = points(X[:3], CURVE[:3])
     assert try_burn_ins(short, fit_forecast(short)) == ()

@@ -13,7 +13,7 @@ X = np.arange(20.0)
 NOISE = np.random.default_rng(5).normal(size=20)
 
 
-def test_entropy_reaches_its_floor_when_the_decay_says():
+def test_entropy_reaches_its_floor_at_the_decays_compute():
     found = forecast_entropy(X, DECAY[:20], floor=0.15)
     assert found.compute == pytest.approx(8.0 * math.log(1.1 / 0.05), rel=0.05)  # 24.7, later than the last point
     assert found.low <= found.compute <= found.high
@@ -44,14 +44,14 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("entropy", "why"), [r[:2] for r in UNKNOWN], ids=[r[2] for r in UNKNOWN])
-def test_a_decay_that_is_not_identified_has_no_arrival_and_says_why(entropy, why):
+def test_an_unidentified_decay_has_no_arrival_but_a_reason(entropy, why):
     found = forecast_entropy(X[: len(entropy)], entropy, floor=0.1)
     assert (found.compute, found.low, found.high, found.asymptote) == (None, None, None, None)
     assert found.reason.startswith("entropy's decay is not known: ")
     assert why in found.reason
 
 
-def test_where_the_decay_is_not_known_its_end_is_said_in_nats():
+def test_an_unknown_decays_asymptote_is_printed_in_nats():
     """Past the bend, but with noise of a tenth of the decay."""
     found = forecast_entropy(X, 0.4 + 1.1 * np.exp(-X / 6.0) + 0.12 * NOISE, floor=0.05)
     assert found.compute is None
@@ -75,7 +75,7 @@ def test_entropy_that_is_zero_is_at_any_floor():
     assert forecast_entropy([3.0, 4.0], [0.0, 0.0], floor=0.0).compute == 3.0
 
 
-def test_a_run_that_began_below_the_floor_is_there():
+def test_a_run_that_began_below_the_floor_has_reached_it():
     found = forecast_entropy(X, DECAY[:20], floor=2.0)
     assert found.compute == 0.0
     assert found.asymptote == pytest.approx(0.1, abs=0.02)

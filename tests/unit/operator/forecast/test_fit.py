@@ -29,7 +29,7 @@ def bench():
     return importlib.import_module("bench_fit")
 
 
-def test_points_without_noise_give_their_parameters_back():
+def test_noiseless_points_recover_their_parameters():
     found = fit_forecast(HAND, budget=990.0, target=0.5)
     assert found.verdict == "Identified"
     assert found.ceiling == pytest.approx(0.6, abs=0.003)
@@ -41,7 +41,7 @@ def test_points_without_noise_give_their_parameters_back():
     assert found.rmse < 0.002
 
 
-def test_a_steeper_curve_gives_its_parameters_back_too():
+def test_a_steeper_curve_recovers_its_parameters():
     # B = 2: the share at C is C^2 / (C^2 + 100)
     x = [0.0, 2.5, 10 / 3, 5.0, 10.0, 20.0, 30.0, 70.0, 130.0]
     share = [0.0, 1 / 17, 0.1, 0.2, 0.5, 0.8, 0.9, 0.98, 169 / 170]
@@ -124,7 +124,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("curve", "reason"), [row[:2] for row in REFUSALS], ids=[row[2] for row in REFUSALS])
-def test_refusals_say_why(curve, reason):
+def test_a_refusal_states_its_reason(curve, reason):
     found = fit_forecast(curve)
     assert found.verdict == "NotIdentified"
     assert reason in found.reason
@@ -194,23 +194,25 @@ def test_the_start_anchors_r0():
     assert spread[0] < 0.5 * spread[1]
 
 
-def test_a_start_that_is_known_is_where_every_law_begins():
-    """Points past the midpoint alone say little of R0 and so of B; told R0, they give the curve back."""
+def test_every_law_begins_at_a_known_start():
+    """Points past the midpoint alone say little of R0 and so of B; with R0 given, they recover the curve."""
     x = np.linspace(10.0, 60.0, 20)
     turns = 0.004 * np.where(np.arange(20) % 2, 1.0, -1.0)
     late = points(x, 0.2 + 0.4 * x / (x + 10.0) + turns, np.full(20, 0.004))
-    free, told = fit_forecast(late), fit_forecast(late, r0=0.2)
-    starts = [draw[3] for each in (told, *(rival for rival in told.rivals if rival.draws)) for draw in each.draws]
+    free, anchored = fit_forecast(late), fit_forecast(late, r0=0.2)
+    starts = [
+        draw[3] for each in (anchored, *(rival for rival in anchored.rivals if rival.draws)) for draw in each.draws
+    ]
     assert starts == pytest.approx([0.2] * len(starts), abs=0.002)
-    assert (told.r0, told.b, told.c_mid) == pytest.approx((0.2, 1.0, 10.0), rel=0.15)
-    assert told.b_high - told.b_low < free.b_high - free.b_low
-    assert told.ceiling_low < 0.6 < told.ceiling_high
+    assert (anchored.r0, anchored.b, anchored.c_mid) == pytest.approx((0.2, 1.0, 10.0), rel=0.15)
+    assert anchored.b_high - anchored.b_low < free.b_high - free.b_low
+    assert anchored.ceiling_low < 0.6 < anchored.ceiling_high
     wrong = fit_forecast(late, r0=0.45)
     assert wrong.r0 == pytest.approx(0.45, abs=0.002)  # the points contradict it, and it is kept all the same
-    assert wrong.rmse > 1.3 * told.rmse
+    assert wrong.rmse > 1.3 * anchored.rmse
 
 
-def test_a_start_that_is_known_does_not_hide_the_noise():
+def test_a_known_start_does_not_hide_the_noise():
     plain = _curve(5, 60, sd=0.02, seed=4)
     assert fit_forecast(plain, r0=0.30).sigma == pytest.approx(fit_forecast(plain).sigma, rel=0.05)
 
@@ -272,7 +274,7 @@ def test_curve_band_by_hand():
     assert (mean[0], low[0], high[0]) == pytest.approx((0.6, 0.51, 0.69))  # 5 % and 95 % of 21 values: 2nd and 20th
 
 
-def test_the_band_says_what_the_fields_say():
+def test_the_band_equals_the_fields():
     found = fit_forecast(_curve(4, 25, sd=0.02), budget=64_000.0)
     mean, low, high = curve_band(found, [64_000, 10**12])
     assert (mean[0], low[0], high[0]) == pytest.approx((found.predicted_at_budget, found.low, found.high), abs=1e-9)
@@ -283,7 +285,7 @@ def test_the_band_says_what_the_fields_say():
     assert found.drift == pytest.approx(0.04 * (0.645 - 0.30) * 4**1.7 / (1 + 4**1.7), rel=0.1)
 
 
-def test_json_gives_an_equal_forecast_back():
+def test_json_round_trips_a_forecast():
     for curve in (_curve(4, 25, sd=0.02), points([0, 1], [0.1, 0.2]), REFUSALS[6][0]):
         found = fit_forecast(curve, budget=64_000.0, target=0.6)
         assert from_json(json.loads(json.dumps(to_json(found)))) == found
@@ -296,7 +298,7 @@ def test_json_of_something_else_is_an_error():
         from_json({"a": 1})
 
 
-def test_a_rival_that_made_the_points_is_believed_unless_the_user_chose_the_law():
+def test_the_rival_that_made_the_points_gets_its_weight_unless_the_user_chose_the_law():
     x = np.linspace(0, 1, 40)
     rise = points(x, 0.1 + 0.5 / (1 + np.exp(-(x - 0.5) / 0.1)), np.full(40, 0.003))
     auto, alone = fit_forecast(rise), fit_forecast(rise, law="sigmoid")

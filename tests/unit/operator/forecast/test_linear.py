@@ -37,7 +37,7 @@ def test_solve_by_hand(gain, y, weights, expected):
     assert 0.0 <= found.low[0, 0] <= found.ceiling[0, 0] + 1e-12 <= 1.0 + 1e-9
 
 
-def test_a_start_that_is_known_is_kept():
+def test_a_known_start_is_kept():
     # low = .3: y less low (1 - g) is .35 and .6, so that the ceiling minimises (.35 - .5 c)^2 + (.6 - c)^2
     target = Target(np.ones(2), np.array([0.5, 0.6]), np.ones((2, 1)), low=0.3)
     found = solve(np.array([[0.5, 1.0]]), target)
@@ -45,7 +45,7 @@ def test_a_start_that_is_known_is_kept():
     assert found.ceiling[0, 0] == pytest.approx((0.35 * 0.5 + 0.6) / 1.25, abs=1e-6)
 
 
-def test_blocks_of_curves_come_back_as_they_went_in():
+def test_blocks_of_curves_keep_their_order():
     blocks = [np.array([[0.0, 0.5, 1.0]]), np.array([[0.0, 0.2, 1.0], [0.1, 0.4, 1.0]]), np.array([[0.5, 0.5, 1.0]])]
     target = _plain([0.2, 0.4, 0.6], [1, 2, 1])
     found = solve_each(blocks, target)
@@ -92,7 +92,7 @@ def test_sums_in_turned_coordinates_are_those_of_the_full_matrix():
     assert eq.yy == pytest.approx([y @ full @ y])
 
 
-def test_alike_neighbours_pull_a_mean_less():
+def test_correlated_neighbours_move_an_average_less():
     """Two alike points and one alone: with correlation 1/2 the mean of (0, 0, .6) weighs them 2/3 each against 1."""
     # K = [[1, .5, 0], [.5, 1, 0], [0, 0, 1]]; K^-1 1 = (2/3, 2/3, 1): .6 / (2/3 + 2/3 + 1) = .2571
     # Its eigenvectors are the sum and the difference of the two alike points, of variance 3/2 and 1/2.

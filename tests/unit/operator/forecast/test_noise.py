@@ -9,7 +9,7 @@ from scalerl_operator.forecast import points
 from scalerl_operator.forecast.noise import KINDS, STEADY, Kinds, Noise, noise_of, scatter
 
 
-def test_an_error_of_zero_is_no_perfect_measurement():
+def test_an_error_of_zero_is_not_taken_as_exact():
     noise = noise_of(points([0, 1, 2], [0.0, 0.2, 0.3], [0.0, 0.04, 0.04]))
     assert noise.variance == pytest.approx([0.01**2, 0.04**2, 0.04**2])  # a quarter of the median
 

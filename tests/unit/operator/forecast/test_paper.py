@@ -42,7 +42,7 @@ def test_the_papers_points_give_the_papers_parameters(fitted):
     assert 9500.0 <= found.c_mid <= 10_900.0
 
 
-def test_the_points_that_came_later_were_foretold(fitted, later):
+def test_the_later_points_were_forecast(fitted, later):
     found = fit_forecast(fitted, burn_in=1500.0)
     middle, _, _ = curve_band(found, later.compute)
     _, low, high = point_band(found, later.compute)
@@ -52,7 +52,7 @@ def test_the_points_that_came_later_were_foretold(fitted, later):
 
 
 @pytest.mark.parametrize(("start", "ceiling"), [(1500.0, 1.0), (5000.0, 0.74)], ids=["from 1,500", "from 5,000"])
-def test_the_power_law_hangs_on_where_the_fit_begins(fitted, start, ceiling):
+def test_the_power_law_depends_on_where_the_fit_begins(fitted, start, ceiling):
     """A.4 of the paper; from 1,500 on its ceiling is the bound, 1."""
     used = fitted.starting_at(start)
     x, exponents = used.compute / used.compute[-1], np.log(np.geomspace(0.02, 5.0, 2000))

@@ -41,7 +41,7 @@ def test_gradient_is_the_slope_of_the_curve_in_each_parameter():
         assert found[i] == pytest.approx((curve(*up) - curve(*down)) / 2e-5, rel=1e-6)
 
 
-def test_a_longer_run_and_less_noise_know_more():
+def test_a_longer_run_and_less_noise_hold_more_information():
     pilot = points(np.arange(1.0, 11.0), np.linspace(0.2, 0.4, 10))
     widths = [expected_width(_forecast(), pilot, compute) for compute in (10.0, 20.0, 40.0, 80.0)]
     assert widths == sorted(widths, reverse=True)
@@ -68,7 +68,7 @@ def test_irregular_and_very_long_pilots_are_planned_too():
     assert expected_width(_forecast(), long, 300.0) < expected_width(_forecast(), long, 20.0)
 
 
-def test_merged_points_know_as_much_as_single_ones():
+def test_merged_points_hold_as_much_information_as_single_ones():
     pilot = points(np.arange(1.0, 11.0), np.linspace(0.2, 0.4, 10))
     x = np.arange(1.0, 261.0)
     whole = points(x, np.full(260, 0.5))
@@ -76,13 +76,13 @@ def test_merged_points_know_as_much_as_single_ones():
     assert ahead == pytest.approx(there, rel=0.02)  # 250 points to come, 200 that stand for them
 
 
-def test_points_that_were_left_out_know_nothing():
+def test_points_that_were_left_out_hold_no_information():
     pilot = points(np.arange(1.0, 11.0), np.linspace(0.2, 0.4, 10))
     assert expected_width(_forecast(burn_in=4.0), pilot, 10.0) > expected_width(_forecast(), pilot, 10.0)
     assert expected_width(_forecast(outliers=(8.0,)), pilot, 10.0) > expected_width(_forecast(), pilot, 10.0)
 
 
-def test_a_plan_comes_true():
+def test_a_planned_run_is_identified_as_predicted():
     """A pilot to C_mid plans the rest; the run that follows the curve has about the width that was planned."""
     x = np.arange(1.0, 61.0)
     y = 0.2 + 0.4 * x**2 / (x**2 + 100.0) + 0.01 * np.where(np.arange(60) % 2, 1.0, -1.0)

@@ -111,7 +111,7 @@ def test_evidence_is_the_density_summed_over_the_priors():
     assert found.log_evidence == pytest.approx(math.log(total) - math.log(2 * math.pi) + factor, abs=0.1)
 
 
-def test_laws_are_fitted_beside_each_other_as_alone():
+def test_laws_fit_the_same_together_and_alone():
     x = np.linspace(0.0, 1.0, 12)
     y, noise = 0.2 + 0.4 * x / (x + 0.2), Noise(np.full(12, 1e-4), log_sd=0.5, smallest=0.5)
     laws = (SIGMOID, *CURVED_RIVALS)

@@ -44,7 +44,7 @@ def test_a_short_run_keeps_every_point():
     assert not find_outliers(points(np.arange(7), [0.2, 0.3, 0.4, 0.0, 0.5, 0.5, 0.5])).any()
 
 
-def test_a_bad_evaluation_is_said_and_moves_nothing():
+def test_an_outlier_is_reported_and_moves_nothing():
     x = np.linspace(0.0, 4.0, 25)
     y = 0.3 + 0.3 * x**2 / (x**2 + 1) + 0.004 * np.where(np.arange(25) % 2, 1, -1)
     broken = y.copy()
@@ -81,7 +81,7 @@ def test_few_points_are_fitted_as_they_are():
     assert condense(few) is few
 
 
-def test_many_points_become_means_that_keep_the_sums():
+def test_many_points_are_averaged_and_keep_the_sums():
     x, y = np.arange(1.0, 10_001.0), np.linspace(0.1, 0.9, 10_000)
     found = condense(points(x, y, np.full(10_000, 0.02)))
     assert len(found) <= MOST_FITTED
@@ -93,7 +93,7 @@ def test_many_points_become_means_that_keep_the_sums():
     assert (np.diff(found.compute) > 0.0).all()
 
 
-def test_without_errors_the_scatter_is_the_error_of_the_means():
+def test_without_errors_the_scatter_is_the_error_of_an_average():
     x = np.arange(1.0, 4001.0)
     y = 0.5 + np.random.default_rng(0).normal(0.0, 0.03, 4000)
     found = condense(points(x, y))

@@ -131,7 +131,7 @@ def test_any_curve_has_a_verdict_and_intervals_within_bounds(rows, error):
 
 @few
 @given(seeds)
-def test_a_curve_never_falls_and_arrives_where_it_says(seed):
+def test_a_curve_never_falls_and_arrives_at_its_stated_compute(seed):
     found = fit_forecast(points(*_run(seed)), law="sigmoid")
     at = np.geomspace(0.01, 100.0, 60)
     middle = curve_band(found, at)[0]

@@ -111,17 +111,17 @@ def test_the_law_that_made_the_points_forecasts_them_best():
     assert _backtest(LOGISTIC, X, rise, SMALL) < 0.6 * _backtest(SIGMOID, X, rise, SMALL)
 
 
-def test_a_backtest_never_sees_what_it_predicts():
+def test_a_backtest_reads_only_points_before_its_origin():
     """The two later points at 0, then at 1: a forecast p that stays the same is wrong by p, then by 1 - p."""
     x = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 1.0])  # one origin, after 5 points; both later ones are within twice .5
-    seen, variance = [0.2, 0.3, 0.38, 0.42, 0.45], np.full(7, 1e-4)
-    zeros, ones = np.array([*seen, 0.0, 0.0]), np.array([*seen, 1.0, 1.0])
+    known, variance = [0.2, 0.3, 0.38, 0.42, 0.45], np.full(7, 1e-4)
+    zeros, ones = np.array([*known, 0.0, 0.0]), np.array([*known, 1.0, 1.0])
     for law in (SIGMOID, *CURVED_RIVALS):
         assert _backtest(law, x, zeros, variance) + _backtest(law, x, ones, variance) == pytest.approx(1.0)
     assert backtest_plateau(x, zeros) + backtest_plateau(x, ones) == pytest.approx(1.0)
 
 
-def test_laws_are_judged_beside_each_other_as_alone():
+def test_laws_score_the_same_together_and_alone():
     laws = (SIGMOID, *CURVED_RIVALS)
     together = backtest_laws(laws, X, CURVE, SMALL)
     assert together == pytest.approx([_backtest(law, X, CURVE, SMALL) for law in laws])

@@ -80,7 +80,7 @@ def test_verdict(change, rise, verdict, reason):
     assert re.search(reason, sentence)
 
 
-def test_rivals_have_no_vote_where_the_user_chose_the_law():
+def test_rivals_do_not_count_where_the_user_chose_the_law():
     assert judge(replace(GOOD, rivals=_rival(0.9, 0.001)), rise=100.0, contested=False)[0] == "Identified"
 
 
@@ -119,6 +119,6 @@ def test_decline(y, error, sentence):
         assert re.search(sentence, found)
 
 
-def test_a_decline_says_where_the_best_was():
+def test_a_decline_names_the_best_point():
     y = [0.1, 0.3, 0.5, 0.6, 0.7, 0.7, 0.65, 0.6, 0.6, 0.6]
     assert "near 50 GPU-h" in find_decline(points(np.arange(10) * 10.0, y))

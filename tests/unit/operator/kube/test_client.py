@@ -67,7 +67,7 @@ def test_writes(fake_api: Any, act: Any, method: str, path: str, kind: str, body
     assert len(counted) == 1
 
 
-def test_whose_an_object_is_is_asked_by_a_patch_that_changes_nothing(fake_api: Any) -> None:
+def test_ownership_is_checked_with_a_no_op_patch(fake_api: Any) -> None:
     """Whoever may patch need not be let read."""
     counted: list[tuple[str, str]] = []
 
@@ -114,7 +114,7 @@ def test_a_list_is_read_page_by_page(fake_api: Any) -> None:
     asyncio.run(story())
 
 
-def test_a_list_that_has_grown_old_is_begun_anew(fake_api: Any) -> None:
+def test_a_list_whose_continue_token_expired_is_read_again(fake_api: Any) -> None:
     """410: what was read is of a version that is gone, and is not put together with newer pages."""
     old = fake_api.refusal(410, "Expired")
 
@@ -131,7 +131,7 @@ def test_a_list_that_has_grown_old_is_begun_anew(fake_api: Any) -> None:
     asyncio.run(story())
 
 
-def test_a_busy_server_is_asked_again(fake_api: Any) -> None:
+def test_a_request_to_a_busy_server_is_retried(fake_api: Any) -> None:
     """429 says that nothing was done, so also a write may be sent again; not for ever."""
     busy = fake_api.refusal(429, "TooManyRequests", Retry_After="0")
 
@@ -151,7 +151,7 @@ FINAL = [(409, "Conflict"), (403, "Forbidden"), (404, "NotFound"), (500, "Intern
 
 
 @pytest.mark.parametrize(("code", "reason"), FINAL)
-def test_any_other_refusal_is_the_callers_to_judge(fake_api: Any, code: int, reason: str) -> None:
+def test_any_other_refusal_is_raised(fake_api: Any, code: int, reason: str) -> None:
     async def story() -> None:
         async with fake_api.serving(fake_api.refusal(code, reason, "rlruns is odd")) as api:
             with pytest.raises(KubeError) as caught:
@@ -163,7 +163,7 @@ def test_any_other_refusal_is_the_callers_to_judge(fake_api: Any, code: int, rea
     asyncio.run(story())
 
 
-def test_an_answer_that_is_no_kubernetes_answer(fake_api: Any) -> None:
+def test_an_answer_that_is_not_json_is_an_error(fake_api: Any) -> None:
     async def story() -> None:
         async with fake_api.serving((404, "404 page not found\n", {})) as api:
             with pytest.raises(KubeError) as caught:
@@ -204,7 +204,7 @@ def test_the_token_is_read_for_every_call(fake_api: Any) -> None:
     asyncio.run(story())
 
 
-def test_no_more_calls_at_a_time_than_agreed(fake_api: Any) -> None:
+def test_calls_in_flight_are_limited(fake_api: Any) -> None:
     async def slow(_request: Any) -> Any:
         await asyncio.sleep(0.02)
         return fake_api.web.json_response({})
@@ -239,7 +239,7 @@ async def collect(read: AsyncIterator[bytes], pieces: list[bytes]) -> None:
         pieces.append(piece)
 
 
-def test_a_log_that_falls_silent_is_told_from_one_that_ends(fake_api: Any) -> None:
+def test_a_silent_log_differs_from_one_that_ends(fake_api: Any) -> None:
     """And while it is followed other calls go on: it holds none of their places."""
 
     async def story() -> None:
@@ -257,7 +257,7 @@ def test_a_log_that_falls_silent_is_told_from_one_that_ends(fake_api: Any) -> No
     asyncio.run(story())
 
 
-def test_a_log_that_is_refused_says_why(fake_api: Any) -> None:
+def test_a_refused_log_request_has_the_servers_reason(fake_api: Any) -> None:
     waiting = fake_api.refusal(400, "BadRequest", 'container "runtime" is waiting to start: ContainerCreating')
 
     async def story() -> None:
@@ -271,7 +271,7 @@ def test_a_log_that_is_refused_says_why(fake_api: Any) -> None:
     asyncio.run(story())
 
 
-def test_children_are_where_kubernetes_has_them() -> None:
+def test_paths_of_children_are_those_of_kubernetes() -> None:
     assert CHILDREN["NetworkPolicy"].path("a", "b") == "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies/b"
     assert CHILDREN["Secret"].path("a") == "/api/v1/namespaces/a/secrets"
     assert RUNS.path(None) == "/apis/scalerl.io/v1alpha1/rlruns"
@@ -315,7 +315,7 @@ def test_a_kubeconfigs_contexts(tmp_path: Path) -> None:
     assert not far.tls.check_hostname
 
 
-def test_a_pod_uses_its_own_account_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_pod_uses_its_service_account_without_a_kubeconfig(tmp_path: Path) -> None:
     in_a_pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     found: Connection = load_connection({**in_a_pod, "KUBECONFIG": str(write_kubeconfig(tmp_path / "config"))})
     assert found.server == "http://127.0.0.1:8001"

@@ -34,21 +34,21 @@ def test_the_current_context_and_its_namespace(tmp_path: Path) -> None:
     assert found.connection.token() == "token-of-dev"
 
 
-def test_what_is_named_wins(tmp_path: Path) -> None:
+def test_a_named_context_and_namespace_take_precedence(tmp_path: Path) -> None:
     environment = {"KUBECONFIG": write(tmp_path / "config", dev="research", prod="")}
     found = find_access(environment, context="prod", namespace=None)
     assert (found.namespace, found.connection.server) == ("default", "http://prod.test:8001")
     assert find_access(environment, context="dev", namespace="other").namespace == "other"
 
 
-def test_the_home_folders_kubeconfig_where_none_is_named(tmp_path: Path) -> None:
+def test_the_home_folders_kubeconfig_is_the_default(tmp_path: Path) -> None:
     write(tmp_path / ".kube" / "config", home="")
     assert (
         find_access({"HOME": str(tmp_path)}, context=None, namespace=None).connection.server == "http://home.test:8001"
     )
 
 
-def test_several_kubeconfigs_are_put_together(tmp_path: Path) -> None:
+def test_several_kubeconfigs_are_merged(tmp_path: Path) -> None:
     """As kubectl does: the first one's current context counts, and files that are not there are passed over."""
     paths = [str(tmp_path / "none"), write(tmp_path / "a", dev=""), write(tmp_path / "b", prod="")]
     environment = {"KUBECONFIG": ":".join(paths)}
@@ -63,7 +63,7 @@ def test_a_context_may_be_chosen_where_none_is_current(tmp_path: Path) -> None:
     assert find_access({"KUBECONFIG": path}, context="dev", namespace=None).namespace == "research"
 
 
-def test_a_kubeconfig_comes_before_the_pods_own_account(tmp_path: Path) -> None:
+def test_a_kubeconfig_takes_precedence_over_the_pods_account(tmp_path: Path) -> None:
     in_a_pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443", "HOME": str(tmp_path)}
     given = {**in_a_pod, "KUBECONFIG": write(tmp_path / "config", dev="")}
     assert find_access(given, context=None, namespace=None).connection.server == "http://dev.test:8001"
@@ -81,19 +81,19 @@ FAULTS: list[tuple[str, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("text", "context", "why"), FAULTS, ids=["torn", "unknown", "none chosen", "no name", "empty"])
-def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, text: str, context: str | None, why: str) -> None:
+def test_an_unusable_kubeconfig_is_refused(tmp_path: Path, text: str, context: str | None, why: str) -> None:
     (tmp_path / "config").write_text(text)
     with pytest.raises(NoCluster, match=why):
         find_access({"KUBECONFIG": str(tmp_path / "config")}, context=context, namespace=None)
 
 
-def test_an_unknown_context_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
+def test_an_unknown_context_lists_the_known_ones(tmp_path: Path) -> None:
     environment = {"KUBECONFIG": write(tmp_path / "config", dev="", prod="")}
     with pytest.raises(NoCluster, match=r"no context 'staging' in .*config; it has dev, prod"):
         find_access(environment, context="staging", namespace=None)
 
 
-def test_no_kubeconfig_at_all_says_where_was_looked(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_lists_the_places_searched(tmp_path: Path) -> None:
     with pytest.raises(NoCluster, match=r"KUBECONFIG is unset, ~/.kube/config not there, and this is no pod"):
         find_access({"HOME": str(tmp_path)}, context=None, namespace=None)
     with pytest.raises(NoCluster, match=r"KUBECONFIG is /nowhere, which is not there"):
