@@ -37,7 +37,7 @@ CALLS_AT_ONCE = 100  # the first lists are 10,000 objects: the loop has a lease 
 
 @dataclass(frozen=True)
 class Watches:
-    """What to watch, and the callbacks, which run in the caller's loop."""
+    """The kinds to watch, and the callbacks, which run in the caller's loop."""
 
     on_run: OnEvent
     on_pod: OnEvent
