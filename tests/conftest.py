@@ -1,4 +1,4 @@
-"""What all tests share: the tests' environment, markers by folder, expected objects in files."""
+"""Fixtures of all tests: the environment, markers by folder, expected objects in files."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""What Helm makes of the chart: no cluster is needed, only Helm."""
+"""The chart as Helm renders it: needs Helm, but no cluster."""
 
 import json
 import re

@@ -107,7 +107,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 
 
 def test_a_run_that_needs_attention_fires_an_alert_with_a_runbook() -> None:
-    """What is complete, rests or goes on by itself does not fire."""
+    """States that are complete, suspended or recover without help do not fire."""
     rule = next(each for each in load_rules() if each["alert"] == "ScalerlRunFailed")
     (pattern,) = re.findall(r'state=~"(.*)"', rule["expr"])
     wanted = {*FAILED, "InvalidSpec"}
