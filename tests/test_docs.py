@@ -1,4 +1,4 @@
-"""What the documentation promises: paths and names that exist, terms in use, sentences that put the subject first."""
+"""Checks of the documentation: named paths exist, terms are in use, sentences put the subject first."""
 
 import ast
 import io

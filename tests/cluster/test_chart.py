@@ -205,10 +205,11 @@ RESOURCES: dict[str, list[Resource]] = {
 def rights_in_code() -> set[tuple[str, str, str]]:
     """(group, resource, verb) of every call of the client in the operator's code, and of kopf's watches."""
     found = {("scalerl.io", "rlruns", "watch"), ("", "pods", "watch")}
-    # The commands in cli/ run with their user's permissions, not with the operator's.
-    text = "\n".join(path.read_text() for path in sorted(CODE.rglob("*.py")) if path.parent.name != "cli")
+    # The commands in cli/ run with their user's permissions, not with the operator's; kube/ is the client itself.
+    text = "\n".join(path.read_text() for path in sorted(CODE.rglob("*.py")) if path.parent.name not in ("cli", "kube"))
     assert len(re.findall(r"kopf[.]on[.]event[(]", text)) == 2
     calls = re.findall(r"kube[.](get|list|gather|create|replace|apply|merge|check|delete)[(]\s*(\w+)([^\n]*)", text)
+    calls += [("get", *each) for each in re.findall(r"find_object[(][\w.]*kube, (\w+)([^\n]*)", text)]
     assert {name for _, name, _ in calls} == set(RESOURCES)
     for verb, name, rest in calls:
         for resource in RESOURCES[name]:
