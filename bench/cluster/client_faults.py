@@ -1,4 +1,4 @@
-"""What a client does when the API server refuses: `python bench/cluster/client_faults.py CLIENT`. I/O.
+"""A client's behaviour when the API server refuses: `python bench/cluster/client_faults.py CLIENT`. I/O.
 
 A played server answers 429 with a Retry-After once, and 403 to one call while three others wait for their answers.
 CLIENT is one of client_libraries' names; the interpreter has that library (see clients.py).

@@ -51,7 +51,7 @@ BINDINGS = Resource("/apis/admissionregistration.k8s.io/v1", "validatingadmissio
 PARALLEL = 32  # as the operator's client
 ROUND_SECONDS = 180.0
 Found = dict[str, Any]
-"""What one process measured."""
+"""The measurements of one process."""
 
 
 def build_pods(run: Json) -> Iterator[Json]:

@@ -1,8 +1,8 @@
 """Kill each process of the platform in each phase of a run: `make kill-matrix ARGS="[--victims V...]"`. I/O.
 
 For each victim five runs are brought into five phases and held there; the victim is killed; then each run must do what
-it would have done. The operator's half: two replicas and the API server are real processes, pods are simulated. What
-plays them is behind `Ground`, so that a real node can take its place.
+it would have done. Two replicas and the API server are real processes, pods are simulated behind `Ground`, so that a
+real node can take its place.
 """
 
 import argparse

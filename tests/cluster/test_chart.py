@@ -294,7 +294,7 @@ def test_prometheus_is_set_only_where_the_user_names_it(render: Render) -> None:
 
 
 def test_coordinators_have_the_labels_that_the_operator_queries(render: Render) -> None:
-    """What the PodMonitor makes of the pods' labels is what the operator's PromQL selects by."""
+    """The operator's PromQL selects by the labels that the PodMonitor creates from the pods' labels."""
     labels = names.pod_labels("any", names.COORDINATOR, 1) | {names.LABEL_RUN_UID: "u"}
     found = pick(render(MODES["monitored"], apis=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
     targets = {each["targetLabel"]: each["sourceLabels"] for each in found["relabelings"]}

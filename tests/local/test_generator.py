@@ -68,7 +68,7 @@ class Rig:
         self.version += 1
 
     def send_singly(self, flats: list[torch.Tensor]) -> None:
-        """What native_engine.py receives: parameter by parameter."""
+        """The native engine receives the update parameter by parameter."""
         for bucket, flat in zip(self.buckets, flats, strict=True):
             for entry in bucket.entries:
                 broadcast(self.group, view(flat, entry).reshape(-1).view(torch.uint8))  # type: ignore[arg-type]

@@ -125,7 +125,7 @@ class ScrapedCoordinator:
         wait_for("the coordinator is scraped", lambda: self.scrapes >= scraped + 3)
 
 
-# What a server is told to scrape takes it 5 s to see: the places of all coordinators are there from the start.
+# A server takes 5 s to apply new scrape targets, so all coordinators' addresses are configured from the start.
 PLACES = ((1, "a"), (1, "b"), (2, "a"))  # attempt, and which of two servers of a pair would scrape it
 RUNS = 16
 

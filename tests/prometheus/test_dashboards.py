@@ -75,7 +75,7 @@ def rules() -> Iterator[Any]:
 
 @pytest.mark.parametrize("expr", list(rules()))
 def test_alert_has_data(recording: Recording, expr: str) -> None:
-    """What it compares is there: `bool` gives 0 or 1 where the alert would give nothing or something."""
+    """The compared series exist: `bool` gives 0 or 1 where the alert would give nothing or something."""
     compared = re.sub(r" (==|>|<) ", r" \1 bool ", expr).replace("offset 1h", "offset 1m")
     assert compared != expr
     assert recording.samples(compared)

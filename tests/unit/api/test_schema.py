@@ -12,7 +12,7 @@ from scalerl_api.reference_page import build_reference, list_fields
 from scalerl_api.schema import LIST_KEYS, build_crd, build_files, build_schema, find_schema, main
 
 Schema = dict[str, Any]
-# What a CRD's schema may hold (apiextensions.k8s.io/v1), as far as we need it.
+# Keywords that a CRD's schema may contain (apiextensions.k8s.io/v1), as far as we need it.
 ALLOWED_KEYS = {
     "type",
     "format",

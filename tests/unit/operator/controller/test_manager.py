@@ -161,7 +161,7 @@ def test_a_leader_that_cannot_parse_the_first_lists_ends_with_an_error(api: Api,
 def test_caches_are_filled_once_every_watch_has_begun_and_again_after_a_restart(
     api: Api, start: Callable[..., Replica]
 ) -> None:
-    """What is deleted between the caches' lists and those of the watches, nobody tells."""
+    """No watch event reports an object that is deleted between the cache's lists and the watches' lists."""
     leader = start("one")
     leader.until("it is ready", lambda: leader.ask("/readyz")[0] == 200)
     leader.until("it leads", lambda: "scalerl_operator_leader 1.0" in leader.ask("/metrics")[1])

@@ -1,4 +1,4 @@
-"""What a run has beside its pods: what is asked of the API server until it is the run's, or is left alone."""
+"""Objects that a run owns beside its pods: they are created or adopted, and foreign objects are left alone."""
 
 import asyncio
 import json

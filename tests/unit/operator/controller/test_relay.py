@@ -1,4 +1,4 @@
-"""What carries the watches' events into the operator's loop."""
+"""The relay carries the watches' events into the operator's loop."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a forecast says at any compute, from draws that are written down."""
+"""The forecast at any compute, from fixed draws."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What hangs on the burn-in."""
+"""Sensitivity of the ceiling to the burn-in."""
 
 import numpy as np
 import pytest

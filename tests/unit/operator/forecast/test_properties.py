@@ -1,4 +1,4 @@
-"""What must hold for any curve: units, order, more evidence, bounds."""
+"""Properties of any curve: units, order, more evidence, bounds."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Who leads, on written-down clocks."""
+"""Leader election on fixed clocks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What pods wait for, in words."""
+"""The reasons why pods wait, as text."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

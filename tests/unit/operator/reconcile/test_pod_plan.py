@@ -265,7 +265,7 @@ def written(found: Snapshot, plan: PodPlan) -> Snapshot:
 
 @pytest.mark.parametrize("case", [row[1] for row in ROWS], ids=[row[0] for row in ROWS])
 def test_an_intention_is_written_once(snapshot: Callable[..., Snapshot], case: dict[str, Any]) -> None:
-    """What is written down changes nothing in what is written next: an idle run is written once."""
+    """A written status does not change the next one: an idle run is written once."""
     first = snapshot(**case)
     plan = plan_pods(first, NOW, LIMITS)
     if plan.status is not None:

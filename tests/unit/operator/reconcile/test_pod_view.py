@@ -1,4 +1,4 @@
-"""What a pod is said to wait for, and events of both kinds."""
+"""The reason why a pod waits, and events of both kinds."""
 
 from datetime import UTC, datetime
 from typing import Any

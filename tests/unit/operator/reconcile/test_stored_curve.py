@@ -1,4 +1,4 @@
-"""What is kept of a run's curve: how much, which points, and that they are those that were measured."""
+"""The stored part of a run's curve: its size, its points, and that they are original measurements."""
 
 from collections.abc import Callable
 from typing import Any

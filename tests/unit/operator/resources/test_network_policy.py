@@ -1,4 +1,4 @@
-"""What a run's NetworkPolicy lets through, judged by Kubernetes' rules: the test cluster does not enforce it."""
+"""The traffic that a run's NetworkPolicy allows, by Kubernetes' rules: the test cluster does not enforce them."""
 
 import ipaddress
 import json

@@ -1,4 +1,4 @@
-"""What may change in a run that has records."""
+"""Fields that may change in a run that has records."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a coordinator reports of its attempt."""
+"""A coordinator's report of its attempt."""
 
 import json
 from types import SimpleNamespace

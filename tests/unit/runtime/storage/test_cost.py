@@ -1,4 +1,4 @@
-"""What devices have cost over attempts."""
+"""The cost of devices over all attempts."""
 
 from pathlib import Path
 
