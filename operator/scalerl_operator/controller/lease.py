@@ -1,4 +1,4 @@
-"""Keeps this replica's part in the election: reads and writes the Lease. I/O."""
+"""Leader election of this replica: read, take, renew and release the Lease. I/O."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Identity:
-    """Which lease, and who we are."""
+    """Namespace and name of the Lease, and the identity of this replica."""
 
     namespace: str
     name: str
@@ -27,7 +27,7 @@ class Identity:
 
 
 class LeaseLoop:
-    """A loop in a thread of its own: the lease is renewed also while ten thousand pods are being read."""
+    """An event loop in its own thread, so that the lease is renewed while the main loop parses ten thousand pods."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -35,29 +35,29 @@ class LeaseLoop:
         self._thread.start()
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Carry `work` out there; who cancels the wait cancels the work."""
+        """Run `work` in that loop; cancelling the wait cancels the work."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:
-        """End the thread; nothing may be under way."""
+        """End the thread; no work may be running."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
 class LeaseKeeper:
-    """One replica's view of the lease. Between renewals `is_leading` is answered by the local clock."""
+    """One replica's state in the election. Between renewals the local clock alone decides `is_leading`."""
 
     def __init__(self, kube: KubeClient, identity: Identity, terms: LeaseTimings | None = None):
         self._kube = kube
         self._identity = identity
         self._terms = terms or LeaseTimings()
         self._watched = Watched()
-        self._mine: Json | None = None  # as this replica wrote it last; None where that is not sure
+        self._mine: Json | None = None  # the Lease as this replica wrote it last; None after a write without an answer
         self._renewed: float | None = None
         self._clock: Callable[[], float] = time.monotonic
         self.heartbeat = self._clock()
-        """When the lease was last looked at: a standby's liveness."""
+        """Time of the last attempt to read or renew the lease: a standby's liveness."""
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
@@ -79,11 +79,11 @@ class LeaseKeeper:
         log.error("%s no longer leads: the lease could not be renewed", self._identity.me)
 
     async def release(self) -> None:
-        """Let another replica lead at once. Nothing is done by one that does not lead."""
+        """Release the lease, so that another replica leads at once. Without leadership this does nothing."""
         if not self.is_leading():
             return
         self._renewed = None
-        for attempt in (1, 2):  # a renewal that was cut off may still have arrived after the first read
+        for attempt in (1, 2):  # a cancelled renewal may still reach the server after the first read
             try:
                 stored = await self._kube.get(LEASES, self._identity.namespace, self._identity.name)
                 if stored["spec"].get("holderIdentity") == self._identity.me:
@@ -92,7 +92,7 @@ class LeaseKeeper:
                 return
             except KubeError as error:
                 if attempt == 2 or error.status != 409:
-                    log.warning("the lease was not released, others wait for its end: %s", error)
+                    log.warning("the lease was not released, other replicas wait for its expiry: %s", error)
                     return
 
     async def _look(self) -> bool:
@@ -102,21 +102,21 @@ class LeaseKeeper:
             async with asyncio.timeout(self._terms.look):
                 return await self._take_part(began)
         except (KubeError, TimeoutError) as error:
-            if not (isinstance(error, KubeError) and error.status == 409):  # another was quicker
-                log.warning("the lease could not be looked at: %s", error or "no answer")
+            if not (isinstance(error, KubeError) and error.status == 409):  # another replica was first
+                log.warning("the lease could not be read or renewed: %s", error or "no answer")
             return False
 
     async def _take_part(self, began: float) -> bool:
-        stored, self._mine = self._mine, None  # a write without an answer may have happened
+        stored, self._mine = self._mine, None  # a write without an answer may have taken effect
         if stored is None or not self.is_leading():
             stored = await find_object(self._kube, LEASES, self._identity.namespace, self._identity.name)
             self._watched = watch(self._watched, _parse(stored), self._clock())
             if choose(self._watched, self._identity.me, self._clock(), self._terms) == "wait":
-                self._renewed = None  # another holds it: not a moment longer
+                self._renewed = None  # another replica holds it: stop leading at once
                 return False
         self._mine = await self._write(stored)
         self._watched = Watched(_parse(self._mine), self._clock())
-        self._renewed = began  # the writing took time, of which others know nothing
+        self._renewed = began  # not the time of the answer: others count from the write
         return True
 
     async def _write(self, stored: Json | None) -> Json:

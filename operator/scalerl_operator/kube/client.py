@@ -1,4 +1,4 @@
-"""The Kubernetes API over HTTP: the few calls that the operator needs, and those of people's commands. I/O.
+"""The Kubernetes API over HTTP: the calls that the operator and the command line need. I/O.
 
 Not the official client: that is synchronous, and its 700 modules cost 100 MB of memory in every replica. Asynchronous
 libraries were measured: docs/notes/057-kubernetes-client.md.
@@ -25,50 +25,50 @@ Item = TypeVar("Item")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ANSWER_SECONDS = 15.0  # longest wait for one answer; a list of 10,000 pods takes 2
 PAGE = 500
-LISTINGS = 3  # a list that grows old while its pages are read is begun anew so often
-BUSY_TRIES = 3  # a busy server's 429 says that nothing was done: the same call may be sent again
-BUSY_SECONDS = 5.0  # longest wait between two of them; the server asks for one
-AWAY_SECONDS = 300.0  # a cluster that does not answer a person who watches it for so long is given up
+LISTINGS = 3  # reads of a list whose continue token expires (410) before the last page
+BUSY_TRIES = 3  # the server does nothing when it answers 429, so the same call is safe to retry
+BUSY_SECONDS = 5.0  # longest wait between two tries, whatever Retry-After asks for
+AWAY_SECONDS = 300.0  # a watching command gives up on a cluster that is silent for so long
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 STEPS = "application/json-patch+json"
 
 
 class KubeError(Exception):
-    """The API server said no, or nothing."""
+    """The API server refused the request, or did not answer."""
 
     def __init__(self, what: str, status: int, reason: str, message: str):
         super().__init__(f"{what}: {status or 'no answer'} {reason}: {message}")
         self.status = status
-        """HTTP's number; 0 for no answer."""
+        """HTTP status code; 0 for no answer."""
         self.reason = reason
         self.message = message
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same call may succeed later: nobody answered, or the server is busy or ill."""
+        """Whether a retry may succeed: no answer, a busy server, or a server error."""
         return self.status in (0, 429) or self.status >= 500
 
 
 class KubeSilence(KubeError):
-    """The API server has begun an answer and says nothing more."""
+    """The API server has begun an answer and sends no more of it."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the API server is and how it is spoken to."""
+    """Address and credentials of the API server."""
 
     server: str
     tls: ssl.SSLContext | None
     token: Callable[[], str | None]
-    """Read for every call: a service account's token is replaced every hour."""
+    """Called for every request: the kubelet replaces a service account's token every hour."""
     proxy: str | None = None
     tls_name: str | None = None
-    """Whose certificate is expected, where that is not the server's name."""
+    """The name that the server's certificate must carry; None: the name in `server`."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind, as a path of the API."""
+    """The API path of a kind."""
 
     prefix: str
     """`/api/v1`, `/apis/policy/v1`."""
@@ -106,7 +106,10 @@ def load_connection(environment: Mapping[str, str]) -> Connection:
 
 def load_kubeconfig(path: str | None, context: str | None = None) -> Connection:
     """Return the connection of a kubeconfig's context, the current one unless named. Raises ConfigException."""
-    from kubernetes import client, config  # here only: a person's machine, with its login programs
+    from kubernetes import (
+        client,
+        config,
+    )  # imported here only: it is slow, and login plugins matter on a user's machine alone
 
     found = client.Configuration()
     load: Callable[..., None] = config.load_kube_config
@@ -127,7 +130,7 @@ def load_kubeconfig(path: str | None, context: str | None = None) -> Connection:
 
 
 class KubeClient:
-    """A client. Raises KubeError; every request ends after `answer_seconds`."""
+    """An asynchronous client. Methods raise KubeError; every request ends after `answer_seconds`."""
 
     def __init__(
         self,
@@ -137,7 +140,7 @@ class KubeClient:
         counted: Callable[[str, str], None] | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ):
-        """Take part in at most `parallel` calls at a time; `counted(verb, plural)` is told of every write."""
+        """Send at most `parallel` requests at a time; call `counted(verb, plural)` before every write."""
         self._connection = connection
         self._answer_seconds = answer_seconds
         self._slots = asyncio.Semaphore(parallel)
@@ -163,9 +166,9 @@ class KubeClient:
         fields: str = "",
         keep: Callable[[Json], Item],
     ) -> tuple[list[Item], int]:
-        """Return what `keep` makes of all objects that labels and fields select, and when they were read.
+        """Return `keep(object)` of all objects that labels and fields select, and the list's resourceVersion.
 
-        That is a resourceVersion. Only PAGE objects are there at a time: 10,000 pods as dictionaries are 400 MB.
+        Only PAGE objects are in memory at a time: 10,000 pods as dictionaries take 400 MB.
         """
         query = {"limit": str(PAGE)}
         query |= ({"labelSelector": selector} if selector else {}) | ({"fieldSelector": fields} if fields else {})
@@ -189,7 +192,7 @@ class KubeClient:
             query["continue"] = page["metadata"]["continue"]
 
     async def probe(self, resource: Resource, namespace: str | None) -> None:
-        """Ask for a list of one object: whether the API server answers, knows the kind and lets us read it."""
+        """List one object: this checks that the API server answers, knows the kind and grants `list`."""
         await self._call("GET", resource.path(namespace), query={"limit": "1"})
 
     async def list(
@@ -199,20 +202,20 @@ class KubeClient:
         return await self.gather(resource, namespace, selector, fields=fields, keep=lambda each: each)
 
     async def create(self, resource: Resource, document: Json) -> Json:
-        """Make an object; status 409 if there is one of that name."""
+        """Create an object; status 409 if the name is taken."""
         self._counted("create", resource.plural)
         path = resource.path(document["metadata"]["namespace"])
         return await self._call("POST", path, body=document, query={"fieldManager": FIELD_MANAGER})
 
     async def replace(self, resource: Resource, document: Json) -> Json:
-        """Write an object over the version that it names; status 409 if that is no longer the newest."""
+        """Replace the version that the document names; status 409 if that is no longer the newest."""
         self._counted("replace", resource.plural)
         metadata = document["metadata"]
         path = resource.path(metadata["namespace"], metadata["name"])
         return await self._call("PUT", path, body=document, query={"fieldManager": FIELD_MANAGER})
 
     async def apply(self, resource: Resource, document: Json, subresource: str = "") -> Json:
-        """Make our fields of an object be so, whoever else has written them (server-side apply)."""
+        """Apply our fields of an object, and take over those of other managers (server-side apply)."""
         self._counted("apply", f"{resource.plural}/{subresource}" if subresource else resource.plural)
         metadata = document["metadata"]
         path = resource.path(metadata["namespace"], metadata["name"], subresource)
@@ -220,29 +223,29 @@ class KubeClient:
         return await self._call("PATCH", path, body=document, query=query, kind=APPLY)
 
     async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
-        """Write some fields of an object."""
+        """Write some fields of an object (JSON merge patch)."""
         self._counted("merge", resource.plural)
         query = {"fieldManager": FIELD_MANAGER}
         return await self._call("PATCH", resource.path(namespace, name), body=document, query=query, kind=MERGE)
 
     async def check(self, resource: Resource, namespace: str, name: str, values: Mapping[str, str]) -> Json:
-        """Return an object that has `values`, by their JSON pointers; status 422 if it has others. Nothing is written.
+        """Return an object whose fields equal `values` (JSON pointer -> value); status 422 if one differs.
 
-        It takes the right to patch, not that to read.
+        The patch has tests only and writes nothing. It needs the right `patch`, not `get`.
         """
         tests = [{"op": "test", "path": pointer, "value": value} for pointer, value in values.items()]
         query = {"fieldManager": FIELD_MANAGER}
         return await self._call("PATCH", resource.path(namespace, name), body=tests, query=query, kind=STEPS)
 
     async def delete(self, resource: Resource, namespace: str, name: str, options: Json) -> Json:
-        """Delete an object, by DeleteOptions; status 404 if it is gone, 409 if `options` ask for another uid."""
+        """Delete an object with DeleteOptions; status 404 if it is gone, 409 if `options` name another uid."""
         self._counted("delete", resource.plural)
         return await self._call("DELETE", resource.path(namespace, name), body=options)
 
     async def read_log(
         self, namespace: str, pod: str, query: Mapping[str, str], *, silence_seconds: float
     ) -> AsyncGenerator[bytes, None]:
-        """Yield a container's log in pieces, as they come; it takes no part in the limit of calls.
+        """Yield a container's log in pieces, as they arrive; the limit of parallel requests does not count it.
 
         Raises KubeError, KubeSilence after `silence_seconds` without a piece.
         """
@@ -310,7 +313,7 @@ class KubeClient:
 
 
 async def find_object(kube: KubeClient, resource: Resource, namespace: str, name: str) -> Json | None:
-    """Return one object; None if there is none of that name. Raises KubeError."""
+    """Return one object; None if the name does not exist. Raises KubeError."""
     try:
         return await kube.get(resource, namespace, name)
     except KubeError as error:
@@ -320,7 +323,7 @@ async def find_object(kube: KubeClient, resource: Resource, namespace: str, name
 
 
 def _parse_wait(text: str) -> float:
-    """Return the seconds that a Retry-After asks for, as far as we are ready to wait."""
+    """Return the seconds of a Retry-After header, at most BUSY_SECONDS."""
     return min(float(text), BUSY_SECONDS) if text.isdecimal() else 1.0
 
 

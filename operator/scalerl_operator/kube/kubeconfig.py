@@ -1,6 +1,6 @@
-"""Which cluster a person means, and how it is reached: as kubectl finds it. I/O.
+"""Find the cluster, namespace and credentials of a command, as kubectl does. I/O.
 
-A kubeconfig comes first (KUBECONFIG, else ~/.kube/config), then the account of the pod that this runs in.
+A kubeconfig takes precedence (KUBECONFIG, else ~/.kube/config) over the service account of the pod.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ DEFAULT_NAMESPACE = "default"
 
 
 class NoCluster(Exception):
-    """Nothing says which cluster is meant, or what says so cannot be used."""
+    """No configuration names a cluster, or the configuration is unusable."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """A cluster, and the namespace that is meant there."""
+    """Connection to a cluster, and the namespace to use there."""
 
     connection: Connection
     namespace: str
     place: str
-    """For people: `context kind-dev (https://127.0.0.1:6443)`."""
+    """For messages: `context kind-dev (https://127.0.0.1:6443)`."""
 
 
 def find_access(environment: Mapping[str, str], *, context: str | None, namespace: str | None) -> Access:
@@ -44,7 +44,7 @@ def find_access(environment: Mapping[str, str], *, context: str | None, namespac
 
 
 def _find_kubeconfig(environment: Mapping[str, str]) -> str | None:
-    """Return the path, or several with colons between as KUBECONFIG has them; None if none of them is there."""
+    """Return the path, or several separated by colons as in KUBECONFIG; None if no file exists."""
     given = environment.get("KUBECONFIG") or str(Path(environment.get("HOME", "~")).expanduser() / ".kube" / "config")
     return given if any(Path(each).expanduser().is_file() for each in given.split(":") if each) else None
 
@@ -83,8 +83,8 @@ def _of_kubeconfig(path: str, context: str | None, namespace: str | None) -> Acc
 def _read_contexts(path: str) -> tuple[dict[str, str], str]:
     """Return each context's namespace, by name, and the current context.
 
-    Of several files the first that says something counts. The client library takes the last one's current context:
-    a person would look at another cluster than kubectl does.
+    Of several files the first that has a value counts, as in kubectl. The client library uses the current context of
+    the last file, so a command would read another cluster than kubectl does.
     """
     contexts: dict[str, str] = {}
     current = ""

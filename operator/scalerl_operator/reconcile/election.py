@@ -1,7 +1,7 @@
 """Leader election by a Lease, decided by the local clock alone. PURE.
 
-Clocks of two replicas may differ by minutes, so a lease is not over when its written time is past, but when it has not
-changed for its whole duration as seen from here.
+The clocks of two replicas may differ by minutes, so the written times do not count. A lease expires when this replica
+has observed no change of it for its whole duration.
 """
 
 from dataclasses import dataclass
@@ -29,32 +29,32 @@ class LeaseTimings:
 
 @dataclass(frozen=True)
 class ObservedLease:
-    """A lease as it was read."""
+    """The fields of a stored Lease that decide."""
 
     holder: str
-    """Empty: released."""
+    """Identity of the leader; empty: released."""
     version: str
-    """resourceVersion: it moves with every renewal."""
+    """resourceVersion: every renewal changes it."""
     transitions: int = 0
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The last lease that was seen to change, and when that was by the local clock."""
+    """The last observed version of the Lease, and when it was first observed by the local clock."""
 
     lease: ObservedLease | None = None
-    """None: there is none."""
+    """None: no Lease exists."""
     since: float = 0.0
 
 
 def watch(before: Watched, lease: ObservedLease | None, now: float) -> Watched:
-    """Return what is known after reading `lease`."""
+    """Return the state after a read of `lease`; `since` moves only with a new version."""
     unchanged = before.lease is not None and lease is not None and before.lease.version == lease.version
     return before if unchanged else Watched(lease, now)
 
 
 def choose(watched: Watched, me: str, now: float, terms: LeaseTimings) -> Step:
-    """Return what `me` does about the lease now."""
+    """Return whether `me` takes, renews or waits for the lease now."""
     lease = watched.lease
     if lease is None or not lease.holder:
         return "take"
