@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the environment, markers by folder, expected objects in files."""
+"""Fixtures and hooks of all tests: environment variables, markers by folder, golden files."""
 
 import copy
 import os
@@ -11,10 +11,10 @@ import yaml
 
 HERE = Path(__file__).parent
 
-# The one home of the tests' environment; what a run needs itself, its code sets.
+# The only place that sets the tests' environment; the code sets the variables that a run needs.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # sums in one order, and no fight for the cores
-    "HF_HUB_OFFLINE": "1",  # a test that asks a hub is wrong: fail at once
+    "HF_HUB_OFFLINE": "1",  # a test must not reach a hub: fail at once
     "MPLBACKEND": "agg",
 }
 
@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that needs more than this process has its folder's marker; GPU tests are skipped where there is none."""
+    """Mark tests by their folder; skip GPU tests on a machine without one."""
     for item in items:
         if HERE / "local" in item.path.parents:
             item.add_marker(pytest.mark.local)

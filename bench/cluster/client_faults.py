@@ -1,6 +1,6 @@
-"""A client's behaviour when the API server refuses: `python bench/cluster/client_faults.py CLIENT`. I/O.
+"""A client's calls to an API server that refuses them: `python bench/cluster/client_faults.py CLIENT`. I/O.
 
-A played server answers 429 with a Retry-After once, and 403 to one call while three others wait for their answers.
+A fake server answers 429 with a Retry-After once, and 403 to one call while three others wait for their answers.
 CLIENT is one of client_libraries' names; the interpreter has that library (see clients.py).
 """
 
@@ -23,7 +23,7 @@ CODES = {429: "TooManyRequests", 403: "Forbidden"}
 
 
 class Server:
-    """An API server that stores nothing; the object's name says how it answers."""
+    """An API server that stores nothing; the object's name selects the answer."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -62,7 +62,7 @@ async def _attempt(client: Client, name: str) -> None:
 
 
 async def play(make: str, folder: Path) -> None:
-    """Serve, and let one client meet each refusal."""
+    """Serve, and send one client's calls to each refusal."""
     server, app = Server(), web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app)

@@ -1,8 +1,8 @@
 """Our Kubernetes client beside libraries: `python bench/cluster/clients.py --client NAME=PYTHON ...`. I/O.
 
 A real API server and the calls that the operator makes, each client in a process of its own. A round is a pair: a
-library and ours, in alternating order, because what else the machine does changes from minute to minute; what counts
-are the ratios within pairs. No node runs the pods and no scheduler takes them, so that the cost is the calls'.
+library and ours, in alternating order, because the machine's other load changes from minute to minute. The ratios
+within pairs count. No node runs the pods and no scheduler takes them, so that the cost is the calls'.
 PYTHON is an interpreter that has the library and this project, for example
 
     uv venv --python .venv/bin/python /tmp/lightkube
@@ -51,11 +51,11 @@ BINDINGS = Resource("/apis/admissionregistration.k8s.io/v1", "validatingadmissio
 PARALLEL = 32  # as the operator's client
 ROUND_SECONDS = 180.0
 Found = dict[str, Any]
-"""The measurements of one process."""
+"""Measurements of one process."""
 
 
 def build_pods(run: Json) -> Iterator[Json]:
-    """Return the ten pods of a stored run as the operator makes them, but for no scheduler to take."""
+    """Return the ten pods of a stored run as the operator makes them, with a scheduler name that nobody serves."""
     bare = {key: run[key] for key in ("apiVersion", "kind", "spec")}
     name, namespace, uid = (run["metadata"][key] for key in ("name", "namespace", "uid"))
     parsed = parse_run({**bare, "metadata": {"name": name, "namespace": namespace}})
@@ -92,7 +92,7 @@ async def store_runs(testbed: Testbed, runs: int, listed: int) -> list[Json]:
     """Create the runs whose objects the clients make, and the pods that they list; return the runs."""
     kube = KubeClient(testbed.connection(), parallel=PARALLEL)
     try:
-        # The policy is for played kubelets; it refuses every delete without a uid, and one library cannot name one.
+        # The policy is for fake kubelets; it refuses every delete without a uid, and one library cannot name one.
         await kube.delete(BINDINGS, "", "late-deletions", {})
         for namespace in (PLAYED_IN, LISTED_IN):
             await _wait_for_account(kube, namespace)
@@ -106,7 +106,7 @@ async def store_runs(testbed: Testbed, runs: int, listed: int) -> list[Json]:
 
 
 async def _wait_for_account(kube: KubeClient, namespace: str) -> None:
-    """The controller manager makes a new namespace's account; until then pods are refused."""
+    """Wait for the namespace's service account: without it the API server refuses pods."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             try:
@@ -117,7 +117,7 @@ async def _wait_for_account(kube: KubeClient, namespace: str) -> None:
 
 
 def build_work(testbed: Testbed, runs: Sequence[Json], options: argparse.Namespace, turn: int) -> Json:
-    """Return one process's calls; turns differ, so that every status and object is news to the server."""
+    """Return one process's calls; turns differ, so that every status and object changes something on the server."""
     objects = [each for run in runs for each in build_pods(run)]
     configs = [each for each in objects if each["kind"] == "ConfigMap"]
     for config in configs:
@@ -138,7 +138,7 @@ def build_work(testbed: Testbed, runs: Sequence[Json], options: argparse.Namespa
 
 
 def play(python: str, client: str, work: Json, folder: Path) -> Found:
-    """Let one client do the work in a process of its own."""
+    """Run one client's work in a process of its own."""
     path = folder / "client-work.json"
     path.write_text(json.dumps(work))
     command = [python, str(PLAYER), client, str(path)]
@@ -148,7 +148,7 @@ def play(python: str, client: str, work: Json, folder: Path) -> Found:
 
 
 def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
-    """Play all pairs; return for each library its pairs, theirs first."""
+    """Run all pairs; return the pairs by library, the library's result first."""
     runs, turn = asyncio.run(store_runs(testbed, options.runs, options.listed)), 0
     play(sys.executable, "ours", build_work(testbed, runs, options, turn), options.folder)  # the server's first calls
     pairs: dict[str, list[dict[str, Found]]] = {}

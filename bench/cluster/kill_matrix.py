@@ -1,8 +1,8 @@
 """Kill each process of the platform in each phase of a run: `make kill-matrix ARGS="[--victims V...]"`. I/O.
 
-For each victim five runs are brought into five phases and held there; the victim is killed; then each run must do what
-it would have done. Two replicas and the API server are real processes, pods are simulated behind `Ground`, so that a
-real node can take its place.
+For each victim five runs are brought into five phases and held there. The victim is killed. Then each run must continue
+as it would have without the kill. Two operator replicas and the API server are real processes. The pods are simulated
+behind `Ground`, so that a real node can take their place.
 """
 
 import argparse
@@ -56,14 +56,14 @@ class Cell:
 
 @dataclass
 class Matrix:
-    """The experiment: what is done to runs, and what is then true of them."""
+    """The experiment: the actions on runs, and the checks afterwards."""
 
     kube: KubeClient
     ground: Ground
     witness: Witness
 
     async def row(self, victim: str) -> list[Cell]:
-        """Bring a run into each phase, kill the victim, and see."""
+        """Bring a run into each phase, kill the victim, and check the recovery."""
         runs = {phase: f"{victim}-{phase}".lower().replace(" ", "-") for phase in PHASES}
         await asyncio.gather(*(self._make(run, phase) for phase, run in runs.items()))
         await asyncio.gather(*(self._bring(run, phase) for phase, run in runs.items()))
@@ -83,7 +83,7 @@ class Matrix:
         return cells
 
     async def _make(self, run: str, phase: str) -> None:
-        """Until it starts for ever, or has something to lose."""
+        """Wait until the run hangs at its start, or has a checkpoint to lose."""
         if phase == "starting":
             await self.ground.hold(run, phase)
         await self.kube.create(RUNS, build_matrix_run(run))
@@ -92,7 +92,7 @@ class Matrix:
         await self._until(f"the status of {run} says so", lambda: self.witness.state(run) == state)
 
     async def _bring(self, run: str, phase: str) -> None:
-        """From running into its phase, where it is held."""
+        """Bring a training run into its phase and hold it there."""
         await self.ground.hold(run, phase)
         if phase == "suspending":
             await self.kube.merge(RUNS, NAMESPACE, run, {"spec": {"suspend": True}})
@@ -126,7 +126,7 @@ class Matrix:
         return cell
 
     async def _goes_on(self, run: str, step: int) -> None:
-        """It trains beyond the step of the kill, and an edit that was made meanwhile is obeyed."""
+        """Check that the run trains beyond the step of the kill and that an edit made meanwhile takes effect."""
         edit = {"spec": {"generator": {"maxReplicas": GENERATORS + 1}}}
         await self._insist(lambda: self.kube.merge(RUNS, NAMESPACE, run, edit))
         await self._until("it goes on", lambda: self._trains(run, GENERATORS + 1, step))
@@ -140,7 +140,7 @@ class Matrix:
         return self.witness.state(run) == "Suspended" and not self.witness.pods.get(run)
 
     async def _faults(self, cell: Cell, run: str) -> AsyncIterator[str]:
-        """Yield what must not have happened."""
+        """Yield each fault as a sentence."""
         resumed = cell.phase == "suspending"
         wanted = 1 + resumed + (cell.victim in COSTS_AN_ATTEMPT and cell.phase in GOES_ON)
         attempts = int(self.witness.status(run).get("attempt", 0))
@@ -157,7 +157,7 @@ class Matrix:
                 yield f"reported {event['count']} times: {event['message']}"
 
     async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Do what a person does who is told that the API server is away. Raises TimeoutError."""
+        """Retry a call while the API server is away, as a user would. Raises TimeoutError."""
         async with asyncio.timeout(CELL_SECONDS):
             while True:
                 try:
@@ -179,7 +179,7 @@ class Matrix:
 
 
 def build_matrix_run(name: str) -> Json:
-    """A run that a stop policy can end, whose pods do not wait long for a node that is gone."""
+    """Return a run that a stop policy can end, and whose pods tolerate a lost node only briefly."""
     document = build_run(name, "")
     tolerations = [
         {"key": f"node.kubernetes.io/{word}", "operator": "Exists", "effect": "NoExecute"}
@@ -198,7 +198,7 @@ def build_matrix_run(name: str) -> Json:
 
 
 async def measure(options: argparse.Namespace, testbed: Testbed, kept: Sequence[Json]) -> Json:
-    """All rows that are asked for, one after the other; the others are kept."""
+    """Measure the requested rows one after the other; keep the others."""
     connection = testbed.connection()
     kube, own = KubeClient(connection), KubeClient(connection)
     witness, replicas = Witness(kube), Replicas(testbed, options.folder)
@@ -213,7 +213,7 @@ async def measure(options: argparse.Namespace, testbed: Testbed, kept: Sequence[
         await asyncio.wait([*helpers, work], return_when=asyncio.FIRST_COMPLETED)
         for helper in helpers:
             if helper.done():
-                await helper  # none ends but by its fault
+                await helper  # a helper ends only by an error
         cells = await work
     finally:
         for helper in helpers:
@@ -259,7 +259,7 @@ def _show(cell: Json) -> str:
 
 
 def main() -> int:
-    """Measure and write; 1 if a cell did not recover or something happened that must not."""
+    """Measure and write; return 1 if a cell did not recover or has a fault."""
     parser = build_parser(__doc__, "docs/kill-matrix.md")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, metavar="VICTIM", help="rows")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The chart as Helm renders it: needs Helm, but no cluster."""
+"""The chart's objects as Helm renders them: this needs Helm, but no cluster."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def pods_of(objects: list[Json]) -> list[Json]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_mode(mode: str, template: Template, golden: Callable[[str, str], None]) -> None:
-    """But for the CRD, and for dashboards, which are files."""
+    """Every object except the CRD and the dashboards, which are files."""
     done = template({"crds": {"enabled": False}, **MODES[mode]}, apis=MONITORING)
     assert done.returncode == 0, done.stderr
     text = re.sub(r"(?m)^(  token-key:) .{64}$", r"\1 <random>", done.stdout)
@@ -215,7 +215,7 @@ def rights_in_code() -> set[tuple[str, str, str]]:
         for resource in RESOURCES[name]:
             group = resource.prefix.split("/")[2] if resource.prefix.startswith("/apis") else ""
             plural = f"{resource.plural}/status" if '"status"' in rest else resource.plural
-            # An apply makes what is not there. A run is there: its uid is in the apply.
+            # An apply creates a missing object, so it needs `create` too. A run exists: the apply carries its uid.
             verbs = (["patch"] if name == "RUNS" else ["create", "patch"]) if verb == "apply" else VERBS[verb]
             found |= {(group, plural, each) for each in verbs}
     return found
@@ -294,7 +294,7 @@ def test_prometheus_is_set_only_where_the_user_names_it(render: Render) -> None:
 
 
 def test_coordinators_have_the_labels_that_the_operator_queries(render: Render) -> None:
-    """The operator's PromQL selects by the labels that the PodMonitor creates from the pods' labels."""
+    """The operator's PromQL selects by the labels that the PodMonitor makes of the pods' labels."""
     labels = names.pod_labels("any", names.COORDINATOR, 1) | {names.LABEL_RUN_UID: "u"}
     found = pick(render(MODES["monitored"], apis=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
     targets = {each["targetLabel"]: each["sourceLabels"] for each in found["relabelings"]}

@@ -1,4 +1,4 @@
-"""A real Prometheus server for the session, and coordinators that it scrapes.
+"""A real Prometheus server for the session, and the coordinators that it scrapes.
 
 The runtime's own registry behind HTTP.
 """
@@ -97,7 +97,7 @@ def wait_for(what: str, holds: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def start_prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
-    """`start_prometheus(config, *arguments)`: a server of the test's own."""
+    """`start_prometheus(config, *arguments)` starts a server for one test."""
     servers = []
 
     def start(config: object, *arguments: str) -> Prometheus:
@@ -120,18 +120,18 @@ class ScrapedCoordinator:
     scrapes: int = 0
 
     def until_scraped(self) -> None:
-        """Until what is shown now has been scraped: the scrape under way, and one more, have ended."""
+        """Wait until the current values are scraped: the running scrape, and one more, have ended."""
         scraped = self.scrapes
         wait_for("the coordinator is scraped", lambda: self.scrapes >= scraped + 3)
 
 
-# A server takes 5 s to apply new scrape targets, so all coordinators' addresses are configured from the start.
-PLACES = ((1, "a"), (1, "b"), (2, "a"))  # attempt, and which of two servers of a pair would scrape it
+# Prometheus takes 5 s to read a change of its targets, so the addresses of all coordinators exist from the start.
+PLACES = ((1, "a"), (1, "b"), (2, "a"))  # attempt, and the server of a pair that would scrape it
 RUNS = 16
 
 
 class Lab:
-    """The session's server, and the places of coordinators that it scrapes.
+    """The session's server, and the addresses of the coordinators that it scrapes.
 
     Nobody answers there until one is put there.
     """
@@ -161,16 +161,16 @@ class Lab:
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def put(self, uid: str, attempt: int, replica: str) -> ScrapedCoordinator:
-        """A coordinator begins to answer."""
+        """Start answering for a coordinator."""
         found = self.coordinators[f"/{uid}/{attempt}/{replica}"] = ScrapedCoordinator()
         return found
 
     def remove(self, coordinator: ScrapedCoordinator) -> None:
-        """Its pod is deleted."""
+        """Stop answering, as after the pod's deletion."""
         self.coordinators = {path: each for path, each in self.coordinators.items() if each is not coordinator}
 
     def config(self) -> object:
-        """Targets labelled as the chart's PodMonitor labels them."""
+        """Return targets with the labels of the chart's PodMonitor."""
         targets = [
             {
                 "targets": [f"127.0.0.1:{self.server.server_port}"],

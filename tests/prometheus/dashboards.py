@@ -1,4 +1,4 @@
-"""The chart's dashboards as values: panels, and the PromQL that each asks. PURE but for reading the file."""
+"""The chart's dashboards as values: panels and their PromQL. PURE but for reading the file."""
 
 import json
 import re
@@ -13,14 +13,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """One question of a panel."""
+    """One query of a panel."""
 
     ref: str
     expr: str
     legend: str
-    """With {{label}} in it."""
+    """Format of the legend, with {{label}} in it."""
     is_instant: bool
-    """Asked once, for the end of the time shown."""
+    """Whether it is an instant query, at the end of the time shown."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Panel:
     title: str
     description: str
     at: Mapping[str, int]
-    """x, y, w, h in a grid of 24 columns."""
+    """(x, y, width, height) in a grid of 24 columns."""
     targets: Sequence[Target]
     defaults: Json
     overrides: Mapping[str, Json]
@@ -40,7 +40,7 @@ class Panel:
     transformations: Mapping[str, Json]
 
     def setting(self, name: str, key: str) -> Any:
-        """Return a setting of the series `name`, its own or the panel's; `custom.` begins those of how it is drawn."""
+        """Return a setting of the series `name`, its own or the panel's; drawing settings begin with `custom.`."""
         own = self.overrides.get(name, {})
         if key in own:
             return own[key]
@@ -88,7 +88,7 @@ def name_series(legend: str, labels: Mapping[str, str]) -> str:
 
 
 def list_questions(name: str, variables: Mapping[str, str], range_seconds: float) -> Iterator[tuple[str, str]]:
-    """Yield (panel's title, PromQL) of everything that a dashboard asks."""
+    """Yield (panel's title, PromQL) of every query of a dashboard."""
     for panel in load_panels(name):
         for target in panel.targets:
             yield panel.title, fill_in(target.expr, variables, range_seconds)

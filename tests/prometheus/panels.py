@@ -1,4 +1,4 @@
-"""Draws the chart's dashboards without Grafana: the same panels, by the same PromQL, from a Prometheus server. I/O.
+"""Draw the chart's dashboards without Grafana: the same panels, by the same PromQL, from a Prometheus server. I/O.
 
     .venv/bin/python tests/prometheus/panels.py --prometheus http://localhost:9090 \\
         --var namespace=research --var run=sums --from 2026-05-04T12:00Z --to 2026-05-04T12:30Z
@@ -63,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Line:
-    """One series as it is drawn."""
+    """One drawn series."""
 
     name: str
     times: np.ndarray[Any, Any]
@@ -132,7 +132,7 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
 
 
 def draw_stat(axes: Axes, panel: Panel, window: Window) -> None:
-    """One number, or the name of the series where that is what it says."""
+    """Draw one number, or the name of the series where the panel shows names."""
     lines = [line for line in read_lines(panel, window) if np.isfinite(line.values).any()]
     axes.set_axis_off()
     axes.set_xlim(0, 1)
@@ -159,7 +159,7 @@ def draw_stat(axes: Axes, panel: Panel, window: Window) -> None:
 
 
 def draw_lines(axes: Axes, panel: Panel, window: Window) -> None:
-    """A panel over time."""
+    """Draw a panel over time."""
     lines = read_lines(panel, window)
     when = {id(line): [datetime.fromtimestamp(t, UTC) for t in line.times] for line in lines}
     if panel.setting("", "custom.stacking"):
@@ -183,7 +183,7 @@ def _stack(axes: Axes, lines: Sequence[Line], when: Mapping[int, Any]) -> None:
 
 
 def _lay(axes: Axes, panel: Panel, series: Sequence[tuple[str, Any, np.ndarray[Any, Any]]]) -> None:
-    """Lines, points and bands, on the left or the right axis."""
+    """Draw lines, points and bands on the left or the right axis."""
     by_name = {name: values for name, _, values in series}
     ends = {panel.setting(name, "custom.fillBelowTo") for name in by_name} - {None}
     right = axes.twinx() if any(_is_right(panel, name) for name in by_name) else None
@@ -217,7 +217,7 @@ def _is_right(panel: Panel, name: str) -> bool:
 
 
 def _limit(axes: Axes, panel: Panel, name: str, values: Sequence[np.ndarray[Any, Any]]) -> None:
-    """As Grafana: the given ends, and the data's where none are given; and the unit at the ticks."""
+    """Set the axis ends as Grafana does, the panel's or else the data's, and the unit at the ticks."""
     finite = np.concatenate([each[np.isfinite(each)] for each in values]) if values else np.array([])
     low, high = panel.setting(name, "min"), panel.setting(name, "max")
     if len(finite):
@@ -235,7 +235,7 @@ def _limit(axes: Axes, panel: Panel, name: str, values: Sequence[np.ndarray[Any,
 
 
 def draw_trend(axes: Axes, panel: Panel, window: Window) -> None:
-    """A panel over one of its own fields."""
+    """Draw a panel over one of its own fields."""
     fields, rows = read_table(panel, window)
     across = fields.index(panel.options["xField"])
     series = []
@@ -248,7 +248,7 @@ def draw_trend(axes: Axes, panel: Panel, window: Window) -> None:
 
 
 def draw_table(axes: Axes, panel: Panel, window: Window) -> None:
-    """A table."""
+    """Draw a table."""
     fields, rows = read_table(panel, window)
     axes.set_axis_off()
     axes.set_xlim(0, 1)
@@ -286,7 +286,7 @@ def draw_dashboard(name: str, window: Window) -> Figure:
 
 
 def _place(figure: Figure, panel: Panel, window: Window, size: tuple[float, float]) -> None:
-    """A white card with the title, what is drawn, and a legend below."""
+    """Draw a white card with the title, the panel and a legend below."""
     width, height = size
     left, top = panel.at["x"] * COLUMN + MARGIN / 2, 0.7 + panel.at["y"] * ROW + MARGIN / 2
     wide, high = panel.at["w"] * COLUMN - MARGIN, panel.at["h"] * ROW - MARGIN
@@ -304,7 +304,7 @@ def _place(figure: Figure, panel: Panel, window: Window, size: tuple[float, floa
     axes = figure.add_axes(card, facecolor="none")
     before = len(figure.axes)
     DRAW[panel.kind](axes, panel, window)
-    right = figure.axes[before:]  # the axis on the other side, where the panel has one
+    right = figure.axes[before:]  # the second axis, where the panel has one
     rows = _legend_rows([axes, *right], wide)
     below = 0.34 + 0.17 * max(1, len(rows)) + (0.14 if panel.kind == "trend" else 0.0)
     inner = _inside(card, size, (0.66, below, 0.6 if right else 0.22, 0.38))
@@ -320,7 +320,7 @@ def _place(figure: Figure, panel: Panel, window: Window, size: tuple[float, floa
 def _inside(
     card: tuple[float, float, float, float], size: tuple[float, float], inset: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
-    """The card without so many inches at its left, below, at its right, above."""
+    """Return the card less the given inches at its left, bottom, right and top."""
     width, height = size
     return (
         card[0] + inset[0] / width,
@@ -331,7 +331,7 @@ def _inside(
 
 
 def _legend_rows(places: Sequence[Axes], wide: float) -> list[list[tuple[Any, str]]]:
-    """The legend in rows that fit; of many series the first three rows."""
+    """Draw the legend in rows that fit, at most three."""
     rows: list[list[tuple[Any, str]]] = [[]]
     room = wide - 0.15
     for handle, label in [pair for each in places for pair in zip(*each.get_legend_handles_labels(), strict=True)]:
@@ -361,7 +361,7 @@ def _draw_legend(figure: Figure, row: Sequence[tuple[Any, str]], at: tuple[float
 
 
 def parse_time(text: str) -> float:
-    """Unix seconds, or an ISO time."""
+    """Parse Unix seconds or an ISO time."""
     try:
         return float(text)
     except ValueError:
@@ -369,7 +369,7 @@ def parse_time(text: str) -> float:
 
 
 def parse_variable(text: str) -> tuple[str, str]:
-    """`name=value`."""
+    """Parse `name=value`."""
     name, found, value = text.partition("=")
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")

@@ -1,4 +1,4 @@
-"""A Prometheus server with what `make record` has recorded: tests/prometheus/recorded. I/O."""
+"""A Prometheus server that serves the recording of `make record`, tests/prometheus/recorded. I/O."""
 
 import json
 import shutil
@@ -18,14 +18,14 @@ READY_SECONDS = 60.0
 
 
 def load_story() -> dict[str, Any]:
-    """Return when it was recorded and what to look at: `from` and `to` in Unix seconds, `variables`."""
+    """Return the times and variables of the recording: `from` and `to` in Unix seconds, `variables`."""
     found: dict[str, Any] = json.loads(RECORDED.with_suffix(".json").read_text())
     return found
 
 
 @contextmanager
 def serve_recorded() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Serve the recording; give the server's URL and the story. Raises SystemExit without Prometheus."""
+    """Serve the recording; give the server's URL and its description. Raises SystemExit without Prometheus."""
     program = shutil.which("prometheus")
     if program is None:
         raise SystemExit("no prometheus on PATH (Debian: prometheus)")

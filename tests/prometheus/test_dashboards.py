@@ -1,4 +1,4 @@
-"""Every question of the dashboards and alerts has an answer in the metrics of a real run, by the real Prometheus.
+"""Every query of the dashboards and alerts has a result in the metrics of a real run, by the real Prometheus.
 
 tests/cluster/record_metrics.py made the recording: two operators, a run that trained, lost its coordinator and was
 ended by a policy, a short one, and some that never started.
@@ -75,7 +75,7 @@ def rules() -> Iterator[Any]:
 
 @pytest.mark.parametrize("expr", list(rules()))
 def test_alert_has_data(recording: Recording, expr: str) -> None:
-    """The compared series exist: `bool` gives 0 or 1 where the alert would give nothing or something."""
+    """The compared series exist: with `bool` a comparison gives 0 or 1 instead of filtering."""
     compared = re.sub(r" (==|>|<) ", r" \1 bool ", expr).replace("offset 1h", "offset 1m")
     assert compared != expr
     assert recording.samples(compared)
@@ -88,7 +88,7 @@ def test_variable_can_be_chosen(recording: Recording, name: str) -> None:
 
 
 def test_the_operators_own_reading_of_the_run(recording: Recording) -> None:
-    """The reading that the operator would have made of it.
+    """The operator's reading of the recorded run.
 
     Every evaluation, by steps of ten, whichever coordinator made it.
     """

@@ -1,4 +1,4 @@
-"""Alerts and dashboards, as the real promtool reads them."""
+"""Alerts and dashboards, checked by the real promtool."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run's points and progress, read from a real Prometheus server that scrapes the runtime's own metrics."""
+"""Evaluations and progress of a run, read from a real Prometheus server that scrapes the runtime's metrics."""
 
 import asyncio
 import subprocess
@@ -30,7 +30,7 @@ QUICKSTART = Path(__file__).parents[2] / "examples/quickstart.yaml"
 
 
 class Run:
-    """A run of the test's own on the session's server."""
+    """One test's run on the session's server."""
 
     def __init__(self, lab: Any):
         self.lab, self.uid, self.began = lab, lab.unused.pop(), datetime.now(UTC)
@@ -84,7 +84,7 @@ def test_missed_scrapes_lose_no_eval_point(run: Run) -> None:
     coordinator.publisher.show_evals([point(0)])
     coordinator.until_scraped()
     coordinator.is_up = False
-    for count in range(2, 6):  # four evaluations while nothing can be scraped
+    for count in range(2, 6):  # four evaluations during which every scrape fails
         coordinator.publisher.show_evals([point(index) for index in range(count)])
     coordinator.until_scraped()
     assert [each.index for each in run.read().evals] == [0]
@@ -94,7 +94,7 @@ def test_missed_scrapes_lose_no_eval_point(run: Run) -> None:
 
 
 def test_a_restart_of_the_coordinator_loses_no_eval_point_and_counts_no_gpu_second_twice(run: Run) -> None:
-    """Attempt 1 is killed: 10 of its 100 s were not written down. Attempt 2's counter begins at 0 again."""
+    """Attempt 1 is killed: 10 of its 100 s were not journaled. Attempt 2's counter begins at 0 again."""
     first = run.coordinator(1)
     first.publisher.raise_to("gpu_seconds_total", 60.0, "trainer", "train")
     first.publisher.raise_to("gpu_seconds_total", 40.0, "trainer", "wait")
@@ -173,7 +173,7 @@ def test_a_long_range_is_queried_in_parts(run: Run) -> None:
 
 
 def test_a_refused_query_has_the_servers_message(run: Run) -> None:
-    """11,000 evaluations of a query are its limit."""
+    """Prometheus refuses a query of more than 11,000 samples a series."""
     run.began -= timedelta(days=11_001)
     with pytest.raises(TelemetryError, match="HTTP 400, 200 is needed: exceeded maximum resolution"):
         run.read()
@@ -271,7 +271,7 @@ def test_a_server_behind_tls_is_trusted_by_its_ca(start_prometheus: Callable[...
 
 
 def until_read(server: PrometheusClient, question: Question) -> Reading:
-    """Its own page about readiness is behind TLS too."""
+    """The server's readiness page is behind TLS too."""
     deadline = time.monotonic() + 60
     while True:
         try:

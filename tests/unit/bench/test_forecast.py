@@ -1,4 +1,4 @@
-"""The judges of docs/forecast.md: rival stop rules replayed by hand, and shares with their errors."""
+"""The measurements behind docs/forecast.md: rival stop rules replayed by hand, and shares with their errors."""
 
 import importlib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""When a scale benchmark fails: on what is wrong, not on what is slow."""
+"""A scale benchmark fails on faults, not on slow results."""
 
 import importlib
 from types import ModuleType
@@ -56,7 +56,7 @@ TAKEOVERS: list[tuple[Found, list[str], str]] = [
     (
         takeover(**{"runs whose attempts' events are not one each": ["run-0006"]}),
         ["not one event for each attempt: run-0006"],
-        "an attempt that is told twice",
+        "an attempt that is reported twice",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The chart's files that are read as they are; what Helm makes of the templates is in tests/cluster/test_chart.py."""
+"""The chart's plain files; tests/cluster/test_chart.py covers the rendered templates."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def expressions(dashboard: Json) -> Iterator[str]:
 
 
 def operator_metrics() -> dict[str, str]:
-    """Names as they are scraped, with their types."""
+    """Names and types of the metrics as Prometheus scrapes them."""
     found = {}
     for family in OperatorMetrics().registry.collect():
         names = [family.name + part for part in HISTOGRAM_PARTS] if family.type == "histogram" else [family.name]
@@ -107,7 +107,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 
 
 def test_a_run_that_needs_attention_fires_an_alert_with_a_runbook() -> None:
-    """States that are complete, suspended or recover without help do not fire."""
+    """A run that has ended, is suspended or recovers by itself fires no alert."""
     rule = next(each for each in load_rules() if each["alert"] == "ScalerlRunFailed")
     (pattern,) = re.findall(r'state=~"(.*)"', rule["expr"])
     wanted = {*FAILED, "InvalidSpec"}

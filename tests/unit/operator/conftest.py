@@ -59,19 +59,19 @@ def _document(**spec: object) -> dict[str, object]:
 
 @pytest.fixture
 def document() -> Callable[..., dict[str, object]]:
-    """`document(budget={...})`: an RLRun as YAML gives it, with some parts of its spec replaced."""
+    """`document(budget={...})` returns an RLRun as parsed YAML, with parts of its spec replaced."""
     return _document
 
 
 @pytest.fixture
 def make_run() -> Callable[..., RLRun]:
-    """`make_run(budget={...})`: the parsed run."""
+    """`make_run(budget={...})` returns the parsed run."""
     return lambda **spec: parse_run(_document(**spec))
 
 
 @pytest.fixture
 def point() -> Callable[..., EvalPoint]:
-    """`point(index, step=..)`: a held-out evaluation."""
+    """`point(index, step=..)` returns a held-out evaluation."""
 
     def make(index: int, **values: object) -> EvalPoint:
         given = {"step": 10 * index, "compute_gpu_hours": 0.02 * index, "pass_rate": 0.3, "standard_error": 0.02}
@@ -95,7 +95,7 @@ def fake_api() -> ModuleType:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and no cluster: a name that is not here is looked for there."""
+    """An empty working folder and no kubeconfig, so that no name is searched on a cluster."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -268,7 +268,7 @@ def listen() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], tuple[int,
 
 @pytest.fixture
 def drip() -> Iterator[Callable[[bytes], int]]:
-    """`drip(head)`: the port of a server that says `head`, and then a byte at a time, for longer than a test waits."""
+    """`drip(head)`: the port of a server that sends `head`, and then a byte at a time, for longer than a test waits."""
     with ExitStack() as listeners:
 
         def start(head: bytes) -> int:

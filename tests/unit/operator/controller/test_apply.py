@@ -1,4 +1,4 @@
-"""The actuator and its loop on an API server in memory: what is written, in which order, and what is not."""
+"""The actuator and its loop on an in-memory API server: the writes and their order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 class Lab:
-    """One operator on one server, with a clock that is set."""
+    """One operator on one server, with a clock that the test sets."""
 
     def __init__(self, run: Json):
         self.server, self.now, self.leading = InMemoryApiServer(), NOW, True
@@ -35,7 +35,7 @@ class Lab:
         self.begin()
 
     def begin(self) -> None:
-        """Start the operator anew."""
+        """Restart the operator."""
         self.store, self.gauges = InformerCache(), OperatorMetrics()
         deps = PollerDeps(now=lambda: self.now, token=str, dirty=lambda _key: None)
         self.poller = ProgressPoller(self.store, self.gauges, deps)
@@ -45,7 +45,7 @@ class Lab:
         self.reconciler = Reconciler(self.cluster, self.gauges, Limits(), lambda: self.now)
 
     async def go(self, passes: int = 1) -> None:
-        """Watch everything, then look at the run."""
+        """Fill the cache from the server, then reconcile the run."""
         for _ in range(passes):
             api: Any = self.server
             await load_store(api, self.store, [None], "")
@@ -288,7 +288,7 @@ def test_a_restarted_operator_adopts_the_runs_objects(
 
 
 def finish_coordinator(found: Lab, last: EvalPoint) -> None:
-    """The coordinator's pod ends well at step 120, with `last` among its last words."""
+    """Let the coordinator's pod succeed at step 120, with `last` in its termination message."""
     words = Termination(reason="Finished", step=120, last_eval=last).model_dump_json(by_alias=True)
     ended = {"exitCode": 0, "startedAt": "2026-05-04T12:00:00Z", "reason": "Completed", "message": words}
     coordinator = found.server.objects["pods", "research", "tiny-trainer-0"]
@@ -363,7 +363,7 @@ def test_a_missed_pod_end_is_found_at_its_deletion(make_lab: Callable[..., Lab])
 
 
 def test_a_pod_that_already_terminates_is_left_to_the_watch(make_lab: Callable[..., Lab]) -> None:
-    """A real API server's answer has no resourceVersion then."""
+    """The API server's answer to such a delete has no resourceVersion."""
     found = make_lab()
 
     async def story() -> None:
@@ -402,7 +402,7 @@ def test_a_deleted_run_is_dropped_without_a_log_line(make_lab: Callable[..., Lab
 def test_the_curve_is_stored_before_the_final_state(
     make_lab: Callable[..., Lab], point: Callable[..., EvalPoint]
 ) -> None:
-    """After that nobody looks at it any more."""
+    """A finished run is not reconciled again."""
     found = make_lab()
 
     async def story() -> None:

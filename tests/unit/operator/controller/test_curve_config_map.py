@@ -1,4 +1,4 @@
-"""The curve's keeper on an API server in memory: when it writes, what it adds to, and what it leaves alone."""
+"""The store of a run's curve on an in-memory API server: its writes, its appends, and strangers' objects."""
 
 import asyncio
 from collections.abc import Callable

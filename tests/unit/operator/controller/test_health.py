@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics: what decides, and what a kubelet and a Prometheus are answered."""
+"""Liveness, readiness and metrics: the rules, and the answers to kubelet and Prometheus."""
 
 import asyncio
 import threading
@@ -26,14 +26,14 @@ LEASE, WORKERS, WATCHES = (
 )
 
 ROWS = [
-    ("a standby looks at the lease", HealthSignals(FRESH), ""),
-    ("a standby's loop stands still", HealthSignals(NOW - HEARTBEAT_SECONDS - 1), LEASE),
+    ("a standby polls the lease", HealthSignals(FRESH), ""),
+    ("a standby's loop is blocked", HealthSignals(NOW - HEARTBEAT_SECONDS - 1), LEASE),
     ("a leader works", HealthSignals(FRESH, FRESH, FRESH), ""),
     ("a quiet cluster: whole lists are read every 300 s", HealthSignals(FRESH, FRESH, NOW - 310), ""),
     ("the lease is renewed, but no worker works", HealthSignals(FRESH, NOW - WORKER_SECONDS - 1, FRESH), WORKERS),
     ("all workers are in passes that end after 60 s", HealthSignals(FRESH, NOW - 70, FRESH), ""),
     ("the loop runs, but the watches are silent", HealthSignals(FRESH, FRESH, NOW - WATCH_SECONDS - 1), WATCHES),
-    ("the workers work, but nobody renews", HealthSignals(NOW - HEARTBEAT_SECONDS - 1, FRESH, FRESH), LEASE),
+    ("the workers work, but the lease is not renewed", HealthSignals(NOW - HEARTBEAT_SECONDS - 1, FRESH, FRESH), LEASE),
     ("all is dead", HealthSignals(0.0, 0.0, 0.0), f"{LEASE}; {WORKERS}; {WATCHES}"),
 ]
 
@@ -77,7 +77,7 @@ def test_a_failed_probe_states_its_reason() -> None:
 
 
 def test_metrics_are_rendered_outside_the_loop() -> None:
-    """With 1,000 runs it takes a second, in which the lease must be renewed."""
+    """With 1,000 runs rendering takes a second, during which the lease must be renewed."""
     threads: list[int] = []
 
     def render() -> bytes:

@@ -12,7 +12,7 @@ from scalerl_operator.controller.lease import Identity, LeaseKeeper, LeaseLoop
 from scalerl_operator.kube.client import Resource
 from scalerl_operator.reconcile.election import LeaseTimings
 
-# Real time, so short that a test takes a second: what the clock says is the subject of test_election.
+# Real time, short enough for a test of a second; test_election covers the rules with a clock that is set.
 TERMS = LeaseTimings(duration=0.6, renew=0.4, retry=0.05)
 Json = dict[str, Any]
 
@@ -113,7 +113,7 @@ def test_one_of_two_simultaneous_takers_leads(server: InMemoryApiServer) -> None
 
 
 def test_a_restarted_replica_renews_its_own_lease(server: InMemoryApiServer) -> None:
-    """The same identity, as of a StatefulSet's pod, does not wait for itself."""
+    """A replica with the same identity, as a StatefulSet's pod has, does not wait for its own lease."""
 
     async def story() -> None:
         await keeper(server, "a").acquire()

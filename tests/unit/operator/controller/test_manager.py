@@ -1,4 +1,4 @@
-"""The whole process on an API server of a hundred lines: what it answers while it waits, leads, and ends."""
+"""The whole process on an in-memory API server: its answers while it waits, leads and ends."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 class Api:
-    """An API server for replicas that are processes: what tests set and read of it, from another thread."""
+    """An API server for replicas that are processes, with the state that tests set and read from another thread."""
 
     def __init__(self, http: HttpApi, url: str, loop: asyncio.AbstractEventLoop):
         self.http, self.url, self._loop = http, url, loop
@@ -85,7 +85,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def start(api: Api, tmp_path: Path) -> Iterator[Callable[..., Replica]]:
-    """`start(name, ...)`: a replica, with further arguments."""
+    """`start(name, ...)` starts a replica with further arguments."""
     replicas: list[Replica] = []
     save_kubeconfig(tmp_path / "kubeconfig", api.url)
     (tmp_path / "key").write_bytes(b"0123456789abcdef")
@@ -149,7 +149,7 @@ def test_a_leader_that_cannot_renew_ends_with_an_error(api: Api, start: Callable
 
 
 def test_a_leader_that_cannot_parse_the_first_lists_ends_with_an_error(api: Api, start: Callable[..., Replica]) -> None:
-    """It would act on empty caches: every run would look deleted."""
+    """With empty caches it would treat every run as deleted."""
     api.refuse_lists(200, {})
     leader = start("one")
     assert leader.process.wait(SECONDS) == 1
@@ -161,7 +161,7 @@ def test_a_leader_that_cannot_parse_the_first_lists_ends_with_an_error(api: Api,
 def test_caches_are_filled_once_every_watch_has_begun_and_again_after_a_restart(
     api: Api, start: Callable[..., Replica]
 ) -> None:
-    """No watch event reports an object that is deleted between the cache's lists and the watches' lists."""
+    """No event reports a deletion between the caches' lists and those of the watches."""
     leader = start("one")
     leader.until("it is ready", lambda: leader.ask("/readyz")[0] == 200)
     leader.until("it leads", lambda: "scalerl_operator_leader 1.0" in leader.ask("/metrics")[1])
@@ -179,7 +179,7 @@ def test_caches_are_filled_once_every_watch_has_begun_and_again_after_a_restart(
 def test_prometheus_is_queried_for_a_coordinator_that_does_not_answer(
     api: Api, start: Callable[..., Replica], document: Callable[..., Json]
 ) -> None:
-    """The pod's address is nobody's."""
+    """Nothing listens at the pod's address."""
     born = {"namespace": "research", "creationTimestamp": "2026-05-04T12:00:00Z", "resourceVersion": "3"}
     run = {**document(managedBy="scalerl.io/operator"), "metadata": {"name": "tiny", "uid": "u1", **born}}
     labels = {"scalerl.io/run": "tiny", "scalerl.io/role": "trainer", "scalerl.io/index": "0"}

@@ -1,4 +1,4 @@
-"""Objects that a run owns beside its pods: they are created or adopted, and foreign objects are left alone."""
+"""Objects of a run beside its pods: the calls that create, check and update them, and strangers' objects."""
 
 import asyncio
 import json
@@ -23,8 +23,8 @@ ROWS: list[tuple[str, bool, list[Any], list[str], int | None]] = [
     ("it is the run's already", False, [409, FOUND, FOUND], [CREATE, CHECK, APPLY], None),
     ("it is the run's, and a quota refuses another", False, [403, FOUND, FOUND], [CREATE, CHECK, APPLY], None),
     ("a quota refuses it", False, [403, 404], [CREATE, CHECK], 403),
-    ("it is gone before it can be looked at", False, [409, 404], [CREATE, CHECK], 409),
-    ("the server is ill", False, [500], [CREATE], 500),
+    ("it is gone before the check", False, [409, 404], [CREATE, CHECK], 409),
+    ("the server fails", False, [500], [CREATE], 500),
     ("it was made before", True, [FOUND, FOUND], [CHECK, APPLY], None),
     ("it was made before and is gone", True, [404, FOUND], [CHECK, CREATE], None),
     ("another takes its place after the check", True, [FOUND, 409], [CHECK, APPLY], 409),
@@ -33,7 +33,7 @@ ROWS: list[tuple[str, bool, list[Any], list[str], int | None]] = [
 
 
 def make(fake_api: Any, document: Json, given: list[Any], *, is_known: bool) -> list[Any]:
-    """Return the calls; a number among what is `given` is a refusal. Raises KubeError."""
+    """Return the calls; a number in `given` is the status of a refusal. Raises KubeError."""
     answers = [fake_api.refusal(each, "Because") if isinstance(each, int) else each for each in given]
 
     async def story() -> list[Any]:
@@ -83,7 +83,7 @@ def test_only_the_checked_object_is_overwritten(fake_api: Any) -> None:
 
 
 def test_a_claim_without_an_owner_belongs_to_the_run_by_its_labels(fake_api: Any) -> None:
-    """A later run of the same name goes on with it."""
+    """A later run of the same name uses the claim again."""
     check, _ = make(fake_api, CLAIM, [FOUND, FOUND], is_known=True)
     assert json.loads(check.body) == [
         {"op": "test", "path": "/metadata/labels/app.kubernetes.io~1managed-by", "value": "scalerl-operator"},

@@ -1,4 +1,4 @@
-"""The relay carries the watches' events into the operator's loop."""
+"""The relay from the watches' threads into the operator's loop."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from scalerl_operator.controller.watches import _NoDifferences, _Relay
 
 
 class Loop:
-    """Counts wakings; turns when it is told to."""
+    """A loop that counts wake-ups and runs its callbacks only on request."""
 
     def __init__(self) -> None:
         self.due: list[Any] = []
@@ -118,7 +118,7 @@ def test_events_arrive_from_another_thread() -> None:
 
 
 def test_kopf_computes_no_diff() -> None:
-    """Its own storage copies every object at every event and writes what it saw into an annotation."""
+    """kopf's default storage copies every object at every event and writes the copy into an annotation."""
     storage, body = _NoDifferences(), kopf.Body({"metadata": {"annotations": {"a": "b"}}, "spec": {"x": 1}})
     patch = kopf.Patch()
     storage.store(body=body, patch=patch, essence={"spec": {"x": 1}})

@@ -1,4 +1,4 @@
-"""The watches, by the real kopf, against an API server whose objects and events are given."""
+"""The watches of the real kopf on an API server whose objects and events the test sets."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Scene:
         self.ends = self.lists = 0
 
     def serve(self, plural: str, *things: Json) -> None:
-        """From now on these are what the server stores of a kind."""
+        """Replace the stored objects of a kind."""
         objects = self.api.store.objects
         for key in [each for each in objects if each[0] == plural]:
             del objects[key]
@@ -58,7 +58,7 @@ class Scene:
                 await asyncio.sleep(0.01)
 
     async def play(self, story: Callable[[Any], Any], *namespaces: str) -> list[tuple[str, str]]:
-        """Watch while `story` goes on; return (method, path) of all that was asked."""
+        """Watch while `story` runs; return (method, path) of all requests."""
         async with fake_api.serving(self.api.answer) as server:
             save_kubeconfig(self._folder / "config", server.url)
             watches = Watches(self._on("run"), self._on("pod"), self._on_list, self._on_end, namespaces)

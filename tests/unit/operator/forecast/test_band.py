@@ -1,4 +1,4 @@
-"""The forecast at any compute, from fixed draws."""
+"""A forecast's values at any compute, from draws that the test sets."""
 
 import math
 

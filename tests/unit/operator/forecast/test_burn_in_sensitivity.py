@@ -1,4 +1,4 @@
-"""Sensitivity of the ceiling to the burn-in."""
+"""Sensitivity of a forecast to its burn-in."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Entropy's floor: when it is reached, and when that cannot be said."""
+"""Entropy's floor: the compute that reaches it, and the cases in which that is unknown."""
 
 import math
 

@@ -17,7 +17,7 @@ ROWS = [
     ([0.0, 1.0], [0.6, 0.2], [1, 1], (0.4, 0.4, 0.08), "a fall is fitted by its mean"),
     ([0.0, 1.0], [0.6, 0.2], [1, 3], (0.3, 0.3, 0.12), "by its weighted mean: .09 + 3*.01"),
     ([0.5, 0.5], [0.3, 0.5], [1, 1], (None, None, 0.02), "two equal columns: one of many best curves"),
-    ([0.0, 0.0], [0.3, 0.5], [1, 1], (0.4, None, 0.02), "a ceiling that no point has seen"),
+    ([0.0, 0.0], [0.3, 0.5], [1, 1], (0.4, None, 0.02), "a ceiling that no point has reached"),
 ]
 
 

@@ -60,7 +60,7 @@ def test_identified_at_is_the_first_compute_that_is_enough():
 
 
 def test_irregular_and_very_long_pilots_are_planned_too():
-    """Points that are still to come are as dense as those seen, and merged where there are very many."""
+    """Future points are as dense as the measured ones, and merged where there are very many."""
     odd = points([*range(1, 10), 100_000.0], np.linspace(0.2, 0.4, 10))
     assert expected_width(_forecast(last_compute=100_000.0), odd, 3_000_000.0) < 1.0
     x = np.linspace(0.01, 10.0, 10_000)

@@ -1,4 +1,4 @@
-"""Which early points are left out."""
+"""The rule that leaves out early points."""
 
 import numpy as np
 

@@ -24,7 +24,7 @@ ROWS = [
     ({4: 0.2}, [4], ".18 below them"),
     ({4: 0.0, 5: 0.0}, [], "two in a row may be the run"),
     ({0: 0.0}, [], "the start has no neighbours before it"),
-    ({8: 0.0}, [], "nor is the last but one judged: a run may have begun to fall"),
+    ({8: 0.0}, [], "nor is the last but one tested: a run may have begun to fall"),
     ({2: 0.9, 6: 0.0}, [], "two of ten are not single: jumping is this run's noise"),
 ]
 

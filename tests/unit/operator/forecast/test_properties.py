@@ -1,4 +1,4 @@
-"""Properties of any curve: units, order, more evidence, bounds."""
+"""Properties of every curve: units, order, more evidence, bounds."""
 
 import json
 import math
@@ -75,7 +75,7 @@ def test_the_order_of_points_is_checked_and_that_of_rows_is_free(seed, random):
 @few
 @given(seeds)
 def test_points_on_the_curve_narrow_the_interval(seed):
-    """The same curve without noise, seen twice as densely and twice as far."""
+    """The same curve without noise, measured twice as densely and twice as far."""
     rng = np.random.default_rng(seed)
     gain, low, b = rng.uniform(0.2, 0.6), rng.uniform(0.05, 0.35), rng.uniform(0.9, 2.6)
 
@@ -93,7 +93,7 @@ def test_points_on_the_curve_narrow_the_interval(seed):
 @few
 @given(seeds, st.floats(4.0, 8.0))
 def test_larger_errors_are_less_certain(seed, times):
-    """Residuals may show half of the stated errors; beyond that the statement counts."""
+    """Residuals may lower the stated errors to a half, not further."""
     x, y, error = _run(seed, sd=0.004)
     one, other = (fit_forecast(points(x, y, error * each), law="sigmoid") for each in (1.0, times))
     widths = [high - low for _, low, high in (ceiling_interval(each) for each in (one, other))]

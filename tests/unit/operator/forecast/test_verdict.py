@@ -1,4 +1,4 @@
-"""Verdicts on forecasts that are written down, and declines."""
+"""Verdicts on forecasts that the test sets, and declines."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The client of the Kubernetes API, against a server whose answers are given."""
+"""The client of the Kubernetes API, against a server whose answers the test sets."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def test_writes(fake_api: Any, act: Any, method: str, path: str, kind: str, body
 
 
 def test_ownership_is_checked_with_a_no_op_patch(fake_api: Any) -> None:
-    """Whoever may patch need not be let read."""
+    """The check needs the right `patch` alone, not `get`."""
     counted: list[tuple[str, str]] = []
 
     def check(kube: KubeClient) -> Any:
@@ -115,7 +115,7 @@ def test_a_list_is_read_page_by_page(fake_api: Any) -> None:
 
 
 def test_a_list_whose_continue_token_expired_is_read_again(fake_api: Any) -> None:
-    """410: what was read is of a version that is gone, and is not put together with newer pages."""
+    """410: the pages read so far are of an expired version, and are not combined with newer pages."""
     old = fake_api.refusal(410, "Expired")
 
     async def story() -> None:
@@ -132,7 +132,7 @@ def test_a_list_whose_continue_token_expired_is_read_again(fake_api: Any) -> Non
 
 
 def test_a_request_to_a_busy_server_is_retried(fake_api: Any) -> None:
-    """429 says that nothing was done, so also a write may be sent again; not for ever."""
+    """The server does nothing when it answers 429, so a write is retried too, a limited number of times."""
     busy = fake_api.refusal(429, "TooManyRequests", Retry_After="0")
 
     async def story() -> None:
@@ -181,7 +181,7 @@ def test_no_answer_is_status_0(fake_api: Any) -> None:
                 await use(api, lambda kube: kube.get(PODS, "research", "p"), answer_seconds=0.2)
             hold.set()
             assert (caught.value.status, caught.value.reason) == (0, "TimeoutError")
-        with pytest.raises(KubeError) as caught:  # nobody listens there any more
+        with pytest.raises(KubeError) as caught:  # nothing listens at that port any more
             await use(api, lambda kube: kube.get(PODS, "research", "p"))
         assert (caught.value.status, caught.value.reason) == (0, "ClientConnectorError")
         assert "no answer" in str(caught.value)
@@ -240,7 +240,7 @@ async def collect(read: AsyncIterator[bytes], pieces: list[bytes]) -> None:
 
 
 def test_a_silent_log_differs_from_one_that_ends(fake_api: Any) -> None:
-    """And while it is followed other calls go on: it holds none of their places."""
+    """A followed log does not count in the limit of parallel requests."""
 
     async def story() -> None:
         hold = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Which cluster is meant, as kubectl would find it, and what is said where there is none."""
+"""The cluster of a command, found as kubectl finds it, and the errors where there is none."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_the_home_folders_kubeconfig_is_the_default(tmp_path: Path) -> None:
 
 
 def test_several_kubeconfigs_are_merged(tmp_path: Path) -> None:
-    """As kubectl does: the first one's current context counts, and files that are not there are passed over."""
+    """As in kubectl, the first file's current context counts, and missing files are skipped."""
     paths = [str(tmp_path / "none"), write(tmp_path / "a", dev=""), write(tmp_path / "b", prod="")]
     environment = {"KUBECONFIG": ":".join(paths)}
     assert find_access(environment, context=None, namespace=None).connection.server == "http://dev.test:8001"
