@@ -25,7 +25,7 @@ def address(index: int) -> str:
 
 @contextmanager
 def owned_addresses() -> Iterator[None]:
-    """Let this machine answer at this process's addresses for a while."""
+    """Route this process's addresses to this machine within the context."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""A Kubernetes API server in memory, called as a KubeClient is: objects, versions, optimistic locking, refusals."""
+"""An in-memory API server with the methods of KubeClient: objects, versions, optimistic locking, refusals."""
 
 import asyncio
 import copy
@@ -23,15 +23,15 @@ class InMemoryApiServer:
         self.calls: list[str] = []
         """Writes: `VERB PLURAL NAME`, in order; of an event its reason stands for its name."""
         self.written: list[Json] = []
-        """The document of each create, replace and apply, as it was given."""
+        """The document of each create, replace and apply, as received."""
         self.refuse: dict[str, Exception] = {}
-        """A call -> what is raised instead of an answer, once."""
+        """Call -> the error that it raises once."""
         self.leaving = ""
-        """A pod whose deletion ends later: it stays, with a deletionTimestamp in the answer."""
+        """Name of a pod whose deletion does not finish: it stays, and the answer has a deletionTimestamp."""
         self.is_away = False
-        """No request is answered."""
+        """Whether every request fails as without an answer."""
         self.delay_seconds = 0.0
-        """Before a replace is looked at."""
+        """Pause before a replace takes effect."""
         self._versions = itertools.count(1)
 
     def store(self, plural: str, document: Json) -> Json:
@@ -91,7 +91,7 @@ class InMemoryApiServer:
         return self.store(resource.plural, document)
 
     async def replace(self, resource: Resource, document: Json) -> Json:
-        """Write over the object of that resourceVersion; 409 if it has changed since."""
+        """Replace the object of that resourceVersion; 409 if it has changed since."""
         await asyncio.sleep(self.delay_seconds)
         metadata = document["metadata"]
         self._call("replace", resource, metadata["name"])
@@ -113,12 +113,12 @@ class InMemoryApiServer:
         return self.store(resource.plural, {**old, **document, "metadata": metadata})
 
     async def merge(self, resource: Resource, namespace: str, name: str, document: Json) -> Json:
-        """A JSON merge patch."""
+        """Apply a JSON merge patch."""
         self._call("merge", resource, "")
         return self.store(resource.plural, merge_patch(self._found("merge", resource, namespace, name), document))
 
     async def check(self, resource: Resource, namespace: str, name: str, values: Mapping[str, str]) -> Json:
-        """A JSON patch of tests only; 422 if a value differs."""
+        """Check a JSON patch of tests only; 422 if a value differs."""
         self._call("check", resource, name)
         found = self._found("check", resource, namespace, name)
         for pointer, value in values.items():
@@ -140,13 +140,13 @@ class InMemoryApiServer:
 
 
 def merge_patch(old: Json, new: Json) -> Json:
-    """RFC 7386: null takes a key away."""
+    """Return the merge by RFC 7386: null removes a key."""
     changed = {key: merge_patch(old.get(key, {}), to) if isinstance(to, dict) else to for key, to in new.items()}
     return {key: value for key, value in {**old, **changed}.items() if value is not None}
 
 
 def resolve_pointer(document: Any, pointer: str) -> Any:
-    """RFC 6901; None where nothing is."""
+    """Return the value at a pointer (RFC 6901); None if it does not exist."""
     for part in pointer.removeprefix("/").split("/"):
         name = part.replace("~1", "/").replace("~0", "~")
         known = document if isinstance(document, dict) else dict(enumerate(document or ()))

@@ -1,4 +1,4 @@
-"""An API server whose answers are a list: for the client and the watches."""
+"""An API server that gives the answers of a list, for tests of the client and the watches."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Call:
-    """One request."""
+    """One received request."""
 
     method: str
     path: str
@@ -28,13 +28,13 @@ class Call:
 
 @dataclass
 class FakeApi:
-    """Gives each call the next of `answers`, the last one again and again; a callable answers by itself."""
+    """Answer each call with the next of `answers` and repeat the last; a callable writes its own answer."""
 
     answers: list[Any] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     url: str = ""
     most: int = 0
-    """Calls that were under way at the same time."""
+    """Largest number of calls in flight."""
     _now: int = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -58,13 +58,13 @@ class FakeApi:
 
 
 def refusal(code: int, reason: str, message: str = "because", **headers: str) -> tuple[int, Json, dict[str, str]]:
-    """A metav1.Status as Kubernetes answers it."""
+    """Return a metav1.Status as Kubernetes sends it."""
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message}
     return code, {**status, "code": code}, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def pods(*names: str, more: str = "", version: int = 7) -> Json:
-    """A page of a list."""
+    """Return a page of a list."""
     metadata = {"resourceVersion": str(version), **({"continue": more} if more else {})}
     return {
         "kind": "PodList",

@@ -1,12 +1,12 @@
-"""A stand-in for `python -m scalerl_runtime coordinator`: trains nothing, speaks the whole wire.
+"""A stand-in for `python -m scalerl_runtime coordinator`: trains nothing, implements the whole wire format.
 
 FAKE_COORDINATOR holds its scenario as JSON; attempts are strings:
-    crash: {attempt: [step, code]}: leaves at that step; 0 or more with a termination message, negative by that signal.
-    hold: {attempt: step}: waits there until it is told to stop.
-    still: {attempt: seconds}: says there that its last step ended so long ago.   lag: of every step's tokens.
-    deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before it trains.
-    spawn: starts processes in own sessions.   silent: never says where it answers.
-    torn: a cut line in evals.jsonl where it crashes.   told: crashes only once all its points have been taken in.
+    crash: {attempt: [step, code]}: exits at that step; 0 or more with a termination message, negative by that signal.
+    hold: {attempt: step}: waits there for SIGTERM.
+    still: {attempt: seconds}: reports there that its last step ended so long ago.   lag: of every step's tokens.
+    deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before training.
+    spawn: starts processes in own sessions.   silent: never writes its address.
+    torn: a cut line in evals.jsonl where it crashes.   told: crashes only once polls have returned all its points.
 """
 
 import json

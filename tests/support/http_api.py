@@ -49,7 +49,7 @@ class Request:
 
     @property
     def is_list(self) -> bool:
-        """Whether all objects of a kind were asked for."""
+        """Whether it lists all objects of a kind."""
         return (
             self.path not in DISCOVERY
             and "watch" not in self.query
@@ -59,7 +59,7 @@ class Request:
 
 
 class HttpApi:
-    """Serves `store`; a refusal stands for the answer to every path that contains its key."""
+    """Serve `store`; a refusal is the answer to every path that contains its key."""
 
     def __init__(self, store: InMemoryApiServer | None = None):
         self.store = store or InMemoryApiServer()
@@ -67,9 +67,9 @@ class HttpApi:
         self.refusals: dict[str, tuple[int, Json | str, Json]] = {}
         """Part of `METHOD path` -> status, body, headers."""
         self.refuse_times: dict[str, int] = {}
-        """How often a refusal still holds; without a number for ever."""
+        """Number of further refusals by key; a missing key has no limit."""
         self.extra: dict[str, Callable[[web.Request], web.Response]] = {}
-        """Prefix of a path -> what answers it."""
+        """Prefix of a path -> its handler."""
         self.list_version = "9"
         self.log = ""
         """The log of every container."""
@@ -91,7 +91,7 @@ class HttpApi:
             self._backlog.setdefault(plural, []).append(event)
 
     def expire_watches(self) -> None:
-        """End every open watch with 410: what happened since is not in the server's memory any more."""
+        """End every open watch with 410: the server no longer stores the changes since then."""
         expired = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
         for queue in [each for watches in self._watches.values() for each in watches]:
             queue.put_nowait(expired)
@@ -154,7 +154,7 @@ class HttpApi:
         return web.json_response(status, status=code)
 
     async def _watch(self, request: web.Request, plural: str) -> web.StreamResponse:
-        """Send what `notify` is given until the watch ends, the server closes, or the client leaves."""
+        """Send the events of `notify` until the watch ends, the server closes, or the client disconnects."""
         response = web.StreamResponse()
         await response.prepare(request)
         queue: Watch = asyncio.Queue()
@@ -187,14 +187,14 @@ def split_path(path: str) -> tuple[str, str, str]:
 
 
 def matches(document: Json, selector: str) -> bool:
-    """Whether an object fits a field selector; of events only what they are about is known."""
+    """Whether an object matches a field selector; of events only the involved object's fields are supported."""
     about = document.get("involvedObject", {})
     wanted = dict(each.split("=") for each in selector.split(",") if each)
     return all(about.get(key.removeprefix("involvedObject.")) == value for key, value in wanted.items())
 
 
 def build_kubeconfig(url: str, namespace: str = "") -> Json:
-    """A kubeconfig whose one context `dev` is the server at `url`."""
+    """Return a kubeconfig with one context, `dev`: the server at `url`."""
     context = {"cluster": "dev", "user": "me", **({"namespace": namespace} if namespace else {})}
     return {
         "current-context": "dev",
@@ -205,7 +205,7 @@ def build_kubeconfig(url: str, namespace: str = "") -> Json:
 
 
 def save_kubeconfig(path: Path, url: str, namespace: str = "") -> None:
-    """Write that kubeconfig, readable by its owner alone."""
+    """Write that kubeconfig, readable only by its owner."""
     path.write_text(yaml.safe_dump(build_kubeconfig(url, namespace)))
     path.chmod(0o600)
 

@@ -22,34 +22,34 @@ POLL_SECONDS = 1.0
 
 
 class Ground(Protocol):
-    """Where the pods run. All calls name runs; nothing here waits for the operator."""
+    """The nodes and pods of the kill matrix. Every call names runs; none waits for the operator."""
 
     async def hold(self, run: str, phase: str) -> None:
-        """See to it that `run`, which is made or trains, gets into `phase` and stays there."""
+        """Bring `run`, which is new or trains, into `phase` and hold it there."""
 
     def is_in(self, run: str, phase: str) -> bool:
-        """Whether it is."""
+        """Whether `run` is in `phase`."""
 
     def release(self, run: str) -> None:
-        """Hold it no longer."""
+        """End the hold."""
 
     async def strike(self, victim: str, runs: Sequence[str]) -> None:
-        """Kill the victim: a pod of each of the runs, or the one that all have in common."""
+        """Kill the victim: a pod of each run, or a process that all runs share."""
 
     async def mend(self) -> None:
-        """Bring back what does not come back by itself."""
+        """Restore the victims that do not restart by themselves."""
 
     def step(self, run: str) -> int:
-        """Steps that the run has done."""
+        """Return the number of the run's last step."""
 
     def saved(self, run: str) -> int:
-        """Step of its newest durable checkpoint."""
+        """Return the step of its newest durable checkpoint."""
 
     def first_step(self, run: str) -> int:
-        """The step that its newest attempt has gone on from."""
+        """Return the step at which its newest attempt began."""
 
     def alive_at_once(self, run: str) -> int:
-        """Most coordinators of the run that ever were alive at one time."""
+        """Return the largest number of the run's coordinators that were alive at one time."""
 
 
 @dataclass
@@ -60,10 +60,10 @@ class Witness:
     runs: dict[str, Json] = field(default_factory=dict)
     pods: dict[str, dict[str, Json]] = field(default_factory=lambda: defaultdict(dict))
     uids: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    """(run, pod, attempt; empty for generators) -> every pod that ever was there."""
+    """(run, pod, attempt; empty for generators) -> every pod that ever existed."""
 
     async def watch(self) -> None:
-        """Read until cancelled."""
+        """Poll until cancelled."""
         while True:
             try:
                 runs, _ = await self.kube.list(RUNS, NAMESPACE)
@@ -81,21 +81,21 @@ class Witness:
             await asyncio.sleep(LOOK_SECONDS)
 
     def status(self, run: str) -> Json:
-        """The run's status; empty before there is one."""
+        """Return the run's status; empty before the first."""
         found: Json = self.runs.get(run, {}).get("status", {})
         return found
 
     def state(self, run: str) -> str:
-        """The run's one word."""
+        """Return the run's state, one word."""
         return str(self.status(run).get("progress", {}).get("phase", ""))
 
     def is_current(self, run: str) -> bool:
-        """Whether the operator has seen the last edit."""
+        """Whether the operator has observed the last edit."""
         generation = self.runs.get(run, {}).get("metadata", {}).get("generation")
         return bool(self.status(run).get("observedGeneration") == generation)
 
     def has_pods(self, run: str, generators: int) -> bool:
-        """Whether all pods, and no others, are there and run."""
+        """Whether exactly the expected pods exist, and all run."""
         wanted = {f"trainer-{i}" for i in range(TRAINERS)} | {f"generator-{i}" for i in range(generators)}
         pods = self.pods.get(run, {})
         return set(pods) == wanted and all(
@@ -119,7 +119,7 @@ class Replicas(Team):
     poll_seconds: float = POLL_SECONDS
 
     async def supervise(self) -> None:
-        """Go on until cancelled."""
+        """Restart dead replicas until cancelled."""
         while True:
             for each in [each for each in self.members if each.process.poll() is not None]:
                 self.members.remove(each)
@@ -128,7 +128,7 @@ class Replicas(Team):
             await asyncio.sleep(0.1)
 
     async def leader(self) -> Operator:
-        """The one that leads; waits until one does. Raises TimeoutError."""
+        """Wait for a leader and return it. Raises TimeoutError."""
         async with asyncio.timeout(LEAD_SECONDS):
             while True:
                 for each in list(self.members):
@@ -137,14 +137,14 @@ class Replicas(Team):
                 await asyncio.sleep(0.1)
 
     def kill(self, victims: Sequence[Operator]) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         for each in victims:
             each.process.send_signal(signal.SIGKILL)
 
 
 @dataclass
 class SimulatedGround:
-    """Pods are simulated in this process."""
+    """A ground whose pods are simulated in this process."""
 
     testbed: Testbed
     replicas: Replicas
@@ -155,7 +155,7 @@ class SimulatedGround:
         return self.kubelet.trainings.setdefault(run, Training())
 
     async def hold(self, run: str, phase: str) -> None:
-        """A start, or a checkpoint, that takes for ever."""
+        """Let the run's start, or its checkpoint, never finish."""
         if phase != "running":
             self._training(run).held.add("starting" if phase == "starting" else "saving")
         if phase == "stopping":
@@ -163,7 +163,7 @@ class SimulatedGround:
             self._training(run).evals = [{**point, "prompts": 100, "samples": 4, "standardError": 0.01}]
 
     def is_in(self, run: str, phase: str) -> bool:
-        """By what the training does: the API server may not know yet."""
+        """As the training reports it: the API server may lag behind."""
         found = self._training(run)
         if phase == "running":
             return found.state == "training" and found.saved > 0 and found.step >= found.saved + STEPS_AT_STAKE
@@ -174,11 +174,11 @@ class SimulatedGround:
         return found.state == "saving" and found.ending
 
     def release(self, run: str) -> None:
-        """Time passes again."""
+        """Let the held start or checkpoint finish."""
         self._training(run).held.clear()
 
     async def strike(self, victim: str, runs: Sequence[str]) -> None:
-        """By name."""
+        """Kill the victim of that name."""
         if victim == "operator leader":
             self.replicas.kill([await self.replicas.leader()])
         elif victim == "both operators":
@@ -203,22 +203,22 @@ class SimulatedGround:
             self._training(run).hung = True  # collectives wait for the dead member
 
     async def mend(self) -> None:
-        """The node comes back."""
+        """Restart the dead node."""
         self.kubelet.dead.clear()
 
     def step(self, run: str) -> int:
-        """Steps done."""
+        """Return the last step."""
         return self._training(run).step
 
     def saved(self, run: str) -> int:
-        """Durable ones."""
+        """Return the last durable step."""
         return self._training(run).saved
 
     def first_step(self, run: str) -> int:
-        """Where the newest attempt began."""
+        """Return the first step of the newest attempt."""
         found = self._training(run)
         return found.first_steps[found.attempt]
 
     def alive_at_once(self, run: str) -> int:
-        """Coordinators at one time."""
+        """Return the largest number of coordinators at one time."""
         return self._training(run).alive_at_once

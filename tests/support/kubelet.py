@@ -16,7 +16,7 @@ PASSING = (0, 404, 409, 429, 500, 503)  # answers after which the next turn trie
 
 
 def now() -> str:
-    """The time as Kubernetes writes it."""
+    """Return the time in Kubernetes' format."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -25,27 +25,27 @@ def _now_exactly() -> str:
 
 
 def is_coordinator(pod: Json) -> bool:
-    """Whether it is the pod of a run's coordinator."""
+    """Whether the pod is a run's coordinator."""
     labels = pod["metadata"]["labels"]
     return (labels["scalerl.io/role"], labels["scalerl.io/index"]) == ("trainer", "0")
 
 
 class Kubelet:
-    """Serves the pods of one namespace; `play` decides what becomes of each."""
+    """Serve the pods of one namespace; `play` decides each pod's next state."""
 
     def __init__(
         self, kube: KubeClient, namespace: str, nodes: Sequence[str], address: Callable[[int], str], turn_seconds: float
     ):
-        """`address(i)`: the address of the i-th pod that starts."""
+        """`address(i)` returns the address of the i-th pod that starts."""
         self.kube, self.namespace, self.nodes = kube, namespace, nodes
         self.dead: set[str] = set()
-        """Nodes that have lost their power."""
+        """Nodes without power."""
         self._address, self._turn_seconds = address, turn_seconds
         self._addresses: dict[str, str] = {}
         self._renewed = 0.0
 
     async def register(self) -> None:
-        """Make the nodes; nothing is scheduled on them but what this kubelet binds."""
+        """Create the nodes; only pods that this kubelet binds run on them."""
         for name in self.nodes:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"unschedulable": True}}
             made = await self._write("POST", "/api/v1/nodes", node)
@@ -61,7 +61,7 @@ class Kubelet:
             await self.kube.create(LEASES, lease)
 
     async def run(self) -> None:
-        """Go on until cancelled; an API server may be away."""
+        """Serve until cancelled; the API server may be unreachable meanwhile."""
         while True:
             try:
                 await self._heartbeat()
@@ -79,7 +79,7 @@ class Kubelet:
                     await self.kube.merge(LEASES, NODE_LEASES, name, {"spec": {"renewTime": _now_exactly()}})
 
     async def turn(self) -> None:
-        """Look once at every pod."""
+        """Play every pod once."""
         pods, _ = await self.kube.list(PODS, self.namespace)
         await self.look(pods)
         for result in await asyncio.gather(*map(self.play, pods), return_exceptions=True):
@@ -87,18 +87,18 @@ class Kubelet:
                 raise result
 
     async def look(self, pods: Sequence[Json]) -> None:
-        """Called with all pods before any is played."""
+        """Receive all pods before the first is played."""
 
     async def play(self, pod: Json) -> None:
-        """Do what `pod` needs now."""
+        """Write the next state of `pod`, if it changes."""
         raise NotImplementedError
 
     def address(self, pod: Json) -> str:
-        """The pod's address; the same one whenever it is asked for."""
+        """Return the pod's address; it never changes."""
         return self._addresses.setdefault(pod["metadata"]["uid"], self._address(len(self._addresses)))
 
     async def bind(self, pod: Json) -> None:
-        """Schedule the pod on the first node that lives."""
+        """Schedule the pod on the first node with power."""
         node = next(name for name in self.nodes if name not in self.dead)
         binding = {
             "apiVersion": "v1",
@@ -109,13 +109,13 @@ class Kubelet:
         await self._write("POST", PODS.path(self.namespace, pod["metadata"]["name"], "binding"), binding)
 
     async def report_running(self, pod: Json) -> None:
-        """The container has started."""
+        """Report that the container has started."""
         ip = self.address(pod)
         status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now()}
         await self.report(pod, status, {"running": {"startedAt": now()}})
 
     async def report_end(self, pod: Json, code: int, message: str, *, lost: bool = False) -> None:
-        """The container has ended for good, with `message` as its termination message; `lost`: by an eviction."""
+        """Report that the container has ended, with `message` as its termination message; `lost`: by an eviction."""
         reason = "Error" if code else "Completed"
         state = {"exitCode": code, "startedAt": now(), "finishedAt": now(), "reason": reason, "message": message}
         await self.report(pod, {"phase": "Failed" if code else "Succeeded"}, {"terminated": state}, lost=lost)

@@ -1,7 +1,7 @@
 """A kubelet that runs the coordinators of runs for real, as processes of this machine; all other pods run nothing.
 
 `python tests/support/process_kubelet.py NAMESPACE FOLDER` serves one namespace of KUBECONFIG's cluster until it is
-killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json names the coordinators to a Prometheus, with the
+killed. A run's records lie in FOLDER/<run>-<uid>; FOLDER/targets.json lists the coordinators for Prometheus, with the
 labels that the chart's PodMonitor gives them. A coordinator's pod has an address that forwards to its process.
 
 On this machine one process holds the whole Ray cluster of a run, so members and generators need none. I/O.
@@ -32,7 +32,7 @@ FORWARD_SECONDS = 10.0
 
 
 class ProcessKubelet(ScriptedKubelet):
-    """Plays every pod of the namespace, and runs coordinators."""
+    """Set the status of every pod of the namespace, and run coordinators."""
 
     def __init__(self, kube: KubeClient, namespace: str, folder: Path):
         super().__init__(kube, namespace, TURN_SECONDS)
@@ -44,7 +44,7 @@ class ProcessKubelet(ScriptedKubelet):
         self._save_targets()
 
     async def play(self, pod: Json) -> None:
-        """A pod with a process ends when that does."""
+        """End the pods whose process has ended."""
         uid = pod["metadata"]["uid"]
         process = self.processes.get(uid)
         if process is None:
@@ -123,7 +123,7 @@ class ProcessKubelet(ScriptedKubelet):
         save_text(self.folder / "targets.json", json.dumps(found))
 
     def close(self) -> None:
-        """Leave nothing alive."""
+        """End every process."""
         for process in self.processes.values():
             process.kill()
 

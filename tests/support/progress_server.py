@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from scalerl_api.wire import PORT_HTTP
 
 Answer = Callable[[str, int], dict[str, Any]]
-"""(address that was asked, since) -> the body."""
+"""(address of the request, since) -> the body."""
 
 
 async def serve_progress(hosts: Sequence[str], answer: Answer, *, token: str | None = None) -> asyncio.Server:

@@ -1,10 +1,10 @@
-"""A kubelet whose pods do what a test says: they start, their coordinators answer, they end. I/O.
+"""A kubelet whose pods follow a test's script: they start, their coordinators answer, they end. I/O.
 
 `python tests/support/scripted_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
-How a run's coordinator behaves is in the ConfigMap `behave-<run>`, JSON under `coordinator`: `step`, `evals`,
-`vitals`, `phase` and `still` (seconds without a step) are its answer; `waiting` is why its container does not start;
-`exit` (a code), `words` (its Termination) and `lost` are how it ends; `attempt` is the one that this is about, 1 by
-default. Its node is `stand-in-<namespace>`.
+The ConfigMap `behave-<run>` scripts a run's coordinator, as JSON under `coordinator`: `step`, `evals`, `vitals`,
+`phase` and `still` (seconds without a step) are its answer. `waiting` is the reason why its container does not start.
+`exit` (a code), `words` (its Termination) and `lost` are its end. `attempt` is the scripted attempt, 1 by default. The
+node is `stand-in-<namespace>`.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ NETWORK = 70 + os.getpid() % 180  # its own: the coordinators of two clones' tes
 
 
 def address(index: int) -> str:
-    """The address of pod number `index`."""
+    """Return the address of pod number `index`."""
     return f"127.{NETWORK}.{1 + index // 249}.{1 + index % 249}"
 
 
 class ScriptedKubelet(Kubelet):
-    """Plays every pod of the namespace."""
+    """Run the script of every pod of the namespace."""
 
     def __init__(self, kube: KubeClient, namespace: str, turn_seconds: float = TURN_SECONDS):
         super().__init__(kube, namespace, [f"stand-in-{namespace}"], address, turn_seconds)
         self.servers: dict[str, asyncio.Server] = {}
-        """uid of a coordinator's pod -> what answers for it."""
+        """uid of a coordinator's pod -> its server."""
         self.behaviour: dict[str, Any] = {}
 
     async def look(self, pods: Sequence[Json]) -> None:
-        """Read how the coordinators behave."""
+        """Read the coordinators' scripts."""
         del pods
         found, _ = await self.kube.list(CHILDREN["ConfigMap"], self.namespace)
         self.behaviour = {
@@ -53,7 +53,7 @@ class ScriptedKubelet(Kubelet):
         }
 
     async def play(self, pod: Json) -> None:
-        """Move the pod on by one state."""
+        """Move the pod to its next state."""
         metadata, phase = pod["metadata"], pod.get("status", {}).get("phase")
         behaviour = self._behaviour_of(pod)
         if "deletionTimestamp" in metadata:
@@ -70,32 +70,32 @@ class ScriptedKubelet(Kubelet):
             await self.end(pod, behaviour["exit"], words, lost=behaviour.get("lost", False))
 
     def _behaviour_of(self, pod: Json) -> Json:
-        """The script of this pod; empty for members and for other attempts."""
+        """Return the script of this pod; empty for members and for other attempts."""
         labels = pod["metadata"]["labels"]
         found: Json = self.behaviour.get(labels["scalerl.io/run"], {}) if is_coordinator(pod) else {}
         return found if found.get("attempt", 1) == int(labels.get("scalerl.io/attempt", 1)) else {}
 
     async def start(self, pod: Json) -> None:
-        """Let the pod run; a coordinator's answers from then on."""
+        """Let the pod run; a coordinator answers from then on."""
         uid = pod["metadata"]["uid"]
         if is_coordinator(pod) and uid not in self.servers:
             self.servers[uid] = await self.serve(pod)
         await self.report_running(pod)
 
     async def end(self, pod: Json, code: int, message: str, *, lost: bool = False) -> None:
-        """End the pod's container, and its answers."""
+        """End the pod's container and its server."""
         server = self.servers.pop(pod["metadata"]["uid"], None)
         if server is not None:
             server.close()
         await self.report_end(pod, code, message, lost=lost)
 
     async def read_token(self, run: str) -> str:
-        """The run's token."""
+        """Return the run's token."""
         secret = await self.kube.get(CHILDREN["Secret"], self.namespace, f"{run}-token")
         return b64decode(secret["data"]["token"]).decode()
 
     async def serve(self, pod: Json) -> asyncio.Server:
-        """Answer at the pod's address."""
+        """Serve progress at the pod's address."""
         labels = pod["metadata"]["labels"]
         run, attempt = labels["scalerl.io/run"], int(labels["scalerl.io/attempt"])
         token = await self.read_token(run)

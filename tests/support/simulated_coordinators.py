@@ -1,4 +1,4 @@
-"""Answers as the coordinators of many runs: one address each, one process for all. I/O."""
+"""Coordinators of many runs that only answer polls: one address each, one process for all. I/O."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ class SimulatedCoordinators:
     """The answer of all coordinators; change it at any time."""
 
     names: list[str]
-    """Of the runs, by index."""
+    """Names of the runs, by index."""
     is_training: bool = False
-    """Whether the steps count on; else all stand still."""
+    """Whether the step number rises; else no run makes a step."""
     num_evals: int = 0
-    """Evaluations that each has made."""
+    """Evaluations of each run."""
     answers: int = 0
-    """How often they were asked."""
+    """Number of answered polls."""
     began: float = 0.0
 
     async def serve(self) -> asyncio.Server:
@@ -37,7 +37,7 @@ class SimulatedCoordinators:
         return await serve_progress(list(hosts), answer)
 
     def _progress(self, name: str, since: int) -> Document:
-        """The body of `/v1/progress?since=N`."""
+        """Return the body of `/v1/progress?since=N`."""
         step = int((time.time() - self.began) / STEP_SECONDS) if self.is_training else 1
         evals = [_eval(index) for index in range(since, self.num_evals)]
         return {
@@ -55,7 +55,7 @@ class SimulatedCoordinators:
 
 
 def _eval(index: int) -> Document:
-    """A sigmoid from 0.2 to 0.75 whose middle is at the 20th evaluation; a wave in place of noise."""
+    """Return a sigmoid from 0.2 to 0.75 with its middle at the 20th evaluation, and a wave in place of noise."""
     step = 10 * index
     rate = 0.2 + 0.55 / (1 + (200 / step) ** 2) if step else 0.2
     return {

@@ -1,4 +1,4 @@
-"""A kubelet whose coordinators train as `simulated_training` says, on two nodes that can die. I/O."""
+"""A kubelet whose coordinators run `simulated_training`, on two nodes that can die. I/O."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from simulated_training import Training
 from scalerl_operator.kube.client import Json, KubeClient
 
 NODES = ("played-a", "played-b")
-SCHEDULER = "played"  # the pods that are meant for these nodes name it, so that nobody else schedules them
+SCHEDULER = "played"  # pods for these nodes name it, so that no other scheduler takes them
 TURN_SECONDS = 0.2
 KILLED = 137
 
@@ -30,30 +30,30 @@ class _Coordinator:
 
 
 class SimulatedKubelet(Kubelet):
-    """Plays every pod of NAMESPACE that names SCHEDULER."""
+    """Simulate every pod of NAMESPACE that names SCHEDULER."""
 
     def __init__(self, kube: KubeClient):
         super().__init__(kube, NAMESPACE, NODES, address, TURN_SECONDS)
         self.trainings: dict[str, Training] = {}
         self.killed: set[str] = set()
-        """uids of pods whose process was killed."""
+        """uids of the pods with a killed process."""
         self._coordinators: dict[str, _Coordinator] = {}
 
     async def turn(self) -> None:
-        """Let the time pass, then look at every pod."""
+        """Advance the trainings, then play every pod."""
         for training in self.trainings.values():
             training.tick(time.monotonic())
         await super().turn()
 
     def die(self, name: str) -> None:
-        """The node `name` loses its power."""
+        """Cut the power of the node `name`."""
         self.dead.add(name)
         for uid, coordinator in list(self._coordinators.items()):
             if coordinator.node == name:
                 self._stop(uid)
 
     def _stop(self, uid: str) -> None:
-        """The coordinator's process is gone."""
+        """End the coordinator's process."""
         coordinator = self._coordinators.pop(uid, None)
         if coordinator is not None:
             coordinator.server.close()
@@ -65,7 +65,7 @@ class SimulatedKubelet(Kubelet):
             self._stop(uid)
 
     async def play(self, pod: Json) -> None:
-        """Move the pod on by one state; a dead node's pods stay as they are."""
+        """Move the pod to its next state; a dead node's pods stay as they are."""
         if pod["spec"].get("schedulerName") != SCHEDULER:
             return
         phase, node = pod.get("status", {}).get("phase"), pod["spec"].get("nodeName")
@@ -100,7 +100,7 @@ class SimulatedKubelet(Kubelet):
     async def _start(self, pod: Json, node: str) -> None:
         labels, uid = pod["metadata"]["labels"], pod["metadata"]["uid"]
         run = labels["scalerl.io/run"]
-        # One that has started already runs: the API server was away when that was to be reported.
+        # A started process already runs: the API server was unreachable when its start was to be reported.
         if is_coordinator(pod) and uid not in self._coordinators:
             training = self.trainings.setdefault(run, Training())
             server = await serve_progress(

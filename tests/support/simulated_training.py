@@ -1,4 +1,4 @@
-"""A run's training as a kubelet plays it: steps, checkpoints, and what a death costs. PURE: the caller brings the time.
+"""A run's simulated training: steps, checkpoints, the cost of a death. PURE: the caller sets the time.
 
 `saved` outlives pods, as a volume does; everything since then dies with the coordinator's process.
 """
@@ -16,7 +16,7 @@ State = Literal["none", "starting", "training", "saving", "ended"]
 
 @dataclass
 class Training:
-    """One run's, over all its attempts."""
+    """The training of one run over all its attempts."""
 
     state: State = "none"
     attempt: int = 0
@@ -24,22 +24,22 @@ class Training:
     saved: int = 0
     """Step of the newest durable checkpoint."""
     first_steps: dict[int, int] = field(default_factory=dict)
-    """Attempt -> the step that it went on from."""
+    """Attempt -> the step at which it began."""
     held: set[State] = field(default_factory=set)
-    """States that last until they are released."""
+    """States that do not end until they are released."""
     evals: list[dict[str, Any]] = field(default_factory=list)
     ending: bool = False
-    """Whether it was asked to end."""
+    """Whether it received SIGTERM."""
     hung: bool = False
-    """Whether it waits for a member that is gone: it neither steps nor saves, and only a kill ends it."""
+    """Whether it waits for a dead member: it neither steps nor saves, and only a kill ends it."""
     alive_at_once: int = 0
-    """Most coordinators that ever were alive at one time."""
+    """Largest number of coordinators that were alive at one time."""
     _alive: int = 0
     _since: float = 0.0
     _base: int = 0
 
     def begin(self, attempt: int, now: float) -> None:
-        """The coordinator's process starts, from the newest checkpoint."""
+        """Start the coordinator's process from the newest checkpoint."""
         self.attempt, self.step, self.ending, self.hung = attempt, self.saved, False, False
         self.first_steps[attempt] = self.saved
         self._alive += 1
@@ -47,7 +47,7 @@ class Training:
         self._enter("starting", now)
 
     def ask_to_end(self, now: float) -> None:
-        """SIGTERM: save, then end. A save under way is enough, and a run without a step ends at once."""
+        """Handle SIGTERM: save, then end. A running save is enough; a run without a step ends at once."""
         self.ending = True
         if self.hung:
             return
@@ -57,12 +57,12 @@ class Training:
             self._enter("saving", now)
 
     def kill(self, now: float) -> None:
-        """SIGKILL: a checkpoint that is being written is lost."""
+        """Handle SIGKILL: an unfinished checkpoint is lost."""
         if self.state not in ("none", "ended"):
             self._end(now)
 
     def tick(self, now: float) -> None:
-        """Let the time pass."""
+        """Advance to a time."""
         if self.hung or self.state in self.held:
             return
         passed = now - self._since
@@ -87,11 +87,11 @@ class Training:
         self._enter("ended", now)
 
     def checkpoint(self, unix: float) -> dict[str, Any] | None:
-        """The newest durable one, as coordinators tell of it."""
+        """Return the newest durable checkpoint, as coordinators report it."""
         return {"step": self.saved, "time": unix, "path": "/run/checkpoints"} if self.saved else None
 
     def progress(self, run: str, since: int, unix: float) -> dict[str, Any]:
-        """The body of `/v1/progress?since=N`."""
+        """Return the body of `/v1/progress?since=N`."""
         phases = {"starting": "starting", "saving": "stopping" if self.ending else "training"}
         return {
             "run": run,
