@@ -27,7 +27,7 @@ ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
 ENV_COORDINATOR = "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set if the run has several pods
 ENV_POD_IP = "SCALERL_POD_IP"  # address of this pod for its peers
 ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # address of Ray's head (written and read by the coordinator's pod itself)
-ENV_TERMINATION_MESSAGE = "SCALERL_LAST_WORDS"  # path from which Kubernetes reads the termination message
+ENV_TERMINATION_PATH = "SCALERL_TERMINATION_PATH"  # path from which Kubernetes reads the termination message
 
 # Fixed ports of a pod (read by both); Ray chooses a random port where none is given. A run's NetworkPolicy names
 # PORT_HTTP only: between the pods of a run every port is open, because collectives listen on ports of the kernel's

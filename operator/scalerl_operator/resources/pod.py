@@ -18,7 +18,7 @@ from scalerl_api.wire import (
     ENV_ROLE,
     ENV_SPEC,
     ENV_TERMINATION_FILE,
-    ENV_TERMINATION_MESSAGE,
+    ENV_TERMINATION_PATH,
     ENV_TOKEN_FILE,
     PATH_READY,
     PORT_HTTP,
@@ -129,7 +129,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json
         yield {"name": ENV_PORT, "value": str(PORT_HTTP)}
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
         yield {"name": ENV_TERMINATION_FILE, "value": f"{names.SCRATCH_FOLDER}/termination.json"}
-        yield {"name": ENV_TERMINATION_MESSAGE, "value": names.TERMINATION_PATH}
+        yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
 
 
 def _mounts(owner: Owner) -> Iterator[Json]:

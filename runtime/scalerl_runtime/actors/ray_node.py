@@ -24,7 +24,7 @@ from scalerl_api.wire import (
     ENV_POD_IP,
     ENV_ROLE,
     ENV_TERMINATION_FILE,
-    ENV_TERMINATION_MESSAGE,
+    ENV_TERMINATION_PATH,
     EXIT_FINISHED,
     EXIT_RETRY,
     PORT_RAY_AGENT,
@@ -241,7 +241,7 @@ def write_termination_message(variables: Mapping[str, str]) -> None:
 
     A mounted file, so a rename cannot replace it.
     """
-    place = variables.get(ENV_TERMINATION_MESSAGE)
+    place = variables.get(ENV_TERMINATION_PATH)
     words = Path(variables.get(ENV_TERMINATION_FILE, ""))
     if place and words.is_file():
         shutil.copyfile(words, place)

@@ -152,15 +152,15 @@ def test_termination_message_is_copied_into_the_mounted_file(tmp_path: Path) -> 
     words.write_text('{"reason": "Finished"}')
     place.write_text("")
     before = place.stat().st_ino
-    write_termination_message({"SCALERL_TERMINATION_FILE": str(words), "SCALERL_LAST_WORDS": str(place)})
+    write_termination_message({"SCALERL_TERMINATION_FILE": str(words), "SCALERL_TERMINATION_PATH": str(place)})
     assert place.read_text() == '{"reason": "Finished"}'
     assert place.stat().st_ino == before, "a mounted file cannot be replaced"
 
 
 def test_without_message_or_mounted_file_nothing_is_copied(tmp_path: Path) -> None:
-    write_termination_message({"SCALERL_LAST_WORDS": str(tmp_path / "log")})
+    write_termination_message({"SCALERL_TERMINATION_PATH": str(tmp_path / "log")})
     write_termination_message(
-        {"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_LAST_WORDS": str(tmp_path / "log")}
+        {"SCALERL_TERMINATION_FILE": str(tmp_path / "none"), "SCALERL_TERMINATION_PATH": str(tmp_path / "log")}
     )
     assert not (tmp_path / "log").exists()
 
