@@ -1,8 +1,8 @@
 """The operator with many runs: `make bench-cluster ARGS="[--runs N] [--minutes M]"`. I/O.
 
-A real API server, kwok's pods, coordinators that this process plays; the operator is a process as in a cluster. Runs
-are created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it ends; in
-the end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that.
+A real API server, kwok's pods, coordinators that this process simulates; the operator is a process as in a cluster.
+Runs are created, stand still, train, and are suspended and resumed at a steady rate. Each phase is printed when it
+ends; in the end FOLDER/cluster.json has all of it, and with --write the tables of docs/scale.md are made from that.
 `--only-write` makes them anew from the file. It exits with 1 if pods were made twice or idle runs written, and says
 which.
 """
@@ -47,7 +47,7 @@ from scalerl_operator.kube.client import RUNS, KubeClient
 
 QUANTILES = (0.5, 0.99)
 PASSES, WAITS = "scalerl_operator_reconcile_duration_seconds", "scalerl_operator_queue_wait_seconds"
-CHANGE_SECONDS = 15.0  # until every coordinator has been asked once more
+CHANGE_SECONDS = 15.0  # until every coordinator has been polled once more
 Facts = dict[str, float | int]
 
 
@@ -62,20 +62,20 @@ class Phase:
     load: float
     """The machine's load average over a minute, at the end."""
     rss_mib: float
-    """Of the operator, at the end."""
+    """Memory of the operator at the end."""
     writes: dict[str, int]
     passes: int
     pass_seconds: dict[str, float | None]
     wait_seconds: dict[str, float | None]
     answer_seconds: dict[str, float]
-    """Of the operator's own /healthz, asked every second: how long its loop was busy with something else."""
+    """Latency of the operator's /healthz, requested every second: the time that its loop was busy."""
     polls: dict[str, int]
     facts: Facts = field(default_factory=dict)
 
 
 @dataclass
 class Lab:
-    """Everything of one measurement."""
+    """The state of one measurement."""
 
     testbed: Testbed
     operator: Operator
@@ -88,7 +88,7 @@ class Lab:
 
     @asynccontextmanager
     async def phase(self, name: str) -> AsyncIterator[Facts]:
-        """Measure what happens inside; the caller fills in further facts."""
+        """Measure the block inside; the caller adds further facts."""
         facts: Facts = {}
         answers: list[float] = []
         asking = asyncio.create_task(_ask(self.operator, answers))
@@ -153,7 +153,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 async def create_runs(lab: Lab) -> None:
-    """Make all runs as fast as the API server takes them, and wait until they train."""
+    """Create all runs as fast as the API server accepts them, and wait until they train."""
     mirror, names = lab.mirror, lab.coordinators.names
     async with lab.phase("create") as facts:
         began = time.monotonic()
@@ -184,13 +184,13 @@ async def stand(lab: Lab, name: str, seconds: float) -> None:
 
 
 async def _versions(lab: Lab) -> dict[str, str]:
-    """Every run's resourceVersion: whoever writes it moves it."""
+    """Return every run's resourceVersion: any write changes it."""
     runs, _ = await lab.kube.list(RUNS, None)
     return {run["metadata"]["name"]: run["metadata"]["resourceVersion"] for run in runs}
 
 
 async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
-    """Suspend and resume runs, one after the other, at a steady rate; none is asked before it has obeyed."""
+    """Suspend and resume runs, one after the other, at a steady rate; each only after its last edit took effect."""
     mirror, made = lab.mirror, lab.mirror.num_made
     ready = deque((name, True) for name in lab.coordinators.names)  # whether it is to be suspended next
     times: dict[bool, list[float]] = {True: [], False: []}
@@ -221,7 +221,7 @@ async def turn_over(lab: Lab, *, per_second: float, seconds: float) -> None:
 
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> dict[str, Any]:
-    """All phases, and what there is to say once."""
+    """Measure all phases; return the results."""
     coordinators = SimulatedCoordinators([f"run-{index:04}" for index in range(options.runs)])
     server, connection = await coordinators.serve(), testbed.connection()
     kube, mirror = KubeClient(connection, parallel=16), Mirror(TRAINERS + GENERATORS, namespace=None)

@@ -58,7 +58,7 @@ class Rivals(Team):
         return leading[0] if leading else None
 
     def close(self) -> None:
-        """Kill all."""
+        """Kill all replicas."""
         for each in self.members:
             each.process.kill()
             each.process.wait()
@@ -66,14 +66,14 @@ class Rivals(Team):
 
 @dataclass
 class Stage:
-    """The stage of a measurement."""
+    """The state of a measurement."""
 
     kube: KubeClient
     mirror: Mirror
     names: list[str]
     resumed: Counter[str] = field(default_factory=Counter)
     is_over: bool = False
-    """Whether to begin no more."""
+    """Whether to begin no further edit."""
 
     async def turn_over(self, names: list[str]) -> None:
         """Suspend and resume each of `names` in turn."""
@@ -84,7 +84,7 @@ class Stage:
             await self.suspend(name, False)
 
     async def suspend(self, name: str, suspend: bool) -> None:
-        """Ask for it and wait until it is so."""
+        """Edit the run and wait until the edit takes effect."""
         if not suspend:
             self.resumed[name] += 1
         await self.kube.merge(RUNS, NAMESPACE, name, {"spec": {"suspend": suspend}})
@@ -118,7 +118,7 @@ async def _act(stage: Stage, probe: str, began: float) -> float:
 
 
 async def check(stage: Stage) -> Found:
-    """Compare what was made with what was asked for."""
+    """Compare the created pods with the requested ones."""
     names, mirror = stage.names, stage.mirror
     await mirror.wait("all runs train", lambda: all(map(mirror.is_whole, names)))
     wanted = mirror.pods_per_run * (len(names) + stage.resumed.total())
@@ -149,7 +149,7 @@ async def check(stage: Stage) -> Found:
 
 
 async def measure(options: argparse.Namespace, testbed: Testbed) -> Found:
-    """Everything."""
+    """Measure all take-overs."""
     coordinators = SimulatedCoordinators([f"run-{index:04}" for index in range(options.runs)])
     server, connection = await coordinators.serve(), testbed.connection()
     kube, rivals = KubeClient(connection, parallel=16), Rivals(testbed, options.folder)

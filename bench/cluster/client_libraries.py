@@ -1,6 +1,6 @@
 """Our Kubernetes client and three libraries behind one interface, each used in the leanest way it documents. I/O.
 
-The operator keeps objects as JSON, so each library is asked for dictionaries, never for its model classes. Where a
+The operator keeps objects as JSON, so each library returns dictionaries, never its model classes. Where a
 library has no method for a call, its lower, documented one is used. Of the libraries only the one that is measured is
 installed: they are imported by name.
 """

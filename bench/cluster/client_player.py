@@ -1,4 +1,4 @@
-"""Plays one client's part in the comparison: `python client_player.py CLIENT WORK.json`, started by clients.py. I/O.
+"""Run one client's calls of the comparison: `python client_player.py CLIENT WORK.json`, started by clients.py. I/O.
 
 It imports all of the operator first, so that memory is what the library adds to the operator's process. It prints JSON:
 per part of the work the calls, seconds and CPU seconds of this process; memory after the imports and at the most.
@@ -34,14 +34,14 @@ def read_memory(field: str = "VmRSS") -> float:
 
 @asynccontextmanager
 async def part(parts: Parts, name: str, calls: int) -> AsyncIterator[None]:
-    """Measure what happens inside."""
+    """Measure the block inside."""
     began, cpu = time.monotonic(), time.process_time()
     yield
     parts[name] = {"calls": calls, "seconds": time.monotonic() - began, "cpu": time.process_time() - cpu}
 
 
 async def play(client: Client, work: dict[str, Any], parallel: int) -> Parts:
-    """Make all the calls of `work`; what is created is deleted again."""
+    """Make all calls of `work` and delete the created objects."""
     parts: Parts = {}
     first, *pods = work["pods"]
     made = [await client.create(first)]  # connects
@@ -66,7 +66,7 @@ async def play(client: Client, work: dict[str, Any], parallel: int) -> Parts:
 
 
 async def _renew(client: Client, parts: Parts, lease: dict[str, Any], times: int) -> None:
-    """One after the other, as a leader does."""
+    """Make the calls one after the other, as a leader does."""
     stored = await client.create(lease)
     async with part(parts, "update lease", times):
         for count in range(times):

@@ -1,4 +1,4 @@
-"""A cluster to measure the operator on: the tests' API server, nodes that kwok plays, operators as processes. I/O."""
+"""A cluster to measure the operator on: the tests' API server, kwok's fake nodes, operators as processes. I/O."""
 
 import argparse
 import asyncio
@@ -37,18 +37,18 @@ ANSWER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Testbed:
-    """A control plane that runs."""
+    """A running control plane."""
 
     state: Path
     kubeconfig: Path
 
     def programs(self) -> dict[str, psutil.Process]:
-        """Its processes by name."""
+        """Return its processes by name."""
         lines = (self.state / "processes").read_text().splitlines()
         return {line.split()[0]: psutil.Process(int(line.split()[1])) for line in lines}
 
     def connection(self) -> Connection:
-        """How it is spoken to."""
+        """Return the connection to its API server."""
         return load_connection({"KUBECONFIG": str(self.kubeconfig)})
 
     def restart(self, program: str) -> None:
@@ -100,7 +100,7 @@ def _homes(namespaces: Sequence[str]) -> Iterator[Json]:
 
 
 def build_run(name: str, address: str, *, namespace: str = NAMESPACE) -> Json:
-    """A run of ten pods; `address` is where its simulated coordinator listens."""
+    """Return a run of ten pods; `address` is that of its simulated coordinator."""
     template = {"metadata": {"annotations": {"played.test/ip": address}}}
     return {
         "apiVersion": API_VERSION,
@@ -131,7 +131,7 @@ Samples = dict[str, float]
 
 @dataclass(frozen=True)
 class Operator:
-    """One replica, a process of its own."""
+    """One replica in a process of its own."""
 
     identity: str
     process: "subprocess.Popen[bytes]"
@@ -139,13 +139,13 @@ class Operator:
     log: Path
 
     def fetch(self, path: str) -> str:
-        """Ask its HTTP server. Raises OSError."""
+        """Request a page of its HTTP server. Raises OSError."""
         with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS) as answer:
             text: str = answer.read().decode()
             return text
 
     def metrics(self) -> Samples:
-        """The metrics that it reports. Raises OSError while it does not answer."""
+        """Return its metrics. Raises OSError while it does not answer."""
         found: Samples = {}
         for family in text_string_to_metric_families(self.fetch("/metrics")):
             for sample in family.samples:
@@ -154,21 +154,21 @@ class Operator:
         return found
 
     def is_leading(self) -> bool:
-        """Whether it says that it leads."""
+        """Whether its metrics report leadership."""
         try:
             return self.metrics().get("scalerl_operator_leader{}") == 1.0
         except OSError:
             return False
 
     def answers(self) -> bool:
-        """Whether its HTTP server is there."""
+        """Whether its HTTP server answers."""
         try:
             return bool(self.fetch("/healthz"))
         except OSError:
             return False
 
     def memory_mib(self, field: str = "VmRSS") -> float:
-        """Memory of the process; `VmHWM`: the most that it ever had."""
+        """Return the memory of the process; `VmHWM`: its peak."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
         assert found is not None, text
@@ -193,7 +193,7 @@ def start_operator(
 
 @dataclass
 class Team:
-    """Replicas of the operator; each has a name of its own, also those that are started later."""
+    """Replicas of the operator; each has its own name, also those that are started later."""
 
     testbed: Testbed
     folder: Path
@@ -209,7 +209,7 @@ class Team:
 
 
 async def until(what: str, holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float:
-    """Wait; return for how long. Raises TimeoutError that says for what."""
+    """Wait; return the seconds. Raises TimeoutError with the name of the condition."""
     began = time.monotonic()
     while not await asyncio.to_thread(holds):
         if time.monotonic() - began > seconds:
@@ -219,7 +219,7 @@ async def until(what: str, holds: Callable[[], bool], seconds: float = WAIT_SECO
 
 
 def difference(after: Samples, before: Samples) -> Samples:
-    """Return what has been added to counters."""
+    """Return the increases of counters."""
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
@@ -280,14 +280,14 @@ def find_results(
 
 
 def report_faults(faults: Sequence[str]) -> int:
-    """Print what must not be; return the exit status."""
+    """Print the faults; return the exit status."""
     for fault in faults:
         print(f"FAILED: {fault}", flush=True)
     return 1 if faults else 0
 
 
 def describe_measurement() -> Json:
-    """Return what was run, when and where."""
+    """Return command, time and machine of a measurement."""
     return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -303,7 +303,7 @@ def describe_machine() -> str:
 
 
 def write_part(document: Path, name: str, text: str) -> None:
-    """Replace what is between `<!-- bench: NAME -->` and `<!-- end -->`. Raises ValueError where that is missing."""
+    """Replace the text between `<!-- bench: NAME -->` and `<!-- end -->`. Raises ValueError where that is missing."""
     pattern = re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     before = document.read_text(encoding="utf-8")
     if not pattern.search(before):

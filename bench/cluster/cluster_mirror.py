@@ -12,7 +12,7 @@ from cluster_lab import NAMESPACE
 
 from scalerl_operator.kube.client import PODS, RUNS, Connection, Json, Resource
 
-LOOK_SECONDS = 0.02  # many events come at a time: what is waited for is looked at once for all of them
+LOOK_SECONDS = 0.02  # events arrive in bursts: a wait checks its condition once a burst
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Mirror:
 
     pods_per_run: int
     namespace: str | None = NAMESPACE
-    """None: all; runs' names differ all the same."""
+    """None: all namespaces; the runs' names are unique anyway."""
     states: dict[str, str] = field(default_factory=dict)
     phases: dict[str, dict[str, str]] = field(default_factory=dict)
     """Run -> pod -> phase."""
@@ -30,16 +30,16 @@ class Mirror:
     history: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     """Run -> (time, reported state of it and of its generators): the history behind a fault."""
     last_made: float = 0.0
-    """When the newest pod was."""
+    """Time of the last pod's creation."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def num_made(self) -> int:
-        """Pods that were ever made."""
+        """Return the number of pods ever created."""
         return self.made.total()
 
     async def follow(self, connection: Connection, version: int) -> None:
-        """Keep up with everything after `version`, until cancelled."""
+        """Follow all changes after `version` until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_runs(connection, version))
             group.create_task(self._follow_pods(connection, version))
@@ -84,11 +84,11 @@ class Mirror:
         return self.states.get(name) == "Suspended" and not self.phases.get(name)
 
     def doubles(self) -> list[str]:
-        """Trainers' pods that were made twice for one attempt."""
+        """Return trainers' pods that were created twice for one attempt."""
         return [f"{name}, attempt {attempt}" for (name, attempt), count in self.made.items() if attempt and count > 1]
 
     def extra_generators(self, starts: Mapping[str, int]) -> list[str]:
-        """Generators' pods that were made more often than their run was started; each run's history is printed."""
+        """Return generators' pods created more often than their run started; print each run's history."""
         found = []
         for (name, attempt), count in self.made.items():
             run = name.rsplit("-generator-", 1)[0]
@@ -98,7 +98,7 @@ class Mirror:
         return found
 
     async def wait(self, what: str, holds: Callable[[], bool], seconds: float = 3600.0) -> None:
-        """Wait for something here. Raises TimeoutError that says for what."""
+        """Wait for a condition. Raises TimeoutError with its name."""
         try:
             async with asyncio.timeout(seconds):
                 while not holds():
@@ -112,7 +112,7 @@ class Mirror:
 async def watch(
     connection: Connection, resource: Resource, version: int, namespace: str | None
 ) -> AsyncIterator[tuple[str, Json]]:
-    """Yield (type, object) of everything there that happens after `version`; API servers may come and go."""
+    """Yield (type, object) of all events after `version`; the API server may restart meanwhile."""
     path = resource.path(namespace)
     forever = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(read_bufsize=2**22, timeout=forever) as session:

@@ -1,6 +1,6 @@
 """Faults that the results of the two scale benchmarks must not show on any machine. PURE.
 
-How fast it was depends on the machine: that is written into docs/scale.md beside its goal, and fails nothing.
+Speed depends on the machine: docs/scale.md has it beside its goal, and it fails nothing.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Found = dict[str, Any]
 
 
 def find_takeover_faults(found: Found) -> list[str]:
-    """Return what is wrong with the results of bench_takeover.py, in sentences."""
+    """Return the faults in the results of bench_takeover.py as sentences."""
     checked = found["check"]
     late = [
         f"the other led after {each['leads']:.1f} s; less than {TAKE_OVER_SECONDS:g} s are allowed"
@@ -31,7 +31,7 @@ def find_takeover_faults(found: Found) -> list[str]:
 
 
 def find_cluster_faults(found: Found, *, pods_per_run: int) -> list[str]:
-    """Return what is wrong with the results of bench_cluster.py, in sentences."""
+    """Return the faults in the results of bench_cluster.py as sentences."""
     phases: dict[str, Found] = {each["name"]: each for each in found["phases"]}
     created, moved, idle = phases["create"]["facts"], phases["transitions"]["facts"], phases["idle"]
     counts = {

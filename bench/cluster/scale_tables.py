@@ -9,7 +9,7 @@ Found = dict[str, Any]
 
 
 def write_tables(found: Found) -> None:
-    """Put everything of cluster.json where it belongs."""
+    """Write the results of cluster.json into their tables."""
     phases: dict[str, Found] = {each["name"]: each for each in found["phases"]}
     parts = [
         _head(found),

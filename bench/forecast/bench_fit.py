@@ -51,14 +51,14 @@ class GridFit:
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one method on the same points."""
+    """Times of one method on the same points."""
 
     name: str
     repeats: int
     milliseconds_p50: float
     milliseconds_min: float
     cpu_milliseconds_p50: float
-    """Of the thread: what others on the same cores wait for is not in it."""
+    """CPU seconds of the thread; other processes on the same cores do not count."""
     a: float
     b: float
     c_mid: float
@@ -91,13 +91,13 @@ def paper_grid_fit(
     """
     best, best_sse, calls, failed = (np.nan, np.nan, np.nan), np.inf, 0, 0
     with warnings.catch_warnings(), np.errstate(over="ignore"):
-        warnings.simplefilter("ignore", OptimizeWarning)  # a flat direction has no covariance; B is all that is asked
+        warnings.simplefilter("ignore", OptimizeWarning)  # a flat direction has no covariance; only B is needed
         for a in a_grid:
             for c_mid in c_mid_grid:
                 calls += 1
                 try:
                     b = _fit_b(compute, pass_rate, float(a), float(c_mid), r0)
-                except RuntimeError:  # curve_fit's word for "no convergence"
+                except RuntimeError:  # curve_fit raises it without convergence
                     failed += 1
                     continue
                 sse = float(((sigmoid(compute, float(a), b, float(c_mid), r0) - pass_rate) ** 2).sum())
@@ -135,7 +135,7 @@ def time_grid(curve: Points, r0: float) -> tuple[Timing, GridFit]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; write JSON if asked."""
+    """Print the table; write JSON with --json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("csv", nargs="?", help="learning curve; default: synthetic, with the paper's parameters")
     parser.add_argument("--x", default="gpu_hours", help="column of compute")

@@ -1,4 +1,4 @@
-"""Judge the forecaster and write the tables of docs/forecast.md and its figures. I/O.
+"""Assess the forecaster and write the tables of docs/forecast.md and its figures. I/O.
 
     make bench-forecast
     python bench/forecast/bench_forecast.py [--curves FOLDER] [--runs N] [--groups N] [--part NAME ...]
@@ -59,7 +59,7 @@ Row = Sequence[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the parts that were asked for."""
+    """Measure the requested parts."""
     parts: dict[str, Callable[[argparse.Namespace], str]] = {
         "paper": _paper,
         "simulation": _simulation,

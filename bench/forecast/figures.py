@@ -21,7 +21,7 @@ COLUMNS = 6
 
 
 def draw_paper(rows: Sequence[tuple[str, Points, Points, Forecast]]) -> bytes:
-    """Return the paper's curves, (name, fitted, all, forecast) each, with band, rivals and what came later."""
+    """Return the paper's curves, (name, fitted, all, forecast) each, with band, rivals and later points."""
     figure = _figure(12.5, 4.8)
     for axes, (name, fitted, whole, found) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         end = float(whole.compute[-1])

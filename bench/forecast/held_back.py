@@ -1,4 +1,4 @@
-"""How good forecasts were: coverage, bias and error by verdict, from forecasts and what was true. PURE."""
+"""Quality of forecasts: coverage, bias and error by verdict, from forecasts and the true curves. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Assessment:
 
     @property
     def width(self) -> float:
-        """Of the ceiling's interval."""
+        """Width of the ceiling's interval."""
         return (self.forecast.ceiling_high or np.nan) - (self.forecast.ceiling_low or 0.0)
 
     @property
@@ -79,7 +79,7 @@ class HeldBack:
 
 
 def hold_back(name: str, curve: Points, until: float) -> HeldBack:
-    """Fit the points up to compute `until` and judge the forecast, and every single law, on the others."""
+    """Fit the points up to compute `until` and assess the forecast, and every single law, on the others."""
     fitted, later = curve.until(until), curve.compute > until
     found = fit_forecast(fitted)
     if not found.draws:

@@ -1,4 +1,4 @@
-"""Curves to judge the forecaster on: public ones from files, simulated ones with their truth. I/O (reads files)."""
+"""Curves to assess the forecaster on: public ones from files, simulated ones with their truth. I/O (reads files)."""
 
 import csv
 from collections.abc import Callable
@@ -155,7 +155,7 @@ def demo_run(rng: np.random.Generator) -> Points:
 
 
 def noisy_run(rng: np.random.Generator) -> Points:
-    """Return a run with less to see: 30 points of sd .02, a rise of .35 to .6, five times past C_mid."""
+    """Return a run with less signal: 30 points of sd .02, a rise of .35 to .6, five times past C_mid."""
     x = np.linspace(0.0, 5.0, 30)
     y = 0.2 + rng.uniform(0.35, 0.6) / (1.0 + (1.0 / np.maximum(x, 1e-9)) ** 1.7) + rng.normal(0.0, 0.02, 30)
     return points(x, np.clip(y, 0.0, 1.0), np.full(30, 0.02))

@@ -159,7 +159,10 @@ def _memory_line(path: str, name: str) -> int:
 
 
 def _lacking_bytes(variant: str, shape: Shape) -> int:
-    """How much memory the naive variants lack here, at most 0 if none; they must not harm what else runs."""
+    """Return the bytes that the naive variants lack on this machine, 0 or less if none.
+
+    They must not harm other programs.
+    """
     needed = 0.0 if variant == "fused" else NAIVE_COPIES * 4 * shape.tokens * shape.vocab
     on_gpu = shape.device == "cuda"
     return int(needed) - (torch.cuda.mem_get_info()[0] if on_gpu else _memory_line("/proc/meminfo", "MemAvailable"))

@@ -21,11 +21,11 @@ import yaml
 
 EXAMPLE = Path("examples/quickstart.yaml")
 SAMPLE_SECONDS = 5.0
-RUN_SECONDS = 3600.0  # no run takes so long; one that hangs is killed
+RUN_SECONDS = 3600.0  # longer than any run; a run that hangs is killed
 
 
 def build_document(mode: str, seed: int, steps: int | None) -> dict[str, Any]:
-    """The quickstart with another name, seed and mode."""
+    """Return the quickstart with another name, seed and mode."""
     document: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
     document["metadata"]["name"] = f"quickstart-{mode.lower()}-{seed}"
     document["spec"]["seed"] = seed
@@ -47,7 +47,7 @@ def memory_bytes(root: psutil.Process) -> int:
 
 
 def do_run(file: Path, folder: Path) -> tuple[float, int]:
-    """Carry the run out; return its wall-clock in seconds and its peak memory in bytes."""
+    """Carry out the run; return its wall-clock time in seconds and its peak memory in bytes."""
     began, peak = time.monotonic(), 0
     command = [sys.executable, "-m", "scalerl_operator", "run", str(file), "--folder", str(folder), "--quiet"]
     with subprocess.Popen(command) as process:
@@ -67,7 +67,7 @@ def do_run(file: Path, folder: Path) -> tuple[float, int]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a journal."""
+    """Return the records of a journal."""
     return (json.loads(line) for line in path.read_text().splitlines())
 
 
@@ -100,7 +100,7 @@ def summarize(folder: Path, target: float) -> dict[str, Any]:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     ahead, half = row["forecast"], row["halfway"]
     made = "none"
     if half is not None and half.get("predicted") is not None:

@@ -1,4 +1,4 @@
-"""An API server for the session (KUBECONFIG's, or one that is started here), with our objects; a namespace per test."""
+"""An API server for the session (KUBECONFIG's, or one started here) with our objects; a namespace per test."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cluster:
-    """The API server that the session's tests use."""
+    """The session's API server."""
 
     kubeconfig: str
     is_ours: bool
@@ -45,7 +45,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster with our CRD, policy and roles."""
+    """A cluster with our CRD, policy and roles."""
     if given := os.environ.get("KUBECONFIG"):
         if not shutil.which("kubectl"):
             pytest.exit("KUBECONFIG is set, but there is no kubectl on PATH", returncode=1)
@@ -60,7 +60,7 @@ def cluster() -> Iterator[Cluster]:
 
 @contextmanager
 def _started() -> Iterator[Cluster]:
-    lock = os.open(HERE, os.O_RDONLY)  # on the folder: no file is left, and it ends with this process, however
+    lock = os.open(HERE, os.O_RDONLY)  # on the folder: it leaves no file, and ends with this process in any case
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,7 +97,7 @@ def _wait(phase: str, is_done: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="session")
 def helm() -> str:
-    """Where Helm is; the tests that only render need no cluster."""
+    """Path of Helm; tests that only render need no cluster."""
     found = subprocess.run([sys.executable, TESTBED, "helm"], capture_output=True, text=True)
     if found.returncode:
         pytest.exit(found.stderr.strip(), returncode=1)
@@ -106,7 +106,7 @@ def helm() -> str:
 
 @pytest.fixture(scope="session")
 def api(cluster: Cluster) -> client.ApiClient:
-    """The Python client, as administrator."""
+    """The Python client with an administrator's rights."""
     settings = client.Configuration()
     config.load_kube_config(cluster.kubeconfig, client_configuration=settings)
     return client.ApiClient(settings)
@@ -114,20 +114,20 @@ def api(cluster: Cluster) -> client.ApiClient:
 
 @pytest.fixture
 def namespace(api: client.ApiClient) -> Iterator[str]:
-    """A namespace of the test's own."""
+    """A namespace for one test."""
     core = client.CoreV1Api(api)
     name = f"test-{uuid.uuid4().hex[:10]}"
     core.create_namespace({"metadata": {"name": name}})
     yield name
-    core.delete_namespace(name)  # its contents go in the background
+    core.delete_namespace(name)  # Kubernetes deletes its contents in the background
 
 
 @pytest.fixture(scope="session")
 def ask(api: client.ApiClient, edit: Callable[[Document], Document]) -> Callable[[Document], str | None]:
-    """`ask(document)` asks the server to create it, short of storing it, and returns its refusal; None: accepted."""
+    """`ask(document)` sends a create as a dry run and returns the server's refusal; None: accepted."""
     runs = client.CustomObjectsApi(api)
 
-    def asked(document: Document) -> str | None:
+    def refusal(document: Document) -> str | None:
         options = {"dry_run": "All", "field_validation": "Strict"}
         group, version = "scalerl.io", "v1alpha1"
         try:
@@ -137,8 +137,8 @@ def ask(api: client.ApiClient, edit: Callable[[Document], Document]) -> Callable
             return message
         return None
 
-    _wait("the policy is enforced", lambda: asked(edit({"spec.budget.steps": 100})) is not None)
-    return asked
+    _wait("the policy is enforced", lambda: refusal(edit({"spec.budget.steps": 100})) is not None)
+    return refusal
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Records what a real Prometheus scrapes of a real operator and of the real run that it drives.
+"""Record the samples that a real Prometheus scrapes of a real operator and of its real run.
 
 `python tests/cluster/record_metrics.py OUT` starts an API server, two operators, a kubelet that runs coordinators as
 processes of this machine (process_kubelet.py) and a Prometheus that scrapes them all, labelled as the chart labels
@@ -76,7 +76,7 @@ def document(name: str) -> Json:
 
 
 class Recording:
-    """Everything that runs meanwhile; it ends with `stack`."""
+    """The processes of the recording; `stack` ends them."""
 
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder, self.stack = folder, stack
@@ -127,7 +127,7 @@ class Recording:
         self.operators[name] = (self.spawn(name, *command), port)
 
     def start_prometheus(self) -> None:
-        """Targets as serviceMonitor and podMonitor make them."""
+        """Return targets with the labels of serviceMonitor and podMonitor."""
         operators = [
             {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": OPERATORS, "pod": name}}
             for name, (_, port) in self.operators.items()
@@ -166,7 +166,7 @@ class Recording:
         say(f"{what}, after {time.time() - self.began:.0f} s")
 
     def kill_coordinator(self, name: str) -> None:
-        """The run's coordinator only, as its node's fault would; found by its folder in the environment."""
+        """Kill the run's coordinator alone, as a fault of its node would; its environment names the run's folder."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -200,7 +200,7 @@ def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def play(recording: Recording) -> None:
-    """The story: what runs, what is killed, how it ends."""
+    """Start everything, kill the coordinator, and wait for the run's end."""
     for name in ("waits", "misspelt", "smoke"):
         recording.apply(name)
     recording.until("the small run ends", lambda: recording.progress("smoke").get("phase") == "Finished", START_SECONDS)
@@ -226,7 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="OUT.tar.gz and OUT.json are written")
     out: Path = parser.parse_args().out.absolute()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started must end with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started processes are stopped
     folder = Path(tempfile.mkdtemp(prefix="scalerl-record-"))
     with ExitStack() as stack:
         recording = Recording(folder, stack)

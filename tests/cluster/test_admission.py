@@ -16,7 +16,7 @@ ACCEPTED, REJECTED, FIELDS, CLUSTER = (
     yaml.safe_load((ROOT / f"tests/admission/{name}.yaml").read_text())
     for name in ("accepted", "rejected", "fields", "cluster")
 )
-ONE_GPU = ROOT / "examples/qwen3-0.6b-one-gpu.yaml"  # for `scalerl run`
+ONE_GPU = ROOT / "examples/qwen3-0.6b-one-gpu.yaml"  # for `scalerl run` only
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - {ONE_GPU})
 BROKEN = sorted((ROOT / "tests/unit/api/broken").glob("*.yaml"))
 
@@ -52,7 +52,7 @@ def test_field_rejected_with_the_servers_message(row: Document, ask: Ask, edit: 
 
 @by_case([row for row in FIELDS if not row["server"]])
 def test_command_line_alone_is_stricter(row: Document, ask: Ask, edit: Edit) -> None:
-    """Whoever passes `scalerl validate` passes here; the few that pass only here are known."""
+    """The API server accepts every file that `scalerl validate` accepts; the few that only it accepts are listed."""
     assert ask(edit(row["changes"])) is None
 
 

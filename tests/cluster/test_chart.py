@@ -234,9 +234,9 @@ def rights_in_roles(objects: list[Json]) -> set[tuple[str, str, str]]:
 
 
 def test_rights_equal_the_calls_of_the_code(render: Render) -> None:
-    only_asked_for_where_enforced = {("scalerl.io", "rlruns/finalizers", "update")}
+    only_with_owner_enforcement = {("scalerl.io", "rlruns/finalizers", "update")}
     for mode in ("cluster", "namespaced"):
-        assert rights_in_roles(render(MODES[mode])) == rights_in_code() | only_asked_for_where_enforced
+        assert rights_in_roles(render(MODES[mode])) == rights_in_code() | only_with_owner_enforcement
 
 
 def test_no_secret_is_read(render: Render) -> None:

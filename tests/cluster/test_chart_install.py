@@ -1,4 +1,4 @@
-"""The chart on a real API server: what Helm installs is accepted, and its account can do the operator's work."""
+"""The chart on a real API server: it accepts the objects, and their account has the operator's rights."""
 
 import json
 import os
@@ -40,17 +40,17 @@ class Release:
         return found
 
     def deployed(self) -> tuple[int, str]:
-        """The release's revision, and its chart with the version."""
+        """Return the release's revision, and its chart with the version."""
         (found,) = json.loads(self.helm("list", "-o", "json"))
         return int(found["revision"]), found["chart"]
 
     def columns(self) -> list[Json]:
-        """The columns that kubectl prints for runs, from the cluster's CRD."""
+        """Return the columns that kubectl prints for runs, from the cluster's CRD."""
         crd: Json = json.loads(self.kubectl("get", "crd", "rlruns.scalerl.io", "-o", "json"))
         return columns_of(crd)
 
     def run(self, name: str) -> tuple[str, Json]:
-        """A run's uid and spec."""
+        """Return a run's uid and spec."""
         found = json.loads(self.kubectl("get", "rlrun", name, "-n", self.served, "-o", "json"))
         return found["metadata"]["uid"], found["spec"]
 
@@ -63,7 +63,7 @@ def columns_of(crd: Json) -> list[Json]:
 
 @pytest.fixture(scope="module")
 def release(helm: str, cluster: Any, api: client.ApiClient) -> Iterator[Release]:
-    """The chart in a namespace that takes restricted pods only, serving another one."""
+    """Install the chart in a namespace that accepts restricted pods only; it serves another namespace."""
     namespace, served = f"chart-{os.getpid()}", f"served-{os.getpid()}"
     core = client.CoreV1Api(api)
     for name in (namespace, served):
@@ -86,7 +86,7 @@ def release(helm: str, cluster: Any, api: client.ApiClient) -> Iterator[Release]
         return found
 
     found = Release(run_helm, kubectl, namespace, served)
-    # The session's CRD was there before, as where an administrator has installed it.
+    # The session's CRD exists already, as on a cluster where an administrator installed it.
     found.helm(
         "install", "rl", str(CHART), "--take-ownership", "--force-conflicts", "--set", f"watch.namespaces={{{served}}}"
     )
@@ -109,7 +109,7 @@ def test_pods_meet_the_restricted_standard(release: Release) -> None:
 
 
 def copy_older_chart(folder: Path) -> Path:
-    """The chart as it may have been: a lower version, and a CRD that does not print the verdict."""
+    """An older chart: a lower version, and a CRD that does not print the verdict."""
     shutil.copytree(CHART, folder)
     for name, pattern, older in (
         ("Chart.yaml", r"^version: [0-9.]+", "version: 0.0.1"),
@@ -149,7 +149,7 @@ def test_key_crd_and_runs_outlive_upgrade_and_uninstall(
 def test_account_is_enough_for_the_operator_and_for_the_charts_test(
     release: Release, cluster: Any, tmp_path: Path, edit: Callable[[Json], Json]
 ) -> None:
-    """The operator as the chart's account, with the Deployment's arguments; then what `helm test` runs."""
+    """Run the operator with the chart's account and the Deployment's arguments, then the program of `helm test`."""
     kubeconfig = tmp_path / "kubeconfig"
     settings = yaml.safe_load(Path(cluster.kubeconfig).read_text())
     token = release.kubectl("create", "token", "rl-scalerl").strip()
@@ -178,16 +178,16 @@ def test_account_is_enough_for_the_operator_and_for_the_charts_test(
         while tried.poll() is None:
             keep()
             time.sleep(0.5)
-        said = tried.communicate()[0]
-        assert tried.returncode == 0, said
-        assert "leads" in said
+        output = tried.communicate()[0]
+        assert tried.returncode == 0, output
+        assert "leads" in output
     text = log.read_text()
     assert " 403 " not in text, text[-3000:]
 
 
 @contextmanager
 def _kept_running(command: list[str], environment: dict[str, str], out: IO[bytes]) -> Iterator[Callable[[], None]]:
-    """Run it, and again where it has ended, as a kubelet does: an operator ends when it loses the lease."""
+    """Run the operator and restart it as a kubelet does: it exits when it loses the lease."""
     processes = [subprocess.Popen(command, env=environment, stdout=out, stderr=out)]
 
     def keep() -> None:
@@ -202,7 +202,7 @@ def _kept_running(command: list[str], environment: dict[str, str], out: IO[bytes
 
 
 def _made(release: Release) -> bool:
-    """Whether a pod of the run, its events and all that its pods share are there."""
+    """Whether a pod of the run, its events and its shared objects exist."""
     kinds = "pod,service,configmap,secret,persistentvolumeclaim,poddisruptionbudget,networkpolicy"
     found = json.loads(release.kubectl("get", kinds, "-n", release.served, "-l", "scalerl.io/run=tried", "-o", "json"))
     about = "involvedObject.kind=RLRun,involvedObject.name=tried"

@@ -1,4 +1,4 @@
-"""The operator's own process on a real API server; pods are played by scripted_kubelet.py."""
+"""The operator's process on a real API server; scripted_kubelet.py sets the status of pods."""
 
 import json
 import os
@@ -75,7 +75,7 @@ class Operator:
 
 @dataclass
 class Lab:
-    """A namespace with a stand-in kubelet, and what a person would do there with kubectl."""
+    """A namespace with a scripted kubelet, and a user's actions with kubectl."""
 
     api: client.ApiClient
     namespace: str
@@ -113,7 +113,7 @@ class Lab:
         return found
 
     def pods(self, name: str) -> dict[str, str]:
-        """Names, shortened to `trainer-0`, with uids."""
+        """Return uids by pod name, shortened to `trainer-0`."""
         found = self.core.list_namespaced_pod(self.namespace, label_selector=f"scalerl.io/run={name}").items
         return {pod.metadata.name.removeprefix(f"{name}-"): pod.metadata.uid for pod in found}
 
@@ -150,7 +150,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A namespace for this module, a stand-in kubelet, and one operator that serves it."""
+    """A namespace for this module, a scripted kubelet, and one operator that serves it."""
     core, namespace = client.CoreV1Api(api), f"lab-{os.getpid()}"
     core.create_namespace(
         {"metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
@@ -191,7 +191,7 @@ def lab(api: client.ApiClient, cluster: Any, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
-    """Pods and what they share, then silence, then a forecast, then the end; and the story in events."""
+    """Pods and shared objects are created; then come a quiet time, a forecast, the end, and an event for each."""
     lab.until_training("whole")
     assert set(lab.pods("whole")) == {"trainer-0", "trainer-1", "generator-0", "generator-1", "generator-2"}
     spec = lab.core.read_namespaced_config_map("whole-spec", lab.namespace).data["run.yaml"]
@@ -228,7 +228,7 @@ def test_a_run_from_apply_to_its_end(lab: Lab) -> None:
 
 
 def curve(steps: int) -> list[Document]:
-    """Evaluations of a sigmoid from 0.2 to 0.75 whose middle is at step 60, without noise."""
+    """Return evaluations of a sigmoid from 0.2 to 0.75 with its middle at step 60, without noise."""
     return [
         {
             "index": step // 10,
@@ -335,7 +335,7 @@ FORECAST_POLICIES: list[tuple[str, float, float, str]] = [
 def test_a_policy_on_the_forecast_stops_a_run_once_it_is_identified(
     lab: Lab, quantity: str, below: float, true: float, words: str
 ) -> None:
-    """The decision with the numbers that it looked at is in status, events and metrics."""
+    """Status, events and metrics have the decision and its numbers."""
     name = quantity.lower()
     lab.until_training(name, stopPolicies=[{"name": "settled", "when": {quantity: {"below": below}}, "for": 2}])
     lab.behave(name, step=50, evals=curve(50))
@@ -366,7 +366,7 @@ def test_a_policy_on_the_forecast_stops_a_run_once_it_is_identified(
 
 
 def test_a_stalled_run_is_saved_and_restarted(lab: Lab) -> None:
-    """The coordinator answers and makes no step.
+    """The coordinator answers, but makes no step.
 
     It is asked to save, ends, and the next attempt trains; generators stay.
     """
@@ -467,7 +467,7 @@ def test_time_to_live(lab: Lab) -> None:
 
 def test_another_managers_run_is_left_alone(lab: Lab) -> None:
     lab.apply("foreign", managedBy="kueue.x-k8s.io/multikueue")
-    lab.until_training("ours")  # made later, so the other one has been seen
+    lab.until_training("ours")  # created later, so the operator has observed the other run
     assert lab.pods("foreign") == {}
     assert "status" not in lab.run("foreign")
 
@@ -487,11 +487,11 @@ def test_two_edits_at_once_converge(lab: Lab) -> None:
     lab.edit("edits", {"generator": {"minReplicas": 2, "maxReplicas": 2}})
     lab.until("two", lambda: set(lab.pods("edits")) == {"trainer-0", "trainer-1", "generator-0", "generator-1"})
     generation = lab.run("edits")["metadata"]["generation"]
-    lab.until("it was seen", lambda: lab.run("edits")["status"]["observedGeneration"] == generation)
+    lab.until("the edit is observed", lambda: lab.run("edits")["status"]["observedGeneration"] == generation)
 
 
 def test_the_leader_is_killed_under_load(lab: Lab) -> None:
-    """Kill -9: the other replica takes over, no pod is lost or made twice, no attempt is spent."""
+    """After SIGKILL the other replica takes over; no pod is lost or created twice, no attempt is spent."""
     lab.until_training("survivor")
     lab.start("second")
     lab.until("the second answers", lambda: b"0.0" in urlopen_metrics(lab.operators[-1]))
@@ -532,7 +532,7 @@ def test_a_terminated_leader_hands_over_at_once(lab: Lab) -> None:
 def make_commands(
     lab: Lab, cluster: Any, folder: Path, *, role: str | None
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Return `scalerl` as somebody who has Kubernetes' own `role` in the namespace, or no right at all."""
+    """Return `scalerl` with the rights of Kubernetes' `role` in the namespace, or with none."""
     name = f"person-{role or 'nobody'}"
     lab.core.create_namespaced_service_account(lab.namespace, {"metadata": {"name": name}})
     if role is not None:
@@ -560,7 +560,7 @@ def make_commands(
 def test_commands_read_a_run_with_the_view_role_before_and_after_its_end(
     lab: Lab, cluster: Any, tmp_path: Path
 ) -> None:
-    """Status, and the report with its curve.
+    """The commands print the status and write the report with its curve.
 
     The last point is in the coordinator's termination message only. No Secret is read.
     """
@@ -589,7 +589,7 @@ def test_commands_read_a_run_with_the_view_role_before_and_after_its_end(
     listed = scalerl("status")
     assert "seen" in listed.stdout
     assert scalerl("status", "nothing").returncode == 2
-    logs = scalerl("logs", "seen")  # the stand-in's node has no kubelet that could be asked
+    logs = scalerl("logs", "seen")  # the scripted node has no kubelet that serves logs
     assert logs.returncode != 0
     assert "Traceback" not in logs.stderr, logs.stderr
     account = f"system:serviceaccount:{lab.namespace}:person-view"

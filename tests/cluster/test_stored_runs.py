@@ -1,4 +1,4 @@
-"""Runs as the API server stores them: what may change, what is filled in, what kubectl prints, who may do what."""
+"""Runs as the API server stores them: immutable fields, defaults, kubectl's columns, roles."""
 
 import copy
 import json
@@ -66,7 +66,7 @@ def runs(api: client.ApiClient, namespace: str) -> Runs:
 
 @pytest.fixture
 def tuned(edit: Edit) -> Document:
-    """A run in which everything that may not change is written."""
+    """A run with a value in every immutable field."""
     return edit(
         {
             "spec.model": {"source": "scratch", "scratch": {"layers": 3}},
@@ -143,7 +143,7 @@ def test_server_and_types_set_the_same_defaults(runs: Runs, edit: Edit) -> None:
     )
     stored = runs.create(document)["spec"]
     ours = parse_run(document).spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    empty = {"downstream": [], "task": {}}  # an absent list or mapping stays absent: no one reads it differently
+    empty = {"downstream": [], "task": {}}  # an absent list or mapping stays absent: every reader treats it as empty
     ours["data"].pop("downstream")
     ours["data"]["train"].pop("task")
     assert ours["failurePolicy"].pop("rules") == []
@@ -288,12 +288,12 @@ def test_role_of_kubernetes_may(
     }
     client.RbacAuthorizationV1Api(api).create_namespaced_role_binding(namespace, binding)
     wait_for("the API server's authorizer knows the binding", lambda: _may(api, namespace, "ada", "list", "rlruns"))
-    asked = [
+    rights = [
         f"{verb} {resource}"
         for resource in ("rlruns", "rlruns/status")
         for verb in ("get", "list", "watch", "create", "delete", "patch")
     ]
-    allowed = {each for each in asked if _may(api, namespace, "ada", *each.split())}
+    allowed = {each for each in rights if _may(api, namespace, "ada", *each.split())}
     patches = {"patch rlruns"} if "create rlruns" in may else set()
     assert allowed == may | patches
 
@@ -310,7 +310,7 @@ def _may(api: client.ApiClient, namespace: str, user: str, verb: str, resource: 
 def test_run_of_an_older_release_can_still_be_labelled_and_repaired(
     runs: Runs, cluster: Any, edit: Edit, wait_for: Callable[[str, Callable[[], bool]], None]
 ) -> None:
-    """A rule that came after the run must not stand in the way of its labels, its finalizers and its deletion."""
+    """A rule that is newer than the run must not block its labels, its finalizers and its deletion."""
     broken = edit({"spec.budget.steps": 100})  # the warm-up never ends
     policy = str(ROOT / "crds/scalerl.io_rlruns_policy.yaml")
 
@@ -335,7 +335,7 @@ def test_run_of_an_older_release_can_still_be_labelled_and_repaired(
 def test_status_of_a_run_with_a_name_no_longer_allowed_can_be_written(
     namespace: str, cluster: Any, edit: Edit, wait_for: Callable[[str, Callable[[], bool]], None]
 ) -> None:
-    """Its name cannot be mended, so nothing that it needs for its deletion may be refused for it."""
+    """A name cannot be changed, so the server must not refuse the writes that its deletion needs."""
     definition = yaml.safe_load((ROOT / "crds/scalerl.io_rlruns.yaml").read_text())
     older = copy.deepcopy(definition)
     del older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"]
@@ -347,8 +347,8 @@ def test_status_of_a_run_with_a_name_no_longer_allowed_can_be_written(
 
     def is_refused(name: str) -> bool:
         text = run.replace("7b-math", name)
-        asked = cluster.kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", text=text)
-        return "with a letter first" in asked.stderr
+        done = cluster.kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", text=text)
+        return "with a letter first" in done.stderr
 
     install(older)
     try:

@@ -1,4 +1,4 @@
-"""How the test cluster starts, waits and stops, with programs of one line; the fake nodes of a real one."""
+"""Start, wait and stop of the test cluster, with programs of one line; fake nodes on a real cluster."""
 
 import os
 import subprocess
@@ -110,7 +110,7 @@ def test_missing_programs_are_named(tmp_path: Path) -> None:
 def test_without_a_node_only_traces_of_the_folder_are_searched(
     processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another clone's node may come and go meanwhile; so may a folder whose name only begins like ours."""
+    """Another clone's node may start and stop meanwhile; so may a folder whose name has ours as a prefix."""
     monkeypatch.syspath_prepend(str(FOLDER))
     import leftovers
 

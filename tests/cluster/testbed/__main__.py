@@ -20,12 +20,12 @@ from node import check_machine, load_image, remove_node, start_node, take_place
 from processes import ClusterError, load_processes, restart, stop_all
 from programs import Programs, find_helm, find_programs
 
-DEFAULT_STATE = Path(__file__).parents[3] / ".cluster"  # in the clone: two clones do not meet
+DEFAULT_STATE = Path(__file__).parents[3] / ".cluster"  # in the clone, so that two clones do not share it
 FAKE_NODES = 2
 
 
 def main() -> int:
-    """Do what the command line says; 1 with a sentence if that cannot be."""
+    """Run the command; print the error and return 1 where it fails."""
     options = _parse_arguments()
     state = options.state.absolute()
     try:
@@ -56,7 +56,7 @@ def _carry_out(options: argparse.Namespace, state: Path) -> None:
 
 
 def up(state: Path, *, with_node: bool) -> None:
-    """Start a cluster in `state`, whatever was there before, and say how to use it."""
+    """Start a cluster in `state` in place of an earlier one, and print how to use it."""
     if with_node:
         check_machine(state)
     programs = find_programs(with_node=with_node)
@@ -66,7 +66,7 @@ def up(state: Path, *, with_node: bool) -> None:
         (state / "programs.json").write_text(json.dumps({name: str(path) for name, path in programs.items()}))
         try:
             control_plane = _start(state, programs, with_node=with_node)
-        except BaseException:  # Ctrl-C too: half a cluster is of no use, and would stay
+        except BaseException:  # Ctrl-C too: half a cluster would stay and serve nobody
             _say(f"stopping again; the logs are in {state / 'log'}")
             try:
                 stop_all(state)
@@ -91,7 +91,7 @@ def _start(state: Path, programs: Programs, *, with_node: bool) -> ControlPlane:
 
 
 def _add_fake_nodes(control_plane: ControlPlane) -> None:
-    """Nodes that kwok plays, with GPUs: pods are scheduled to them and said to run."""
+    """Create kwok's fake nodes with GPUs: pods are scheduled to them and reported as running."""
     size = {"cpu": "64", "memory": "512Gi", "pods": "500", "nvidia.com/gpu": "8"}
     nodes = [
         {
@@ -104,13 +104,13 @@ def _add_fake_nodes(control_plane: ControlPlane) -> None:
     ]
     file = control_plane.state / "fake-nodes.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
-    control_plane.kubectl("create", "--validate=false", "-f", file)  # its schema is slow to come from a busy server
+    control_plane.kubectl("create", "--validate=false", "-f", file)  # a busy server is slow to send its schema
     (kwok,) = [process for process in load_processes(control_plane.state) if process.name == "kwok"]
     wait_for_nodes(control_plane, [f"fake-{index}" for index in range(FAKE_NODES)], process=kwok)
 
 
 def down(state: Path) -> None:
-    """Stop the cluster in `state` and remove all that it left; nothing to do is fine."""
+    """Stop the cluster in `state`, if any, and remove its leftovers."""
     if state.exists():
         with _lock(state):
             number = len(load_processes(state))
@@ -121,7 +121,7 @@ def down(state: Path) -> None:
 
 
 def repeat(state: Path, times: int, *, with_node: bool) -> None:
-    """Start and stop `times` times. Raises ClusterError with what is there afterwards and was not before."""
+    """Start and stop `times` times. Raises ClusterError with the leftovers that did not exist before."""
     down(state)
     before = list_traces(state, with_node=with_node)
     for number in range(1, times + 1):
@@ -144,7 +144,7 @@ def _remove(state: Path) -> None:
 
 @contextmanager
 def _lock(state: Path) -> Iterator[None]:
-    """Only one command at a time works on a state folder."""
+    """Lock a state folder, so that one command at a time uses it."""
     state.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(state.parent, os.O_RDONLY)  # a lock on the folder itself leaves no file
     try:

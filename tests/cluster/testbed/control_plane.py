@@ -1,4 +1,4 @@
-"""etcd, API server, controller manager, scheduler, and kwok for nodes and pods that are only said to exist. I/O."""
+"""etcd, API server, controller manager, scheduler, and kwok for fake nodes and pods. I/O."""
 
 import random
 import socket
@@ -9,19 +9,19 @@ from pathlib import Path
 from processes import ClusterError, Process, fetch, run, start, wait
 from programs import Programs
 
-START_SECONDS = 300.0  # 5 on a free machine; a busy one took over 120
+START_SECONDS = 300.0  # 5 on an idle machine; a busy one took over 120
 LOCAL = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
-KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server, as pods see it
+KUBERNETES_SERVICE = "10.96.0.1"  # the first address of the range: the API server's address for pods
 KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
 LOWEST_PORT = 20_000
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-FAKE_NODE = "kwok.x-k8s.io/node=fake"  # kwok plays the nodes with this annotation, and their pods
+FAKE_NODE = "kwok.x-k8s.io/node=fake"  # kwok simulates the nodes with this annotation, and their pods
 
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """A running control plane, as its users need it."""
+    """A running control plane."""
 
     state: Path
     programs: Programs
@@ -34,13 +34,13 @@ class ControlPlane:
 
 
 def start_control_plane(state: Path, programs: Programs, *, address: str = LOCAL) -> ControlPlane:
-    """Start everything that needs no root; `address` is where nodes, if there are any, reach the API server."""
+    """Start everything that needs no root; `address` is the API server's address for nodes, if there are any."""
     etcd_port, peer_port, api_port = find_free_ports(3)
     _make_certificates(state, address)
     control_plane = ControlPlane(state, programs, f"https://{LOCAL}:{api_port}", state / "kubeconfig")
     write_kubeconfig(control_plane.kubeconfig, state, control_plane.url)
     etcd = start(state, "etcd", _etcd_command(state, programs, etcd_port, peer_port))
-    # One of etcd and the API server is enough to wait for: readyz covers both.
+    # The API server's readyz covers etcd too, so one wait is enough.
     api = start(state, "kube-apiserver", _api_command(state, programs, etcd_port, api_port, address))
     _wait_for_api(control_plane, etcd, api)
     client: list[str | Path] = ["--kubeconfig", control_plane.kubeconfig]
@@ -50,7 +50,7 @@ def start_control_plane(state: Path, programs: Programs, *, address: str = LOCAL
     start(state, "kube-controller-manager", manager)
     start(state, "kube-scheduler", [programs["kube-scheduler"], *alone])
     fake = ["--manage-all-nodes=false", f"--manage-nodes-with-annotation-selector={FAKE_NODE}"]
-    # Without leases the controller manager would hold the nodes for lost within a minute.
+    # Without leases the controller manager would mark the nodes as lost within a minute.
     fake += [f"--config={KWOK_STAGES}", "--node-lease-duration-seconds=40", "--enable-crds="]
     start(state, "kwok", [programs["kwok"], *client, *fake])
     return control_plane
@@ -77,7 +77,7 @@ def _api_command(state: Path, programs: Programs, etcd_port: int, port: int, add
         programs["kube-apiserver"],
         f"--etcd-servers=http://{LOCAL}:{etcd_port}",
         f"--secure-port={port}",
-        # Without nodes nobody needs it from elsewhere, and an announced 127.0.0.1 would be refused.
+        # Without nodes all clients are local, and the server refuses to announce 127.0.0.1.
         *([f"--advertise-address={address}"] if with_nodes else [f"--bind-address={LOCAL}"]),
         *([] if with_nodes else ["--endpoint-reconciler-type=none"]),
         f"--tls-cert-file={pki}/api.crt",
@@ -107,7 +107,7 @@ def _wait_for_api(control_plane: ControlPlane, etcd: Process, api: Process) -> N
 
 
 def wait_for_nodes(control_plane: ControlPlane, names: list[str], *, process: Process) -> None:
-    """Wait until the nodes are Ready; `process` is what makes them so."""
+    """Wait until the nodes are Ready; `process` is the program that makes them so."""
 
     def missing() -> str | None:
         nodes = [f"node/{name}" for name in names]
@@ -168,7 +168,7 @@ current-context: test
 
 
 def find_free_ports(number: int) -> list[int]:
-    """Return ports that are free now, no two alike, and below those that the kernel gives to outgoing connections.
+    """Return distinct free ports below those that the kernel gives to outgoing connections.
 
     One of the latter may be taken while a program is killed and started anew: often by the connection of a client that
     tries to reach it.

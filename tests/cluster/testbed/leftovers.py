@@ -1,4 +1,4 @@
-"""Everything that a cluster could leave on a machine, as lines of text to compare before and after. I/O.
+"""The possible leftovers of a cluster on this machine, as lines to compare before and after. I/O.
 
 Others work on the machine meanwhile, so only what bears a mark of ours, or of Kubernetes, is listed.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from node import CGROUPS
 
-# Where a node's programs write, if they are not kept from it.
+# Folders that a node's programs would write to without their namespaces.
 FOLDERS = ["/run/containerd", "/run/runc", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd"]
 FOLDERS += ["/var/log/pods", "/var/log/containers", "/etc/cni/net.d"]
 # Words in mounts, interfaces, routes and rules: our interfaces and networks, CNI's and kube-proxy's.
@@ -45,14 +45,14 @@ def _nodes_traces(mounts: list[str]) -> set[str]:
 
 
 def _processes(state: Path, *, with_pods: bool) -> Iterator[str]:
-    """Processes that were started for the state folder; with pods also those whose numbers are not ours."""
+    """Return the processes of the state folder; with pods also those in another PID namespace."""
     own_numbers = os.readlink("/proc/self/ns/pid")
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             is_a_pods = os.readlink(folder / "ns/pid") != own_numbers
             is_ours = f"TMPDIR={state}/".encode() in (folder / "environ").read_bytes()
-        except OSError:  # it ended meanwhile, or is another user's
+        except OSError:  # the process ended meanwhile, or belongs to another user
             continue
         if is_ours or (with_pods and is_a_pods):
             yield f"{folder.name} {command}"

@@ -26,7 +26,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 INIT = Path(__file__).with_name("node_init.sh")
 PAUSE_SOURCE = Path(__file__).with_name("pause.c")
 PAUSE_IMAGE = "localhost/pause:1"
-GPUS = 8  # that the node says it has
+GPUS = 8  # that the node reports
 CGROUP_SECONDS = 10.0
 DEBIAN_PACKAGES = {
     "containerd": "containerd",
@@ -42,13 +42,13 @@ HIDDEN = ("/run", "/var/lib", "/var/log")  # the node has its own
 
 @dataclass(frozen=True)
 class PodRole:
-    """The number that tells one node from another on this machine, and the values derived from it."""
+    """The number that identifies a node on this machine, and the values derived from it."""
 
     number: int
 
     @property
     def interface(self) -> str:
-        """The host's end of the pair."""
+        """Name of the host's end of the interface pair."""
         return f"{INTERFACE}{self.number}"
 
     @property
@@ -73,7 +73,7 @@ class PodRole:
 
 
 def check_machine(state: Path) -> None:
-    """Raise ClusterError with what this machine lacks for a node."""
+    """Raise ClusterError with the list of what a node needs and this machine lacks."""
     if os.geteuid() != 0:
         raise ClusterError("a node needs root; without it there is `make cluster-up` (API server only)")
     missing = [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]
@@ -88,10 +88,10 @@ def check_machine(state: Path) -> None:
 
 
 def take_place(state: Path) -> PodRole:
-    """Make the host's half of a network that nobody else uses and write down which."""
+    """Create the host's half of an unused network and store its number."""
     for number in range(256):
         place = PodRole(number)
-        # Making the interface is what decides between two clusters that start at once.
+        # Creating the interface decides between two clusters that start at once.
         made = subprocess.run(
             ["ip", "link", "add", place.interface, "type", "veth", "peer", "name", f"{place.interface}n"],
             capture_output=True,
@@ -119,22 +119,23 @@ def start_node(control_plane: ControlPlane, place: PodRole) -> None:
 
 
 def add_gpus(control_plane: ControlPlane, node: str) -> None:
-    """Let `node` say that it has GPUs, so that pods which ask for some are scheduled there."""
+    """Let `node` report GPUs, so that pods which request some are scheduled there."""
     patch = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)}]
     control_plane.kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
 
 
 def load_image(state: Path, archive: Path) -> str:
-    """Import an OCI or docker archive into the node and return what containerd says."""
+    """Import an OCI or docker archive into the node and return containerd's output."""
     return run("ctr", "-a", state / "node/containerd.sock", "-n", "k8s.io", "image", "import", archive.absolute())
 
 
 def remove_node(state: Path) -> None:
-    """Remove what outlives the node's processes."""
+    """Remove the node's mounts, network and cgroups, which outlive its processes."""
     if not (state / "place").exists():
         return
     place = PodRole(int((state / "place").read_text()))
-    subprocess.run(["ip", "link", "delete", place.interface], capture_output=True)  # gone if the node had its end
+    # It is gone already if the node's namespace had the other end.
+    subprocess.run(["ip", "link", "delete", place.interface], capture_output=True)
     deadline = time.monotonic() + CGROUP_SECONDS
     while folders := list(_cgroups(place)):
         try:
@@ -142,14 +143,14 @@ def remove_node(state: Path) -> None:
                 for inner in sorted(folder.rglob("*/"), reverse=True):
                     inner.rmdir()
                 folder.rmdir()
-        except OSError as error:  # busy: the kernel has not yet let go of what was killed
+        except OSError as error:  # busy: the kernel has not yet released the killed processes
             if time.monotonic() > deadline:
                 raise ClusterError(f"removing cgroups: {error}, for {CGROUP_SECONDS:g} s") from None
             time.sleep(0.1)
 
 
 def _cgroups(place: PodRole) -> Iterator[Path]:
-    """The node's cgroup in every hierarchy: one under cgroup v2, one for each controller under v1."""
+    """Return the node's cgroup in every hierarchy: one under cgroup v2, one for each controller under v1."""
     yield from (each for each in (CGROUPS / place.cgroup, *CGROUPS.glob(f"*/{place.cgroup}")) if each.is_dir())
 
 
@@ -166,7 +167,7 @@ def _connect(state: Path, place: PodRole, node: Process) -> None:
 
     wait(state, "making namespaces", seconds=10, until=no_child, process=node)
     (init,) = _children(node.pid)
-    # Renamed on arrival: what the init script waits for is then complete.
+    # Renamed last, so that the init script reads a complete file.
     run("ip", "link", "set", f"{place.interface}n", "netns", init, "name", "eth0")
     run("ip", "route", "replace", place.pods, "via", place.node, "dev", place.interface)
 
@@ -248,7 +249,7 @@ state = "{folder}/containerd/state"
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{folder}/cni"
 """,
-        # The disk is the machine's: what others fill of it must not cost a pod, or an image that nobody can pull again.
+        # The disk is shared: other users' files must not evict a pod, or an image that cannot be pulled again.
         "kubelet.yaml": f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

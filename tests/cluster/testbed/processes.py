@@ -1,4 +1,4 @@
-"""Programs in the background: started with a log, found again by another command, stopped for sure. I/O.
+"""Background programs: start with a log, find from another command, stop for certain. I/O.
 
 A cluster outlives the command that starts it, so what it consists of is written down: `<state>/processes`, a line for
 each. A process id may be another's by the time it is read; the start time beside it tells.
@@ -21,7 +21,7 @@ LOG_LINES_SHOWN = 15
 
 
 class ClusterError(Exception):
-    """The cluster cannot be had; the message is for the person who asked for it."""
+    """The cluster cannot be started or used; the message is for its user."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Process:
 
     name: str
     pid: int
-    started: str  # clock ticks since boot, from /proc: with the pid it names a process for good
+    started: str  # clock ticks since boot, from /proc: with the pid it identifies a process
 
     def is_alive(self) -> bool:
-        """Whether it still runs. A zombie does not, unless other threads of it do: they hold its ports."""
+        """Whether it still runs. A zombie counts only while other threads of it run: they hold its ports."""
         return _start_time(self.pid) == self.started
 
 
@@ -49,19 +49,19 @@ def start(state: Path, name: str, command: Sequence[str | Path]) -> Process:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C at the terminal is for the command that waits, which then stops us
+            start_new_session=True,  # Ctrl-C reaches only the waiting command, which then stops this one
             cwd=state,
             env={**os.environ, "TMPDIR": str(temporary)},
         )
     process = Process(name, child.pid, _start_time(child.pid) or "ended")
-    child.returncode = 0  # the object shall not complain that nobody waited: the process outlives it
+    child.returncode = 0  # no ResourceWarning: the process outlives this object
     with (state / "processes").open("a") as file:
         file.write(f"{process.name} {process.pid} {process.started}\n")
     return process
 
 
 def load_processes(state: Path) -> list[Process]:
-    """Return what was started for `state`, in that order."""
+    """Return the processes of `state` in the order of their start."""
     file = state / "processes"
     if not file.exists():
         return []
@@ -70,7 +70,7 @@ def load_processes(state: Path) -> list[Process]:
 
 
 def restart(state: Path, name: str) -> Process:
-    """Kill the program `name` of `state` (SIGKILL) and start it anew, as it was. Raises ClusterError."""
+    """Kill the program `name` of `state` (SIGKILL) and start it again with the same command. Raises ClusterError."""
     found = [each for each in load_processes(state) if each.name == name and each.is_alive()]
     if not found:
         raise ClusterError(f"no {name} runs in {state}")
@@ -95,14 +95,15 @@ def _stop(process: Process) -> None:
 def _end(process: Process, number: signal.Signals) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     if process.is_alive():
-        os.killpg(process.pid, number)  # each leads a group; a node's first process is in that of its `unshare`
+        # Each leads a process group; a node's first process is in the group of its `unshare`.
+        os.killpg(process.pid, number)
     while process.is_alive() and time.monotonic() < deadline:
         _reap(process.pid)
         time.sleep(0.02)
 
 
 def _reap(pid: int) -> None:
-    with suppress(ChildProcessError):  # another command started it; its parent is the system's
+    with suppress(ChildProcessError):  # another command started it, so it is not our child
         os.waitpid(pid, os.WNOHANG)
 
 
@@ -132,7 +133,7 @@ def _tail(state: Path, process: Process) -> str:
 
 
 def fetch(url: str, context: ssl.SSLContext) -> str | None:
-    """Return None once `url` answers 200, else what it says instead. Past any proxy: it is on this machine."""
+    """Return None once `url` answers 200, else the error. It bypasses proxies: the server is on this machine."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(url, timeout=5):
@@ -144,7 +145,7 @@ def fetch(url: str, context: ssl.SSLContext) -> str | None:
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
-    """Run `command` to its end and return what it printed. Raises ClusterError with its complaint."""
+    """Run `command` to its end and return its output. Raises ClusterError with its error output."""
     words = [str(part) for part in command]
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env)
     if done.returncode:

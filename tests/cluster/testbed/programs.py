@@ -1,4 +1,4 @@
-"""Where the cluster's programs are: SCALERL_CLUSTER_BIN, else PATH, else compiled here. I/O."""
+"""Find the cluster's programs: in SCALERL_CLUSTER_BIN, else on PATH, else compiled here. I/O."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ FOLDER_VARIABLE = "SCALERL_CLUSTER_BIN"
 COMPILE = Path(__file__).parents[1] / "compile"
 
 
-Programs = Mapping[str, Path]  # name -> where it is
+Programs = Mapping[str, Path]  # name -> path
 
 
 def find_programs(*, with_node: bool) -> Programs:
-    """Return the programs of the level. Raises ClusterError where they cannot be had."""
+    """Return the programs of the level. Raises ClusterError where one is missing."""
     names = CONTROL_PLANE + (NODE if with_node else ())
     return _find(names, ["control_plane", *(["node"] if with_node else [])])
 
 
 def find_helm() -> Path:
-    """Return Helm, which no cluster needs. Raises ClusterError where it cannot be had."""
+    """Return Helm, which no cluster needs. Raises ClusterError where it is missing."""
     return _find(["helm"], ["chart"])["helm"]
 
 
@@ -37,7 +37,7 @@ def _find(names: Sequence[str], sets: Sequence[str]) -> Programs:
         return {name: Path(path) for name, path in on_path.items() if path}
     done = subprocess.run([COMPILE, *sets], stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        sys.exit(1)  # it has said why
+        sys.exit(1)  # it has printed the reason
     return _from_folder(Path(done.stdout.strip()), names)
 
 

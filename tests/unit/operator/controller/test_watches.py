@@ -106,9 +106,9 @@ def test_objects_and_changes_are_reported_and_nothing_is_written(scene: Callable
             await found.until(lambda: len(found.events) == 3)
             assert sorted(found.events[1:]) == [("pod", "a-trainer-0", "8", True), ("run", "b", "7", False)]
 
-        asked = await found.play(story)
-        assert {method for method, _ in asked} == {"GET"}, "kopf leaves no annotation, finalizer or event"
-        assert ("GET", "/apis/scalerl.io/v1alpha1/rlruns") in asked
+        requests = await found.play(story)
+        assert {method for method, _ in requests} == {"GET"}, "kopf leaves no annotation, finalizer or event"
+        assert ("GET", "/apis/scalerl.io/v1alpha1/rlruns") in requests
         assert found.ends == 1
 
     asyncio.run(whole())
@@ -207,12 +207,12 @@ def test_only_the_served_namespaces_are_listed(scene: Callable[[], Scene]) -> No
             await found.until(lambda: len(found.events) == 4)
             assert found.lists == found.count == 4
 
-        asked = {path for _, path in await found.play(story, *teams)}
+        requests = {path for _, path in await found.play(story, *teams)}
         wanted = {
             f"{prefix}/namespaces/{namespace}/{plural}"
             for prefix, plural in (("/api/v1", "pods"), ("/apis/scalerl.io/v1alpha1", "rlruns"))
             for namespace in teams
         }
-        assert asked - set(DISCOVERY) == wanted, "no right outside them is needed"
+        assert requests - set(DISCOVERY) == wanted, "no right outside them is needed"
 
     asyncio.run(whole())
