@@ -106,7 +106,7 @@ class ObservedPod:
 
     @property
     def waiting(self) -> str:
-        """What it waits for before it runs: a node, else the first container that is not merely being made."""
+        """The reason it does not run yet: a node, else the first container that is not merely being made."""
         unusual = [each for each in self.container_waits if not each.is_usual]
         waits = (join_texts(each.reason, each.message) for each in [*unusual, *self.container_waits])
         return self.unscheduled or next(filter(None, waits), "")

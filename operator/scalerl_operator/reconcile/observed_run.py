@@ -73,7 +73,7 @@ def parse_observed_run(document: Mapping[str, Any], known: ObservedRun | None = 
 
 
 def _parse_spec(document: Mapping[str, Any], uid: str, generation: int) -> ObservedRun:
-    """What stays the same until the spec is edited."""
+    """Return the fields that stay the same until the spec is edited."""
     metadata, key = document["metadata"], run_key(document)
     bare = {
         "apiVersion": document["apiVersion"],

@@ -1,4 +1,4 @@
-"""What pending pods wait for, as text, and when their wait is over. PURE."""
+"""The text of what pending pods wait for, and the end of their wait. PURE."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

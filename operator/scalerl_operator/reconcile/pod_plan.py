@@ -63,7 +63,7 @@ Change = Create | Delete
 
 @dataclass(frozen=True)
 class PodPlan:
-    """What to do, in this order: write the status, create and delete pods, reconcile again."""
+    """The actions, in this order: write the status, create and delete pods, reconcile again."""
 
     status: RLRunStatus | None = None
     """The desired status; None: this operator must not write it."""

@@ -22,7 +22,7 @@ class PodView:
     created: datetime
     restarts: int
     waits: str
-    """What it waits for, or how it ended; empty for one that is ready."""
+    """The reason it waits, or how it ended; empty for one that is ready."""
 
 
 def build_pod_view(pod: ObservedPod, warning: str = "") -> PodView:
@@ -99,9 +99,9 @@ def parse_event(document: Document) -> EventView:
     """Return an event in an API server's JSON, of the old kind or the new."""
     series = document.get("series") or {}
     times = (series.get("lastObservedTime"), document.get("lastTimestamp"), document.get("eventTime"))
-    told = next((each for each in times if each), document["metadata"]["creationTimestamp"])
+    last_time = next((each for each in times if each), document["metadata"]["creationTimestamp"])
     return EventView(
-        time=datetime.fromisoformat(told),
+        time=datetime.fromisoformat(last_time),
         kind=document.get("type", "Normal"),
         reason=document.get("reason", ""),
         message=document.get("message", "").strip(),

@@ -24,7 +24,7 @@ class PollResult:
     heard: datetime | None = None
     """When it answered last."""
     is_final: bool = False
-    """Whether its last words have been judged: it may have measured once more after its last answer."""
+    """Whether its termination message is in the assessment: it may have measured once more after its last answer."""
     evals: tuple[EvalPoint, ...] = ()
     eta_seconds: float | None = None
     assessment: Assessment | None = None

@@ -16,17 +16,17 @@ PORT_DNS = 53
 
 
 class InvalidIsolation(ValueError):
-    """What the operator was told about the network cannot be understood."""
+    """The operator's network option cannot be parsed."""
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What runs may reach and be reached by besides their own pods; peers are NetworkPolicyPeers."""
+    """The allowed traffic of runs besides that between their own pods; peers are NetworkPolicyPeers."""
 
     http_from: tuple[Json, ...]
-    """Who may ask coordinators on their HTTP port: the operator and Prometheus."""
+    """Peers that may connect to coordinators' HTTP port: the operator and Prometheus."""
     outside: tuple[Json, ...]
-    """What pods may reach: hubs with models and data. Empty: nothing."""
+    """Destinations that pods may reach: hubs with models and data. Empty: nothing."""
 
     @classmethod
     def parse(cls, text: str) -> "Isolation":

@@ -1,4 +1,4 @@
-"""What every object of a run carries: its owner, labels, annotations. PURE."""
+"""The metadata of every object of a run: its owner, labels, annotations. PURE."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Owner:
     document: str
     """The run's YAML, as the coordinator reads it: without status."""
     token: str
-    """What guards the coordinator's /v1, and Ray."""
+    """The bearer token of the coordinator's /v1, and Ray."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class PodOptions:
-    """What the operator is told when it starts."""
+    """The operator's options that pods depend on."""
 
     image: str
     """Of the runtime, where the user's template names none."""

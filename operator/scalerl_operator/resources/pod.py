@@ -119,7 +119,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
     yield {"name": ENV_FOLDER, "value": names.RUN_FOLDER}
-    # Who speaks to Ray runs code in the pod: the run's token guards that too.
+    # A client of Ray can run code in the pod, so Ray requires the run's token too.
     yield {"name": "RAY_AUTH_MODE", "value": "token"}
     yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only

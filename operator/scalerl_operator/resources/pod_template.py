@@ -27,7 +27,7 @@ GPU = "nvidia.com/gpu"
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 ENV_PREFIXES = ("SCALERL_", "RAY_AUTH_")  # Ray's: without the token, whoever reaches a pod runs code in it
 
-# What the operator sets in a pod, and what a user writes instead.
+# Fields that the operator sets in a pod, and the spec's fields to use instead.
 _OWNED_IN_POD = {
     "restartPolicy": "set by the operator, by role",
     "hostname": "set by the operator: peers find each other by it",
@@ -48,7 +48,7 @@ _OWNED_IN_CONTAINER = {
     "lifecycle": "set by the operator: SIGTERM saves a checkpoint",
 }
 _OWNED_PLACES = (SPEC_FOLDER, TOKEN_FOLDER, RUN_FOLDER, SHARED_MEMORY, SCRATCH_FOLDER)
-# What tells a list's entries apart, as in Kubernetes' own server-side apply: a port need not have a name.
+# The keys that identify a list's entries, as in Kubernetes' own server-side apply: a port need not have a name.
 _BY_NAME = ("containers", "initContainers", "volumes", "env", "imagePullSecrets")
 _KEYED_LISTS: dict[str, Sequence[str]] = {**dict.fromkeys(_BY_NAME, ["name"]), "volumeMounts": ["mountPath"]}
 _KEYED_LISTS["ports"] = ["containerPort", "protocol"]

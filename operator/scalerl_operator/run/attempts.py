@@ -115,9 +115,9 @@ def describe_exit(attempt: AttemptStatus) -> str:
     if attempt.stop_cause in _ASKED:
         how = _ASKED[attempt.stop_cause]
     elif attempt.infrastructure:
-        how = "was ended by its surroundings"
+        how = "was ended by the infrastructure"
     elif attempt.exit_code is None:
-        how = "ended unseen"
+        how = "ended without an exit code"
     elif attempt.exit_code > 128:
         how = f"was killed by signal {attempt.exit_code - 128}"
     else:

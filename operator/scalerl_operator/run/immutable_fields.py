@@ -1,4 +1,4 @@
-"""What may not change in a run that has records: points before and after would be of different runs. PURE."""
+"""The fixed fields of a run that has records: points before and after a change would be of different runs. PURE."""
 
 from collections.abc import Iterator
 

@@ -59,7 +59,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What follows from the observed state: the last forecast, the stop policy that holds, the watchdog's alarms."""
+    """The assessment of the observed state: the last forecast, the stop policy that holds, the watchdog's alarms."""
 
     forecast: ForecastStatus | None = None
     stop: StopStatus | None = None

@@ -191,7 +191,7 @@ def test_logs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "adder-digits", "-n", "research", "-f", "-p"]) == 2
 
 
-def test_a_name_alone_is_looked_up_on_this_machine_first(
+def test_a_name_alone_is_searched_on_this_machine_first(
     stored: HttpApi, run_folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "adder-digits"]) == 0

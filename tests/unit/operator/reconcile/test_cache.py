@@ -32,12 +32,12 @@ def store() -> InformerCache:
 
 
 def names(store: InformerCache) -> list[tuple[str, bool]]:
-    seen = store.run(KEY)
-    assert seen is not None
-    return [(each.name, each.gone) for each in store.pods(seen)]
+    observed = store.run(KEY)
+    assert observed is not None
+    return [(each.name, each.gone) for each in store.pods(observed)]
 
 
-def test_an_older_sight_is_no_news(store: InformerCache) -> None:
+def test_an_older_state_is_not_stored(store: InformerCache) -> None:
     assert not store.put_run(run(10))
     assert not store.put_run(run(9))
     assert store.put_run(run(11))
@@ -50,9 +50,9 @@ def test_a_trainer_that_is_gone_is_remembered_and_a_generator_is_not(store: Info
         store.put_pod(pod(name, 5, uid=name))
         assert store.drop_pod(pod(name, 6, uid=name, termination_message="bye"))
     assert names(store) == [("trainer-0", True)]
-    seen = store.run(KEY)
-    assert seen is not None
-    assert store.pods(seen)[0].termination_message == "bye"
+    observed = store.run(KEY)
+    assert observed is not None
+    assert store.pods(observed)[0].termination_message == "bye"
 
 
 def test_what_is_gone_does_not_come_back_but_its_successor_does(store: InformerCache) -> None:
@@ -112,8 +112,8 @@ def test_a_list_finds_what_a_watch_has_missed(store: InformerCache) -> None:
     store.put_run(run(10, namespace="other"))
     store.put_pod(pod("trainer-0", 5))
     store.put_pod(pod("generator-0", 30))
-    news = store.reconcile_lists([run(10)], [], 20, "research")
-    assert news == {KEY}
+    changed = store.reconcile_lists([run(10)], [], 20, "research")
+    assert changed == {KEY}
     assert names(store) == [("generator-0", False), ("trainer-0", True)], "what came after the list is not missed"
     assert len(store.keys()) == 2, "the list is of one namespace"
     assert store.reconcile_lists([run(10)], [], 25, None) == {("other", "tiny")}
@@ -127,8 +127,8 @@ def test_coordinators_are_those_that_can_be_asked() -> None:
         (pod("trainer-0", 5, ip="10.0.0.1", started=CREATED, exit_code=1), 0),
         (pod("generator-0", 5, ip="10.0.0.1", started=CREATED), 0),
     ]
-    for seen, count in rows:
+    for observed, count in rows:
         fresh = InformerCache()
         fresh.put_run(run(10))
-        fresh.put_pod(seen)
+        fresh.put_pod(observed)
         assert len(list(fresh.coordinators())) == count

@@ -41,19 +41,25 @@ def test_a_running_pod() -> None:
         "conditions": [{"type": "Ready", "status": "True"}],
         "containerStatuses": container(running={"startedAt": "2026-05-04T11:02:00Z"}),
     }
-    seen = parse_observed_pod(pod(status))
-    assert seen is not None
-    assert (seen.run, seen.pod_role, seen.attempt) == (("research", "tiny"), PodRole("trainer", 0), 5)
-    assert (seen.phase, seen.ip, seen.ready, seen.over, seen.lost) == ("Running", "10.1.2.3", True, False, False)
-    assert seen.started == datetime(2026, 5, 4, 11, 2, tzinfo=UTC)
+    observed = parse_observed_pod(pod(status))
+    assert observed is not None
+    assert (observed.run, observed.pod_role, observed.attempt) == (("research", "tiny"), PodRole("trainer", 0), 5)
+    assert (observed.phase, observed.ip, observed.ready, observed.over, observed.lost) == (
+        "Running",
+        "10.1.2.3",
+        True,
+        False,
+        False,
+    )
+    assert observed.started == datetime(2026, 5, 4, 11, 2, tzinfo=UTC)
 
 
 def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
     ended = {"exitCode": 75, "startedAt": "2026-05-04T11:02:00Z", "reason": "Error", "message": '{"reason": "Retry"}'}
-    seen = parse_observed_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
-    assert seen is not None
-    assert (seen.exit_code, seen.over, seen.ended, seen.reason) == (75, True, False, "Error")
-    words = parse_termination(seen)
+    observed = parse_observed_pod(pod({"phase": "Running", "containerStatuses": container(terminated=ended)}))
+    assert observed is not None
+    assert (observed.exit_code, observed.over, observed.ended, observed.reason) == (75, True, False, "Error")
+    words = parse_termination(observed)
     assert words is not None
     assert words.reason == "Retry"
 
@@ -61,9 +67,9 @@ def test_a_pod_whose_process_has_ended_while_another_container_runs() -> None:
 def test_a_container_that_will_be_restarted_has_not_ended() -> None:
     ended = {"exitCode": 1, "startedAt": "2026-05-04T11:02:00Z"}
     found = pod({"phase": "Running", "containerStatuses": container(terminated=ended)})
-    seen = parse_observed_pod({**found, "spec": {"restartPolicy": "Always"}})
-    assert seen is not None
-    assert (seen.exit_code, seen.over) == (None, False)
+    observed = parse_observed_pod({**found, "spec": {"restartPolicy": "Always"}})
+    assert observed is not None
+    assert (observed.exit_code, observed.over) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +80,9 @@ def test_a_container_that_will_be_restarted_has_not_ended() -> None:
     ],
 )
 def test_a_pod_that_kubernetes_ended(status: dict[str, Any]) -> None:
-    seen = parse_observed_pod(pod(status))
-    assert seen is not None
-    assert (seen.lost, seen.over, seen.exit_code) == (True, True, None)
+    observed = parse_observed_pod(pod(status))
+    assert observed is not None
+    assert (observed.lost, observed.over, observed.exit_code) == (True, True, None)
 
 
 REASONS = [
@@ -99,9 +105,9 @@ REASONS = [
 
 @pytest.mark.parametrize(("status", "lost", "reasons"), [r[:3] for r in REASONS], ids=[r[3] for r in REASONS])
 def test_words_for_an_end(status: dict[str, Any], lost: bool, reasons: set[str]) -> None:
-    seen = parse_observed_pod(pod(status))
-    assert seen is not None
-    assert (seen.lost, seen.reasons) == (lost, reasons)
+    observed = parse_observed_pod(pod(status))
+    assert observed is not None
+    assert (observed.lost, observed.reasons) == (lost, reasons)
 
 
 UNPLACED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes are available"}
@@ -125,23 +131,23 @@ WAITS = [
 
 @pytest.mark.parametrize(("status", "waiting"), [r[:2] for r in WAITS], ids=[r[2] for r in WAITS])
 def test_what_a_pod_waits_for(status: dict[str, Any], waiting: str) -> None:
-    seen = parse_observed_pod(pod({"phase": "Pending", **status}))
-    assert seen is not None
-    assert seen.waiting == waiting
+    observed = parse_observed_pod(pod({"phase": "Pending", **status}))
+    assert observed is not None
+    assert observed.waiting == waiting
 
 
 def test_conditions_are_kept_for_the_users_rules() -> None:
     conditions = [{"type": "example.com/XidError", "status": "True"}, {"type": "Ready", "status": "Unknown"}]
-    seen = parse_observed_pod(pod({"phase": "Running", "conditions": conditions}))
-    assert seen is not None
-    assert seen.conditions == {"example.com/XidError": "True", "Ready": "Unknown"}
+    observed = parse_observed_pod(pod({"phase": "Running", "conditions": conditions}))
+    assert observed is not None
+    assert observed.conditions == {"example.com/XidError": "True", "Ready": "Unknown"}
 
 
 def test_words_that_are_none() -> None:
     ended = {"exitCode": 137, "message": "Killed"}
-    seen = parse_observed_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
-    assert seen is not None
-    assert parse_termination(seen) is None
+    observed = parse_observed_pod(pod({"phase": "Failed", "containerStatuses": container(terminated=ended)}))
+    assert observed is not None
+    assert parse_termination(observed) is None
 
 
 def test_somebody_elses_pod() -> None:

@@ -27,18 +27,18 @@ def stored(document: Callable[..., dict[str, object]]) -> Callable[..., dict[str
 
 
 def test_a_run(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_observed_run(
+    observed = parse_observed_run(
         stored({"managedBy": "scalerl.io/operator"}, status={"attempt": 7, "observedGeneration": 2})
     )
-    assert (seen.key, seen.uid, seen.version, seen.generation) == (("research", "tiny"), "9f", 812, 3)
-    assert (seen.managed_by, seen.deleting) == ("scalerl.io/operator", False)
-    assert seen.created == datetime(2026, 5, 4, 11, 58, 7, tzinfo=UTC)
-    assert seen.run is not None
-    assert seen.run.metadata.namespace == "research"
-    assert seen.status is not None
-    assert seen.status.attempt == 7
-    assert seen.document["metadata"] == {"name": "tiny", "namespace": "research"}
-    assert "status" not in seen.document
+    assert (observed.key, observed.uid, observed.version, observed.generation) == (("research", "tiny"), "9f", 812, 3)
+    assert (observed.managed_by, observed.deleting) == ("scalerl.io/operator", False)
+    assert observed.created == datetime(2026, 5, 4, 11, 58, 7, tzinfo=UTC)
+    assert observed.run is not None
+    assert observed.run.metadata.namespace == "research"
+    assert observed.status is not None
+    assert observed.status.attempt == 7
+    assert observed.document["metadata"] == {"name": "tiny", "namespace": "research"}
+    assert "status" not in observed.document
 
 
 def test_a_run_that_is_deleted(stored: Callable[..., dict[str, Any]]) -> None:
@@ -46,35 +46,35 @@ def test_a_run_that_is_deleted(stored: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_a_run_that_cannot_be_understood_says_why(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_observed_run(stored({"budget": {"steps": 0}}))
-    assert seen.run is None
-    assert [str(fault) for fault in seen.faults] == ["spec.budget.steps: 0, at least 1"]
+    observed = parse_observed_run(stored({"budget": {"steps": 0}}))
+    assert observed.run is None
+    assert [str(fault) for fault in observed.faults] == ["spec.budget.steps: 0, at least 1"]
 
 
 def test_a_template_that_is_refused_says_why(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_observed_run(stored({"trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "a"}}}}))
-    assert seen.run is None
-    assert seen.parsed is not None, "`scalerl status` shows it"
-    assert seen.faults[0].path == "spec.trainer.template.spec.hostname"
+    observed = parse_observed_run(stored({"trainer": {"gpusPerReplica": 0, "template": {"spec": {"hostname": "a"}}}}))
+    assert observed.run is None
+    assert observed.parsed is not None, "`scalerl status` shows it"
+    assert observed.faults[0].path == "spec.trainer.template.spec.hostname"
 
 
 def test_what_a_newer_operator_added_is_passed_over(stored: Callable[..., dict[str, Any]]) -> None:
     attempt = {"number": 1, "replicas": 2, "created": "2026-05-04T12:00:00Z", "mood": "good"}
-    seen = parse_observed_run(stored(status={"attempt": 3, "weather": {"rain": True}, "attempts": [attempt]}))
-    assert seen.status is not None
-    assert (seen.status.attempt, seen.status.attempts[0].replicas, seen.is_status_foreign) == (3, 2, False)
+    observed = parse_observed_run(stored(status={"attempt": 3, "weather": {"rain": True}, "attempts": [attempt]}))
+    assert observed.status is not None
+    assert (observed.status.attempt, observed.status.attempts[0].replicas, observed.is_status_foreign) == (3, 2, False)
 
 
 def test_a_status_that_cannot_be_understood_is_not_taken_for_none(stored: Callable[..., dict[str, Any]]) -> None:
-    seen = parse_observed_run(stored(status={"conditions": [{"type": "Levitating"}]}))
-    assert (seen.status, seen.is_status_foreign) == (None, True)
-    assert "Levitating" in seen.status_fault
+    observed = parse_observed_run(stored(status={"conditions": [{"type": "Levitating"}]}))
+    assert (observed.status, observed.is_status_foreign) == (None, True)
+    assert "Levitating" in observed.status_fault
     assert not parse_observed_run(stored(status={})).is_status_foreign
 
 
 def test_a_run_that_only_one_machine_can_do_is_refused(stored: Callable[..., dict[str, Any]]) -> None:
     one = {"gpusPerReplica": 1}
     generator = {**one, "colocated": True, "gpuMemoryShare": 0.4}
-    seen = parse_observed_run(stored({"trainer": one, "generator": generator}))
-    assert seen.run is None
-    assert [each.path for each in seen.faults] == ["spec.generator.colocated"]
+    observed = parse_observed_run(stored({"trainer": one, "generator": generator}))
+    assert observed.run is None
+    assert [each.path for each in observed.faults] == ["spec.generator.colocated"]

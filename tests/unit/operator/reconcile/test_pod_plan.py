@@ -315,7 +315,7 @@ def test_a_members_death_is_the_attempts_end(snapshot: Callable[..., Snapshot]) 
         assert (closed.exit_code, closed.infrastructure) == (member.exit_code, spent)
 
 
-def test_the_last_words_are_kept(snapshot: Callable[..., Snapshot], point: Callable[..., EvalPoint]) -> None:
+def test_the_termination_message_is_kept(snapshot: Callable[..., Snapshot], point: Callable[..., EvalPoint]) -> None:
     last = point(9, step=118, pass_rate=0.4375)
     words = f'{{"reason": "Failed", "step": 119, "checkpoint": {{"step": 110, "time": 1.5, "path": "/p"}}, "error": "no space", "lastEval": {last.model_dump_json(by_alias=True)}}}'  # noqa: E501
     pods = (ended("trainer-0", 1, termination_message=words), *ALL[1:])

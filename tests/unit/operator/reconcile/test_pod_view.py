@@ -85,7 +85,7 @@ def test_what_a_pod_waits_for(document: Json, waits: str, stuck: bool) -> None:
     assert (describe_wait(found), has_no_process(found)) == (waits, stuck)
 
 
-def test_what_else_is_told_of_a_pod() -> None:
+def test_the_other_fields_of_a_pod() -> None:
     running = parse_observed_pod(pod(status={"phase": "Running", "containerStatuses": [{"name": "shipper"}, RUNNING]}))
     assert running is not None
     assert (running.node, running.image, running.restarts) == ("gpu-7", "mine:3", 2)

@@ -17,7 +17,7 @@ def test_a_key_that_is_added_twice_is_taken_once() -> None:
     assert queue.take(99.0) is None
 
 
-def test_the_earliest_wish_counts() -> None:
+def test_the_earliest_due_time_counts() -> None:
     queue = WorkQueue[str]()
     queue.add("a", 0.0, delay=50.0)
     queue.add("a", 0.0, delay=5.0)
@@ -86,7 +86,7 @@ def test_a_forgotten_key_is_not_taken() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "take", "succeed", "fail"])), max_size=60))
-def test_no_wish_is_lost_and_no_key_is_worked_on_twice(steps: list[tuple[str, str]]) -> None:
+def test_no_key_is_lost_and_no_key_is_worked_on_twice(steps: list[tuple[str, str]]) -> None:
     queue, working, wanted, now = WorkQueue[str](BACKOFF), set[str](), set[str](), 0.0
     for key, what in steps:
         now += 1.0
@@ -110,7 +110,7 @@ def test_no_wish_is_lost_and_no_key_is_worked_on_twice(steps: list[tuple[str, st
 def drain(queue: WorkQueue[str], working: set[str], now: float) -> set[str]:
     for key in sorted(working):
         queue.succeed(key, now)
-    seen = set()
+    observed = set()
     while (found := queue.take(now + 1000.0)) is not None:
-        seen.add(found[0])
-    return seen
+        observed.add(found[0])
+    return observed

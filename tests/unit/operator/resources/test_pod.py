@@ -207,7 +207,7 @@ def test_a_user_may_command_a_container_of_his_own(make_run: Callable[..., RLRun
     assert check_pods(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []
 
 
-def test_ports_are_told_apart_by_number_and_protocol(owner: Callable[..., Owner]) -> None:
+def test_ports_are_identified_by_number_and_protocol(owner: Callable[..., Owner]) -> None:
     """A port need not have a name; the coordinator's own comes first, and may be written down once more."""
     given = [
         {"containerPort": 9100},
@@ -228,7 +228,7 @@ def test_ports_are_told_apart_by_number_and_protocol(owner: Callable[..., Owner]
     ]
 
 
-def test_what_ray_may_be_told_passes(make_run: Callable[..., RLRun]) -> None:
+def test_other_variables_of_ray_pass(make_run: Callable[..., RLRun]) -> None:
     variables = [{"name": "RAY_worker_niceness", "value": "0"}]
     template = {"spec": {"containers": [{"name": "runtime", "env": variables}]}}
     assert check_pods(make_run(trainer={"gpusPerReplica": 0, "template": template})) == []

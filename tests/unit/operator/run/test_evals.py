@@ -172,7 +172,7 @@ def test_halfway(made: list[float], final: float, wanted: float | None) -> None:
     assert (found.compute_gpu_hours if found else None) == wanted
 
 
-def test_closing_takes_the_last_words_over_the_last_poll(make_run: Callable[..., RLRun]) -> None:
+def test_closing_takes_the_termination_message_over_the_last_poll(make_run: Callable[..., RLRun]) -> None:
     run, steps = make_run(), [record(40), record(41)]
     polled = Progress(
         run="tiny", attempt=3, phase="training", detail="x", step=38, version=38, compute_gpu_hours=3.8, time=1.0
