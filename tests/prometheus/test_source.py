@@ -199,7 +199,7 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     coordinator.publisher.set({"step": 115.0})
     coordinator.publisher.show_evals(points)
     coordinator.until_scraped()
-    store, dirty = InformerCache(), []
+    store, enqueued = InformerCache(), []
     observed = ObservedRun(
         ("research", "tiny"), run.uid, 1, 1, "scalerl.io/operator", False, {}, {}, spec, created=run.began
     )
@@ -225,10 +225,10 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     deps = PollerDeps(
         now=lambda: datetime.now(UTC),
         token=str,
-        dirty=dirty.append,
-        ask=silent,
+        enqueue=enqueued.append,
+        fetch_progress=silent,
         poll_seconds=0.05,
-        read=partial(fetch_reading, PrometheusClient(run.lab.prometheus.url)),
+        fetch_reading=partial(fetch_reading, PrometheusClient(run.lab.prometheus.url)),
     )
 
     async def poll() -> ProgressPoller:
@@ -251,8 +251,8 @@ def test_the_operator_forecasts_from_what_was_scraped(run: Run) -> None:
     )
     assert result.progress is not None
     assert result.progress.step == 115
-    assert result.heard is not None
-    assert dirty
+    assert result.answered is not None
+    assert enqueued
 
 
 def test_a_server_behind_tls_is_trusted_by_its_ca(start_prometheus: Callable[..., Any], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
 from scalerl_operator.resources.owner import PodOptions
 from scalerl_operator.telemetry.metrics import OperatorMetrics
-from scalerl_operator.telemetry.poller import PollerDeps, ProgressPoller, Read
+from scalerl_operator.telemetry.poller import FetchReading, PollerDeps, ProgressPoller
 from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,9 @@ class _Replica:
         deps = PollerDeps(
             now=_now,
             token=lambda uid: derive_token(key, uid),
-            dirty=lambda run: self._reconciler.mark(run),
+            enqueue=lambda run: self._reconciler.mark(run),
             poll_seconds=options.poll_seconds,
-            read=_reader(options),
+            fetch_reading=_reader(options),
         )
         self._poller = ProgressPoller(self._store, self.metrics, deps)
         pods = PodOptions(options.image, limits.exit_seconds, isolation)
@@ -261,7 +261,7 @@ class _Replica:
         await self._kube.close()
 
 
-def _reader(options: OperatorOptions) -> Read | None:
+def _reader(options: OperatorOptions) -> FetchReading | None:
     """The function that queries the Prometheus server; None if none is configured."""
     if options.prometheus_url is None:
         return None

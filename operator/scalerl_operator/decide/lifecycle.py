@@ -153,10 +153,10 @@ def _obey_watchdog(assessment: Assessment) -> Terminate | Wait:
 
 def _is_stuck(run: RLRun, observed: ObservedState, attempt: AttemptStatus, now: datetime, limits: Limits) -> bool:
     """Whether the coordinator has not answered for too long. A few missed polls are tolerated."""
-    if observed.heard is None:
+    if observed.answered is None:
         started = attempt.started or now
         return now - max(started, observed.watched or started) > timedelta(seconds=run.spec.deadlines.start_seconds)
-    return now - observed.heard > timedelta(seconds=limits.silence_seconds)
+    return now - observed.answered > timedelta(seconds=limits.silence_seconds)
 
 
 def _is_overdue(run: RLRun, observed: ObservedState, now: datetime) -> bool:

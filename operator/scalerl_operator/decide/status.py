@@ -87,7 +87,7 @@ def _wanted(observed: ObservedState, assessment: Assessment, standing: Standing)
 
 def _health_condition(observed: ObservedState, alarms: Sequence[Alarm], *, over: bool) -> Said:
     """The watchdog's condition; a run that it has just sent SIGTERM is still unhealthy."""
-    if over or observed.running is None or observed.heard is None:
+    if over or observed.running is None or observed.answered is None:
         return "Healthy", "Unknown", "NotTraining", ""
     if not alarms:
         return "Healthy", "True", "NothingFound", ""
@@ -169,7 +169,7 @@ def _progress(progress: Progress, observed: ObservedState) -> ProgressStatus:
 
 
 def _checkpoint(observed: ObservedState) -> CheckpointStatus | None:
-    found = observed.left or (observed.progress.checkpoint if observed.progress is not None else None)
+    found = observed.last_checkpoint or (observed.progress.checkpoint if observed.progress is not None else None)
     if found is None:
         return None
     return CheckpointStatus(step=found.step, time=datetime.fromtimestamp(found.time, UTC), uri=found.path)

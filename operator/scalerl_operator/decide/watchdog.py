@@ -16,7 +16,7 @@ def find_alarms(run: RLRun, observed: ObservedState) -> tuple[Alarm, ...]:
 
     Steps count within an attempt: what an earlier one did is dealt with.
     """
-    if observed.running is None or observed.heard is None or observed.progress is None:
+    if observed.running is None or observed.answered is None or observed.progress is None:
         return ()
     found = [
         *_no_step(run, observed.progress),

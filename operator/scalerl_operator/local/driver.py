@@ -146,7 +146,7 @@ class _Driver:
             attempts=self.attempts,
             first_attempt=self.first_attempt,
             progress=self.tracker.progress,
-            heard=self.tracker.answered,
+            answered=self.tracker.answered,
             evals=self.tracker.evals,
             eta_seconds=self.tracker.eta_seconds(self.run),
             interrupts=self.deps.interrupts.count,

@@ -134,7 +134,7 @@ def _awaits_poll(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
     coordinator = _coordinator(running, snapshot)
     if coordinator is None or coordinator.over or coordinator.started is None or not coordinator.ip:
         return False
-    return not (snapshot.poll.asked and snapshot.poll.attempt == coordinator.attempt)
+    return not (snapshot.poll.polled and snapshot.poll.attempt == coordinator.attempt)
 
 
 def _awaits_assessment(running: AttemptStatus | None, snapshot: Snapshot) -> bool:
@@ -171,16 +171,16 @@ def _observe(snapshot: Snapshot, history: History) -> ObservedState:
     is_current = history.last is not None and poll.attempt == history.last.number
     progress = poll.progress
     # Until the new attempt answers, keep the progress of the attempt before: polls begin long before answers.
-    if progress is not None and not (is_current and poll.heard is not None):
+    if progress is not None and not (is_current and poll.answered is not None):
         progress = _as_starting(progress)
     return ObservedState(
         attempts=history.listed,
         progress=progress,
-        heard=poll.heard if is_current else None,
+        answered=poll.answered if is_current else None,
         watched=poll.watched if is_current else None,
         earlier=history.earlier,
         evals=merge_evals(poll.evals, last_evals(snapshot.pods)),
-        left=last_checkpoint(snapshot.pods, since=poll.attempt or 0),
+        last_checkpoint=last_checkpoint(snapshot.pods, since=poll.attempt or 0),
         eta_seconds=poll.eta_seconds if is_current else None,
         members_serve=history.running is not None and members_serve(history.running, snapshot.pods),
     )
@@ -196,7 +196,7 @@ def _advance(observed: ObservedState, history: History, action: Action) -> Obser
     if not isinstance(action, Start):
         return advanced
     progress = _as_starting(observed.progress) if observed.progress is not None else None
-    return replace(advanced, progress=progress, heard=None, watched=None, eta_seconds=None, members_serve=False)
+    return replace(advanced, progress=progress, answered=None, watched=None, eta_seconds=None, members_serve=False)
 
 
 def _decide(inputs: _Inputs) -> Action:
@@ -237,7 +237,7 @@ def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunSta
     status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     poll = inputs.snapshot.poll
-    reported_attempt = poll.attempt if poll.heard is not None or poll.progress is None else poll.progress.attempt
+    reported_attempt = poll.attempt if poll.answered is not None or poll.progress is None else poll.progress.attempt
     last_step = max((each.step for each in history.listed if each.number == reported_attempt), default=0)
     num_pods = {"trainer": run.spec.trainer.replicas, "generator": run.spec.generator.max_replicas}  # as pods are made
     shown = {"phase": state_word(status), "step": max(last_step, progress.step)}
@@ -284,8 +284,8 @@ def _step_due(inputs: _Inputs, running: AttemptStatus) -> Iterator[datetime]:
     """Yield when `watchdog.noStep` is due for a coordinator that answers but completes no step."""
     poll = inputs.snapshot.poll
     still = poll.progress.still_seconds if poll.progress is not None and poll.attempt == running.number else None
-    if still is not None and poll.heard is not None:
-        yield poll.heard + timedelta(seconds=longest_step_seconds(inputs.run) - still + 1.0)
+    if still is not None and poll.answered is not None:
+        yield poll.answered + timedelta(seconds=longest_step_seconds(inputs.run) - still + 1.0)
 
 
 def _with_changes(plan: PodPlan, inputs: _Inputs, history: History) -> PodPlan:

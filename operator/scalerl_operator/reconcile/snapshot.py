@@ -16,12 +16,12 @@ class PollResult:
 
     watched: datetime | None = None
     """Since when it is asked; None before."""
-    asked: bool = False
+    polled: bool = False
     """Whether it has been asked at least once, answered or not."""
     attempt: int = 0
     """Whom this is about."""
     progress: Progress | None = None
-    heard: datetime | None = None
+    answered: datetime | None = None
     """When it answered last."""
     is_final: bool = False
     """Whether its termination message is in the assessment: it may have measured once more after its last answer."""
@@ -29,7 +29,7 @@ class PollResult:
     eta_seconds: float | None = None
     assessment: Assessment | None = None
     """None until a point was judged by this operator."""
-    trace: CurveSamples | None = None
+    curve: CurveSamples | None = None
     """Where the curve lies, for dashboards."""
 
 

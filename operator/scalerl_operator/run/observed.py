@@ -19,7 +19,7 @@ class ObservedState:
     """Attempts before this one belong to an earlier invocation of `scalerl run`; they spend no restart."""
     progress: Progress | None = None
     """The last answer of the running attempt."""
-    heard: datetime | None = None
+    answered: datetime | None = None
     """Time of that answer; None while the running attempt has not answered."""
     watched: datetime | None = None
     """Time of this operator's first poll; silence counts from here. None: from the attempt's start."""
@@ -27,7 +27,7 @@ class ObservedState:
     """Attempts before the listed ones."""
     evals: tuple[EvalPoint, ...] = ()
     """The run's evaluations, without duplicates."""
-    left: Checkpoint | None = None
+    last_checkpoint: Checkpoint | None = None
     """The newest checkpoint in a termination message that is newer than that answer."""
     eta_seconds: float | None = None
     """Predicted time to the end of the budget."""

@@ -35,9 +35,9 @@ READ_SECONDS = 30.0  # between two queries about one run: scrapes are hardly mor
 ASSESS_SECONDS = 30.0  # for the point in a termination message; after that the run ends with the forecast it has
 READERS = 4  # queries at a time, so that an overloaded server is not loaded further
 
-Ask = Callable[[str, str, int], Progress]
+FetchProgress = Callable[[str, str, int], Progress]
 """(host:port, token, since) -> the answer. Raises TelemetryError."""
-Read = Callable[[Question], Reading]
+FetchReading = Callable[[Question], Reading]
 """Returns the Prometheus server's data of a run. Raises TelemetryError."""
 
 
@@ -48,11 +48,13 @@ class PollerDeps:
     now: Callable[[], datetime]
     token: Callable[[str], str]
     """From a run's uid to its coordinator's token."""
-    dirty: Callable[[Key], None]
+    enqueue: Callable[[Key], None]
     """Called with a run's key when something about it has changed."""
-    ask: Ask = lambda address, token, since: fetch_progress(address, token, since, timeout_seconds=ANSWER_SECONDS)
+    fetch_progress: FetchProgress = lambda address, token, since: fetch_progress(
+        address, token, since, timeout_seconds=ANSWER_SECONDS
+    )
     poll_seconds: float = POLL_SECONDS
-    read: Read | None = None
+    fetch_reading: FetchReading | None = None
     """None without a Prometheus server."""
     read_seconds: float = READ_SECONDS
 
@@ -98,15 +100,15 @@ class ProgressPoller:
         tracker = polled.tracker
         return PollResult(
             watched=polled.watched,
-            asked=tracker.polled,
+            polled=tracker.polled,
             attempt=tracker.attempt,
             progress=tracker.progress,
-            heard=tracker.answered,
+            answered=tracker.answered,
             is_final=polled.is_final,
             evals=tracker.evals,
             eta_seconds=tracker.eta_seconds(run.run) if run.run is not None else None,
             assessment=tracker.assessment,
-            trace=polled.curve,
+            curve=polled.curve,
         )
 
     def forget(self, key: Key) -> None:
@@ -176,26 +178,28 @@ class ProgressPoller:
             log.error("%s/%s: the last evaluation was not assessed within %g s", *run.key, ASSESS_SECONDS)
         finally:
             polled.is_final, polled.busy = True, False
-            self._deps.dirty(run.key)
+            self._deps.enqueue(run.key)
 
     async def _poll(self, run: ObservedRun, pod: ObservedPod, polled: _PolledRun) -> None:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         question = (f"{host}:{PORT_HTTP}", self._deps.token(run.uid), polled.tracker.since)
         try:
-            progress = await asyncio.get_running_loop().run_in_executor(self._askers, self._deps.ask, *question)
+            progress = await asyncio.get_running_loop().run_in_executor(
+                self._askers, self._deps.fetch_progress, *question
+            )
         except TelemetryError:
             self._gauges.polls.labels("missed").inc()
             if polled.tracker.count_miss():
-                self._deps.dirty(run.key)
+                self._deps.enqueue(run.key)
             await self._read(run, pod, polled)
             return
         self._gauges.polls.labels("answered").inc()
         if polled.pod == pod.uid and polled.tracker.take_answer(progress, self._deps.now()).changed:
-            self._deps.dirty(run.key)
+            self._deps.enqueue(run.key)
 
     async def _read(self, run: ObservedRun, pod: ObservedPod, polled: _PolledRun) -> None:
         """Query the Prometheus server, if one is named, about a coordinator that does not answer."""
-        read = self._deps.read
+        read = self._deps.fetch_reading
         if read is None or polled.tracker.missed < MISSES or time.monotonic() < polled.read_due:
             return
         now = self._deps.now()
@@ -216,7 +220,7 @@ class ProgressPoller:
     def _take_reading(self, run: ObservedRun, reading: Reading, polled: _PolledRun) -> None:
         age = reading.age_seconds if reading.progress is not None else 0.0  # else there is no age
         if polled.tracker.take_scrape(reading.evals, reading.progress, self._deps.now() - timedelta(seconds=age)):
-            self._deps.dirty(run.key)
+            self._deps.enqueue(run.key)
 
     async def _assess(self, observed: ObservedRun, run: RLRun, polled: _PolledRun) -> None:
         """Make the forecasts that are missing, each once; assess the run anew if there are any or the spec changed."""
@@ -231,4 +235,4 @@ class ProgressPoller:
             polled.curve = await loop.run_in_executor(self._fitters, sample_curve, lines[-1], tracker.evals)
         self._gauges.fits.inc(len(lines))
         self._gauges.fit_seconds.observe(time.monotonic() - began)
-        self._deps.dirty(observed.key)
+        self._deps.enqueue(observed.key)

@@ -126,15 +126,15 @@ def _forecast(found: ForecastStatus | None) -> Iterator[MetricSample]:
 
 
 def _curve(poll: PollResult) -> Iterator[MetricSample]:
-    trace = poll.trace
-    if trace is None:
+    curve = poll.curve
+    if curve is None:
         return
-    if trace.budget_gpu_hours is not None:
-        yield "budget_gpu_hours", (), trace.budget_gpu_hours
-    yield "fitted_pass_rate", (), trace.now.middle
-    yield "fitted_low", (), trace.now.low
-    yield "fitted_high", (), trace.now.high
-    for index, band in enumerate(trace.grid):
+    if curve.budget_gpu_hours is not None:
+        yield "budget_gpu_hours", (), curve.budget_gpu_hours
+    yield "fitted_pass_rate", (), curve.now.middle
+    yield "fitted_low", (), curve.now.low
+    yield "fitted_high", (), curve.now.high
+    for index, band in enumerate(curve.grid):
         point = (f"{index:02d}",)  # two digits: sorted as text they are in order
         yield "curve_gpu_hours", point, band.gpu_hours
         yield "curve_pass_rate", point, band.middle

@@ -37,7 +37,7 @@ class Lab:
     def begin(self) -> None:
         """Restart the operator."""
         self.store, self.gauges = InformerCache(), OperatorMetrics()
-        deps = PollerDeps(now=lambda: self.now, token=str, dirty=lambda _key: None)
+        deps = PollerDeps(now=lambda: self.now, token=str, enqueue=lambda _key: None)
         self.poller = ProgressPoller(self.store, self.gauges, deps)
         deps = ApplyDeps(PodOptions("image:1", 30.0), b"key", lambda: self.leading, lambda: self.now)
         api: Any = self.server

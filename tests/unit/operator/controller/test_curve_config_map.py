@@ -41,7 +41,7 @@ class Desk:
         latest = StepRecord(step=step, time=0.0, attempt=1, compute_gpu_hours=0.1, values={"entropy": 0.5})
         given = {"run": "tiny", "attempt": 1, "phase": "training", "step": step, "version": step, "time": 0.0}
         progress = Progress(**given, compute_gpu_hours=0.1, latest=latest)
-        self.snapshot = replace(self.snapshot, poll=PollResult(asked=True, attempt=1, progress=progress, evals=evals))
+        self.snapshot = replace(self.snapshot, poll=PollResult(polled=True, attempt=1, progress=progress, evals=evals))
 
     def keep(self) -> None:
         assert self.curves.is_due(self.snapshot)

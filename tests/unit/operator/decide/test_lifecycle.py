@@ -70,9 +70,9 @@ def run(make_run: Callable[..., RLRun]) -> RLRun:
 
 
 RUNNING_ROWS = [
-    (ObservedState((running(),), heard=ago(1)), Assessment(), Wait(), "a healthy run is left alone"),
-    (ObservedState((running(),), heard=ago(600)), Assessment(), Wait(), "ten minutes of silence are borne"),
-    (ObservedState((running(),), heard=ago(601)), Assessment(), Terminate("Stuck"), "longer silence is not"),
+    (ObservedState((running(),), answered=ago(1)), Assessment(), Wait(), "a healthy run is left alone"),
+    (ObservedState((running(),), answered=ago(600)), Assessment(), Wait(), "ten minutes of silence are borne"),
+    (ObservedState((running(),), answered=ago(601)), Assessment(), Terminate("Stuck"), "longer silence is not"),
     (ObservedState((running(started=ago(1800)),)), Assessment(), Wait(), "a start has its own deadline"),
     (
         ObservedState((running(started=ago(1801)),)),
@@ -81,20 +81,20 @@ RUNNING_ROWS = [
         "a start that is over it is ended",
     ),
     (
-        ObservedState((running(started=ago(7199)),), heard=NOW),
+        ObservedState((running(started=ago(7199)),), answered=NOW),
         Assessment(),
         Wait(),
         "a second before the run's deadline",
     ),
     (
-        ObservedState((running(started=ago(7200)),), heard=NOW),
+        ObservedState((running(started=ago(7200)),), answered=NOW),
         Assessment(),
         Terminate("DeadlineExceeded"),
         "at the run's deadline",
     ),
     (
         ObservedState(
-            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1200))), heard=NOW
+            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1200))), answered=NOW
         ),
         Assessment(),
         Terminate("DeadlineExceeded"),
@@ -102,7 +102,7 @@ RUNNING_ROWS = [
     ),
     (
         ObservedState(
-            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1199))), heard=NOW
+            (over(1, 1, started=ago(9000), ended=ago(3000)), running(number=2, started=ago(1199))), answered=NOW
         ),
         Assessment(),
         Wait(),
@@ -121,19 +121,19 @@ RUNNING_ROWS = [
         "silence since does",
     ),
     (
-        ObservedState((running(started=ago(1200)),), heard=NOW, earlier=EarlierAttempts(active_seconds=6000.0)),
+        ObservedState((running(started=ago(1200)),), answered=NOW, earlier=EarlierAttempts(active_seconds=6000.0)),
         Assessment(),
         Terminate("DeadlineExceeded"),
         "attempts that are no longer listed count for the deadline: 6000 + 1200 s",
     ),
     (
-        ObservedState((running(stop_cause="GangBroken", stop_time=ago(30)),), heard=NOW),
+        ObservedState((running(stop_cause="GangBroken", stop_time=ago(30)),), answered=NOW),
         Assessment(),
         Kill("GangBroken"),
         "who has lost a member cannot save, and has exit_seconds only",
     ),
     (
-        ObservedState((running(stop_cause="GangBroken", stop_time=ago(329)),), heard=NOW, members_serve=True),
+        ObservedState((running(stop_cause="GangBroken", stop_time=ago(329)),), answered=NOW, members_serve=True),
         Assessment(),
         Wait(NOW + timedelta(seconds=1)),
         "a member that is drained serves until its coordinator has saved: 300 + 30 s",
@@ -145,37 +145,37 @@ RUNNING_ROWS = [
         "that its members serve does not help who is stuck",
     ),
     (
-        ObservedState((running(),), progress=still(5), heard=NOW),
+        ObservedState((running(),), progress=still(5), answered=NOW),
         Assessment(),
         Wait(),
         "a warning of the watchdog ends nothing",
     ),
     (
-        ObservedState((running(),), progress=still(901), heard=NOW),
+        ObservedState((running(),), progress=still(901), answered=NOW),
         Assessment(),
         Terminate("WatchdogRestart", "NoStep: no step has ended for 900 s; 7 are done"),
         "a coordinator that answers and stands still is asked to save and end",
     ),
     (
-        ObservedState((running(),), progress=still(901, entropy=0.05), heard=NOW),
+        ObservedState((running(),), progress=still(901, entropy=0.05), answered=NOW),
         Assessment(),
         Terminate("WatchdogStop", "EntropyLow: entropy below 0.1 nats, for 1 steps up to step 7"),
         "the gravest rule decides",
     ),
     (
-        ObservedState((running(),), progress=still(901), heard=ago(601)),
+        ObservedState((running(),), progress=still(901), answered=ago(601)),
         Assessment(),
         Terminate("Stuck"),
         "who is silent is stuck",
     ),
     (
-        ObservedState((running(),), progress=still(901), heard=NOW),
+        ObservedState((running(),), progress=still(901), answered=NOW),
         stop("Enforce"),
         Terminate("StoppedByPolicy"),
         "a policy goes before the watchdog",
     ),
     (
-        ObservedState((running(stop_cause="WatchdogRestart", stop_time=ago(329)),), progress=still(1300), heard=NOW),
+        ObservedState((running(stop_cause="WatchdogRestart", stop_time=ago(329)),), progress=still(1300), answered=NOW),
         Assessment(),
         Wait(NOW + timedelta(seconds=1)),
         "whom the watchdog ends may save: 300 + 30 s",
@@ -186,23 +186,28 @@ RUNNING_ROWS = [
         Kill("PendingDeadline"),
         "who has not begun has nothing to save",
     ),
-    (ObservedState((running(),), heard=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
-    (ObservedState((running(),), heard=NOW), stop("Observe"), Wait(), "an observing policy does not"),
+    (ObservedState((running(),), answered=NOW), stop("Enforce"), Terminate("StoppedByPolicy"), "a policy ends the run"),
+    (ObservedState((running(),), answered=NOW), stop("Observe"), Wait(), "an observing policy does not"),
     (
-        ObservedState((running(),), heard=NOW, interrupts=1),
+        ObservedState((running(),), answered=NOW, interrupts=1),
         Assessment(),
         Terminate("Interrupted"),
         "asked once: save and end",
     ),
-    (ObservedState((running(),), heard=NOW, interrupts=2), Assessment(), Kill("Interrupted"), "asked twice: end now"),
     (
-        ObservedState((running(stop_cause="Interrupted", stop_time=ago(10)),), heard=NOW, interrupts=1),
+        ObservedState((running(),), answered=NOW, interrupts=2),
+        Assessment(),
+        Kill("Interrupted"),
+        "asked twice: end now",
+    ),
+    (
+        ObservedState((running(stop_cause="Interrupted", stop_time=ago(10)),), answered=NOW, interrupts=1),
         Assessment(),
         Wait(ago(10) + timedelta(seconds=330)),
         "who saves has checkpointSeconds and exit_seconds",
     ),
     (
-        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(330)),), heard=NOW),
+        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(330)),), answered=NOW),
         stop("Enforce"),
         Kill("StoppedByPolicy"),
         "who takes longer is killed",
@@ -426,7 +431,7 @@ def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[AttemptStatus, 
 
 def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -> None:
     run = make_run(suspend=True)
-    assert decide(run, ObservedState((running(),), heard=NOW), Assessment(), NOW, LIMITS) == Terminate("Suspended")
+    assert decide(run, ObservedState((running(),), answered=NOW), Assessment(), NOW, LIMITS) == Terminate("Suspended")
     ended = ObservedState((over(1, 0, **told("Stopped"), stop_cause="Suspended"),))
     conditions = {each.type: each for each in plan_run(run, ended, Assessment(), NOW).status.conditions}
     assert {kind: conditions[kind].status for kind in ("Suspended", "Progressing", "Complete", "Failed")} == {
@@ -494,7 +499,7 @@ def test_how_an_attempt_ended_is_said_with_what_was_seen_and_the_rule() -> None:
 
 
 def test_the_status_says_why_it_is_asked_to_end(run: RLRun) -> None:
-    seen = ObservedState((running(),), progress=still(901), heard=NOW)
+    seen = ObservedState((running(),), progress=still(901), answered=NOW)
     conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW, LIMITS).status.conditions}
     assert conditions["Progressing"].reason == "Stopping"
     assert conditions["Progressing"].message == (
@@ -544,7 +549,7 @@ def test_a_policy_that_holds_forbids_a_start(run: RLRun) -> None:
 
 
 def test_deciding_twice_changes_nothing(run: RLRun) -> None:
-    seen = ObservedState((running(),), heard=ago(1))
+    seen = ObservedState((running(),), answered=ago(1))
     first = plan_run(run, seen, Assessment(), NOW)
     again = plan_run(run.model_copy(update={"status": first.status}), seen, Assessment(), NOW)
     assert again == first

@@ -30,7 +30,7 @@ def snapshot(phase: str = "training", *, alive: bool = True, **values: object) -
         start_attempt(1, NOW).model_copy(update={"ended": NOW, "exit_code": 1}),
         start_attempt(2, NOW).model_copy(update=ended),
     )
-    return ObservedState(attempts, progress=progress, heard=NOW)
+    return ObservedState(attempts, progress=progress, answered=NOW)
 
 
 def words(status: RLRunStatus) -> dict[str, tuple[str, str]]:
@@ -44,7 +44,7 @@ def test_health_is_unknown_until_the_coordinator_answers_and_after_the_end(make_
         (snapshot("training"), RUNNING, ("True", "NothingFound")),
         (snapshot("training", vitals=stale), RUNNING, ("False", "Stale")),
         (snapshot("stopping", vitals=stale), ("Stopping", "asked"), ("False", "Stale")),
-        (replace(snapshot("training", vitals=stale), heard=None), RUNNING, ("Unknown", "NotTraining")),
+        (replace(snapshot("training", vitals=stale), answered=None), RUNNING, ("Unknown", "NotTraining")),
         (snapshot("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
         (snapshot("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
     ):

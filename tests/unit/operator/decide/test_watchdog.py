@@ -23,7 +23,7 @@ RULES = {
 
 
 def snapshot(
-    vitals: list[dict[str, Any]], still: float | None = 1.0, *, heard: bool = True, alive: bool = True
+    vitals: list[dict[str, Any]], still: float | None = 1.0, *, answered: bool = True, alive: bool = True
 ) -> ObservedState:
     """A coordinator that has made step 31, 32, ... of `vitals`, the last one `still` seconds ago."""
     steps = [StepVital.model_validate({"step": 31 + i, **each}) for i, each in enumerate(vitals)]
@@ -39,7 +39,7 @@ def snapshot(
         time=5.0,
     )
     attempt = start_attempt(2, NOW).model_copy(update={"ended": None if alive else NOW})
-    return ObservedState((attempt,), progress=progress, heard=NOW if heard else None)
+    return ObservedState((attempt,), progress=progress, answered=NOW if answered else None)
 
 
 def lags(*values: float | None) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ ROWS: list[tuple[ObservedState, list[tuple[str, str]], str]] = [
     (snapshot([GOOD], 900.5), [("NoStep", "Restart")], "longer than is allowed"),
     (snapshot([], 900.5), [("NoStep", "Restart")], "not even a first step"),
     (snapshot([GOOD], None), [], "it does not train: that has deadlines of its own"),
-    (snapshot([GOOD], 5000.0, heard=False), [], "the answer is of the attempt before"),
+    (snapshot([GOOD], 5000.0, answered=False), [], "the answer is of the attempt before"),
     (snapshot([GOOD], 5000.0, alive=False), [], "nothing runs"),
     (snapshot(lags(5, 5, 5)), [("Stale", "Restart")], "three steps in a row, three asked for"),
     (snapshot(lags(0, 0, 5, 5, 5)), [("Stale", "Restart")], "only the last three count"),

@@ -57,11 +57,11 @@ def attempt(number: int = 4, **values: Any) -> AttemptStatus:
 FRESH = attempt(started=None, seen=False)
 GENERATORS = (pod("generator-0"), pod("generator-1"), pod("generator-2"))
 ALL = (pod("trainer-0"), pod("trainer-1"), *GENERATORS)
-HEARD = PollResult(
+ANSWERED = PollResult(
     watched=ago(490),
-    asked=True,
+    polled=True,
     attempt=4,
-    heard=ago(2),
+    answered=ago(2),
     progress=Progress(
         run="tiny", attempt=4, phase="training", step=31, version=30, compute_gpu_hours=2.5, time=NOW.timestamp()
     ),
@@ -75,7 +75,7 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
     def make(
         pods: Sequence[ObservedPod] = ALL,
         attempts: Sequence[AttemptStatus] = (attempt(),),
-        poll: PollResult = HEARD,
+        poll: PollResult = ANSWERED,
         **spec: Any,
     ) -> Snapshot:
         given = {
@@ -114,13 +114,15 @@ def delete(*places: str, now: bool = False) -> Changes:
 
 def stopped(mode: str) -> PollResult:
     found = {"policy": "flat", "mode": mode, "reason": "the gain left is 0.004"}
-    return replace(HEARD, assessment=Assessment(stop=StopStatus.model_validate(found)))
+    return replace(ANSWERED, assessment=Assessment(stop=StopStatus.model_validate(found)))
 
 
 COORDINATOR_GONE = (pod("trainer-1"), *GENERATORS)
 FULL = "Unschedulable: 0/2 nodes are available"
 WAITING = (pod("trainer-0"), pod("trainer-1", phase="Pending", started=None, unscheduled=FULL), *GENERATORS)
-STILL = replace(HEARD, progress=HEARD.progress.model_copy(update={"still_seconds": 901.0}) if HEARD.progress else None)
+STILL = replace(
+    ANSWERED, progress=ANSWERED.progress.model_copy(update={"still_seconds": 901.0}) if ANSWERED.progress else None
+)
 PATIENT = {"watchdog": {"noStep": {"seconds": 900}}}
 ON_LOST_NODE = attempt(stop_cause="Stuck", stop_time=ago(30))
 NOT_BEGUN = attempt(stop_cause="PendingDeadline", stop_time=ago(3), ended=ago(1))
@@ -209,7 +211,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("the answer of the attempt before is not judged", {"poll": replace(STILL, attempt=3), "attempts": (attempt(),)},
      (), "-"),
     ("an attempt whose pods do not all begin in time is ended: 510 s since they were asked for",
-     {"pods": WAITING, "poll": HEARD, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 510}},
+     {"pods": WAITING, "poll": ANSWERED, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 510}},
      delete("trainer-0", "generator-0", "generator-1", "generator-2"), "Stopping"),
     ("a second earlier it is not", {"pods": WAITING, "deadlines": {"checkpointSeconds": 300, "pendingSeconds": 511}},
      (), "Training"),
@@ -321,7 +323,7 @@ def test_the_termination_message_is_kept(snapshot: Callable[..., Snapshot], poin
     pods = (ended("trainer-0", 1, termination_message=words), *ALL[1:])
     waits = plan_pods(snapshot(pods=pods), NOW, LIMITS)
     assert (waits.status, waits.changes) == (None, ()), "its point is judged first"
-    plan = plan_pods(snapshot(pods=pods, poll=replace(HEARD, is_final=True)), NOW, LIMITS)
+    plan = plan_pods(snapshot(pods=pods, poll=replace(ANSWERED, is_final=True)), NOW, LIMITS)
     assert plan.status is not None
     closed = plan.status.attempts[0]
     assert (closed.said, closed.step, closed.checkpoint_step, closed.error) == ("Failed", 119, 110, "no space")
@@ -391,7 +393,7 @@ def test_what_pods_wait_for_is_said(snapshot: Callable[..., Snapshot]) -> None:
 
 def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapshot: Callable[..., Snapshot]) -> None:
     poll = replace(
-        HEARD,
+        ANSWERED,
         progress=Progress(
             run="tiny", attempt=4, phase="starting", detail="waiting for a generator", step=0, version=0,
             compute_gpu_hours=0.0, time=1.0,
@@ -410,9 +412,9 @@ def test_a_generator_that_waits_is_named_beside_what_the_coordinator_does(snapsh
 def test_a_coordinator_that_has_not_answered_is_not_said_to_train(snapshot: Callable[..., Snapshot]) -> None:
     """It is asked from its pod's start on; until it answers only what the attempt before has reached is known."""
     before = attempt(3, started=ago(900), ended=ago(520), stop_cause="Suspended", said="Stopped", step=33, exit_code=0)
-    assert HEARD.progress is not None
-    earlier = HEARD.progress.model_copy(update={"attempt": 3, "generators_ready": 3})
-    poll = replace(HEARD, heard=None, progress=earlier)
+    assert ANSWERED.progress is not None
+    earlier = ANSWERED.progress.model_copy(update={"attempt": 3, "generators_ready": 3})
+    poll = replace(ANSWERED, answered=None, progress=earlier)
     status = plan_pods(snapshot(attempts=(before, attempt()), poll=poll), NOW, LIMITS).status
     assert status is not None
     assert status.progress is not None
@@ -465,8 +467,8 @@ def test_when_to_look_again(snapshot: Callable[..., Snapshot]) -> None:
     lost = (ended("trainer-0", 137, lost=True), *GENERATORS)
     assert plan_pods(snapshot(pods=lost), NOW, LIMITS).until == NOW + timedelta(seconds=10)
     # Heard 2 s ago, 860 s after the last step: 900 s are over in 38 s, and a second later that is sure.
-    standing = HEARD.progress.model_copy(update={"still_seconds": 860.0}) if HEARD.progress is not None else None
-    assert plan_pods(snapshot(poll=replace(HEARD, progress=standing), **PATIENT), NOW, LIMITS).until == (
+    standing = ANSWERED.progress.model_copy(update={"still_seconds": 860.0}) if ANSWERED.progress is not None else None
+    assert plan_pods(snapshot(poll=replace(ANSWERED, progress=standing), **PATIENT), NOW, LIMITS).until == (
         NOW + timedelta(seconds=39)
     )
     short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}

@@ -32,7 +32,7 @@ FORECAST = ForecastStatus(
     high=0.64,
 )
 BAND = Band(0.25, 0.5, 0.45, 0.56)
-TRACE = CurveSamples(BAND, tuple(Band(0.1 * i, 0.3 + 0.01 * i, 0.2, 0.7) for i in range(GRID_POINTS)), 1.75)
+CURVE = CurveSamples(BAND, tuple(Band(0.1 * i, 0.3 + 0.01 * i, 0.2, 0.7) for i in range(GRID_POINTS)), 1.75)
 
 
 def progress(**values: object) -> Progress:
@@ -72,7 +72,7 @@ def gauges() -> OperatorMetrics:
 
 def test_everything_that_is_known_of_a_training_run(gauges: OperatorMetrics, point: Point) -> None:
     evals = (point(0), point(1, pass_rate=0.44), point(2, dataset="sums", pass_rate=0.9))
-    poll = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, assessment=Assessment(FORECAST), trace=TRACE)
+    poll = PollResult(progress=progress(), evals=evals, eta_seconds=77.0, assessment=Assessment(FORECAST), curve=CURVE)
     gauges.show_run(KEY, status(), poll)
     found = samples(gauges)
     grid = {name: value for name, value in found.items() if name.startswith("curve_")}
@@ -185,8 +185,8 @@ def test_what_a_coordinator_tells_between_passes_is_shown_at_once(gauges: Operat
 
 def test_a_deleted_run_leaves_no_series(gauges: OperatorMetrics) -> None:
     other: Key = ("research", "other")
-    gauges.show_run(other, status(), PollResult(trace=TRACE))
-    gauges.show_run(KEY, status(), PollResult(progress=progress(), trace=TRACE))
+    gauges.show_run(other, status(), PollResult(curve=CURVE))
+    gauges.show_run(KEY, status(), PollResult(progress=progress(), curve=CURVE))
     gauges.forget_run(other)
     samples(gauges)  # asserts that no other run is there
     gauges.forget_run(KEY)

@@ -37,7 +37,7 @@ class World:
         self.questions: list[Question] = []
         self.reading: Callable[[Question], Reading] = lambda _question: Reading()
         self.asked: list[tuple[str, str, int]] = []
-        self.dirty: list[Key] = []
+        self.enqueued: list[Key] = []
         self.answer: Callable[[int], Progress] = lambda _since: progress()
         self.run = ObservedRun(KEY, "u1", 1, 1, "scalerl.io/operator", False, {}, {}, run, created=CREATED)
         self.store.put_run(self.run)
@@ -48,10 +48,10 @@ class World:
         deps = PollerDeps(
             now=lambda: self.now,
             token=lambda uid: f"token of {uid}",
-            dirty=self.dirty.append,
-            ask=self._ask,
+            enqueue=self.enqueued.append,
+            fetch_progress=self._ask,
             poll_seconds=0.02,
-            read=self._read if with_prometheus else None,
+            fetch_reading=self._read if with_prometheus else None,
             read_seconds=0.02,
         )
         self.coordinators = ProgressPoller(self.store, self.gauges, deps)
@@ -117,13 +117,13 @@ def play(story: Awaitable[None]) -> None:
 def test_a_coordinator_is_asked_at_its_pod_with_its_runs_token(world: World) -> None:
     assert world.result == PollResult()
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.asked))
+    play(world.until(lambda: world.result.polled))
     assert world.asked[0] == ("10.9.8.7:8480", "token of u1", 0)
     result = world.result
-    assert (result.attempt, result.heard, result.watched) == (1, NOW, NOW)
+    assert (result.attempt, result.answered, result.watched) == (1, NOW, NOW)
     assert result.progress is not None
     assert result.progress.step == 7
-    assert world.dirty == [KEY], "an unchanged answer marks nothing"
+    assert world.enqueued == [KEY], "an unchanged answer marks nothing"
 
 
 def test_an_address_of_ipv6_is_put_in_brackets(world: World) -> None:
@@ -136,8 +136,8 @@ def test_a_coordinator_that_does_not_answer_was_asked(world: World) -> None:
     world.answer = silent
     world.put_coordinator(1)
     play(world.until(lambda: len(world.asked) > 2))
-    assert (world.result.asked, world.result.progress, world.result.heard) == (True, None, None)
-    assert world.dirty == [KEY]
+    assert (world.result.polled, world.result.progress, world.result.answered) == (True, None, None)
+    assert world.enqueued == [KEY]
 
 
 def test_points_are_asked_for_once_and_judged_once(world: World, point: Callable[..., EvalPoint]) -> None:
@@ -159,7 +159,7 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(world: World, poin
     words = Termination(reason="Finished", step=40, last_eval=points[3]).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
     play(world.until(lambda: world.result.is_final))
-    assert (world.result.evals, world.dirty[-1]) == (points, KEY)
+    assert (world.result.evals, world.enqueued[-1]) == (points, KEY)
     assert b"scalerl_operator_fits_total 2.0" in world.gauges.render()
     world.put_coordinator(2, version=20)
     play(world.until(lambda: world.result.attempt == 2))
@@ -173,7 +173,7 @@ def test_last_words_alone_are_not_judged(world: World, point: Callable[..., Eval
     """
     world.answer = silent
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.asked))
+    play(world.until(lambda: world.result.polled))
     words = Termination(reason="Finished", step=40, last_eval=point(3)).model_dump_json(by_alias=True)
     world.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message=words, version=11)
     play(world.until(lambda: world.result.is_final))
@@ -229,7 +229,7 @@ def test_what_a_second_attempt_measures_again_is_judged_point_by_point(
 
 def test_a_run_of_the_same_name_is_another(world: World) -> None:
     world.put_coordinator(1)
-    play(world.until(lambda: world.result.asked))
+    play(world.until(lambda: world.result.polled))
     assert world.coordinators.poll_result(replace(world.run, uid="u2")) == PollResult()
 
 
@@ -369,7 +369,7 @@ def test_a_coordinator_that_is_scraped_is_alive_though_it_does_not_answer(world:
     play(world.until(lambda: world.result.progress is not None))
     assert world.result.progress is not None
     assert world.result.progress.step == 50
-    assert world.result.heard == NOW - timedelta(seconds=12)
+    assert world.result.answered == NOW - timedelta(seconds=12)
 
 
 def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
@@ -381,7 +381,7 @@ def test_a_scrape_older_than_the_last_answer_says_nothing(world: World) -> None:
     world.reading = lambda _question: Reading(progress=progress(step=59), age_seconds=30.0)
     play(world.until(lambda: len(world.questions) > 2))
     assert world.result.progress is not None
-    assert (world.result.progress.step, world.result.heard) == (60, NOW)
+    assert (world.result.progress.step, world.result.answered) == (60, NOW)
 
 
 def test_what_no_metric_says_is_kept_of_the_same_coordinators_answers(world: World) -> None:
