@@ -66,7 +66,7 @@ cluster-repeat: setup ## start and stop it TIMES (20) times and check for leftov
 images: ## build both images with buildah (root); docs/images.md
 	@scripts/images
 
-e2e: $(if $(KUBECONFIG),,needs-setup-cluster-engines-node) setup ## test on a real node: images, helm install, pods that train (root, or KUBECONFIG): 25 minutes
+e2e: $(if $(KUBECONFIG),,needs-setup-cluster-engines-node) setup ## test on a real node: images, helm install, pods that train (root, or KUBECONFIG): 15 minutes
 	@$(PYTHON) -m pytest -x -s tests/e2e
 
 bench-cluster: setup ## measure 1,000 runs of ten simulated pods; writes docs/scale.md; 30 minutes on a quiet machine
