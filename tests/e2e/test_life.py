@@ -75,13 +75,13 @@ def test_pods_are_restricted_and_their_token_is_secret(platform: Platform, life:
     token = platform.kubectl(
         "get", "secret", f"{RUN}-token", "-o", "go-template={{.data.token | base64decode}}", namespace=NAMESPACE
     )
-    seen = json.dumps(platform.get("pods,configmaps,rlruns,events", namespace=NAMESPACE))
+    exposed = json.dumps(platform.get("pods,configmaps,rlruns,events", namespace=NAMESPACE))
     for pod in life.pods():
-        seen += platform.kubectl("logs", f"{RUN}-{pod}", namespace=NAMESPACE)
-        seen += life.inside(pod, "import os; print(dict(os.environ))")
+        exposed += platform.kubectl("logs", f"{RUN}-{pod}", namespace=NAMESPACE)
+        exposed += life.inside(pod, "import os; print(dict(os.environ))")
     assert len(token) > 20
-    assert token not in seen
-    assert secret not in seen
+    assert token not in exposed
+    assert secret not in exposed
     unauthorized = (
         "import urllib.request, urllib.error\n"
         "try: urllib.request.urlopen('http://127.0.0.1:8480/v1/progress')\n"
@@ -174,17 +174,17 @@ def test_suspended_it_frees_everything_and_goes_on_later(life: Life) -> None:
     assert life.step() >= saved
 
 
-def test_the_forecast_is_told(platform: Platform, life: Life) -> None:
+def test_the_forecast_is_reported(platform: Platform, life: Life) -> None:
     """A refusal as a refusal, a ceiling with its interval; everywhere alike.
 
     Every death above has cost compute that taught nothing, so the curve may be refused until the run has nearly ended:
     then the refusal is what is to be shown.
     """
     wait_for("a forecast of six points", lambda: _points(life) >= 6)
-    wait_for("it is told alike in status, condition, annotations and table", lambda: _is_told(platform, life))
+    wait_for("the same forecast is in status, condition, annotations and table", lambda: _is_reported(platform, life))
     last = _points(life) + FURTHER_POINTS
     wait_for("a ceiling is predicted", lambda: _verdict(life) != "NotIdentified" or _points(life) >= last)
-    wait_for("that is told alike", lambda: _is_told(platform, life))
+    wait_for("the same is in all of them after that", lambda: _is_reported(platform, life))
     say(f"{_verdict(life)}: {life.condition('ForecastReady')['message']}\n{life.table()}")
 
 
@@ -196,7 +196,7 @@ def _verdict(life: Life) -> str:
     return str(life.status()["forecast"]["verdict"])
 
 
-def _is_told(platform: Platform, life: Life) -> bool:
+def _is_reported(platform: Platform, life: Life) -> bool:
     """They are written one after another, so for a moment they may differ."""
     run = platform.get("rlrun", RUN, namespace=NAMESPACE)
     forecast, annotations = run["status"]["forecast"], run["metadata"].get("annotations", {})

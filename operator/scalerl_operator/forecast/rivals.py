@@ -104,8 +104,8 @@ def weigh(posteriors: list[Posterior], errors: list[float | None], sigma: float)
     return [float(each) for each in weight / weight.sum()]
 
 
-def _rival(found: Posterior, y: Array, judged: tuple[float | None, float], last: float) -> Rival:
-    draws, (error, weight) = _natural(found, last), judged
+def _rival(found: Posterior, y: Array, scored: tuple[float | None, float], last: float) -> Rival:
+    draws, (error, weight) = _natural(found, last), scored
     middle = np.median(draws, axis=0)
     return Rival(
         name=found.law.name,

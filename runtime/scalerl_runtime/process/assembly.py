@@ -41,7 +41,7 @@ MAX_BAD_ROWS_LOGGED = 10
 
 @dataclass(frozen=True)
 class AttemptInputs:
-    """What an attempt is started with."""
+    """The inputs of an attempt."""
 
     environment: Environment
     run: RLRun
@@ -59,7 +59,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Parts:
-    """What an attempt works with. Ray is not started yet, and the pool has no running generator."""
+    """The parts of an attempt. Ray is not started yet, and the pool has no running generator."""
 
     tokenizer: Any
     data: Data

@@ -182,7 +182,7 @@ class _PeakBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive, self.peak, self._seen = 0, 0, set[int]()
+        self.alive, self.peak, self._storages = 0, 0, set[int]()
 
     def __torch_dispatch__(
         self,
@@ -200,15 +200,15 @@ class _PeakBytes(TorchDispatchMode):
 
     def _count(self, tensor: Tensor, old: set[int]) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata in old | self._seen:
+        if storage._cdata in old | self._storages:
             return
-        self._seen.add(storage._cdata)
+        self._storages.add(storage._cdata)
         self.alive += storage.nbytes()
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
 
     def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
+        self._storages.discard(key)
         self.alive -= size
 
 
