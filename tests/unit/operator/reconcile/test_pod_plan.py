@@ -85,7 +85,7 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
             "failurePolicy": {"maxRestarts": 1},
         }
         run = make_run(**{**given, **spec})
-        seen = ObservedRun(
+        stored_run = ObservedRun(
             key=("research", "tiny"),
             uid="5e7a",
             version=900,
@@ -97,7 +97,7 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
             run=run,
             status=RLRunStatus(attempts=list(attempts)) if attempts else None,
         )
-        return Snapshot(seen, tuple(pods), poll)
+        return Snapshot(stored_run, tuple(pods), poll)
 
     return make
 
