@@ -162,15 +162,15 @@ def test_consecutive_evaluations_are_those_of_the_weights_that_went_on(
     lost = [line(10 * index, float(index), straight()) for index in range(5)]
     again = [replace(line(20, 2.5, straight()), attempt=2), replace(line(30, 3.5, straight()), attempt=2)]
 
-    def judged(count: int) -> Assessment:
+    def assess(count: int) -> Assessment:
         policy = {"name": "low", "when": {"ceilingUpper": {"below": 0.9}}, "for": count, "mode": "Observe"}
         return summarize(make_run(stopPolicies=[policy]), [*again, *lost], evals)
 
-    assert judged(5).stop is None, "five lines, four points"
-    stop = judged(4).stop
+    assert assess(5).stop is None, "five lines, four points"
+    stop = assess(4).stop
     assert stop is not None
     assert [(each.step, each.compute_gpu_hours) for each in stop.inputs] == [(0, 0.0), (10, 1.0), (20, 2.5), (30, 3.5)]
-    assert judged(1).forecast == to_status(again[-1])
+    assert assess(1).forecast == to_status(again[-1])
 
 
 def test_the_half_way_forecast_is_judged_by_the_last_measurement(point: MakePoint) -> None:

@@ -26,13 +26,13 @@ def curve(point: Point, count: int) -> list[EvalPoint]:
 
 
 @pytest.fixture
-def judged(make_run: Callable[..., RLRun], point: Point) -> tuple[ForecastLine, list[EvalPoint]]:
+def forecasted(make_run: Callable[..., RLRun], point: Point) -> tuple[ForecastLine, list[EvalPoint]]:
     points = curve(point, 25)
     return forecast_points(make_run(), points, BUDGET, 0.0), points
 
 
-def test_curve_now_and_up_to_the_budget(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
-    line, points = judged
+def test_curve_now_and_up_to_the_budget(forecasted: tuple[ForecastLine, list[EvalPoint]]) -> None:
+    line, points = forecasted
     found = sample_curve(line, points)
     assert found is not None
     assert line.forecast.verdict != "NotIdentified"
@@ -48,16 +48,18 @@ def test_curve_now_and_up_to_the_budget(judged: tuple[ForecastLine, list[EvalPoi
         assert before.low < before.middle < before.high
 
 
-def test_the_band_is_that_of_a_measurement(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
-    line, points = judged
+def test_the_band_is_that_of_a_measurement(forecasted: tuple[ForecastLine, list[EvalPoint]]) -> None:
+    line, points = forecasted
     found = sample_curve(line, points)
     assert found is not None
     middle, low, high = point_band(line.forecast, [found.now.gpu_hours], scatter_of(points[-1]))
     assert (found.now.middle, found.now.low, found.now.high) == (middle[0], low[0], high[0])
 
 
-def test_now_is_where_the_weights_that_went_on_are(judged: tuple[ForecastLine, list[EvalPoint]], point: Point) -> None:
-    line, points = judged
+def test_now_is_where_the_weights_that_went_on_are(
+    forecasted: tuple[ForecastLine, list[EvalPoint]], point: Point
+) -> None:
+    line, points = forecasted
     again = [each.model_copy(update={"attempt": 2}) for each in points]
     found = sample_curve(line, [*again, point(25, compute_gpu_hours=0.6)])
     assert found is not None
@@ -80,5 +82,5 @@ def test_nothing_is_drawn_of_too_few_points(make_run: Callable[..., RLRun], poin
     assert sample_curve(forecast_points(make_run(), points, BUDGET, 0.0), points) is None
 
 
-def test_nothing_is_drawn_of_points_that_are_no_longer_known(judged: tuple[ForecastLine, list[EvalPoint]]) -> None:
-    assert sample_curve(judged[0], []) is None
+def test_nothing_is_drawn_of_points_that_are_no_longer_known(forecasted: tuple[ForecastLine, list[EvalPoint]]) -> None:
+    assert sample_curve(forecasted[0], []) is None

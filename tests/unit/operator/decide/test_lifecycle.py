@@ -33,7 +33,7 @@ def over(number: int, code: int | None, **values: object) -> AttemptStatus:
     return AttemptStatus.model_validate({**given, **values})
 
 
-def told(reason: str, step: int = 0, error: str = "") -> dict[str, object]:
+def termination(reason: str, step: int = 0, error: str = "") -> dict[str, object]:
     return {"said": reason, "step": step, "error": error}
 
 
@@ -227,20 +227,24 @@ RUNNING_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "judged", "action"), [r[:3] for r in RUNNING_ROWS], ids=[r[3] for r in RUNNING_ROWS])
-def test_while_the_coordinator_runs(run: RLRun, seen: ObservedState, judged: Assessment, action: object) -> None:
-    assert decide(run, seen, add_alarms(judged, run, seen), NOW, LIMITS) == action
+@pytest.mark.parametrize(
+    ("observed", "assessment", "action"), [r[:3] for r in RUNNING_ROWS], ids=[r[3] for r in RUNNING_ROWS]
+)
+def test_while_the_coordinator_runs(
+    run: RLRun, observed: ObservedState, assessment: Assessment, action: object
+) -> None:
+    assert decide(run, observed, add_alarms(assessment, run, observed), NOW, LIMITS) == action
 
 
 EXIT_ROWS = [
     (
-        ObservedState((over(1, 0, **told("Finished", 120)),)),
+        ObservedState((over(1, 0, **termination("Finished", 120)),)),
         Assessment(),
         "Finished",
         "it says that it finished",
     ),
     (
-        ObservedState((over(1, 64, **told("Invalid")),)),
+        ObservedState((over(1, 64, **termination("Invalid")),)),
         Assessment(),
         "Invalid",
         "a wrong spec is never tried again",
@@ -264,7 +268,7 @@ EXIT_ROWS = [
         "eleven tries of the surroundings, ten allowed",
     ),
     (
-        ObservedState((over(1, 0, **told("Stopped")),), interrupts=1),
+        ObservedState((over(1, 0, **termination("Stopped")),), interrupts=1),
         Assessment(),
         "Interrupted",
         "ended on request",
@@ -313,13 +317,13 @@ EXIT_ROWS = [
         "what a rule counts costs a restart, whatever it was",
     ),
     (
-        ObservedState((over(1, 0, **told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        ObservedState((over(1, 0, **termination("Stopped"), stop_cause="StoppedByPolicy"),)),
         stop("Enforce"),
         "StoppedByPolicy",
         "a policy ended it",
     ),
     (
-        ObservedState((over(1, 0, **told("Stopped"), stop_cause="StoppedByPolicy"),)),
+        ObservedState((over(1, 0, **termination("Stopped"), stop_cause="StoppedByPolicy"),)),
         Assessment(),
         "StoppedByPolicy",
         "a last evaluation under way does not undo the stop",
@@ -337,7 +341,7 @@ EXIT_ROWS = [
         "no restart past the run's deadline",
     ),
     (
-        ObservedState((over(1, 0, **told("Finished", 120)),), interrupts=1),
+        ObservedState((over(1, 0, **termination("Finished", 120)),), interrupts=1),
         Assessment(),
         "Finished",
         "it was quicker",
@@ -345,9 +349,13 @@ EXIT_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "judged", "outcome"), [r[:3] for r in EXIT_ROWS], ids=[r[3] for r in EXIT_ROWS])
-def test_after_an_exit_that_ends_the_run(run: RLRun, seen: ObservedState, judged: Assessment, outcome: str) -> None:
-    action = decide(run, seen, add_alarms(judged, run, seen), NOW, LIMITS)
+@pytest.mark.parametrize(
+    ("observed", "assessment", "outcome"), [r[:3] for r in EXIT_ROWS], ids=[r[3] for r in EXIT_ROWS]
+)
+def test_after_an_exit_that_ends_the_run(
+    run: RLRun, observed: ObservedState, assessment: Assessment, outcome: str
+) -> None:
+    action = decide(run, observed, add_alarms(assessment, run, observed), NOW, LIMITS)
     assert isinstance(action, Done)
     assert action.outcome == outcome
 
@@ -360,7 +368,7 @@ AGAIN_ROWS = [
     ((over(1, 75), over(2, 75), over(3, 75)), Wait(NOW + timedelta(seconds=40)), "10, 20, 40 s"),
     (tuple(over(n, 75) for n in range(1, 9)), Wait(NOW + timedelta(seconds=600)), "1280 s are cut to 600 s"),
     (tuple(over(n, 75) for n in range(1, 11)), Wait(NOW + timedelta(seconds=600)), "ten tries are allowed"),
-    ((over(1, 0, **told("Stopped")),), Wait(NOW + timedelta(seconds=10)), "stopped by somebody else: again"),
+    ((over(1, 0, **termination("Stopped")),), Wait(NOW + timedelta(seconds=10)), "stopped by somebody else: again"),
     ((over(1, 1), over(2, 75), over(3, 1)), Wait(NOW + timedelta(seconds=10)), "a retry between costs no restart"),
     (
         (over(1, 1), over(2, 1, checkpoint_step=50), over(3, 1, checkpoint_step=50)),
@@ -412,7 +420,7 @@ AGAIN_ROWS = [
         "an eviction that a rule counts is one",
     ),
     (
-        (over(1, 1), over(2, 0, stop_cause="Suspended", **told("Stopped"))),
+        (over(1, 1), over(2, 0, stop_cause="Suspended", **termination("Stopped"))),
         Start(3),
         "resumed: at once, whatever failed before",
     ),
@@ -432,7 +440,7 @@ def test_after_an_exit_that_does_not(run: RLRun, attempts: tuple[AttemptStatus, 
 def test_a_suspended_run_saves_and_is_not_over(make_run: Callable[..., RLRun]) -> None:
     run = make_run(suspend=True)
     assert decide(run, ObservedState((running(),), answered=NOW), Assessment(), NOW, LIMITS) == Terminate("Suspended")
-    ended = ObservedState((over(1, 0, **told("Stopped"), stop_cause="Suspended"),))
+    ended = ObservedState((over(1, 0, **termination("Stopped"), stop_cause="Suspended"),))
     conditions = {each.type: each for each in plan_run(run, ended, Assessment(), NOW).status.conditions}
     assert {kind: conditions[kind].status for kind in ("Suspended", "Progressing", "Complete", "Failed")} == {
         "Suspended": "True",
@@ -469,18 +477,18 @@ def test_the_watchdog_counts_by_the_runs_own_checkpoints(make_run: Callable[...,
 def test_the_backoff_is_the_runs_own(make_run: Callable[..., RLRun]) -> None:
     run = make_run(failurePolicy={"maxRestarts": 9, "backoffSeconds": 7, "backoffMaxSeconds": 20})
     for failures, seconds in ((1, 0), (2, 7), (3, 14), (4, 20), (5, 20)):
-        seen = ObservedState(tuple(over(n, 1) for n in range(1, failures + 1)))
+        observed = ObservedState(tuple(over(n, 1) for n in range(1, failures + 1)))
         due = NOW + timedelta(seconds=seconds)
         wanted = Wait(due) if seconds else Start(failures + 1)
-        assert decide(run, seen, Assessment(), NOW, LIMITS) == wanted
+        assert decide(run, observed, Assessment(), NOW, LIMITS) == wanted
     assert decide(run, ObservedState((over(1, 75),)), Assessment(), NOW, LIMITS) == Wait(NOW + timedelta(seconds=7))
 
 
 @pytest.mark.parametrize(("action", "wanted"), [("Stop", "StoppedByWatchdog"), ("Restart", None), ("Warn", None)])
 def test_numbers_that_are_none(make_run: Callable[..., RLRun], action: str, wanted: str | None) -> None:
     run = make_run(watchdog={"nonFinite": {"action": action}})
-    seen = ObservedState((over(1, 65, **told("Failed", 56, "NonFinite: step 57: loss is nan")),))
-    found = decide(run, seen, Assessment(), NOW, LIMITS)
+    observed = ObservedState((over(1, 65, **termination("Failed", 56, "NonFinite: step 57: loss is nan")),))
+    found = decide(run, observed, Assessment(), NOW, LIMITS)
     if wanted is None:
         assert found == Start(2)
     else:
@@ -499,8 +507,8 @@ def test_how_an_attempt_ended_is_said_with_what_was_seen_and_the_rule() -> None:
 
 
 def test_the_status_says_why_it_is_asked_to_end(run: RLRun) -> None:
-    seen = ObservedState((running(),), progress=still(901), answered=NOW)
-    conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW, LIMITS).status.conditions}
+    observed = ObservedState((running(),), progress=still(901), answered=NOW)
+    conditions = {each.type: each for each in plan_run(run, observed, Assessment(), NOW, LIMITS).status.conditions}
     assert conditions["Progressing"].reason == "Stopping"
     assert conditions["Progressing"].message == (
         "asked to end: WatchdogRestart (NoStep: no step has ended for 900 s; 7 are done)"
@@ -519,8 +527,8 @@ BEFORE_ROWS = [
     ((), 0.0, Start(1), "the first start"),
     ((over(1, 1),), 0.0, Start(2), "resumed after a crash"),
     ((over(1, None),), 0.0, Start(2), "resumed after the driver was killed"),
-    ((over(1, 0, **told("Stopped", 30)),), 0.3, Start(2), "resumed after Ctrl-C"),
-    ((over(1, 0, **told("Finished", 80)),), 0.8, Start(2), "finished, but the budget is larger now"),
+    ((over(1, 0, **termination("Stopped", 30)),), 0.3, Start(2), "resumed after Ctrl-C"),
+    ((over(1, 0, **termination("Finished", 80)),), 0.8, Start(2), "finished, but the budget is larger now"),
 ]
 
 
@@ -528,16 +536,16 @@ BEFORE_ROWS = [
 def test_before_a_start(
     run: RLRun, point: Callable[..., EvalPoint], attempts: tuple[AttemptStatus, ...], hours: float, action: object
 ) -> None:
-    seen = ObservedState(attempts, first_attempt=len(attempts) + 1, evals=(point(1, compute_gpu_hours=hours),))
-    assert decide(run, seen, Assessment(), NOW, LIMITS) == action
+    observed = ObservedState(attempts, first_attempt=len(attempts) + 1, evals=(point(1, compute_gpu_hours=hours),))
+    assert decide(run, observed, Assessment(), NOW, LIMITS) == action
 
 
 def test_a_finished_run_is_not_started_again(make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]) -> None:
-    by_steps = ObservedState((over(1, 0, **told("Finished", 120)),), first_attempt=2)
+    by_steps = ObservedState((over(1, 0, **termination("Finished", 120)),), first_attempt=2)
     action = decide(make_run(), by_steps, Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 120")
     by_hours = ObservedState(
-        (over(1, 0, **told("Finished", 70)),), first_attempt=2, evals=(point(7, compute_gpu_hours=0.5),)
+        (over(1, 0, **termination("Finished", 70)),), first_attempt=2, evals=(point(7, compute_gpu_hours=0.5),)
     )
     run = make_run(budget={"steps": 120, "evalEverySteps": 10, "gpuHours": 0.5})
     assert decide(run, by_hours, Assessment(), NOW, LIMITS) == Done("Finished", "budget spent at step 70")
@@ -549,21 +557,21 @@ def test_a_policy_that_holds_forbids_a_start(run: RLRun) -> None:
 
 
 def test_deciding_twice_changes_nothing(run: RLRun) -> None:
-    seen = ObservedState((running(),), answered=ago(1))
-    first = plan_run(run, seen, Assessment(), NOW)
-    again = plan_run(run.model_copy(update={"status": first.status}), seen, Assessment(), NOW)
+    observed = ObservedState((running(),), answered=ago(1))
+    first = plan_run(run, observed, Assessment(), NOW)
+    again = plan_run(run.model_copy(update={"status": first.status}), observed, Assessment(), NOW)
     assert again == first
 
 
 def test_the_status_says_why_it_waits(run: RLRun) -> None:
-    seen = ObservedState((over(1, 1, **told("Failed", 30, "out of memory")), over(2, 1)))
-    conditions = {each.type: each for each in plan_run(run, seen, Assessment(), NOW).status.conditions}
+    observed = ObservedState((over(1, 1, **termination("Failed", 30, "out of memory")), over(2, 1)))
+    conditions = {each.type: each for each in plan_run(run, observed, Assessment(), NOW).status.conditions}
     assert conditions["Progressing"].reason == "BackingOff"
     assert conditions["Progressing"].message == "attempt 2 ended with exit code 1; next try at 12:00:10"
 
 
 def test_a_finished_run_says_where(run: RLRun) -> None:
-    action = decide(run, ObservedState((over(1, 0, **told("Finished", 97)),)), Assessment(), NOW, LIMITS)
+    action = decide(run, ObservedState((over(1, 0, **termination("Finished", 97)),)), Assessment(), NOW, LIMITS)
     assert action == Done("Finished", "budget spent at step 97"), "gpuHours may end it before the last step"
 
 

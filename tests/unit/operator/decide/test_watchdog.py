@@ -80,11 +80,11 @@ ROWS: list[tuple[ObservedState, list[tuple[str, str]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "alarms"), [row[:2] for row in ROWS], ids=[row[2] for row in ROWS])
+@pytest.mark.parametrize(("observed", "alarms"), [row[:2] for row in ROWS], ids=[row[2] for row in ROWS])
 def test_which_rules_are_broken(
-    make_run: Callable[..., RLRun], seen: ObservedState, alarms: list[tuple[str, str]]
+    make_run: Callable[..., RLRun], observed: ObservedState, alarms: list[tuple[str, str]]
 ) -> None:
-    found = find_alarms(make_run(watchdog=RULES), seen)
+    found = find_alarms(make_run(watchdog=RULES), observed)
     assert [(each.rule, each.action) for each in found] == alarms
 
 
