@@ -258,7 +258,7 @@ def test_clones_share_packages_but_not_code(tmp_path: Path) -> None:
         pytest.skip("scripts/setup made no .venv here")
     if not (ROOT / ".venv/scalerl-setup").read_text().startswith("cpu "):
         pytest.skip(".venv is not the shared kind")
-    seen = {}
+    paths = {}
     for name in ("one", "two"):
         clone = tmp_path / name
         for part in (
@@ -281,6 +281,6 @@ def test_clones_share_packages_but_not_code(tmp_path: Path) -> None:
         done = subprocess.run(
             [clone / ".venv/bin/python", "-c", nested], cwd=tmp_path, capture_output=True, text=True, check=True
         )
-        own, seen[name] = done.stdout.split()
+        own, paths[name] = done.stdout.split()
         assert own == str(clone / "crds/scalerl_api/__init__.py")
-    assert seen["one"] == seen["two"]
+    assert paths["one"] == paths["two"]

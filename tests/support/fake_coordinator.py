@@ -6,7 +6,8 @@ FAKE_COORDINATOR holds its scenario as JSON; attempts are strings:
     still: {attempt: seconds}: reports there that its last step ended so long ago.   lag: of every step's tokens.
     deaf: ignores SIGTERM.   unheard: answers so many polls with 503 before training.
     spawn: starts processes in own sessions.   silent: never writes its address.
-    torn: a cut line in evals.jsonl where it crashes.   told: crashes only once polls have returned all its points.
+    torn: a cut line in evals.jsonl where it crashes.   until_polled: crashes only once polls have returned all its
+    points.
 """
 
 import json
@@ -197,7 +198,7 @@ class FakeCoordinator:
                 file.write(record.model_dump_json(by_alias=True) + "\n")
 
     def crash(self, code: int) -> int:
-        while self.scenario.get("told") and self.asked_since < len(self.evals):
+        while self.scenario.get("until_polled") and self.asked_since < len(self.evals):
             time.sleep(TICK_SECONDS)
         if self.scenario.get("torn"):
             with (self.folder / wire.EVALS_FILE).open("a") as file:

@@ -52,7 +52,7 @@ class Halfway(ApiModel):
 
 @dataclass(frozen=True)
 class HalfwayCurve:
-    """What the report draws of it."""
+    """The curve that the report draws."""
 
     summary: Halfway
     forecast: Forecast

@@ -20,7 +20,7 @@ REACH = 2.0  # a run to 2 C_mid identifies its ceiling at the paper's noise
 FURTHER = 1.5  # times the last compute: a shorter way on would hardly change the interval
 BETTER = 0.75  # a rival whose back-test error is below this share of the sigmoid's is clearly better
 BETTER_BY = 1.0  # and by this many noise sd: less is luck, or of no use
-HEARD = 0.01  # weight below which a rival has no vote: the points themselves rule it out
+MIN_RIVAL_WEIGHT = 0.01  # weight below which a rival has no vote: the points themselves rule it out
 DECLINE_SDS = 4.0  # of the difference of two means; a run has many pairs
 MIN_DECLINE = 0.02  # the paper's margin: a smaller fall is no decline
 COLLAPSE = 0.5  # of the gain that was reached
@@ -122,7 +122,7 @@ def _contested(e: _VerdictInputs) -> str | None:
         return None
     limit = min(BETTER * e.backtest_error, e.backtest_error - BETTER_BY * e.sigma)
     for rival in e.rivals:
-        if rival.weight < HEARD:
+        if rival.weight < MIN_RIVAL_WEIGHT:
             continue
         outside = not e.low <= rival.ceiling <= e.high
         if outside and rival.backtest_error is not None and rival.backtest_error < limit:

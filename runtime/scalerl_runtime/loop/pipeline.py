@@ -54,7 +54,7 @@ class Pipeline:
         self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
         self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
         self._evaluation: asyncio.Task[None] | None = None
-        self._tokens_seen = 0
+        self._tokens_reported = 0
         self._dropped = 0  # groups of the current step that a refill replaces
 
     # -- the attempt -----------------------------------------------------------------------------------------------
@@ -260,8 +260,8 @@ class Pipeline:
         """Return the step's metrics that the loop itself measures."""
         deps, now = self.deps, self.deps.now()
         seconds = max(now - began, 1e-9)
-        sampled = deps.pool.counters.tokens - self._tokens_seen
-        self._tokens_seen = deps.pool.counters.tokens
+        sampled = deps.pool.counters.tokens - self._tokens_reported
+        self._tokens_reported = deps.pool.counters.tokens
         values = {
             "step_seconds": seconds,
             "wait_seconds": waited,

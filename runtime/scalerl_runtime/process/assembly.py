@@ -165,7 +165,7 @@ def build_warm_start(
 def build_pipeline_deps(
     inputs: AttemptInputs, storage: Storage, parts: Parts, *, trainer_clock: RoleClock, quadratic: float
 ) -> PipelineDeps:
-    """What the pipeline works with."""
+    """The dependencies of the pipeline."""
     return PipelineDeps(
         run=inputs.run,
         recipe=inputs.recipe,

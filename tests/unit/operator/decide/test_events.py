@@ -1,4 +1,4 @@
-"""When a status is written, and what people are told."""
+"""When a status is written, and which events are emitted."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,7 +39,7 @@ ROWS = [
     (BEFORE, status(conditions=[condition("Training", "step 8")]), 1, False, "a sentence"),
     (BEFORE, status(conditions=[condition("Stopping", "step 7")]), 1, True, "a reason"),
     (BEFORE, status(cost={"gpuSeconds": {"trainer": 91.0}, "idleFraction": {}}), 1, False, "a cost"),
-    (BEFORE, status(observedGeneration=2), 1, True, "a spec that was seen"),
+    (BEFORE, status(observedGeneration=2), 1, True, "a spec that was observed"),
 ]
 
 
@@ -62,7 +62,7 @@ FORECAST = {
     "ceilingHigh": 0.634,
     "summary": "0.61 [0.59,0.63]",
 }
-TOLD = [
+EMITTED = [
     (None, status(conditions=[condition("Pending")], attempts=[attempt(1)]),
      [Event("AttemptCreated", "attempt 1: 3 trainer pods")], "the first attempt"),
     (status(attempts=[attempt(1)]), status(attempts=[attempt(1)]), [], "nothing"),
@@ -109,9 +109,9 @@ TOLD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "told"), [row[:3] for row in TOLD], ids=[row[3] for row in TOLD])
-def test_what_people_are_told(old: RLRunStatus | None, new: RLRunStatus, told: list[Event]) -> None:
-    assert list(list_events(old, new)) == told
+@pytest.mark.parametrize(("old", "new", "events"), [row[:3] for row in EMITTED], ids=[row[3] for row in EMITTED])
+def test_events_that_are_emitted(old: RLRunStatus | None, new: RLRunStatus, events: list[Event]) -> None:
+    assert list(list_events(old, new)) == events
 
 
 def test_the_same_words_about_the_same_run_are_one_event() -> None:

@@ -495,7 +495,7 @@ def test_numbers_that_are_none(make_run: Callable[..., RLRun], action: str, want
         assert found == Done("StoppedByWatchdog", "NonFinite: step 57: loss is nan")
 
 
-def test_how_an_attempt_ended_is_said_with_what_was_seen_and_the_rule() -> None:
+def test_the_end_of_an_attempt_is_described_with_its_evidence_and_its_rule() -> None:
     asked = over(3, 0, stop_cause="WatchdogRestart", stop_message="NoStep: no step has ended for 900 s; 7 are done")
     assert describe_exit(asked) == (
         "attempt 3 was ended by the watchdog: NoStep: no step has ended for 900 s; 7 are done"

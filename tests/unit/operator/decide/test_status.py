@@ -1,4 +1,4 @@
-"""From what was seen to conditions, roles and the words that a table shows."""
+"""Conditions, roles and the texts of a table, from the observed state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +40,7 @@ def words(status: RLRunStatus) -> dict[str, tuple[str, str]]:
 def test_health_is_unknown_until_the_coordinator_answers_and_after_the_end(make_run: Callable[..., RLRun]) -> None:
     run = make_run(watchdog={"staleness": {"above": 1, "steps": 1}})
     stale = [{"step": 40, "lag": 2.0}]
-    for seen, standing, wanted in (
+    for observed, standing, wanted in (
         (snapshot("training"), RUNNING, ("True", "NothingFound")),
         (snapshot("training", vitals=stale), RUNNING, ("False", "Stale")),
         (snapshot("stopping", vitals=stale), ("Stopping", "asked"), ("False", "Stale")),
@@ -48,8 +48,8 @@ def test_health_is_unknown_until_the_coordinator_answers_and_after_the_end(make_
         (snapshot("training", alive=False, vitals=stale), ("BackingOff", ""), ("Unknown", "NotTraining")),
         (snapshot("finished", vitals=stale), ("Finished", ""), ("Unknown", "NotTraining")),
     ):
-        assessment = add_alarms(Assessment(), run, seen)
-        assert words(build_status(run, seen, assessment, standing, NOW))["Healthy"] == wanted
+        assessment = add_alarms(Assessment(), run, observed)
+        assert words(build_status(run, observed, assessment, standing, NOW))["Healthy"] == wanted
 
 
 ROWS = [
@@ -96,11 +96,15 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "standing", "state", "truths"), [r[:4] for r in ROWS], ids=[r[4] for r in ROWS])
+@pytest.mark.parametrize(("observed", "standing", "state", "truths"), [r[:4] for r in ROWS], ids=[r[4] for r in ROWS])
 def test_conditions_say_one_thing(
-    make_run: Callable[..., RLRun], seen: ObservedState, standing: tuple[str, str], state: str, truths: tuple[str, ...]
+    make_run: Callable[..., RLRun],
+    observed: ObservedState,
+    standing: tuple[str, str],
+    state: str,
+    truths: tuple[str, ...],
 ) -> None:
-    status = build_status(make_run(), seen, Assessment(), standing, NOW)
+    status = build_status(make_run(), observed, Assessment(), standing, NOW)
     found = words(status)
     assert tuple(found[name][0] for name in ("Ready", "Progressing", "Complete", "Failed")) == truths
     assert state_word(status) == state
@@ -155,8 +159,8 @@ def test_progress_has_the_last_held_out_rate_and_nothing_of_a_downstream_set(
     make_run: Callable[..., RLRun], point: Callable[..., EvalPoint]
 ) -> None:
     evals = (point(0, pass_rate=0.31), point(1, pass_rate=0.37), point(2, pass_rate=0.9, dataset="aime24"))
-    seen = ObservedState(snapshot().attempts, progress=snapshot().progress, evals=evals, eta_seconds=77.0)
-    progress = build_status(make_run(), seen, Assessment(), RUNNING, NOW).progress
+    observed = ObservedState(snapshot().attempts, progress=snapshot().progress, evals=evals, eta_seconds=77.0)
+    progress = build_status(make_run(), observed, Assessment(), RUNNING, NOW).progress
     assert progress is not None
     assert (progress.step, progress.version, progress.pass_rate, progress.eta_seconds) == (40, 39, 0.37, 77.0)
 
@@ -180,12 +184,12 @@ def test_a_restarted_coordinator_that_lost_a_steps_cost_does_not_make_the_cost_f
     make_run: Callable[..., RLRun],
 ) -> None:
     run = make_run()
-    told = [
+    answers = [
         ({"trainer": 100.0, "generator": 300.0}, {"trainer": 100.0, "generator": 300.0}),
         ({"trainer": 90.0, "generator": 310.0}, {"trainer": 100.0, "generator": 310.0}),
         ({"trainer": 120.0}, {"trainer": 120.0, "generator": 310.0}),
     ]
-    for spent, known in told:
+    for spent, known in answers:
         status = build_status(run, snapshot(gpu_seconds=spent), Assessment(), RUNNING, NOW)
         assert status.cost is not None
         assert status.cost.gpu_seconds == known

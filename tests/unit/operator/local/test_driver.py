@@ -156,21 +156,24 @@ def test_a_killed_coordinator_is_restarted_from_its_checkpoint(stage: Stage) -> 
 
 
 def test_a_restarted_coordinator_is_asked_for_its_points_from_the_first(stage: Stage) -> None:
-    """Attempt 1 told points 0 to 2; attempt 2 goes on from step 15, where its point 2 is another one, of step 20."""
+    """Attempt 1 reported points 0 to 2.
 
-    def press_when_told(view: ProgressView) -> None:
+    Attempt 2 goes on from step 15, where its point 2 is another one, of step 20.
+    """
+
+    def interrupt_once_reported(view: ProgressView) -> None:
         if any(point.step == 20 and point.attempt == 2 for point in view.evals) and not stage.interrupts.count:
             stage.interrupts.press()
 
-    stage.recorder.on_update = press_when_told
+    stage.recorder.on_update = interrupt_once_reported
     # Without the point the coordinator would wait at step 25 for ever.
-    done = stage.play({"crash": {"1": [23, 1]}, "told": True, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
+    done = stage.play({"crash": {"1": [23, 1]}, "until_polled": True, "hold": {"2": 25}}, checkpoint={"everySteps": 15})
     assert done.outcome == "Interrupted"
     assert [(point.step, point.attempt) for point in records.load_evals(stage.folder)] == [(0, 1), (10, 1), (20, 2)]
 
 
 def test_what_a_second_attempt_measures_again_is_forecast_again(stage: Stage) -> None:
-    done = stage.play({"crash": {"1": [23, 1]}, "told": True}, checkpoint={"everySteps": 15})
+    done = stage.play({"crash": {"1": [23, 1]}, "until_polled": True}, checkpoint={"everySteps": 15})
     assert done.outcome == "Finished"
     made = [(line.step, line.attempt) for line in records.load_forecasts(stage.folder)]
     assert made == [(0, 1), (10, 1), (20, 1), (20, 2), (30, 2), (40, 2), (50, 2)]

@@ -99,7 +99,7 @@ def test_one_driver_at_a_time(folder: RunFolder) -> None:
     assert not records.is_driven(folder)
 
 
-def test_last_words_that_are_cut_are_none(folder: RunFolder) -> None:
+def test_a_truncated_termination_message_is_none(folder: RunFolder) -> None:
     assert records.load_termination(folder) is None
     folder.termination.write_text('{"reason": "Fin')
     assert records.load_termination(folder) is None

@@ -150,7 +150,7 @@ def test_no_gpu_second_is_counted_twice(gauges: OperatorMetrics) -> None:
     assert (found["gpu_seconds{role=trainer}"], found["gpu_seconds{role=generator}"]) == (120.0, 300.0)
 
 
-def test_of_a_run_that_is_over_the_last_words_count(gauges: OperatorMetrics, point: Point) -> None:
+def test_a_finished_run_shows_its_termination_message(gauges: OperatorMetrics, point: Point) -> None:
     last = ProgressStatus(phase="Finished", step=44, version=44, pass_rate=0.5, compute_gpu_hours=0.6)
     poll = PollResult(progress=progress(), evals=(point(0, pass_rate=0.4),), eta_seconds=3.0)
     gauges.show_run(KEY, status("Finished", "Complete", progress=last), poll)
@@ -194,7 +194,7 @@ def test_a_deleted_run_leaves_no_series(gauges: OperatorMetrics) -> None:
     assert samples(gauges) == {}
 
 
-def test_only_the_coordinator_shows_runs(gauges: OperatorMetrics) -> None:
+def test_only_the_leader_shows_runs(gauges: OperatorMetrics) -> None:
     gauges.show_run(KEY, status(), PollResult())
     gauges.set_leading(False)
     assert samples(gauges) == {}

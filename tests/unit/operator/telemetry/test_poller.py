@@ -168,7 +168,7 @@ def test_a_point_measured_after_the_last_answer_is_judged_too(
     assert not scenario.result.is_final, "another coordinator, another termination message"
 
 
-def test_last_words_alone_are_not_judged(scenario: Scenario, point: Callable[..., EvalPoint]) -> None:
+def test_a_termination_message_alone_is_not_assessed(scenario: Scenario, point: Callable[..., EvalPoint]) -> None:
     """Of an operator that has started anew, whose coordinator ended before its first answer.
 
     The points before are lost.
@@ -182,7 +182,7 @@ def test_last_words_alone_are_not_judged(scenario: Scenario, point: Callable[...
     assert (scenario.result.evals, scenario.result.assessment) == ((), None)
 
 
-def test_an_operator_that_never_saw_a_coordinator_run_judges_no_last_words(scenario: Scenario) -> None:
+def test_an_operator_that_never_polled_a_coordinator_assesses_no_termination_message(scenario: Scenario) -> None:
     scenario.put_coordinator(1, phase="Succeeded", exit_code=0, termination_message='{"reason": "Finished"}')
     play(scenario.until(lambda: scenario.coordinators._tasks == set()))
     assert scenario.result == PollResult()
