@@ -102,5 +102,12 @@ def test_a_node_needs_root(preflight: Callable[..., Answer]) -> None:
 @pytest.mark.parametrize("target", ["test", "prometheus-test", "cluster-test", "local", "e2e"])
 def test_each_target_looks_before_it_does_anything(target: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("KUBECONFIG", "MAKEFLAGS")}
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", target],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.splitlines()[0].startswith("scripts/preflight setup ")
