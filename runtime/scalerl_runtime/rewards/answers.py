@@ -8,8 +8,8 @@ from scalerl_runtime.data.prompts import END_THINK, THINK, parse_entry_answer
 
 PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text
-# What reasoning_gym's scorers raise for an answer of another form than they expect: they call int(), index, unpack,
-# compute and evaluate what the answer holds. Any other exception is the verifier's own failure: no reward.
+# The exceptions of reasoning_gym's scorers for an answer of another form than they expect: they call int(), index,
+# unpack, compute and evaluate what the answer holds. Any other exception is the verifier's own failure: no reward.
 SCORER_ERRORS = (
     ArithmeticError,
     AssertionError,

@@ -1,6 +1,6 @@
 """Time and memory to assess a run of 75 evaluations with one stop policy, beside one fit and one reading of JSON. I/O.
 
-    OMP_NUM_THREADS=1 python bench/bench_assess.py
+    OMP_NUM_THREADS=1 python bench/forecast/bench_assess.py
 
 An assessment matches forecasts with evaluations, builds the status and decides the stop policy. The reading of JSON is
 what it would cost on top if the forecasts in memory were text.
