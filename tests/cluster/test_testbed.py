@@ -78,8 +78,7 @@ def test_restart_kills_and_starts_the_same_command(processes: Any, tmp_path: Pat
     new = processes.restart(tmp_path, "sleeper")
     try:
         assert (old.is_alive(), new.is_alive(), new.name) == (False, True, "sleeper")
-        command = Path(f"/proc/{new.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-        assert command == FOREVER
+        assert processes.read_command(new.pid) == FOREVER
         assert processes.load_processes(tmp_path) == [old, new]
     finally:
         processes.stop_all(tmp_path)

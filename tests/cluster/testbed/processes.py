@@ -74,9 +74,22 @@ def restart(state: Path, name: str) -> Process:
     found = [each for each in load_processes(state) if each.name == name and each.is_alive()]
     if not found:
         raise ClusterError(f"no {name} runs in {state}")
-    command = Path(f"/proc/{found[-1].pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    command = read_command(found[-1].pid)
     _end(found[-1], signal.SIGKILL)
     return start(state, name, command)
+
+
+def read_command(pid: int) -> list[str]:
+    """Return the command line of a process. It is empty for a moment while the kernel loads the program.
+
+    Raises ClusterError if it stays empty for STOP_SECONDS.
+    """
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        if text := Path(f"/proc/{pid}/cmdline").read_bytes().decode():
+            return text.split("\0")[:-1]
+        time.sleep(0.01)
+    raise ClusterError(f"process {pid} has had no command line for {STOP_SECONDS:g} s")
 
 
 def stop_all(state: Path) -> None:
