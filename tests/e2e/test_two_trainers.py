@@ -27,6 +27,8 @@ def two_trainers(platform: Platform) -> Json:
     document["spec"]["trainer"] |= {"replicas": 2, "zeroStage": 3}
     document["spec"]["data"]["heldOut"] = {"prompts": 8, "samplesPerPrompt": 2}
     document["spec"]["failurePolicy"] = {"maxRestarts": 1}
+    # The checkpoint of the suspension is looked at when the run has gone on: many steps later, since a step is short.
+    document["spec"].setdefault("checkpoint", {})["keep"] = 1000
     return document
 
 
