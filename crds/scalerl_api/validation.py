@@ -38,6 +38,10 @@ class InvalidRun(ValueError):
         super().__init__("\n".join(map(str, faults)))
         self.faults = tuple(faults)
 
+    def __reduce__(self) -> tuple[type["InvalidRun"], tuple[tuple[Fault, ...]]]:
+        """Pickle by the faults, so that the error crosses processes whole."""
+        return InvalidRun, (self.faults,)
+
 
 def parse_run(document: object) -> RLRun:
     """Return the run that `document` describes. Raises InvalidRun with every fault found."""

@@ -58,6 +58,10 @@ class GeneratorLost(RuntimeError):
         self.index = index
 
 
+class PromptRefused(ValueError):
+    """An engine refuses this prompt, or a request for it: too long, unknown tokens. The engine goes on."""
+
+
 class TrainerLost(RuntimeError):
     """A trainer rank is gone; the run resumes from its checkpoint."""
 

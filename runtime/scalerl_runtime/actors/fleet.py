@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scalerl_api.validation import InvalidRun
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.types import (
     ClusterUnavailable,
     EngineOutput,
     GeneratorLost,
     Ints,
+    PromptRefused,
     SamplingRequest,
     SyncFailed,
     TrainerLost,
@@ -45,7 +48,7 @@ class FleetOptions:
 
 
 class Fleet:
-    """The Ray actors. Calls raise GeneratorLost or TrainerLost; callers set the deadlines."""
+    """The Ray actors. Calls raise GeneratorLost, TrainerLost or InvalidRun; callers set the deadlines."""
 
     def __init__(self, options: FleetOptions, cluster: str | None = None):
         """Use `cluster`, whose nodes offer their role as a resource; None: a cluster of this process."""
@@ -126,7 +129,7 @@ class Fleet:
         return sum(int(node["Resources"].get("generator", 0)) for node in nodes if node["Alive"])
 
     async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
-        """Return one completion of `prompt` per request, from generator `index`."""
+        """Return one completion of `prompt` per request, from generator `index`. Raises PromptRefused."""
         samples: list[EngineOutput] = await self._generator(index, "sample", prompt, list(requests))
         return samples
 
@@ -278,6 +281,8 @@ class Fleet:
         except RayActorError as error:
             raise TrainerLost(f"a trainer rank is lost: {_first_line(error)}") from error
         except RayTaskError as error:
+            if isinstance(error.cause, InvalidRun | ModelUnavailable):
+                raise error.cause from error
             raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
 
     async def _generator(self, index: int, method: str, *arguments: object) -> Any:
@@ -288,6 +293,8 @@ class Fleet:
         except RayActorError as error:
             raise GeneratorLost(index, _first_line(error)) from error
         except RayTaskError as error:
+            if isinstance(error.cause, PromptRefused | InvalidRun):
+                raise error.cause from error
             # An engine whose core died fails every call: it is as lost as a dead process.
             raise GeneratorLost(index, _first_line(error.cause)) from error
 

@@ -3,14 +3,19 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from scalerl_api.validation import InvalidRun
+from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.deadlines import while_alive
-from scalerl_runtime.types import EngineOutput, Ints, SamplingRequest
+from scalerl_runtime.hub import first_line
+from scalerl_runtime.models.source import find_model
+from scalerl_runtime.types import EngineOutput, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
 T = TypeVar("T")
@@ -59,18 +64,32 @@ class Generator:
         self._engine: Any = None
 
     async def start(self) -> float:
-        """Start the engine and warm it up; return the seconds taken."""
-        began = asyncio.get_running_loop().time()
-        _set_environment(self.options)
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        """Start the engine and warm it up; return the seconds taken.
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self.options)))
-        await self.probe()
+        Raises InvalidRun where every later start would fail too, ModelUnavailable, or the engine's own error.
+        """
+        began = asyncio.get_running_loop().time()
+        folder = await asyncio.to_thread(find_model, self.options.model)
+        _set_environment(self.options)
+        errors = record_errors(os.environ["VLLM_LOGGING_LEVEL"])
+        try:
+            self._engine = _build_engine(replace(self.options, model=str(folder)))
+            await self.probe()
+        except Exception as error:
+            # The core's own exceptions come first: its parent's only says that the core is gone.
+            found = [*load_errors(errors), build_error(error)]
+            fault = find_refusal(found, model=self.options.model, on_cpu=self.options.tensor_parallel == 0)
+            if fault is None:
+                raise
+            raise InvalidRun([fault]) from error
         return asyncio.get_running_loop().time() - began
 
     async def sample(self, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
-        """Return one completion of `prompt` [Tp] for each request, in order."""
+        """Return one completion of `prompt` [Tp] for each request, in order. Raises PromptRefused."""
+        rows = self._engine.model_config.get_vocab_size()
+        if prompt.size == 0 or prompt.min() < 0 or prompt.max() >= rows:  # vLLM may pass these on, and its core dies
+            seen = f"token ids {prompt.min()} to {prompt.max()}" if prompt.size else "no token"
+            raise PromptRefused(f"{seen}; the model has ids from 0 to {rows - 1}")
         return list(await asyncio.gather(*(self._sample_one(prompt, request) for request in requests)))
 
     async def _sample_one(self, prompt: Ints, request: SamplingRequest) -> EngineOutput:
@@ -89,8 +108,9 @@ class Generator:
         # The salt keeps a new request from reading prefixes that older weights computed.
         inputs = {"prompt_token_ids": prompt.tolist(), "cache_salt": f"v{self.version}"}
         final: Any = None
-        async for output in self._engine.generate(inputs, parameters, f"r{next(self._ids)}"):
-            final = output
+        with _refusing_prompts(lambda: bool(self._engine.errored)):
+            async for output in self._engine.generate(inputs, parameters, f"r{next(self._ids)}"):
+                final = output
         return _parse_output(final.outputs[0])
 
     async def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
@@ -163,6 +183,31 @@ class Generator:
         """Stop the engine's processes."""
         if self._engine is not None:
             self._engine.shutdown()
+
+
+def _build_engine(options: EngineOptions) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(options)))
+
+
+@contextmanager
+def _refusing_prompts(is_errored: Callable[[], bool]) -> Iterator[None]:
+    """Raise PromptRefused for an error of one request; an engine that is errored raises its own error."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    try:
+        yield
+    except (VLLMClientError, ValueError, TypeError, OverflowError) as error:
+        if is_errored():
+            raise
+        raise PromptRefused(first_line(error)) from error
+    except EngineGenerateError as error:  # vLLM's wrapper of everything that its checks raise
+        if is_errored() or not isinstance(error.__cause__, ValueError | TypeError | OverflowError):
+            raise
+        raise PromptRefused(first_line(error.__cause__)) from error
 
 
 def _set_environment(options: EngineOptions) -> None:

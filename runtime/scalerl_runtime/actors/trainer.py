@@ -19,6 +19,7 @@ from scalerl_runtime.algorithm.head import linear_logprob, plan_chunk
 from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.models.source import find_model, loading
 from scalerl_runtime.weights.buckets import (
     BUCKET_BYTES,
     GlooSender,
@@ -134,9 +135,12 @@ class Trainer:
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
         register_attention()
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=getattr(torch, options.dtype), attn_implementation=ATTENTION_NAME
-        )
+        with loading(options.model, "the trainer's model"):
+            model = AutoModelForCausalLM.from_pretrained(
+                find_model(options.model),
+                dtype=getattr(torch, options.dtype),
+                attn_implementation=ATTENTION_NAME,
+            )
         policy = Policy(model, precision=options.head, temperature=options.temperature)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,

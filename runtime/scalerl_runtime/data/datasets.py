@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import DatasetSpec, RLRun
 from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.data.chat_template import check_template
 from scalerl_runtime.data.prompts import (
     GeneratedRecord,
     Row,
@@ -21,11 +23,26 @@ from scalerl_runtime.data.prompts import (
     render_rows,
     split_prompts,
 )
+from scalerl_runtime.hub import first_line, is_path_like, is_transient
 from scalerl_runtime.types import Prompt
 
 GENERATED = "reasoning_gym:"
 NUM_NAMED = 10  # bad rows in an error; more would hide its message
 PARQUET_ROWS = 1024  # read at once
+FILE_TYPES = (".jsonl", ".parquet")
+OTHER_TYPES = (".json", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".xlsx", ".yaml")  # no hub ids either
+# What the content of a data set, or code that reads it, can raise.
+CONTENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 # The place of a record, and the record or the fault that prevented reading it.
 Record = tuple[str, object | Fault]
@@ -46,19 +63,21 @@ class Data:
     num_removed: int  # training rows with the text of a held-out or downstream prompt
 
 
-def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int) -> Data:
+def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int, *, vocab_size: int | None = None) -> Data:
     """Read every source of the run. The same seed gives the same prompts, ids and split.
+
+    `vocab_size`: rows of the model's embedding; None: unknown.
 
     Raises InvalidRun with a fault per cause, DataUnavailable if the hub does not respond.
     """
     spec = run.spec.data
-    if spec.prompt_format == "chat" and tokenizer.chat_template is None:
-        raise InvalidRun([Fault("spec.data.promptFormat", "chat", "the tokenizer has no chat template; use plain")])
+    if spec.prompt_format == "chat":
+        check_template(tokenizer)
     sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train)]
     sources += [(f"spec.data.downstream[{index}]", each) for index, each in enumerate(spec.downstream)]
     loaded, bad_rows = [], []
     for number, (path, source) in enumerate(sources):
-        prompts, bad = _load_prompts(run, recipe, tokenizer, (path, source), _derive_seed(seed, number))
+        prompts, bad = _load_prompts(run, recipe, tokenizer, (path, source, vocab_size), _derive_seed(seed, number))
         loaded.append(prompts)
         bad_rows += bad
     downstream = {each.name: tuple(prompts) for each, prompts in zip(spec.downstream, loaded[1:], strict=True)}
@@ -89,10 +108,10 @@ def _check_split(run: RLRun, num_held_out: int, num_train: int) -> None:
 
 
 def _load_prompts(
-    run: RLRun, recipe: Recipe, tokenizer: Tokenizer, source: tuple[str, DatasetSpec], seed: int
+    run: RLRun, recipe: Recipe, tokenizer: Tokenizer, source: tuple[str, DatasetSpec, int | None], seed: int
 ) -> tuple[list[Prompt], list[Fault]]:
-    """Return the prompts and the bad rows of one `source`: its path in the spec, and its spec."""
-    path, spec = source
+    """Return the prompts and the bad rows of one `source`: its path in the spec, its spec, the model's `vocab_size`."""
+    path, spec, vocab_size = source
     if spec.source.startswith(GENERATED):
         records: Iterable[Record] = generate_records(
             spec, path, seed, whole=run.spec.reward.verifier == "reasoning_gym"
@@ -101,8 +120,10 @@ def _load_prompts(
         records = read_records(spec, path)
     rows, faults = parse_records(records, spec)
     num_read = len(rows) + len(faults)
-    prompts, too_long = render_rows(rows, run.spec.data, tokenizer, max_tokens=recipe.length.prompt_tokens)
-    faults += too_long
+    prompts, refused = render_rows(
+        rows, run.spec.data, tokenizer, max_tokens=recipe.length.prompt_tokens, vocab_size=vocab_size
+    )
+    faults += refused
     check_bad_share(faults, num_read, path=path, source=spec.source, max_share=run.spec.data.max_bad_share)
     return prompts, faults
 
@@ -134,13 +155,58 @@ def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source
 
 def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
     """Yield the first `size` records of a file or hub data set. Raises InvalidRun, DataUnavailable."""
-    suffix = Path(spec.source).suffix
-    if suffix not in (".jsonl", ".parquet"):
-        return islice(_fetch_hub(spec, path), spec.size)
-    if not Path(spec.source).is_file():
-        raise InvalidRun([Fault(f"{path}.source", spec.source, "a file that exists")])
-    read = _read_jsonl(Path(spec.source)) if suffix == ".jsonl" else _read_parquet(Path(spec.source), path)
-    return islice(read, spec.size)
+    with reading(spec, path):
+        yield from islice(_open_source(spec, path), spec.size)
+
+
+def _open_source(spec: DatasetSpec, path: str) -> Iterator[Record]:
+    file = Path(spec.source).expanduser()
+    suffix = file.suffix.lower()
+    if suffix in FILE_TYPES and not file.is_dir():
+        if not file.is_file():
+            raise InvalidRun([Fault(f"{path}.source", spec.source, "a file that exists")])
+        return _read_jsonl(file) if suffix == ".jsonl" else _read_parquet(file)
+    if file.is_dir():
+        raise InvalidRun([Fault(f"{path}.source", spec.source, "a .jsonl or .parquet file, not a folder")])
+    if is_path_like(spec.source) or file.exists() or suffix in OTHER_TYPES:
+        missing = "" if file.exists() else "; this one does not exist"
+        raise InvalidRun([Fault(f"{path}.source", spec.source, f"a .jsonl or .parquet file, or a hub id{missing}")])
+    return _fetch_hub(spec)
+
+
+@contextmanager
+def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
+    """Raise InvalidRun for what the content of a source causes in the block, DataUnavailable for an outage.
+
+    Errors of memory and processes pass.
+    """
+    import pyarrow as arrow  # type: ignore[import-untyped]  # has no stubs; imported here because it is slow
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http_error: type[BaseException] = HfHubHTTPError.__bases__[0]  # of the hub's HTTP library
+    try:
+        yield
+    except (InvalidRun, DataUnavailable):
+        raise
+    except (*CONTENT_ERRORS, DatasetsError, arrow.ArrowException, http_error) as error:
+        if is_transient(error):
+            raise DataUnavailable(_name_outage(spec, path, error)) from error
+        kind = Path(spec.source).suffix.lower().removeprefix(".")
+        allowed = f"a {kind} file that can be read"
+        if f".{kind}" not in FILE_TYPES:
+            allowed = f"a hub data set with split {spec.split!r}, a .jsonl or a .parquet file"
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise InvalidRun([Fault(f"{path}.source", spec.source, f"{allowed} ({words})")]) from error
+
+
+def _name_outage(spec: DatasetSpec, path: str, error: BaseException) -> str:
+    if Path(spec.source).suffix.lower() in FILE_TYPES:
+        return f"{path}.source: {spec.source} cannot be read now ({first_line(error)})"
+    return (
+        f"{path}.source: {spec.source}, the hub does not answer ({first_line(error)}); "
+        "a local .jsonl or .parquet file needs no network"
+    )
 
 
 def _read_jsonl(file: Path) -> Iterator[Record]:
@@ -155,35 +221,21 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
                 yield where, Fault(where, f"not JSON ({error})", "one JSON object a line")
 
 
-def _read_parquet(file: Path, path: str) -> Iterator[Record]:
-    import pyarrow as arrow  # type: ignore[import-untyped]  # has no stubs; imported here because few runs read parquet
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # the same
+def _read_parquet(file: Path) -> Iterator[Record]:
+    import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # as above; few runs read parquet
 
-    try:
-        with parquet.ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=PARQUET_ROWS):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{file}:{number}", record
-    except arrow.ArrowException as error:
-        raise InvalidRun([Fault(f"{path}.source", str(file), f"a parquet file that can be read ({error})")]) from error
+    with parquet.ParquetFile(file) as table:
+        number = 0
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{file}:{number}", record
 
 
-def _fetch_hub(spec: DatasetSpec, path: str) -> Iterator[Record]:
+def _fetch_hub(spec: DatasetSpec) -> Iterator[Record]:
     from datasets import load_dataset  # slow to import, and most runs read files
 
-    try:
-        table = load_dataset(spec.source, split=spec.split)
-    except ConnectionError as error:
-        raise DataUnavailable(
-            f"{path}.source: {spec.source}, the hub does not answer ({error}); "
-            "a local .jsonl or .parquet file needs no network"
-        ) from error
-    except (FileNotFoundError, ValueError) as error:  # no such data set; no such split or configuration
-        allowed = f"a hub data set with split {spec.split!r}, a .jsonl or a .parquet file ({error})"
-        raise InvalidRun([Fault(f"{path}.source", spec.source, allowed)]) from error
-    for number, record in enumerate(table, start=1):
+    for number, record in enumerate(load_dataset(spec.source, split=spec.split), start=1):
         yield f"{spec.source}:{number}", record
 
 
@@ -211,7 +263,7 @@ def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) ->
         raise InvalidRun([Fault(f"{path}.task.{name}", repr(spec.task[name]), allowed) for name in unknown])
     try:
         table = reasoning_gym.create_dataset(task, seed=seed, size=spec.size, **spec.task)
-    except (AssertionError, TypeError, ValueError) as error:  # its options are checked in these ways
+    except CONTENT_ERRORS as error:  # its options are checked in these ways
         raise InvalidRun([Fault(f"{path}.task", repr(spec.task), f"{task} refuses it: {error}")]) from error
     return _name_generated(spec, path, table, whole=whole)
 

@@ -11,27 +11,21 @@ import numpy as np
 
 from scalerl_api.rlrun import DatasetSpec, DataSpec
 from scalerl_api.validation import Fault
+from scalerl_runtime.data.chat_template import ChatTokenizer, render_chat
 from scalerl_runtime.types import Ints, Prompt
 
 THINK, END_THINK = "<think>", "</think>"  # around the thinking; one token each in the models of this project
 NUM_SHOWN = 60  # characters of a value in a message
 
 
-class Tokenizer(Protocol):
+class Tokenizer(ChatTokenizer, Protocol):
     """The used part of a Hugging Face tokenizer."""
 
-    chat_template: str | None
     eos_token_id: int | None
     unk_token_id: int | None
 
     def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]:
         """Return `input_ids` of every text."""
-        ...
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        """Return the conversation in the format that the model was trained on."""
         ...
 
 
@@ -123,16 +117,22 @@ def _text_fault(value: object, name: str, where: str) -> Fault | None:
 
 
 def render_rows(
-    rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer, *, max_tokens: int
+    rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer, *, max_tokens: int, vocab_size: int | None = None
 ) -> tuple[list[Prompt], list[Fault]]:
-    """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other row."""
-    texts = [spec.prompt_template.replace("{prompt}", row.prompt) for row in rows]
-    if spec.prompt_format == "chat":
-        texts = [_render_chat(text, tokenizer) for text in texts]
-    prompts, faults = [], []
-    for row, text, tokens in zip(rows, texts, encode(texts, spec, tokenizer), strict=True):
+    """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other row.
+
+    `vocab_size`: rows of the model's embedding; a token id beyond them would end the engine. None: unknown.
+    """
+    rendered, faults = _render_texts(rows, spec, tokenizer)
+    prompts = []
+    for (row, text), tokens in zip(rendered, encode([text for _, text in rendered], spec, tokenizer), strict=True):
         if tokens.size > max_tokens:
             faults.append(Fault(row.where, f"prompt of {tokens.size} tokens", f"at most {max_tokens} (promptTokens)"))
+        elif tokens.size == 0:
+            faults.append(Fault(row.where, f"prompt {_show(text)} has no token", "text that the tokenizer knows"))
+        elif vocab_size is not None and tokens.max() >= vocab_size:
+            seen = f"prompt {_show(text)} has token id {tokens.max()}"
+            faults.append(Fault(row.where, seen, f"ids below the {vocab_size} rows of the model's embedding"))
         elif tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             faults.append(Fault(row.where, f"prompt {_show(text)}", "characters that the tokenizer knows"))
         else:
@@ -141,17 +141,28 @@ def render_rows(
     return prompts, faults
 
 
+def _render_texts(
+    rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer
+) -> tuple[list[tuple[Row, str]], list[Fault]]:
+    """Return every row with its rendered text, and a fault for each row that the chat template refuses."""
+    rendered, faults = [], []
+    for row in rows:
+        text = spec.prompt_template.replace("{prompt}", row.prompt)
+        try:
+            rendered.append((row, render_chat(text, tokenizer) if spec.prompt_format == "chat" else text))
+        except ValueError as error:
+            faults.append(
+                Fault(row.where, f"prompt {_show(row.prompt)}", f"text that the model's template takes: {error}")
+            )
+    return rendered, faults
+
+
 def encode(texts: list[str], spec: DataSpec, tokenizer: Tokenizer) -> list[Ints]:
     """Return the tokens of rendered prompts; special tokens are added to plain prompts, a chat template has its own."""
     if not texts:
         return []
     ids = tokenizer(texts, add_special_tokens=spec.prompt_format == "plain")["input_ids"]
     return [np.array(each, dtype=np.int32) for each in ids]
-
-
-def _render_chat(text: str, tokenizer: Tokenizer) -> str:
-    conversation = [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
 
 def split_prompts(

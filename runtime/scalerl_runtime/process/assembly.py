@@ -27,6 +27,7 @@ from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.loop.warm_start import WarmStart
+from scalerl_runtime.models.source import LocatedModel, load_tokenizer, locate_model, vocab_size
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -91,16 +92,18 @@ def open_storage(environment: Environment, run: RLRun) -> Storage:
 async def build_parts(inputs: AttemptInputs) -> Parts:
     """Load the model's tokenizer and the data, start the verifier, and build fleet and pool.
 
-    Raises InvalidRun, DataUnavailable, VerifierLost, SandboxUnavailable, DeadlineExceeded.
+    Raises InvalidRun, ModelUnavailable, DataUnavailable, VerifierLost, SandboxUnavailable, DeadlineExceeded.
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
-    model = await within(seconds, "making the model", asyncio.to_thread(_prepare_model, inputs))
-    tokenizer = await within(seconds, "loading the tokenizer", asyncio.to_thread(_load_tokenizer, model))
-    loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed)
+    model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
+    reading = asyncio.to_thread(load_tokenizer, model.folder, run.spec.model.source)
+    tokenizer = await within(seconds, "loading the tokenizer", reading)
+    rows = vocab_size(model.folder)
+    loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
     data = await within(seconds, "loading the data", loading)
     for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
         log.warning("bad row left out: %s", fault)
-    fleet_options = build_fleet_options(run, inputs.recipe, model, num_cpus=os.cpu_count() or 1)
+    fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=os.cpu_count() or 1)
     pool_options = _build_pool_options(inputs, tokenizer)
     # The verifier's processes start last: an error above leaves none of them behind.
     verifier = await within(seconds, "starting the verifier", asyncio.to_thread(make_verifier, run))
@@ -111,17 +114,17 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     return Parts(tokenizer, data, verifier, fleet, pool)
 
 
-def _prepare_model(inputs: AttemptInputs) -> str:
-    """The model's folder or hub id; a scratch model is made once and kept for later attempts."""
+def _find_model(inputs: AttemptInputs) -> LocatedModel:
+    """The run's model; a scratch model is made once and kept for later attempts."""
     spec = inputs.run.spec.model
     if spec.source != "scratch":
-        return spec.source
+        return locate_model(spec.source)
     assert spec.scratch is not None, "validation requires its sizes"
     folder = inputs.environment.folder / SCRATCH_MODEL
     if not folder.exists():
         tokens = context_tokens(inputs.recipe)
         make_scratch_model(folder, spec.scratch, context_tokens=tokens, seed=inputs.run.spec.seed)
-    return str(folder)
+    return LocatedModel(folder, str(folder))
 
 
 def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
@@ -190,12 +193,6 @@ class _ThreadedGrader:
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
         verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
         return verdict.reward
-
-
-def _load_tokenizer(model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.process.coordinator import Coordinator
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
 from scalerl_runtime.rewards.verifier import VerifierLost
@@ -25,6 +26,7 @@ RETRYABLE = (
     TrainerLost,
     GeneratorLost,
     DataUnavailable,
+    ModelUnavailable,
     DeadlineExceeded,
     VerifierLost,
     SandboxUnavailable,

@@ -1,3 +1,4 @@
+import errno
 import json
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets.exceptions import DatasetGenerationError
 
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.rlrun import DatasetSpec
@@ -183,6 +185,13 @@ def test_a_file_without_a_data_set_is_a_fault_of_the_spec(tmp_path, name, conten
         (ConnectionError("offline"), DataUnavailable, "spec.data.train.source: org/set, the hub does not answer"),
         (FileNotFoundError("none"), InvalidRun, "a hub data set with split 'part'"),
         (ValueError("no split"), InvalidRun, "a hub data set with split 'part'"),
+        (DatasetGenerationError("broken"), InvalidRun, "a hub data set with split 'part'"),
+        (RuntimeError("Dataset scripts are no longer supported"), InvalidRun, "scripts are no longer"),
+        (NotImplementedError("x"), InvalidRun, "NotImplementedError"),
+        (KeyError("column"), InvalidRun, "KeyError"),
+        (PermissionError(errno.EACCES, "Permission denied"), InvalidRun, "Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), DataUnavailable, "No space left"),
+        (TimeoutError("read"), DataUnavailable, "the hub does not answer"),
     ],
 )
 def test_hub_errors(monkeypatch, error, raised, message):
@@ -353,3 +362,126 @@ def test_entries_that_cannot_be_stored_are_refused():
         "t", {"size_max": 3}, {"answer": "1", "metadata": {"pair": (1, 2), "by": {3: "c"}, "set": {4}}}
     )
     assert parse_entry_answer(build_entry_answer(entry)) == entry, "tuples, integer keys and sets come back as such"
+
+
+# --- the user's faults
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "not a folder"),
+        ("sub.jsonl", "not a folder"),
+        ("rows.csv", "does not exist"),
+        ("there.csv", "a .jsonl or .parquet file, or a hub id"),
+        ("rows.jsonl.gz", "does not exist"),
+        ("none.jsonl", "a file that exists"),
+        ("none.JSONL", "a file that exists"),
+        ("none", "does not exist"),
+    ],
+)
+def test_a_path_is_never_a_name_of_the_hub(tmp_path, monkeypatch, name, words):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_a, **_k: pytest.fail("looked up on the hub"))
+    (tmp_path / "sub.jsonl").mkdir()
+    (tmp_path / "there.csv").write_text("prompt,answer\n")
+    with pytest.raises(InvalidRun) as caught:
+        load(make_run({"source": f"{tmp_path}/{name}" if name else str(tmp_path)}))
+    (fault,) = caught.value.faults
+    assert fault.path == "spec.data.train.source"
+    assert words in fault.allowed
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), InvalidRun),
+        (OSError(errno.EIO, "Input/output error"), DataUnavailable),
+        (OSError(errno.ESTALE, "Stale file handle"), DataUnavailable),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_file_that_cannot_be_opened(tmp_path, monkeypatch, name, error, raised):
+    path = tmp_path / name
+    path.touch()
+
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(type(path), "open", fail)
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", fail)
+    with pytest.raises(raised, match=r"spec.data.train.source"):
+        load(make_run({"source": str(path)}))
+
+
+def test_a_file_that_is_not_utf_8_is_refused_with_its_first_lines(tmp_path):
+    text = "\n".join(json.dumps(row) for row in rows(9))
+    (tmp_path / "rows.jsonl").write_bytes(text.encode("utf-32"))
+    with pytest.raises(InvalidRun, match=r"rows.jsonl:1: not JSON"):
+        load(make_run({"source": str(tmp_path / "rows.jsonl")}))
+
+
+class Templated:
+    """The trained tokenizer with a chat template, rendered by transformers."""
+
+    def __init__(self, template):
+        self.chat_template = template
+        self.eos_token_id, self.unk_token_id = TOKENIZER.eos_token_id, TOKENIZER.unk_token_id
+
+    def __call__(self, text, *, add_special_tokens):
+        return TOKENIZER(text, add_special_tokens=add_special_tokens)
+
+    def apply_chat_template(self, conversation, **options):
+        return TOKENIZER.apply_chat_template(conversation, chat_template=self.chat_template, **options)
+
+
+TEMPLATES = {
+    "none": (None, "has no chat template; use plain"),
+    "one that needs a system turn": (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('System role required') }}{% endif %}",
+        "TemplateError: System role required",
+    ),
+    "one with an undefined variable": ("{{ no_such_token + messages[0].content }}", "UndefinedError"),
+    "one with an unknown filter": ("{{ messages[0].content | shout }}", "shout"),
+    "one that is no template": ("{% for", "TemplateSyntaxError"),
+    "one with a wrong type": ("{{ messages[0].content + 1 }}", "TypeError"),
+    "one that drops the text": ("question:", "drops or changes the user's text"),
+    "one that shows another turn": ("{{ messages[1:] }}", "drops or changes the user's text"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_chat_template_that_takes_no_question_is_a_fault_of_the_spec(tmp_path, name):
+    template, words = TEMPLATES[name]
+    source = write_lines(tmp_path / "rows.jsonl", rows(9))
+    with pytest.raises(InvalidRun) as caught:
+        load(make_run({"source": source}, promptFormat="chat"), tokenizer=Templated(template))
+    (fault,) = caught.value.faults
+    assert (fault.path, fault.value) == ("spec.data.promptFormat", "chat")
+    assert words in fault.allowed
+
+
+PICKY = "{% if '5' in messages[0].content %}{{ raise_exception('no five') }}{% endif %}{{ messages[0].content | trim }}"
+
+
+def test_a_template_that_refuses_some_rows_makes_them_bad_rows(tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", rows(20))  # of 0 to 19, two hold a five
+    run = make_run({"source": source}, promptFormat="chat", promptTemplate=" {prompt}\n", maxBadShare=0.1)
+    data = load(run, tokenizer=Templated(PICKY))
+    assert [fault.path.rsplit(":", 1)[1] for fault in data.bad_rows] == ["6", "16"]
+    assert "no five" in data.bad_rows[0].allowed
+    with pytest.raises(InvalidRun, match=r"maxBadShare: 2 of 20 rows"):
+        load(make_run({"source": source}, promptFormat="chat", maxBadShare=0.05), tokenizer=Templated(PICKY))
+
+
+def test_a_token_beyond_the_embedding_makes_a_bad_row(tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", [{"prompt": str(i), "answer": "0"} for i in range(20)])
+    run = make_run({"source": source}, maxBadShare=0.9, promptTemplate="{prompt}")
+    digits = [TOKENIZER(str(i), add_special_tokens=False)["input_ids"] for i in range(10)]
+    last = max(max(each) for each in digits)
+    owner = next(str(i) for i, each in enumerate(digits) if last in each)
+    data = load_data(run, run.spec.resolved_recipe(), TOKENIZER, 7, vocab_size=last)
+    assert all("embedding" in fault.allowed for fault in data.bad_rows)
+    assert len(data.bad_rows) > 0
+    assert all(owner not in prompt.text for prompt in data.train)
+    with pytest.raises(InvalidRun, match=r"maxBadShare: 20 of 20 rows"):
+        load_data(run, run.spec.resolved_recipe(), TOKENIZER, 7, vocab_size=2)
