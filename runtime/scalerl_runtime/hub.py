@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator
 
-# What passes without a change of the spec: a disk that was full, a file system or a network that failed.
+# These pass without a change of the spec: a disk that was full, a file system or a network that failed.
 TRANSIENT_ERRNOS = frozenset(
     {
         errno.ENOSPC,

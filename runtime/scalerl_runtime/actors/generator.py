@@ -20,6 +20,9 @@ from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
 T = TypeVar("T")
 
+# Errors of a start: vLLM's own, and what arguments, files and devices raise in it.
+START_ERRORS = (RuntimeError, OSError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -75,7 +78,7 @@ class Generator:
         try:
             self._engine = _build_engine(replace(self.options, model=str(folder)))
             await self.probe()
-        except Exception as error:
+        except START_ERRORS as error:
             # The core's own exceptions come first: its parent's only says that the core is gone.
             found = [*load_errors(errors), build_error(error)]
             fault = find_refusal(found, model=self.options.model, on_cpu=self.options.tensor_parallel == 0)
@@ -88,8 +91,8 @@ class Generator:
         """Return one completion of `prompt` [Tp] for each request, in order. Raises PromptRefused."""
         rows = self._engine.model_config.get_vocab_size()
         if prompt.size == 0 or prompt.min() < 0 or prompt.max() >= rows:  # vLLM may pass these on, and its core dies
-            seen = f"token ids {prompt.min()} to {prompt.max()}" if prompt.size else "no token"
-            raise PromptRefused(f"{seen}; the model has ids from 0 to {rows - 1}")
+            found = f"token ids {prompt.min()} to {prompt.max()}" if prompt.size else "no token"
+            raise PromptRefused(f"{found}; the model has ids from 0 to {rows - 1}")
         return list(await asyncio.gather(*(self._sample_one(prompt, request) for request in requests)))
 
     async def _sample_one(self, prompt: Ints, request: SamplingRequest) -> EngineOutput:

@@ -31,7 +31,7 @@ NUM_NAMED = 10  # bad rows in an error; more would hide its message
 PARQUET_ROWS = 1024  # read at once
 FILE_TYPES = (".jsonl", ".parquet")
 OTHER_TYPES = (".json", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".xlsx", ".yaml")  # no hub ids either
-# What the content of a data set, or code that reads it, can raise.
+# Exceptions that the content of a data set, or code that reads it, can raise.
 CONTENT_ERRORS = (
     ArithmeticError,
     AssertionError,

@@ -131,8 +131,8 @@ def render_rows(
         elif tokens.size == 0:
             faults.append(Fault(row.where, f"prompt {_show(text)} has no token", "text that the tokenizer knows"))
         elif vocab_size is not None and tokens.max() >= vocab_size:
-            seen = f"prompt {_show(text)} has token id {tokens.max()}"
-            faults.append(Fault(row.where, seen, f"ids below the {vocab_size} rows of the model's embedding"))
+            found = f"prompt {_show(text)} has token id {tokens.max()}"
+            faults.append(Fault(row.where, found, f"ids below the {vocab_size} rows of the model's embedding"))
         elif tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             faults.append(Fault(row.where, f"prompt {_show(text)}", "characters that the tokenizer knows"))
         else:

@@ -23,8 +23,8 @@ def find_weight_fault(folder: Path, names: set[str]) -> str | None:
         if single in names:
             return _check_file(folder / single)
     others = sorted(name for name in names if name.endswith((".safetensors", ".bin", ".gguf", ".pth", ".pt", ".h5")))
-    seen = f"; {', '.join(others[:NUM_NAMED])} is under another name" if others else ", which has none"
-    return f"a folder with weights: {SINGLE}, or shards with {INDEX}{seen}"
+    found = f"; {', '.join(others[:NUM_NAMED])} is under another name" if others else ", which has none"
+    return f"a folder with weights: {SINGLE}, or shards with {INDEX}{found}"
 
 
 def _check_index(folder: Path, index: str) -> str | None:
