@@ -240,6 +240,16 @@ class CheckpointSpec(ApiModel):
     """Storage class of the created claim; unset: the cluster's default. Changing it later has no effect."""
 
 
+class RolloutsSpec(ApiModel):
+    """The completions that are stored in the run's folder, for `scalerl rollouts` and the report."""
+
+    share: float = Field(default=1.0, ge=0.05, le=1.0)
+    """Share of each step's groups that are stored, whole groups, chosen by seed. Evaluations are stored in full."""
+    max_megabytes: int = Field(default=2000, ge=0, le=10_000_000)
+    """Largest size of all stored completions, compressed; 0: none are stored. When it is reached, the stored steps and
+    evaluations become sparser with their age; the first, the best and the last evaluation are kept."""
+
+
 class TargetSpec(ApiModel):
     """A pass rate; the compute to reach it is predicted."""
 
@@ -286,6 +296,8 @@ class RLRunSpec(ApiModel):
     """Generator pool."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Durability."""
+    rollouts: RolloutsSpec = RolloutsSpec()
+    """Stored completions."""
     forecast: ForecastSpec = ForecastSpec()
     """Curve fit."""
     stop_policies: list[StopPolicy] = Field(default=[], max_length=20)

@@ -142,6 +142,21 @@ class Checkpoint(ApiModel):
     path: str
 
 
+class RolloutExample(ApiModel):
+    """One completion of a step, its texts cut to some hundred characters, beside the step's counts."""
+
+    step: int
+    prompt: str
+    completion: str
+    reward: float | None
+    """In [-1, 1]; the highest of the step. None: the verifier failed for all completions."""
+    passed: int
+    """Completions with a reward above 0."""
+    graded: int
+    """Completions with a reward."""
+    completions: int
+
+
 class Progress(ApiModel):
     """Body of `/v1/progress?since=N`: everything a restarted operator needs."""
 
@@ -160,6 +175,8 @@ class Progress(ApiModel):
     generators_ready: int = 0
     generator_restarts: int = 0
     latest: StepRecord | None = None
+    example: RolloutExample | None = None
+    """Of the newest step of this attempt; absent before it."""
     vitals: list[StepVital] = []
     """The last steps of this attempt, VITAL_STEPS at most, oldest first, so that infrequent polls miss none."""
     still_seconds: float | None = None

@@ -100,3 +100,16 @@ class EngineOutput:
     versions: Ints
     text: str
     finish: Literal["stop", "length"]
+
+
+def build_completion(output: EngineOutput, reward: float | None, forced: Flags) -> Completion:
+    """Return an engine's output with its reward and the mask of its forced tokens."""
+    return Completion(
+        tokens=output.tokens,
+        logps=output.logps,
+        versions=output.versions,
+        forced=forced,
+        finish=output.finish,
+        text=output.text,
+        reward=reward,
+    )

@@ -40,6 +40,7 @@ class Batch:
     sequences: tuple[TrainSequence, ...]
     decision: StepDecision
     stats: BatchStats
+    advantages: tuple[NDArray[np.float64], ...]  # [G] of each group; NaN where a completion is not in the loss
 
 
 def step_rewards(group: Group, length: Length) -> NDArray[np.float64]:
@@ -90,7 +91,11 @@ def build_batch(groups: Sequence[Group], recipe: Recipe, *, version: int) -> Bat
         for row, (g, i) in enumerate(places)
         if trained[row]
     )
-    return Batch(sequences, decision, _stats(groups, rewards, sequences, version))
+    by_group = tuple(np.full(len(group.completions), np.nan) for group in groups)
+    for row, (g, i) in enumerate(places):
+        if trained[row]:
+            by_group[g][i] = advantage[row]
+    return Batch(sequences, decision, _stats(groups, rewards, sequences, version), by_group)
 
 
 def _build_sequence(

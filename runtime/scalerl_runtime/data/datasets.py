@@ -222,7 +222,7 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 
 
 def _read_parquet(file: Path) -> Iterator[Record]:
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # as above; few runs read parquet
+    import pyarrow.parquet as parquet  # as above; few runs read parquet
 
     with parquet.ParquetFile(file) as table:
         number = 0

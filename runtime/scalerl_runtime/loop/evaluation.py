@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
-from scalerl_runtime.types import Prompt
+from scalerl_runtime.types import Prompt, build_completion
 
 T = TypeVar("T")
 
@@ -69,7 +70,12 @@ class _EvalSample:
 
 
 async def evaluate(
-    pool: Pool, slot: Slot, plan: EvalPlan, sets: Mapping[str, Sequence[Prompt]], first_index: int
+    pool: Pool,
+    slot: Slot,
+    plan: EvalPlan,
+    sets: Mapping[str, Sequence[Prompt]],
+    first_index: int,
+    rollouts: RolloutRecorder,
 ) -> list[EvalPoint]:
     """Sample every prompt on the leased `slot`, and return one point per set, in order.
 
@@ -79,7 +85,8 @@ async def evaluate(
     # Half of the engine's sequences: the other half keeps generating for the trainer.
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
-        results = await _all_or_none([_sample(pool, slot, plan, prompt, turns) for prompt in prompts])
+        async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
+            results = await _all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
         found = score(np.array([[each.reward for each in row] for row in results]))
         sampled = [each for row in results for each in row]
         points.append(
@@ -115,9 +122,9 @@ async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
 
 
 async def _sample(
-    pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore
+    pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore, recording: EvalRecording
 ) -> list[_EvalSample]:
-    """Sample and grade one prompt's completions."""
+    """Sample, grade and record one prompt's completions."""
     length = pool.options.recipe.length
     rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
     interrupted = length.control == "interruption"
@@ -128,12 +135,17 @@ async def _sample(
     async with turns:
         samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
     rewards = await asyncio.gather(*(pool.grade(prompt, sample.text) for sample in samples))
+    completions = [
+        build_completion(sample, reward, pool.find_forced(prompt, sample, budget).mask)
+        for sample, reward, budget in zip(samples, rewards, budgets, strict=True)
+    ]
+    await recording.add(prompt, completions)
     return [
         _EvalSample(
-            reward=np.nan if reward is None else reward,
-            tokens=len(sample.tokens),
-            surprise=-float(sample.logps.mean()) if len(sample.logps) else 0.0,
-            cut=sample.finish == "length",
+            reward=np.nan if each.reward is None else each.reward,
+            tokens=len(each.tokens),
+            surprise=-float(each.logps.mean()) if len(each.logps) else 0.0,
+            cut=each.finish == "length",
         )
-        for reward, sample in zip(rewards, samples, strict=True)
+        for each in completions
     ]

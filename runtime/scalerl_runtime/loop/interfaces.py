@@ -8,13 +8,14 @@ from typing import Protocol
 
 from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
-from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_api.wire import EvalPoint, RolloutExample, StepRecord
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.syncer import WeightPublisher
 from scalerl_runtime.storage.checkpoint import CheckpointStore
@@ -54,6 +55,7 @@ class PipelineDeps:
     pool: Pool
     store: CheckpointStore
     journals: Journals
+    rollouts: RolloutRecorder
     trainer_clock: RoleClock
     quadratic: float  # relative cost of attention; see packing
     attempt: int
@@ -65,6 +67,10 @@ class Observer(Protocol):
 
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """A step is complete."""
+        ...
+
+    def on_example(self, example: RolloutExample) -> None:
+        """A completion of the step that is complete, for people."""
         ...
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:

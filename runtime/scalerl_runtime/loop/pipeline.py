@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, within
@@ -162,6 +163,7 @@ class Pipeline:
         waited = deps.now() - began
         deps.trainer_clock.switch("train", deps.now())
         packed, results = await self._optimize(batch)
+        await deps.rollouts.record_step(groups, batch.advantages, self.state.step + 1)
         action = deps.run.spec.watchdog.non_finite.action
         values, split = measure(batch, packed, results, what=f"step {self.state.step + 1}", action=action)
         self._count_step(groups)
@@ -176,6 +178,7 @@ class Pipeline:
         )
         deps.journals.metrics.append(record.model_dump(by_alias=True))
         self.observer.on_step(record, batch.stats.lag_tokens, split)
+        self.observer.on_example(choose_example(groups, step=record.step))
         deps.trainer_clock.switch("sync", deps.now())
         await self._after_step()
         return True
@@ -325,7 +328,7 @@ class Pipeline:
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
         data, spec = self.deps.data, self.deps.run.spec
-        sets: Mapping[str, Sequence[Prompt]] = {"held_out": data.held_out, **data.downstream}
+        sets: Mapping[str, Sequence[Prompt]] = {HELD_OUT: data.held_out, **data.downstream}
         plan = EvalPlan(
             step=pending.step,
             compute_gpu_hours=pending.compute_gpu_hours,
@@ -333,11 +336,13 @@ class Pipeline:
             seed=spec.seed,
             attempt=self.deps.attempt,
         )
-        return await evaluate(self.deps.pool, slot, plan, sets, self.state.num_evals)
+        return await evaluate(self.deps.pool, slot, plan, sets, self.state.num_evals, self.deps.rollouts)
 
     def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
         for point in points:
             self.deps.journals.evals.append(point.model_dump(by_alias=True))
+            if point.dataset == HELD_OUT:
+                self.deps.rollouts.note_rate(point.step, point.pass_rate)
         self.state.count_eval(pending, len(points))
         self.observer.on_eval(points)
 
@@ -373,6 +378,7 @@ class Pipeline:
         deps = self.deps
         before = deps.trainer_clock.switch("save", deps.now())
         protect = frozenset(p.step for p in self.state.pending) | {self.state.step}
+        await deps.rollouts.flush()
         path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
         deps.trainer_clock.switch(before, deps.now())
         self.observer.on_checkpoint(self.state.step, path)

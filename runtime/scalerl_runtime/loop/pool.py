@@ -15,12 +15,21 @@ from typing import Protocol
 
 import numpy as np
 
-from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask
+from scalerl_runtime.algorithm.interruption import ForcedTokens, count_think_tokens, draw_budget, forced_mask
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
-from scalerl_runtime.types import Completion, EngineOutput, GeneratorLost, Group, Ints, Prompt, SamplingRequest
+from scalerl_runtime.types import (
+    Completion,
+    EngineOutput,
+    GeneratorLost,
+    Group,
+    Ints,
+    Prompt,
+    SamplingRequest,
+    build_completion,
+)
 
 log = logging.getLogger(__name__)
 
@@ -277,22 +286,17 @@ class Pool:
         reward = await self.grade(prompt, sample.text)
         self.counters.graded += 1
         self.counters.excluded += reward is None
+        forced = self.find_forced(prompt, sample, budget)
+        self.counters.forced_mismatches += forced.mismatches
+        return build_completion(sample, reward, forced.mask)
+
+    def find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
+        """Return the tokens that the interruption forced; none without a thinking budget."""
+        if budget is None:
+            return ForcedTokens(np.zeros(len(sample.tokens), dtype=np.bool_), 0)
         tags = self.options.tags
-        forced = np.zeros(len(sample.tokens), dtype=np.bool_)
-        if budget is not None:
-            before = count_think_tokens(prompt.tokens, sample.tokens, tags.start)
-            found = forced_mask(sample.tokens, tags.phrase, tags.end, budget, before)
-            forced = found.mask
-            self.counters.forced_mismatches += found.mismatches
-        return Completion(
-            tokens=sample.tokens,
-            logps=sample.logps,
-            versions=sample.versions,
-            forced=forced,
-            finish=sample.finish,
-            text=sample.text,
-            reward=reward,
-        )
+        before = count_think_tokens(prompt.tokens, sample.tokens, tags.start)
+        return forced_mask(sample.tokens, tags.phrase, tags.end, budget, before)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

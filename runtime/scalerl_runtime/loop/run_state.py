@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from scalerl_api.recipe import Recipe
+from scalerl_api.wire import HELD_OUT
 from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream, StreamPosition
 from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
 from scalerl_runtime.algorithm.results import StepResult
@@ -97,9 +98,7 @@ def resume_state(state: RunState, journals: Journals, num_sets: int) -> Training
     history.
     """
     journals.ledger.truncate(state.ledger_lines)
-    lines = Counter(int(line["step"]) for line in journals.evals.read())
-    # Fewer: the attempt was killed between two test sets.
-    recorded = {step for step, count in lines.items() if count >= num_sets}
+    recorded = recorded_evals(journals, num_sets)
     return TrainingState(
         step=state.step,
         warm_steps=state.warm_steps,
@@ -107,7 +106,16 @@ def resume_state(state: RunState, journals: Journals, num_sets: int) -> Training
         stream=StreamPosition.from_dict(state.stream),
         history=PassRateHistory.from_dict(state.history),
         kl=KlController(**state.kl),
-        num_evals=lines.total(),
+        num_evals=sum(1 for _ in journals.evals.read()),
         ledger_lines=state.ledger_lines,
         pending=[p for p in state.pending_evals if p.step not in recorded],
     )
+
+
+def recorded_evals(journals: Journals, num_sets: int) -> dict[int, float]:
+    """Return the held-out pass rate by step of the evaluations that are recorded with all their sets."""
+    lines = list(journals.evals.read())
+    counts = Counter(int(line["step"]) for line in lines)
+    rates = {int(line["step"]): float(line["passRate"]) for line in lines if line["dataset"] == HELD_OUT}
+    # Fewer: the attempt was killed between two test sets.
+    return {step: rates.get(step, 0.0) for step, count in counts.items() if count >= num_sets}

@@ -13,9 +13,11 @@ import numpy as np
 
 from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
+from scalerl_api.rollouts import ROLLOUTS
 from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options, context_tokens
+from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.datasets import Data, load_data
 from scalerl_runtime.data.demonstrations import load_demonstrations
@@ -24,6 +26,7 @@ from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
+from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.loop.warm_start import WarmStart
@@ -32,6 +35,7 @@ from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class Storage:
     journals: Journals
     checkpoints: CheckpointStore
     cost: CostFile
+    rollouts: RolloutRecorder
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Parts:
 
 
 def open_storage(environment: Environment, run: RLRun) -> Storage:
-    """Open the run's journals, checkpoints and cost; nothing is written."""
+    """Open the run's journals, checkpoints, cost and completions; nothing is written."""
     folder = environment.folder
     return Storage(
         journals=Journals(
@@ -86,7 +91,21 @@ def open_storage(environment: Environment, run: RLRun) -> Storage:
         ),
         checkpoints=CheckpointStore(Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep),
         cost=CostFile(folder),
+        rollouts=_open_rollouts(environment, run),
     )
+
+
+def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
+    spec, max_bytes = run.spec, run.spec.rollouts.max_megabytes * 1_000_000
+    store = RolloutStore(environment.folder / ROLLOUTS, max_bytes=max_bytes, seed=spec.seed) if max_bytes else None
+    source = RowSource(
+        attempt=environment.attempt,
+        seed=spec.seed,
+        judge=spec.reward.verifier,
+        phrase=spec.resolved_recipe().length.phrase,
+        share=spec.rollouts.share,
+    )
+    return RolloutRecorder(store, source, spec.deadlines.checkpoint_seconds)
 
 
 async def build_parts(inputs: AttemptInputs) -> Parts:
@@ -178,6 +197,7 @@ def build_pipeline_deps(
         pool=parts.pool,
         store=storage.checkpoints,
         journals=storage.journals,
+        rollouts=storage.rollouts,
         trainer_clock=trainer_clock,
         quadratic=quadratic,
         attempt=inputs.environment.attempt,

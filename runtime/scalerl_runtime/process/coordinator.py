@@ -11,7 +11,7 @@ from scalerl_api.wire import ADDRESS_FILE, EvalPoint
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.pipeline import Pipeline
-from scalerl_runtime.loop.run_state import TrainingState, initial_state, resume_state, snapshot
+from scalerl_runtime.loop.run_state import TrainingState, initial_state, recorded_evals, resume_state, snapshot
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -120,13 +120,16 @@ class Coordinator:
     async def _restore(self, parts: Parts, newest: tuple[Path, RunState] | None) -> tuple[TrainingState, bool]:
         """The position to go on from, and whether nothing was evaluated yet."""
         if newest is None:
+            await self.storage.rollouts.resume(-1, {})
             return initial_state(self.inputs.recipe), True
         path, state = newest
         what = f"loading {path.name}"
         self.reporter.on_phase("starting", what)
         await within(self._deadlines.checkpoint_seconds, what, parts.fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in parts.data.train})
-        position = resume_state(state, self.storage.journals, 1 + len(parts.data.downstream))
+        num_sets = 1 + len(parts.data.downstream)
+        position = resume_state(state, self.storage.journals, num_sets)
+        await self.storage.rollouts.resume(state.step, recorded_evals(self.storage.journals, num_sets))
         parts.pool.groups.restore(state.step, state.consumed, buffer, state.in_flight)
         return position, not position.num_evals and not position.pending
 

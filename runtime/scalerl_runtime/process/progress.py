@@ -14,6 +14,7 @@ from scalerl_api.wire import (
     EvalPoint,
     Phase,
     Progress,
+    RolloutExample,
     StepRecord,
     Termination,
 )
@@ -46,6 +47,7 @@ class ProgressReporter:
         self._phase: Phase = "starting"
         self._detail = ""
         self._latest: StepRecord | None = None
+        self._example: RolloutExample | None = None
         self._checkpoint: Checkpoint | None = None
         for role in ROLES:
             self._publisher.set_labelled(SERIES_EARLIER, role, cost.before.get(role, 0.0))
@@ -73,6 +75,10 @@ class ProgressReporter:
             self._publisher.set_labelled(name, bucket, value)
         if self._phase != "stopping":
             self.on_phase("training", "")
+
+    def on_example(self, example: RolloutExample) -> None:
+        """See `Observer`."""
+        self._example = example
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
         """See `Observer`."""
@@ -117,6 +123,7 @@ class ProgressReporter:
             generators_ready=live.generators_ready,
             generator_restarts=live.counters.restarts,
             latest=self._latest,
+            example=self._example,
             vitals=self._vitals.steps,
             still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],

@@ -198,3 +198,11 @@ def test_forced_tokens_may_hold_anything():
 def test_impossible_completions_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         build_batch([group(4, completion(1, -1.0), bad)], Recipe(), version=VERSION)
+
+
+def test_advantage_of_each_completion_is_kept_for_the_records():
+    std = math.sqrt(14 / 15)  # as in test_scalerl_by_hand
+    one, filtered, with_failure = build_batch(GROUPS, Recipe(prompts_per_step=3), version=VERSION).advantages
+    assert one == pytest.approx([1 / std, -1 / std])
+    assert np.isnan(filtered).tolist() == [True, True]
+    assert with_failure == pytest.approx([4 / 3 / std, -2 / 3 / std, -2 / 3 / std, math.nan], nan_ok=True)

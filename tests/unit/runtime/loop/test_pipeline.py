@@ -8,13 +8,16 @@ import selectors
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from scalerl_api import parse_run
 from scalerl_api.recipe import merge
+from scalerl_api.rollouts import RolloutFileName, parse_name
 from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import Data
@@ -23,10 +26,12 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.run_state import Journals, initial_state, resume_state
+from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
+from scalerl_runtime.loop.run_state import Journals, initial_state, recorded_evals, resume_state
 from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
+from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, SyncFailed
 from scalerl_runtime.weights.buckets import StagedWeights
 
@@ -206,11 +211,14 @@ class Quiet:
     """An observer that only counts."""
 
     def __init__(self):
-        self.steps, self.points, self.records = [], [], []
+        self.steps, self.points, self.records, self.examples = [], [], [], []
 
     def on_step(self, record, *_tokens):
         self.steps.append(record.step)
         self.records.append(record)
+
+    def on_example(self, example):
+        self.examples.append(example)
 
     def on_eval(self, points):
         self.points += points
@@ -230,6 +238,10 @@ class Attempt:
         self.recipe, self.fleet, self.observer = self.run.spec.resolved_recipe(), fleet, Quiet()
         self.journals = Journals(*(Journal(folder / name) for name in ("metrics", "evals", "ledger")))
         self.store = CheckpointStore(folder / "checkpoints", 2)
+        self.rollouts = folder / "rollouts"
+        source = RowSource(attempt=1, seed=5, judge="toy", phrase="", share=1.0)
+        store = RolloutStore(self.rollouts, max_bytes=10**9, seed=5)
+        self.recorder = RolloutRecorder(store, source, self.run.spec.deadlines.checkpoint_seconds)
         self.passes = passes
         self.pipeline = None
 
@@ -255,6 +267,7 @@ class Attempt:
             saved = load_state(path)
             await self.fleet.load(path, saved.step)
             state = resume_state(saved, self.journals, 1)
+            await self.recorder.resume(saved.step, recorded_evals(self.journals, 1))
             pool.groups.restore(
                 saved.step, saved.consumed, load_buffer(path, {p.id: p for p in prompts}), saved.in_flight
             )
@@ -267,6 +280,7 @@ class Attempt:
             pool,
             self.store,
             self.journals,
+            self.recorder,
             RoleClock(1),
             0.0,
             1,
@@ -279,6 +293,13 @@ class Attempt:
     def prompts(self):
         """(epoch, prompt) in the order of training."""
         return [tuple(item) for line in self.journals.ledger.read() for item in line["prompts"]]
+
+    def stored(self, dataset):
+        """Prompt ids by step, one for each stored completion."""
+        names = [parse_name(path.name) for path in self.rollouts.iterdir()]
+        steps = sorted(name.step for name in names if name.dataset == dataset)
+        files = {step: self.rollouts / str(RolloutFileName(step, dataset)) for step in steps}
+        return {step: pq.read_table(file)["prompt_id"].to_pylist() for step, file in files.items()}
 
     @property
     def evaluated(self):
@@ -294,6 +315,14 @@ def assert_whole_history(attempt, steps=9, points=(0, 4, 8, 9), bound=2, epoch_o
     over = range(max(counts) - bound)  # the groups of the last epochs can be among those still outstanding
     assert all(counts[epoch] == epoch_of for epoch in over), "a prompt of an epoch that is over was skipped"
     assert sorted(attempt.evaluated) == list(points)
+    trained = {line["step"]: sorted(prompt for _, prompt in line["prompts"]) for line in ledger}
+    assert {step: sorted(set(ids)) for step, ids in attempt.stored(None).items()} == {
+        step: sorted(set(ids)) for step, ids in trained.items()
+    }
+    assert all(len(ids) == 2 * len(trained[step]) for step, ids in attempt.stored(None).items())
+    assert {step: sorted(ids) for step, ids in attempt.stored("held_out").items()} == {
+        step: [0, 0, 1, 1, 2, 2] for step in points
+    }, "each evaluation once, in full"
     assert all(lag.min() >= 0 and lag.max() <= bound for _, lag in attempt.fleet.trained)
     # An evaluation's slot is leased: nothing was begun on one version and ended on another.
     tested = [(begun, ended) for name, begun, ended in attempt.fleet.sampled if name >= HELD_OUT]
@@ -315,6 +344,7 @@ def test_run_spends_its_budget_within_the_bound(tmp_path, mode, bound, rule, see
     play(attempt.go())
     assert_whole_history(attempt, bound=bound), rule
     assert attempt.observer.steps == list(range(1, 10))
+    assert [example.step for example in attempt.observer.examples] == list(range(1, 10))
     assert attempt.fleet.calls["train"] == 9
 
 
@@ -549,3 +579,29 @@ def test_a_lease_survives_steps_before_it_is_granted(tmp_path):
     fleet.start_generator, fleet.train = slow_start, kill_at_4
     play(attempt.go())
     assert_whole_history(attempt)
+
+
+def test_completions_that_cannot_be_stored_are_logged_once_and_cost_no_step(tmp_path, caplog):
+    attempt = Attempt(tmp_path, FakeFleet(1))
+    attempt.rollouts.write_text("a file where the folder should be")
+    play(attempt.go())
+    assert attempt.observer.steps == list(range(1, 10))
+    assert sorted(attempt.evaluated) == [0, 4, 8, 9]
+    assert [record.message for record in caplog.records if "completions are not stored" in record.message] != []
+    assert sum("completions are not stored" in record.message for record in caplog.records) == 1
+
+
+def test_no_checkpoint_is_ahead_of_its_completions(tmp_path):
+    """A run that is killed just after a checkpoint must not lack the completions of a step that it does not repeat."""
+    attempt = Attempt(tmp_path, FakeFleet(3))
+    stored_at_save = {}
+    save = attempt.fleet.save
+
+    async def note(folder):
+        stored_at_save[attempt.pipeline.state.step] = list(attempt.stored(None)) if attempt.rollouts.exists() else []
+        await save(folder)
+
+    attempt.fleet.save = note
+    play(attempt.go())
+    assert set(stored_at_save) >= {0, 2, 4}
+    assert all(steps == list(range(1, step + 1)) for step, steps in stored_at_save.items())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_api.wire import EvalPoint, RolloutExample, StepRecord
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.slots import PoolCounters, Slot
 from scalerl_runtime.process.live_state import LiveState
@@ -131,3 +131,14 @@ def test_the_termination_message_has_the_last_checkpoint_and_evaluation(reporter
     assert (message.reason, message.step, message.error) == ("Retry", 6, "TrainerLost: rank 0")
     assert message.checkpoint.step == 6
     assert message.last_eval.index == 1
+
+
+def test_newest_example_is_reported(reporter):
+    assert reporter.progress(0).example is None
+    examples = [
+        RolloutExample(step=step, prompt="2 + 2 =", completion="4", reward=1.0, passed=3, graded=7, completions=8)
+        for step in (1, 2)
+    ]
+    for example in examples:
+        reporter.on_example(example)
+    assert reporter.progress(0).example == examples[1]
