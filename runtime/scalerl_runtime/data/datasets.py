@@ -180,7 +180,7 @@ def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
 
     Errors of memory and processes pass.
     """
-    import pyarrow as arrow  # type: ignore[import-untyped]  # has no stubs; imported here because it is slow
+    import pyarrow as arrow  # imported here because it is slow
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -222,7 +222,7 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 
 
 def _read_parquet(file: Path) -> Iterator[Record]:
-    import pyarrow.parquet as parquet  # as above; few runs read parquet
+    import pyarrow.parquet as parquet  # few runs read parquet
 
     with parquet.ParquetFile(file) as table:
         number = 0
