@@ -30,7 +30,9 @@ from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
 from scalerl_runtime.loop.warm_start import WarmStart
-from scalerl_runtime.models.source import LocatedModel, load_tokenizer, locate_model, vocab_size
+from scalerl_runtime.models.checks import require_model
+from scalerl_runtime.models.load import load_candidate
+from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -109,14 +111,14 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
 
 
 async def build_parts(inputs: AttemptInputs) -> Parts:
-    """Load the model's tokenizer and the data, start the verifier, and build fleet and pool.
+    """Check the model, load its tokenizer and the data, start the verifier, and build fleet and pool.
 
     Raises InvalidRun, ModelUnavailable, DataUnavailable, VerifierLost, SandboxUnavailable, DeadlineExceeded.
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
-    reading = asyncio.to_thread(load_tokenizer, model.folder, run.spec.model.source)
-    tokenizer = await within(seconds, "loading the tokenizer", reading)
+    checking = asyncio.to_thread(_check_model, run, model.folder)
+    tokenizer = await within(seconds, "checking the model", checking)
     rows = vocab_size(model.folder)
     loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
     data = await within(seconds, "loading the data", loading)
@@ -213,6 +215,13 @@ class _ThreadedGrader:
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
         verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
         return verdict.reward
+
+
+def _check_model(run: RLRun, folder: Path) -> Any:
+    """Return the tokenizer of a model that trainer and engine can represent. Raises InvalidRun."""
+    candidate = load_candidate(run, run.spec.model.source, folder)
+    require_model(candidate)
+    return candidate.tokenizer
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
