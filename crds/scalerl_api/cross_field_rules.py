@@ -308,10 +308,22 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
     Rule[Resolved](
         at="",
         blamed="spec.recipe.length.phrase",
-        cel="variables.control != 'interruption' || variables.phrase.contains('</think>')",
-        holds=lambda it: it.recipe.length.control != "interruption" or "</think>" in it.recipe.length.phrase,
+        cel="variables.control != 'interruption' || variables.phrase.contains('{close}') || "
+        "variables.phrase.contains(variables.close)",
+        holds=lambda it: (
+            it.recipe.length.control != "interruption"
+            or it.recipe.length.think_tags.close in it.recipe.length.forced_phrase
+        ),
         found="'{it.recipe.length.phrase}'",
-        allowed="must close the thinking with </think>",
+        allowed="must close the thinking with {{close}} or {it.recipe.length.think_tags.close}",
+    ),
+    Rule[Resolved](
+        at="",
+        blamed="spec.recipe.length.thinkTags",
+        cel="!variables.open.contains(variables.close) && !variables.close.contains(variables.open)",
+        holds=lambda it: not it.recipe.length.think_tags.overlap,
+        found="'{it.recipe.length.think_tags.open}' and '{it.recipe.length.think_tags.close}'",
+        allowed="two different texts, neither of them a part of the other",
     ),
     Rule[Resolved](
         at="",

@@ -3,7 +3,7 @@
 Source of every number: Khatri et al. 2025, arXiv:2510.13786, sections 2, 3 and A.16, unless a comment says otherwise.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,8 +11,10 @@ from scalerl_api.base import ApiModel
 
 PresetName = Literal["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"]
 
+CLOSE_PLACE = "{close}"  # in the phrase: the tag that closes the thinking
 # The paper's phrase (section 3.2). It ends the thinking, so the answer follows it.
-INTERRUPTION_PHRASE = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
+INTERRUPTION_PHRASE = f"Okay, time is up. Let me stop thinking and formulate a final answer now. {CLOSE_PLACE}"
+TAG_PATTERN = r"^\S(.*\S)?$"  # tokenizers move white space at the ends of a text
 
 
 class Asynchrony(ApiModel):
@@ -54,6 +56,20 @@ class Loss(ApiModel):
     """Weight of the mean token entropy (nats) added to the objective; 0 turns it off, as ScaleRL does."""
 
 
+class ThinkTags(ApiModel):
+    """The texts around the thinking. Any pair that the model's tokenizer can spell, in one token or in several."""
+
+    open: str = Field(default="<think>", min_length=1, max_length=100, pattern=TAG_PATTERN)
+    """Text that opens the thinking. The prompt may end in it, else the model has to write it."""
+    close: str = Field(default="</think>", min_length=1, max_length=100, pattern=TAG_PATTERN)
+    """Text that closes the thinking; the answer follows it. Changing a tag mid-run takes effect at the next restart."""
+
+    @property
+    def overlap(self) -> bool:
+        """Whether one tag is the other or a part of it."""
+        return self.open in self.close or self.close in self.open
+
+
 class Length(ApiModel):
     """Lengths in tokens, and the control of the thinking."""
 
@@ -70,10 +86,18 @@ class Length(ApiModel):
     """Lower end of the random thinking budget; the upper end is `interruptMax`."""
     interrupt_max: int = Field(default=12_000, ge=1, le=1_000_000)
     """Upper end of the random thinking budget."""
+    think_tags: ThinkTags = ThinkTags()
+    """The texts that open and close the thinking."""
     phrase: str = Field(default=INTERRUPTION_PHRASE, min_length=1, max_length=500)
-    """Text that is forced when the budget is spent; it must close the thinking."""
+    """Text that is forced when the budget is spent. It must close the thinking: `{close}` stands for
+    `thinkTags.close`."""
     penalty_cache: int = Field(default=2048, ge=1, le=1_000_000)
     """`penalty`: the reward falls linearly over this many tokens before the limit (the paper's L_cache)."""
+
+    @property
+    def forced_phrase(self) -> str:
+        """The phrase with its closing tag."""
+        return self.phrase.replace(CLOSE_PLACE, self.think_tags.close)
 
     @property
     def completion_tokens(self) -> int:
@@ -105,6 +129,9 @@ class Optimizer(ApiModel):
     """Largest norm of the gradient; 0 turns clipping off. Not stated in the paper."""
 
 
+StopToken = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class Recipe(ApiModel):
     """Every choice of the algorithm. The defaults are ScaleRL."""
 
@@ -129,6 +156,10 @@ class Recipe(ApiModel):
     """Order of prompts in an epoch: shuffled, or from easy to hard at a linear, exponential or three-stage pace."""
     length: Length = Length()
     """Lengths and their control."""
+    stop_tokens: list[StopToken] = Field(default=[], max_length=20)
+    """Tokens that end a completion, each a text that is one token of the vocabulary (`<|im_end|>`), besides the
+    tokenizer's end of sequence. Empty with `promptFormat: chat`: the token that ends a turn of the chat template, and
+    those of the model's generation config. Empty with `plain`: none."""
     prompts_per_step: int = Field(default=48, ge=1, le=100_000)
     """Prompts (groups) in one optimizer step."""
     completions_per_prompt: int = Field(default=16, ge=2, le=1024)

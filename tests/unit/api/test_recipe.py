@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from scalerl_api.recipe import PRESETS, Recipe, merge
+from scalerl_api.recipe import PRESETS, Length, Recipe, ThinkTags, merge
 from scalerl_api.rlrun import RecipeSpec, RLRunSpec
 
 # Path in the recipe -> value; section 2 unless a comment says otherwise.
@@ -104,7 +104,13 @@ def test_preset_has_the_papers_numbers(preset: str) -> None:
 
 def test_phrase_is_section_3_2s() -> None:
     words = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
-    assert Recipe().length.phrase == words
+    assert Recipe().length.forced_phrase == words
+
+
+def test_the_default_phrase_closes_with_the_chosen_tag() -> None:
+    length = Length(think_tags=ThinkTags(open="[THINK]", close="[/THINK]"))
+    assert length.forced_phrase.endswith("final answer now. [/THINK]")
+    assert Length(phrase="stop</think>now").forced_phrase == "stop</think>now"
 
 
 def test_cispo_caps_the_ratio_itself_at_one_of_the_papers_values() -> None:
