@@ -20,6 +20,7 @@ class Prompt:
     tokens: Ints  # [Tp]
     answer: str  # the verifier's reference; JSON where it needs more than a string
     difficulty: float = 0.0  # any scale, larger is harder; orders the curricula
+    think_tokens: int | None = None  # thinking at the end of `tokens`; None: the prompt opens no thinking
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ class SamplingRequest:
 
     max_tokens: int
     temperature: float
-    think_budget: int | None = None  # tokens after `<think>`; None: no interruption
+    think_budget: int | None = None  # tokens after the tag that opens the thinking; None: no interruption
     seed: int | None = None
+    think_tokens: int | None = None  # of the prompt
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob
-from scalerl_runtime.algorithm.interruption import forced_mask
+from scalerl_runtime.algorithm.interruption import Interruption, forced_mask
 from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_model
 from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, SamplingRequest
@@ -182,12 +182,13 @@ def test_the_cache_has_the_size_that_the_options_give(rig: Rig) -> None:
 def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
     prompt = encode("1 + 1 =<think>")
     samples: list[EngineOutput] = rig.run(
-        rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12)] * 16)
+        rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12, think_tokens=0)] * 16)
     )  # type: ignore[assignment]
-    phrase, end = ids(PHRASE), ids("</think>")
+    interruption = Interruption.build("<think>", "</think>", PHRASE, build_tokenizer(CONTEXT))
+    phrase = ids(PHRASE)
     interrupted = 0
     for sample in samples:
-        found = forced_mask(sample.tokens, phrase, end, 12, 0)
+        found = forced_mask(sample.tokens, interruption, 12, 0)
         assert found.mismatches == 0, sample.text
         if found.mask.any():
             interrupted += 1
@@ -199,7 +200,7 @@ def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
 
 
 def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
-    """vLLM 0.32 alone would force the phrase into the answer: it looks for the whole phrase only."""
+    """vLLM 0.32's own budget would force the phrase into the answer: it looks for the whole phrase only."""
     opens, closes = ids("<think>")[0], ids("</think>")[0]
     over = encode("1 + 1 =<think>2</think>")  # closed by the prompt
     samples: list[EngineOutput] = rig.run(rig.generator.sample(over, [SamplingRequest(60, 1.0, think_budget=10)] * 32))  # type: ignore[assignment]
@@ -207,7 +208,9 @@ def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:
     assert answers
     assert not any("time is up" in sample.text for sample in answers)
     opened = encode("1 + 1 =<think>")
-    many: list[EngineOutput] = rig.run(rig.generator.sample(opened, [SamplingRequest(60, 1.0, think_budget=40)] * 64))  # type: ignore[assignment]
+    many: list[EngineOutput] = rig.run(
+        rig.generator.sample(opened, [SamplingRequest(60, 1.0, think_budget=40, think_tokens=0)] * 64)
+    )  # type: ignore[assignment]
     natural = [s for s in many if closes in s.tokens[:40] and opens not in s.tokens]
     assert natural, "random weights write every token, the end of thinking too"
     assert not any("time is up" in sample.text for sample in natural)
@@ -271,18 +274,20 @@ def test_kv_policy(rig: Rig, kv_cache: str) -> None:
 
 
 def test_forced_tokens_masked_even_if_preempted_by_updates(rig: Rig) -> None:
-    """`recompute` preempts whatever runs; inside a forced phrase that restarts it, and its first part stays behind."""
+    """`recompute` preempts whatever runs; inside a forced phrase the engine goes on where it was."""
     prompt = encode("2 + 2 =<think>")
 
     async def scenario() -> list[EngineOutput]:
-        work = asyncio.ensure_future(rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12)] * 64))
+        work = asyncio.ensure_future(
+            rig.generator.sample(prompt, [SamplingRequest(60, 1.0, think_budget=12, think_tokens=0)] * 64)
+        )
         while not work.done():
             await rig.push("recompute")
         return await work
 
     samples: list[EngineOutput] = rig.run(scenario())  # type: ignore[assignment]
-    phrase, end = ids(PHRASE), ids("</think>")
-    masks = [forced_mask(sample.tokens, phrase, end, 12, 0) for sample in samples]
+    interruption = Interruption.build("<think>", "</think>", PHRASE, build_tokenizer(CONTEXT))
+    masks = [forced_mask(sample.tokens, interruption, 12, 0) for sample in samples]
     assert sum(found.mismatches for found in masks) == 0
     assert any(found.mask.any() for found in masks)
     assert any(len(set(sample.versions.tolist())) > 2 for sample in samples), "several updates must have met some"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scalerl_api import InvalidRun, parse_run
+from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.rewards.sandbox import ProgramResult
 from scalerl_runtime.rewards.verifier import Reward, SandboxBackend, Verifier, VerifierPool, make_verifier
@@ -85,31 +86,33 @@ class FakeBackend:
 
 def test_the_backend_grades_the_answer_without_the_thinking():
     backend = FakeBackend(Reward(1.0))
-    assert Verifier(backend, whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(1.0)
+    assert Verifier(backend, ThinkTags(), whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(
+        1.0
+    )
     assert backend.requests == [("12+7=", "19", "19")]
 
 
 def test_unfinished_thinking_is_wrong_without_a_request():
     backend = FakeBackend(Reward(1.0))
-    assert Verifier(backend, whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
+    assert Verifier(backend, ThinkTags(), whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
     assert backend.requests == []
 
 
 def test_a_users_function_gets_the_whole_completion():
     backend = FakeBackend(Reward(0.5))
-    assert Verifier(backend, whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
+    assert Verifier(backend, ThinkTags(), whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
     assert backend.requests == [("12+7=", "<think>12+7", "19")]
 
 
 def test_infra_failure_not_negative_reward(caplog: pytest.LogCaptureFixture):
     """A failing verifier is no evidence about the answer; -1 would teach the model something false."""
-    result = Verifier(FakeBackend(Reward(None, "out of order")), whole=False).verify(prompt("19"), "19")
+    result = Verifier(FakeBackend(Reward(None, "out of order")), ThinkTags(), whole=False).verify(prompt("19"), "19")
     assert result == Reward(None, "out of order")
     assert "prompt 31: out of order" in caplog.text
 
 
 def test_only_the_first_failures_are_logged(caplog: pytest.LogCaptureFixture):
-    verifier = Verifier(FakeBackend(Reward(None, "out of order")), whole=False)
+    verifier = Verifier(FakeBackend(Reward(None, "out of order")), ThinkTags(), whole=False)
     for _ in range(50):
         verifier.verify(prompt("19"), "19")
     assert len(caplog.records) == 20

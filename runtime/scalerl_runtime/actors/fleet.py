@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from scalerl_runtime.weights.buckets import StagedWeights, Transport
 log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
+SEED_STRIDE = 7919  # between the seeds of two engines; more than an engine is ever restarted
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
 DEATH_REPORT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
 
@@ -56,6 +57,7 @@ class Fleet:
         self.cluster = cluster
         self._trainers: list[Any] = []
         self._generators: dict[int, Any] = {}
+        self._num_starts: dict[int, int] = {}
         self._members: frozenset[int] = frozenset()
         self._folder: str | None = None
 
@@ -113,13 +115,19 @@ class Fleet:
             max_concurrency=10_000,
             resources=self._role_resource("generator"),
         )
-        started = self._generators[index] = actor.remote(self.options.engine)
+        options = replace(self.options.engine, seed=self._next_seed(index))
+        started = self._generators[index] = actor.remote(options)
         self._members = self._members - {index}
         try:
             return float(await self._generator(index, "start"))
         except asyncio.CancelledError:  # no caller waits any more: the actor must not occupy a slot later
             ray.kill(started)
             raise
+
+    def _next_seed(self, index: int) -> int:
+        """An engine of its own noise: with equal seeds the k-th request of all engines would be sampled alike."""
+        starts = self._num_starts[index] = self._num_starts.get(index, -1) + 1
+        return self.options.engine.seed + SEED_STRIDE * index + starts
 
     async def generator_capacity(self) -> int:
         """Return how many generators fit on the cluster's nodes, running ones included."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 # Errors of a start: vLLM's own, and what arguments, files and devices raise in it.
 START_ERRORS = (RuntimeError, OSError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+INTERRUPTION_TEXTS = "scalerl_interruption"  # in the engine's additional_config: both tags and the phrase
+REQUEST_BUDGET = "scalerl_thinking"  # in a request's extra_args: its budget, and `think_tokens` as in Prompt
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class EngineOptions:
     gpu_memory_share: float
     kv_cache_megabytes: int
     temperature: float
-    phrase: str | None  # forced when a thinking budget is spent
+    phrase: str | None  # forced when a thinking budget is spent; None: no budget
     seed: int
+    tags: tuple[str, str] = ("<think>", "</think>")  # around the thinking
+    stop_ids: tuple[int, ...] = ()  # tokens that end a completion, besides the tokenizer's end of sequence
     cpu_threads: int = 1
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
@@ -78,6 +83,8 @@ class Generator:
         try:
             self._engine = _build_engine(replace(self.options, model=str(folder)))
             await self.probe()
+            if self.options.phrase is not None:
+                await self._probe_interruption(folder, self.options.phrase)
         except START_ERRORS as error:
             # The core's own exceptions come first: its parent's only says that the core is gone.
             found = [*load_errors(errors), build_error(error)]
@@ -105,7 +112,8 @@ class Generator:
             logprobs=0,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            thinking_token_budget=request.think_budget,
+            stop_token_ids=list(self.options.stop_ids),
+            extra_args=_budget_arguments(request),
             skip_special_tokens=False,
         )
         # The salt keeps a new request from reading prefixes that older weights computed.
@@ -182,6 +190,16 @@ class Generator:
             raise RuntimeError("the engine's weights are those of a broken update")
         await self.sample(np.array([0], dtype=np.int32), [SamplingRequest(max_tokens=1, temperature=1.0)])
 
+    async def _probe_interruption(self, folder: Path, phrase: str) -> None:
+        """Raise unless the engine forces the phrase. Without it a run would train on thinking of any length."""
+        from transformers import AutoTokenizer
+
+        wanted = AutoTokenizer.from_pretrained(folder).encode(phrase, add_special_tokens=False)[:1]
+        request = SamplingRequest(max_tokens=1, temperature=1.0, think_budget=0, think_tokens=0)
+        (sample,) = await self.sample(np.array([0], dtype=np.int32), [request])
+        if sample.tokens.tolist() != wanted:
+            raise RuntimeError(f"the engine does not force the phrase: {sample.tokens.tolist()} instead of {wanted}")
+
     async def stop(self) -> None:
         """Stop the engine's processes."""
         if self._engine is not None:
@@ -217,6 +235,10 @@ def _set_environment(options: EngineOptions) -> None:
     """The engine's process reads these; vLLM has no arguments for them."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if options.phrase is not None:
+        # The second runner takes no logits processor, and its own budget counts from the last tag: it would force the
+        # phrase at places that `forced_mask` cannot know.
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if options.tensor_parallel == 0:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # "auto" pins to one core, the trainer's as likely as not
         os.environ["OMP_NUM_THREADS"] = str(options.cpu_threads)
@@ -249,16 +271,19 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.head == "fp32":
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     if options.phrase is not None:
-        arguments["reasoning_parser"] = "deepseek_r1"  # gives `</think>` as the natural end
-        from vllm.config.reasoning import ReasoningConfig
-
-        arguments["reasoning_config"] = ReasoningConfig(reasoning_start_str="<think>", reasoning_end_str=options.phrase)
+        # By name: vLLM imports it in the worker, whose module imports vLLM.
+        arguments["logits_processors"] = ["scalerl_runtime.actors.thinking_budget:ThinkingBudgetProcessor"]
+        arguments["additional_config"] = {INTERRUPTION_TEXTS: [*options.tags, options.phrase]}
     if options.tensor_parallel == 0:
         arguments["kv_cache_memory_bytes"] = options.kv_cache_megabytes * 2**20
     else:
         arguments["tensor_parallel_size"] = options.tensor_parallel
         arguments["gpu_memory_utilization"] = options.gpu_memory_share
     return arguments
+
+
+def _budget_arguments(request: SamplingRequest) -> dict[str, Any] | None:
+    return None if request.think_budget is None else {REQUEST_BUDGET: [request.think_budget, request.think_tokens]}
 
 
 def _layout(buckets: tuple[WeightBucket, ...]) -> list[dict[str, Any]]:

@@ -53,8 +53,17 @@ def context_tokens(recipe: Recipe) -> int:
     return recipe.length.prompt_tokens + recipe.length.completion_tokens
 
 
-def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int) -> FleetOptions:
-    """Return the fleet's options; `model` is a folder or hub id. On a CPU the processes share `num_cpus` evenly."""
+def build_fleet_options(
+    run: RLRun, recipe: Recipe, model: str, *, num_cpus: int, stop_ids: tuple[int, ...]
+) -> FleetOptions:
+    """Return the fleet's options.
+
+    Args:
+        run, recipe: the run and its recipe, resolved.
+        model: a folder or hub id.
+        num_cpus: on a CPU the processes share them evenly.
+        stop_ids: tokens that end a completion.
+    """
     spec = run.spec
     transport = choose_transport(run)
     threads = max(1, num_cpus // (spec.trainer.ranks + spec.generator.min_replicas))
@@ -82,7 +91,9 @@ def build_fleet_options(run: RLRun, recipe: Recipe, model: str, *, num_cpus: int
             gpu_memory_share=spec.generator.gpu_memory_share,
             kv_cache_megabytes=spec.generator.kv_cache_megabytes,
             temperature=recipe.temperature,
-            phrase=recipe.length.phrase if recipe.length.control == "interruption" else None,
+            phrase=recipe.length.forced_phrase if recipe.length.control == "interruption" else None,
+            tags=(recipe.length.think_tags.open, recipe.length.think_tags.close),
+            stop_ids=stop_ids,
             seed=spec.seed,
             transport=transport,
             cpu_threads=threads,

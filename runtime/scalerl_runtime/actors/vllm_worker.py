@@ -1,4 +1,4 @@
-"""Runs inside vLLM's worker process: receives weights, and corrects the thinking budget. I/O.
+"""Runs inside vLLM's worker process: receives weights. I/O.
 
 vLLM imports this module as `worker_extension_cls` before the model loads. All of it depends on vLLM 0.32's
 internals; tests/local/test_generator.py fails when a new version changes them.
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
-from vllm.v1.worker import gpu_input_batch
 
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
@@ -28,49 +26,6 @@ from scalerl_runtime.weights.buckets import (
 )
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class NaturalEndHolder(ThinkingBudgetStateHolder):  # type: ignore[misc] # vllm is untyped here
-    """A thinking budget that ends with the thinking.
-
-    vLLM 0.32's holder searches for the whole forced phrase only, so a completion that closes its thinking by itself has
-    the phrase forced into its *answer* once thinking and answer together reach the budget.
-    """
-
-    def __init__(self, reasoning_config: Any, *arguments: Any) -> None:
-        super().__init__(reasoning_config, *arguments)
-        self.natural_end = list(reasoning_config.natural_reasoning_end_token_ids or []) if reasoning_config else []
-
-    def _init_state_entry(self, prompt_tok_ids: list[int] | None, thinking_token_budget: int) -> dict[str, Any]:
-        """Thinking that the prompt both opens and closes is over."""
-        prompt = prompt_tok_ids or []
-        start = self._find_last_sequence_index(prompt, self.think_start_token_ids)
-        closed = self.natural_end and self._find_last_sequence_index(prompt, self.natural_end) > start
-        state: dict[str, Any] = super()._init_state_entry(
-            None if closed and start >= 0 else prompt_tok_ids, thinking_token_budget
-        )
-        return {**state, "prompt_tok_ids": prompt_tok_ids}
-
-    def _update_think_state(self, state: dict[str, Any]) -> None:
-        if not state.get("in_end") and state.get("thinking_token_budget", -1) != -1 and self.natural_end:
-            output = state.get("output_tok_ids", [])
-            searched = max(0, state.get("natural_seen", 0) - len(self.natural_end) + 1)
-            if self._find_last_sequence_index(output[searched:], self.natural_end) >= 0:
-                state["thinking_token_budget"] = -1
-                state["force_index"] = []
-            state["natural_seen"] = len(output)
-        super()._update_think_state(state)
-
-
-def _make_holder(
-    reasoning_config: Any, max_num_seqs: int, num_spec_tokens: int, device: torch.device, is_pin_memory: bool
-) -> NaturalEndHolder | None:
-    if reasoning_config is None:
-        return None
-    return NaturalEndHolder(reasoning_config, max_num_seqs, num_spec_tokens, device, is_pin_memory)
-
-
-gpu_input_batch.maybe_create_thinking_budget_state_holder = _make_holder
 
 
 class WorkerExtension:

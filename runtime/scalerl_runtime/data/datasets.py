@@ -120,9 +120,8 @@ def _load_prompts(
         records = read_records(spec, path)
     rows, faults = parse_records(records, spec)
     num_read = len(rows) + len(faults)
-    prompts, refused = render_rows(
-        rows, run.spec.data, tokenizer, max_tokens=recipe.length.prompt_tokens, vocab_size=vocab_size
-    )
+    limits, tags = recipe.length.prompt_tokens, recipe.length.think_tags
+    prompts, refused = render_rows(rows, run.spec.data, tokenizer, max_tokens=limits, tags=tags, vocab_size=vocab_size)
     faults += refused
     check_bad_share(faults, num_read, path=path, source=spec.source, max_share=run.spec.data.max_bad_share)
     return prompts, faults

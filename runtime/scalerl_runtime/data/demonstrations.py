@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.datasets import GENERATED, Data, check_bad_share, parse_records, read_records
-from scalerl_runtime.data.prompts import END_THINK, THINK, Tokenizer, parse_entry_answer, render_rows
+from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
 from scalerl_runtime.data.worked_answers import WorkedAnswer, check_task, miss_answer, write_trace
 from scalerl_runtime.types import Ints, Prompt
 
@@ -34,13 +35,32 @@ class Pair:
     trace: WorkedAnswer | None = None
 
 
+@dataclass(frozen=True)
+class CompletionStyle:
+    """How completions are written: with the tags of the run's thinking, and ended by a token that ends a completion."""
+
+    tokenizer: Tokenizer
+    tags: ThinkTags
+    stop_id: int
+
+    def build(self, prompt: Prompt, thinking: str, answer: str) -> str:
+        """Return `<think>thinking</think>answer`; without `<think>` if the prompt opened the thinking."""
+        opening = self.tags.open if prompt.think_tokens is None else ""
+        return f"{opening}{thinking}{self.tags.close}{answer}"
+
+    def encode(self, completions: Sequence[str]) -> list[Ints]:
+        """Return the tokens of every completion, each with its end."""
+        ids = self.tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+        return [np.array([*each, self.stop_id], dtype=np.int32) for each in ids]
+
+
 class DemonstrationSource:
     """The batches of the warm start. A batch depends on seed and step only, so a resumed stage gets the same ones."""
 
-    def __init__(self, pairs: Sequence[Pair], spec: WarmStartSpec, tokenizer: Tokenizer, *, seed: int):
+    def __init__(self, pairs: Sequence[Pair], spec: WarmStartSpec, style: CompletionStyle, *, seed: int):
         self.pairs = tuple(pairs)
         self._spec = spec
-        self._tokenizer = tokenizer
+        self._style = style
         self._seed = seed
 
     def batch(self, step: int, size: int) -> list[Demonstration]:
@@ -51,55 +71,47 @@ class DemonstrationSource:
         completions = [
             pair.completion
             if pair.trace is None or rng.random() >= wrong_share
-            else build_completion(pair.prompt, pair.trace.thinking, miss_answer(pair.trace.answer, rng))
+            else self._style.build(pair.prompt, pair.trace.thinking, miss_answer(pair.trace.answer, rng))
             for pair in chosen
         ]
-        encoded = encode_completions(completions, self._tokenizer)
+        encoded = self._style.encode(completions)
         return [
             Demonstration(np.concatenate([pair.prompt.tokens, tokens]), loss_from=pair.prompt.tokens.size)
             for pair, tokens in zip(chosen, encoded, strict=True)
         ]
 
 
-def build_completion(prompt: Prompt, thinking: str, answer: str) -> str:
-    """Return `<think>thinking</think>answer`; without `<think>` if the prompt ends with it."""
-    opening = "" if prompt.text.rstrip().endswith(THINK) else THINK
-    return f"{opening}{thinking}{END_THINK}{answer}"
-
-
-def encode_completions(completions: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
-    """Return the tokens of every completion, each with the end of sequence."""
-    ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-    return [np.array([*each, tokenizer.eos_token_id], dtype=np.int32) for each in ids]
-
-
-def load_demonstrations(run: RLRun, tokenizer: Tokenizer, data: Data, rng: np.random.Generator) -> DemonstrationSource:
+def load_demonstrations(
+    run: RLRun, tokenizer: Tokenizer, data: Data, rng: np.random.Generator, *, stop_id: int
+) -> DemonstrationSource:
     """Return the demonstrations of `run`. Held-out and downstream prompts are never among them.
 
-    `rng` gives one number, the seed of all batches. Raises InvalidRun.
+    `rng` gives one number, the seed of all batches; `stop_id` ends every completion. Raises InvalidRun.
     """
     spec = run.spec.warm_start
     assert spec is not None, "only a run with a warm start has demonstrations"
-    pairs = _write_pairs(run, spec, data) if spec.source.startswith(GENERATED) else _read_pairs(run, spec, tokenizer)
+    style = CompletionStyle(tokenizer, run.spec.resolved_recipe().length.think_tags, stop_id)
+    generated = spec.source.startswith(GENERATED)
+    pairs = _write_pairs(run, spec, data, style) if generated else _read_pairs(run, spec, style)
     never_train = {prompt.text for prompts in (data.held_out, *data.downstream.values()) for prompt in prompts}
     pairs = [pair for pair in pairs if pair.prompt.text not in never_train]
-    fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, tokenizer)
+    fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, style)
     if not fitting:
         allowed = f"one demonstration that is not held out and fits in thinkTokens + answerTokens; {len(pairs)} seen"
         raise InvalidRun([Fault("spec.warmStart.source", spec.source, allowed)])
-    return DemonstrationSource(fitting, spec, tokenizer, seed=int(rng.integers(2**63)))
+    return DemonstrationSource(fitting, spec, style, seed=int(rng.integers(2**63)))
 
 
-def _select_fitting(pairs: Sequence[Pair], max_tokens: int, tokenizer: Tokenizer) -> list[Pair]:
+def _select_fitting(pairs: Sequence[Pair], max_tokens: int, style: CompletionStyle) -> list[Pair]:
     """Drop what a micro-batch need not have room for; what is cut would teach to stop without an answer."""
     if not pairs:
         return []
-    lengths = [tokens.size for tokens in encode_completions([pair.completion for pair in pairs], tokenizer)]
+    lengths = [tokens.size for tokens in style.encode([pair.completion for pair in pairs])]
     extra = [0 if pair.trace is None else WRONG_ANSWER_TOKENS for pair in pairs]
     return [pair for pair, length, more in zip(pairs, lengths, extra, strict=True) if length + more <= max_tokens]
 
 
-def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data) -> list[Pair]:
+def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data, style: CompletionStyle) -> list[Pair]:
     fault = check_task(spec.source.removeprefix(GENERATED), "spec.warmStart.source")
     if fault is None and spec.source != run.spec.data.train.source:
         fault = Fault(
@@ -111,12 +123,12 @@ def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data) -> list[Pair]:
         raise InvalidRun([fault])
     traces = [write_trace(parse_entry_answer(prompt.answer)) for prompt in data.train]
     return [
-        Pair(prompt, build_completion(prompt, trace.thinking, trace.answer), trace)
+        Pair(prompt, style.build(prompt, trace.thinking, trace.answer), trace)
         for prompt, trace in zip(data.train, traces, strict=True)
     ]
 
 
-def _read_pairs(run: RLRun, spec: WarmStartSpec, tokenizer: Tokenizer) -> list[Pair]:
+def _read_pairs(run: RLRun, spec: WarmStartSpec, style: CompletionStyle) -> list[Pair]:
     if spec.wrong_steps:
         allowed = f"0 with {spec.source}: wrong answers are made for reasoning_gym:<task> only"
         raise InvalidRun([Fault("spec.warmStart.wrongSteps", str(spec.wrong_steps), allowed)])
@@ -124,7 +136,7 @@ def _read_pairs(run: RLRun, spec: WarmStartSpec, tokenizer: Tokenizer) -> list[P
     rows, faults = parse_records(read_records(source, "spec.warmStart"), source)
     num_read = len(rows) + len(faults)
     max_tokens = run.spec.resolved_recipe().length.prompt_tokens
-    prompts, too_long = render_rows(rows, run.spec.data, tokenizer, max_tokens=max_tokens)
+    prompts, too_long = render_rows(rows, run.spec.data, style.tokenizer, max_tokens=max_tokens, tags=style.tags)
     check_bad_share(
         [*faults, *too_long],
         num_read,

@@ -9,16 +9,18 @@ from typing import Protocol
 
 import numpy as np
 
+from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import DatasetSpec, DataSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.chat_template import ChatTokenizer, render_chat
+from scalerl_runtime.think_tags import Decoder, TagFinder, opens_thinking
 from scalerl_runtime.types import Ints, Prompt
 
-THINK, END_THINK = "<think>", "</think>"  # around the thinking; one token each in the models of this project
+PROBE = "7f3a9c"  # a prompt that no template changes: what follows it is the template's
 NUM_SHOWN = 60  # characters of a value in a message
 
 
-class Tokenizer(ChatTokenizer, Protocol):
+class Tokenizer(ChatTokenizer, Decoder, Protocol):
     """The used part of a Hugging Face tokenizer."""
 
     eos_token_id: int | None
@@ -117,13 +119,21 @@ def _text_fault(value: object, name: str, where: str) -> Fault | None:
 
 
 def render_rows(
-    rows: Sequence[Row], spec: DataSpec, tokenizer: Tokenizer, *, max_tokens: int, vocab_size: int | None = None
+    rows: Sequence[Row],
+    spec: DataSpec,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    tags: ThinkTags,
+    vocab_size: int | None = None,
 ) -> tuple[list[Prompt], list[Fault]]:
     """Return a prompt for every row that fits in `max_tokens`, in order, and a fault for every other row.
 
     `vocab_size`: rows of the model's embedding; a token id beyond them would end the engine. None: unknown.
     """
     rendered, faults = _render_texts(rows, spec, tokenizer)
+    opened = bool(rendered) and opens_thinking(find_prompt_end(spec, tokenizer), tags)
+    finder = TagFinder(tags.open, tokenizer)
     prompts = []
     for (row, text), tokens in zip(rendered, encode([text for _, text in rendered], spec, tokenizer), strict=True):
         if tokens.size > max_tokens:
@@ -137,7 +147,8 @@ def render_rows(
             faults.append(Fault(row.where, f"prompt {_show(text)}", "characters that the tokenizer knows"))
         else:
             difficulty = float(tokens.size) if row.difficulty is None else row.difficulty
-            prompts.append(Prompt(row.index, text, tokens, row.answer, difficulty))
+            think_tokens = finder.count_after(tokens.tolist()) if opened else None
+            prompts.append(Prompt(row.index, text, tokens, row.answer, difficulty, think_tokens))
     return prompts, faults
 
 
@@ -163,6 +174,19 @@ def encode(texts: list[str], spec: DataSpec, tokenizer: Tokenizer) -> list[Ints]
         return []
     ids = tokenizer(texts, add_special_tokens=spec.prompt_format == "plain")["input_ids"]
     return [np.array(each, dtype=np.int32) for each in ids]
+
+
+def find_prompt_end(spec: DataSpec, tokenizer: Tokenizer) -> str:
+    """Return the text that the templates write after a user's prompt: it opens the thinking, or it does not.
+
+    A user's prompt, and with `chat` the whole of `promptTemplate`, may mention a tag; the chat template comes after it.
+    """
+    if spec.prompt_format == "plain":
+        return spec.prompt_template.rpartition("{prompt}")[2]
+    try:
+        return render_chat(PROBE, tokenizer).rpartition(PROBE)[2]
+    except ValueError:  # it renders other texts, or every row is refused
+        return ""
 
 
 def split_prompts(

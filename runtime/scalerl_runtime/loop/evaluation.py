@@ -65,7 +65,8 @@ class _EvalSample:
 
     reward: float  # NaN where the verifier failed
     tokens: int
-    surprise: float  # mean negative log-probability of its tokens (nats)
+    surprise: float  # sum of the negative log-probabilities (nats) of the tokens that the model chose
+    chosen: int  # number of these tokens; forced ones are not among them
     cut: bool  # at the length limit
 
 
@@ -103,7 +104,7 @@ async def evaluate(
                 excluded=found.excluded,
                 mean_tokens=float(np.mean([each.tokens for each in sampled])),
                 truncation_share=float(np.mean([each.cut for each in sampled])),
-                entropy=float(np.mean([each.surprise for each in sampled if each.tokens])),
+                entropy=sum(each.surprise for each in sampled) / max(1, sum(each.chosen for each in sampled)),
                 attempt=plan.attempt,
             )
         )
@@ -144,7 +145,8 @@ async def _sample(
         _EvalSample(
             reward=np.nan if each.reward is None else each.reward,
             tokens=len(each.tokens),
-            surprise=-float(each.logps.mean()) if len(each.logps) else 0.0,
+            surprise=-float(each.logps[~each.forced].sum(dtype=np.float64)),
+            chosen=int(np.count_nonzero(~each.forced)),
             cut=each.finish == "length",
         )
         for each in completions

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from scalerl_runtime.algorithm.interruption import ForcedTokens, count_think_tokens, draw_budget, forced_mask
+from scalerl_runtime.algorithm.interruption import ForcedTokens, draw_budget, forced_mask
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.group_buffer import GroupBuffer
@@ -266,7 +266,12 @@ class Pool:
         """
         recipe = self.options.recipe
         requests = [
-            SamplingRequest(recipe.length.completion_tokens, recipe.temperature, think_budget=budget)
+            SamplingRequest(
+                recipe.length.completion_tokens,
+                recipe.temperature,
+                think_budget=budget,
+                think_tokens=prompt.think_tokens,
+            )
             for budget in budgets
         ]
         slot.load += len(requests)
@@ -282,6 +287,13 @@ class Pool:
         self.counters.tokens += sum(len(s.tokens) for s in samples)
         return samples
 
+    def find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
+        """Return which tokens of `sample` the engine forced."""
+        interruption = self.options.interruption
+        if budget is None or interruption is None:
+            return ForcedTokens(np.zeros(len(sample.tokens), dtype=np.bool_), 0)
+        return forced_mask(sample.tokens, interruption, budget, prompt.think_tokens)
+
     async def _grade_completion(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> Completion:
         reward = await self.grade(prompt, sample.text)
         self.counters.graded += 1
@@ -289,14 +301,6 @@ class Pool:
         forced = self.find_forced(prompt, sample, budget)
         self.counters.forced_mismatches += forced.mismatches
         return build_completion(sample, reward, forced.mask)
-
-    def find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
-        """Return the tokens that the interruption forced; none without a thinking budget."""
-        if budget is None:
-            return ForcedTokens(np.zeros(len(sample.tokens), dtype=np.bool_), 0)
-        tags = self.options.tags
-        before = count_think_tokens(prompt.tokens, sample.tokens, tags.start)
-        return forced_mask(sample.tokens, tags.phrase, tags.end, budget, before)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalerl_api.recipe import Recipe
+from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.types import Prompt
@@ -38,21 +39,12 @@ class InFlightGroup:
 
 
 @dataclass(frozen=True)
-class ThinkTags:
-    """Token ids that mark thinking, and the phrase that the interruption forces."""
-
-    start: tuple[int, ...]
-    end: tuple[int, ...]
-    phrase: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class PoolOptions:
     """The pool's settings, constant during an attempt."""
 
     recipe: Recipe
     staleness: StalenessBound
-    tags: ThinkTags
+    interruption: Interruption | None  # None: no completion is interrupted
     seed: int
     generate_seconds: float
     start_seconds: float

@@ -10,6 +10,7 @@ from typing import Any
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.models.source import FIELD
+from scalerl_runtime.models.tokenizer import check_tokenizer
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Candidate:
     source: str  # folder or hub id
     config: Any  # transformers' configuration, of the whole model where that has several parts
     tokenizer: Any  # transformers' tokenizer
+    generation_eos: tuple[int, ...] = ()  # tokens that end a completion by the model's generation config
 
     def fault(self, found: str, allowed: str) -> Fault:
         """A fault of the field that names the model."""
@@ -40,8 +42,15 @@ def check_context(candidate: Candidate) -> Iterable[Fault]:
         yield candidate.fault(found, f"shorter lengths in recipe.length, {have} in all, or a model with more positions")
 
 
+def check_tokens(candidate: Candidate) -> Iterable[Fault]:
+    """The tokenizer spells the run's tags and phrase, and a completion can end."""
+    rows = getattr(candidate.config.get_text_config(), "vocab_size", None)
+    data, recipe = candidate.run.spec.data, candidate.recipe
+    return check_tokenizer(candidate.tokenizer, data, recipe, candidate.generation_eos, rows)
+
+
 # Each is called with every candidate; the faults of all are reported together.
-CHECKS: tuple[Check, ...] = (check_context,)
+CHECKS: tuple[Check, ...] = (check_context, check_tokens)
 
 
 def find_faults(candidate: Candidate) -> tuple[Fault, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from scalerl_api import RLRun
 from scalerl_runtime.models.checks import Candidate
-from scalerl_runtime.models.source import load_tokenizer, loading
+from scalerl_runtime.models.source import load_generation_eos, load_tokenizer, loading
 
 
 def load_candidate(run: RLRun, source: str, folder: Path) -> Candidate:
@@ -14,7 +14,12 @@ def load_candidate(run: RLRun, source: str, folder: Path) -> Candidate:
     Raises InvalidRun if one cannot be read, ModelUnavailable where a later start may succeed.
     """
     return Candidate(
-        run, run.spec.resolved_recipe(), source, load_config(folder, source), load_tokenizer(folder, source)
+        run=run,
+        recipe=run.spec.resolved_recipe(),
+        source=source,
+        config=load_config(folder, source),
+        tokenizer=load_tokenizer(folder, source),
+        generation_eos=load_generation_eos(folder),
     )
 
 

@@ -152,6 +152,16 @@ def vocab_size(folder: Path) -> int | None:
     return None
 
 
+def load_generation_eos(folder: Path) -> tuple[int, ...]:
+    """Return the tokens that end a completion by the model's generation config; empty if it has none."""
+    try:
+        found = json.loads((folder / "generation_config.json").read_bytes()).get("eos_token_id")
+    except (FileNotFoundError, ValueError, AttributeError):  # engine and trainer do not read it: no fault
+        return ()
+    listed = found if isinstance(found, list) else [found]
+    return tuple(token for token in listed if isinstance(token, int))
+
+
 def load_tokenizer(folder: Path, source: str) -> Any:
     """Return the tokenizer in `folder`. Raises InvalidRun if it cannot be loaded, or encodes text to nothing."""
     from transformers import AutoTokenizer

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from scalerl_api import RLRun
-from scalerl_api.recipe import Recipe
+from scalerl_api.recipe import Length, Recipe
 from scalerl_api.rollouts import ROLLOUTS
 from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options, context_tokens
+from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.datasets import Data, load_data
@@ -28,11 +29,12 @@ from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
-from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
+from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.warm_start import WarmStart
-from scalerl_runtime.models.checks import require_model
+from scalerl_runtime.models.checks import Candidate, require_model
 from scalerl_runtime.models.load import load_candidate
 from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
+from scalerl_runtime.models.tokenizer import find_stop_ids
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -70,6 +72,7 @@ class Parts:
     """The parts of an attempt. Ray is not started yet, and the pool has no running generator."""
 
     tokenizer: Any
+    stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
     data: Data
     verifier: Verifier
     fleet: Fleet
@@ -104,7 +107,7 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
         attempt=environment.attempt,
         seed=spec.seed,
         judge=spec.reward.verifier,
-        phrase=spec.resolved_recipe().length.phrase,
+        phrase=spec.resolved_recipe().length.forced_phrase,
         share=spec.rollouts.share,
     )
     return RolloutRecorder(store, source, spec.deadlines.checkpoint_seconds)
@@ -118,13 +121,16 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
     checking = asyncio.to_thread(_check_model, run, model.folder)
-    tokenizer = await within(seconds, "checking the model", checking)
+    candidate = await within(seconds, "checking the model", checking)
+    tokenizer = candidate.tokenizer
+    stop_ids = find_stop_ids(tokenizer, run.spec.data, inputs.recipe, candidate.generation_eos)
     rows = vocab_size(model.folder)
     loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
     data = await within(seconds, "loading the data", loading)
     for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
         log.warning("bad row left out: %s", fault)
-    fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=os.cpu_count() or 1)
+    num_cpus = os.cpu_count() or 1
+    fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
     # The verifier's processes start last: an error above leaves none of them behind.
     verifier = await within(seconds, "starting the verifier", asyncio.to_thread(make_verifier, run))
@@ -132,7 +138,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic)
-    return Parts(tokenizer, data, verifier, fleet, pool)
+    return Parts(tokenizer, stop_ids, data, verifier, fleet, pool)
 
 
 def _find_model(inputs: AttemptInputs) -> LocatedModel:
@@ -144,7 +150,8 @@ def _find_model(inputs: AttemptInputs) -> LocatedModel:
     folder = inputs.environment.folder / SCRATCH_MODEL
     if not folder.exists():
         tokens = context_tokens(inputs.recipe)
-        make_scratch_model(folder, spec.scratch, context_tokens=tokens, seed=inputs.run.spec.seed)
+        seed, tags = inputs.run.spec.seed, inputs.recipe.length.think_tags
+        make_scratch_model(folder, spec.scratch, context_tokens=tokens, seed=seed, tags=tags)
     return LocatedModel(folder, str(folder))
 
 
@@ -153,13 +160,19 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
     return PoolOptions(
         recipe=recipe,
         staleness=build_staleness_bound(recipe),
-        tags=ThinkTags(*(_encode(tokenizer, text) for text in ("<think>", "</think>", recipe.length.phrase))),
+        interruption=_build_interruption(recipe.length, tokenizer),
         seed=spec.seed,
         generate_seconds=spec.deadlines.generate_seconds,
         start_seconds=spec.deadlines.start_seconds,
         max_sequences=spec.generator.max_sequences,
         devices=max(1, spec.generator.gpus_per_replica),
     )
+
+
+def _build_interruption(length: Length, tokenizer: Any) -> Interruption | None:
+    if length.control != "interruption":
+        return None
+    return Interruption.build(length.think_tags.open, length.think_tags.close, length.forced_phrase, tokenizer)
 
 
 def start_generators(parts: Parts) -> None:
@@ -180,7 +193,7 @@ def build_warm_start(
 ) -> WarmStart:
     """The supervised stage. Raises InvalidRun or DataUnavailable on its demonstrations."""
     rng = np.random.default_rng(inputs.run.spec.seed)
-    source = load_demonstrations(inputs.run, parts.tokenizer, parts.data, rng)
+    source = load_demonstrations(inputs.run, parts.tokenizer, parts.data, rng, stop_id=parts.stop_ids[0])
     return WarmStart(
         run=inputs.run, fleet=parts.fleet, source=source, quadratic=quadratic, save=save, report_progress=tell
     )
@@ -217,12 +230,8 @@ class _ThreadedGrader:
         return verdict.reward
 
 
-def _check_model(run: RLRun, folder: Path) -> Any:
-    """Return the tokenizer of a model that trainer and engine can represent. Raises InvalidRun."""
+def _check_model(run: RLRun, folder: Path) -> Candidate:
+    """Return what is known of a model that trainer and engine can represent. Raises InvalidRun."""
     candidate = load_candidate(run, run.spec.model.source, folder)
     require_model(candidate)
-    return candidate.tokenizer
-
-
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    return candidate

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from scalerl_runtime.data.prompts import END_THINK, THINK, parse_entry_answer
+from scalerl_api.recipe import ThinkTags
+from scalerl_runtime.data.prompts import parse_entry_answer
 
 PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text
@@ -25,16 +26,15 @@ SCORER_ERRORS = (
 RIGHT_SCORE = 1.0 - 1e-6  # reasoning_gym gives parts of 1 for near misses; only the full score counts
 
 
-def find_answer(prompt_text: str, completion_text: str) -> str | None:
-    """Return what follows the last `</think>`, or the whole completion without thinking; None in unfinished thinking.
+def find_answer(completion_text: str, tags: ThinkTags, *, opened: bool) -> str | None:
+    """Return what follows the last closing tag, or the whole completion without thinking; None in unfinished thinking.
 
-    The thinking may be opened by the prompt instead of the completion.
+    `opened`: the prompt opened the thinking.
     """
-    _, closed, answer = completion_text.rpartition(END_THINK)
+    _, closed, answer = completion_text.rpartition(tags.close)
     if closed:
         return answer.strip()
-    opened_by_prompt = prompt_text.rfind(THINK) > prompt_text.rfind(END_THINK)
-    return None if opened_by_prompt or THINK in completion_text else completion_text.strip()
+    return None if opened or tags.open in completion_text else completion_text.strip()
 
 
 def find_program(answer: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Protocol
 
+from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.rewards.answers import find_answer, find_program
@@ -53,8 +54,9 @@ class VerifierBackend(Protocol):
 class Verifier:
     """Rewards completions; may be called from many threads at once."""
 
-    def __init__(self, backend: VerifierBackend, *, whole: bool):
+    def __init__(self, backend: VerifierBackend, tags: ThinkTags, *, whole: bool):
         """`whole`: grade the completion with its thinking, as a user's function does, not the answer alone."""
+        self._tags = tags
         self._backend = backend
         self._whole = whole
         self._num_failed = 0
@@ -65,7 +67,8 @@ class Verifier:
         The first NUM_LOGGED failures are logged here. A completion that is cut in its thinking has no answer and is
         wrong without a request, except where a `python:` function grades whole completions.
         """
-        answer = completion_text if self._whole else find_answer(prompt.text, completion_text)
+        opened = prompt.think_tokens is not None
+        answer = completion_text if self._whole else find_answer(completion_text, self._tags, opened=opened)
         if answer is None:
             return Reward(-1.0)
         reward = self._backend.grade(prompt.text, answer, prompt.answer)
@@ -85,17 +88,17 @@ def make_verifier(run: RLRun) -> Verifier:
 
     Raises InvalidRun if it cannot be imported, VerifierLost if its process dies, SandboxUnavailable without a sandbox.
     """
-    spec = run.spec.reward
+    spec, tags = run.spec.reward, run.spec.resolved_recipe().length.think_tags
     num_processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if spec.verifier == "code":
         sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
-        return Verifier(SandboxBackend(sandbox, num_processes), whole=False)
+        return Verifier(SandboxBackend(sandbox, num_processes), tags, whole=False)
     pool = VerifierPool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_processes=num_processes)
     with ExitStack() as on_failure:
         on_failure.callback(pool.close)
         pool.start()
         on_failure.pop_all()
-    return Verifier(pool, whole=spec.verifier.startswith("python:"))
+    return Verifier(pool, tags, whole=spec.verifier.startswith("python:"))
 
 
 class SandboxBackend:

@@ -41,20 +41,22 @@ def test_environment_is_read_from_the_variables_of_the_wire():
 
 def test_on_a_cpu_the_processes_share_the_cores():
     run, recipe = load("quickstart.yaml")
-    found = build_fleet_options(run, recipe, "/model", num_cpus=8)
+    found = build_fleet_options(run, recipe, "/model", num_cpus=8, stop_ids=(1,))
     assert (found.ranks, found.generators) == (1, 1)
     assert (found.trainer.cpu_threads, found.engine.cpu_threads) == (4, 4)
-    assert build_fleet_options(run, recipe, "/model", num_cpus=1).engine.cpu_threads == 1
+    assert build_fleet_options(run, recipe, "/model", num_cpus=1, stop_ids=()).engine.cpu_threads == 1
     assert (found.trainer.device, found.engine.tensor_parallel) == ("cpu", 0)
     assert (found.transport, found.trainer.transport, found.engine.transport) == ("gloo",) * 3
     assert found.engine.model == found.trainer.model == "/model"
     assert found.engine.context_tokens == context_tokens(recipe) == 24 + 32 + 24
     assert found.engine.phrase == "time is up</think>"
+    assert found.engine.tags == ("<think>", "</think>")
+    assert found.engine.stop_ids == (1,)
 
 
 def test_separate_devices_use_nccl():
     run, recipe = load("qwen3-8b-math.yaml")
-    found = build_fleet_options(run, recipe, "hub/id", num_cpus=64)
+    found = build_fleet_options(run, recipe, "hub/id", num_cpus=64, stop_ids=())
     assert (found.ranks, found.generators, found.engine.tensor_parallel) == (16, 16, 4)
     assert (found.transport, found.trainer.transport, found.engine.transport) == ("nccl",) * 3
     assert (found.trainer.device, found.trainer.dtype, found.trainer.head, found.engine.head) == (
@@ -69,7 +71,7 @@ def test_separate_devices_use_nccl():
 def test_a_shared_device_uses_gloo():
     run, recipe = load("qwen3-0.6b-one-gpu.yaml")
     assert choose_transport(run) == "gloo"
-    found = build_fleet_options(run, recipe, "hub/id", num_cpus=16)
+    found = build_fleet_options(run, recipe, "hub/id", num_cpus=16, stop_ids=())
     assert (found.colocated, found.engine.gpu_memory_share, found.transport) == (True, 0.35, "gloo")
 
 
@@ -77,5 +79,5 @@ def test_without_interruptions_no_phrase_is_forced():
     document = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
     document["spec"]["recipe"]["length"]["control"] = "none"
     run = parse_run(document)
-    found = build_fleet_options(run, run.spec.resolved_recipe(), "/model", num_cpus=2)
+    found = build_fleet_options(run, run.spec.resolved_recipe(), "/model", num_cpus=2, stop_ids=())
     assert found.engine.phrase is None

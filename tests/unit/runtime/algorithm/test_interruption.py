@@ -1,18 +1,57 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scalerl_runtime.algorithm.interruption import count_think_tokens, draw_budget, forced_mask, length_penalty
+from scalerl_runtime.algorithm.interruption import (
+    Interruption,
+    ThinkingBudget,
+    draw_budget,
+    forced_mask,
+    length_penalty,
+)
 
-PHRASE, END, OPEN = [20, 21, 22, 30], [30], [10]  # three words and </think>; </think>; <think>
-THINK, ANSWER = 7, 8
+PHRASE = [20, 21, 22, 30]  # three words and </think>
 
 
-def forced(tokens, budget=5, before=0, phrase=PHRASE, end=END):
+class Pieces:
+    """A tokenizer of a few tokens, with several spellings of both tags."""
+
+    PIECES: ClassVar[dict[int, str]] = {
+        **{7: "t", 8: "a", 9: ">", 10: "<think>", 20: "time ", 21: "is ", 22: "up", 30: "</think>"},
+        **{11: "<", 12: "think", 13: ">\n", 14: " <", 31: "</", 32: "think>", 33: "</th", 34: "ink", 35: "</think>5"},
+    }
+
+    def decode(self, token_ids, *, skip_special_tokens, clean_up_tokenization_spaces):
+        assert (skip_special_tokens, clean_up_tokenization_spaces) == (False, False)
+        return "".join(self.PIECES[token] for token in token_ids)
+
+    def encode(self, text, *, add_special_tokens):
+        assert (text, add_special_tokens) == ("time is up</think>", False)
+        return PHRASE
+
+
+INTERRUPTION = Interruption.build("<think>", "</think>", "time is up</think>", Pieces())
+
+
+def forced(tokens, budget=5, before=0):
     """Positions that are masked, and the mismatches."""
-    result = forced_mask(np.array(tokens, dtype=np.int32), phrase, end, budget, before)
+    result = forced_mask(np.array(tokens, dtype=np.int32), INTERRUPTION, budget, before)
     assert result.mask.dtype == np.bool_
     assert result.mask.shape == (len(tokens),)
     return np.flatnonzero(result.mask).tolist(), result.mismatches
+
+
+def generate(chosen, budget, think_tokens, limit):
+    """What an engine makes of the tokens that the model chooses."""
+    follow = ThinkingBudget(INTERRUPTION, budget, think_tokens)
+    tokens, choices = [], iter(chosen)
+    while len(tokens) < limit:
+        token = follow.find_forced(tokens)
+        tokens.append(next(choices) if token is None else token)
+    return tokens
 
 
 def test_budget_is_uniform_with_both_ends():
@@ -26,8 +65,6 @@ def test_budget_is_uniform_with_both_ends():
     assert first == again
 
 
-# The token lists are what vLLM 0.32's own budget state produced for these cases, with the phrase's positions that it
-# forced (its class was driven by hand: budget 5, phrase 20 21 22 30).
 @pytest.mark.parametrize(
     ("tokens", "budget", "before", "positions"),
     [
@@ -35,17 +72,18 @@ def test_budget_is_uniform_with_both_ends():
         pytest.param([7] * 3 + PHRASE + [8, 8], 5, 2, [3, 4, 5, 6], id="two of them in the prompt"),
         pytest.param([*PHRASE, 8, 8], 0, 0, [0, 1, 2, 3], id="no budget at all"),
         pytest.param([*PHRASE, 8, 8], 2, 3, [0, 1, 2, 3], id="a prompt that is over the budget"),
-        pytest.param([7, 7, 10] + [7] * 5 + PHRASE + [8], 5, -3, [8, 9, 10, 11], id="the model opens the thinking"),
+        pytest.param([7, 7, 10] + [7] * 5 + PHRASE + [8], 5, None, [8, 9, 10, 11], id="the model opens the thinking"),
+        pytest.param([7, 11, 12, 9, 7, *PHRASE, 8], 1, None, [5, 6, 7, 8], id="in three tokens"),
+        pytest.param([14, 12, 13, 7, *PHRASE, 8], 1, None, [4, 5, 6, 7], id="merged with what is around the tag"),
+        pytest.param([10, 7, 10, *PHRASE, 8], 2, None, [3, 4, 5, 6], id="a second opening tag is thinking"),
+        pytest.param([7, 10, *PHRASE, 8], 2, 0, [2, 3, 4, 5], id="and so is one after the prompt's"),
+        pytest.param([7, 7, 31, *PHRASE, 8], 3, 0, [3, 4, 5, 6], id="a tag that the model had begun"),
         pytest.param([7] * 4 + [20, *PHRASE, 8], 5, 0, [5, 6, 7, 8], id="the thinking ends like the phrase begins"),
         pytest.param([7] * 5 + [20, 21], 5, 0, [5, 6], id="cut at the limit inside the phrase"),
         pytest.param([7] * 5, 5, 0, [], id="cut before it"),
         pytest.param([7, 7, 8], 5, 0, [], id="ended before it, without a word"),
         pytest.param([], 5, 0, [], id="nothing generated"),
         pytest.param([], 0, 0, [], id="nothing generated, no budget"),
-        # vLLM's second model runner goes on with a phrase that the model began: only the rest is forced.
-        pytest.param([7] * 3 + [20, 21, 22, 30, 8], 5, 0, [5, 6], id="the model wrote the first two words itself"),
-        pytest.param([7] * 3 + [20, 21, 22], 5, 0, [5], id="the same, cut at the limit"),
-        pytest.param([7] * 4 + [*PHRASE, 8], 5, 0, [5, 6, 7], id="the model wrote the first word itself"),
     ],
 )
 def test_forced_positions_by_hand(tokens, budget, before, positions):
@@ -53,78 +91,65 @@ def test_forced_positions_by_hand(tokens, budget, before, positions):
 
 
 @pytest.mark.parametrize(
-    ("broken", "forced_tokens"),
+    "tokens",
     [
-        pytest.param([20, 21], 6, id="one preemption after two tokens: the phrase is forced at 7 instead of 5"),
-        pytest.param([20, 21, 20], 7, id="two preemptions"),
-        pytest.param([20, 21, 22], 7, id="just before its end"),
-        pytest.param([20, 20, 20], 7, id="three after one token each"),
+        pytest.param([7, 7, 30, 8, 8, 8, 8, 8], id="closed at 2, the answer goes past the budget"),
+        pytest.param([7, 7, 7, 7, 30, 8, 8], id="closed with the last free token"),
+        pytest.param([7, 7, 7, 7, 35, 8, 8], id="closed by a token that holds a part of the answer"),
+        pytest.param([7, 31, 12, 13, 8, 20, 8], id="a tag of three tokens; a word of the phrase in the answer"),
+        pytest.param([7, 33, 34, 9, 8, 8, 8], id="the same text in other tokens"),
+        pytest.param([*PHRASE, 8, 8, 8], id="the model wrote the phrase itself, before the budget"),
+        pytest.param([7, 30, 10, 7, 7, 7, 7], id="thinking that is opened again has no budget"),
     ],
 )
-def test_forced_tokens_masked_even_if_preempted(broken, forced_tokens):
-    tokens = [7] * 5 + broken + PHRASE + [8, 8]
-    assert forced(tokens) == (list(range(5, 5 + forced_tokens)), 0)
-    # the same, cut at the limit inside the second attempt
-    assert forced([7] * 5 + broken + PHRASE[:2]) == (list(range(5, 5 + len(broken) + 2)), 0)
-
-
-def test_preemption_of_a_phrase_that_repeats_itself():
-    # phrase a a b, broken after its first a: a a a b. The longest match at the start would end in a dead end.
-    assert forced([7, 7, 1, 1, 1, 2, 8], 2, 0, phrase=[1, 1, 2], end=[2]) == ([2, 3, 4, 5], 0)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "end"),
-    [
-        pytest.param([7, 7, 30, 8, 8, 8, 8, 8], END, id="closed at 2, the answer goes past the budget"),
-        pytest.param([7, 7, 7, 7, 30, 8, 8], END, id="closed with the last free token"),
-        pytest.param(
-            [7, 7, 31, 32, 8, 20, 8], [31, 32], id="a marker of two tokens; a word of the phrase in the answer"
-        ),
-        pytest.param([*PHRASE, 8, 8, 8], END, id="the model wrote the phrase itself, before the budget"),
-    ],
-)
-def test_a_natural_end_is_not_masked(tokens, end):
-    assert forced(tokens, end=end) == ([], 0)
+def test_a_natural_end_is_not_masked(tokens):
+    assert forced(tokens) == ([], 0)
 
 
 def test_no_thinking_no_phrase():
     assert forced([7] * 5 + PHRASE, before=None) == ([], 0)
+    assert generate([7] * 20, 5, None, 20) == [7] * 20
 
 
 @pytest.mark.parametrize(
-    ("tokens", "want"),
+    ("tokens", "positions"),
     [
-        pytest.param([7] * 10, ([], 1), id="the phrase is missing"),
-        pytest.param([7] * 6 + PHRASE, ([], 1), id="one place late"),
-        pytest.param([7] * 5 + [20, 21, 8, 8], ([5, 6], 1), id="broken off: what matches is masked, to be safe"),
-        pytest.param(
-            [7, 30, 8, 8, 8] + PHRASE + [8], ([5, 6, 7, 8], 1), id="forced into the answer of closed thinking"
-        ),
-        pytest.param([7, 7, 7, 7, 31, 32, 8], ([], 1), id="a marker that straddles the place came too late"),
+        pytest.param([7] * 10, [5, 6, 7, 8, 9], id="the phrase is missing"),
+        pytest.param([7] * 6 + PHRASE, [5, 6, 7, 8, 9], id="one place late"),
+        pytest.param([7] * 5 + [20, 21, 8, 8], [5, 6, 7, 8], id="broken off"),
+        pytest.param([7, 7, 7, 7, 31, 32, 8], [5, 6], id="a tag that straddles the place came too late"),
     ],
 )
-def test_mismatches_are_counted(tokens, want):
-    end = [31, 32] if 31 in tokens else END
-    assert forced(tokens, end=end) == want
+def test_after_a_mismatch_nothing_is_trained(tokens, positions):
+    assert forced(tokens) == (positions, 1)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "completion", "want"),
-    [
-        pytest.param([1, 2, 10], [7, 7], 0, id="the prompt ends in the marker"),
-        pytest.param([1, 2, 10, 5, 5], [7], 2, id="two thinking tokens follow it"),
-        pytest.param([10, 5, 10, 5], [7], 1, id="the last marker counts"),
-        pytest.param([1, 2], [10, 7], -1, id="the model opens at once"),
-        pytest.param([1, 2], [7, 7, 10, 7, 10], -3, id="the model opens later; its first marker counts"),
-        pytest.param([1, 2], [7, 7], None, id="nobody does"),
-        pytest.param([], [], None, id="nothing there"),
-    ],
+def test_the_phrase_goes_on_after_a_preemption():
+    tokens = generate([7] * 5 + [8] * 9, 5, 0, 12)
+    assert tokens == [7] * 5 + PHRASE + [8] * 3
+    for cut in range(len(tokens)):
+        fresh = ThinkingBudget(INTERRUPTION, 5, 0)  # an engine forgets a preempted request
+        wanted = tokens[cut] if 5 <= cut < 9 else None
+        assert fresh.find_forced(tokens[:cut]) == wanted
+
+
+@given(
+    chosen=st.lists(st.sampled_from([7, 8, 9, 10, 11, 12, 13, 20, 31, 32, 33, 34]), min_size=60, max_size=60),
+    budget=st.integers(0, 12),
+    think_tokens=st.none() | st.integers(0, 4),
+    limit=st.integers(0, 40),
 )
-def test_count_think_tokens(prompt, completion, want):
-    assert count_think_tokens(prompt, completion, OPEN) == want
-    doubled = [10, 11]
-    assert count_think_tokens([1, 10, 2], [3, 10, 11, 4], doubled) == -3  # a marker of two tokens
+def test_the_mask_finds_what_the_engine_forced(chosen, budget, think_tokens, limit):
+    tokens = generate(chosen, budget, think_tokens, limit)
+    follow, real = ThinkingBudget(INTERRUPTION, budget, think_tokens), []
+    for place, token in enumerate(tokens):
+        wanted = follow.find_forced(tokens[:place])
+        real += [place] * (wanted is not None)
+        assert wanted in (None, token)
+    assert forced(tokens, budget, think_tokens) == (real, 0)
+    for place in range(len(tokens)):  # a preemption anywhere
+        fresh = ThinkingBudget(INTERRUPTION, budget, think_tokens).find_forced(tokens[:place])
+        assert (fresh is not None) == (place in real)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.datasets import Data
-from scalerl_runtime.data.demonstrations import DemonstrationSource, build_completion, load_demonstrations
+from scalerl_runtime.data.demonstrations import CompletionStyle, DemonstrationSource, load_demonstrations
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.types import Prompt
@@ -66,7 +67,7 @@ def texts(source: DemonstrationSource, *, steps: range, size: int = 40) -> list[
 
 
 def load(run: RLRun, data: Data, seed: int = 5) -> DemonstrationSource:
-    return load_demonstrations(run, TOKENIZER, data, np.random.default_rng(seed))
+    return load_demonstrations(run, TOKENIZER, data, np.random.default_rng(seed), stop_id=TOKENIZER.eos_token_id)
 
 
 def write_pairs(path: Path, pairs: list[tuple[str, str]]) -> str:
@@ -82,15 +83,17 @@ def test_a_trace_follows_its_prompt_and_ends_the_sequence():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "expected", "rule"),
+    ("think_tokens", "expected", "rule"),
     [
-        ("2+2=", "<think>hm</think>4", "the completion opens its thinking"),
-        ("2+2=<think>\n", "hm</think>4", "a prompt that opened it is not opened again"),
-        ("<think>x</think>2+2=", "<think>hm</think>4", "an example in the prompt is closed"),
+        (None, "[T]hm[/T]4", "the completion opens its thinking"),
+        (0, "hm[/T]4", "a prompt that opened it is not opened again"),
     ],
 )
-def test_completion(prompt, expected, rule):
-    assert build_completion(Prompt(0, prompt, np.zeros(1, np.int32), "4"), "hm", "4") == expected, rule
+def test_completion(think_tokens, expected, rule):
+    style = CompletionStyle(TOKENIZER, ThinkTags(open="[T]", close="[/T]"), 77)
+    prompt = Prompt(0, "2+2=", np.zeros(1, np.int32), "4", think_tokens=think_tokens)
+    assert style.build(prompt, "hm", "4") == expected, rule
+    assert style.encode(["4"])[0].tolist() == [TOKENIZER.encode("4")[0], 77], "the stop token is learned"
 
 
 def test_wrong_answers_come_in_the_last_steps_only_and_in_their_share():

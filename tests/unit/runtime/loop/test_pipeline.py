@@ -28,7 +28,7 @@ from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals, initial_state, recorded_evals, resume_state
-from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
+from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
@@ -253,7 +253,7 @@ class Attempt:
         clock, spec, deadlines = asyncio.get_running_loop().time, self.run.spec, self.run.spec.deadlines
         staleness = build_staleness_bound(self.recipe)
         seconds = {"generate_seconds": deadlines.generate_seconds, "start_seconds": deadlines.start_seconds}
-        options = PoolOptions(self.recipe, staleness, ThinkTags((), (), ()), spec.seed, max_sequences=8, **seconds)
+        options = PoolOptions(self.recipe, staleness, None, spec.seed, max_sequences=8, **seconds)
         slots = [Slot(index, RoleClock(1)) for index in range(spec.generator.min_replicas)]
         pool = Pool(options, self.fleet, self.grade, slots, clock)
         for slot in slots:

@@ -9,7 +9,7 @@ from scalerl_api.recipe import Recipe
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.slots import PoolOptions, Slot, SlotState, ThinkTags, plan_slots
+from scalerl_runtime.loop.slots import PoolOptions, Slot, SlotState, plan_slots
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def make_pool(fleet: Starts, clock: Clock, slots: list[Slot]) -> Pool:
     options = PoolOptions(
         recipe=recipe,
         staleness=build_staleness_bound(recipe),
-        tags=ThinkTags((), (), ()),
+        interruption=None,
         seed=0,
         generate_seconds=10.0,
         start_seconds=10.0,

@@ -7,7 +7,7 @@ from scalerl_runtime.algorithm.results import SyncReport
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
-from scalerl_runtime.loop.slots import PoolOptions, Slot, ThinkTags
+from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.weights.buckets import StagedWeights
 
@@ -34,7 +34,7 @@ class Fleet:
 def make_syncer(fleet: Fleet) -> tuple[Syncer, Slot]:
     slot = Slot(0, RoleClock(1), state="stale")
     recipe = Recipe()
-    options = PoolOptions(recipe, build_staleness_bound(recipe), ThinkTags((1,), (2,), (3,)), 0, 60.0, 60.0, 8)
+    options = PoolOptions(recipe, build_staleness_bound(recipe), None, 0, 60.0, 60.0, 8)
     pool = Pool(options, fleet, None, [slot], lambda: 0.0)  # type: ignore[arg-type] # nothing is generated here
     return Syncer(fleet, pool, 60.0, lambda _report: None), slot
 

@@ -1,27 +1,29 @@
 import pytest
 
+from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
 from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_entry, is_right_mathematics
 
 
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|a|>x<|m|>", "<|b|>y<|m|>")])
 @pytest.mark.parametrize(
-    ("prompt", "completion", "answer", "rule"),
+    ("opened", "completion", "answer", "rule"),
     [
-        ("2+2=", "4", "4", "no thinking: all of it is the answer"),
-        ("2+2=", " 4\n", "4", "space around an answer is none of it"),
-        ("2+2=", "<think>2+2=4</think>4", "4", "the answer follows the thinking"),
-        ("2+2=", "<think>a</think>5<think>b</think> 4", "4", "the last thinking counts"),
-        ("2+2=", "<think>2+2=4", None, "cut in its thinking"),
-        ("2+2=", "5<think>2+2=4", None, "an answer before unfinished thinking is none"),
-        ("2+2=<think>", "2+2=4", None, "the prompt opened the thinking"),
-        ("2+2=<think>", "2+2=4</think>4", "4", "and the completion closed it"),
-        ("<think>x</think>2+2=", "4", "4", "an example in the prompt is closed"),
-        ("2+2=", "<think>a</think>", "", "nothing after the thinking is an empty answer"),
-        ("2+2=", "", "", "an empty completion is an empty answer"),
+        (False, "4", "4", "no thinking: all of it is the answer"),
+        (False, " 4\n", "4", "space around an answer is none of it"),
+        (False, "OPEN2+2=4CLOSE4", "4", "the answer follows the thinking"),
+        (False, "OPENaCLOSE5OPENbCLOSE 4", "4", "the last thinking counts"),
+        (False, "OPEN2+2=4", None, "cut in its thinking"),
+        (False, "5OPEN2+2=4", None, "an answer before unfinished thinking is none"),
+        (True, "2+2=4", None, "the prompt opened the thinking"),
+        (True, "2+2=4CLOSE4", "4", "and the completion closed it"),
+        (False, "OPENaCLOSE", "", "nothing after the thinking is an empty answer"),
+        (False, "", "", "an empty completion is an empty answer"),
     ],
 )
-def test_find_answer(prompt, completion, answer, rule):
-    assert find_answer(prompt, completion) == answer, rule
+def test_find_answer(tags, opened, completion, answer, rule):
+    written = completion.replace("OPEN", tags[0]).replace("CLOSE", tags[1])
+    assert find_answer(written, ThinkTags(open=tags[0], close=tags[1]), opened=opened) == answer, rule
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from scalerl_api.recipe import Recipe, merge
+from scalerl_api.rlrun import DataSpec
+from scalerl_runtime.data.scratch_model import build_tokenizer
+from scalerl_runtime.models.tokenizer import check_tokenizer, find_stop_ids, find_token, find_turn_end
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_2 = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"  # noqa: E501 # as it is published
+LLAMA_3 = "{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+WORDS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+REFUSES = "{{ raise_exception('System role required') }}"
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot_id|>", "</s>")
+
+
+def byte_level(*, eos="<|endoftext|>", chat_template=None, pieces=()):
+    """A small byte-level BPE, as of Llama, Qwen and SmolLM: it spells any text."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(["Okay, time is up. Let me stop thinking and formulate a final answer now."] * 3, trainer)
+    bpe.add_special_tokens([AddedToken(token, normalized=False) for token in (*SPECIAL, *pieces)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=eos, chat_template=chat_template)
+
+
+def lower_case():
+    """As of some encoders: what was upper case does not come back."""
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+def letters():
+    """A token per small letter; everything else is unknown."""
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, **{chr(97 + i): 2 + i for i in range(26)}}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
+
+
+def data(prompt_format="plain"):
+    return DataSpec.model_validate({"train": {"source": "rows.jsonl"}, "promptFormat": prompt_format})
+
+
+def recipe(**length):
+    return Recipe.model_validate({"length": length})
+
+
+def check(tokenizer, written=None, *, prompt_format="plain", eos=(), num_rows=None):
+    faults = check_tokenizer(tokenizer, data(prompt_format), written or Recipe(), eos, num_rows)
+    return [(fault.path, fault.value, fault.allowed) for fault in faults]
+
+
+def name(tokenizer, ids):
+    return tuple(tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted", "rule"),
+    [
+        (CHATML, "<|im_end|>", "ChatML: Qwen, SmolLM"),
+        (LLAMA_2, "</s>", "a space before it"),
+        (LLAMA_3, "<|eot_id|>", "no newline after it"),
+        (WORDS, None, "a template that ends a turn with a newline"),
+        (REFUSES, None, "a template that refuses the conversation"),
+        (None, None, "no template"),
+    ],
+)
+def test_turn_end(template, wanted, rule):
+    tokenizer = byte_level(chat_template=template)
+    found = find_turn_end(tokenizer)
+    assert (None if found is None else tokenizer.convert_ids_to_tokens(found)) == wanted, rule
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "stop_tokens", "wanted", "rule"),
+    [
+        ("plain", [], ("<|endoftext|>",), "plain: the end of sequence alone"),
+        ("chat", [], ("<|im_end|>", "<|endoftext|>", "<|end|>"), "chat: the turn end first, and the generation config"),
+        ("chat", ["<|eot_id|>"], ("<|eot_id|>", "<|endoftext|>"), "named ones replace all but the end of sequence"),
+        ("plain", ["</s>", "!"], ("</s>", "!", "<|endoftext|>"), "an ordinary token may end a completion too"),
+    ],
+)
+def test_stop_ids(prompt_format, stop_tokens, wanted, rule):
+    tokenizer = byte_level(chat_template=CHATML)
+    written = Recipe.model_validate({"stopTokens": stop_tokens})
+    generation_eos = [find_token(tokenizer, text) for text in ("<|end|>", "<|im_end|>")]
+    assert name(tokenizer, find_stop_ids(tokenizer, data(prompt_format), written, generation_eos)) == wanted, rule
+
+
+@pytest.mark.parametrize(
+    "make",
+    [byte_level, lambda: byte_level(pieces=("<think>", "</think>")), lambda: build_tokenizer(64)],
+    ids=["tags of several tokens", "tags of one token", "a token per character"],
+)
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|channel|>a", "<|channel|>b")])
+def test_tokenizers_that_spell_the_tags_pass(make, tags):
+    assert check(make(), recipe(thinkTags={"open": tags[0], "close": tags[1]})) == []
+
+
+TAGS_ALLOWED = (
+    "length.control: none or penalty, other thinkTags that the tokenizer can spell, or a model with think tokens"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "length", "wanted", "rule"),
+    [
+        (letters, {}, ["<think>", "</think>"], "the default tags are unknown tokens"),
+        (letters, {"thinkTags": {"open": "begin", "close": "end"}, "phrase": "soend"}, [], "others it can spell"),
+        (letters, {"control": "none"}, [], "nothing is interrupted"),
+        (letters, {"control": "penalty"}, [], "nothing is interrupted"),
+        (lower_case, {}, [], "the tags are lower case, but the phrase is not"),
+        (lower_case, {"thinkTags": {"open": "[THINK]"}}, ["[THINK]"], "upper case is lost"),
+    ],
+)
+def test_tags_that_cannot_be_spelled(make, length, wanted, rule):
+    faults = [fault for fault in check(make(), recipe(**length)) if "thinkTags" in fault[0]]
+    assert faults == [("spec.recipe.length.thinkTags", text, TAGS_ALLOWED) for text in wanted], rule
+
+
+def test_a_phrase_that_cannot_be_spelled():
+    (fault,) = check(lower_case(), recipe(phrase="Stop {close}"))
+    assert fault == ("spec.recipe.length.phrase", "Stop </think>", "a text that the tokenizer can spell")
+
+
+def test_the_answer_has_room_after_the_phrase():
+    short = {"phrase": "stop{close}", "answerTokens": 12, "interruptMin": 5, "interruptMax": 5}
+    assert check(build_tokenizer(64), recipe(**short, thinkTokens=9)) == []
+    ((path, value, allowed),) = check(build_tokenizer(64), recipe(**{**short, "answerTokens": 5}, thinkTokens=9))
+    assert (path, value) == ("spec.recipe.length.answerTokens", "5")
+    assert allowed.startswith("more than the 5 tokens of length.phrase")
+
+
+def test_a_stop_token_is_one_token():
+    written = Recipe.model_validate({"stopTokens": ["<|im_end|>", "the end"]})
+    ((path, value, allowed),) = check(byte_level(), written)
+    assert (path, value) == ("spec.recipe.stopTokens[1]", "the end")
+    assert allowed.startswith("a text that is one token of the vocabulary, not ")
+
+
+def test_a_stop_token_is_not_forced():
+    written = Recipe.model_validate({"stopTokens": ["<|im_end|>"], "length": {"phrase": "up<|im_end|>{close}"}})
+    ((path, value, allowed),) = check(byte_level(), written)
+    assert (path, value) == ("spec.recipe.stopTokens", "<|im_end|>")
+    assert "would end the completion there" in allowed
+
+
+def test_a_completion_must_be_able_to_end():
+    ((path, value, _),) = check(byte_level(eos=None))
+    assert (path, value) == ("spec.recipe.stopTokens", "none")
+    assert check(byte_level(eos=None), Recipe.model_validate({"stopTokens": ["<|im_end|>"]})) == []
+    assert check(byte_level(eos=None, chat_template=CHATML), prompt_format="chat") == []
+
+
+def test_chat_needs_a_template():
+    ((path, value, _),) = check(byte_level(), prompt_format="chat")
+    assert (path, value) == ("spec.data.promptFormat", "chat")
+
+
+def test_the_vocabulary_fits_the_embedding():
+    tokenizer = byte_level()
+    ordinary = len(tokenizer) - len(SPECIAL)
+    assert check(tokenizer, num_rows=len(tokenizer)) == []
+    assert check(tokenizer, num_rows=ordinary + 1) == [], "tokens for images may lie beyond it, if no text needs them"
+    stops = Recipe.model_validate(merge({"stopTokens": ["</s>"]}, {}))
+    for written, rows in ((None, ordinary - 1), (stops, ordinary + 1)):
+        ((path, value, _),) = check(tokenizer, written, num_rows=rows)
+        assert path == "spec.model.source"
+        assert value.startswith("token id ")
