@@ -28,7 +28,8 @@ KNOWN_ONLY_BY = {
     "ray": {"runtime/scalerl_runtime/actors/fleet.py"},
     "vllm": {
         "runtime/scalerl_runtime/actors/generator.py",  # the main process
-        "runtime/scalerl_runtime/actors/vllm_worker.py",  # vLLM's worker process
+        "runtime/scalerl_runtime/actors/thinking_budget.py",  # vLLM's worker process
+        "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
         "runtime/scalerl_runtime/weights/nccl_sender.py",  # the trainer
     },
     "deepspeed": {"runtime/scalerl_runtime/actors/trainer.py"},

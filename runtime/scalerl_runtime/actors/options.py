@@ -81,28 +81,35 @@ def build_fleet_options(
             transport=transport,
             cpu_threads=threads,
         ),
-        engine=EngineOptions(
-            model=model,
-            dtype=spec.model.dtype,
-            head=recipe.head,
-            context_tokens=context_tokens(recipe),
-            max_sequences=spec.generator.max_sequences,
-            tensor_parallel=spec.generator.gpus_per_replica,
-            gpu_memory_share=spec.generator.gpu_memory_share,
-            kv_cache_megabytes=spec.generator.kv_cache_megabytes,
-            temperature=recipe.temperature,
-            phrase=recipe.length.forced_phrase if recipe.length.control == "interruption" else None,
-            tags=(recipe.length.think_tags.open, recipe.length.think_tags.close),
-            stop_ids=stop_ids,
-            seed=spec.seed,
-            transport=transport,
-            cpu_threads=threads,
-        ),
+        engine=_build_engine_options(run, recipe, model, threads=threads, stop_ids=stop_ids),
         ranks=spec.trainer.ranks,
         generators=spec.generator.min_replicas,
         kv_cache=recipe.asynchrony.kv_cache,
         transport=transport,
         colocated=spec.generator.colocated,
+    )
+
+
+def _build_engine_options(
+    run: RLRun, recipe: Recipe, model: str, *, threads: int, stop_ids: tuple[int, ...]
+) -> EngineOptions:
+    spec = run.spec
+    return EngineOptions(
+        model=model,
+        dtype=spec.model.dtype,
+        head=recipe.head,
+        context_tokens=context_tokens(recipe),
+        max_sequences=spec.generator.max_sequences,
+        tensor_parallel=spec.generator.gpus_per_replica,
+        gpu_memory_share=spec.generator.gpu_memory_share,
+        kv_cache_megabytes=spec.generator.kv_cache_megabytes,
+        temperature=recipe.temperature,
+        phrase=recipe.length.forced_phrase if recipe.length.control == "interruption" else None,
+        tags=(recipe.length.think_tags.open, recipe.length.think_tags.close),
+        stop_ids=stop_ids,
+        seed=spec.seed,
+        transport=choose_transport(run),
+        cpu_threads=threads,
     )
 
 

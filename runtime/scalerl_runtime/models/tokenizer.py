@@ -86,8 +86,8 @@ def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
     except (*TEMPLATE_ERRORS, ValueError):  # it may refuse such a conversation and still render a prompt
         return None
-    _, seen, end = text.rpartition(PROBE)
-    tokens = tokenizer.encode(end.lstrip(), add_special_tokens=False) if seen else []
+    _, answer, end = text.rpartition(PROBE)
+    tokens = tokenizer.encode(end.lstrip(), add_special_tokens=False) if answer else []
     return tokens[0] if tokens and tokens[0] in tokenizer.added_tokens_decoder else find_token(tokenizer, end.strip())
 
 

@@ -45,7 +45,7 @@ def forced(tokens, budget=5, before=0):
 
 
 def generate(chosen, budget, think_tokens, limit):
-    """What an engine makes of the tokens that the model chooses."""
+    """Return the completion of an engine whose model chooses these tokens."""
     follow = ThinkingBudget(INTERRUPTION, budget, think_tokens)
     tokens, choices = [], iter(chosen)
     while len(tokens) < limit:
