@@ -8,6 +8,8 @@ from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.status import FailureAction
 
 VITAL_STEPS = 100  # last steps that a coordinator reports; no rule of the watchdog needs more
+MISMATCH_TOKENS = 64  # least number of lag-0 tokens of a step whose mean difference is taken
+MISMATCH_BOUNDS = {"float32": 1e-3, "bfloat16": 5e-2}  # nats, by the coarser of dtype and head; measured in note 062
 WORD_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./]{0,314}[A-Za-z0-9])?$"  # 316: a condition's type in Kubernetes
 WORD_ALLOWED = "1 to 316 letters, digits and '-', '_', '.', '/', with a letter or digit at both ends"
 
@@ -123,6 +125,27 @@ class EntropyRule(ApiModel):
     recipe."""
 
 
+class MismatchRule(ApiModel):
+    """Trainer and engine compute different log-probabilities with the same weights."""
+
+    above: float | None = Field(default=None, ge=0.0, le=100.0)
+    """Mean difference (nats) over the tokens of completions that the trained version sampled; unset: 0.001, or 0.05
+    where `model.dtype` or `recipe.head` is bfloat16. A larger bound is also that of the self-check at a run's start."""
+    steps: int = Field(default=5, ge=1, le=VITAL_STEPS)
+    """Consecutive steps that have at least 64 such tokens."""
+    action: WatchAction = "Warn"
+    """Action when the rule holds."""
+
+
+class NoGradientRule(ApiModel):
+    """No completion of a step is better than the others of its group, so there is nothing to learn from."""
+
+    steps: int = Field(default=5, ge=1, le=VITAL_STEPS)
+    """Consecutive steps."""
+    action: WatchAction = "Warn"
+    """Action when the rule holds."""
+
+
 class Watchdog(ApiModel):
     """Rules for a run that goes wrong without ending.
 
@@ -139,6 +162,10 @@ class Watchdog(ApiModel):
     """Too old data."""
     entropy: EntropyRule = EntropyRule()
     """Entropy collapse."""
+    mismatch: MismatchRule = MismatchRule()
+    """Wrong log-probabilities."""
+    no_gradient: NoGradientRule = NoGradientRule()
+    """Nothing to learn from."""
 
 
 class ExitCodes(ApiModel):

@@ -6,7 +6,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.base import NAME_PATTERN, RUN_NAME_PATTERN, ApiModel
 from scalerl_api.pod_template import PodTemplate
-from scalerl_api.policies import Deadlines, FailurePolicy, StopPolicy, Watchdog
+from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.status import RLRunStatus
 
@@ -336,3 +336,19 @@ class RLRun(ApiModel):
     def name(self) -> str:
         """The run's name."""
         return self.metadata.name
+
+    @property
+    def mismatch_bound(self) -> float:
+        """The bound of `watchdog.mismatch` (nats)."""
+        above = self.spec.watchdog.mismatch.above
+        return above if above is not None else self._rounding_bound
+
+    @property
+    def self_check_bound(self) -> float:
+        """Largest mean difference that passes the self-check (nats)."""
+        return max(self.mismatch_bound, self._rounding_bound)
+
+    @property
+    def _rounding_bound(self) -> float:
+        is_coarse = self.spec.model.dtype == "bfloat16" or self.spec.resolved_recipe().head == "bf16"
+        return MISMATCH_BOUNDS["bfloat16" if is_coarse else "float32"]

@@ -66,6 +66,9 @@ class ProgressStatus(ApiModel):
     """The last measured held-out pass rate, in [0, 1]."""
     compute_gpu_hours: float
     """GPU-hours spent (device-hours on CPU); warm start excluded."""
+    mismatch: float | None = None
+    """Mean difference of log-probability between trainer and engine with the same weights (nats), as last measured:
+    over a step's tokens of lag 0, else by the self-check."""
     eta_seconds: float | None = None
     """Seconds to the budget's end at the present speed."""
 

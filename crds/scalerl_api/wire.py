@@ -122,6 +122,24 @@ class StepRecord(ApiModel):
     """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
 
 
+class SelfCheck(ApiModel):
+    """Engine against trainer on the same tokens and weights: |difference| of their log-probabilities."""
+
+    version: int
+    """The weights' version."""
+    generator: int
+    """Index of the engine that sampled the tokens."""
+    tokens: int
+    mean: float
+    """Nats."""
+    largest: float
+    """Nats."""
+    worst_prompt: int
+    """Id of the prompt with the largest mean."""
+    worst_mean: float
+    """Mean over that prompt's tokens (nats)."""
+
+
 class StepVital(ApiModel):
     """The watchdog's data of one optimizer step."""
 
@@ -132,6 +150,13 @@ class StepVital(ApiModel):
     """Mean over the trained tokens (nats); absent if nothing was trained."""
     lag: float | None = None
     """Largest lag of a trained token, in steps."""
+    mismatch: float | None = None
+    """Mean |difference| of log-probability (nats) over the tokens of completions that the trained version sampled;
+    absent with fewer than MISMATCH_TOKENS of them."""
+    gradient: bool = True
+    """False: all rewards were equal in every group, so that the step had no gradient of the reward."""
+    reward: float | None = None
+    """Mean reward of the batch."""
 
 
 class Checkpoint(ApiModel):
@@ -179,6 +204,8 @@ class Progress(ApiModel):
     """Of the newest step of this attempt; absent before it."""
     vitals: list[StepVital] = []
     """The last steps of this attempt, VITAL_STEPS at most, oldest first, so that infrequent polls miss none."""
+    self_check: SelfCheck | None = None
+    """The last self-check of this attempt."""
     still_seconds: float | None = None
     """Seconds since the last step ended or training began; absent before."""
     evals: list[EvalPoint] = []
@@ -196,5 +223,7 @@ class Termination(ApiModel):
     checkpoint: Checkpoint | None = None
     """The newest durable checkpoint; absent if this attempt neither wrote nor found one."""
     last_eval: EvalPoint | None = None
+    self_check: SelfCheck | None = None
+    """The last self-check of this attempt."""
     error: str = ""
     """One line."""

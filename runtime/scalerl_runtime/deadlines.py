@@ -1,8 +1,8 @@
 """Bounded waits: every await of the runtime has a deadline and a name. I/O (asyncio only)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -46,6 +46,16 @@ async def while_alive(call: Awaitable[T], is_dead: Callable[[], bool], peer: str
         return task.result()
     finally:
         task.cancel()
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return when one of `waits` has returned; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class ChangeNotifier:

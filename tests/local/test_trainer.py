@@ -64,7 +64,7 @@ def whole(folder: Path) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     ],
 )
 def test_same_loss_curve_and_weights(folder: Path, whole: Any, name: str, ranks: int, stage: int, budget: int) -> None:
-    losses, weights = run_case(folder, name, ranks=ranks, stage=stage, budget=budget)
+    losses, weights = run_case(folder, name, ranks=ranks, stage=stage, budget=budget, check=True)
     expected, reference = whole
     assert losses[0][2] > 1, "the case must cut the batch up"
     assert [step[0] for step in losses] == pytest.approx([step[0] for step in expected], abs=2e-6)

@@ -9,7 +9,7 @@ import torch
 
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
-from scalerl_runtime.algorithm.microbatch import TrainSequence
+from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.step import pack
 from scalerl_runtime.weights.buckets import view
 
@@ -62,6 +62,12 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
         sequences = make_sequences(np.random.default_rng(step), 12, 90)
         if case.get("poison") == step:
             sequences[0].logp_gen[:] = np.nan
+        if case.get("check"):  # what the self-check does between two steps; no update may differ for it
+            rows = [build_micro_batch(sequences[:5])]
+            logps = trainer.logprobs(rows, step)
+            again = trainer.logprobs(rows, step)
+            assert (logps == again).all()
+            assert (logps < 0).all()
         packed = pack(sequences, budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
         result = trainer.train(packed.batches[rank], learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])

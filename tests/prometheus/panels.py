@@ -224,10 +224,13 @@ def _limit(axes: Axes, panel: Panel, name: str, values: Sequence[np.ndarray[Any,
         room = 0.06 * ((finite.max() - finite.min()) or abs(finite.max()) or 1.0)
         low = finite.min() - room if low is None else low
         high = finite.max() + room if high is None else high
-    if low is not None and high is not None:
+    if panel.setting(name, "custom.scaleDistribution.type") == "log":
+        axes.set_yscale("log")
+    elif low is not None and high is not None:
         axes.set_ylim(low, high)
     unit = panel.setting(name, "unit")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if axes.get_yscale() != "log":
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     if unit == "percentunit":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     elif unit in ("s", "ops"):

@@ -24,7 +24,7 @@ from scalerl_operator.render.describe import attempt_rows
 from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import ReportData
-from scalerl_operator.render.text import describe_halfway, format_compute
+from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
@@ -143,6 +143,9 @@ def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> l
     entropy = foresee_entropy(run, evals)
     if entropy is not None:
         facts.append(("entropy", entropy.reason))
+    progress = run.status.progress if run.status is not None else None
+    if progress is not None and progress.mismatch is not None:
+        facts.append(("mismatch at lag 0, engine to trainer", format_mismatch(progress.mismatch)))
     cost = run.status.cost if run.status is not None else None
     if cost is not None:
         facts += [(f"{role} idle", f"{share:.0%}") for role, share in cost.idle_fraction.items()]

@@ -19,6 +19,7 @@ from scalerl_api.wire import Phase, Progress
 from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
+from scalerl_operator.run.progress import last_mismatch
 
 Truth = Literal["True", "False", "Unknown"]
 Standing = tuple[StandingReason | Literal["Running"], str]
@@ -164,8 +165,14 @@ def _progress(progress: Progress, observed: ObservedState) -> ProgressStatus:
         version=progress.version,
         pass_rate=round(measured[-1].pass_rate, 4) if measured else None,
         compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
+        mismatch=_round(last_mismatch(progress)),
         eta_seconds=observed.eta_seconds,
     )
+
+
+def _round(value: float | None) -> float | None:
+    """Two digits: kubectl prints what is stored."""
+    return float(f"{value:.2g}") if value is not None else None
 
 
 def _checkpoint(observed: ObservedState) -> CheckpointStatus | None:

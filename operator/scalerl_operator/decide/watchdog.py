@@ -21,6 +21,8 @@ def find_alarms(run: RLRun, observed: ObservedState) -> tuple[Alarm, ...]:
     found = [
         *_no_step(run, observed.progress),
         *_non_finite(run, observed.progress.vitals),
+        *_mismatch(run, observed.progress.vitals),
+        *_no_gradient(run, observed.progress.vitals),
         *_stale(run, observed.progress.vitals),
         *_entropy(run, observed.progress.vitals),
     ]
@@ -52,6 +54,32 @@ def _non_finite(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
             f"loss or gradient was no number in {len(bad)} of the last {len(vitals)} steps, step {bad[-1]} the last"
         )
         yield Alarm("NonFinite", run.spec.watchdog.non_finite.action, message)
+
+
+def _mismatch(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
+    """Steps with too few tokens of lag 0 say nothing, and do not count."""
+    rule, allowed = run.spec.watchdog.mismatch, run.mismatch_bound
+    recent = [(each.step, each.mismatch) for each in vitals if each.mismatch is not None][-rule.steps :]
+    if len(recent) == rule.steps and all(value > allowed for _, value in recent):
+        message = (
+            f"log-probabilities of engine and trainer differ by {recent[-1][1]:.2g} nats on average at lag 0, "
+            f"more than {allowed:g} for {rule.steps} steps up to step {recent[-1][0]}"
+        )
+        yield Alarm("Mismatch", rule.action, message)
+
+
+def _no_gradient(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:
+    rule = run.spec.watchdog.no_gradient
+    recent = vitals[-rule.steps :]
+    if len(recent) < rule.steps or any(each.gradient for each in recent):
+        return
+    rewards = [each.reward for each in recent if each.reward is not None]
+    mean = f"mean reward {sum(rewards) / len(rewards):.2f}" if rewards else "no completion has a reward"
+    message = (
+        f"no step had a gradient for {rule.steps} steps up to step {recent[-1].step}: "
+        f"every completion of a group got the same reward ({mean})"
+    )
+    yield Alarm("NoGradient", rule.action, message)
 
 
 def _stale(run: RLRun, vitals: Sequence[StepVital]) -> Iterator[Alarm]:

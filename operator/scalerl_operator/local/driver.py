@@ -278,5 +278,5 @@ def _worth_writing(status: RLRunStatus) -> RLRunStatus:
     """The status without the numbers that change at every observation."""
     progress = status.progress
     if progress is not None:
-        progress = progress.model_copy(update={"eta_seconds": None, "compute_gpu_hours": 0.0})
+        progress = progress.model_copy(update={"eta_seconds": None, "compute_gpu_hours": 0.0, "mismatch": None})
     return status.model_copy(update={"progress": progress, "cost": None})

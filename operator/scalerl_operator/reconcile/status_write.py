@@ -22,7 +22,7 @@ def settle(status: RLRunStatus) -> RLRunStatus:
     conditions = [each.model_copy(update={"message": ""}) for each in status.conditions]
     progress = status.progress
     if progress is not None:
-        moving = {"step": 0, "version": 0, "compute_gpu_hours": 0.0, "eta_seconds": None}
+        moving = {"step": 0, "version": 0, "compute_gpu_hours": 0.0, "mismatch": None, "eta_seconds": None}
         progress = progress.model_copy(update=moving)
     return status.model_copy(update={"conditions": conditions, "progress": progress, "cost": None})
 

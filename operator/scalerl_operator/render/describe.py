@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, Condition
 from scalerl_operator.reconcile.pod_view import EventView, PodView
-from scalerl_operator.render.text import describe_forecast, format_compute, format_duration, format_rows, format_table
+from scalerl_operator.render.text import (
+    describe_forecast,
+    format_compute,
+    format_duration,
+    format_mismatch,
+    format_rows,
+    format_table,
+)
 from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 from scalerl_operator.run.state import state_word
@@ -76,6 +83,8 @@ def _progress(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
     yield "step", f"{progress.step}/{view.run.spec.budget.steps}"
     if progress.pass_rate is not None:
         yield "pass rate", f"{progress.pass_rate:.3f}"
+    if progress.mismatch is not None:
+        yield "mismatch", f"{format_mismatch(progress.mismatch)}, engine to trainer at lag 0"
     budget = budget_gpu_hours(view.run, progress.step, progress.compute_gpu_hours)
     spent = format_compute(progress.compute_gpu_hours, unit)
     yield "compute", spent if budget is None else f"{spent} of {format_compute(budget, unit)}"

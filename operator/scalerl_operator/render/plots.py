@@ -302,6 +302,8 @@ def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> No
     if len(panel.series) > 1:
         # Beside the title: inside the axes it could cover a line.
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
+    if panel.is_log:
+        axes.set_yscale("log")
     if panel.from_zero:
         axes.set_ylim(bottom=0.0)
     clean_axes(axes)

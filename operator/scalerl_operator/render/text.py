@@ -8,7 +8,7 @@ from scalerl_api.status import ForecastStatus
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.halfway import Halfway
 from scalerl_operator.run.evals import surviving
-from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
+from scalerl_operator.run.progress import budget_gpu_hours, compute_unit, last_mismatch
 from scalerl_operator.run.state import state_word
 
 
@@ -52,6 +52,11 @@ def describe_forecast(forecast: ForecastStatus | None, unit: str) -> str:
     if forecast.target_gpu_hours is not None:
         text += f", target at {format_compute(forecast.target_gpu_hours, unit)}"
     return f"{text} ({forecast.verdict})"
+
+
+def format_mismatch(nats: float) -> str:
+    """Return the mean difference of log-probability between engine and trainer, with its unit."""
+    return f"{nats:.2g} nats"
 
 
 def describe_eval(point: EvalPoint) -> str:
@@ -107,6 +112,9 @@ def _learning(view: ProgressView, progress: Progress) -> list[tuple[str, str]]:
         entropy = progress.latest.values.get("entropy")
         if entropy is not None:
             rows.append(("entropy", f"{entropy:.3f} nats"))
+    mismatch = last_mismatch(progress)
+    if mismatch is not None:
+        rows.append(("mismatch", format_mismatch(mismatch)))
     return rows
 
 

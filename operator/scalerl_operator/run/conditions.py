@@ -26,7 +26,7 @@ PhaseReason = Literal["Starting", "WarmStart", "Training", "Evaluating", "Stoppi
 """A coordinator's phase."""
 StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "BackingOff", "InvalidSpec"]
 """The reason that `kubectl get` shows as STATE."""
-WatchRule = Literal["NoStep", "NonFinite", "Stale", "EntropyLow"]
+WatchRule = Literal["NoStep", "NonFinite", "Mismatch", "NoGradient", "Stale", "EntropyLow"]
 HealthReason = WatchRule | Literal["NothingFound", "NotTraining"]
 ForecastReason = Literal["NoPoints", "Identified", "Weak", "NotIdentified"]
 StopReason = Literal["NoPolicyHolds", "Enforce", "Observe"]
@@ -120,6 +120,8 @@ HEALTH: Mapping[HealthReason, str] = {
     "NotTraining": "No attempt runs, or the running one has not answered yet: status `Unknown`.",
     "NoStep": "`watchdog.noStep`: no optimizer step completes.",
     "NonFinite": "`watchdog.nonFinite`: NaN or infinity in loss or gradient, and the rule lets the run continue.",
+    "Mismatch": "`watchdog.mismatch`: engine and trainer compute different log-probabilities with the same weights.",
+    "NoGradient": "`watchdog.noGradient`: all completions of a group get the same reward, so nothing is learned.",
     "Stale": "`watchdog.staleness`: the training samples come from weights that are too old.",
     "EntropyLow": "`watchdog.entropy`: the policy's entropy is below its floor.",
 }

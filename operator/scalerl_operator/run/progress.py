@@ -38,6 +38,14 @@ def eta_seconds(run: RLRun, pace: Sequence[tuple[float, int]]) -> float | None:
     return max(0.0, run.spec.budget.steps - last) * (end - begin) / (last - first)
 
 
+def last_mismatch(progress: Progress) -> float | None:
+    """Return the last mean difference of log-probability at lag 0 (nats): a step's, else the self-check's."""
+    by_steps = [each.mismatch for each in progress.vitals if each.mismatch is not None]
+    if by_steps:
+        return by_steps[-1]
+    return progress.self_check.mean if progress.self_check is not None else None
+
+
 def close_progress(
     run: RLRun, attempt: int, last: Progress | None, termination: Termination | None, steps: Sequence[StepRecord]
 ) -> Progress | None:

@@ -15,6 +15,8 @@ class StepPanel:
     """Factor from the recorded unit to `unit`."""
     from_zero: bool = True
     """The axis begins at 0, so that noise looks as small as it is."""
+    is_log: bool = False
+    """Logarithmic axis, for values whose size depends on the run by decades."""
 
 
 PANELS = (
@@ -37,6 +39,13 @@ PANELS = (
         100.0,
     ),
     StepPanel("Mismatch, generator to trainer", "KL, 0.001 nats per token", (("mismatch_kl", "k3 estimate"),), 1000.0),
+    StepPanel(
+        "Mismatch at lag 0",
+        "nats per token",
+        (("mismatch_lag0", "mean |difference|"),),
+        from_zero=False,
+        is_log=True,
+    ),
     StepPanel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
     StepPanel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
     StepPanel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),

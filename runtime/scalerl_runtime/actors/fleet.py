@@ -18,6 +18,7 @@ from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.types import (
     ClusterUnavailable,
     EngineOutput,
+    Floats,
     GeneratorLost,
     Ints,
     PromptRefused,
@@ -148,6 +149,10 @@ class Fleet:
         return await self._per_rank(
             "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
         )
+
+    async def logprobs(self, batches: Sequence[MicroBatch], version: int) -> list[Floats]:
+        """Return the log-probabilities (nats) of all targets of `batches` on each rank, by the weights of `version`."""
+        return await self._on_ranks("logprobs", list(batches), version)
 
     async def set_version(self, version: int) -> None:
         """Set the version of the trainer's present weights."""

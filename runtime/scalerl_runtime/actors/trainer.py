@@ -20,6 +20,7 @@ from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.models.source import find_model, loading
+from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
     BUCKET_BYTES,
     GlooSender,
@@ -171,7 +172,7 @@ class Trainer:
                 entropy,
                 batch["advantage"],
                 batch["completion"],
-                torch.ones_like(logp, dtype=torch.bool),
+                batch["weight"] != 0.0,  # no token of a stand-in row
                 batch["weight"],
             )
 
@@ -192,6 +193,24 @@ class Trainer:
 
         return self._step(batches, loss, learning_rate)
 
+    def logprobs(self, batches: Sequence[MicroBatch], version: int) -> Floats:
+        """Return the log-probability (nats) of every target of `batches`, in order; nothing is learned from them.
+
+        Raises RuntimeError if the weights are not of `version`.
+        """
+        if version != self._version:
+            raise RuntimeError(f"the trainer's weights are of version {self._version}; need {version}")
+        with torch.no_grad():
+            found = [self._forward(_to_device(batch, self._engine.device))[0].cpu().numpy() for batch in batches]
+        logps: Floats = np.concatenate(found).astype(np.float32)
+        return logps
+
+    def _forward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logp, entropy = self._engine(
+            *(tensors[name] for name in ("tokens", "positions", "cu_seqlens", "select", "targets"))
+        )
+        return logp, entropy
+
     def _step(self, batches: Sequence[MicroBatch], loss: Any, learning_rate: float) -> StepResult:
         began = time.monotonic()
         for group in self._optimizer.param_groups:
@@ -200,9 +219,7 @@ class Trainer:
         for index, batch in enumerate(batches):
             self._engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             tensors = _to_device(batch, self._engine.device)
-            logp, entropy = self._engine(
-                *(tensors[name] for name in ("tokens", "positions", "cu_seqlens", "select", "targets"))
-            )
+            logp, entropy = self._forward(tensors)
             value, sums = loss(tensors, logp, entropy)
             # DeepSpeed averages over ranks; the weights already make the sum over ranks the whole objective.
             self._engine.backward(value * self.world_size, scale_wrt_gas=False)

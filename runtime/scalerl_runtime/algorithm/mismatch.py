@@ -3,11 +3,13 @@
 Lag 0 is pure numerics: the same weights computed twice. Higher lags add the effect of the updates in between.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scalerl_runtime.algorithm.microbatch import MicroBatch
 
 # Bucket name -> lags in it, first and last.
 LAG_BUCKETS: dict[str, tuple[int, int]] = {"0": (0, 0), "1": (1, 1), "2-4": (2, 4), "5+": (5, 2**31 - 1)}
@@ -42,6 +44,25 @@ def measure_mismatch(
     """
     difference = logp[keep].astype(np.float64) - logp_gen[keep].astype(np.float64)
     return dict(_by_bucket(np.clip(difference, -_MAX_DIFFERENCE, _MAX_DIFFERENCE), lag[keep]))
+
+
+def sampled_tokens(rows: Sequence[MicroBatch]) -> NDArray[np.bool_]:
+    """[N] over the targets of all rows: False at those of a stand-in row, which no generator sampled."""
+    return np.concatenate([row.weight != 0.0 for row in rows])
+
+
+def fresh_tokens(rows: Sequence[MicroBatch]) -> NDArray[np.bool_]:
+    """[N] over the targets of all rows: True at tokens of completions whose every token has lag 0.
+
+    In a completion that met an update, tokens of lag 0 follow a cache that older weights computed: their difference is
+    no pure numerics.
+    """
+    fresh = []
+    for row in rows:
+        largest = np.zeros(int(row.completion.max(initial=0)) + 1, dtype=np.int64)
+        np.maximum.at(largest, row.completion, row.lag)
+        fresh.append((largest[row.completion] == 0) & (row.weight != 0.0))
+    return np.concatenate(fresh)
 
 
 def _by_bucket(difference: NDArray[np.float64], lag: NDArray[np.integer]) -> Iterator[tuple[str, Mismatch]]:

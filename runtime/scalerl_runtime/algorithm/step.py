@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_api.policies import WatchAction
+from scalerl_api.policies import MISMATCH_TOKENS, WatchAction
 from scalerl_runtime.algorithm.batch import Batch
 from scalerl_runtime.algorithm.loss import LossStats
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
-from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, measure_mismatch
+from scalerl_runtime.algorithm.mismatch import ALL, Mismatch, fresh_tokens, measure_mismatch, sampled_tokens
 from scalerl_runtime.algorithm.packing import PackStats, plan_packs
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import KlController
+from scalerl_runtime.types import Floats, Ints
 
 
 class NonFinite(RuntimeError):
@@ -38,10 +39,25 @@ def pack(sequences: Sequence[TrainSequence], *, budget: int, ranks: int, quadrat
     return PackedStep(batches, plan.stats, sum(len(s.tokens) for s in sequences))
 
 
-def mismatch_of(results: Sequence[StepResult]) -> dict[str, Mismatch]:
+def mismatch_of(packed: PackedStep, results: Sequence[StepResult]) -> dict[str, Mismatch]:
     """Trainer against generator over the sampled tokens of all ranks, by lag."""
+    logp, logp_gen, lag = _compared(results)
+    # A rank reports its first targets only.
+    keep = [sampled_tokens(rows)[: len(r.logp)] for rows, r in zip(packed.batches, results, strict=True)]
+    return measure_mismatch(logp, logp_gen, lag, np.concatenate(keep))
+
+
+def fresh_mismatch(packed: PackedStep, results: Sequence[StepResult]) -> float | None:
+    """Return the mean |difference| (nats) over completions that the trained version sampled; None: too few tokens."""
+    logp, logp_gen, lag = _compared(results)
+    keep = [fresh_tokens(rows)[: len(r.logp)] for rows, r in zip(packed.batches, results, strict=True)]
+    found = measure_mismatch(logp, logp_gen, lag, np.concatenate(keep)).get(ALL)
+    return found.abs_mean if found is not None and found.tokens >= MISMATCH_TOKENS else None
+
+
+def _compared(results: Sequence[StepResult]) -> tuple[Floats, Floats, Ints]:
     logp, logp_gen, lag = (np.concatenate([getattr(r, name) for r in results]) for name in ("logp", "logp_gen", "lag"))
-    return measure_mismatch(logp, logp_gen, lag, np.ones(len(logp), dtype=np.bool_))
+    return logp, logp_gen, lag
 
 
 def step_values(batch: Batch, packed: PackedStep | None, results: Sequence[StepResult]) -> dict[str, float]:
@@ -105,7 +121,11 @@ def measure(
 ) -> tuple[dict[str, float], list[tuple[str, str, float]]]:
     """Return the step's metrics by name, and those that are split by lag. Raises NonFinite as `check_finite` does."""
     values = check_finite(step_values(batch, packed, results), what, action)
-    return values, mismatch_values(mismatch_of(results)) if results and not values["non_finite"] else []
+    if packed is None or not results or values["non_finite"]:
+        return values, []
+    fresh = fresh_mismatch(packed, results)
+    values |= {"mismatch_lag0": fresh} if fresh is not None else {}
+    return values, mismatch_values(mismatch_of(packed, results))
 
 
 def mismatch_values(mismatch: Mapping[str, Mismatch]) -> list[tuple[str, str, float]]:

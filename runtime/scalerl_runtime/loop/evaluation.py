@@ -87,7 +87,7 @@ async def evaluate(
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
         async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
-            results = await _all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
+            results = await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
         found = score(np.array([[each.reward for each in row] for row in results]))
         sampled = [each for row in results for each in row]
         points.append(
@@ -111,7 +111,7 @@ async def evaluate(
     return points
 
 
-async def _all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
     """Await all. When one fails, the others are cancelled, so that none uses a slot that is lost."""
     tasks = [asyncio.create_task(each) for each in work]
     try:

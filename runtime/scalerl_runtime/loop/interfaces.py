@@ -8,7 +8,7 @@ from typing import Protocol
 
 from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
-from scalerl_api.wire import EvalPoint, RolloutExample, StepRecord
+from scalerl_api.wire import EvalPoint, RolloutExample, SelfCheck, StepRecord
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.staleness import StalenessBound
@@ -19,6 +19,7 @@ from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.syncer import WeightPublisher
 from scalerl_runtime.storage.checkpoint import CheckpointStore
+from scalerl_runtime.types import Floats
 
 
 class TrainerFleet(WeightPublisher, Protocol):
@@ -28,6 +29,10 @@ class TrainerFleet(WeightPublisher, Protocol):
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> list[StepResult]:
         """Run one optimizer step."""
+        ...
+
+    async def logprobs(self, batches: Sequence[MicroBatch], version: int) -> list[Floats]:
+        """Return the log-probabilities of all targets on each rank, under the weights of `version`."""
         ...
 
     async def set_version(self, version: int) -> None:
@@ -71,6 +76,10 @@ class Observer(Protocol):
 
     def on_example(self, example: RolloutExample) -> None:
         """A completion of the step that is complete, for people."""
+        ...
+
+    def on_self_check(self, found: SelfCheck) -> None:
+        """An engine was compared with the trainer."""
         ...
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:

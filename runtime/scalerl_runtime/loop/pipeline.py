@@ -23,10 +23,11 @@ from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
-from scalerl_runtime.deadlines import DeadlineExceeded, within
+from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
+from scalerl_runtime.loop.self_check import SelfChecker
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
@@ -54,6 +55,8 @@ class Pipeline:
         self._index_of = {p.id: i for i, p in enumerate(deps.data.train)}
         self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
         self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
+        self.checker = SelfChecker(deps, observer, stopping)
+        self._is_checked = asyncio.Event()  # no prompt is generated for before an engine has passed its self-check
         self._evaluation: asyncio.Task[None] | None = None
         self._tokens_reported = 0
         self._dropped = 0  # groups of the current step that a refill replaces
@@ -92,6 +95,8 @@ class Pipeline:
     async def _main(self, *, fresh: bool) -> None:
         await self._catch_up_evals()
         await self.syncer.publish(self.state.step)
+        await self.checker.check_first(self.state.step)
+        self._is_checked.set()
         if fresh:
             await self._begin_eval()
         while not self._is_done():
@@ -117,6 +122,7 @@ class Pipeline:
 
     async def _submit_prompts(self) -> None:
         pool = self.deps.pool
+        await self._is_checked.wait()
         while True:
             count = pool.changed.count
             slot = pool.next_slot()
@@ -208,12 +214,7 @@ class Pipeline:
             found = pool.groups.select(self.state.step, num_groups)
             if found is not None or self.stopping.is_set():
                 return found
-            waits = [asyncio.create_task(pool.changed.wait_past(count)), asyncio.create_task(self.stopping.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            await first_of(pool.changed.wait_past(count), self.stopping.wait())
             pool.check()
 
     def _drop(self, count: int) -> None:
@@ -288,6 +289,7 @@ class Pipeline:
             await self._save(f"step {step}")
         if self.deps.staleness.is_push_due(step):
             await self.syncer.publish(step)
+            await self.checker.check_due(step)
 
     def _on_sync(self, report: SyncReport) -> None:
         self.last_sync = report

@@ -146,7 +146,7 @@ class Pool:
 
     def start_slot(self, slot: Slot) -> None:
         """Start the slot's generator in the background; it is stale until it receives weights."""
-        slot.state, slot.version = "starting", -1
+        slot.state, slot.version, slot.num_checks = "starting", -1, 0
         self._starts[slot.index] = self._spawn(self._start(slot))
 
     def follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
@@ -274,18 +274,24 @@ class Pool:
             )
             for budget in budgets
         ]
+        samples = await self.request(slot, prompt, requests, phase)
+        self.counters.tokens += sum(len(s.tokens) for s in samples)
+        return samples
+
+    async def request(
+        self, slot: Slot, prompt: Prompt, requests: Sequence[SamplingRequest], phase: str
+    ) -> list[EngineOutput]:
+        """Send `requests` to the engine of `slot`. Raises GeneratorLost or DeadlineExceeded."""
         slot.load += len(requests)
         slot.clock.switch("generate", self._now())
         try:
-            samples = await within(
+            return await within(
                 self.options.generate_seconds, phase, self.fleet.sample(slot.index, prompt.tokens, requests)
             )
         finally:
             slot.load -= len(requests)
             if slot.load == 0:
                 slot.clock.switch("idle", self._now())
-        self.counters.tokens += sum(len(s.tokens) for s in samples)
-        return samples
 
     def find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
         """Return which tokens of `sample` the engine forced."""

@@ -25,6 +25,7 @@ class Slot:
     num_rollouts: int = 0  # those that belong to rollouts; the others are an evaluation's
     leased: bool = False
     restarts: int = 0
+    num_checks: int = 0  # self-checks that this engine has passed
 
 
 @dataclass(frozen=True)

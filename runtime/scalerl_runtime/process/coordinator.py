@@ -39,7 +39,7 @@ class Coordinator:
         self.inputs = AttemptInputs(environment, run, run.spec.resolved_recipe())
         self.storage = open_storage(environment, run)
         self.live = LiveState(trainer_devices=run.spec.trainer.ranks)
-        identity = ReportIdentity(run.name, environment.attempt)
+        identity = ReportIdentity(run.name, environment.attempt, run.mismatch_bound)
         evals = [EvalPoint.model_validate(line) for line in self.storage.journals.evals.read()]
         self.reporter = ProgressReporter(identity, self.live, self.storage.cost, evals)
         token = environment.token_file.read_text().strip()

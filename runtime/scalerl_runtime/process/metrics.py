@@ -65,6 +65,12 @@ STEP_METRICS = (
     Metric("ratio_max", "gauge", "", "largest importance ratio"),
     Metric("mismatch_kl", "gauge", "nats", "k3 estimate between generator and trainer"),
     Metric("mismatch_outside", "gauge", "0..1", "tokens with a ratio outside 0.9 to 1.1"),
+    Metric(
+        "mismatch_lag0",
+        "gauge",
+        "nats",
+        "mean absolute difference of log-probability, over completions that the trained version sampled",
+    ),
     Metric("rank_imbalance", "gauge", "0..1", "largest rank's work over the mean, less 1"),
     Metric("padding_share", "gauge", "0..1", "tokens that idle rows add"),
     Metric("idle_fraction_trainer", "gauge", "0..1", "share of device time without work, this attempt"),
@@ -96,6 +102,9 @@ STATE_METRICS = (
     Metric("verifier_failures_total", "counter", "", "completions for which the verifier failed"),
     Metric("mismatch_kl_by_lag", "gauge", "nats", "k3 estimate, split by token lag", ("lag",)),
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),
+    Metric("mismatch_bound", "gauge", "nats", "bound of `watchdog.mismatch` on mismatch_lag0"),
+    Metric("self_check_mean", "gauge", "nats", "last self-check: mean absolute difference, engine to trainer"),
+    Metric("self_check_max", "gauge", "nats", "last self-check: largest absolute difference"),
 )
 
 

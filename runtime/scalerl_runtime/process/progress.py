@@ -15,6 +15,7 @@ from scalerl_api.wire import (
     Phase,
     Progress,
     RolloutExample,
+    SelfCheck,
     StepRecord,
     Termination,
 )
@@ -31,6 +32,8 @@ class ReportIdentity:
 
     run: str
     attempt: int
+    mismatch_bound: float
+    """Bound of `watchdog.mismatch` (nats), which alerts compare with."""
 
 
 class ProgressReporter:
@@ -49,6 +52,8 @@ class ProgressReporter:
         self._latest: StepRecord | None = None
         self._example: RolloutExample | None = None
         self._checkpoint: Checkpoint | None = None
+        self._self_check: SelfCheck | None = None
+        self._publisher.set({"mismatch_bound": identity.mismatch_bound})
         for role in ROLES:
             self._publisher.set_labelled(SERIES_EARLIER, role, cost.before.get(role, 0.0))
         self._publish_evals(self._evals)
@@ -79,6 +84,11 @@ class ProgressReporter:
     def on_example(self, example: RolloutExample) -> None:
         """See `Observer`."""
         self._example = example
+
+    def on_self_check(self, found: SelfCheck) -> None:
+        """See `Observer`."""
+        self._self_check = found
+        self._publisher.set({"self_check_mean": found.mean, "self_check_max": found.largest})
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
         """See `Observer`."""
@@ -125,6 +135,7 @@ class ProgressReporter:
             latest=self._latest,
             example=self._example,
             vitals=self._vitals.steps,
+            self_check=self._self_check,
             still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],
             checkpoint=self._checkpoint,
@@ -153,5 +164,6 @@ class ProgressReporter:
             step=self._live.step,
             checkpoint=self._checkpoint,
             last_eval=self._evals[-1] if self._evals else None,
+            self_check=self._self_check,
             error=error,
         )

@@ -24,7 +24,15 @@ class Vitals:
         values = record.values
         finite = not values.get("non_finite", 0.0)
         self._steps.append(
-            StepVital(step=record.step, finite=finite, entropy=values.get("entropy"), lag=values.get("lag_max"))
+            StepVital(
+                step=record.step,
+                finite=finite,
+                entropy=values.get("entropy"),
+                lag=values.get("lag_max"),
+                mismatch=values.get("mismatch_lag0"),
+                gradient=values.get("zero_variance_share", 0.0) < 1.0,
+                reward=record.reward,
+            )
         )
 
     @property

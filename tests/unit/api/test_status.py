@@ -30,6 +30,7 @@ progress:
   version: 7299
   passRate: 0.5925
   computeGpuHours: 9750.5
+  mismatch: 0.0121
   etaSeconds: null
 forecast:
   verdict: Identified

@@ -19,6 +19,8 @@ RULES = {
     "nonFinite": {"action": "Warn"},
     "staleness": {"above": 4, "steps": 3, "action": "Restart"},
     "entropy": {"below": 0.05, "steps": 2, "action": "Stop"},
+    "mismatch": {"above": 0.02, "steps": 3, "action": "Stop"},
+    "noGradient": {"steps": 4, "action": "Restart"},
 }
 
 
@@ -50,6 +52,14 @@ def entropies(*values: float | None) -> list[dict[str, Any]]:
     return [{"entropy": value, "lag": 0.0} for value in values]
 
 
+def mismatches(*values: float | None) -> list[dict[str, Any]]:
+    return [{"mismatch": value} for value in values]
+
+
+def rewards(*values: float | None, gradient: bool = False) -> list[dict[str, Any]]:
+    return [{"reward": value, "gradient": gradient} for value in values]
+
+
 NAN = {"finite": False, "entropy": 1.0, "lag": 0.0}
 GOOD = {"entropy": 1.0, "lag": 0.0}
 
@@ -71,6 +81,18 @@ ROWS: list[tuple[ObservedState, list[tuple[str, str]], str]] = [
     (snapshot(entropies(0.04, 0.05)), [], "the floor itself is not below it"),
     (snapshot(entropies(0.04)), [], "one step yet"),
     (snapshot(entropies(0.04, None)), [], "unknown is not a yes: a step that trained nothing"),
+    (snapshot(mismatches(0.03, 0.04, 0.05)), [("Mismatch", "Stop")], "three such steps, three asked for"),
+    (snapshot(mismatches(0.03, 0.04)), [], "two steps yet that have enough tokens"),
+    (
+        snapshot(mismatches(0.03, None, 0.04, None, None, 0.05)),
+        [("Mismatch", "Stop")],
+        "steps without do not count",
+    ),
+    (snapshot(mismatches(0.03, 0.02, 0.05)), [], "the bound itself is allowed, and breaks the row"),
+    (snapshot(mismatches(0.03, 0.04, 0.05, 1e-7)), [], "the last one is rounding again"),
+    (snapshot(rewards(-1.0, -1.0, -1.0, None)), [("NoGradient", "Restart")], "four steps in a row, four asked for"),
+    (snapshot(rewards(-1.0, -1.0, -1.0)), [], "three steps yet"),
+    (snapshot([*rewards(-1.0, -1.0, -1.0), *rewards(-0.9, gradient=True), *rewards(-1.0)]), [], "one had a gradient"),
     (snapshot([NAN, GOOD]), [("NonFinite", "Warn")], "a step was left out"),
     (
         snapshot([NAN, *[{"lag": 9.0, "entropy": 0.01}] * 3], 901.0),
@@ -94,6 +116,21 @@ def test_what_is_said_does_not_change_while_nothing_happens(make_run: Callable[.
         ("no step has ended for 900 s; 31 are done", snapshot([GOOD], 901.0), snapshot([GOOD], 4000.0)),
         ("the oldest tokens lag more than 4 steps, for 3 steps up to step 33",) + (snapshot(lags(5, 6, 7)),) * 2,
         ("entropy below 0.05 nats, for 2 steps up to step 32",) + (snapshot(entropies(0.01, 0.02)),) * 2,
+        (
+            "log-probabilities of engine and trainer differ by 0.051 nats on average at lag 0, more than 0.02 for 3 steps "
+            "up to step 34",
+            *(snapshot(mismatches(0.03, None, 0.04, 0.0512)),) * 2,
+        ),
+        (
+            "no step had a gradient for 4 steps up to step 35: every completion of a group got the same reward "
+            "(mean reward -0.50)",
+            *(snapshot(rewards(1.0, -1.0, None, -1.0, 0.5)),) * 2,
+        ),
+        (
+            "no step had a gradient for 4 steps up to step 34: every completion of a group got the same reward "
+            "(no completion has a reward)",
+            *(snapshot(rewards(None, None, None, None)),) * 2,
+        ),
         ("loss or gradient was no number in 2 of the last 3 steps, step 32 the last",)
         + (snapshot([NAN, NAN, GOOD]),) * 2,
     ):
@@ -107,7 +144,24 @@ def test_what_is_watched_unless_it_is_said_otherwise(make_run: Callable[..., RLR
     ten = [{"lag": 7.0, "entropy": 0.0}] * VITAL_STEPS
     assert [(each.rule, each.action) for each in find_alarms(run, snapshot(ten))] == [("Stale", "Warn")]
     assert find_alarms(run, snapshot([{**ten[0], "lag": 6.0}] * VITAL_STEPS)) == ()
+    for count, found in ((4, []), (5, [("NoGradient", "Warn")])):
+        assert [(each.rule, each.action) for each in find_alarms(run, snapshot(rewards(*[-1.0] * count)))] == found
     assert (run.spec.watchdog.no_step.action, run.spec.watchdog.non_finite.action) == ("Restart", "Restart")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head", "bound"), [("float32", "fp32", 1e-3), ("bfloat16", "fp32", 0.05), ("float32", "bf16", 0.05)]
+)
+def test_the_bound_on_the_mismatch_follows_the_precision(
+    make_run: Callable[..., RLRun], dtype: str, head: str, bound: float
+) -> None:
+    recipe = {"promptsPerStep": 16, "optimizer": {"warmupSteps": 3}, "head": head}
+    run = make_run(model={"source": "some/model", "dtype": dtype}, recipe=recipe)
+    assert find_alarms(run, snapshot(mismatches(*[bound] * 5))) == ()
+    assert [(a.rule, a.action) for a in find_alarms(run, snapshot(mismatches(*[bound * 1.01] * 5)))] == [
+        ("Mismatch", "Warn")
+    ]
+    assert find_alarms(run, snapshot(mismatches(*[bound * 1.01] * 4))) == ()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,18 @@ import pytest
 import torch
 
 from scalerl_api.recipe import Loss
-from scalerl_runtime.algorithm.loss import objective
+from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import TrainSequence
-from scalerl_runtime.algorithm.results import SyncReport
-from scalerl_runtime.algorithm.step import NonFinite, check_finite, mismatch_values, pack, sync_values
+from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.algorithm.step import (
+    NonFinite,
+    check_finite,
+    fresh_mismatch,
+    mismatch_of,
+    mismatch_values,
+    pack,
+    sync_values,
+)
 
 VOCABULARY = 6
 LENGTHS = (3, 9, 5, 2, 7, 4, 6)
@@ -94,6 +102,59 @@ def test_mismatch_is_split_by_lag():
     assert found["mismatch_abs_by_lag", "1"] == pytest.approx(0.5)
     assert found["mismatch_kl_by_lag", "1"] == pytest.approx(math.exp(0.5) - 1.5)
     assert not [key for key in found if key[1] == "all"]
+
+
+def sequence(size, lags):
+    """A prompt of one token and `size` trained ones, all of generator log-probability -1."""
+    return TrainSequence(
+        tokens=np.arange(size + 1, dtype=np.int32),
+        trained=np.arange(size + 1) >= 1,
+        logp_gen=np.full(size + 1, -1.0, np.float32),
+        advantage=1.0,
+        weight=0.1,
+        lag=np.array([0, *lags], np.int32),
+    )
+
+
+def results_of(packed, error_of, limit=None):
+    """What ranks report whose log-probabilities differ by `error_of(lag)`; a stand-in's token by 7."""
+    results = []
+    for rows in packed.batches:
+        error = np.concatenate([[error_of(lag) if w else 7.0 for lag, w in zip(r.lag, r.weight)] for r in rows])  # noqa: B905 # as long
+        gen, lag = (np.concatenate([getattr(r, name) for r in rows])[:limit] for name in ("logp_gen", "lag"))
+        results.append(StepResult(LossStats(), 1.0, 1.0, 1, gen + error[: len(gen)].astype(np.float32), gen, lag))
+    return results
+
+
+def test_only_completions_of_the_trained_version_alone_count_at_lag_0():
+    """70 fresh tokens are .25 off; a completion that met an update ends with 40 tokens of lag 0, which are not pure."""
+    sequences = [sequence(70, [0] * 70), sequence(60, [2] * 20 + [0] * 40), sequence(50, [1] * 50)]
+    packed = pack(sequences, budget=100, ranks=1, quadratic=0.0)
+    results = results_of(packed, lambda lag: 0.25 + lag)
+    assert fresh_mismatch(packed, results) == 0.25
+    assert mismatch_of(packed, results)["0"].tokens == 110
+
+
+def test_a_mismatch_of_few_tokens_is_unknown():
+    for size, found in ((63, None), (64, 0.25)):
+        packed = pack([sequence(size, [0] * size)], budget=100, ranks=1, quadratic=0.0)
+        assert fresh_mismatch(packed, results_of(packed, lambda _lag: 0.25)) == found
+
+
+def test_a_stand_in_row_is_no_mismatch():
+    """Of three ranks one has a sequence; the others run a row that no generator sampled."""
+    packed = pack([sequence(64, [0] * 64)], budget=100, ranks=3, quadratic=0.0)
+    assert sum(len(row.targets) for rows in packed.batches for row in rows) == 66
+    results = results_of(packed, lambda _lag: 0.25)
+    assert fresh_mismatch(packed, results) == 0.25
+    assert {name: found.abs_max for name, found in mismatch_of(packed, results).items()} == {"all": 0.25, "0": 0.25}
+
+
+def test_a_rank_that_reports_its_first_tokens_only_is_compared_at_those():
+    packed = pack([sequence(70, [0] * 70), sequence(70, [3] * 70)], budget=140, ranks=1, quadratic=0.0)
+    results = results_of(packed, lambda lag: 0.25 + lag, limit=80)
+    assert fresh_mismatch(packed, results) in (0.25, None)
+    assert mismatch_of(packed, results)["all"].tokens == 80
 
 
 NAN, INF = math.nan, math.inf

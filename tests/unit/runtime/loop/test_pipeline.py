@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scalerl_api import parse_run
+from scalerl_api import InvalidRun, parse_run
 from scalerl_api.recipe import merge
 from scalerl_api.rollouts import RolloutFileName, parse_name
 from scalerl_api.wire import EvalPoint
@@ -124,6 +124,8 @@ class FakeFleet:
         self.faults = faults or {}
         self.sampled = []  # (prompt, version when begun, version at the end)
         self.trained = []  # (version, lags)
+        self.checked = []  # (version, log-probabilities of a self-check)
+        self.error = lambda _version: 0.0  # of the trainer's log-probabilities in a self-check
 
     async def _take(self, call, index=None):
         """Take a random time; return False if the generator died meanwhile."""
@@ -149,11 +151,14 @@ class FakeFleet:
 
     async def sample(self, index, prompt, requests):
         name, begun = int(prompt[0]), self.generators.get(index)
-        alive = await self._take("evaluate" if name >= HELD_OUT else "sample", index)
+        # Of all requests only those of the self-check have a seed.
+        call = "check" if requests[0].seed is not None else "evaluate" if name >= HELD_OUT else "sample"
+        alive = await self._take(call, index)
         if begun is None or not alive:
             raise GeneratorLost(index, "killed")
         ended = self.generators[index]
-        self.sampled.append((name, begun, ended))
+        if call != "check":
+            self.sampled.append((name, begun, ended))
         versions = np.array([begun, ended, ended], np.int32)
         tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
         cut = [name >= HELD_OUT and i == 0 for i in range(len(requests))]  # every second one of an evaluation
@@ -171,6 +176,13 @@ class FakeFleet:
         stats = LossStats(tokens=len(lag), loss=np.nan, kl=np.nan) if is_nan else LossStats(tokens=len(lag), loss=1.0)
         logp = np.concatenate([micro.logp_gen for micro in rows])
         return [StepResult(stats, np.inf if is_nan else 1.0, 0.5, len(lag), logp * stats.loss, logp, lag)]
+
+    async def logprobs(self, batches, version):
+        await self._take("logprobs")
+        assert version == self.version, "the trainer made a step before the check was done"
+        logp = np.concatenate([micro.logp_gen for micro in batches])
+        self.checked.append((version, logp))
+        return [logp + self.error(version)]
 
     async def set_version(self, version):
         await self._take("set_version")
@@ -211,7 +223,7 @@ class Quiet:
     """An observer that only counts."""
 
     def __init__(self):
-        self.steps, self.points, self.records, self.examples = [], [], [], []
+        self.steps, self.points, self.records, self.examples, self.checks = [], [], [], [], []
 
     def on_step(self, record, *_tokens):
         self.steps.append(record.step)
@@ -219,6 +231,9 @@ class Quiet:
 
     def on_example(self, example):
         self.examples.append(example)
+
+    def on_self_check(self, found):
+        self.checks.append(found)
 
     def on_eval(self, points):
         self.points += points
@@ -382,6 +397,144 @@ def test_run_continues_without_a_lost_generator(tmp_path, faults, rule, seed):
     assert_whole_history(attempt), rule
     restarts = sum(attempt.fleet.starts.values()) - 2
     assert restarts == attempt.pipeline.deps.pool.counters.restarts >= 1, rule
+
+
+# -- the self-check --------------------------------------------------------------------------------------------------
+
+
+def checks_of(attempt):
+    return [(found.version, found.generator) for found in attempt.observer.checks]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
+def test_every_engine_is_checked_after_its_first_two_updates(tmp_path, mode, bound, rule, seed):
+    """The fleet asserts that the trainer holds its version meanwhile. Ledger, lag and counters are untouched."""
+    attempt = Attempt(tmp_path, FakeFleet(seed), {"recipe": {"asynchrony": mode}})
+    play(attempt.go())
+    assert_whole_history(attempt, bound=bound), rule
+    found = checks_of(attempt)
+    assert found[0][0] == 0
+    assert collections.Counter(generator for _, generator in found) == {0: 2, 1: 2}
+    assert len(set(found)) == 4, "two versions each"
+    assert all(each.mean == 0.0 and each.tokens == 12 for each in attempt.observer.checks)
+    trained = sum(len(lag) for _, lag in attempt.fleet.trained)
+    sampled = attempt.pipeline.deps.pool.counters.tokens
+    assert sampled >= trained
+    assert sampled == 6 * len(attempt.fleet.sampled), "two completions of three tokens a request, none of a check"
+
+
+@pytest.mark.parametrize("asynchrony", [each[0] for each in MODES])
+@pytest.mark.parametrize(
+    ("wrong", "steps", "rule"),
+    [
+        (0, 0, "a model that the engine computes differently: before any prompt, evaluation or step"),
+        (1, 1, "an update that the engine loads wrongly: after the first step, before the second"),
+    ],
+)
+def test_a_wrong_engine_ends_the_run_as_a_fault_of_the_spec(tmp_path, asynchrony, wrong, steps, rule):
+    fleet = FakeFleet(2)
+    fleet.error = lambda version: 0.3 if version >= wrong else 0.04
+    changes = {"recipe": {"asynchrony": asynchrony}, "budget": {"evalEverySteps": 100}}
+    attempt = Attempt(tmp_path, fleet, changes)
+    with pytest.raises(InvalidRun, match=r"^spec.model.source: 'some/model', .* by 0.3 nats .* allowed are 0.05"):
+        play(attempt.go())
+    cycle = 3 if asynchrony["mode"] == "offPolicy" and steps else 1
+    assert len(attempt.observer.steps) == steps * cycle, rule
+    assert attempt.observer.checks[-1].mean == pytest.approx(0.3), "the numbers are reported too"
+    if wrong == 0:
+        assert (fleet.sampled, attempt.evaluated) == ([], [])
+
+
+def test_log_probabilities_that_are_no_number_end_the_run(tmp_path):
+    fleet = FakeFleet()
+    fleet.error = lambda _version: np.nan
+    attempt = Attempt(tmp_path, fleet)
+    with pytest.raises(InvalidRun, match="by nan nats"):
+        play(attempt.go())
+    assert attempt.observer.checks == [], "JSON has no NaN"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {("check", 1): "die"},
+        {("check", 2): "hang"},
+        {("check", 1): "die", ("check", 6): "die"},
+        {("check", 9): "die", ("push", 2): "lose one"},
+        {("check", 6): "hang", ("start", 3): "slow"},
+    ],
+)
+def test_a_generator_lost_in_its_check_is_no_mismatch(tmp_path, faults, replicas, seed):
+    """Its successor is checked twice as well, while the run goes on."""
+    generator = {"minReplicas": replicas, "maxReplicas": replicas}
+    attempt = Attempt(tmp_path, FakeFleet(seed, faults), {"deadlines": DEADLINES, "generator": generator})
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert attempt.pipeline.deps.pool.counters.restarts >= 1
+    versions = [version for version, _ in checks_of(attempt)]
+    assert len(set(versions)) >= 2
+    assert 2 in {slot.num_checks for slot in attempt.pipeline.deps.pool.slots.values()}
+
+
+def test_engines_that_die_in_every_check_end_the_attempt(tmp_path):
+    faults = {("check", number): "die" for number in range(1, 100)}
+    attempt = Attempt(tmp_path, FakeFleet(1, faults), {"deadlines": DEADLINES})
+    with pytest.raises(GeneratorLost, match="3 engines in a row failed in their self-check"):
+        play(attempt.go())
+
+
+def test_a_trainer_that_hangs_in_a_check_ends_the_attempt_with_its_phase(tmp_path):
+    attempt = Attempt(tmp_path, FakeFleet(1, {("logprobs", 3): "hang"}), {"deadlines": DEADLINES})
+    with pytest.raises(DeadlineExceeded, match="computing the trainer's log-probabilities for the self-check"):
+        play(attempt.go())
+
+
+def test_a_stop_ends_the_wait_for_a_check(tmp_path):
+    """No engine ever starts; the stop saves what there is."""
+    attempt = Attempt(tmp_path, FakeFleet(1, {("start", 1): "hang", ("start", 2): "hang"}))
+
+    async def stop():
+        task = asyncio.create_task(attempt.go())
+        await asyncio.sleep(5.0)
+        attempt.pipeline.stopping.set()
+        await task
+
+    play(stop())
+    assert attempt.store.steps() == [0]
+    assert attempt.observer.steps == []
+
+
+def test_a_leased_engine_is_checked_when_it_gets_the_trainers_version(tmp_path):
+    """The only engine evaluates step 0 while steps are trained: no step waits for that, and the check follows later."""
+    fleet = FakeFleet(1)
+    generator = {"minReplicas": 1, "maxReplicas": 1}
+    attempt = Attempt(tmp_path, fleet, {"generator": generator, "budget": {"evalEverySteps": 100}})
+    original, versions = fleet.sample, []
+
+    async def slow(index, prompt, requests):
+        if prompt[0] >= HELD_OUT and fleet.generators[index] == 0:
+            await asyncio.sleep(3.0)
+            versions.append(fleet.version)
+        return await original(index, prompt, requests)
+
+    fleet.sample = slow
+    play(attempt.go())
+    assert_whole_history(attempt, points=(0, 9))
+    assert max(versions) >= 2, "the trainer waited for the evaluation"
+    (first, second) = checks_of(attempt)
+    assert first == (0, 0)
+    assert second[0] >= 2
+
+
+def test_an_attempt_after_a_resume_checks_again(tmp_path):
+    play(Attempt(tmp_path, FakeFleet(3), {"budget": {"steps": 4}}).go())
+    second = Attempt(tmp_path, FakeFleet(4))
+    play(second.go())
+    assert checks_of(second)[0][0] == 4
+    assert collections.Counter(generator for _, generator in checks_of(second)) == {0: 2, 1: 2}
 
 
 async def _killed(attempt, turns):

@@ -37,7 +37,7 @@ def live():
 
 @pytest.fixture
 def reporter(tmp_path, live):
-    return ProgressReporter(ReportIdentity("small", 3), live, CostFile(tmp_path), EVALS)
+    return ProgressReporter(ReportIdentity("small", 3, 0.05), live, CostFile(tmp_path), EVALS)
 
 
 def pool(**states):
@@ -105,7 +105,7 @@ def test_a_step_while_stopping_does_not_change_the_phase(reporter):
 
 def test_cost_is_on_disk_after_each_step_and_adds_up_over_attempts(tmp_path, live):
     (tmp_path / "cost.json").write_text(json.dumps({"trainer": 100.0, "generator": 200.0}))
-    reporter = ProgressReporter(ReportIdentity("small", 3), live, CostFile(tmp_path), [])
+    reporter = ProgressReporter(ReportIdentity("small", 3, 0.05), live, CostFile(tmp_path), [])
     live.trainer_clock.seconds["train"] = 13.0
     live.pool = pool()
     reporter.on_step(StepRecord(step=7, time=1.0, attempt=1, compute_gpu_hours=0.5, values={}), [], [])

@@ -19,10 +19,12 @@ def record(step, **values):
 def test_a_step_has_its_measured_vitals():
     vitals = Vitals(Clock())
     vitals.add(record(7, entropy=0.5, lag_max=3.0, lag_mean=1.5, loss=0.1, non_finite=0.0))
-    vitals.add(record(8, lag_max=4.0, non_finite=1.0))
+    vitals.add(record(8, lag_max=4.0, non_finite=1.0, mismatch_lag0=0.02, zero_variance_share=0.75))
+    vitals.add(record(9, zero_variance_share=1.0).model_copy(update={"reward": -1.0}))
     assert vitals.steps == [
         StepVital(step=7, finite=True, entropy=0.5, lag=3.0),
-        StepVital(step=8, finite=False, entropy=None, lag=4.0),
+        StepVital(step=8, finite=False, entropy=None, lag=4.0, mismatch=0.02),
+        StepVital(step=9, gradient=False, reward=-1.0),
     ]
 
 
