@@ -19,7 +19,7 @@ CHECK_SEED = 3  # marks the self-check's random numbers; training and evaluation
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CheckResult:
     """Engine against trainer: |difference| of the log-probabilities of some tokens, in nats; NaN where one is none."""
 
     version: int
@@ -83,7 +83,7 @@ def _build_sequence(prompt: Prompt, output: EngineOutput) -> TrainSequence:
 
 def compare(
     rows: Sequence[MicroBatch], owners: NDArray[np.int64], by_rank: Sequence[Floats], *, version: int, generator: int
-) -> Comparison:
+) -> CheckResult:
     """Return the difference between engine and trainer; where the trainer's ranks differ, the worst rank counts.
 
     Args:
@@ -96,7 +96,7 @@ def compare(
         size = np.abs(trainer - engine).max(axis=0)
     means = {int(prompt): float(size[owners == prompt].mean()) for prompt in np.unique(owners)}
     worst = max(means, key=lambda prompt: math.inf if math.isnan(means[prompt]) else means[prompt])
-    return Comparison(
+    return CheckResult(
         version=version,
         generator=generator,
         tokens=len(size),
@@ -107,7 +107,7 @@ def compare(
     )
 
 
-def describe_check(found: Comparison) -> str:
+def describe_check(found: CheckResult) -> str:
     """Return the numbers in one line."""
     return (
         f"self-check of version {found.version} on generator {found.generator}: the log-probabilities of "
@@ -116,7 +116,7 @@ def describe_check(found: Comparison) -> str:
     )
 
 
-def find_mismatch(run: RLRun, found: Comparison) -> InvalidRun | None:
+def find_mismatch(run: RLRun, found: CheckResult) -> InvalidRun | None:
     """Return the error of a run whose engine and trainer do not compute the same model; None if they do."""
     bound = run.self_check_bound
     if math.isfinite(found.largest) and found.mean <= bound:

@@ -128,6 +128,11 @@ class Pool:
                 slot.state, slot.version = "ready", version
         self.changed.set()
 
+    def record_check(self, slot: Slot, restarts: int) -> None:
+        """Record that the engine of `slot` passed a self-check that began after `restarts` of its restarts."""
+        if slot.restarts == restarts:
+            slot.num_checks += 1
+
     def start_clocks(self) -> None:
         """Count device-seconds from now on."""
         self._counting = True

@@ -116,5 +116,4 @@ class SelfChecker:
         if mismatch is not None:
             raise mismatch
         log.info("%s", describe_check(found))
-        if slot.restarts == restarts:
-            slot.num_checks += 1
+        deps.pool.record_check(slot, restarts)

@@ -117,8 +117,8 @@ def test_what_is_said_does_not_change_while_nothing_happens(make_run: Callable[.
         ("the oldest tokens lag more than 4 steps, for 3 steps up to step 33",) + (snapshot(lags(5, 6, 7)),) * 2,
         ("entropy below 0.05 nats, for 2 steps up to step 32",) + (snapshot(entropies(0.01, 0.02)),) * 2,
         (
-            "log-probabilities of engine and trainer differ by 0.051 nats on average at lag 0, more than 0.02 for 3 steps "
-            "up to step 34",
+            "log-probabilities of engine and trainer differ by 0.051 nats on average at lag 0, more than 0.02 for 3 "
+            "steps up to step 34",
             *(snapshot(mismatches(0.03, None, 0.04, 0.0512)),) * 2,
         ),
         (

@@ -7,7 +7,7 @@ from scalerl_api import InvalidRun, parse_run
 from scalerl_api.recipe import merge
 from scalerl_api.wire import SelfCheck
 from scalerl_runtime.algorithm.self_check import (
-    Comparison,
+    CheckResult,
     build_request,
     build_rows,
     choose_prompts,
@@ -80,7 +80,7 @@ def test_the_worst_rank_and_the_worst_prompt_count():
     assert owners.tolist() == [7, 7, 8, 8]
     ranks = [np.array([-1.0, -1.0, -1.5, -1.0]), np.array([-1.0, -0.75, -1.25, -1.0])]
     found = compare(rows, owners, ranks, version=1, generator=3)
-    assert found == Comparison(
+    assert found == CheckResult(
         version=1, generator=3, tokens=4, mean=0.1875, largest=0.5, worst_prompt=8, worst_mean=0.25
     )
 
@@ -100,7 +100,7 @@ def test_the_report_has_the_numbers():
 
 
 def check(mean):
-    return Comparison(version=1, generator=3, tokens=64, mean=mean, largest=9.0, worst_prompt=17, worst_mean=0.4)
+    return CheckResult(version=1, generator=3, tokens=64, mean=mean, largest=9.0, worst_prompt=17, worst_mean=0.4)
 
 
 @pytest.mark.parametrize(

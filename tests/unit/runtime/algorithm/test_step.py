@@ -117,7 +117,7 @@ def sequence(size, lags):
 
 
 def results_of(packed, error_of, limit=None):
-    """What ranks report whose log-probabilities differ by `error_of(lag)`; a stand-in's token by 7."""
+    """The reports of ranks: log-probabilities differ by `error_of(lag)`, those of a stand-in row by 7."""
     results = []
     for rows in packed.batches:
         error = np.concatenate([[error_of(lag) if w else 7.0 for lag, w in zip(r.lag, r.weight)] for r in rows])  # noqa: B905 # as long
