@@ -49,6 +49,14 @@ class FleetOptions:
     colocated: bool  # trainer and generator share one device
 
 
+def engine_seed(seed: int, index: int, num_starts: int) -> int:
+    """Return the seed of generator `index` that was started `num_starts` times before.
+
+    With equal seeds the k-th request of all engines would be sampled with the same noise.
+    """
+    return seed + SEED_STRIDE * index + num_starts
+
+
 class Fleet:
     """The Ray actors. Calls raise GeneratorLost, TrainerLost or InvalidRun; callers set the deadlines."""
 
@@ -116,7 +124,9 @@ class Fleet:
             max_concurrency=10_000,
             resources=self._role_resource("generator"),
         )
-        options = replace(self.options.engine, seed=self._next_seed(index))
+        num_starts = self._num_starts.get(index, 0)
+        self._num_starts[index] = num_starts + 1
+        options = replace(self.options.engine, seed=engine_seed(self.options.engine.seed, index, num_starts))
         started = self._generators[index] = actor.remote(options)
         self._members = self._members - {index}
         try:
@@ -124,11 +134,6 @@ class Fleet:
         except asyncio.CancelledError:  # no caller waits any more: the actor must not occupy a slot later
             ray.kill(started)
             raise
-
-    def _next_seed(self, index: int) -> int:
-        """An engine of its own noise: with equal seeds the k-th request of all engines would be sampled alike."""
-        starts = self._num_starts[index] = self._num_starts.get(index, -1) + 1
-        return self.options.engine.seed + SEED_STRIDE * index + starts
 
     async def generator_capacity(self) -> int:
         """Return how many generators fit on the cluster's nodes, running ones included."""

@@ -15,7 +15,7 @@ from scalerl_api.validation import InvalidRun
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.deadlines import while_alive
 from scalerl_runtime.hub import first_line
-from scalerl_runtime.models.source import find_model
+from scalerl_runtime.models.source import find_model, load_tokenizer
 from scalerl_runtime.types import EngineOutput, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
@@ -192,9 +192,7 @@ class Generator:
 
     async def _probe_interruption(self, folder: Path, phrase: str) -> None:
         """Raise unless the engine forces the phrase. Without it a run would train on thinking of any length."""
-        from transformers import AutoTokenizer
-
-        wanted = AutoTokenizer.from_pretrained(folder).encode(phrase, add_special_tokens=False)[:1]
+        wanted = load_tokenizer(folder, self.options.model).encode(phrase, add_special_tokens=False)[:1]
         request = SamplingRequest(max_tokens=1, temperature=1.0, think_budget=0, think_tokens=0)
         (sample,) = await self.sample(np.array([0], dtype=np.int32), [request])
         if sample.tokens.tolist() != wanted:

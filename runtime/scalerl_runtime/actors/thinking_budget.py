@@ -5,15 +5,16 @@ answer in some completions, and count from another tag where thinking is opened 
 sequence of tokens, too. This one is a logits processor, which vLLM's first model runner calls (note 063).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from scalerl_runtime.actors.generator import INTERRUPTION_TEXTS, REQUEST_BUDGET
 from scalerl_runtime.algorithm.interruption import Interruption, ThinkingBudget
+from scalerl_runtime.models.source import load_tokenizer
 
 FORCED_LOGIT = 1e9  # as vLLM's own budget has it: finite, so that processed log-probabilities are
 
@@ -22,7 +23,8 @@ class ThinkingBudgetProcessor(LogitsProcessor):  # type: ignore[misc] # vllm is 
     """Follows the completions of the batch that have a thinking budget."""
 
     def __init__(self, vllm_config: Any, _device: torch.device, _is_pin_memory: bool):
-        tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
+        folder = vllm_config.model_config.tokenizer
+        tokenizer = load_tokenizer(Path(folder), folder)
         opens, closes, phrase = vllm_config.additional_config[INTERRUPTION_TEXTS]
         self._interruption = Interruption.build(opens, closes, phrase, tokenizer)
         self._rows: dict[int, tuple[ThinkingBudget, list[int]]] = {}

@@ -13,7 +13,7 @@ from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
-from scalerl_runtime.types import Prompt, build_completion
+from scalerl_runtime.types import Completion, Prompt, build_completion
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class EvalPlan:
 
 
 @dataclass(frozen=True)
-class _EvalSample:
+class EvalSample:
     """The numbers kept of a completion; an evaluation has too many to keep their tokens."""
 
     reward: float  # NaN where the verifier failed
@@ -68,6 +68,22 @@ class _EvalSample:
     surprise: float  # sum of the negative log-probabilities (nats) of the tokens that the model chose
     chosen: int  # number of these tokens; forced ones are not among them
     cut: bool  # at the length limit
+
+
+def measure_completion(completion: Completion) -> EvalSample:
+    """Return the numbers of one completion."""
+    return EvalSample(
+        reward=np.nan if completion.reward is None else completion.reward,
+        tokens=len(completion.tokens),
+        surprise=-float(completion.logps[~completion.forced].sum(dtype=np.float64)),
+        chosen=int(np.count_nonzero(~completion.forced)),
+        cut=completion.finish == "length",
+    )
+
+
+def mean_surprise(samples: Sequence[EvalSample]) -> float:
+    """Return the mean over all tokens that the model chose (nats), an estimate of its entropy; 0 without tokens."""
+    return sum(each.surprise for each in samples) / max(1, sum(each.chosen for each in samples))
 
 
 async def evaluate(
@@ -104,7 +120,7 @@ async def evaluate(
                 excluded=found.excluded,
                 mean_tokens=float(np.mean([each.tokens for each in sampled])),
                 truncation_share=float(np.mean([each.cut for each in sampled])),
-                entropy=sum(each.surprise for each in sampled) / max(1, sum(each.chosen for each in sampled)),
+                entropy=mean_surprise(sampled),
                 attempt=plan.attempt,
             )
         )
@@ -124,7 +140,7 @@ async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
 
 async def _sample(
     pool: Pool, slot: Slot, plan: EvalPlan, prompt: Prompt, turns: asyncio.Semaphore, recording: EvalRecording
-) -> list[_EvalSample]:
+) -> list[EvalSample]:
     """Sample, grade and record one prompt's completions."""
     length = pool.options.recipe.length
     rng = np.random.default_rng([plan.seed, 2, plan.step, prompt.id])
@@ -141,13 +157,4 @@ async def _sample(
         for sample, reward, budget in zip(samples, rewards, budgets, strict=True)
     ]
     await recording.add(prompt, completions)
-    return [
-        _EvalSample(
-            reward=np.nan if each.reward is None else each.reward,
-            tokens=len(each.tokens),
-            surprise=-float(each.logps[~each.forced].sum(dtype=np.float64)),
-            chosen=int(np.count_nonzero(~each.forced)),
-            cut=each.finish == "length",
-        )
-        for each in completions
-    ]
+    return [measure_completion(each) for each in completions]

@@ -167,7 +167,9 @@ def load_tokenizer(folder: Path, source: str) -> Any:
     from transformers import AutoTokenizer
 
     with loading(source, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # Where tekken.json lies beside it transformers would take Mistral's own tokenizer, which has no chat template.
+        whole = {"mistral_format": False} if (folder / "tokenizer.json").exists() else {}
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **whole)
         # Without its vocabulary some classes load as an empty tokenizer, without a word.
         tokens = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if not tokens:

@@ -25,10 +25,8 @@ class ModelTokenizer(Protocol):
     eos_token_id: int | None
     unk_token_id: int | None
 
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, object]:
-        """The added tokens by id: a text is never split inside one."""
-        ...
+    added_tokens_decoder: object  # by id; Mistral's own tokenizer has a method in its place, which raises
+    all_special_ids: list[int]
 
     def get_vocab(self) -> Mapping[str, int]:
         """Return the id of every token, the added ones included."""
@@ -88,7 +86,7 @@ def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
         return None
     _, answer, end = text.rpartition(PROBE)
     tokens = tokenizer.encode(end.lstrip(), add_special_tokens=False) if answer else []
-    return tokens[0] if tokens and tokens[0] in tokenizer.added_tokens_decoder else find_token(tokenizer, end.strip())
+    return tokens[0] if tokens and tokens[0] in _added_ids(tokenizer) else find_token(tokenizer, end.strip())
 
 
 def check_tokenizer(
@@ -116,6 +114,12 @@ def can_spell(tokenizer: ModelTokenizer, text: str) -> bool:
     tokens = tokenizer.encode(text, add_special_tokens=False)
     known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokens
     return known and decode_exactly(tokenizer, tokens).strip() == text.strip()
+
+
+def _added_ids(tokenizer: ModelTokenizer) -> frozenset[int]:
+    """The tokens that are no product of merges: a text is never split inside one."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(added if isinstance(added, Mapping) else tokenizer.all_special_ids)
 
 
 def _check_stop_tokens(tokenizer: ModelTokenizer, recipe: Recipe, stop_ids: Sequence[int]) -> Iterator[Fault]:
@@ -154,7 +158,8 @@ def _check_vocabulary(
     tokenizer: ModelTokenizer, recipe: Recipe, stop_ids: Sequence[int], num_rows: int
 ) -> Iterator[Fault]:
     """An id beyond the embedding ends an engine. Some models have such added tokens, for images, that no text needs."""
-    ordinary = [token for token in tokenizer.get_vocab().values() if token not in tokenizer.added_tokens_decoder]
+    added = _added_ids(tokenizer)
+    ordinary = [token for token in tokenizer.get_vocab().values() if token not in added]
     tags = recipe.length.think_tags
     texts = (tags.open, tags.close, recipe.length.forced_phrase) if recipe.length.control == "interruption" else ()
     needed = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scalerl_runtime.actors.fleet import gather_ranks
+from scalerl_runtime.actors.fleet import engine_seed, gather_ranks
 from scalerl_runtime.types import TrainerLost
 
 BROKEN = "a trainer rank failed: RuntimeError('Connection closed by peer')"
@@ -53,3 +53,9 @@ def test_a_lost_rank_ends_the_call_although_its_peers_hang():
 def test_a_ranks_own_fault_is_raised_unchanged(peer):
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
         asyncio.run(gather_ranks([fail(RuntimeError(BROKEN)), peer()], death_report_seconds=0.01))
+
+
+def test_every_start_of_every_engine_has_its_own_seed():
+    assert engine_seed(42, 0, 0) == 42
+    seeds = {engine_seed(42, index, starts) for index in range(64) for starts in range(100)}
+    assert len(seeds) == 64 * 100

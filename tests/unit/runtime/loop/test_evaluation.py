@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from scalerl_runtime.loop.evaluation import score
+from scalerl_runtime.loop.evaluation import mean_surprise, measure_completion, score
+from scalerl_runtime.types import Completion
 
 NAN = math.nan
 
@@ -28,3 +29,20 @@ def test_score(rewards, pass_rate, error, excluded, prompts, rule):
 def test_score_without_a_graded_completion_is_an_error():
     with pytest.raises(ValueError, match="none of 4 completions"):
         score(np.full((2, 2), NAN))
+
+
+def completion(logps, forced):
+    numbers = np.zeros(len(logps), dtype=np.int32)
+    values = np.array(logps, dtype=np.float32)
+    return Completion(numbers, values, numbers, np.array(forced, dtype=np.bool_), "stop", "", reward=1.0)
+
+
+def test_forced_tokens_are_no_part_of_the_entropy():
+    """They have log-probabilities of about -9: 16 of 56 such tokens turned .2 nats into 2.7."""
+    long = completion([-0.25] * 40 + [-9.0] * 16, [False] * 40 + [True] * 16)
+    short = completion([-2.25] * 10, [False] * 10)
+    assert mean_surprise([measure_completion(long)]) == pytest.approx(0.25)
+    # (40 * 0.25 + 10 * 2.25) / 50: tokens are averaged, not completions
+    assert mean_surprise([measure_completion(long), measure_completion(short)]) == pytest.approx(0.65)
+    assert mean_surprise([measure_completion(completion([], []))]) == 0.0
+    assert measure_completion(long).tokens == 56
