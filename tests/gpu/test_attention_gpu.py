@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from scalerl_runtime.actors.varlen_attention import attend_row, plan_row
+from scalerl_runtime.actors.block_attention import AttentionRule
+from scalerl_runtime.actors.packed_row import plan_row
+from scalerl_runtime.actors.varlen_attention import attend_row
 
 LENGTHS = [5, 1, 170, 33, 64]
 
@@ -21,9 +23,9 @@ def test_row_equals_float64(dtype: torch.dtype, tolerance: float, heads: int, ke
         for n in (heads, key_heads, key_heads)
     ]
     exact = [tensor.detach().cpu().double().requires_grad_() for tensor in packed]
-    out = attend_row(packed[0], packed[1], packed[2], row, scale=0.2)
+    out = attend_row(packed[0], packed[1], packed[2], row, rule=AttentionRule(0.2))
     exact_row = plan_row(torch.tensor([0, *LENGTHS]).cumsum(0))
-    expected = attend_row(exact[0], exact[1], exact[2], exact_row, scale=0.2)
+    expected = attend_row(exact[0], exact[1], exact[2], exact_row, rule=AttentionRule(0.2))
     assert out.dtype == dtype
     assert float((out.detach().cpu().double() - expected.detach()).abs().max()) < tolerance * float(
         expected.detach().abs().max()

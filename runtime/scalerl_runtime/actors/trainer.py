@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
-from scalerl_runtime.algorithm.head import linear_logprob, plan_chunk
+from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
 from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
@@ -50,48 +50,6 @@ class TrainerOptions:
     device: Literal["cpu", "cuda"]
     transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
     cpu_threads: int = 1
-
-
-class LogprobHead(nn.Module):
-    """The LM head, returning log-probabilities of targets instead of logits.
-
-    A separate module that holds the weight: ZeRO-3 gathers a parameter where the module that owns it runs. With tied
-    embeddings the weight is the embedding's own Parameter.
-    """
-
-    def __init__(self, weight: nn.Parameter, *, precision: Literal["fp32", "bf16"], temperature: float):
-        super().__init__()
-        self.weight = weight
-        self.precision: Literal["fp32", "bf16"] = precision
-        self.temperature = temperature
-
-    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy (nats), [M] each, of `targets` [M] given `hidden` [M, H]."""
-        return linear_logprob(
-            hidden,
-            self.weight,
-            targets,
-            precision=self.precision,
-            temperature=self.temperature,
-            chunk=plan_chunk(self.weight.shape[0]),
-        )
-
-
-class Policy(nn.Module):
-    """The model as the loss uses it: packed tokens in, log-probabilities of the trained ones out."""
-
-    def __init__(self, model: Any, *, precision: Literal["fp32", "bf16"], temperature: float):
-        super().__init__()
-        self.model = model
-        model.lm_head = LogprobHead(model.lm_head.weight, precision=precision, temperature=temperature)
-
-    def forward(
-        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, select: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row."""
-        hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
-        logp, entropy = self.model.lm_head(hidden.index_select(0, select), targets)
-        return logp, entropy
 
 
 class Trainer:

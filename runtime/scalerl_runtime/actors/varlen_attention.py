@@ -1,126 +1,99 @@
 """Exact causal attention for sequences packed into one row, a `transformers` attention called `scalerl_varlen`.
 
-PURE but for `register_attention`, which enters the function in transformers' registry, once per process.
-No mask of row length squared exists: neither here nor in transformers, which calls `_no_mask` for one.
+PURE but for `register_attention`, which enters the functions in transformers' registry, once per process.
+No mask of row length squared exists: transformers calls `_describe_mask` for one, and gets its description.
+Whatever a layer asks for that is not represented here is refused by name; nothing is ignored.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import pad as pad_last
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from scalerl_runtime.actors.block_attention import AttentionRule, attend_blocks
+from scalerl_runtime.actors.packed_row import PackedRow, pad, plan_row, unpad
+
 ATTENTION_NAME = "scalerl_varlen"  # value of `attn_implementation`
-BUCKET_RATIO = 2  # a bucket's longest over its shortest sequence: padding at most doubles the attention's tokens
 FLASH_CAPABILITY = (8, 0)  # torch's varlen kernel is FlashAttention 2, which needs an Ampere or newer device
 FLASH_MAX_HEAD_DIM = 256
+# Arguments that some layers pass to every attention, and that no attention of transformers uses.
+UNUSED = frozenset({"position_ids", "position_embeddings", "cache_position", "hidden_states", "use_cache"})
+
+
+# The row that a body runs on: transformers asks for the mask inside the body, and passes no argument of ours to it.
+# The mask carries the row on, so that layers are functions of their arguments when a checkpoint runs them again.
+_current_row: ContextVar[PackedRow] = ContextVar("packed_row")
 
 
 @dataclass(frozen=True)
-class LengthBucket:
-    """Sequences of similar length, attended as one padded batch."""
+class RowMask:
+    """Which earlier tokens a token sees; stands where transformers has a mask."""
 
-    num_sequences: int
-    length: int  # tokens of the longest
-
-
-@dataclass(frozen=True)
-class PackedRow:
-    """Layout of the sequences in one packed row of N tokens; built once, used by every layer."""
-
-    cu_seqlens: Tensor  # [S + 1] int32, on the row's device
-    max_length: int
-    buckets: tuple[LengthBucket, ...]
-    slots: Tensor  # [N] int64: each token's position in the buckets' padded batches, laid end to end
-
-    @property
-    def num_slots(self) -> int:
-        """Tokens of the padded batches, padding included."""
-        return sum(bucket.num_sequences * bucket.length for bucket in self.buckets)
+    row: PackedRow  # only those of its own sequence
+    window: int | None = None  # itself and the window - 1 before it
+    chunk: int | None = None  # those of its own chunk
 
 
-def plan_row(cu_seqlens: Tensor) -> PackedRow:
-    """Lay out the row whose sequence i is tokens cu_seqlens[i] to cu_seqlens[i + 1].
-
-    Args:
-        cu_seqlens: [S + 1] integers, 0 first, strictly rising. One device synchronisation reads them.
-
-    Raises:
-        ValueError: does not start at 0, or a sequence is empty.
-    """
-    bounds: list[int] = cu_seqlens.tolist()
-    lengths = [stop - start for start, stop in pairwise(bounds)]
-    if bounds[:1] != [0] or not lengths or min(lengths) < 1:
-        raise ValueError(f"cu_seqlens is {bounds[:8]}; need 0 first, then strictly rising ends of sequences")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    buckets = _plan_buckets([lengths[i] for i in order])
-    widths = [bucket.length for bucket in buckets for _ in range(bucket.num_sequences)]
-    first_slot = [0] * len(lengths)  # by sequence
-    filled = 0
-    for sequence, width in zip(order, widths, strict=True):
-        first_slot[sequence] = filled
-        filled += width
-    shift = torch.tensor([slot - start for slot, start in zip(first_slot, bounds, strict=False)])
-    slots = torch.arange(bounds[-1]) + shift.repeat_interleave(torch.tensor(lengths))
-    device = cu_seqlens.device
-    return PackedRow(cu_seqlens.to(torch.int32), max(lengths), tuple(buckets), slots.to(device))
-
-
-def _plan_buckets(lengths: Sequence[int]) -> list[LengthBucket]:
-    """Start a new bucket wherever a length, in falling order, is below the bucket's longest over BUCKET_RATIO."""
-    buckets: list[LengthBucket] = []
-    for length in lengths:
-        if buckets and length * BUCKET_RATIO >= buckets[-1].length:
-            buckets[-1] = LengthBucket(buckets[-1].num_sequences + 1, buckets[-1].length)
-        else:
-            buckets.append(LengthBucket(1, length))
-    return buckets
-
-
-class _TakeRows(torch.autograd.Function):
-    """Rows of `padded` at unique `slots`; its backward writes rows, where index_select's would add them one by one."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, padded: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
-        ctx.num_slots = padded.shape[0]  # type: ignore[attr-defined]  # contexts carry attributes
-        return padded.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (slots,) = ctx.saved_tensors  # type: ignore[attr-defined]  # known only to the backward node
-        padded = grad.new_zeros(ctx.num_slots, *grad.shape[1:])  # type: ignore[attr-defined]  # set in forward
-        return padded.index_copy_(0, slots, grad), None
-
-
-def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, scale: float | None = None) -> Tensor:
-    """Causal attention inside each sequence of a packed row, [N, heads, D], differentiable.
+def attend_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: PackedRow,
+    *,
+    rule: AttentionRule | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Causal attention inside each sequence of a packed row, [N, heads, E], differentiable.
 
     Args:
         query: [N, heads, D].
-        key, value: [N, key heads, D]; key heads divides heads (grouped queries).
-        scale: of the scores; None is D ** -0.5.
+        key, value: [N, key heads, D], [N, key heads, E]; key heads divides heads (grouped queries).
+        row: the sequences' layout.
+        rule: scale, window, chunk and soft cap; None is D ** -0.5 and nothing else.
+        sinks: [heads]; see `attend_blocks`.
 
-    bf16 and fp16 on a device that has the kernel: torch's varlen flash attention. Else padded batches of similar
-    length: a padding token comes after every token of its sequence, so the causal mask alone excludes it.
+    bf16 and fp16 on a device that has the kernel: torch's varlen flash attention, which has windows. Else padded
+    batches of similar length: a padding token comes after every token of its sequence, so causality excludes it.
 
     Raises:
         ValueError: the row has another number of tokens than the layout.
     """
     if not query.shape[0] == key.shape[0] == row.slots.shape[0]:
         raise ValueError(f"row has {query.shape[0]} queries and {key.shape[0]} keys; its layout {row.slots.shape[0]}")
-    if _is_flash_able(query):
-        attended = varlen_attn(
-            query, key, value, row.cu_seqlens, row.cu_seqlens, row.max_length, row.max_length,
-            scale=scale, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
-        assert isinstance(attended, Tensor)  # a pair only when log-sum-exps are requested
-        return attended
-    return _attend_padded(query, key, value, row, scale=scale)
+    rule = rule or AttentionRule(query.shape[-1] ** -0.5)
+    is_special = sinks is not None or rule.softcap is not None
+    is_chunked = rule.chunk is not None and rule.chunk < row.max_length
+    if not is_special and not is_chunked and _is_flash_able(query):
+        return _attend_flash(query, key, value, row, rule)
+    batches = zip(pad(query, row), pad(key, row), pad(value, row), strict=True)
+    return unpad([_attend_batch(*batch, sinks, rule) for batch in batches], row)
+
+
+def _attend_batch(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, rule: AttentionRule) -> Tensor:
+    if sinks is not None or not rule.is_plain(query.shape[2]):
+        return attend_blocks(query, key, value, sinks, rule)
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scale, enable_gqa=grouped)
+
+
+def _attend_flash(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, rule: AttentionRule) -> Tensor:
+    # The kernel's left size counts the tokens before the query's own; it wants values as wide as keys.
+    left = -1 if rule.window is None or rule.window >= row.max_length else rule.window - 1
+    attended = varlen_attn(
+        query, key, pad_last(value, (0, query.shape[-1] - value.shape[-1])), row.cu_seqlens, row.cu_seqlens,
+        row.max_length, row.max_length, scale=rule.scale, window_size=(left, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    assert isinstance(attended, Tensor)  # a pair only when log-sum-exps are requested
+    return attended[..., : value.shape[-1]]
 
 
 def _is_flash_able(query: Tensor) -> bool:
@@ -134,56 +107,94 @@ def _is_flash_able(query: Tensor) -> bool:
     )
 
 
-def _attend_padded(query: Tensor, key: Tensor, value: Tensor, row: PackedRow, *, scale: float | None) -> Tensor:
-    split = [_pad(tensor, row) for tensor in (query, key, value)]
-    attended = []
-    for bucket, *batch in zip(row.buckets, *split, strict=True):
-        q, k, v = (part.view(bucket.num_sequences, bucket.length, *part.shape[1:]).transpose(1, 2) for part in batch)
-        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-        attended.append(out.transpose(1, 2).flatten(0, 1))
-    padded = attended[0] if len(attended) == 1 else torch.cat(attended)
-    taken: Tensor = _TakeRows.apply(padded, row.slots)  # type: ignore[no-untyped-call]  # torch does not type apply
-    return taken
-
-
-def _pad(packed: Tensor, row: PackedRow) -> tuple[Tensor, ...]:
-    """[N, heads, D] as one [sequences * length, heads, D] per bucket, zeros where padded."""
-    padded = packed.new_zeros(row.num_slots, *packed.shape[1:]).index_copy(0, row.slots, packed)
-    return torch.split(padded, [bucket.num_sequences * bucket.length for bucket in row.buckets])
-
-
 def _transformers_attention(
-    _module: nn.Module,
+    module: nn.Module,
     query: Tensor,  # [1, heads, N, D]
     key: Tensor,
     value: Tensor,
-    _mask: None,
+    attention_mask: object,
     *,
-    packed_row: PackedRow | None = None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_others: object,  # arguments that transformers passes to every attention and this one does not use
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: object,
 ) -> tuple[Tensor, None]:
-    """The function that transformers calls; returns [1, N, heads, D] and no attention weights."""
-    if packed_row is None or query.shape[0] != 1:
+    """The function that transformers calls; returns [1, N, heads, E] and no attention weights."""
+    mask = attention_mask
+    if not isinstance(mask, RowMask):
+        found = f"{type(module).__name__} has a mask of its own, {type(mask).__name__}"
+        raise ValueError(f"{found}: {ATTENTION_NAME} attends packed rows, by forward_hidden")
+    if query.shape[0] != 1:
         raise ValueError(f"{ATTENTION_NAME} attends one packed row, by forward_hidden; got a batch of {query.shape[0]}")
-    if dropout or (sliding_window is not None and sliding_window < packed_row.max_length):
-        raise ValueError(f"{ATTENTION_NAME} has neither dropout ({dropout}) nor a sliding window ({sliding_window})")
+    _refuse_others(module, {**others, "sliding_window": sliding_window if sliding_window != mask.window else None})
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rule = AttentionRule(scale, mask.window, mask.chunk, softcap)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend_row(q, k, v, packed_row, scale=scaling)[None], None
+    return attend_row(q, k, v, mask.row, rule=rule, sinks=s_aux)[None], None
 
 
-def _no_mask(*_args: object, attention_mask: Tensor | None = None, **_others: object) -> None:
-    """Return no mask. Padding would be attended silently, so a padding mask is refused."""
-    if attention_mask is not None:
+def _refuse_others(module: nn.Module, arguments: dict[str, object]) -> None:
+    """Raise ValueError for an argument that changes the attention in a way that it does not represent."""
+    refused = [
+        f"{name} {given if isinstance(given, int | float) else type(given).__name__}"
+        for name, given in arguments.items()
+        if name not in UNUSED and not (given is None or (isinstance(given, bool | float) and not given))
+    ]
+    if not (arguments.get("is_causal") or getattr(module, "is_causal", True)):
+        refused.append("attention to later tokens")
+    if refused:
+        raise ValueError(f"{type(module).__name__} has {', '.join(refused)}: {ATTENTION_NAME} has not")
+
+
+def _describe_mask(
+    *, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **_others: object
+) -> RowMask:
+    """Return what transformers' mask function does.
+
+    Padding would be attended silently, so a padding mask is refused; so is every function that is not known here.
+    """
+    row = _current_row.get(None)
+    if row is None:
+        raise ValueError(f"{ATTENTION_NAME} attends one packed row, by forward_hidden")
+    if attention_mask is not None and not bool(attention_mask.all()):
         raise ValueError(f"{ATTENTION_NAME} packs without padding; got an attention mask {list(attention_mask.shape)}")
+    sizes = _mask_sizes(mask_function)
+    return RowMask(row, _smallest(sizes, "sliding_window"), _smallest(sizes, "chunk_size"))
+
+
+def _mask_sizes(mask_function: Callable[..., Any]) -> list[tuple[str, int]]:
+    """Return name and tokens of each window and chunk in a causal mask function."""
+    name = mask_function.__qualname__
+    values = inspect.getclosurevars(mask_function).nonlocals
+    if name == "and_masks.<locals>.and_mask":
+        return [size for part in values["mask_functions"] for size in _mask_sizes(part)]
+    # The row's layout says what is packed.
+    if name in ("causal_mask_function", "packed_sequence_mask_function.<locals>.inner_mask"):
+        return []
+    known = {
+        "sliding_window_overlay.<locals>.inner_mask": "sliding_window",
+        "chunked_overlay.<locals>.inner_mask": "chunk_size",
+    }
+    if name not in known:
+        raise ValueError(f"the model masks attention by {name}: {ATTENTION_NAME} has no such mask")
+    return [(known[name], values[known[name]])]
+
+
+def _smallest(sizes: list[tuple[str, int]], wanted: str) -> int | None:
+    return min((size for name, size in sizes if name == wanted), default=None)
 
 
 def register_attention() -> None:
     """Make `attn_implementation="scalerl_varlen"` known to transformers. Harmless when repeated."""
     AttentionInterface.register(ATTENTION_NAME, _transformers_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, _describe_mask)
+
+
+def find_body(model: Any) -> Any:
+    """Return the module that makes the last hidden states of text; of a multimodal class it is the text part."""
+    body = model.base_model if model.base_model is not model else model.model
+    return body.get_decoder() if hasattr(body, "get_decoder") else body
 
 
 def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -196,14 +207,19 @@ def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu
         cu_seqlens: [S + 1] where sequences start and end; see `plan_row`.
 
     Raises:
-        ValueError: the model has another attention, which would attend across sequences or build an N x N mask.
+        ValueError: the model has another attention, which would attend across sequences or build an N x N mask; or it
+            asks for something that this attention has not.
     """
     if model.config._attn_implementation != ATTENTION_NAME:
         attention = model.config._attn_implementation
         raise ValueError(
             f"model's attention is {attention!r}; call register_attention, then load it with {ATTENTION_NAME!r}"
         )
-    body = model.base_model
-    out = body(input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed_row=plan_row(cu_seqlens))
+    body = find_body(model)
+    token = _current_row.set(plan_row(cu_seqlens))
+    try:
+        out = body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+    finally:
+        _current_row.reset(token)
     hidden: Tensor = out.last_hidden_state
     return hidden[0]

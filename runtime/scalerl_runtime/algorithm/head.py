@@ -25,6 +25,17 @@ CAST_NUMBERS = 2**22  # of a low-precision weight held in float32 at a time
 
 
 @dataclass(frozen=True)
+class HeadTransform:
+    """What a model applies to the output of its head's linear layer, in this order: scale, then soft cap."""
+
+    scale: float = 1.0  # logits times scale, > 0: Cohere's `logit_scale`, Granite's 1 / `logits_scaling`
+    softcap: float | None = None  # then cap * tanh(logits / cap), > 0: Gemma-2's `final_logit_softcapping`
+
+
+IDENTITY = HeadTransform()
+
+
+@dataclass(frozen=True)
 class Positions:
     """The M trained positions of a packed row of N tokens."""
 
@@ -57,7 +68,15 @@ def plan_chunk(vocabulary: int, *, budget_bytes: int = CHUNK_BYTES) -> int:
 
 
 def linear_logprob(
-    hidden: Tensor, weight: Tensor, target: Tensor, *, precision: Precision, temperature: float = 1.0, chunk: int
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    precision: Precision,
+    chunk: int,
+    temperature: float = 1.0,
+    bias: Tensor | None = None,
+    transform: HeadTransform = IDENTITY,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of `target` and entropy of the distribution, each [N] float32, in nats.
 
@@ -66,25 +85,28 @@ def linear_logprob(
             (`select_positions`).
         weight: [V, H] LM head; the embedding's own Parameter when tied, whose gradient then adds up as usual.
         target: [N] token ids, 0 <= id < V.
-        precision: `fp32` never rounds logits below float32; `bf16` rounds them to bf16, whatever the operands.
-        temperature: divides the logits, > 0.
+        precision: `fp32` never rounds logits below float32; `bf16` rounds them to bf16, whatever the operands, after
+            the linear layer and after the transform.
         chunk: rows of logits alive at a time (`plan_chunk`); sets the size of the backward's tiles too.
+        temperature: divides the logits last of all, > 0.
+        bias: [V] of the linear layer.
+        transform: of the linear layer's output.
 
-    Differentiable in hidden and weight, by log-probability and entropy; the entropy's gradient costs only where used.
-    bf16 operands on CUDA are multiplied as they are, with float32 sums and results; there the backward rounds the
+    Differentiable in hidden, weight and bias, by log-probability and entropy; the entropy's gradient costs only where
+    used. bf16 operands on CUDA are multiplied as they are, with float32 sums and results; there the backward rounds the
     logits' gradient to bf16, as any bf16 layer's does. All else is multiplied in float32, weights cast piece by piece.
 
     Raises:
-        ValueError: shapes, temperature or chunk are impossible.
+        ValueError: shapes, temperature, chunk or transform are impossible.
     Source: FP32 logits, Khatri et al. 2025, arXiv:2510.13786 (ScaleRL), after MiniMax-M1, arXiv:2506.13585.
     """
-    if hidden.shape[1:] != weight.shape[1:] or target.shape != hidden.shape[:1]:
-        shapes = f"hidden {list(hidden.shape)}, weight {list(weight.shape)}, target {list(target.shape)}"
-        raise ValueError(f"{shapes}; need [N, H], [V, H], [N]")
+    _check_shapes(_Operands(hidden, weight, bias), target)
     if temperature <= 0 or chunk < 1:
         raise ValueError(f"temperature is {temperature}, chunk {chunk}; need > 0, >= 1")
-    settings = _Settings(precision, temperature, chunk)
-    logp, entropy = _LinearLogprob.apply(hidden, weight, target, settings)  # type: ignore[no-untyped-call]  # torch
+    if transform.scale <= 0 or (transform.softcap is not None and transform.softcap <= 0):
+        raise ValueError(f"{transform}; scale and softcap must be > 0")
+    settings = _Settings(precision, temperature, chunk, transform)
+    logp, entropy = _LinearLogprob.apply(hidden, weight, bias, target, settings)  # type: ignore[no-untyped-call]  # torch
     return logp, entropy
 
 
@@ -93,6 +115,25 @@ class _Settings:
     precision: Precision
     temperature: float
     chunk: int
+    transform: HeadTransform
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """Inputs of the linear layer."""
+
+    hidden: Tensor  # [N, H]
+    weight: Tensor  # [V, H]
+    bias: Tensor | None  # [V]
+
+
+def _check_shapes(operands: _Operands, target: Tensor) -> None:
+    hidden, weight, bias = operands.hidden, operands.weight, operands.bias
+    if hidden.shape[1:] != weight.shape[1:] or target.shape != hidden.shape[:1]:
+        shapes = f"hidden {list(hidden.shape)}, weight {list(weight.shape)}, target {list(target.shape)}"
+        raise ValueError(f"{shapes}; need [N, H], [V, H], [N]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias {list(bias.shape)}; need {list(weight.shape[:1])}")
 
 
 class _Context(Protocol):
@@ -109,22 +150,20 @@ class _Context(Protocol):
 class _LinearLogprob(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, hidden: Tensor, weight: Tensor, target: Tensor, settings: _Settings
+        ctx: _Context, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, settings: _Settings
     ) -> tuple[Tensor, Tensor]:
         ctx.settings = settings
         ctx.set_materialize_grads(False)  # an unused entropy then has gradient None, and costs nothing
         # Autocast would turn float32 products into bf16 ones.
         with torch.autocast(hidden.device.type, enabled=False):
-            logp, entropy, logsumexp = _forward_stats(hidden, weight, target, settings)
-        ctx.save_for_backward(hidden, weight, target, logsumexp, entropy)
+            logp, entropy, logsumexp = _forward_stats(_Operands(hidden, weight, bias), target, settings)
+        ctx.save_for_backward(hidden, weight, target, logsumexp, entropy, *(() if bias is None else (bias,)))
         return logp, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: _Context, grad_logp: Tensor | None, grad_entropy: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
+    def backward(ctx: _Context, grad_logp: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, logsumexp, entropy, *bias = ctx.saved_tensors
         scale = 1.0 / ctx.settings.temperature
         upstream = _IncomingGradients(
             target,
@@ -133,8 +172,9 @@ class _LinearLogprob(torch.autograd.Function):
             torch.zeros_like(logsumexp) if grad_logp is None else grad_logp * scale,
             None if grad_entropy is None else grad_entropy * scale,
         )
+        operands = _Operands(hidden, weight, bias[0] if bias else None)
         with torch.autocast(hidden.device.type, enabled=False):
-            grads = _operand_grads(hidden, weight, upstream, ctx)
+            grads = _operand_grads(operands, upstream, ctx)
         return *grads, None, None
 
 
@@ -171,22 +211,36 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float()
 
 
-def _finish_logits(product: Tensor, settings: _Settings) -> Tensor:
-    """Round the product to the precision and divide by the temperature, in place."""
-    if settings.precision == "bf16":
-        product.copy_(product.bfloat16())
+def _finish_logits(product: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
+    """Add the bias of the product's columns, apply the transform, divide by the temperature; in place."""
+    transform = settings.transform
+    if bias is not None:
+        product.add_(bias.float())
+    _round(product, settings)
+    if transform.scale != 1.0:
+        product.mul_(transform.scale)
+    if transform.softcap is not None:
+        product.div_(transform.softcap).tanh_().mul_(transform.softcap)
+    if transform != IDENTITY:
+        _round(product, settings)
     return product if settings.temperature == 1.0 else product.div_(settings.temperature)
 
 
-def _forward_stats(hidden: Tensor, weight: Tensor, target: Tensor, settings: _Settings) -> tuple[Tensor, ...]:
+def _round(logits: Tensor, settings: _Settings) -> None:
+    if settings.precision == "bf16":
+        logits.copy_(logits.bfloat16())
+
+
+def _forward_stats(operands: _Operands, target: Tensor, settings: _Settings) -> tuple[Tensor, ...]:
     """Log-probability of target, entropy, logsumexp; each [N]."""
+    hidden, weight = operands.hidden, operands.weight
     stats = [torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(3)]
     num_rows = min(settings.chunk, hidden.shape[0])
     # On a CPU a fresh buffer costs more, in page faults, than the product that fills it.
     buffer = None if _is_native_bf16(hidden, weight) else stats[0].new_empty(num_rows, weight.shape[0])
     for rows in _pieces(hidden.shape[0], settings.chunk):
         logits = _chunk_logits(hidden[rows], weight, buffer)
-        _finish_logits(logits, settings)
+        _finish_logits(logits, operands.bias, settings)
         at_once = num_rows if logits.is_cuda else STATS_LOGITS_CPU // weight.shape[0]
         for part in _pieces(logits.shape[0], at_once):
             where = slice(rows.start + part.start, rows.start + part.stop)
@@ -221,23 +275,24 @@ def _row_stats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return chosen - log_total, log_total - mean, peak + log_total
 
 
-def _operand_grads(
-    hidden: Tensor, weight: Tensor, upstream: _IncomingGradients, ctx: _Context
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden and weight, each in its own dtype, None where not needed."""
-    on_hidden, on_weight = ctx.needs_input_grad[:2]
+def _operand_grads(operands: _Operands, upstream: _IncomingGradients, ctx: _Context) -> tuple[Tensor | None, ...]:
+    """Gradients of hidden, weight and bias, each in its own dtype, None where not needed."""
+    hidden, weight, bias = operands.hidden, operands.weight, operands.bias
+    on_hidden, on_weight, on_bias = ctx.needs_input_grad[:3]
     native = _is_native_bf16(hidden, weight)
-    tile_rows = TILE_ROWS_GPU if hidden.is_cuda else TILE_ROWS_CPU
     # A tile of the GPU is a quarter of the forward's chunk, unless that is too thin to be worth a product.
     width = max(TILE_MIN_COLUMNS, ctx.settings.chunk * weight.shape[0] // (4 * TILE_ROWS_GPU))
     grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if on_hidden else None
     grad_weight = torch.empty_like(weight) if on_weight else None
+    grad_bias = upstream.logsumexp.new_zeros(weight.shape[0]) if on_bias else None
     for columns in _pieces(weight.shape[0], width):
         block = weight[columns] if native else weight[columns].float()
         grad_block = torch.zeros_like(block, dtype=torch.float32) if on_weight else None
-        for rows in _pieces(hidden.shape[0], tile_rows):
-            tile = _finish_logits(_product(hidden[rows], block.t()), ctx.settings)
-            grad = _logits_grad(tile, upstream.rows(rows), columns.start)
+        for rows in _pieces(hidden.shape[0], TILE_ROWS_GPU if hidden.is_cuda else TILE_ROWS_CPU):
+            tile = _product(hidden[rows], block.t())
+            grad = _product_grad(tile, None if bias is None else bias[columns], upstream.rows(rows), columns, ctx)
+            if grad_bias is not None:
+                grad_bias[columns] += grad.sum(0)
             grad = grad.bfloat16() if native else grad
             if grad_hidden is not None:
                 _add_product(grad_hidden[rows], grad, block)
@@ -245,7 +300,26 @@ def _operand_grads(
                 _add_product(grad_block, grad.t(), hidden[rows])
         if grad_weight is not None and grad_block is not None:
             grad_weight[columns] = grad_block
-    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight
+    casts = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
+    return tuple(None if grad is None or leaf is None else grad.to(leaf.dtype) for grad, leaf in casts)
+
+
+def _product_grad(
+    product: Tensor, bias: Tensor | None, upstream: _IncomingGradients, columns: slice, ctx: _Context
+) -> Tensor:
+    """Gradient by a tile of the linear layer's product, [rows, columns], written over it.
+
+    The soft cap's derivative is 1 - tanh^2, and tanh is the capped logit over the cap.
+    """
+    settings, transform = ctx.settings, ctx.settings.transform
+    logits = _finish_logits(product, bias, settings)
+    slope = None
+    if transform.softcap is not None:
+        slope = (logits * (settings.temperature / transform.softcap)).square_().neg_().add_(1.0)
+    grad = _logits_grad(logits, upstream, columns.start)
+    if slope is not None:
+        grad.mul_(slope)
+    return grad if transform.scale == 1.0 else grad.mul_(transform.scale)
 
 
 def _logits_grad(logits: Tensor, upstream: _IncomingGradients, first_column: int) -> Tensor:

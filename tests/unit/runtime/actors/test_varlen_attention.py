@@ -1,5 +1,6 @@
 """Packed rows equal each sequence alone, by value and gradient; no row-squared tensor; misuse is refused."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
@@ -9,13 +10,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.masking_utils import causal_mask_function, or_masks
 
+from scalerl_runtime.actors import varlen_attention
+from scalerl_runtime.actors.block_attention import AttentionRule
+from scalerl_runtime.actors.packed_row import LengthBucket, plan_row
 from scalerl_runtime.actors.varlen_attention import (
     ATTENTION_NAME,
-    LengthBucket,
+    RowMask,
     attend_row,
     forward_hidden,
-    plan_row,
     register_attention,
 )
 
@@ -63,7 +67,7 @@ def test_scale_is_of_the_scores() -> None:
     # Keys 0 and ln 9, query 1: scores halved are 0 and ln 3, weights 1/4 and 3/4 of values 0 and 8.
     key = torch.tensor([1.0, 9.0]).log().view(2, 1, 1)
     value = torch.tensor([0.0, 8.0]).view(2, 1, 1)
-    out = attend_row(torch.ones(2, 1, 1), key, value, plan_row(_cu_seqlens([2])), scale=0.5)
+    out = attend_row(torch.ones(2, 1, 1), key, value, plan_row(_cu_seqlens([2])), rule=AttentionRule(0.5))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 6.0]))
 
 
@@ -215,16 +219,57 @@ def test_another_attention_is_refused() -> None:
 
 
 def test_dropout_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither dropout"):
+    with pytest.raises(ValueError, match="Qwen3Attention has dropout 0.1: scalerl_varlen has not"):
         forward_hidden(_qwen3(ATTENTION_NAME, attention_dropout=0.1).train(), *_row([3, 2]))
 
 
 def test_attention_mask_is_refused() -> None:
-    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    row = plan_row(_cu_seqlens([3]))
+    describe = functools.partial(varlen_attention._describe_mask, mask_function=causal_mask_function)
+    token = varlen_attention._current_row.set(row)
     with pytest.raises(ValueError, match="packs without padding"):
-        _qwen3(ATTENTION_NAME)(tokens, attention_mask=torch.ones(1, 3))
+        describe(attention_mask=torch.tensor([[0, 1, 1]]))
+    assert describe(attention_mask=torch.ones(1, 3)) == RowMask(row)
+    varlen_attention._current_row.reset(token)
 
 
 def test_model_called_without_a_packed_row_is_refused() -> None:
     with pytest.raises(ValueError, match="attends one packed row"):
         _qwen3(ATTENTION_NAME)(torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_attention_of_another_direction_is_refused() -> None:
+    model = _qwen3(ATTENTION_NAME)
+    model.base_model.layers[1].self_attn.is_causal = False
+    with pytest.raises(ValueError, match="Qwen3Attention has attention to later tokens"):
+        forward_hidden(model, *_row([3, 2]))
+
+
+def test_unknown_argument_is_refused_by_name_if_it_has_a_value() -> None:
+    model = _qwen3(ATTENTION_NAME)
+    attend = functools.partial(varlen_attention._transformers_attention, model.base_model.layers[0].self_attn)
+    rows, mask = [torch.zeros(1, 2, 3, 4)] * 3, RowMask(plan_row(_cu_seqlens([3])))
+    attend(*rows, attention_mask=mask, position_bias=None, output_attentions=False)
+    for given, said in ((torch.zeros(1), "Tensor"), (0.5, "0.5")):
+        with pytest.raises(ValueError, match=f"Qwen3Attention has position_bias {said}: scalerl_varlen has not"):
+            attend(*rows, attention_mask=mask, position_bias=given)
+
+
+def test_layer_with_a_mask_of_its_own_is_refused() -> None:
+    layer = _qwen3(ATTENTION_NAME).base_model.layers[0].self_attn
+    for mask in (None, torch.zeros(1, 1, 3, 3)):
+        with pytest.raises(ValueError, match="Qwen3Attention has a mask of its own"):
+            varlen_attention._transformers_attention(layer, *[torch.zeros(1, 2, 3, 4)] * 3, attention_mask=mask)
+
+
+def test_unknown_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"masks attention by or_masks\.<locals>\.or_mask"):
+        varlen_attention._mask_sizes(or_masks(causal_mask_function, lambda *_: True))
+
+
+def test_window_that_differs_from_the_mask_is_refused() -> None:
+    """Kernels with a window of their own would follow the argument, transformers' eager attention the mask."""
+    model = _qwen3(ATTENTION_NAME)
+    model.base_model.layers[0].self_attn.sliding_window = 7
+    with pytest.raises(ValueError, match="Qwen3Attention has sliding_window 7"):
+        forward_hidden(model, *_row([3, 2]))

@@ -1,0 +1,74 @@
+"""The model as the loss uses it: packed tokens in, log-probabilities of the trained ones out. PURE."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalerl_runtime.actors.varlen_attention import forward_hidden
+from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
+
+
+class LogprobHead(nn.Module):
+    """The LM head, returning log-probabilities of targets instead of logits.
+
+    A separate module that holds the weight: ZeRO-3 gathers a parameter where the module that owns it runs. With tied
+    embeddings the weight is the embedding's own Parameter.
+    """
+
+    def __init__(self, linear: Any, *, precision: Precision, temperature: float, transform: HeadTransform = IDENTITY):
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.precision: Precision = precision
+        self.temperature = temperature
+        self.transform = transform
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (nats), [M] each, of `targets` [M] given `hidden` [M, H]."""
+        return linear_logprob(
+            hidden,
+            self.weight,
+            targets,
+            precision=self.precision,
+            chunk=plan_chunk(self.weight.shape[0]),
+            temperature=self.temperature,
+            bias=self.bias,
+            transform=self.transform,
+        )
+
+
+class Policy(nn.Module):
+    """A causal LM and its fused head.
+
+    The head takes the place of the model's own, so that every parameter keeps its name.
+    """
+
+    def __init__(self, model: Any, *, precision: Precision, temperature: float, transform: HeadTransform = IDENTITY):
+        super().__init__()
+        self.model = model
+        self._head_name = find_head(model)
+        linear = model.get_submodule(self._head_name)
+        head = LogprobHead(linear, precision=precision, temperature=temperature, transform=transform)
+        model.set_submodule(self._head_name, head)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, select: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row."""
+        hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
+        head = self.model.get_submodule(self._head_name)
+        logp, entropy = head(hidden.index_select(0, select), targets)
+        return logp, entropy
+
+
+def find_head(model: Any) -> str:
+    """Return the module name of the LM head: a linear layer from the hidden states to the vocabulary.
+
+    Raises:
+        ValueError: the model has none, or has one of another kind.
+    """
+    head = model.get_output_embeddings()
+    name: str | None = next((name for name, module in model.named_modules() if module is head), None)
+    if name is None or type(head) is not nn.Linear:
+        raise ValueError(f"the model's output layer is {type(head).__name__}; the trainer has a linear head only")
+    return name
