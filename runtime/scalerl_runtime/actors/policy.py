@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
+from scalerl_runtime.models.parts import find_head
 
 
 class LogprobHead(nn.Module):
@@ -51,24 +52,16 @@ class Policy(nn.Module):
         head = LogprobHead(linear, precision=precision, temperature=temperature, transform=transform)
         model.set_submodule(self._head_name, head)
 
+    @property
+    def head(self) -> LogprobHead:
+        """The fused head."""
+        head: LogprobHead = self.model.get_submodule(self._head_name)
+        return head
+
     def forward(
         self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, select: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row."""
         hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
-        head = self.model.get_submodule(self._head_name)
-        logp, entropy = head(hidden.index_select(0, select), targets)
+        logp, entropy = self.head(hidden.index_select(0, select), targets)
         return logp, entropy
-
-
-def find_head(model: Any) -> str:
-    """Return the module name of the LM head: a linear layer from the hidden states to the vocabulary.
-
-    Raises:
-        ValueError: the model has none, or has one of another kind.
-    """
-    head = model.get_output_embeddings()
-    name: str | None = next((name for name, module in model.named_modules() if module is head), None)
-    if name is None or type(head) is not nn.Linear:
-        raise ValueError(f"the model's output layer is {type(head).__name__}; the trainer has a linear head only")
-    return name

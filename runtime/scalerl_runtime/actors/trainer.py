@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_runtime.actors.policy import Policy
-from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
+from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
@@ -93,14 +93,13 @@ class Trainer:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
-        register_attention()
         with loading(options.model, "the trainer's model"):
             model = AutoModelForCausalLM.from_pretrained(
-                find_model(options.model),
-                dtype=getattr(torch, options.dtype),
-                attn_implementation=ATTENTION_NAME,
+                find_model(options.model), dtype=getattr(torch, options.dtype), attn_implementation="eager"
             )
-        policy = Policy(model, precision=options.head, temperature=options.temperature)
+        policy = make_checked_policy(
+            model, precision=options.head, temperature=options.temperature, device=options.device
+        )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
             optimizer=_build_optimizer(policy, options.optimizer),

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from scalerl_runtime.actors.block_attention import AttentionRule, attend_blocks
 from scalerl_runtime.actors.packed_row import PackedRow, pad, plan_row, unpad
+from scalerl_runtime.models.parts import find_body
 
 ATTENTION_NAME = "scalerl_varlen"  # value of `attn_implementation`
 FLASH_CAPABILITY = (8, 0)  # torch's varlen kernel is FlashAttention 2, which needs an Ampere or newer device
@@ -189,12 +190,6 @@ def register_attention() -> None:
     """Make `attn_implementation="scalerl_varlen"` known to transformers. Harmless when repeated."""
     AttentionInterface.register(ATTENTION_NAME, _transformers_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, _describe_mask)
-
-
-def find_body(model: Any) -> Any:
-    """Return the module that makes the last hidden states of text; of a multimodal class it is the text part."""
-    body = model.base_model if model.base_model is not model else model.model
-    return body.get_decoder() if hasattr(body, "get_decoder") else body
 
 
 def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:

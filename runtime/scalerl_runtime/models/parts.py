@@ -20,5 +20,5 @@ def find_head(model: Any) -> str:
 
 def find_body(model: Any) -> Any:
     """Return the module that makes the last hidden states of text: of a multimodal class its text part."""
-    decoder = model.get_decoder()
-    return model.base_model if decoder is model else decoder
+    body = model.base_model if model.base_model is not model else model.model
+    return body.get_decoder() if hasattr(body, "get_decoder") else body

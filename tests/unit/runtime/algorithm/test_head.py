@@ -3,14 +3,25 @@
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scalerl_runtime.algorithm.head import CHUNK_BYTES, linear_logprob, plan_chunk, select_positions
+from scalerl_runtime.algorithm.head import (
+    CHUNK_BYTES,
+    IDENTITY,
+    HeadTransform,
+    Precision,
+    linear_logprob,
+    plan_chunk,
+    select_positions,
+)
 
 N, H, V = 300, 5, 600  # more rows than a backward tile on a CPU (256), more columns than its narrowest (256)
 LN3 = math.log(3.0)
@@ -125,6 +136,97 @@ def test_equals_dense_float64(
         assert exact.grad is not None
         assert leaf.grad.dtype == leaf.dtype
         assert float((leaf.grad - exact.grad).abs().max() / exact.grad.abs().max()) < tolerance
+
+
+def test_bias_scale_and_cap_in_this_order() -> None:
+    # Products 1 and -1, bias 1 and 1: 2 and 0. Doubled: 4 and 0. Capped at 3: 3 tanh(4/3) and 0. Halved.
+    hidden, weight = _leaf([[1.0]]), _leaf([[1.0], [-1.0]])
+    bias = torch.ones(2, requires_grad=True)
+    logp, _ = linear_logprob(
+        hidden, weight, torch.tensor([0]), precision="fp32", chunk=1, temperature=2.0, bias=bias,
+        transform=HeadTransform(scale=2.0, softcap=3.0),
+    )  # fmt: skip
+    capped = 3.0 * math.tanh(4.0 / 3.0)
+    assert logp.item() == pytest.approx(-math.log1p(math.exp(-capped / 2.0)))
+    logp.sum().backward()
+    # By the first product: 1 - p, over the temperature, times 1 - tanh^2(4/3), doubled; by the second: its slope is 1.
+    other = 1.0 / (1.0 + math.exp(capped / 2.0))
+    expected = torch.tensor([other / 2.0 * (1.0 - math.tanh(4.0 / 3.0) ** 2) * 2.0, -other / 2.0 * 2.0])
+    torch.testing.assert_close(bias.grad, expected)
+    torch.testing.assert_close(weight.grad, expected[:, None])
+
+
+def _dense(leaves: Sequence[Tensor], target: Tensor, case: "_Case") -> tuple[Tensor, Tensor]:
+    """The same in float64 under autograd, rounding straight through."""
+
+    def rounded(logits: Tensor) -> Tensor:
+        return logits if case.precision == "fp32" else logits + (logits.bfloat16().double() - logits).detach()
+
+    hidden, weight, *bias = leaves
+    logits = rounded(hidden @ weight.T + (bias[0] if bias else 0.0))
+    logits = logits * case.transform.scale
+    if case.transform.softcap is not None:
+        logits = case.transform.softcap * torch.tanh(logits / case.transform.softcap)
+    if case.transform != IDENTITY:
+        logits = rounded(logits)
+    logp = (logits / case.temperature).log_softmax(-1)
+    return logp.gather(1, target[:, None]).squeeze(1), -(logp.exp() * logp).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Case:
+    transform: HeadTransform
+    precision: Precision
+    temperature: float
+    chunk: int
+    bias: bool
+    part: str
+    dtype: torch.dtype
+    seed: int
+
+
+CASES_OF_HEADS = st.builds(
+    _Case,
+    transform=st.builds(
+        HeadTransform, scale=st.sampled_from([1.0, 0.25, 3.0]), softcap=st.sampled_from([None, 2.0, 30.0])
+    ),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    temperature=st.sampled_from([1.0, 0.7, 1.3]),
+    chunk=st.sampled_from([1, 77, 10**6]),
+    bias=st.booleans(),
+    part=st.sampled_from(["logp", "entropy", "both"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=CASES_OF_HEADS)
+def test_every_head_equals_dense_float64(case: _Case) -> None:
+    hidden, weight, target = _inputs(case.dtype, case.dtype)
+    g = torch.Generator().manual_seed(case.seed)
+    bias = torch.randn(V, generator=g).to(case.dtype).requires_grad_()
+    leaves = [hidden, weight, *([bias] if case.bias else [])]
+    upstream = [torch.randn(N, generator=g) * (case.part in (name, "both")) for name in ("logp", "entropy")]
+    logp, entropy = linear_logprob(
+        hidden, weight, target, precision=case.precision, chunk=case.chunk, temperature=case.temperature,
+        bias=bias if case.bias else None, transform=case.transform,
+    )  # fmt: skip
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    exact_logp, exact_entropy = _dense(exact, target, case)
+    # A float32 product beside a bf16 number's border may round to its neighbour: single logits then differ by 2^-8.
+    tolerance = 2e-5 if case.precision == "fp32" else 0.2
+    assert float((logp - exact_logp).detach().abs().max()) < tolerance
+    assert float((entropy - exact_entropy).detach().abs().max()) < tolerance
+    used = {"logp": logp @ upstream[0], "entropy": entropy @ upstream[1]}
+    (used[case.part] if case.part in used else used["logp"] + used["entropy"]).backward()
+    (exact_logp @ upstream[0].double() + exact_entropy @ upstream[1].double()).backward()
+    low = case.precision == "bf16" or case.dtype == torch.bfloat16
+    for leaf, reference in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None
+        assert reference.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+        assert float((leaf.grad - reference.grad).norm() / reference.grad.norm()) < (2**-7 if low else 1e-5)
 
 
 def test_low_precision_weight_is_cast_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +412,20 @@ def test_first_token_of_a_sequence_cannot_be_trained(first: int) -> None:
     trained = torch.arange(5) == first
     with pytest.raises(ValueError, match="first token of a sequence"):
         select_positions(torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), trained, torch.tensor([0, 3, 5]))
+
+
+@pytest.mark.parametrize(
+    ("bias", "transform", "said"),
+    [
+        (8, IDENTITY, r"bias \[8\]; need \[9\]"),
+        (9, HeadTransform(scale=0.0), "scale and softcap must be > 0"),
+        (9, HeadTransform(softcap=-1.0), "scale and softcap must be > 0"),
+    ],
+)
+def test_impossible_bias_or_transform_is_refused(bias: int, transform: HeadTransform, said: str) -> None:
+    hidden, weight, target = torch.zeros(4, 3), torch.zeros(9, 3), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=said):
+        linear_logprob(hidden, weight, target, precision="fp32", chunk=2, bias=torch.zeros(bias), transform=transform)
 
 
 def test_plan_chunk_fills_its_budget() -> None:

@@ -1,0 +1,183 @@
+"""Makes the policy of a model, and compares it with the model's own forward before the first step. PURE.
+
+A model that the packed row does not represent would train silently wrong. So a few random sequences are computed twice:
+by transformers' eager attention, one sequence at a time, through the model's own head; and packed, by the policy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalerl_api import Fault, InvalidRun
+from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
+from scalerl_runtime.algorithm.head import Precision
+from scalerl_runtime.models.head_transform import measure_transform
+
+MODEL_PATH = "spec.model.source"
+ALLOWED = "a model whose own forward the trainer's packed rows represent; docs/models.md lists the families"
+LENGTHS = (33, 7, 19)  # tokens
+MAX_LENGTH = 300  # a window shorter than this is exceeded
+TOLERANCE = 1e-3  # nats, mean over tokens, float32; right models have 1e-6
+LEAK_TOLERANCE = 1e-4  # nats, mean over tokens, float32; right models have 0, or 1e-6 with experts
+# bf16: times the model's own sensitivity to rounding (`_rounding_noise`). Note 060 has the measurements.
+NOISE_FACTOR = 4.0
+NOISE_FLOOR = 2e-3  # nats; a model of a few equal logits has no noise to multiply
+ROUNDING = 2.0**-8  # of bf16, relative: its last digit, or half of it
+UNREPRESENTABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """Mean absolute differences of log-probabilities, in nats."""
+
+    difference: float  # packed against alone
+    leak: float  # of a sequence, when another one of its row changes
+    noise: float  # of the model's own forward, when every layer's output is rounded once more; 0 in float32
+
+    @property
+    def faults(self) -> list[str]:
+        """Say what is too large; empty for a model that is represented."""
+        limit = max(NOISE_FACTOR * self.noise, NOISE_FLOOR) if self.noise else TOLERANCE
+        leak_limit = max(self.noise, NOISE_FLOOR) if self.noise else LEAK_TOLERANCE
+        found = []
+        if not self.difference <= limit:  # nan too
+            found.append(
+                f"log-probabilities differ from the model's own forward by {self.difference:.2g} nats in the mean;"
+                f" at most {limit:.2g} is rounding"
+            )
+        if not self.leak <= leak_limit:
+            found.append(
+                f"a sequence changes by {self.leak:.2g} nats when its neighbour in a packed row does;"
+                f" at most {leak_limit:.2g} is rounding"
+            )
+        return found
+
+
+def make_checked_policy(
+    model: Any, *, precision: Precision, temperature: float, device: torch.device | str = "cpu"
+) -> Policy:
+    """Return the policy of `model`, whose attention and head it replaces.
+
+    Args:
+        model: with its own head; any attention. It is moved to `device`.
+        precision, temperature: of the policy's head.
+        device: where it trains, so that the kernels are those of training.
+
+    Raises:
+        InvalidRun: the policy cannot run, or does not compute what the model's own forward computes.
+    """
+    policy, report = compare(model.to(device))
+    if report.faults:
+        raise _invalid(model, "; ".join(report.faults))
+    policy.head.precision, policy.head.temperature = precision, temperature
+    return policy
+
+
+def compare(model: Any) -> tuple[Policy, StartReport]:
+    """Replace attention and head of `model`; return the policy and how far it is from what the model was.
+
+    The head computes in float32 at temperature 1 here, as nothing else is comparable with the model's own.
+
+    Raises:
+        InvalidRun: the policy cannot run.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        sequences = plan_sequences(model)
+        model.set_attn_implementation("eager")
+        alone = logprobs_alone(model, sequences)
+        noise = _rounding_noise(model, sequences, alone)
+        transform = measure_transform(model, sequences[0][:4])
+        register_attention()
+        model.set_attn_implementation(ATTENTION_NAME)
+        policy = Policy(model, precision="fp32", temperature=1.0, transform=transform)
+        packed = logprobs_packed(policy, sequences)
+        changed = logprobs_packed(policy, [sequences[0].flip(0), *sequences[1:]])
+    except UNREPRESENTABLE as error:
+        raise _invalid(model, " ".join(str(error).split()) or repr(error)) from error
+    policy.train(was_training)
+    return policy, StartReport(_difference(packed, alone), _difference(packed[1:], changed[1:]), noise)
+
+
+def _invalid(model: Any, found: str) -> InvalidRun:
+    return InvalidRun([Fault(MODEL_PATH, f"{type(model).__name__}: {found}", ALLOWED)])
+
+
+def plan_sequences(model: Any) -> list[Tensor]:
+    """Return random sequences of ordinary tokens; the first is longer than a short window."""
+    config = model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    longest = [LENGTHS[0], *(window + LENGTHS[0] for window in windows if isinstance(window, int))]
+    lengths = (max(length for length in longest if length <= MAX_LENGTH), *LENGTHS[1:])
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    ordinary = torch.ones(min(embeddings.shape[0], head.weight.shape[0]))
+    # Ids of images and the like stand for inputs that are not there.
+    special = [value for name, value in _numbers(model.config) if name.endswith(("token_id", "token_index"))]
+    ordinary[[value for value in special if 0 <= value < len(ordinary)]] = 0.0
+    generator = torch.Generator().manual_seed(0)
+    return [torch.multinomial(ordinary, n, True, generator=generator).to(embeddings.device) for n in lengths]
+
+
+def _numbers(config: Any) -> list[tuple[str, int]]:
+    parts = [config.to_dict(), config.get_text_config().to_dict()]
+    return [(name, value) for part in parts for name, value in part.items() if isinstance(value, int)]
+
+
+@torch.no_grad()
+def logprobs_alone(model: Any, sequences: Sequence[Tensor]) -> list[Tensor]:
+    """Log-probabilities of all tokens but the first, [T - 1] each, from the model's own forward of each sequence."""
+    found = []
+    for tokens in sequences:
+        logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+        found.append(logits.log_softmax(-1).gather(1, tokens[1:, None]).squeeze(1))
+    return found
+
+
+@torch.no_grad()
+def logprobs_packed(policy: Policy, sequences: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same from one packed row of all sequences."""
+    logp, _ = policy(*pack_all(sequences))
+    return list(torch.split(logp, [len(tokens) - 1 for tokens in sequences]))
+
+
+def pack_all(sequences: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the policy's inputs for a row of `sequences` of which all tokens but the first are trained."""
+    tokens = torch.cat(list(sequences))
+    positions = torch.cat([torch.arange(len(each), device=tokens.device) for each in sequences])
+    lengths = torch.tensor([0, *(len(each) for each in sequences)], device=tokens.device)
+    trained = (positions > 0).nonzero().squeeze(1)
+    return tokens, positions, lengths.cumsum(0), trained - 1, tokens[trained]
+
+
+def _difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    return float((torch.cat(list(left)).double() - torch.cat(list(right)).double()).abs().mean())
+
+
+def _rounding_noise(model: nn.Module, sequences: Sequence[Tensor], alone: Sequence[Tensor]) -> float:
+    """Return the change of the log-probabilities when every layer's output is rounded once more, at random.
+
+    Two right ways of computing a bf16 model differ by rounding, and by how much depends on the model: on its depth, on
+    how its layers amplify, on experts that are chosen by a hair. float32 needs no such measure.
+    """
+    if next(model.parameters()).dtype == torch.float32:
+        return 0.0
+    generator = torch.Generator(device=sequences[0].device).manual_seed(0)
+
+    def jitter(_module: nn.Module, _inputs: object, output: object) -> object:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        random = torch.rand(output.shape, generator=generator, device=output.device)
+        return (output.float() * (1.0 + ROUNDING * (2.0 * random - 1.0))).to(output.dtype)
+
+    leaves = [module for module in model.modules() if next(module.children(), None) is None]
+    handles = [module.register_forward_hook(jitter) for module in leaves]
+    try:
+        return _difference(logprobs_alone(model, sequences), alone)
+    finally:
+        for handle in handles:
+            handle.remove()
