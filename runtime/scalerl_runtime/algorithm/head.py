@@ -26,7 +26,7 @@ CAST_NUMBERS = 2**22  # of a low-precision weight held in float32 at a time
 
 @dataclass(frozen=True)
 class HeadTransform:
-    """What a model applies to the output of its head's linear layer, in this order: scale, then soft cap."""
+    """Changes of the output of a head's linear layer: the scale first, then the soft cap."""
 
     scale: float = 1.0  # logits times scale, > 0: Cohere's `logit_scale`, Granite's 1 / `logits_scaling`
     softcap: float | None = None  # then cap * tanh(logits / cap), > 0: Gemma-2's `final_logit_softcapping`
