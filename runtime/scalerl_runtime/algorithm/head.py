@@ -85,8 +85,7 @@ def linear_logprob(
             (`select_positions`).
         weight: [V, H] LM head; the embedding's own Parameter when tied, whose gradient then adds up as usual.
         target: [N] token ids, 0 <= id < V.
-        precision: `fp32` never rounds logits below float32; `bf16` rounds them to bf16, whatever the operands, after
-            the linear layer and after the transform.
+        precision: `fp32` never rounds logits below float32; `bf16` rounds them, after the linear layer and at the end.
         chunk: rows of logits alive at a time (`plan_chunk`); sets the size of the backward's tiles too.
         temperature: divides the logits last of all, > 0.
         bias: [V] of the linear layer.

@@ -23,19 +23,19 @@ def _written_out(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     rows = []
     for i in range(query.shape[0]):
-        seen = [
+        visible = [
             j
             for j in range(i + 1)
             if (rule.window is None or i - j < rule.window)
             and (rule.chunk is None or i // rule.chunk == j // rule.chunk)
         ]
-        scores = torch.einsum("hd,jhd->hj", query[i], key[seen]) * rule.scale
+        scores = torch.einsum("hd,jhd->hj", query[i], key[visible]) * rule.scale
         if rule.softcap is not None:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
         if sinks is not None:
             scores = torch.cat([scores, sinks[:, None]], -1)
-        weights = scores.softmax(-1)[:, : len(seen)]
-        rows.append(torch.einsum("hj,jhd->hd", weights, value[seen]))
+        weights = scores.softmax(-1)[:, : len(visible)]
+        rows.append(torch.einsum("hj,jhd->hd", weights, value[visible]))
     return torch.stack(rows)
 
 
