@@ -76,7 +76,10 @@ def find_token(tokenizer: ModelTokenizer, text: str) -> int | None:
 
 
 def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
-    """Return the token by which the chat template ends a turn of the assistant; None if it uses none."""
+    """Return the added token by which the chat template ends a turn of the assistant; None if it uses none.
+
+    A template may end a turn with a word or a newline: an answer has these too.
+    """
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": PROBE[::-1]}, {"role": "assistant", "content": PROBE}]
@@ -86,7 +89,7 @@ def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
         return None
     _, answer, end = text.rpartition(PROBE)
     tokens = tokenizer.encode(end.lstrip(), add_special_tokens=False) if answer else []
-    return tokens[0] if tokens and tokens[0] in _added_ids(tokenizer) else find_token(tokenizer, end.strip())
+    return tokens[0] if tokens and tokens[0] in _added_ids(tokenizer) else None
 
 
 def check_tokenizer(
@@ -107,6 +110,21 @@ def check_tokenizer(
     if recipe.length.control == "interruption":
         faults += _check_tags(tokenizer, recipe) or _check_phrase(tokenizer, recipe, stop_ids)
     return faults if num_rows is None else [*faults, *_check_vocabulary(tokenizer, recipe, stop_ids, num_rows)]
+
+
+def find_tag_warning(tokenizer: ModelTokenizer, data: DataSpec, recipe: Recipe) -> str | None:
+    """Return a warning if an interruption is wanted and nothing tells the model to open its thinking; else None."""
+    tag = recipe.length.think_tags.open
+    texts = (data.prompt_template, tokenizer.chat_template or "" if data.prompt_format == "chat" else "")
+    if recipe.length.control != "interruption" or find_token(tokenizer, tag) is not None:
+        return None
+    if any(tag in text for text in texts):
+        return None
+    return (
+        f"no template and no token of the model has {tag}, which opens the thinking. A completion without it has no "
+        f"thinking budget and is cut at {recipe.length.completion_tokens} tokens. To interrupt the thinking, end "
+        f"data.promptTemplate with {tag} (promptFormat: plain), or ask for it there (chat)"
+    )
 
 
 def can_spell(tokenizer: ModelTokenizer, text: str) -> bool:

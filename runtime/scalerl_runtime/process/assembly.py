@@ -34,7 +34,7 @@ from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.models.checks import Candidate, require_model
 from scalerl_runtime.models.load import load_candidate
 from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
-from scalerl_runtime.models.tokenizer import find_stop_ids
+from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -127,6 +127,9 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     rows = vocab_size(model.folder)
     loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
     data = await within(seconds, "loading the data", loading)
+    warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
+    if warning is not None and run.spec.warm_start is None:
+        log.warning(warning)
     for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
         log.warning("bad row left out: %s", fault)
     num_cpus = os.cpu_count() or 1

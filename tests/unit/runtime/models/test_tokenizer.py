@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from scalerl_api.recipe import Recipe, merge
 from scalerl_api.rlrun import DataSpec
 from scalerl_runtime.data.scratch_model import build_tokenizer
-from scalerl_runtime.models.tokenizer import check_tokenizer, find_stop_ids, find_token, find_turn_end
+from scalerl_runtime.models.tokenizer import check_tokenizer, find_stop_ids, find_tag_warning, find_token, find_turn_end
 from scalerl_runtime.think_tags import TagFinder
 
 CHATML = (
@@ -75,6 +75,7 @@ def name(tokenizer, ids):
         (LLAMA_2, "</s>", "a space before it"),
         (LLAMA_3, "<|eot_id|>", "no newline after it"),
         (WORDS, None, "a template that ends a turn with a newline"),
+        (WORDS.replace("\\n", "!"), None, "or with a token that an answer may have"),
         (REFUSES, None, "a template that refuses the conversation"),
         (None, None, "no template"),
     ],
@@ -208,3 +209,24 @@ def test_its_spelling_of_a_tag_in_any_context_is_found(smollm2, tag, before, aft
     assert end is not None
     assert tag in smollm2.decode(tokens[:end])
     assert tag not in smollm2.decode(tokens[: end - 1])
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "prompt_template", "chat_template", "written", "pieces", "warned", "rule"),
+    [
+        ("chat", "{prompt}", CHATML, {}, (), True, "neither template has the tag"),
+        ("plain", "{prompt}", None, {}, (), True, "the same without a chat template"),
+        ("plain", "{prompt}", "<think>", {}, (), True, "a chat template that is not used"),
+        ("chat", "{prompt}", CHATML, {"control": "none"}, (), False, "nothing is interrupted"),
+        ("chat", "{prompt}", CHATML, {}, ("<think>",), False, "a model that has the token may write it"),
+        ("chat", "{prompt}", CHATML + "<think>", {}, (), False, "the chat template opens the thinking"),
+        ("plain", "{prompt}<think>", None, {}, (), False, "the prompt's template opens the thinking"),
+        ("chat", "{prompt} Think in <think> first", CHATML, {}, (), False, "the prompt asks for it"),
+    ],
+)
+def test_a_tag_that_nothing_opens(prompt_format, prompt_template, chat_template, written, pieces, warned, rule):
+    tokenizer = byte_level(chat_template=chat_template, pieces=pieces)
+    spec = data(prompt_format).model_copy(update={"prompt_template": prompt_template})
+    found = find_tag_warning(tokenizer, spec, recipe(**written))
+    assert (found is not None) == warned, rule
+    assert found is None or "<think>, which opens the thinking" in found
