@@ -32,7 +32,10 @@ KNOWN_ONLY_BY = {
         "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
         "runtime/scalerl_runtime/weights/nccl_sender.py",  # the trainer
     },
-    "deepspeed": {"runtime/scalerl_runtime/actors/trainer.py"},
+    "deepspeed": {
+        "runtime/scalerl_runtime/actors/trainer.py",
+        "runtime/scalerl_runtime/export/checkpoint_weights.py",  # reads what it has partitioned
+    },
     "kopf": {"operator/scalerl_operator/controller/watches.py"},
 }
 # A PURE module needs none of these: files, processes, clocks, chance, the network.

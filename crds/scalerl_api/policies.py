@@ -246,7 +246,7 @@ class Deadlines(ApiModel):
     sync_seconds: int = Field(default=300, ge=1, le=604_800)
     """One weight update on every generator."""
     checkpoint_seconds: int = Field(default=1800, ge=1, le=604_800)
-    """Saving or loading one checkpoint."""
+    """Saving or loading one checkpoint, and writing the models at the run's end."""
     eval_seconds: int = Field(default=7200, ge=1, le=604_800)
     """One evaluation."""
 
@@ -254,6 +254,11 @@ class Deadlines(ApiModel):
     def batch_seconds(self) -> int:
         """Longest wait for a batch: a hung generator is detected, replaced and updated, and generates again."""
         return self.generate_seconds + self.start_seconds + self.sync_seconds + self.generate_seconds
+
+    @property
+    def stop_seconds(self) -> int:
+        """From a request to end until all is saved: a checkpoint first, then the models made of it."""
+        return 2 * self.checkpoint_seconds
 
     @property
     def step_seconds(self) -> int:

@@ -12,6 +12,11 @@ EXIT_FINISHED = 0
 EXIT_INVALID = 64  # the spec is wrong; never retried
 EXIT_NON_FINITE = 65  # loss or gradient is not finite; the last checkpoint is sound
 EXIT_RETRY = 75  # a fault of the surroundings, not of the run
+EXIT_EXPORT_REFUSED = 3  # of `export`: the checkpoint, the target or the hub refuses; a repetition changes nothing
+
+# Targets of `python -m scalerl_runtime export --to` (written by the command line, read by the runtime); else a folder.
+EXPORT_HUB = "hub:"
+EXPORT_STREAM = "-"  # a tar on stdout
 
 # Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
 ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
@@ -48,6 +53,9 @@ METRICS_FILE = "metrics.jsonl"  # one StepRecord a line
 EVALS_FILE = "evals.jsonl"  # one EvalPoint a line, durable before it is reported
 LEDGER_FILE = "ledger.jsonl"  # one line a step: the prompts it trained
 CHECKPOINTS = "checkpoints"
+FINAL_MODEL = "model-final"  # Hugging Face folder of the weights at the run's end
+BEST_MODEL = "model-best"  # of the weights with the highest held-out pass rate; of equal ones the earlier
+CARD_FORECAST = "<!-- scalerl forecast -->"  # line of a model card that the operator's side replaces by the forecast
 
 # The coordinator's HTTP.
 PATH_METRICS = "/metrics"

@@ -1,4 +1,4 @@
-"""`python -m scalerl_runtime coordinator|worker`: the entry point of every process that an actuator starts. I/O."""
+"""`python -m scalerl_runtime coordinator|worker|export`: the entry point of the runtime's processes. I/O."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_api.wire import ENV_CLUSTER, ENV_COORDINATOR, ENV_SPEC, EXIT_INVALID, EXIT_RETRY
+from scalerl_api.wire import ENV_CLUSTER, ENV_COORDINATOR, ENV_SPEC, EXIT_INVALID, EXIT_RETRY, EXPORT_HUB, EXPORT_STREAM
 from scalerl_runtime.actors.ray_node import JoinFailed, NodeRole, run_worker_node, start_head, write_termination_message
 from scalerl_runtime.process.pid1 import under_init
 
@@ -22,11 +22,29 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run the role that the command line names; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m scalerl_runtime", description="A process of an RLRun.")
-    text = "coordinator: drives the run; worker: a further pod, in which Ray starts the processes"
-    parser.add_argument("role", choices=["coordinator", "worker"], help=text)
-    role = parser.parse_args().role
+    roles = parser.add_subparsers(dest="role", required=True)
+    roles.add_parser("coordinator", help="drives the run")
+    roles.add_parser("worker", help="a further pod, in which Ray starts the processes")
+    _add_export_arguments(
+        roles.add_parser("export", help="writes a checkpoint as a model that other programs can load")
+    )
+    arguments = parser.parse_args()
+    if arguments.role == "export":
+        from scalerl_runtime.process.export_command import claim_stdout, run_export
+
+        return run_export(arguments, os.environ, claim_stdout())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_coordinate(os.environ) if role == "coordinator" else _work(os.environ))
+    return asyncio.run(_coordinate(os.environ) if arguments.role == "coordinator" else _work(os.environ))
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.add_argument("source", type=Path, help="folder of a run, a checkpoint, or a model that was exported before")
+    parser.add_argument("--to", required=True, help=f"a folder, {EXPORT_HUB}OWNER/NAME, or {EXPORT_STREAM} for a tar")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--step", type=int, help="checkpoint of this step of a run (default: the newest)")
+    chosen.add_argument("--best", action="store_true", help="weights with the highest held-out pass rate of a run")
+    parser.add_argument("--forecast", default="", help="Markdown for the model card")
 
 
 async def _coordinate(variables: Mapping[str, str]) -> int:

@@ -128,7 +128,7 @@ def _while_running(
         patience = limits.exit_seconds
         can_save = observed.members_serve if attempt.stop_cause == "GangBroken" else attempt.stop_cause not in HOPELESS
         if can_save:
-            patience += run.spec.deadlines.checkpoint_seconds
+            patience += run.spec.deadlines.stop_seconds
         until = attempt.stop_time + timedelta(seconds=patience)
         return Kill(attempt.stop_cause) if observed.interrupts > 1 or now >= until else Wait(until)
     if observed.interrupts:

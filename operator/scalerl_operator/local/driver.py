@@ -244,7 +244,7 @@ class _Driver:
 
     def _start(self, number: int) -> None:
         self._write_attempt(start_attempt(number, self.deps.now()))
-        grace = self.run.spec.deadlines.checkpoint_seconds + self.deps.limits.exit_seconds
+        grace = self.run.spec.deadlines.stop_seconds + self.deps.limits.exit_seconds
         self.tracker.begin_attempt(number)
         self.coordinator = CoordinatorProcess(
             self.folder, number, self.deps.command, grace_seconds=grace, inherit=self.deps.inherit

@@ -53,7 +53,7 @@ def build_pod(owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions
     labelled = attempt if pod_role.role == "trainer" else None
     head["metadata"]["labels"] = names.pod_labels(owner.name, pod_role, labelled) | {names.LABEL_RUN_UID: owner.uid}
     deadlines = owner.run.spec.deadlines
-    grace = deadlines.checkpoint_seconds + options.exit_seconds if pod_role.role == "trainer" else options.exit_seconds
+    grace = deadlines.stop_seconds + options.exit_seconds if pod_role.role == "trainer" else options.exit_seconds
     pod = {
         **head,
         "spec": {

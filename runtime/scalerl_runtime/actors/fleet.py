@@ -266,10 +266,6 @@ class Fleet:
         """Every rank loads its share of `version`."""
         await self._on_ranks("load", folder, version)
 
-    async def export(self, folder: Path) -> None:
-        """Write the weights as a Hugging Face folder."""
-        await self._on_ranks("export", folder)
-
     async def stop(self) -> None:
         """Stop every process. Harmless when nothing runs."""
         import ray

@@ -19,6 +19,7 @@ from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
+from scalerl_runtime.export.model_files import save_config
 from scalerl_runtime.models.source import find_model, loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
@@ -267,6 +268,8 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write this rank's share of model, optimizer and generators of randomness under `folder`."""
         self._engine.save_checkpoint(str(folder), tag="deepspeed", client_state={"torch_rng": torch.get_rng_state()})
+        if self.rank == 0:
+            save_config(self._engine.module.model, folder, self.options.dtype)
 
     def load(self, folder: Path, version: int) -> None:
         """Load what `save` wrote at `version`; the number of ranks must be the same."""
@@ -275,18 +278,6 @@ class Trainer:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
         torch.set_rng_state(client["torch_rng"])
         self._version = version
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder of the current weights (rank 0; the others help to gather)."""
-        self.stage_weights()
-        if self.rank != 0:
-            return
-        state = {
-            e.name: view(flat, e).clone()
-            for b, flat in zip(self._buckets, self._staged, strict=True)
-            for e in b.entries
-        }
-        self._engine.module.model.save_pretrained(folder, state_dict=state)
 
 
 def _own_address() -> str:

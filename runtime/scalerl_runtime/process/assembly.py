@@ -24,6 +24,7 @@ from scalerl_runtime.data.datasets import Data, load_data
 from scalerl_runtime.data.demonstrations import load_demonstrations
 from scalerl_runtime.data.scratch_model import make_scratch_model
 from scalerl_runtime.deadlines import within
+from scalerl_runtime.export.model_files import save_model_files
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
@@ -45,6 +46,7 @@ from scalerl_runtime.types import Prompt
 log = logging.getLogger(__name__)
 
 SCRATCH_MODEL = "model-start"
+MODEL_PARTS = "model-parts"  # what every checkpoint has of the model beside its weights
 MAX_BAD_ROWS_LOGGED = 10
 
 
@@ -94,7 +96,9 @@ def open_storage(environment: Environment, run: RLRun) -> Storage:
             evals=Journal(folder / EVALS_FILE),
             ledger=Journal(folder / LEDGER_FILE),
         ),
-        checkpoints=CheckpointStore(Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep),
+        checkpoints=CheckpointStore(
+            Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep, folder / MODEL_PARTS
+        ),
         cost=CostFile(folder),
         rollouts=_open_rollouts(environment, run),
     )
@@ -124,6 +128,9 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     candidate = await within(seconds, "checking the model", checking)
     tokenizer = candidate.tokenizer
     stop_ids = find_stop_ids(tokenizer, run.spec.data, inputs.recipe, candidate.generation_eos)
+    spec = inputs.environment.spec.read_text()
+    storing = asyncio.to_thread(save_model_files, inputs.environment.folder / MODEL_PARTS, tokenizer, spec, stop_ids)
+    await within(seconds, "storing the tokenizer", storing)
     rows = vocab_size(model.folder)
     loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
     data = await within(seconds, "loading the data", loading)

@@ -55,7 +55,7 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
     except Exception as error:
         log.exception("the run failed")
         return _terminate(environment, coordinator.reporter.termination("Failed", _one_line(error)), 1)
-    return _terminate(environment, coordinator.reporter.termination(reason, ""), EXIT_FINISHED)
+    return _terminate(environment, coordinator.reporter.termination(reason, coordinator.export_fault), EXIT_FINISHED)
 
 
 def _terminate(environment: Environment, message: Termination, code: int) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from scalerl_api import RLRun
-from scalerl_api.wire import ADDRESS_FILE, EvalPoint
+from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
 from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.run_state import TrainingState, initial_state, recorded_evals, resume_state, snapshot
@@ -23,11 +24,10 @@ from scalerl_runtime.process.assembly import (
 )
 from scalerl_runtime.process.http import HttpServer
 from scalerl_runtime.process.live_state import LiveState
+from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
 from scalerl_runtime.types import Group
-
-FINAL_MODEL = "model-final"  # Hugging Face folder of the trained weights
 
 EndReason = Literal["Finished", "Stopped"]
 
@@ -45,6 +45,9 @@ class Coordinator:
         token = environment.token_file.read_text().strip()
         self.server = HttpServer(self.reporter.progress, self.reporter.render_metrics, token)
         self.stopping = asyncio.Event()
+        self.exports = ModelExports(environment.folder, self.storage.checkpoints, self.reporter.evals)
+        self.reporter.after_eval = self.exports.notice_eval
+        self.export_fault = ""  # of the models at the attempt's end; the checkpoint is not affected
         self._deadlines = run.spec.deadlines
 
     async def run_attempt(self) -> EndReason:
@@ -55,11 +58,30 @@ class Coordinator:
         newest = await self._find_checkpoint()
         self.reporter.on_resume(newest)  # before the long start: a poll must not see the run begin anew
         parts = await build_parts(self.inputs)
+        following = asyncio.create_task(self.exports.follow())
         try:
-            return await self._until_stopped(self._train(parts, newest))
+            return await self._train_and_export(parts, newest)
         finally:
+            following.cancel()
             await parts.close()
             await self.server.stop()
+
+    async def _train_and_export(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
+        """Train to the end or to a stop; then the newest checkpoint, and the best evaluated one, become models."""
+        try:
+            reason = await self._until_stopped(self._train(parts, newest))
+        except NonFinite:
+            await self._export_models()  # the newest checkpoint is sound, and may be the run's last
+            raise
+        await self._export_models()
+        if reason == "Finished":
+            self.reporter.on_phase("finished", "")
+        return reason
+
+    async def _export_models(self) -> None:
+        phase = "stopping" if self.stopping.is_set() else "evaluating"
+        self.reporter.on_phase(phase, f"writing {FINAL_MODEL} and {BEST_MODEL}")
+        self.export_fault = await self.exports.finish(self._deadlines.checkpoint_seconds)
 
     async def _until_stopped(self, work: Coroutine[None, None, EndReason]) -> EndReason:
         """Await `work`. Before the pipeline runs there is nothing to save: a stop cancels the work."""
@@ -104,12 +126,7 @@ class Coordinator:
         self.server.is_ready = True
         self.reporter.on_phase("training", "")
         await pipeline.run(fresh=fresh)
-        if self.stopping.is_set():
-            return "Stopped"
-        export = fleet.export(self.inputs.environment.folder / FINAL_MODEL)
-        await within(self._deadlines.checkpoint_seconds, "exporting the model", export)
-        self.reporter.on_phase("finished", "")
-        return "Finished"
+        return "Stopped" if self.stopping.is_set() else "Finished"
 
     async def _find_checkpoint(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint and its state; None if there is none."""

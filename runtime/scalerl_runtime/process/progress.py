@@ -1,7 +1,7 @@
 """Reports an attempt: `/v1/progress`, the metrics, the termination message, the cost on disk. I/O."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,6 +45,8 @@ class ProgressReporter:
         self._live = live
         self._cost = cost
         self._evals = list(evals)
+        self.after_eval: Callable[[], None] = lambda: None
+        """Called after an evaluation is recorded."""
         self._publisher = Publisher()
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
@@ -94,6 +96,11 @@ class ProgressReporter:
         """See `Observer`."""
         self._evals.extend(points)
         self._publish_evals(points)
+        self.after_eval()
+
+    def evals(self) -> Sequence[EvalPoint]:
+        """Every evaluation so far, those of earlier attempts included."""
+        return tuple(self._evals)
 
     def on_checkpoint(self, step: int, path: Path) -> None:
         """See `Observer`."""

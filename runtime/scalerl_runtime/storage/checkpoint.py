@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 BUFFER = "buffer.npz"
+MODEL_FILES = "model"  # config, tokenizer and spec: with them a checkpoint can become a model without its run
 PREFIX = "step-"
 UNFINISHED = ".part"
 
@@ -70,9 +71,16 @@ class RunState:
 class CheckpointStore:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int, model_files: Path | None = None):
+        """`model_files`: folder whose files become part of every checkpoint; it may be missing."""
         self.folder = folder
         self.keep = keep
+        self._model_files = model_files
+        self._needed: list[Callable[[], frozenset[int]]] = []
+
+    def keep_also(self, needed: Callable[[], frozenset[int]]) -> None:
+        """Delete no checkpoint of a step that `needed` returns."""
+        self._needed.append(needed)
 
     def begin(self, step: int) -> Path:
         """Make an empty folder for `step`; `latest` ignores it until `commit`."""
@@ -90,6 +98,8 @@ class CheckpointStore:
             buffer: groups that are complete and not trained.
             protect: steps whose checkpoints are never deleted here: evaluations still need them.
         """
+        if self._model_files is not None and self._model_files.is_dir():
+            shutil.copytree(self._model_files, unfinished / MODEL_FILES, dirs_exist_ok=True)
         (unfinished / STATE).write_text(json.dumps(asdict(state)))
         with (unfinished / BUFFER).open("wb") as file:
             np.savez(file, **groups_to_arrays(buffer))  # type: ignore[arg-type]  # numpy types only allow_pickle
@@ -115,8 +125,9 @@ class CheckpointStore:
         return final
 
     def _prune(self, protect: frozenset[int]) -> None:
+        kept = protect.union(*(needed() for needed in self._needed))
         for step in self.steps()[: -self.keep]:
-            if step not in protect:
+            if step not in kept:
                 shutil.rmtree(self.path(step))
 
     def steps(self) -> list[int]:
@@ -162,8 +173,8 @@ class Saver:
         return await within(self.seconds, f"sealing a checkpoint ({why})", sealing)
 
 
-def find_damage(path: Path) -> str | None:
-    """Return the damage of the checkpoint at `path`, or None."""
+def find_damage(path: Path, is_hashed: Callable[[str], bool] = lambda _name: True) -> str | None:
+    """Return the damage of the checkpoint at `path`, or None; of files that are not hashed only the size counts."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -172,9 +183,14 @@ def find_damage(path: Path) -> str | None:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != size or _digest(file) != digest:
+        if file.stat().st_size != size or (is_hashed(name) and _digest(file) != digest):
             return f"{name} has changed"
     return None
+
+
+def digest_manifest(path: Path) -> str:
+    """Return what identifies the checkpoint at `path`: its manifest has the digests of all its files."""
+    return _digest(path / MANIFEST)
 
 
 def load_state(path: Path) -> RunState:

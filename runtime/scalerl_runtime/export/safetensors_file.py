@@ -1,0 +1,59 @@
+"""A safetensors file in pieces, so that one layer at a time is in memory. PURE.
+
+Format: eight bytes with the header's length, the header as JSON, the tensors' bytes end to end
+(https://huggingface.co/docs/safetensors).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from scalerl_runtime.export.disk_layout import DiskGroup, DiskTensor
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def build_header(tensors: Sequence[DiskTensor]) -> bytes:
+    """Return the first bytes of the file, up to the first tensor. Raises KeyError on a dtype without a name."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for each in tensors:
+        ends = [offset, offset + each.num_bytes]
+        header[each.name] = {"dtype": _NAMES[each.dtype], "shape": list(each.shape), "data_offsets": ends}
+        offset += each.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def file_pieces(groups: Sequence[DiskGroup]) -> tuple[int, Iterator[bytes | memoryview]]:
+    """Return the file's size and its content in pieces."""
+    tensors = [each for group in groups for each in group.tensors]
+    header = build_header(tensors)
+    return len(header) + sum(each.num_bytes for each in tensors), _pieces(header, groups)
+
+
+def _pieces(header: bytes, groups: Iterable[DiskGroup]) -> Iterator[bytes | memoryview]:
+    yield header
+    for group in groups:
+        for entry, tensor in group.load():
+            yield tensor_bytes(tensor.to(entry.dtype))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the tensor's bytes in its own order, without a copy where it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
