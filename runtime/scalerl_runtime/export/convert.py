@@ -86,7 +86,7 @@ def read_identity(checkpoint: Path, *, verify: bool) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What a model folder was made of."""
+    """The origin and the files of an exported model."""
 
     step: int
     digest: str

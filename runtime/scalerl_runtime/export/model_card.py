@@ -15,7 +15,7 @@ ROWS_SHOWN = 40  # of the curve
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What is known of an exported model."""
+    """Facts about an exported model."""
 
     title: str
     step: int

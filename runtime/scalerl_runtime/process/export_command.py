@@ -35,7 +35,7 @@ from scalerl_runtime.storage.journal import Journal
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported: a checkpoint, or a model folder that was made of one."""
+    """The folder to export: a checkpoint, or a model folder that was made of one."""
 
     path: Path
     is_model: bool
