@@ -3,14 +3,21 @@
 Only click is imported here, so that --help and shell completion answer at once.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import cast
 
 import click
-from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
+from scalerl_operator.cli.command_parts import (
+    SEVERAL,
+    Parameters,
+    build_command,
+    flag,
+    location_options,
+    path_option,
+    target_argument,
+    text_option,
+)
 from scalerl_operator.cli.options import (
     CompareOptions,
     CompletionOptions,
@@ -51,28 +58,6 @@ Exit codes:
   75   try again: an outage around the run, no answer from a cluster, or a run folder that is in use
   130  interrupted (Ctrl-C); --resume continues the run
 """
-_EXCLUSIVE = (("--stderr", "--completions"), ("--margin", "--replicates"))
-_SEVERAL = "--replicates"  # takes all values up to the next option; click takes one for each time that it is given
-
-Parameters = list[click.Parameter]
-
-
-class _CliCommand(click.Command):
-    """Adds to click's command: an epilog with its line breaks, exclusive options, an option with several values."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse `args` into the context. Raises UsageError."""
-        rest = super().parse_args(ctx, _repeat_option(ctx, args))
-        given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-        for pair in _EXCLUSIVE:
-            if {name.lstrip("-") for name in pair} <= given:
-                raise click.UsageError(f"{pair[0]} and {pair[1]} exclude each other; give one of them", ctx)
-        return rest
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the epilog as it is."""
-        del ctx
-        formatter.write(f"\n{self.epilog}")
 
 
 class _CliGroup(click.Group):
@@ -119,48 +104,6 @@ def build_program() -> click.Group:
     )
 
 
-def _repeat_option(context: click.Context, arguments: Sequence[str]) -> list[str]:
-    """Return `--replicates a b` as `--replicates a --replicates b`. Raises UsageError if no value follows."""
-    found: list[str] = []
-    is_open = False
-    for argument, following in pairwise([*arguments, "-"]):
-        if argument == _SEVERAL:
-            is_open = True
-            if following.startswith("-"):
-                raise click.BadOptionUsage(_SEVERAL, f"Option '{_SEVERAL}' needs at least one value.", context)
-        elif argument.startswith("-"):
-            is_open = False
-            found.append(argument)
-        else:
-            found += [_SEVERAL, argument] if is_open else [argument]
-    return found
-
-
-def _command(
-    text: str, parameters: Parameters, build: Callable[..., Options], examples: str, *, name: str
-) -> click.Command:
-    return _CliCommand(
-        name,
-        params=parameters,
-        callback=build,
-        help=f"{text[0].upper()}{text[1:]}.",
-        short_help=text,
-        epilog=f"Examples:\n{examples}",
-    )
-
-
-def _path(*names: str, metavar: str | None = None, text: str) -> click.Option:
-    return click.Option(names, type=FILE, metavar=metavar, help=text)
-
-
-def _flag(*names: str, text: str) -> click.Option:
-    return click.Option(names, is_flag=True, help=text)
-
-
-def _text(*names: str, metavar: str = "NAME", text: str) -> click.Option:
-    return click.Option(names, metavar=metavar, help=text)
-
-
 def _run() -> click.Command:
     examples = """\
   scalerl run examples/quickstart.yaml
@@ -171,36 +114,18 @@ Ctrl-C once saves a checkpoint and ends the run; twice kills it at once.
 """
     parameters: Parameters = [
         click.Argument(["file"], type=FILE, help="RLRun, a YAML file"),
-        _path("--folder", text="folder of its records (default: runs/<name>)"),
-        _flag("--resume", text="continue the run whose records are in the folder"),
-        _flag("--quiet", text="print no progress, only the result"),
+        path_option("--folder", text="folder of its records (default: runs/<name>)"),
+        flag("--resume", text="continue the run whose records are in the folder"),
+        flag("--quiet", text="print no progress, only the result"),
     ]
-    return _command("train an RLRun on this machine", parameters, RunOptions, examples, name="run")
+    return build_command("train an RLRun on this machine", parameters, RunOptions, examples, name="run")
 
 
 def _validate() -> click.Command:
     examples = "  scalerl validate run.yaml\n  scalerl validate examples/*.yaml\n"
     files = click.Argument(["files"], type=FILE, metavar="FILE...", nargs=-1, required=True, help="RLRuns, YAML files")
     text = "check RLRuns and print every fault, without starting anything"
-    return _command(text, [files], ValidateOptions, examples, name="validate")
-
-
-def _target(*, required: bool, text: str) -> click.Argument:
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-        del context, parameter
-        return [CompletionItem(incomplete, type="dir")]
-
-    metavar = "NAME|FOLDER" if required else "[NAME|FOLDER]"
-    return click.Argument(["target"], metavar=metavar, required=required, shell_complete=complete, help=text)
-
-
-def _location() -> Parameters:
-    """Options that choose this machine or a cluster."""
-    return [
-        _path("--runs", text="folder of this machine's runs (default: runs)"),
-        _text("-n", "--namespace", text="namespace of a cluster (default: the context's)"),
-        _text("--context", text="context of the kubeconfig (default: the current one)"),
-    ]
+    return build_command(text, [files], ValidateOptions, examples, name="validate")
 
 
 def _status() -> click.Command:
@@ -212,20 +137,26 @@ def _status() -> click.Command:
 """
     output = click.Choice(["table", "yaml"])
     parameters = [
-        _target(required=False, text="one run in full (default: all runs, one line each)"),
+        target_argument(required=False, text="one run in full (default: all runs, one line each)"),
         click.Option(["--output", "-o"], type=output, default="table", help="yaml: the whole RLRun (default: table)"),
-        _flag("--watch", "-w", text="show one run of a cluster until it is over"),
-        _flag("--all-namespaces", "-A", text="the runs of all namespaces of a cluster"),
-        *_location(),
+        flag("--watch", "-w", text="show one run of a cluster until it is over"),
+        flag("--all-namespaces", "-A", text="the runs of all namespaces of a cluster"),
+        *location_options(),
     ]
-    return _command("show runs of this machine or of a cluster", parameters, StatusOptions, examples, name="status")
+    return build_command(
+        "show runs of this machine or of a cluster", parameters, StatusOptions, examples, name="status"
+    )
 
 
 def _report() -> click.Command:
     examples = "  scalerl report quickstart\n  scalerl report qwen -n research\n"
     folder = "folder to write to (default: the run's own folder; for a run of a cluster reports/NAMESPACE/NAME)"
-    parameters = [_target(required=True, text="the run"), _path("--folder", text=folder), *_location()]
-    return _command("write a run's report.html and its plots", parameters, ReportOptions, examples, name="report")
+    parameters = [
+        target_argument(required=True, text="the run"),
+        path_option("--folder", text=folder),
+        *location_options(),
+    ]
+    return build_command("write a run's report.html and its plots", parameters, ReportOptions, examples, name="report")
 
 
 def _logs() -> click.Command:
@@ -237,16 +168,16 @@ def _logs() -> click.Command:
 """
     role = click.Choice(["trainer", "generator"])
     parameters = [
-        _target(required=True, text="the run"),
-        _flag("--follow", "-f", text="follow the log until the run is over"),
+        target_argument(required=True, text="the run"),
+        flag("--follow", "-f", text="follow the log until the run is over"),
         click.Option(["--tail"], type=COUNT, metavar="N", help="start at the last N lines (default: all)"),
         click.Option(["--role"], type=role, help="pods of one role (default: both)"),
         click.Option(["--index"], type=COUNT, metavar="N", help="pods of one index (default: all)"),
-        _flag("--previous", "-p", text="logs of pods' containers before their last restart"),
-        _flag("--timestamps", text="print the time before each line of a pod's log"),
-        *_location(),
+        flag("--previous", "-p", text="logs of pods' containers before their last restart"),
+        flag("--timestamps", text="print the time before each line of a pod's log"),
+        *location_options(),
     ]
-    return _command("print the output of a run's processes", parameters, LogsOptions, examples, name="logs")
+    return build_command("print the output of a run's processes", parameters, LogsOptions, examples, name="logs")
 
 
 def _columns() -> Parameters:
@@ -254,7 +185,7 @@ def _columns() -> Parameters:
     return [
         click.Option(["--x"], required=True, metavar="COLUMN", help="compute, in any unit, at least 0"),
         click.Option(["--y"], required=True, metavar="COLUMN", help="pass rate, in [0, 1]"),
-        _text("--stderr", metavar="COLUMN", text="standard error of the pass rate over repeats"),
+        text_option("--stderr", metavar="COLUMN", text="standard error of the pass rate over repeats"),
         click.Option(["--completions"], type=AT_LEAST_ONE, metavar="N", help=completions),
     ]
 
@@ -274,14 +205,14 @@ def _fit() -> click.Command:
         click.Option(["--budget"], type=parse_positive, metavar="X", help="also predict the pass rate at this compute"),
         click.Option(["--target"], type=parse_share, metavar="Y", help="also predict the compute of this pass rate"),
         click.Option(["--r0"], type=parse_share, metavar="Y", help=start),
-        _text("--entropy", metavar="COLUMN", text="also predict when this entropy reaches its floor"),
+        text_option("--entropy", metavar="COLUMN", text="also predict when this entropy reaches its floor"),
         floor,
         click.Option(["--fit-until"], type=parse_positive, metavar="X", help=until),
-        _path("--picture", metavar="PNG", text="draw points, curve and band into this file"),
-        _path("--json", metavar="JSON", text="write the forecast into this file"),
+        path_option("--picture", metavar="PNG", text="draw points, curve and band into this file"),
+        path_option("--json", metavar="JSON", text="write the forecast into this file"),
     ]
     text = "forecast the ceiling of a learning curve in a CSV file"
-    return _command(text, parameters, FitOptions, examples, name="fit")
+    return build_command(text, parameters, FitOptions, examples, name="fit")
 
 
 def _operator() -> click.Command:
@@ -297,7 +228,7 @@ def _operator() -> click.Command:
         click.Option(["--namespace", "namespaces"], multiple=True, help="serve it; repeatable (default: all)"),
         click.Option(["--lease-namespace"], default="default", help="namespace of the lease (default: default)"),
         click.Option(["--lease-name"], default=lease, help=f"name of the lease (default: {lease})"),
-        _text("--identity", text="identity of this replica (default: host name and a random part)"),
+        text_option("--identity", text="identity of this replica (default: host name and a random part)"),
         click.Option(["--http"], type=int, default=8081, metavar="PORT", help="health and metrics (default: 8081)"),
         click.Option(
             ["--poll-seconds"], type=parse_positive, metavar="S", default=10.0, help="poll period (default: 10)"
@@ -308,12 +239,12 @@ def _operator() -> click.Command:
             metavar="URL",
             help="queried for unreachable coordinators (default: none)",
         ),
-        _path("--prometheus-token-file", metavar="FILE", text="bearer token for it, read before every query"),
-        _path("--prometheus-ca-file", metavar="FILE", text="CA certificates for it (default: the system's)"),
-        _text("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', text=network),
+        path_option("--prometheus-token-file", metavar="FILE", text="bearer token for it, read before every query"),
+        path_option("--prometheus-ca-file", metavar="FILE", text="CA certificates for it (default: the system's)"),
+        text_option("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', text=network),
     ]
     text = "run the Kubernetes operator (started by the chart)"
-    return _command(text, parameters, OperatorOptions, examples, name="operator")
+    return build_command(text, parameters, OperatorOptions, examples, name="operator")
 
 
 def _compare() -> click.Command:
@@ -328,16 +259,16 @@ With the full recipe first and a run without each of its parts after it, this is
     text = "compare learning curves with the first of them: by ceiling, then by efficiency"
     margin = "ceilings closer than this are equal (default: from the runs' own intervals, at least 0.02)"
     replicates = "runs of one recipe, at least one file; the margin is the spread of their ceilings"
-    several = click.Option([_SEVERAL], type=FILE, metavar="CSV...", multiple=True, help=replicates)
+    several = click.Option([SEVERAL], type=FILE, metavar="CSV...", multiple=True, help=replicates)
     parameters: Parameters = [
         _curves("one curve in each file; the first is the baseline"),
         *_columns(),
         click.Option(["--margin"], type=parse_positive, metavar="Y", help=margin),
         several,
-        _path("--picture", metavar="PNG", text="draw the curves and the linearised plot into this file"),
-        _path("--json", metavar="JSON", text="write the comparison into this file"),
+        path_option("--picture", metavar="PNG", text="draw the curves and the linearised plot into this file"),
+        path_option("--json", metavar="JSON", text="write the comparison into this file"),
     ]
-    return _command(text, parameters, CompareOptions, examples, name="compare")
+    return build_command(text, parameters, CompareOptions, examples, name="compare")
 
 
 def _plan() -> click.Command:
@@ -356,9 +287,9 @@ def _plan() -> click.Command:
         click.Option(["--budget"], type=parse_positive, metavar="X", help="compute at which each run would end"),
         click.Option(["--loss"], type=parse_share, metavar="Y", default=0.01, help=loss),
         click.Option(["--split"], type=parse_positive, metavar="X", help=split),
-        _path("--json", metavar="JSON", text="write the plan into this file"),
+        path_option("--json", metavar="JSON", text="write the plan into this file"),
     ]
-    return _command(text, parameters, PlanOptions, examples, name="plan")
+    return build_command(text, parameters, PlanOptions, examples, name="plan")
 
 
 def _curves(text: str) -> click.Argument:
@@ -373,4 +304,4 @@ def _completion() -> click.Command:
 """
     shell = click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]), help="the shell")
     text = "print the script that completes scalerl's commands and options in a shell"
-    return _command(text, [shell], CompletionOptions, examples, name="completion")
+    return build_command(text, [shell], CompletionOptions, examples, name="completion")
