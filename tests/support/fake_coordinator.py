@@ -69,6 +69,7 @@ class FakeCoordinator:
             gpu_seconds={"trainer": 36.0 * self.step, "generator": 36.0 * self.step},
             idle_fraction={"trainer": 0.2, "generator": 0.1},
             generators_ready=1,
+            example=self.example(),
             vitals=[wire.StepVital(step=n + 1, lag=self.scenario.get("lag", 0)) for n in range(self.step)][-100:],
             still_seconds=self.still(),
             evals=[point for point in self.evals if point.index >= since],
@@ -76,6 +77,12 @@ class FakeCoordinator:
             time=time.time(),
         )
         return found.model_dump_json(by_alias=True)
+
+    def example(self) -> wire.RolloutExample | None:
+        if self.step == 0:
+            return None
+        texts = {"prompt": "12 + 7 =", "completion": "<think>so\n</think> 19"}
+        return wire.RolloutExample(step=self.step, reward=1.0, passed=3, graded=127, completions=128, **texts)
 
     def still(self) -> float:
         number = str(self.attempt)

@@ -70,6 +70,8 @@ class HttpApi:
         """Number of further refusals by key; a missing key has no limit."""
         self.extra: dict[str, Callable[[web.Request], web.Response]] = {}
         """Prefix of a path -> its handler."""
+        self.files: dict[str, bytes] = {}
+        """Path -> content, in every container: what `ls` and `cat` find."""
         self.list_version = "9"
         self.log = ""
         """The log of every container."""
@@ -110,14 +112,31 @@ class HttpApi:
                 return respond(request)
         if request.path.rstrip("/") in DISCOVERY:
             return web.json_response(DISCOVERY[request.path.rstrip("/")])
-        if request.path.endswith("/log"):
-            return web.Response(text=self.log)
+        if request.path.endswith(("/exec", "/log")):
+            return await self._execute(request) if request.path.endswith("/exec") else web.Response(text=self.log)
         plural, namespace, name = split_path(request.path)
         if "watch" in request.query:
             return await self._watch(request, plural)
         if request.method == "GET" and not name:
             return self._list(plural, namespace, request.query.get("fieldSelector", ""))
         return await self._one(request, plural, namespace, name)
+
+    async def _execute(self, request: web.Request) -> web.WebSocketResponse:
+        """Run `ls` or `cat` on `files`, as a kubelet would."""
+        *program, last = request.query.getall("command")
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        status: Json = {"status": "Success"}
+        if program == ["cat"] and last not in self.files:
+            status = {"status": "Failure", "reason": "NonZeroExitCode", "message": f"cat: {last}: No such file"}
+        elif program == ["cat"]:
+            for start in range(0, len(self.files[last]), 4096):
+                await socket.send_bytes(b"\x01" + self.files[last][start : start + 4096])
+        else:
+            await socket.send_bytes(b"\x01" + "".join(f"{Path(path).name}\n" for path in self.files).encode())
+        await socket.send_bytes(b"\x03" + json.dumps(status).encode())
+        await socket.close()
+        return socket
 
     def _refusal(self, asked: Request) -> web.Response | None:
         whole = f"{asked.method} {asked.path}"

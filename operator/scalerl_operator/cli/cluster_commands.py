@@ -1,8 +1,9 @@
-"""`scalerl status`, `report` and `logs` of runs on a cluster: reads the API server, returns the exit code. I/O."""
+"""`scalerl status`, `report`, `rollouts`, `logs` of runs on a cluster: reads the API server. I/O."""
 
 import asyncio
 import os
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,21 +19,23 @@ from scalerl_operator.cli.cluster_reader import (
 )
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, CommandError, UsageError
 from scalerl_operator.cli.log_lines import LogOptions
-from scalerl_operator.cli.options import LogsOptions, ReportOptions, StatusOptions
+from scalerl_operator.cli.options import LogsOptions, ReportOptions, RolloutsOptions, RunQueryOptions, StatusOptions
 from scalerl_operator.cli.output import write_error, write_out
 from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, LogSink, PodSelection, follow_logs, show_logs
+from scalerl_operator.cli.pod_rollouts import MAX_FETCHED, PodRollouts, find_coordinator
 from scalerl_operator.kube.client import AWAY_SECONDS, KubeClient, KubeError
 from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
 from scalerl_operator.render.describe import build_overview
 from scalerl_operator.render.status_row import HEADER, status_row
 from scalerl_operator.render.text import format_table
+from scalerl_operator.run.rollout_selection import choose_evenly
 from scalerl_operator.run.state import is_over
 
 WATCH_SECONDS = 3.0
 CLEAR = "\x1b[H\x1b[2J"  # clears a terminal
 
 
-def run_command(options: StatusOptions | ReportOptions | LogsOptions) -> int:
+def run_command(options: RunQueryOptions) -> int:
     """Run the command on the cluster that `options` name; return the exit code. Raises CommandError."""
     try:
         access = find_access(os.environ, context=options.context, namespace=options.namespace)
@@ -46,7 +49,7 @@ def run_command(options: StatusOptions | ReportOptions | LogsOptions) -> int:
         return EXIT_INTERRUPTED
 
 
-async def _run(access: Access, options: StatusOptions | ReportOptions | LogsOptions) -> int:
+async def _run(access: Access, options: RunQueryOptions) -> int:
     kube = KubeClient(access.connection, parallel=MAX_FOLLOWED + 8)
     try:
         match options:
@@ -54,6 +57,8 @@ async def _run(access: Access, options: StatusOptions | ReportOptions | LogsOpti
                 return await _status(kube, access, options)
             case ReportOptions():
                 return await _report(kube, access, options)
+            case RolloutsOptions():
+                return await _rollouts(kube, access, options)
             case LogsOptions():
                 return await _logs(kube, access, options)
     finally:
@@ -129,6 +134,22 @@ async def _report(kube: KubeClient, access: Access, options: ReportOptions) -> i
     folder = options.folder or Path("reports") / access.namespace / options.target
     write_out(f"{write_report_data(data, folder)}\n")
     return EXIT_FINISHED
+
+
+async def _rollouts(kube: KubeClient, access: Access, options: RolloutsOptions) -> int:
+    from scalerl_operator.cli import rollouts
+
+    found = await fetch_run(kube, access, options.target)
+    where = f"{'/'.join(found.key)} on {access.place}"
+    _notify(where)
+    pod = PodRollouts(kube, await find_coordinator(kube, found, where))
+    files = rollouts.find_files(await pod.list_names(), options, where)
+    chosen = choose_evenly(files, MAX_FETCHED)
+    if len(chosen) < len(files):
+        _notify(f"{len(chosen)} of {len(files)} stored steps or evaluations are read, evenly chosen")
+    with tempfile.TemporaryDirectory(prefix="scalerl-") as folder:
+        paths = {name: await pod.fetch(name, Path(folder)) for name in chosen}
+        return rollouts.show(rollouts.StoredRollouts(found.key[1], chosen, paths.__getitem__), options)
 
 
 async def _logs(kube: KubeClient, access: Access, options: LogsOptions) -> int:

@@ -27,7 +27,9 @@ from scalerl_operator.cli.options import (
     Options,
     PlanOptions,
     ReportOptions,
+    RolloutsOptions,
     RunOptions,
+    RunQueryOptions,
     StatusOptions,
     ValidateOptions,
 )
@@ -86,7 +88,7 @@ def _dispatch(options: Options, deps: CliDeps) -> int:
             return _run(options, deps)
         case ValidateOptions():
             return _validate(options)
-        case StatusOptions() | ReportOptions() | LogsOptions():
+        case StatusOptions() | ReportOptions() | RolloutsOptions() | LogsOptions():
             return _look_up(options)
         case FitOptions() | CompareOptions() | PlanOptions():
             return _read_curves(options)
@@ -178,7 +180,7 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
         sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
 
 
-def _look_up(options: StatusOptions | ReportOptions | LogsOptions) -> int:
+def _look_up(options: RunQueryOptions) -> int:
     """Run a command about existing runs, on this machine or on a cluster."""
     from scalerl_operator.cli import machine_commands
 
@@ -194,7 +196,7 @@ def _look_up(options: StatusOptions | ReportOptions | LogsOptions) -> int:
     return machine_commands.run_command(options, folders)
 
 
-def _look_up_on_cluster(options: StatusOptions | ReportOptions | LogsOptions, missing: UsageError | None) -> int:
+def _look_up_on_cluster(options: RunQueryOptions, missing: UsageError | None) -> int:
     """Run it on a cluster; an error starts with `missing`, the reason why this machine was not used."""
     from scalerl_operator.cli import cluster_commands
 

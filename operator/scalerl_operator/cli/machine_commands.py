@@ -1,24 +1,27 @@
-"""`scalerl status`, `report` and `logs` of a run on this machine: reads its folder, returns the exit code. I/O."""
+"""`scalerl status`, `report`, `rollouts`, `logs` of a run on this machine: reads its folder. I/O."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from scalerl_api import InvalidRun, RLRun
+from scalerl_api.rollouts import ROLLOUTS
 from scalerl_operator.cli.exit_codes import EXIT_FINISHED, EXIT_INTERRUPTED, UsageError
-from scalerl_operator.cli.options import LogsOptions, ReportOptions, StatusOptions
+from scalerl_operator.cli.options import LogsOptions, ReportOptions, RolloutsOptions, RunQueryOptions, StatusOptions
 from scalerl_operator.cli.output import write_out
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
 
 
-def run_command(options: StatusOptions | ReportOptions | LogsOptions, folders: Sequence[RunFolder]) -> int:
-    """Run the command on `folders`, of which report and logs read the first; return the exit code."""
+def run_command(options: RunQueryOptions, folders: Sequence[RunFolder]) -> int:
+    """Run the command on `folders`, of which all but status read the first; return the exit code."""
     match options:
         case StatusOptions():
             return _status(options, folders)
         case ReportOptions():
             return _report(options, folders[0])
+        case RolloutsOptions():
+            return _rollouts(options, folders[0])
         case LogsOptions():
             return _logs(options, folders[0])
 
@@ -28,7 +31,7 @@ def find_folders(runs: Path, target: str | None) -> list[RunFolder]:
     if target is None:
         return [RunFolder(path.parent) for path in sorted(runs.glob("*/status.yaml"))]
     for path in (runs / target, Path(target)):
-        if (path / "status.yaml").exists():
+        if (path / "status.yaml").exists() or (path / ROLLOUTS).is_dir():  # of a cluster's run, only its files
             return [RunFolder(path)]
     raise UsageError(f"no run {target!r} on this machine: neither {runs / target} nor {target} holds a status.yaml")
 
@@ -92,6 +95,15 @@ def _report(options: ReportOptions, folder: RunFolder) -> int:
         raise UsageError(f"{folder.path} has no evaluation yet")
     write_out(f"{write_report(folder, options.folder)}\n")
     return EXIT_FINISHED
+
+
+def _rollouts(options: RolloutsOptions, folder: RunFolder) -> int:
+    from scalerl_operator.cli import rollouts
+    from scalerl_operator.local.rollout_files import find_file, list_names
+
+    files = rollouts.find_files(list_names(folder.path), options, str(folder.path))
+    stored = rollouts.StoredRollouts(folder.path.name, files, lambda name: find_file(folder.path, name))
+    return rollouts.show(stored, options)
 
 
 def _logs(options: LogsOptions, folder: RunFolder) -> int:

@@ -66,6 +66,26 @@ class LogsOptions(LookupOptions):
     timestamps: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class RolloutsOptions(LookupOptions):
+    """Options of `scalerl rollouts`."""
+
+    target: str
+    step: int | None
+    eval: bool
+    """Completions of an evaluation, not of training."""
+    dataset: str | None
+    """The evaluated set; implies `eval`."""
+    prompt: int | None
+    wrong: bool
+    right: bool
+    limit: int | None
+    prompts: bool
+    """Pass rate of each prompt, not completions."""
+    full: bool
+    format: Literal["text", "json"]
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of a CSV file that hold a curve."""
@@ -143,9 +163,13 @@ Options = (
     | StatusOptions
     | ReportOptions
     | LogsOptions
+    | RolloutsOptions
     | FitOptions
     | CompareOptions
     | PlanOptions
     | OperatorOptions
     | CompletionOptions
 )
+
+RunQueryOptions = StatusOptions | ReportOptions | RolloutsOptions | LogsOptions
+"""Commands about existing runs, on this machine or on a cluster."""

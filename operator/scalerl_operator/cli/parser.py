@@ -26,6 +26,7 @@ from scalerl_operator.cli.options import (
     Options,
     PlanOptions,
     ReportOptions,
+    RolloutsOptions,
     RunOptions,
     StatusOptions,
     ValidateOptions,
@@ -41,8 +42,9 @@ Train with reinforcement learning, and know the ceiling before the budget is spe
 
 An RLRun is a YAML file. `scalerl run` trains it on this machine; `kubectl apply` trains the same file on a cluster.
 
-status, report and logs read a cluster if -n, -A or --context is given, and this machine if --runs is given. Otherwise
-NAME is a run on this machine or, if this machine has no run of that name, a run on the cluster that kubectl would use.
+status, report, rollouts and logs read a cluster if -n, -A or --context is given, and this machine if --runs is given.
+Otherwise NAME is a run on this machine or, if this machine has no run of that name, a run on the cluster that kubectl
+would use.
 """
 _EPILOG = """\
 Examples:
@@ -93,7 +95,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
 
 def build_program() -> click.Group:
     """Return the whole command line."""
-    commands = [_run(), _validate(), _status(), _report(), _logs(), _fit(), _operator(), _compare(), _plan()]
+    commands = [
+        _run(),
+        _validate(),
+        _status(),
+        _report(),
+        _rollouts(),
+        _logs(),
+        _fit(),
+        _operator(),
+        _compare(),
+        _plan(),
+    ]
     return _CliGroup(
         name=PROGRAM,
         commands=[*commands, _completion()],
@@ -157,6 +170,33 @@ def _report() -> click.Command:
         *location_options(),
     ]
     return build_command("write a run's report.html and its plots", parameters, ReportOptions, examples, name="report")
+
+
+def _rollouts() -> click.Command:
+    examples = """\
+  scalerl rollouts quickstart                          some completions of the newest step
+  scalerl rollouts quickstart --eval --wrong           wrong ones of the newest evaluation
+  scalerl rollouts quickstart --eval --prompt 17       one prompt over all evaluations
+  scalerl rollouts quickstart --eval --prompts         pass rate of each prompt, the hardest first
+  scalerl rollouts quickstart --step 12 --format json  all completions of a step, one JSON object a line
+  scalerl rollouts qwen -n research --eval             of a run on a cluster, while its coordinator runs
+"""
+    parameters = [
+        target_argument(required=True, text="the run"),
+        click.Option(["--step"], type=COUNT, metavar="N", help="of this step (default: the newest; all with --prompt)"),
+        flag("--eval", text="of evaluations, not of training"),
+        text_option("--dataset", text="evaluated set (default: held_out); implies --eval"),
+        click.Option(["--prompt"], type=COUNT, metavar="ID", help="of this prompt only"),
+        flag("--wrong", text="wrong completions only"),
+        flag("--right", text="right completions only"),
+        click.Option(["--limit"], type=AT_LEAST_ONE, metavar="N", help="at most N (default: 8; json: all)"),
+        flag("--prompts", text="the pass rate of each prompt over the stored steps or evaluations"),
+        flag("--full", text="long texts in full"),
+        click.Option(["--format"], type=click.Choice(["text", "json"]), default="text", help="default: text"),
+        *location_options(),
+    ]
+    text = "show a run's completions, or the pass rate of each prompt"
+    return build_command(text, parameters, RolloutsOptions, examples, name="rollouts")
 
 
 def _logs() -> click.Command:

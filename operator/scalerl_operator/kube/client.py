@@ -7,11 +7,12 @@ libraries were measured: docs/notes/057-kubernetes-client.md.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -262,6 +263,29 @@ class KubeClient:
             raise KubeSilence(what, 0, "Silence", f"nothing for {silence_seconds:g} s") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeError(what, 0, type(error).__name__, str(error)) from error
+
+    @asynccontextmanager
+    async def open_socket(
+        self, path: str, query: Sequence[tuple[str, str]], protocol: str, *, seconds: float
+    ) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
+        """Open a WebSocket within `seconds`. Raises aiohttp's errors and TimeoutError."""
+        connection = self._connection
+        token = connection.token()
+        opening = self._session.ws_connect(
+            f"{connection.server}{path}?{urlencode(query)}",
+            protocols=(protocol,),
+            headers={"Authorization": f"Bearer {token}"} if token is not None else {},
+            ssl=connection.tls if connection.tls is not None else True,
+            proxy=connection.proxy,
+            server_hostname=connection.tls_name,
+            max_msg_size=0,
+        )
+        async with asyncio.timeout(seconds):
+            socket = await opening
+        try:
+            yield socket
+        finally:
+            await socket.close()
 
     async def _call(
         self,

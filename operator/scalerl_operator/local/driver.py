@@ -23,7 +23,7 @@ from scalerl_operator.local.coordinator_process import COORDINATOR_COMMAND, Coor
 from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.local.signals import Interrupts
-from scalerl_operator.render.text import ProgressView, describe_eval
+from scalerl_operator.render.text import ProgressView, describe_eval, describe_example
 from scalerl_operator.run.attempts import describe_exit, start_attempt, termination_fields
 from scalerl_operator.run.evals import EvalKey, eval_key
 from scalerl_operator.run.forecast_log import ForecastLine
@@ -111,6 +111,8 @@ class _Driver:
     fits: dict[EvalKey, Future[ForecastLine]] = field(default_factory=dict)
     """The forecasts under way, oldest first, by the evaluation that they follow."""
     written: RLRunStatus | None = None
+    has_example: bool = False
+    """A completion was shown, as an early sign of rewards that are wrong."""
 
     def __post_init__(self) -> None:
         self.attempts = records.load_attempts(self.folder)
@@ -163,6 +165,9 @@ class _Driver:
             self.tracker.count_miss()
             return
         self._show_evals(self.tracker.take_answer(progress, self.deps.now()).new_evals)
+        if progress.example is not None and not self.has_example:
+            self.display.event(describe_example(progress.example, str(self.folder.path)))
+            self.has_example = True
 
     def _show_evals(self, points: Sequence[EvalPoint]) -> None:
         for point in points:

@@ -1,15 +1,18 @@
 """A run as text: numbers with their units, one-line progress, the closing summary. PURE."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
 from scalerl_api.status import ForecastStatus
-from scalerl_api.wire import EvalPoint, Progress
+from scalerl_api.wire import EvalPoint, Progress, RolloutExample
 from scalerl_operator.decide.halfway import Halfway
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit, last_mismatch
 from scalerl_operator.run.state import state_word
+
+PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 80, 160  # shown of an example
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,24 @@ def describe_eval(point: EvalPoint) -> str:
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
         f" ({point.prompts} prompts x {point.samples})"
     )
+
+
+def describe_example(example: RolloutExample, folder: str) -> str:
+    """Return how many completions of a step were right and one of them, in three lines.
+
+    It is the first sign of a verifier or a template that is wrong.
+    """
+    right = f"{example.passed} of {example.completions} completions right"
+    if not example.graded:
+        right = f"none of {example.completions} completions has a reward: the verifier failed for all"
+    elif not example.passed:
+        right = f"NONE of {example.completions} completions right: are verifier and prompt format as intended?"
+    elif example.passed == example.completions:
+        right = f"all {example.completions} completions right: nothing is left to learn from these prompts"
+    best = "without a reward" if example.reward is None else f"reward {example.reward:+g}"
+    prompt = shorten(example.prompt, PROMPT_CHARACTERS)
+    completion = shorten(example.completion, COMPLETION_CHARACTERS)
+    return f"step {example.step}: {right}\n  {best}: {prompt} -> {completion}\n  more: scalerl rollouts {folder}"
 
 
 def describe_progress(view: ProgressView) -> str:
@@ -184,3 +205,23 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
     return "".join(f"{line}\n" for line in lines)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return the start of `text` in one line, safe for a terminal, at most `limit` characters."""
+    line = " ".join(escape(text[: 4 * limit]).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def escape(text: str) -> str:
+    """Return `text` with control and format characters spelled out: a completion must not steer the terminal."""
+    return "".join(letter if letter in "\n\t" or _is_plain(letter) else _spell(letter) for letter in text)
+
+
+def _is_plain(letter: str) -> bool:
+    return letter.isprintable() or unicodedata.category(letter) == "Zs"
+
+
+def _spell(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"

@@ -12,15 +12,17 @@ import pytest
 import yaml
 from http_api import HttpApi, save_kubeconfig, serve_in_thread
 from PIL import Image
+from stored_rollouts import write_rollouts
 
 from scalerl_api.wire import EvalPoint
+from scalerl_operator.cli import cluster_commands
 from scalerl_operator.cli.main import main
 from scalerl_operator.decide.halfway import compare_halfway
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.reconcile.stored_curve import StoredCurve, extend_curve, format_curve
 from scalerl_operator.render.text import describe_halfway
-from scalerl_operator.resources.names import PodRole, pod_labels
+from scalerl_operator.resources.names import RUN_FOLDER, PodRole, pod_labels
 
 Json = dict[str, Any]
 CURVE = ("configmaps", "research", "adder-digits-curve")
@@ -300,3 +302,54 @@ def test_a_run_of_a_newer_version_is_refused(stored: HttpApi, capsys: pytest.Cap
     stored.store.objects["rlruns", "research", "adder-digits"]["spec"]["novel"] = 1
     assert main(["status", "adder-digits", "-n", "research"]) == 64
     assert "research/adder-digits is newer than this scalerl: spec.novel" in capsys.readouterr().err
+
+
+def start_coordinator(api: HttpApi) -> None:
+    """Make the container of trainer 0 run."""
+    (pod,) = (pod for pod in api.store.find("pods", "research") if pod["metadata"]["name"] == "adder-digits-trainer-0")
+    running = {"name": "runtime", "restartCount": 0, "state": {"running": {}}}
+    api.store.store("pods", {**pod, "status": {"phase": "Running", "containerStatuses": [running]}})
+
+
+def test_rollouts_are_read_from_the_coordinators_pod(
+    stored: HttpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rollouts(tmp_path / "there", steps=[1, 2], evals=range(0, 50, 10))
+    there = (tmp_path / "there/rollouts").iterdir()
+    stored.files = {f"{RUN_FOLDER}/rollouts/{path.name}": path.read_bytes() for path in there}
+    start_coordinator(stored)
+    command = ["rollouts", "adder-digits", "-n", "research"]
+    assert main([*command, "--eval", "--wrong", "--step", "20", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert {json.loads(line)["prompt_id"] for line in out.splitlines()} == {3, 4, 5}
+    assert err.startswith("scalerl: research/adder-digits on context dev")
+    monkeypatch.setattr(cluster_commands, "MAX_FETCHED", 3)
+    assert main([*command, "--eval", "--prompts"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].split() == [
+        "0",
+        "0",
+        "+",
+        "1",
+        "=",
+        "1.00",
+        "1.00",
+        "1.00",
+        "6",
+        "0",
+        "to",
+        "40",
+        "███",
+    ]
+    assert "3 of 5 stored steps or evaluations are read, evenly chosen" in err
+    stored.refusals["/exec"] = (403, {"message": "no"}, {})
+    assert main(command) == 1
+    assert "the permission to create pods/exec is missing" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stored")
+def test_rollouts_of_a_run_that_is_over_are_in_its_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollouts", "adder-digits", "-n", "research"]) == 1
+    err = capsys.readouterr().err
+    assert "no coordinator of research/adder-digits on context dev" in err
+    assert "of the claim adder-digits-checkpoints" in err

@@ -128,6 +128,15 @@ def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None
     assert {c.type: c.status for c in status.conditions}["Complete"] == "True"
 
 
+def test_one_completion_is_shown_early(stage: Stage) -> None:
+    assert stage.play({}).outcome == "Finished"
+    (shown,) = (event for event in stage.recorder.events if "completions right" in event)
+    first, second, third = shown.splitlines()
+    assert first.endswith(": 3 of 128 completions right")
+    assert second == "  reward +1: 12 + 7 = -> <think>so </think> 19"
+    assert third == f"  more: scalerl rollouts {stage.folder.path}"
+
+
 def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
     modes = []
 

@@ -1,0 +1,56 @@
+"""Runs a command in a pod and returns its output, as `kubectl exec` does. I/O."""
+
+import json
+from collections.abc import Sequence
+
+import aiohttp
+
+from scalerl_operator.kube.client import PODS, KubeClient, KubeError
+
+PROTOCOL = "v4.channel.k8s.io"  # one byte names the channel of each message; every server since 1.4 has it
+STDOUT, STDERR, STATUS = 1, 2, 3
+MAX_ERROR_CHARACTERS = 1000
+
+
+async def run_in_pod(
+    kube: KubeClient, place: tuple[str, str, str], command: Sequence[str], *, max_bytes: int, seconds: float
+) -> bytes:
+    """Return the standard output of `command` in (namespace, pod, container).
+
+    Needs the permission to create `pods/exec`. Raises KubeError: the request is refused, the command fails, its output
+    is larger than `max_bytes`, or nothing arrives for `seconds`.
+    """
+    namespace, pod, container = place
+    path = PODS.path(namespace, pod, "exec")
+    query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", each) for each in command)]
+    what = f"exec in {namespace}/{pod}"
+    output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray(), STATUS: bytearray()}
+    try:
+        async with kube.open_socket(path, query, PROTOCOL, seconds=seconds) as socket:
+            while (message := await socket.receive(timeout=seconds)).type == aiohttp.WSMsgType.BINARY:
+                output.setdefault(message.data[0], bytearray()).extend(message.data[1:])
+                if len(output[STDOUT]) > max_bytes:
+                    raise KubeError(what, 0, "TooLong", f"more than {max_bytes:,} bytes")
+    except aiohttp.WSServerHandshakeError as error:
+        raise KubeError(what, error.status, "Refused", _explain(error)) from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise KubeError(what, 0, type(error).__name__, str(error)) from error
+    _check(what, bytes(output[STATUS]), bytes(output[STDERR]))
+    return bytes(output[STDOUT])
+
+
+def _explain(error: aiohttp.WSServerHandshakeError) -> str:
+    if error.status == 403:
+        return "the permission to create pods/exec is missing; Kubernetes' role edit has it"
+    return error.message
+
+
+def _check(what: str, status: bytes, errors: bytes) -> None:
+    """Raise KubeError unless the server says that the command succeeded."""
+    try:
+        found = json.loads(status)
+    except ValueError:
+        raise KubeError(what, 0, "Cut", "the connection ended before the command did") from None
+    if found.get("status") != "Success":
+        text = errors.decode(errors="replace").strip() or str(found.get("message", ""))
+        raise KubeError(what, 0, str(found.get("reason", "Failed")), text[:MAX_ERROR_CHARACTERS])

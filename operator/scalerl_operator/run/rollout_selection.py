@@ -1,0 +1,100 @@
+"""Which stored completions a person wants to see: the files, then the rows and their order. PURE."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from scalerl_api.rollouts import RolloutFileName
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class RolloutQuery:
+    """Wanted completions."""
+
+    dataset: str | None = None
+    """An evaluated set; None: the completions of training steps."""
+    step: int | None = None
+    """None: the newest or, with `prompt`, every one."""
+    prompt: int | None = None
+    judged: Literal["wrong", "right"] | None = None
+    """`wrong`: graded with a reward of at most 0; `right`: above 0; None: all, ungraded ones included."""
+
+
+@dataclass(frozen=True)
+class RowKey:
+    """Place and grade of one stored completion."""
+
+    file: RolloutFileName
+    row: int
+    """Position in the file, from 0."""
+    prompt_id: int
+    sample: int
+    reward: float | None
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether it passes; None if it was not graded."""
+        return None if self.reward is None else self.reward > 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of completions."""
+
+    passed: int
+    graded: int
+    completions: int
+
+
+def choose_files(names: Iterable[RolloutFileName], query: RolloutQuery) -> list[RolloutFileName]:
+    """Return the files to search, oldest first."""
+    found = sorted((name for name in names if name.dataset == query.dataset), key=lambda name: name.step)
+    if query.step is not None:
+        return [name for name in found if name.step == query.step]
+    return found if query.prompt is not None else found[-1:]
+
+
+def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
+    """Return the wanted rows: the first of each prompt and step, then the second of each, and so on."""
+    wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: key.sample)
+    seen: Counter[tuple[int, int]] = Counter()
+    ranked = []
+    for key in wanted:
+        place = key.file.step, key.prompt_id
+        ranked.append((seen[place], *place, key))
+        seen[place] += 1
+    return [key for *_, key in sorted(ranked, key=lambda each: each[:3])]
+
+
+def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
+    """Return at most `limit` of the wanted rows, in the order of display.
+
+    Of more steps than `limit`, evenly spaced ones are shown, the first and the last included.
+    """
+    steps = sorted({row.file.step for row in rows})
+    if len(steps) > limit:
+        kept = choose_evenly(steps, limit)
+        rows = [row for row in rows if row.file.step in kept]
+    return sorted(rows[:limit], key=lambda row: (row.file.step, row.prompt_id, row.sample))
+
+
+def count(keys: Collection[RowKey]) -> Counts:
+    """Return how many completions there are, how many were graded, and how many passed."""
+    return Counts(sum(key.is_right is True for key in keys), sum(key.reward is not None for key in keys), len(keys))
+
+
+def choose_evenly(items: Sequence[Item], limit: int) -> list[Item]:
+    """Return at most `limit` of the items, evenly spaced, with the first and the last; with a limit of 1 the last."""
+    if len(items) <= limit:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(index * last / (limit - 1))] for index in range(limit)] if limit > 1 else [items[last]]
+
+
+def _is_wanted(key: RowKey, query: RolloutQuery) -> bool:
+    if query.prompt is not None and key.prompt_id != query.prompt:
+        return False
+    return query.judged is None or key.is_right is (query.judged == "right")

@@ -1,0 +1,68 @@
+"""Completions on a terminal: cut, marked, and unable to steer it."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from stored_rollouts import build_row
+
+from scalerl_api.rollouts import Rollout
+from scalerl_operator.render.rollout_view import RolloutView, build_rollouts, sparkline
+from scalerl_operator.render.text import escape, shorten
+from scalerl_operator.run.rollout_selection import Counts, RolloutQuery
+
+
+def draw(*rollouts: Rollout, full: bool = False, colours: bool = False) -> str:
+    view = RolloutView("sums", RolloutQuery(), (7,), Counts(1, 2, 3), len(rollouts), rollouts, full)
+    stream = io.StringIO()
+    Console(file=stream, width=100, highlight=False, force_terminal=colours).print(build_rollouts(view))
+    return stream.getvalue()
+
+
+def test_forced_part_is_marked_without_colours_too() -> None:
+    text = draw(build_row(7, 2, 1, -1.0))
+    assert "<think>2 and 1; ⟦time is up</think>⟧ 9\n" in text
+    assert "⟦ ⟧ was forced by the interruption" in text
+    assert "forced 5 to 8" in text
+    assert "⟦" not in draw(build_row(7, 2, 0, 1.0))
+
+
+def test_long_text_is_cut_in_its_middle_with_a_hint() -> None:
+    long = replace(build_row(7, 2, 0, 1.0), completion="a" * 3000 + "THE END")
+    assert "[… 1,507 characters; --full shows all …]" in " ".join(draw(long).split())
+    assert "THE END" in draw(long)
+    assert "--full" not in draw(long, full=True)
+    assert draw(long, full=True).count("a") > 3000
+
+
+@given(st.text(max_size=60))
+def test_a_completion_cannot_steer_the_terminal(text: str) -> None:
+    row = replace(build_row(7, 2, 0, 1.0), completion=text, prompt=text, reference=text)
+    for letter in draw(row):
+        assert letter == "\n" or letter.isprintable() or letter.isspace(), repr(letter)
+    assert "\x1b" not in draw(row)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x1b[31mb", "a\\x1b[31mb"), ("\0", "\\x00"), ("\u202ex", "\\u{202e}x"), ("é 😀\n", "é 😀\n"), ("\r", "\\x0d")],
+)
+def test_control_characters_are_spelled_out(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_markup_in_a_completion_is_text() -> None:
+    assert "[bold]x[/bold]" in draw(replace(build_row(7, 2, 0, 1.0), completion="[bold]x[/bold]"), colours=True)
+
+
+def test_sparkline() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert len(sparkline([0.5] * 1000)) == 24
+
+
+def test_shortened_text_is_one_line() -> None:
+    assert shorten("a\n b\tc", 9) == "a b c"
+    assert shorten("x" * 50, 9) == "xxxxxxxx…"
