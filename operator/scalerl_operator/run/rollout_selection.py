@@ -60,12 +60,12 @@ def choose_files(names: Iterable[RolloutFileName], query: RolloutQuery) -> list[
 def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
     """Return the wanted rows: the first of each prompt and step, then the second of each, and so on."""
     wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: key.sample)
-    seen: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     ranked = []
     for key in wanted:
         place = key.file.step, key.prompt_id
-        ranked.append((seen[place], *place, key))
-        seen[place] += 1
+        ranked.append((counts[place], *place, key))
+        counts[place] += 1
     return [key for *_, key in sorted(ranked, key=lambda each: each[:3])]
 
 
