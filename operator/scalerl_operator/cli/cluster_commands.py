@@ -22,7 +22,7 @@ from scalerl_operator.cli.log_lines import LogOptions
 from scalerl_operator.cli.options import LogsOptions, ReportOptions, RolloutsOptions, RunQueryOptions, StatusOptions
 from scalerl_operator.cli.output import write_error, write_out
 from scalerl_operator.cli.pod_logs import MAX_FOLLOWED, LogSink, PodSelection, follow_logs, show_logs
-from scalerl_operator.cli.pod_rollouts import MAX_FETCHED, PodRollouts, find_coordinator
+from scalerl_operator.cli.rollouts.pod_files import MAX_FETCHED, PodRollouts, find_coordinator
 from scalerl_operator.kube.client import AWAY_SECONDS, KubeClient, KubeError
 from scalerl_operator.kube.kubeconfig import Access, NoCluster, find_access
 from scalerl_operator.render.describe import build_overview
@@ -137,19 +137,19 @@ async def _report(kube: KubeClient, access: Access, options: ReportOptions) -> i
 
 
 async def _rollouts(kube: KubeClient, access: Access, options: RolloutsOptions) -> int:
-    from scalerl_operator.cli import rollouts
+    from scalerl_operator.cli.rollouts import command
 
     found = await fetch_run(kube, access, options.target)
     where = f"{'/'.join(found.key)} on {access.place}"
     _notify(where)
     pod = PodRollouts(kube, await find_coordinator(kube, found, where))
-    files = rollouts.find_files(await pod.list_names(), options, where)
+    files = command.find_files(await pod.list_names(), options, where)
     chosen = choose_evenly(files, MAX_FETCHED)
     if len(chosen) < len(files):
         _notify(f"{len(chosen)} of {len(files)} stored steps or evaluations are read, evenly chosen")
     with tempfile.TemporaryDirectory(prefix="scalerl-") as folder:
         paths = {name: await pod.fetch(name, Path(folder)) for name in chosen}
-        return rollouts.show(rollouts.StoredRollouts(found.key[1], chosen, paths.__getitem__), options)
+        return command.show(command.StoredRollouts(found.key[1], chosen, paths.__getitem__), options)
 
 
 async def _logs(kube: KubeClient, access: Access, options: LogsOptions) -> int:

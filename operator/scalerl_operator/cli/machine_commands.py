@@ -98,12 +98,12 @@ def _report(options: ReportOptions, folder: RunFolder) -> int:
 
 
 def _rollouts(options: RolloutsOptions, folder: RunFolder) -> int:
-    from scalerl_operator.cli import rollouts
+    from scalerl_operator.cli.rollouts import command
     from scalerl_operator.local.rollout_files import find_file, list_names
 
-    files = rollouts.find_files(list_names(folder.path), options, str(folder.path))
-    stored = rollouts.StoredRollouts(folder.path.name, files, lambda name: find_file(folder.path, name))
-    return rollouts.show(stored, options)
+    files = command.find_files(list_names(folder.path), options, str(folder.path))
+    stored = command.StoredRollouts(folder.path.name, files, lambda name: find_file(folder.path, name))
+    return command.show(stored, options)
 
 
 def _logs(options: LogsOptions, folder: RunFolder) -> int:

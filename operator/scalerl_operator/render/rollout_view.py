@@ -1,5 +1,7 @@
 """Stored completions for a terminal: the completions with their texts, and a table of the prompts' pass rates. PURE."""
 
+import ast
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from scalerl_operator.run.rollout_selection import Counts, RolloutQuery
 
 PROMPT_ENDS = (400, 200)  # characters shown of a longer prompt's start and end
 COMPLETION_ENDS = (600, 900)  # of a completion's: its answer is at the end
+REFERENCE_CHARACTERS = 200
 TABLE_CHARACTERS = 44  # of a prompt in a table
 SPARK_POINTS = 24  # in a table
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -55,7 +58,7 @@ def describe_query(query: RolloutQuery) -> str:
     words = [f"evaluation of {query.dataset}" if query.dataset is not None else "training"]
     words += [f"step {query.step}"] if query.step is not None else []
     words += [f"prompt {query.prompt}"] if query.prompt is not None else []
-    words += [query.judged] if query.judged is not None else []
+    words += [query.grade] if query.grade is not None else []
     return ", ".join(words)
 
 
@@ -78,6 +81,15 @@ def build_rates_table(rates: Sequence[PromptRates]) -> str:
     return format_table(header, rows)
 
 
+def describe_reference(reference: str, *, full: bool = False) -> str:
+    """Return the reference answer in one line; of a reasoning_gym record the answer alone."""
+    try:
+        answer = ast.literal_eval(json.loads(reference)["record"])["answer"]
+    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError):
+        answer = reference
+    return escape(str(answer)) if full else shorten(str(answer), REFERENCE_CHARACTERS)
+
+
 def sparkline(rates: Sequence[float]) -> str:
     """Return a letter for each rate in [0, 1], for at most SPARK_POINTS of them, evenly chosen."""
     last = len(rates) - 1
@@ -95,7 +107,7 @@ def _headline(view: RolloutView) -> str:
     graded += f" ({counts.passed / counts.graded:.3f})" if counts.graded else ""
     failed = counts.completions - counts.graded
     parts = [view.run, kind, where, *prompt, graded, *([f"{failed} without a reward"] if failed else [])]
-    if query.judged == "wrong":
+    if query.grade == "wrong":
         parts.append(f"{view.num_wanted} wrong")
     return " · ".join(parts)
 
@@ -104,8 +116,8 @@ def _one(rollout: Rollout, *, full: bool) -> list[RenderableType]:
     texts = [_plain(rollout.prompt, PROMPT_ENDS, full=full)]
     texts[0].stylize("dim")
     texts.append(_cut(_completion(rollout), COMPLETION_ENDS, full=full))
-    if rollout.reference and len(rollout.reference) <= PROMPT_ENDS[0]:
-        texts.append(Text.assemble(("reference: ", "dim"), escape(rollout.reference)))
+    if rollout.reference:
+        texts.append(Text.assemble(("reference: ", "dim"), describe_reference(rollout.reference, full=full)))
     return [Text(), _numbers(rollout), *(Padding(text, (0, 0, 0, 2), expand=False) for text in texts)]
 
 
@@ -119,7 +131,7 @@ def _numbers(rollout: Rollout) -> Text:
     rest.append(f"{rollout.num_tokens} tokens")
     rest.append("cut at the limit" if rollout.finish == "length" else rollout.finish)
     if rollout.dataset is None:
-        rest += [f"lag {rollout.lag}", f"versions {_range(rollout.version_min, rollout.version_max)}"]
+        rest += [f"lag {rollout.lag}", _versions(rollout)]
     if rollout.forced_start is not None and rollout.forced_end is not None:
         rest.append(f"forced {_range(rollout.forced_start, rollout.forced_end - 1)}")
     rest += [f"mean logp {rollout.mean_logp:.3f}"] if rollout.mean_logp is not None else []
@@ -151,6 +163,11 @@ def _cut(text: Text, ends: tuple[int, int], *, full: bool) -> Text:
         return text
     note = Text(f" [… {left_out:,} characters; --full shows all …] ", style="dim")
     return text[:head] + note + text[len(text) - tail :]
+
+
+def _versions(rollout: Rollout) -> str:
+    word = "version" if rollout.version_min == rollout.version_max else "versions"
+    return f"{word} {_range(rollout.version_min, rollout.version_max)}"
 
 
 def _range(low: int, high: int) -> str:

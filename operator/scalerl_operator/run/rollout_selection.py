@@ -19,7 +19,7 @@ class RolloutQuery:
     step: int | None = None
     """None: the newest or, with `prompt`, every one."""
     prompt: int | None = None
-    judged: Literal["wrong", "right"] | None = None
+    grade: Literal["wrong", "right"] | None = None
     """`wrong`: graded with a reward of at most 0; `right`: above 0; None: all, ungraded ones included."""
 
 
@@ -97,4 +97,4 @@ def choose_evenly(items: Sequence[Item], limit: int) -> list[Item]:
 def _is_wanted(key: RowKey, query: RolloutQuery) -> bool:
     if query.prompt is not None and key.prompt_id != query.prompt:
         return False
-    return query.judged is None or key.is_right is (query.judged == "right")
+    return query.grade is None or key.is_right is (query.grade == "right")

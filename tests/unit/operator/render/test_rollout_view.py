@@ -1,6 +1,7 @@
 """Completions on a terminal: cut, marked, and unable to steer it."""
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from stored_rollouts import build_row
 
 from scalerl_api.rollouts import Rollout
-from scalerl_operator.render.rollout_view import RolloutView, build_rollouts, sparkline
+from scalerl_operator.render.rollout_view import RolloutView, build_rollouts, describe_reference, sparkline
 from scalerl_operator.render.text import escape, shorten
 from scalerl_operator.run.rollout_selection import Counts, RolloutQuery
 
@@ -66,3 +67,11 @@ def test_sparkline() -> None:
 def test_shortened_text_is_one_line() -> None:
     assert shorten("a\n b\tc", 9) == "a b c"
     assert shorten("x" * 50, 9) == "xxxxxxxx…"
+
+
+def test_reference_of_a_generated_task_is_its_answer() -> None:
+    record = json.dumps({"task": "chain_sum", "options": {}, "record": "{'question': '1 + 1', 'answer': '2'}"})
+    assert describe_reference(record) == "2"
+    for other in ("19", "{", '{"record": 3}', '{"record": "open("}', "[1]"):
+        assert describe_reference(other) == other
+    assert len(describe_reference("assert f(1)\n" * 100)) == 200

@@ -42,9 +42,9 @@ KEYS = [key(7, prompt, sample, reward) for prompt in (1, 2) for sample, reward i
 
 
 def test_rows_are_chosen_by_grade_and_the_first_of_each_prompt_comes_first() -> None:
-    wrong = choose_rows(KEYS, RolloutQuery(judged="wrong"))
+    wrong = choose_rows(KEYS, RolloutQuery(grade="wrong"))
     assert [(each.prompt_id, each.sample) for each in wrong] == [(1, 1), (2, 1), (1, 3), (2, 3)]
-    right = choose_rows(KEYS, RolloutQuery(prompt=2, judged="right"))
+    right = choose_rows(KEYS, RolloutQuery(prompt=2, grade="right"))
     assert [(each.prompt_id, each.sample) for each in right] == [(2, 0)]
     assert len(choose_rows(KEYS, RolloutQuery())) == 8
     assert count(KEYS) == Counts(passed=2, graded=6, completions=8)
