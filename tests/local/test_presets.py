@@ -1,5 +1,6 @@
 """Each preset drives the real components for 20 steps, and what sets it apart is seen in what the run wrote."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ from scalerl_operator.cli.main import main
         pytest.param("scalerl", {}, 4, id="scalerl: pipeline, interruptions"),
         pytest.param("grpo", {"asynchrony": {"offPolicySteps": 4}, "length": {"control": "none"}}, 3, id="grpo"),
         pytest.param("dapo", {"asynchrony": {"offPolicySteps": 2}, "zeroVariance": "refill"}, 1, id="dapo, refilling"),
-        pytest.param("magistral", {"length": {"control": "penalty"}}, 4, id="magistral, length penalty"),
+        pytest.param(
+            "magistral",
+            {"length": {"control": "penalty"}, "temperature": 0.8},
+            4,
+            id="magistral, length penalty, temperature .8",
+        ),
         pytest.param("minimax", {"asynchrony": {"mode": "synchronous"}}, 0, id="minimax, synchronous"),
         pytest.param("gspo", {"asynchrony": {"kvCache": "recompute"}}, 4, id="gspo, recomputed cache"),
     ],
@@ -43,6 +49,11 @@ def test_preset_reaches_20_steps(
     # Lag 0 is the same weights computed twice; a stale or half-loaded engine shows here.
     fresh = [values["mismatch_kl"] for values in trained if values["lag_max"] == 0]
     assert all(kl < 1e-3 for kl in fresh)
+    checks = re.findall(r"self-check of version (\d+) on .* by (\S+) nats", (folder / "coordinator.log").read_text())
+    assert [int(version) for version, _ in checks][:1] == [0]
+    assert len(checks) == 2, "one engine, two checks"
+    rounding = 1e-5 if preset in ("scalerl", "minimax", "gspo") else 0.01  # the others round logits to bf16
+    assert all(float(mean) < rounding for _, mean in checks)
     forced = sum(line["values"]["forced_tokens"] for line in steps)
     assert (forced > 0) == (recipe.get("length", {}).get("control", "interruption") == "interruption")
     assert [line["step"] for line in lines(folder / "evals.jsonl")] == [0, 4, 8, 12, 16, 20]

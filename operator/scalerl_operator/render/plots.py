@@ -303,10 +303,18 @@ def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> No
         # Beside the title: inside the axes it could cover a line.
         axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0.0)
     if panel.is_log:
-        axes.set_yscale("log")
+        _set_decades(axes, [value for name, _ in panel.series for value in _series(steps, name)[1] if value > 0.0])
     if panel.from_zero:
         axes.set_ylim(bottom=0.0)
     clean_axes(axes)
+
+
+def _set_decades(axes: Axes, values: Sequence[float]) -> None:
+    """Set a logarithmic axis of whole decades, so that noise within one looks as small as it is."""
+    if values:
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        axes.set_yscale("log")
+        axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))
 
 
 def _smooth(values: Array) -> Array:

@@ -45,7 +45,8 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
     try:
         reason = await coordinator.run_attempt()
     except InvalidRun as error:
-        return _terminate(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
+        log.error("%s", error)
+        return _terminate(environment, coordinator.reporter.termination("Invalid", str(error)), EXIT_INVALID)
     except RETRYABLE as error:
         log.error("%s", error)
         return _terminate(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)

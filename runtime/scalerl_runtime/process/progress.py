@@ -164,7 +164,9 @@ class ProgressReporter:
             publisher.raise_to("verifier_failures_total", live.counters.excluded)
         return publisher.render()
 
-    def termination(self, reason: Literal["Finished", "Stopped", "Retry", "Failed"], error: str) -> Termination:
+    def termination(
+        self, reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"], error: str
+    ) -> Termination:
         """The termination message of an attempt that ends for `reason`."""
         return Termination(
             reason=reason,

@@ -187,6 +187,7 @@ def _train(step: int, rng: random.Random) -> StepRecord:
             "zero_variance_share": min(1.0, 0.18 + 0.25 * gain + rng.gauss(0, 0.06)),
             "forced_tokens": float(rng.randint(20, 90)),
             "mismatch_kl": abs(rng.gauss(2.2e-4, 6e-5)),
+            **({"mismatch_lag0": 3e-7 * (1 + gain) * (1 + 0.2 * math.sin(9.0 * step))} if step % 3 else {}),
             "ratio_clipped_share": abs(rng.gauss(0.002, 0.0006)),
             "grad_norm": abs(rng.gauss(0.55, 0.09)),
             "weight_sync_seconds": stall * 2.2,
