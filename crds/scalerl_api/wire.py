@@ -235,3 +235,19 @@ class Termination(ApiModel):
     """The last self-check of this attempt."""
     error: str = ""
     """One line."""
+
+
+class ModelFault(ApiModel):
+    """One fault of a run's model: path of the field, found value, allowed values."""
+
+    path: str
+    value: str
+    allowed: str
+
+
+class ModelVerdict(ApiModel):
+    """Whether trainer and engine can represent a run's model (written by the runtime's check, read by the CLI)."""
+
+    faults: tuple[ModelFault, ...] = ()
+    unchecked: str = ""
+    """Why nothing was checked; empty if it was."""

@@ -28,7 +28,13 @@ def main() -> int:
     _add_export_arguments(
         roles.add_parser("export", help="writes a checkpoint as a model that other programs can load")
     )
+    check = roles.add_parser("check", help="prints verdicts on the models of RLRuns as JSON")
+    check.add_argument("files", nargs="+", type=Path, metavar="SPEC", help="YAML files of RLRuns")
     arguments = parser.parse_args()
+    if arguments.role == "check":
+        from scalerl_runtime.process.check_command import check_files
+
+        return check_files(arguments.files)
     if arguments.role == "export":
         from scalerl_runtime.process.export_command import claim_stdout, run_export
 

@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
 from scalerl_api import Fault, InvalidRun, parse_run
+from scalerl_api.wire import ModelVerdict
 from scalerl_operator.cli.exit_codes import (
     EXIT_FAILED,
     EXIT_FINISHED,
@@ -38,6 +39,7 @@ from scalerl_operator.controller.options import OperatorOptions
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
+from scalerl_operator.local.model_verdicts import fetch_verdicts
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
 from scalerl_operator.local.yaml_document import load_document
 
@@ -59,10 +61,12 @@ RunLocation = Literal["cluster", "machine", "either"]
 
 @dataclass(frozen=True)
 class CliDeps:
-    """Dependencies of `scalerl run`; tests pass their own."""
+    """Dependencies of `scalerl run` and `validate`; tests pass their own."""
 
     coordinator: Sequence[str] | None = None
     """Command that starts a coordinator; None: the runtime's own."""
+    fetch_verdicts: Callable[[Sequence[Path]], list[ModelVerdict]] = fetch_verdicts
+    """What `scalerl validate` learns of the models."""
     poll_seconds: float = 1.0
     limits: Limits = Limits()
 
@@ -87,7 +91,7 @@ def _dispatch(options: Options, deps: CliDeps) -> int:
         case RunOptions():
             return _run(options, deps)
         case ValidateOptions():
-            return _validate(options)
+            return _validate(options, deps)
         case StatusOptions() | ReportOptions() | RolloutsOptions() | LogsOptions():
             return _look_up(options)
         case FitOptions() | CompareOptions() | PlanOptions():
@@ -107,17 +111,27 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
-def _validate(options: ValidateOptions) -> int:
-    """Check every file, also after a faulty one."""
-    code = EXIT_FINISHED
+def _validate(options: ValidateOptions, deps: CliDeps) -> int:
+    """Check every file, also after a faulty one; then the models of the valid ones, in one process."""
+    code, valid = EXIT_FINISHED, []
     for path in options.files:
         try:
-            run = parse_run(load_document(path))
+            valid.append((path, parse_run(load_document(path))))
         except InvalidRun as error:
-            code = _fail("\n".join(_name_fault(path, fault, options.files) for fault in error.faults), EXIT_INVALID)
-        else:
-            write_out(f"{path}: RLRun {run.name} is valid\n")
+            code = _report_faults(path, error.faults, options.files)
+    for (path, run), verdict in zip(valid, deps.fetch_verdicts([path for path, _ in valid]), strict=True):
+        if verdict.faults:
+            faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
+            code = _report_faults(path, faults, options.files)
+            continue
+        write_out(f"{path}: RLRun {run.name} is valid\n")
+        if verdict.unchecked:
+            write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
     return code
+
+
+def _report_faults(path: Path, faults: Sequence[Fault], files: Sequence[Path]) -> int:
+    return _fail("\n".join(_name_fault(path, fault, files) for fault in faults), EXIT_INVALID)
 
 
 def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:

@@ -1,6 +1,6 @@
 """The gate: whether trainer and engine can represent a model, decided from its files before anything starts. I/O.
 
-A check is a function from a `Candidate` to faults, PURE but for `models/load.py`; `CHECKS` is the list of them.
+A check is a function from a `Candidate` to faults; `CHECKS` is the list of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,8 +9,14 @@ from typing import Any
 
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
+from scalerl_runtime.models.architecture import Unrepresentable, examine
+from scalerl_runtime.models.dimensions import context_limit, head_dim
+from scalerl_runtime.models.engine_support import cpu_head_sizes, engine_architectures, engine_name
+from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.source import FIELD
 from scalerl_runtime.models.tokenizer import check_tokenizer
+
+ALLOWED = "a decoder-only model whose packed rows the trainer represents; docs/models.md lists families"
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Candidate:
     source: str  # folder or hub id
     config: Any  # transformers' configuration, of the whole model where that has several parts
     tokenizer: Any  # transformers' tokenizer
+    forward: PackedForward  # the trainer's own
     generation_eos: tuple[int, ...] = ()  # tokens that end a completion by the model's generation config
 
     def fault(self, found: str, allowed: str) -> Fault:
@@ -32,14 +39,58 @@ class Candidate:
 Check = Callable[[Candidate], Iterable[Fault]]
 
 
+def check_kind(candidate: Candidate) -> Iterable[Fault]:
+    """A decoder of text, with weights as they are."""
+    config = candidate.config
+    names = getattr(config, "architectures", None) or []
+    if getattr(config, "is_encoder_decoder", False):
+        yield candidate.fault(f"{_class_name(config)} is an encoder with a decoder", ALLOWED)
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
+        found = f"quantization_config of method {method!r}: quantized weights cannot be trained"
+        yield candidate.fault(found, "a checkpoint with plain bf16 or float32 weights")
+    if not names:
+        yield candidate.fault("config.json names no architectures", "the name of a causal language model's class")
+
+
+def check_trainer(candidate: Candidate) -> Iterable[Fault]:
+    """The trainer's packed rows and fused head represent the architecture."""
+    if getattr(candidate.config, "is_encoder_decoder", False):
+        return  # said already
+    try:
+        examine(candidate.config, candidate.forward)
+    except Unrepresentable as error:
+        yield candidate.fault(f"{_class_name(candidate.config)}: {error}", ALLOWED)
+
+
+def check_engine(candidate: Candidate) -> Iterable[Fault]:
+    """The engine has the architecture, and on a CPU its size of heads."""
+    names, known = getattr(candidate.config, "architectures", None) or [], engine_architectures()
+    if not names or not known:
+        return  # said already, or no engine is installed here
+    if not any(name in known for name in names):
+        yield candidate.fault(
+            f"{engine_name()} has no {names[0]}", f"an architecture that {engine_name()} generates with"
+        )
+        return
+    text, sizes = candidate.config.get_text_config(), cpu_head_sizes()
+    on_cpu = candidate.run.spec.generator.gpus_per_replica == 0
+    if on_cpu and sizes and not getattr(text, "kv_lora_rank", None) and head_dim(text) not in sizes:
+        allowed = f"one of {', '.join(map(str, sorted(sizes)))} for generators on CPUs; or gpusPerReplica of 1 or more"
+        yield candidate.fault(f"heads of dimension {head_dim(text)}", allowed)
+
+
 def check_context(candidate: Candidate) -> Iterable[Fault]:
     """Prompt, thinking and answer must fit into the model's positions."""
-    wanted = candidate.recipe.length.sequence_tokens
-    text = candidate.config.get_text_config()
-    have = getattr(text, "max_position_embeddings", None)
-    if isinstance(have, int) and wanted > have:
+    wanted, have = candidate.recipe.length.sequence_tokens, context_limit(candidate.config)
+    if have is not None and wanted > have:
         found = f"{have} positions, but promptTokens + thinkTokens + answerTokens are {wanted}"
         yield candidate.fault(found, f"shorter lengths in recipe.length, {have} in all, or a model with more positions")
+
+
+def _class_name(config: Any) -> str:
+    return str(next(iter(getattr(config, "architectures", None) or ()), config.model_type))
 
 
 def check_tokens(candidate: Candidate) -> Iterable[Fault]:
@@ -50,7 +101,7 @@ def check_tokens(candidate: Candidate) -> Iterable[Fault]:
 
 
 # Each is called with every candidate; the faults of all are reported together.
-CHECKS: tuple[Check, ...] = (check_context, check_tokens)
+CHECKS: tuple[Check, ...] = (check_kind, check_trainer, check_engine, check_context, check_tokens)
 
 
 def find_faults(candidate: Candidate) -> tuple[Fault, ...]:

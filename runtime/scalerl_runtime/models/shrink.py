@@ -62,7 +62,7 @@ _PERIODS = r"(period|interval|pattern|step|every_n_layers)$"
 def shrink_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration's settings (`to_dict`) with small sizes; nested ones too.
 
-    Layers: one of each kind, by every setting that has an entry a layer; at least two.
+    Layers: two of each kind, by every setting that has an entry a layer.
     """
     count = next((settings[name] for name in _LAYER_COUNTS if isinstance(settings.get(name), int)), 0)
     kept = _kept_layers(settings, count)
@@ -70,8 +70,7 @@ def shrink_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     small.update({name: len(kept) for name in _LAYER_COUNTS if isinstance(settings.get(name), int) and kept})
     _keep_grouped_heads(settings, small)
     _fit_rotary(small)
-    if isinstance(small.get("mamba_d_ssm"), int):
-        small["mamba_d_ssm"] = small["mamba_n_heads"] * small["mamba_d_head"]
+    _fit_state_heads(small)
     return small
 
 
@@ -118,7 +117,7 @@ def _is_indices(name: str, value: Sequence[Any]) -> bool:
 
 
 def _kept_layers(settings: Mapping[str, Any], count: int) -> list[int]:
-    """The first layer of each kind; with layers that share keys of earlier ones, each kind twice."""
+    """The first two layers of each kind: some share weights or keys with an earlier one."""
     by_layer = [value for name, value in settings.items() if isinstance(value, list) and len(value) == count]
     indices = [set(value) for name, value in settings.items() if isinstance(value, list) and _is_indices(name, value)]
     periods = [v for name, v in settings.items() if re.search(_PERIODS, name) and type(v) is int and not by_layer]
@@ -128,8 +127,7 @@ def _kept_layers(settings: Mapping[str, Any], count: int) -> list[int]:
     for layer in range(count):
         kind = [value[layer] for value in by_layer] + [layer in each for each in indices] + [layer < max(dense)]
         kinds.setdefault(str(kind), []).append(layer)
-    copies = 2 if settings.get("num_kv_shared_layers") or len(kinds) == 1 else 1
-    kept = sorted(layer for layers in kinds.values() for layer in layers[:copies])
+    kept = sorted(layer for layers in kinds.values() for layer in layers[:2])
     if periods and not by_layer:
         kept = list(range(min(count, max(len(kept), *periods), MAX_LAYERS)))
     return kept[:MAX_LAYERS]
@@ -149,6 +147,19 @@ def _keep_grouped_heads(settings: Mapping[str, Any], small: dict[str, Any]) -> N
             small[keys] = small[heads] if before[0] == before[1] else min(before[1], 2)
     if settings.get("num_kv_shared_layers"):
         small["num_kv_shared_layers"] = small["num_hidden_layers"] // 2
+
+
+def _fit_state_heads(small: dict[str, Any]) -> None:
+    """Heads of state-space layers fill their inner width."""
+    for heads, dim, expand in (
+        ("mamba_n_heads", "mamba_d_head", "mamba_expand"),
+        ("n_mamba_heads", "mamba_headdim", "mamba_expand"),
+        ("num_heads", "head_dim", "expand"),
+    ):
+        if all(isinstance(small.get(name), int) for name in (heads, dim, expand)):
+            small[heads] = small[expand] * small["hidden_size"] // small[dim]
+    if isinstance(small.get("mamba_d_ssm"), int):
+        small["mamba_d_ssm"] = small["mamba_n_heads"] * small["mamba_d_head"]
 
 
 def _fit_rotary(small: dict[str, Any]) -> None:

@@ -79,6 +79,24 @@ def resolve_model(source: str, *, endpoint: str | None = None) -> Path:
     return folder
 
 
+def find_at_hand(source: str) -> Path | None:
+    """Return the folder of `source` if its files are here or whole in the hub's cache, else None; nothing is fetched.
+
+    Raises InvalidRun for a folder that is no model's, ModelUnavailable.
+    """
+    if is_path(source):
+        return resolve_model(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+        check_folder(folder, source)
+    except (LocalEntryNotFoundError, HFValidationError, InvalidRun):  # absent, or fetched in part
+        return None
+    return folder
+
+
 def locate_model(source: str) -> LocatedModel:
     """Resolve `source` and return its folder with the name for other processes. Raises as `resolve_model`."""
     folder = resolve_model(source)

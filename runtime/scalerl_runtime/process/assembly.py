@@ -32,10 +32,9 @@ from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.warm_start import WarmStart
-from scalerl_runtime.models.checks import Candidate, require_model
-from scalerl_runtime.models.load import load_candidate
 from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
+from scalerl_runtime.process.model_check import check_model
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -124,7 +123,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
-    checking = asyncio.to_thread(_check_model, run, model.folder)
+    checking = asyncio.to_thread(check_model, run, model.folder)
     candidate = await within(seconds, "checking the model", checking)
     tokenizer = candidate.tokenizer
     stop_ids = find_stop_ids(tokenizer, run.spec.data, inputs.recipe, candidate.generation_eos)
@@ -238,10 +237,3 @@ class _ThreadedGrader:
     async def __call__(self, prompt: Prompt, text: str) -> float | None:
         verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
         return verdict.reward
-
-
-def _check_model(run: RLRun, folder: Path) -> Candidate:
-    """Return what is known of a model that trainer and engine can represent. Raises InvalidRun."""
-    candidate = load_candidate(run, run.spec.model.source, folder)
-    require_model(candidate)
-    return candidate
