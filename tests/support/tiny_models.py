@@ -89,6 +89,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "granitemoehybrid": GRANITE,
     "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": 4, "moe_topk": 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": HEAD_DIM},

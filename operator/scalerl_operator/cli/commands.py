@@ -65,10 +65,10 @@ class CliDeps:
 
     coordinator: Sequence[str] | None = None
     """Command that starts a coordinator; None: the runtime's own."""
-    fetch_verdicts: Callable[[Sequence[Path]], list[ModelVerdict]] = fetch_verdicts
-    """What `scalerl validate` learns of the models."""
     poll_seconds: float = 1.0
     limits: Limits = Limits()
+    fetch_verdicts: Callable[[Sequence[Path]], list[ModelVerdict]] = fetch_verdicts
+    """What `scalerl validate` learns of the models."""
 
 
 def run_command(options: Options, deps: CliDeps | None) -> int:

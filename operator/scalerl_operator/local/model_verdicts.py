@@ -27,6 +27,8 @@ def fetch_verdicts(files: Sequence[Path], command: Sequence[str] = CHECK_COMMAND
             [*command, *map(str, files)], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
         verdicts = [ModelVerdict.model_validate(each) for each in json.loads(done.stdout.strip().splitlines()[-1])]
+        if len(verdicts) != len(files):
+            raise ValueError("another number of verdicts")
     except subprocess.TimeoutExpired:
         return [ModelVerdict(unchecked=f"the check took longer than {TIMEOUT_SECONDS} s")] * len(files)
     except (ValueError, IndexError, TypeError, ValidationError):

@@ -20,7 +20,9 @@ from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
-from scalerl_runtime.models.source import find_model, loading
+from scalerl_runtime.models.dimensions import attention_width
+from scalerl_runtime.models.parts import auto_class
+from scalerl_runtime.models.source import find_model, load_config, loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
     BUCKET_BYTES,
@@ -88,15 +90,15 @@ class Trainer:
         )
         torch.set_num_threads(options.cpu_threads)
         import deepspeed
-        from transformers import AutoModelForCausalLM
 
         # DeepSpeed would compile this at the first start, for two minutes, and the ranks of one host hardly gain by it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
         with loading(options.model, "the trainer's model"):
-            model = AutoModelForCausalLM.from_pretrained(
-                find_model(options.model), dtype=getattr(torch, options.dtype), attn_implementation="eager"
+            folder = find_model(options.model)
+            model = auto_class(load_config(folder, options.model)).from_pretrained(
+                folder, dtype=getattr(torch, options.dtype), attn_implementation="eager"
             )
         policy = make_checked_policy(
             model, precision=options.head, temperature=options.temperature, device=options.device
@@ -204,13 +206,13 @@ class Trainer:
                     value.zero_()
 
     def quadratic_work(self) -> float:
-        """Return layers * width / parameters.
+        """Return layers * heads * head dimension / parameters.
 
         The work of attention per squared token over that of the rest per token.
         """
         config = self._engine.module.model.config
         count = sum(math.prod(full_shape(p)) for _, p in self._names)
-        return float(config.num_hidden_layers * config.num_attention_heads * config.head_dim / count)
+        return attention_width(config) / count
 
     def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
         """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.

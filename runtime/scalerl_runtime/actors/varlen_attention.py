@@ -142,7 +142,8 @@ def _refuse_others(module: nn.Module, arguments: dict[str, object]) -> None:
         for name, given in arguments.items()
         if name not in UNUSED and not (given is None or (isinstance(given, bool | float) and not given))
     ]
-    if not (arguments.get("is_causal") or getattr(module, "is_causal", True)):
+    is_causal = arguments.get("is_causal")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         refused.append("attention to later tokens")
     if refused:
         raise ValueError(f"{type(module).__name__} has {', '.join(refused)}: {ATTENTION_NAME} has not")

@@ -77,7 +77,7 @@ def measure_head(model: Any) -> HeadTransform:
     states = torch.randn(1, 4, head.in_features, generator=torch.Generator().manual_seed(0))
     find_body(model).forward = lambda *_args, **_others: _AnyOutput(last_hidden_state=states)
     try:
-        with _DecideFalse():
+        with _DecideFalse():  # type: ignore[no-untyped-call]  # torch has no types here
             return measure_transform(model, torch.arange(4, device="meta"))
     except RuntimeError as error:
         if "meta" not in str(error):
@@ -85,7 +85,7 @@ def measure_head(model: Any) -> HeadTransform:
         raise UnknownHead("layers of its own stand between the last hidden state and the logits") from error
 
 
-class _DecideFalse(TorchDispatchMode):
+class _DecideFalse(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Answer a model's question about a number that does not exist, such as "is this row packed?", with 0."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

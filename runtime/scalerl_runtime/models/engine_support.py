@@ -36,7 +36,7 @@ def cpu_head_sizes() -> frozenset[int]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef) and node.name == "get_supported_head_sizes":
             lists = [each for each in ast.walk(node) if isinstance(each, ast.List)]
-            return frozenset(each.value for each in lists[0].elts if _is_int(each)) if lists else frozenset()
+            return frozenset(ast.literal_eval(lists[0])) if lists else frozenset()
     return frozenset()
 
 
@@ -64,7 +64,3 @@ def _assignments(module: ast.Module) -> Iterator[tuple[str, Any]]:
             yield node.targets[0].id, node.value
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id, node.value
-
-
-def _is_int(node: ast.expr) -> Any:
-    return isinstance(node, ast.Constant) and isinstance(node.value, int)

@@ -89,11 +89,11 @@ def find_mixing_module(body: Any) -> str | None:
 
 def _record(body: Any, tokens: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
     """Inputs and outputs of every module that has both by token, in the order in which they end."""
-    seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            seen[name] = (_by_token([*args, *kwargs.values()]), _by_token(output))
+            found[name] = (_by_token([*args, *kwargs.values()]), _by_token(output))
 
         return hook
 
@@ -103,12 +103,13 @@ def _record(body: Any, tokens: Tensor) -> dict[str, tuple[list[Tensor], list[Ten
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return found
 
 
 def _by_token(values: Any) -> list[Tensor]:
     """The tensors among `values` with one axis as long as the row, that axis first."""
     if isinstance(values, Tensor):
+        values = torch.view_as_real(values) if values.is_complex() else values
         axes = [axis for axis, size in enumerate(values.shape) if size == LENGTHS[0]]
         return [values.detach().clone().movedim(axes[0], 0)] if len(axes) == 1 else []
     if isinstance(values, dict):

@@ -22,3 +22,23 @@ def find_body(model: Any) -> Any:
     """Return the module that makes the last hidden states of text: of a multimodal class its text part."""
     body = model.base_model if model.base_model is not model else model.model
     return body.get_decoder() if hasattr(body, "get_decoder") else body
+
+
+def auto_class(config: Any) -> Any:
+    """Return the Auto class that trainer, gate and export load a model of this configuration by.
+
+    Raises:
+        ValueError: transformers has no class with a language-model head for it.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise ValueError(f"transformers has no causal language model for model_type {config.model_type!r}")

@@ -180,6 +180,20 @@ def load_generation_eos(folder: Path) -> tuple[int, ...]:
     return tuple(token for token in listed if isinstance(token, int))
 
 
+def load_config(folder: Path, source: str) -> Any:
+    """Return the configuration in `folder`; code that comes with a model is not run."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    with loading(source, "the configuration"):
+        written = json.loads((folder / "config.json").read_bytes())
+    kind = written.get("model_type")
+    if written.get("auto_map") and kind not in CONFIG_MAPPING:
+        found = f"{source}: model_type {kind!r} needs the model's own code (auto_map), which is not run"
+        raise InvalidRun([Fault(FIELD, found, "an architecture that transformers itself has")])
+    with loading(source, "the configuration"):
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+
+
 def load_tokenizer(folder: Path, source: str) -> Any:
     """Return the tokenizer in `folder`. Raises InvalidRun if it cannot be loaded, or encodes text to nothing."""
     from transformers import AutoTokenizer
