@@ -68,7 +68,7 @@ class CliDeps:
     poll_seconds: float = 1.0
     limits: Limits = Limits()
     fetch_verdicts: Callable[[Sequence[Path]], list[ModelVerdict]] = fetch_verdicts
-    """What `scalerl validate` learns of the models."""
+    """Verdicts on the models of valid files, for `scalerl validate`."""
 
 
 def run_command(options: Options, deps: CliDeps | None) -> int:
