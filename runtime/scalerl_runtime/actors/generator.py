@@ -193,7 +193,7 @@ class Generator:
     async def _probe_interruption(self, folder: Path, phrase: str) -> None:
         """Raise unless the engine forces the phrase. Without it a run would train on thinking of any length."""
         wanted = load_tokenizer(folder, self.options.model).encode(phrase, add_special_tokens=False)[:1]
-        request = SamplingRequest(max_tokens=1, temperature=1.0, think_budget=0, think_tokens=0)
+        request = SamplingRequest(max_tokens=1, temperature=1.0, think_budget=0, seed=0, think_tokens=0)
         (sample,) = await self.sample(np.array([0], dtype=np.int32), [request])
         if sample.tokens.tolist() != wanted:
             raise RuntimeError(f"the engine does not force the phrase: {sample.tokens.tolist()} instead of {wanted}")
