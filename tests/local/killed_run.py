@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import yaml
 
 from scalerl_api import parse_run
+from scalerl_api.wire import HELD_OUT
 from scalerl_operator.cli.commands import CliDeps
 from scalerl_operator.cli.main import main
+from scalerl_operator.local.rollout_files import find_file, list_names
 from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
 from scalerl_runtime.data.datasets import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
@@ -50,6 +53,22 @@ def family() -> set[psutil.Process]:
     return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
 
 
+def check_completions(folder: Path, ledger: list[dict[str, Any]]) -> None:
+    """The stored completions are those of the ledger's steps and of each evaluation, each once."""
+    names = list_names(folder)
+    stored = {name: pq.read_table(find_file(folder, name)).to_pylist() for name in names}
+    steps = {name.step: stored[name] for name in names if name.dataset is None}
+    assert sorted(steps) == [line["step"] for line in ledger]
+    for line in ledger:
+        rows = [(row["epoch"], row["prompt_id"], row["sample"]) for row in steps[line["step"]]]
+        assert len(rows) == len(set(rows))
+        assert {row[:2] for row in rows} == {tuple(prompt) for prompt in line["prompts"]}
+    evals = {name.step: stored[name] for name in names if name.dataset == HELD_OUT}
+    assert sorted(evals) == [0, 4, 8, 12, 14]
+    assert all(len({(row["prompt_id"], row["sample"]) for row in rows}) == len(rows) for rows in evals.values())
+    assert len({len(rows) for rows in evals.values()}) == 1, "every evaluation in full"
+
+
 def check_killed_run(
     victim: str,
     tmp_path: Path,
@@ -83,5 +102,6 @@ def check_killed_run(
     assert set(trained) == first_issues(run_file, 14 * 4), "none skipped"
     # An evaluation whose generator died is made up for at the end, from its own checkpoint.
     assert sorted(line["step"] for line in lines(folder / "evals.jsonl")) == [0, 4, 8, 12, 14]
+    check_completions(folder, ledger)
     assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
     assert family() <= before, "a process is left behind"

@@ -12,6 +12,7 @@ import psutil
 from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
+from scalerl_operator.cli.rollouts.report_parts import load_rollout_report
 from scalerl_operator.decide.assessment import fit_points, foresee_entropy
 from scalerl_operator.decide.halfway import HalfwayCurve, compare_halfway
 from scalerl_operator.forecast import Forecast
@@ -24,6 +25,7 @@ from scalerl_operator.render.describe import attempt_rows
 from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import ReportData
+from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
 from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
@@ -62,16 +64,20 @@ def load_report_data(folder: RunFolder) -> ReportData:
         steps=records.load_steps(folder),
         forecasts=records.load_forecasts(folder),
         attempts=records.load_attempts(folder),
+        rollouts=load_rollout_report(folder.path),
         environment=describe_environment(),
     )
 
 
 def write_report_data(data: ReportData, target: Path) -> Path:
-    """Write report.html, pass_rate.png, downstream.png and training.png into `target`; return the report's path."""
+    """Write report.html and its pictures, each as a PNG too, into `target`; return the report's path."""
     run, evals, lines = data.run, data.evals, living_forecasts(data.forecasts, data.evals)
     newest = lines[-1].forecast if lines else None
     halfway = compare_halfway(lines, evals)
     images = _draw(run, evals, data.steps, newest, halfway)
+    rates = draw_prompt_rates(data.rollouts.rates)
+    images += [("prompt_rates.png", rates)] if rates is not None else []
+    pictures = [picture for _, picture in images]
     target.mkdir(parents=True, exist_ok=True)
     for name, picture in images:
         (target / name).write_bytes(picture.png)
@@ -89,7 +95,7 @@ def write_report_data(data: ReportData, target: Path) -> Path:
         state=state_word(run.status),
         lead=newest.reason if newest is not None else "no forecast yet",
         facts=_facts(run, evals, newest),
-        parts=[images[0][1], tables[0], *(picture for _, picture in images[1:]), *tables[1:]],
+        parts=[pictures[0], tables[0], *pictures[1:], *build_excerpts(data.rollouts), *tables[1:]],
         spec=data.spec,
     )
     save_text(target / REPORT_FILE, build_page(page))

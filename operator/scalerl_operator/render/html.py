@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Literal
 
 from jinja2 import Environment, StrictUndefined
 
@@ -30,6 +31,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """One completion."""
+
+    heading: str
+    grade: Literal["right", "wrong", "none"]
+    prompt: str
+    segments: Sequence[tuple[str, bool]]
+    """(text, whether the interruption forced it)."""
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Completions with their title."""
+
+    title: str
+    entries: Sequence[Excerpt]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
     """The content of the report."""
 
@@ -38,7 +59,7 @@ class Page:
     lead: str
     facts: Sequence[tuple[str, str]]
     """(label, value) of the values at the top."""
-    parts: Sequence[Table | Picture]
+    parts: Sequence[Table | Picture | Excerpts]
     spec: str
     """The run's YAML."""
 
@@ -48,8 +69,12 @@ def build_page(page: Page) -> str:
     return _TEMPLATE.render(page=page)
 
 
-def _is_picture(part: Table | Picture) -> bool:
+def _is_picture(part: Table | Picture | Excerpts) -> bool:
     return isinstance(part, Picture)
+
+
+def _is_excerpts(part: Table | Picture | Excerpts) -> bool:
+    return isinstance(part, Excerpts)
 
 
 def _encode(content: bytes) -> str:
@@ -59,6 +84,6 @@ def _encode(content: bytes) -> str:
 _ENVIRONMENT = Environment(
     autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
-_ENVIRONMENT.tests["picture"] = _is_picture
+_ENVIRONMENT.tests |= {"picture": _is_picture, "excerpts": _is_excerpts}
 _ENVIRONMENT.filters |= {"any": any, "base64": _encode}
 _TEMPLATE = _ENVIRONMENT.from_string(resources.files(__package__).joinpath(TEMPLATE_FILE).read_text(encoding="utf-8"))

@@ -4,12 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_api.rollouts import Rollout
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.decide.assessment import forecast_prefixes
 from scalerl_operator.reconcile.pod_view import EventView
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
+from scalerl_operator.run.prompt_rates import PromptRates
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """Completions and pass rates that the report shows; each may be empty."""
+
+    best: Sequence[Rollout] = ()
+    worst: Sequence[Rollout] = ()
+    over_time: Sequence[Rollout] = ()
+    """One prompt in several evaluations, oldest first."""
+    rates: Sequence[PromptRates] = ()
+    """Of the held-out prompts."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class ReportData:
     environment: Sequence[tuple[str, str]]
     """(label, value) of the machine or cluster of the run, and of this report."""
     events: Sequence[EventView] = ()
+    rollouts: RolloutReport = RolloutReport()
     note: str = ""
     """Caveat about the evaluations; empty for none."""
 

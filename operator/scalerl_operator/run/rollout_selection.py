@@ -81,6 +81,29 @@ def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
     return sorted(rows[:limit], key=lambda row: (row.file.step, row.prompt_id, row.sample))
 
 
+def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], list[RowKey]]:
+    """Return the right completions with the highest reward and the wrong ones with the lowest, at most `limit` of each.
+
+    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each.
+    """
+    graded = [(key.reward, key) for key in keys if key.reward is not None]
+    rewards: dict[int, list[bool]] = {}
+    for reward, key in graded:
+        rewards.setdefault(key.prompt_id, []).append(reward > 0)
+    rate = {prompt: sum(each) / len(each) for prompt, each in rewards.items()}
+
+    def choose(*, right: bool) -> list[RowKey]:
+        sign = -1.0 if right else 1.0
+        found = [each for each in graded if (each[0] > 0) == right]
+        found.sort(key=lambda each: (sign * each[0], rate[each[1].prompt_id], each[1].prompt_id, each[1].sample))
+        by_prompt: dict[int, RowKey] = {}
+        for _, key in found:
+            by_prompt.setdefault(key.prompt_id, key)
+        return list(by_prompt.values())[:limit]
+
+    return choose(right=True), choose(right=False)
+
+
 def count(keys: Collection[RowKey]) -> Counts:
     """Return how many completions there are, how many were graded, and how many passed."""
     return Counts(sum(key.is_right is True for key in keys), sum(key.reward is not None for key in keys), len(keys))

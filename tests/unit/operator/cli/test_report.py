@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from stored_rollouts import write_rollouts
 
 from scalerl_api.wire import EVALS_FILE, METRICS_FILE
 from scalerl_operator.cli.report import write_report
@@ -78,3 +79,24 @@ def test_a_fit_of_a_csv_is_drawn_with_its_held_back_points() -> None:
     found = fit_forecast(curve.until(8.0), budget=20.0)
     with Image.open(io.BytesIO(draw_fit(curve, found, 8.0, y_label="rate"))) as image:
         assert image.width > 1500
+
+
+def test_stored_completions_are_shown(run_folder: RunFolder) -> None:
+    write_rollouts(run_folder.path, steps=[], evals=range(0, 50, 10))
+    text = write_report(run_folder).read_text()
+    assert text.count("data:image/png;base64,") == 4
+    assert (run_folder.path / "prompt_rates.png").exists()
+    best = text[text.index("Best completions") : text.index("Worst completions")]
+    assert best.index("prompt 0 ") < best.index("prompt 1 "), "every prompt but 5 is solved at step 40"
+    assert "step 40 · prompt 5 · reward -1" in text
+    over_time = text[text.index("One prompt over time") :]
+    assert over_time.index("step 0 · prompt 1 · reward -1") < over_time.index("step 20 · prompt 1 · reward +1")
+    assert "&lt;think&gt;1 and 1; &lt;/think&gt; 2" in over_time
+
+
+def test_damaged_completions_cost_their_part_of_the_report_only(run_folder: RunFolder) -> None:
+    write_rollouts(run_folder.path, steps=[], evals=[0])
+    (run_folder.path / "rollouts/eval-000000-held_out.parquet").write_bytes(b"PAR1")
+    text = write_report(run_folder).read_text()
+    assert "Best completions" not in text
+    assert "<title>adder-digits" in text

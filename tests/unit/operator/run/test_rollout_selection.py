@@ -9,6 +9,7 @@ from scalerl_operator.run.rollout_selection import (
     RolloutQuery,
     RowKey,
     choose_evenly,
+    choose_extremes,
     choose_files,
     choose_rows,
     choose_shown,
@@ -70,3 +71,16 @@ def test_pass_rates_of_prompts_by_hand() -> None:
     assert [(point.step, point.passed, point.graded) for point in first.points] == [(7, 1, 3), (9, 1, 1)]
     assert (first.mean, first.completions) == (0.5, 4)
     assert second.points[-1].rate == 0.0
+
+
+def test_extremes_are_of_the_hardest_prompts_first_and_each_prompt_once() -> None:
+    keys = [
+        *(key(9, 1, sample, reward) for sample, reward in enumerate((1.0, 1.0, -1.0))),  # solved twice of three times
+        *(key(9, 2, sample, reward) for sample, reward in enumerate((-1.0, -1.0, 1.0))),  # once
+        *(key(9, 3, sample, reward) for sample, reward in enumerate((-1.0, -0.5, None))),  # never
+        key(9, 4, 0, 0.5),
+    ]
+    best, worst = choose_extremes(keys, 3)
+    assert [(each.prompt_id, each.sample) for each in best] == [(2, 2), (1, 0), (4, 0)]
+    assert [(each.prompt_id, each.sample) for each in worst] == [(3, 0), (2, 0), (1, 2)]
+    assert choose_extremes([key(9, 1, 0, None)], 3) == ([], [])
