@@ -192,7 +192,7 @@ class AttemptStatus(ApiModel):
     """The rule of `spec.failurePolicy` that matches its end; absent if none does."""
     ruled: FailureAction | None = None
     """Action of that rule."""
-    said: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"] | None = None
+    said: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"] | None = None
     """Reason in the coordinator's termination message."""
     error: str = ""
     """Error in the termination message: one line."""

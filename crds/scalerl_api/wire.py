@@ -226,7 +226,7 @@ class Progress(ApiModel):
 class Termination(ApiModel):
     """The coordinator's termination message."""
 
-    reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"]
+    reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"]
     step: int = 0
     checkpoint: Checkpoint | None = None
     """The newest durable checkpoint; absent if this attempt neither wrote nor found one."""

@@ -1,10 +1,11 @@
 """A real vLLM engine on the CPU: interruptions, weights in flight, versions, agreement with the trainer."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from scalerl_api import InvalidRun
 from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
@@ -21,7 +23,7 @@ from scalerl_runtime.algorithm.head import linear_logprob
 from scalerl_runtime.algorithm.interruption import Interruption, forced_mask
 from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_model
 from scalerl_runtime.deadlines import PeerDied
-from scalerl_runtime.types import EngineOutput, SamplingRequest
+from scalerl_runtime.types import EngineOutput, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
 
 PHRASE = "time is up</think>"
@@ -172,6 +174,67 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+REFUSED = {
+    "a token beyond the embedding": np.array([3, 10_000], dtype=np.int32),
+    "a negative token": np.array([-1, 3], dtype=np.int32),
+    "no token": np.array([], dtype=np.int32),
+    "as many tokens as the context": np.full(CONTEXT, 3, dtype=np.int32),
+    "more tokens than the context": np.full(CONTEXT + 5, 3, dtype=np.int32),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_prompt_is_an_error_of_its_own_and_the_engine_goes_on(rig: Rig, name: str) -> None:
+    """vLLM passes a token that its tokenizer has and its embedding lacks; its core would end."""
+    with pytest.raises(PromptRefused):
+        rig.run(rig.generator.sample(REFUSED[name], [SamplingRequest(4, 1.0)] * 2))
+    (sample,) = rig.run(rig.generator.sample(encode("1 + 1 ="), [SamplingRequest(4, 1.0)]))  # type: ignore[misc]
+    assert len(sample.tokens) > 0
+
+
+def start_refused(folder: Path, **changes: Any) -> InvalidRun:
+    """The error of an engine that cannot start."""
+    options = EngineOptions(
+        model=str(folder), dtype="float32", head="fp32", context_tokens=CONTEXT, max_sequences=8, tensor_parallel=0,
+        gpu_memory_share=0.9, kv_cache_megabytes=64, temperature=1.0, phrase=None, seed=0,
+    )  # fmt: skip
+    loop = asyncio.new_event_loop()
+    with pytest.raises(InvalidRun) as caught:
+        loop.run_until_complete(Generator(replace(options, **changes)).start())
+    loop.close()
+    return caught.value
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    make_scratch_model(tmp_path / "m", ScratchModel(hidden_size=64, layers=2), context_tokens=CONTEXT, seed=1)
+    return tmp_path / "m"
+
+
+def test_a_context_that_the_model_does_not_take_is_the_users_fault(model: Path) -> None:
+    """vLLM's configuration refuses it, in this process."""
+    (fault,) = start_refused(model, context_tokens=100_000).faults
+    assert fault.path == "spec.recipe.length"
+    assert "max_model_len" in fault.allowed
+
+
+def test_an_architecture_that_the_engine_lacks_is_the_users_fault(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "unheard", "architectures": ["UnheardLM"]}))
+    (fault,) = start_refused(model).faults
+    assert fault.path == "spec.model.source"
+    assert "unheard" in fault.allowed.lower()
+
+
+def test_a_cache_that_holds_no_completion_is_the_users_fault(model: Path) -> None:
+    """The engine's core refuses it, in a process of its own whose parent only learns that it ended."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 65_536}))
+    (fault,) = start_refused(model, context_tokens=65_536, kv_cache_megabytes=1).faults
+    assert fault.path == "spec.generator.kvCacheMegabytes"
+    assert "KV cache" in fault.allowed
 
 
 def test_the_cache_has_the_size_that_the_options_give(rig: Rig) -> None:

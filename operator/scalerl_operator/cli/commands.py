@@ -42,12 +42,14 @@ from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.model_verdicts import fetch_verdicts
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
 from scalerl_operator.local.yaml_document import load_document
+from scalerl_operator.run.conditions import COMPLETE
 
 _EXIT_CODES = {
     "Finished": EXIT_FINISHED,
+    "AllPromptsSolved": EXIT_FINISHED,
     "StoppedByPolicy": EXIT_FINISHED,
     "Suspended": EXIT_FINISHED,
-    "Invalid": EXIT_INVALID,
+    "InvalidSpec": EXIT_INVALID,
     "RetriesExhausted": EXIT_RETRY,
     "RestartsExhausted": EXIT_FAILED,
     "DeadlineExceeded": EXIT_FAILED,
@@ -188,7 +190,7 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
 
         rows.append(("report", str(write_report(folder))))
     write_out("\n" + format_rows(rows))
-    if outcome not in ("Finished", "StoppedByPolicy", "Suspended"):
+    if outcome not in (*COMPLETE, "Suspended"):
         tail = [] if outcome == "Interrupted" else records.load_log_tail(folder, num_lines=15)
         text = "".join(f"  | {line}\n" for line in tail)
         sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")

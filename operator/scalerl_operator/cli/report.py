@@ -27,6 +27,7 @@ from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import ReportData
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
 from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
+from scalerl_operator.run.conditions import COMPLETE
 from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
@@ -112,7 +113,7 @@ def _draw(
     """Return (file name, picture) of each picture that has data."""
     unit = compute_unit(run)
     last = surviving(evals)[-1]
-    ended = state_word(run.status) in ("Finished", "StoppedByPolicy")
+    ended = state_word(run.status) in COMPLETE
     budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
     curve = plots.CurvePicture(
         points=fit_points(evals, unit),

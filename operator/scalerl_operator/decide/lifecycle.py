@@ -104,6 +104,8 @@ def _before_start(run: RLRun, observed: ObservedState, assessment: Assessment, n
     """A run that was over stays over, unless a change of the spec lets it resume."""
     if observed.attempts:
         last = observed.attempts[-1]
+        if last.said == "AllPromptsSolved":
+            return _describe_solved(last.step)
         if last.said == "Finished" and _is_budget_spent(run, observed):
             return Done("Finished", f"budget spent at step {last.step}")
     ending = _ending(run, observed, assessment, now)
@@ -183,6 +185,8 @@ def _ending(run: RLRun, observed: ObservedState, assessment: Assessment, now: da
 def _after_exit(run: RLRun, observed: ObservedState, assessment: Assessment, now: datetime, limits: Limits) -> Action:
     last = observed.attempts[-1]
     error = last.error if last.said is not None else ""
+    if last.exit_code == EXIT_FINISHED and last.said == "AllPromptsSolved":
+        return _describe_solved(last.step)
     is_unrequested = last.said is None and last.stop_cause is None and not last.infrastructure
     if last.exit_code == EXIT_FINISHED and (last.said == "Finished" or is_unrequested):
         step = last.step if last.said is not None else run.spec.budget.steps
@@ -195,10 +199,16 @@ def _after_exit(run: RLRun, observed: ObservedState, assessment: Assessment, now
     return _plan_restart(run, observed, now, limits)
 
 
+def _describe_solved(step: int) -> Done:
+    return Done(
+        "AllPromptsSolved", f"finished at step {step}: every training prompt is solved, none is left to train on"
+    )
+
+
 def _verdict(run: RLRun, last: AttemptStatus, error: str) -> Done | None:
     """Return the outcome if the last attempt's end makes the run terminal."""
     if last.exit_code == EXIT_INVALID:
-        return Done("Invalid", error or "the runtime refused the spec")
+        return Done("InvalidSpec", error or "the runtime refused the spec")
     if last.ruled == "FailRun":
         return Done("FailedByRule", describe_exit(last))
     if last.stop_cause == "WatchdogStop":

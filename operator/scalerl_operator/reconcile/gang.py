@@ -75,7 +75,7 @@ def _rule(run: RLRun, attempt: AttemptStatus, pod: ObservedPod) -> dict[str, obj
 
     Stored: later rules change no past end.
     """
-    if attempt.said == "Finished":
+    if attempt.said in ("Finished", "AllPromptsSolved"):
         return {}
     ending = Ending(attempt.stop_cause, pod.exit_code, pod.conditions, pod.reasons)
     rule = find_rule(run.spec.failure_policy, ending)

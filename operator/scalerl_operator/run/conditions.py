@@ -11,9 +11,10 @@ from scalerl_api.status import ConditionType, StopCause
 
 ClusterOutcome = Literal[
     "Finished",
+    "AllPromptsSolved",
     "StoppedByPolicy",
     "Suspended",
-    "Invalid",
+    "InvalidSpec",
     "FailedByRule",
     "RestartsExhausted",
     "RetriesExhausted",
@@ -24,7 +25,7 @@ Outcome = ClusterOutcome | Literal["Interrupted"]
 """How a run has ended, or why it is paused."""
 PhaseReason = Literal["Starting", "WarmStart", "Training", "Evaluating", "Stopping", "Finishing"]
 """A coordinator's phase."""
-StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "BackingOff", "InvalidSpec"]
+StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "BackingOff"]
 """The reason that `kubectl get` shows as STATE."""
 WatchRule = Literal["NoStep", "NonFinite", "Mismatch", "NoGradient", "Stale", "EntropyLow"]
 HealthReason = WatchRule | Literal["NothingFound", "NotTraining"]
@@ -40,16 +41,16 @@ EventReason = (
         "BackingOff",
         "FailedCreate",
         "ForecastChanged",
-        "InvalidSpec",
         "StopRecommended",
         "Training",
         "Unhealthy",
     ]
 )
 
-COMPLETE: tuple[Outcome, ...] = ("Finished", "StoppedByPolicy")  # a policy stop is a result, no failure
+# A policy stop is a result, and so are data that the model has learnt: no failures.
+COMPLETE: tuple[Outcome, ...] = ("Finished", "AllPromptsSolved", "StoppedByPolicy")
 FAILED: tuple[Outcome, ...] = (
-    "Invalid",
+    "InvalidSpec",
     "FailedByRule",
     "RestartsExhausted",
     "RetriesExhausted",
@@ -66,7 +67,8 @@ CONDITIONS: Mapping[ConditionType, str] = {
     "Suspended": "`spec.suspend` is true and the run holds no device.",
     "ForecastReady": "The forecast's verdict is `Identified`. Else the message has the reason, and what is missing.",
     "StopRecommended": "A stop policy holds. The message has the numbers, as has `status.stop`.",
-    "Complete": "The run has reached its goal: its budget is spent, or a stop policy has ended it.",
+    "Complete": "The run has reached its goal: its budget is spent, its prompts are solved, or a stop policy has ended "
+    "it.",
     "Failed": "The run has ended and will not be restarted.",
 }
 
@@ -84,17 +86,22 @@ STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
     "Restarting": ("The next attempt starts from the newest checkpoint.", ""),
     "BackingOff": ("The next attempt waits for its backoff.", "The message has the end of the last attempt."),
     "InvalidSpec": (
-        "The spec is invalid, or its pods cannot be built. A running attempt continues.",
-        "Correct the fields that the message names; the operator retries at once.",
+        "The spec is invalid: as a document (a running attempt continues), or refused by the runtime (exit code 64: "
+        "model, tokenizer, data, verifier or folders are not what the spec says), with `Failed`. No retry.",
+        "Correct the fields that the message names. A document is read again at once; after `Failed` create a new run.",
     ),
     "Finished": ("The budget is spent.", ""),
+    "AllPromptsSolved": (
+        "The run has finished before its budget is spent: every training prompt is solved.",
+        "`recipe.noPositiveResampling` leaves solved prompts out. To train on: more data, or a higher "
+        "`recipe.noPositiveThreshold`, in a new run.",
+    ),
     "StoppedByPolicy": (
         "A stop policy has ended the run after a checkpoint. This is no failure.",
         "See `status.stop`.",
     ),
     "Suspended": ("`spec.suspend` is true.", "Set it to false to resume from the checkpoint."),
     "Interrupted": ("`scalerl run` was interrupted.", "`--resume` continues from the checkpoint."),
-    "Invalid": ("The runtime has refused the spec (exit code 64).", "Correct it and create a new run."),
     "FailedByRule": (
         "A rule of `failurePolicy` with the action `FailRun` fits the end of an attempt.",
         "The message has the rule's name.",
@@ -153,11 +160,11 @@ EVENTS: Mapping[EventReason, tuple[Literal["Normal", "Warning"], str]] = {
     "Unhealthy": ("Warning", "A rule of the watchdog is broken, whatever its action."),
     "ForecastChanged": ("Normal", "The forecast's verdict has changed."),
     "StopRecommended": ("Normal", "A stop policy holds; the message has its numbers and the budget that is left."),
-    "InvalidSpec": ("Warning", "The spec is invalid; the message has every fault."),
+    "InvalidSpec": ("Warning", "The spec is invalid, or the runtime refuses it; the message has every fault."),
     "Suspended": ("Normal", "The run is suspended and holds no device."),
     "Finished": ("Normal", "The budget is spent."),
+    "AllPromptsSolved": ("Normal", "The run has finished: every training prompt is solved."),
     "StoppedByPolicy": ("Normal", "A stop policy has ended the run."),
-    "Invalid": ("Warning", "The runtime has refused the spec."),
     "FailedByRule": ("Warning", "A rule of `failurePolicy` has failed the run."),
     "RestartsExhausted": ("Warning", "The run has failed."),
     "RetriesExhausted": ("Warning", "The run has failed."),

@@ -56,7 +56,8 @@ def close_progress(
     newest = steps[-1] if steps else None
     if last is None and newest is None:
         return None
-    phase: Phase = "finished" if termination is not None and termination.reason == "Finished" else "stopping"
+    ended = termination is not None and termination.reason in ("Finished", "AllPromptsSolved")
+    phase: Phase = "finished" if ended else "stopping"
     step = max(termination.step if termination is not None else 0, newest.step if newest is not None else 0)
     if last is None and newest is not None:
         return Progress(

@@ -16,6 +16,7 @@ from scalerl_api.validation import Fault
 from scalerl_runtime.hub import first_line
 
 ENV_CONFIG = "VLLM_LOGGING_CONFIG_PATH"
+FOLDER_PREFIX = "scalerl-engine-"
 # A content of config, model or arguments that no later start changes. Errors of devices, sockets and memory are
 # RuntimeError or OSError, and are not among them.
 DETERMINISTIC = frozenset(
@@ -79,12 +80,15 @@ def build_error(error: BaseException) -> EngineError:
 def record_errors(level: str) -> Path | None:
     """Make the engine's processes store their exceptions; return the file, None if the user configures vLLM's log.
 
-    Call it before vLLM is imported.
+    Call it before vLLM is imported. A second engine of this process has the first one's file, emptied.
     """
-    if ENV_CONFIG in os.environ:
+    folder = Path(os.environ.get(ENV_CONFIG, "")).parent
+    if ENV_CONFIG not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    elif not folder.name.startswith(FOLDER_PREFIX):
         return None
-    folder = Path(tempfile.mkdtemp(prefix="scalerl-engine-"))
     errors, config = folder / "errors.jsonl", folder / "logging.json"
+    errors.unlink(missing_ok=True)
     config.write_text(json.dumps(_build_logging(level, errors)))
     os.environ[ENV_CONFIG] = str(config)
     return errors

@@ -8,12 +8,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from scalerl_api.validation import Fault, InvalidRun
 from scalerl_api.wire import EvalPoint
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
-from scalerl_runtime.types import Completion, Prompt, build_completion
+from scalerl_runtime.types import Completion, Prompt, PromptRefused, build_completion
 
 T = TypeVar("T")
 
@@ -86,6 +87,9 @@ def mean_surprise(samples: Sequence[EvalSample]) -> float:
     return sum(each.surprise for each in samples) / max(1, sum(each.chosen for each in samples))
 
 
+REFUSED = EvalSample(reward=np.nan, tokens=0, surprise=0.0, chosen=0, cut=False)  # the engine refuses the prompt
+
+
 async def evaluate(
     pool: Pool,
     slot: Slot,
@@ -96,7 +100,8 @@ async def evaluate(
 ) -> list[EvalPoint]:
     """Sample every prompt on the leased `slot`, and return one point per set, in order.
 
-    Raises GeneratorLost or DeadlineExceeded; nothing is measured then, and the evaluation must be repeated.
+    A prompt that the engine refuses is left out, and its completions are among the excluded ones. Raises InvalidRun if
+    these are too many; GeneratorLost or DeadlineExceeded: nothing is measured then, and the evaluation is repeated.
     """
     points: list[EvalPoint] = []
     # Half of the engine's sequences: the other half keeps generating for the trainer.
@@ -104,8 +109,9 @@ async def evaluate(
     for name, prompts in sets.items():
         async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
             results = await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
+        _check_refused(name, results, pool.options.max_bad_share)
         found = score(np.array([[each.reward for each in row] for row in results]))
-        sampled = [each for row in results for each in row]
+        sampled = [each for row in results for each in row if each is not REFUSED]
         points.append(
             EvalPoint(
                 index=first_index + len(points),
@@ -125,6 +131,14 @@ async def evaluate(
             )
         )
     return points
+
+
+def _check_refused(name: str, results: Sequence[Sequence[EvalSample]], max_bad_share: float) -> None:
+    """Raise InvalidRun if the engine refuses more than `maxBadShare` of a set's prompts, or all of them."""
+    refused = sum(row[0] is REFUSED for row in results)
+    if refused > max_bad_share * len(results) or refused == len(results):
+        found = f"{refused} of {len(results)} prompts of {name} are refused by the engine"
+        raise InvalidRun([Fault("spec.data.maxBadShare", found, f"a share of at most {max_bad_share:g}")])
 
 
 async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
@@ -150,7 +164,11 @@ async def _sample(
         for _ in range(plan.samples)
     ]
     async with turns:
-        samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
+        try:
+            samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
+        except PromptRefused as error:
+            pool.count_refusal(prompt, error)
+            return [REFUSED] * plan.samples
     rewards = await asyncio.gather(*(pool.grade(prompt, sample.text) for sample in samples))
     completions = [
         build_completion(sample, reward, pool.find_forced(prompt, sample, budget).mask)

@@ -96,6 +96,12 @@ class GroupBuffer:
         self._reissue.append((work.epoch, work.prompt.id))
         self._on_change()
 
+    def discard(self, work: InFlightGroup) -> None:
+        """Forget a group whose prompt cannot be generated for."""
+        self._in_flight.remove(work)
+        self._admission = self._admission.withdraw()
+        self._on_change()
+
     # -- training --------------------------------------------------------------------------------------------------
 
     def select(self, version: int, num_groups: int | None = None) -> list[Group] | None:

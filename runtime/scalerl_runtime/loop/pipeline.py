@@ -14,11 +14,9 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
-from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream
+from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.algorithm.schedules import learning_rate
@@ -26,6 +24,7 @@ from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_value
 from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
+from scalerl_runtime.loop.prompt_supply import PromptSupply
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
 from scalerl_runtime.loop.self_check import SelfChecker
 from scalerl_runtime.loop.slots import Slot
@@ -45,14 +44,8 @@ class Pipeline:
         self.observer = observer
         self.stopping = stopping
         self.last_sync: SyncReport | None = None
-        self.stream = PromptStream(
-            deps.recipe.curriculum,
-            np.array([p.difficulty for p in deps.data.train]),
-            seed=deps.run.spec.seed,
-        )
-        self.prompts = {p.id: p for p in deps.data.train}
-        self._order = [p.id for p in deps.data.train]
-        self._index_of = {p.id: i for i, p in enumerate(deps.data.train)}
+        self.is_solved = False  # no prompt is left to train on: the run ends early
+        self.supply = PromptSupply(deps.data.train, deps.recipe, deps.run.spec)
         self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
         self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
         self.checker = SelfChecker(deps, observer, stopping)
@@ -105,13 +98,17 @@ class Pipeline:
         if self.stopping.is_set():
             await self._save("stopping")
             return
+        if self.is_solved and not self._is_evaluated():
+            await self._begin_eval()
         await self._finish_evals()
         await self._save("the end")
 
     def _is_done(self) -> bool:
         budget = self.deps.run.spec.budget
         spent = budget.gpu_hours is not None and self.compute_gpu_hours() >= budget.gpu_hours
-        return self.stopping.is_set() or spent or self.state.step >= budget.steps
+        # A resumed run may have groups for another step, and would train on them before it draws.
+        self.is_solved = self.is_solved or self.supply.is_exhausted(self.state, self.deps.pool.refused)
+        return self.stopping.is_set() or self.is_solved or spent or self.state.step >= budget.steps
 
     def compute_gpu_hours(self) -> float:
         """GPU-hours of the history that survives: earlier attempts up to their checkpoint, and all of this one."""
@@ -126,34 +123,27 @@ class Pipeline:
         while True:
             count = pool.changed.count
             slot = pool.next_slot()
+            pool.check()
+            self.supply.check_refused(pool.refused)
             while slot is not None and self._is_wanted():
-                drawn = self._next_prompt()
-                pool.submit(slot, self.prompts[drawn.prompt], drawn.epoch)
+                try:
+                    prompt, epoch = self.supply.next(self.state, pool.groups, pool.refused)
+                except AllPromptsExcludedError as error:
+                    log.info("the run ends at step %d: %s", self.state.step, error)
+                    self.is_solved = True
+                    pool.changed.set()  # wakes the wait for a batch
+                    break
+                pool.submit(slot, prompt, epoch)
                 slot = pool.next_slot()
-            await self._wait_for_change(count)
+            await pool.changed.wait_past(count)
 
     def _is_wanted(self) -> bool:
         """Whether another group could still be trained. A recipe with refills may need any number."""
-        if self.stopping.is_set():
+        if self.stopping.is_set() or self.is_solved:
             return False
         left = self.deps.run.spec.budget.steps - self.state.step
         refills = self.deps.recipe.zero_variance == "refill"
         return refills or self.deps.pool.groups.num_outstanding < left * self.deps.recipe.prompts_per_step
-
-    def _next_prompt(self) -> DrawnPrompt:
-        """Return the next prompt to generate for, by its id."""
-        reissue = self.deps.pool.groups.next_reissue()
-        if reissue is not None:
-            epoch, prompt = reissue
-            return DrawnPrompt(prompt, epoch)
-        excluded = {self._index_of[p] for p in self.state.history.excluded if p in self._index_of}
-        drawn = self.state.draw(self.stream, excluded)
-        return DrawnPrompt(self._order[drawn.prompt], drawn.epoch)
-
-    async def _wait_for_change(self, count: int) -> None:
-        """Wait for a change in the pool. Raises the error that ended one of its tasks."""
-        await self.deps.pool.changed.wait_past(count)
-        self.deps.pool.check()
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -211,6 +201,8 @@ class Pipeline:
         pool = self.deps.pool
         while True:
             count = pool.changed.count
+            if self.is_solved:  # only groups of solved prompts are under way
+                return None
             found = pool.groups.select(self.state.step, num_groups)
             if found is not None or self.stopping.is_set():
                 return found
@@ -305,6 +297,11 @@ class Pipeline:
         pending = self.state.pending[-1]
         lease = await self.syncer.lease(self.state.step)
         self._evaluation = asyncio.create_task(self._evaluate(pending, lease))
+
+    def _is_evaluated(self) -> bool:
+        """Whether the present step is measured, or will be by `_finish_evals`."""
+        pending, evals = self.state.pending, self.deps.journals.evals
+        return self.state.step in ({each.step for each in pending} | {int(line["step"]) for line in evals.read()})
 
     async def _join_eval(self) -> None:
         if self._evaluation is not None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from scalerl_api.validation import InvalidRun
 from scalerl_runtime.algorithm.interruption import ForcedTokens, draw_budget, forced_mask
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
@@ -27,6 +28,7 @@ from scalerl_runtime.types import (
     Group,
     Ints,
     Prompt,
+    PromptRefused,
     SamplingRequest,
     build_completion,
 )
@@ -76,12 +78,14 @@ class Pool:
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()
         self.groups = GroupBuffer(options.staleness, self.changed.set)
+        self.refused: dict[int, str] = {}  # training prompts that an engine refused, by id, and its words
         self.fault: BaseException | None = None  # what ended a background task; `check` raises it
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
         self._starts: dict[int, asyncio.Task[None]] = {}
         self._counting = False
         self._elastic = False
+        self._has_started = False  # a generator of this attempt has
         self._on_stale: Callable[[], None] = lambda: None
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -194,15 +198,24 @@ class Pool:
                     f"starting generator {slot.index}",
                     self.fleet.start_generator(slot.index),
                 )
-            except (GeneratorLost, DeadlineExceeded) as error:
-                log.warning("generator %d did not start (%d of %d): %s", slot.index, attempt, MAX_START_FAILURES, error)
-                if attempt == MAX_START_FAILURES:
+            except InvalidRun as error:
+                # With an engine of the same options running, the fault is that node's, not the spec's.
+                if not self._has_started:
                     raise
+                self._count_failed_start(slot, attempt, GeneratorLost(slot.index, error))
+            except (GeneratorLost, DeadlineExceeded) as error:
+                self._count_failed_start(slot, attempt, error)
             else:
+                self._has_started = True
                 slot.state = "stale"
                 self._on_stale()
                 self.changed.set()
                 return
+
+    def _count_failed_start(self, slot: Slot, attempt: int, error: Exception) -> None:
+        log.warning("generator %d did not start (%d of %d): %s", slot.index, attempt, MAX_START_FAILURES, error)
+        if attempt == MAX_START_FAILURES:
+            raise error
 
     def mark_lost(self, index: int, cause: object) -> None:
         """Record that a generator died: its prompts are queued again, and it restarts as soon as there is room."""
@@ -253,6 +266,10 @@ class Pool:
         slot = self.slots[work.slot]
         try:
             samples = await self.sample(slot, work.prompt, work.budgets, f"generating prompt {work.prompt.id}")
+        except PromptRefused as error:
+            self.refuse(work.prompt, error)
+            self.groups.discard(work)
+            return
         except (GeneratorLost, DeadlineExceeded) as error:
             self.mark_lost(slot.index, error)
             self.groups.withdraw(work)
@@ -264,10 +281,22 @@ class Pool:
         )
         self.groups.complete(work, Group(work.prompt, work.epoch, work.version, tuple(completions)))
 
+    def refuse(self, prompt: Prompt, error: PromptRefused) -> None:
+        """Leave out a training prompt that an engine refuses; it is not handed out again."""
+        if prompt.id not in self.refused:
+            self.count_refusal(prompt, error)
+            self.refused[prompt.id] = str(error)
+            self.changed.set()
+
+    def count_refusal(self, prompt: Prompt, error: PromptRefused) -> None:
+        """Count and log a prompt that an engine refuses; the engine goes on."""
+        self.counters.refused += 1
+        log.warning("prompt %d is left out, the engine refuses it: %s; it reads %.80r", prompt.id, error, prompt.text)
+
     async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[EngineOutput]:
         """Sample completions of `prompt` on `slot`, one per thinking budget.
 
-        Raises GeneratorLost or DeadlineExceeded.
+        Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
         recipe = self.options.recipe
         requests = [

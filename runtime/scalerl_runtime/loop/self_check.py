@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.algorithm.self_check import (
     build_request,
     build_rows,
@@ -16,7 +17,7 @@ from scalerl_runtime.loop.evaluation import all_or_none
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import MAX_FAILURES
-from scalerl_runtime.types import EngineOutput, GeneratorLost
+from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, PromptRefused
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ class SelfChecker:
         self._deps = deps
         self._observer = observer
         self._stopping = stopping
-        self._prompts = choose_prompts(deps.data.train)
 
     async def check_first(self, version: int) -> None:
         """Wait for an engine that has `version`, the trainer's present one, and check it. Raises as `check_due`."""
@@ -66,12 +66,12 @@ class SelfChecker:
         """Return the due slots as soon as they have `version`, if `is_first` when one has; none when stopping."""
         pool = self._deps.pool
         while not self._stopping.is_set():
+            pool.check()
             count, due = pool.changed.count, self._due(version)
             updated = [slot for slot in due if slot.version == version]
             if updated if is_first else len(updated) == len(due):
                 return updated[:MAX_ENGINES]
             await first_of(pool.changed.wait_past(count), self._stopping.wait())
-            pool.check()
         return []
 
     async def _check(self, slots: list[Slot], version: int) -> bool:
@@ -88,21 +88,42 @@ class SelfChecker:
         if not self._stopping.is_set():
             self._observer.on_phase("training", detail)
 
-    async def _sample(self, slot: Slot, version: int) -> list[EngineOutput]:
-        """Return one completion of each prompt; none if the engine is lost or its weights changed meanwhile."""
-        deps, phase = self._deps, f"sampling for the self-check of version {version}"
-        requests = [(prompt, build_request(deps.run, version, prompt)) for prompt in self._prompts]
-        try:
-            found = await all_or_none([deps.pool.request(slot, prompt, [each], phase) for prompt, each in requests])
-        except (GeneratorLost, DeadlineExceeded) as error:
-            deps.pool.mark_lost(slot.index, error)
-            return []
-        outputs = [output for each in found for output in each]
-        return outputs if all((output.versions == version).all() for output in outputs) else []
+    async def _sample(self, slot: Slot, version: int) -> list[tuple[Prompt, EngineOutput]]:
+        """Return one completion of each prompt; none if the engine is lost or its weights changed meanwhile.
 
-    async def _compare(self, slot: Slot, outputs: list[EngineOutput], version: int) -> None:
+        A prompt that the engine refuses is replaced by another one. Raises InvalidRun if none is left.
+        """
+        pool = self._deps.pool
+        while True:
+            train = self._deps.data.train
+            prompts = choose_prompts([prompt for prompt in train if prompt.id not in pool.refused])
+            if not prompts:
+                allowed = f"one prompt that the engine takes; the last one: {[*pool.refused.values()][-1]}"
+                raise InvalidRun([Fault("spec.data.train.source", f"all {len(train)} prompts refused", allowed)])
+            try:
+                outputs = await all_or_none([self._sample_one(slot, prompt, version) for prompt in prompts])
+            except PromptRefused:
+                continue
+            except (GeneratorLost, DeadlineExceeded) as error:
+                pool.mark_lost(slot.index, error)
+                return []
+            is_whole = all((output.versions == version).all() for output in outputs)
+            return list(zip(prompts, outputs, strict=True)) if is_whole else []
+
+    async def _sample_one(self, slot: Slot, prompt: Prompt, version: int) -> EngineOutput:
+        request = build_request(self._deps.run, version, prompt)
+        try:
+            phase = f"sampling for the self-check of version {version}"
+            (output,) = await self._deps.pool.request(slot, prompt, [request], phase)
+        except PromptRefused as error:
+            self._deps.pool.refuse(prompt, error)
+            raise
+        return output
+
+    async def _compare(self, slot: Slot, sampled: list[tuple[Prompt, EngineOutput]], version: int) -> None:
         deps, restarts = self._deps, slot.restarts
-        rows, owners = build_rows(self._prompts, outputs, budget=deps.run.spec.trainer.micro_batch_tokens)
+        prompts, outputs = [prompt for prompt, _ in sampled], [output for _, output in sampled]
+        rows, owners = build_rows(prompts, outputs, budget=deps.run.spec.trainer.micro_batch_tokens)
         by_rank = await within(
             deps.run.spec.deadlines.train_seconds,
             f"computing the trainer's log-probabilities for the self-check of version {version}",

@@ -51,6 +51,7 @@ class PoolOptions:
     start_seconds: float
     max_sequences: int  # completions that an engine runs concurrently
     devices: int = 1  # of one generator
+    max_bad_share: float = 0.0  # of an evaluation's prompts, for those that the engine refuses
 
 
 @dataclass
@@ -62,6 +63,7 @@ class PoolCounters:
     graded: int = 0
     excluded: int = 0
     tokens: int = 0
+    refused: int = 0  # prompts that an engine refused, each once
 
 
 def plan_slots(states: Mapping[int, SlotState], capacity: int) -> tuple[list[int], list[int]]:

@@ -175,6 +175,7 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
         start_seconds=spec.deadlines.start_seconds,
         max_sequences=spec.generator.max_sequences,
         devices=max(1, spec.generator.gpus_per_replica),
+        max_bad_share=spec.data.max_bad_share,
     )
 
 

@@ -29,7 +29,7 @@ from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
 from scalerl_runtime.types import Group
 
-EndReason = Literal["Finished", "Stopped"]
+EndReason = Literal["Finished", "AllPromptsSolved", "Stopped"]
 
 
 class Coordinator:
@@ -74,7 +74,7 @@ class Coordinator:
             await self._export_models()  # the newest checkpoint is sound, and may be the run's last
             raise
         await self._export_models()
-        if reason == "Finished":
+        if reason != "Stopped":
             self.reporter.on_phase("finished", "")
         return reason
 
@@ -126,7 +126,9 @@ class Coordinator:
         self.server.is_ready = True
         self.reporter.on_phase("training", "")
         await pipeline.run(fresh=fresh)
-        return "Stopped" if self.stopping.is_set() else "Finished"
+        if self.stopping.is_set():
+            return "Stopped"
+        return "AllPromptsSolved" if pipeline.is_solved else "Finished"
 
     async def _find_checkpoint(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint and its state; None if there is none."""

@@ -99,6 +99,7 @@ STATE_METRICS = (
     Metric("generators_ready", "gauge", "", "generators that serve the run's weights"),
     Metric("generator_restarts_total", "counter", "", "generators started again in this attempt"),
     Metric("forced_mismatches_total", "counter", "", "completions whose forced phrase is at the wrong position"),
+    Metric("refused_prompts_total", "counter", "", "prompts that an engine refused: left out, and named in the log"),
     Metric("verifier_failures_total", "counter", "", "completions for which the verifier failed"),
     Metric("mismatch_kl_by_lag", "gauge", "nats", "k3 estimate, split by token lag", ("lag",)),
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),

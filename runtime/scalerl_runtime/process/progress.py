@@ -161,11 +161,12 @@ class ProgressReporter:
             publisher.set({"version": live.version, "generators_ready": live.generators_ready})
             publisher.raise_to("generator_restarts_total", live.counters.restarts)
             publisher.raise_to("forced_mismatches_total", live.counters.forced_mismatches)
+            publisher.raise_to("refused_prompts_total", live.counters.refused)
             publisher.raise_to("verifier_failures_total", live.counters.excluded)
         return publisher.render()
 
     def termination(
-        self, reason: Literal["Finished", "Stopped", "Invalid", "Retry", "Failed"], error: str
+        self, reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"], error: str
     ) -> Termination:
         """The termination message of an attempt that ends for `reason`."""
         return Termination(

@@ -244,9 +244,21 @@ EXIT_ROWS = [
         "it says that it finished",
     ),
     (
+        ObservedState((over(1, 0, **termination("AllPromptsSolved", 70)),)),
+        Assessment(),
+        "AllPromptsSolved",
+        "no prompt is left to train on, long before the budget is spent",
+    ),
+    (
+        ObservedState((over(1, 0, **termination("AllPromptsSolved", 70)),), first_attempt=2),
+        Assessment(),
+        "AllPromptsSolved",
+        "a resumed run has no prompt either",
+    ),
+    (
         ObservedState((over(1, 64, **termination("Invalid")),)),
         Assessment(),
-        "Invalid",
+        "InvalidSpec",
         "a wrong spec is never tried again",
     ),
     (

@@ -207,7 +207,7 @@ def test_a_fault_of_the_surroundings_spends_no_restart_but_ends_too(stage: Stage
 def test_a_spec_that_the_runtime_refuses_is_not_tried_again(stage: Stage) -> None:
     stage.monkeypatch.setattr(stage, "document", lambda **_: {"kind": "Nonsense"})
     done = stage.play({})
-    assert done.outcome == "Invalid"
+    assert done.outcome == "InvalidSpec"
     assert len(stage.attempts()) == 1
 
 

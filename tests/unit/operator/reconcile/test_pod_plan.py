@@ -239,7 +239,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("a wrong spec is not tried again",
      {"pods": (ended("trainer-0", 64, termination_message='{"reason": "Invalid", "error": "spec.model: no"}'),
                *ALL[1:])},
-     delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Invalid"),
+     delete("trainer-1", "generator-0", "generator-1", "generator-2"), "InvalidSpec"),
     ("finished: workers and generators go",
      {"pods": (ended("trainer-0", 0, termination_message='{"reason": "Finished", "step": 120}'), *ALL[1:])},
      delete("trainer-1", "generator-0", "generator-1", "generator-2"), "Finished"),

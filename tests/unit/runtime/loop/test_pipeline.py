@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scalerl_api import InvalidRun, parse_run
+from scalerl_api import Fault, InvalidRun, parse_run
 from scalerl_api.recipe import merge
 from scalerl_api.rollouts import RolloutFileName, parse_name
 from scalerl_api.wire import EvalPoint
@@ -32,7 +32,7 @@ from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
-from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, SyncFailed
+from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, PromptRefused, SyncFailed
 from scalerl_runtime.weights.buckets import StagedWeights
 
 HELD_OUT = 1000  # first id of the held-out prompts; a prompt's only token is its id
@@ -268,7 +268,15 @@ class Attempt:
         clock, spec, deadlines = asyncio.get_running_loop().time, self.run.spec, self.run.spec.deadlines
         staleness = build_staleness_bound(self.recipe)
         seconds = {"generate_seconds": deadlines.generate_seconds, "start_seconds": deadlines.start_seconds}
-        options = PoolOptions(self.recipe, staleness, None, spec.seed, max_sequences=8, **seconds)
+        options = PoolOptions(
+            self.recipe,
+            staleness,
+            None,
+            spec.seed,
+            max_sequences=8,
+            max_bad_share=spec.data.max_bad_share,
+            **seconds,
+        )
         slots = [Slot(index, RoleClock(1)) for index in range(spec.generator.min_replicas)]
         pool = Pool(options, self.fleet, self.grade, slots, clock)
         for slot in slots:
@@ -758,3 +766,114 @@ def test_no_checkpoint_is_ahead_of_its_completions(tmp_path):
     play(attempt.go())
     assert set(stored_at_save) >= {0, 2, 4}
     assert all(steps == list(range(1, step + 1)) for step, steps in stored_at_save.items())
+
+
+# --- the end of the prompts, and prompts that an engine refuses
+
+SOLVABLE = {"recipe": {"noPositiveResampling": True, "noPositiveThreshold": 0.9}}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
+def test_a_run_whose_prompts_are_all_solved_ends_with_a_last_evaluation(tmp_path, mode, bound, rule, seed):
+    attempt = Attempt(tmp_path, FakeFleet(seed), merge(SOLVABLE, {"recipe": {"asynchrony": mode}}), lambda _text: True)
+    play(attempt.go())
+    steps = attempt.pipeline.state.step
+    assert attempt.pipeline.is_solved, rule
+    assert 3 <= steps < 9, "three prompts a step, seven prompts"
+    assert max(attempt.evaluated) == steps == load_state(attempt.store.latest()).step
+    assert len(set(attempt.evaluated)) == len(attempt.evaluated)
+    assert all(lag.max() <= bound for _, lag in attempt.fleet.trained)
+    again = Attempt(tmp_path, FakeFleet(seed), merge(SOLVABLE, {"recipe": {"asynchrony": mode}}), lambda _text: True)
+    play(again.go())
+    assert again.pipeline.is_solved
+    assert again.pipeline.state.step == steps, "a resumed run ends at once"
+    assert again.evaluated == attempt.evaluated
+    assert not [name for name, _, _ in again.fleet.sampled if name < HELD_OUT]
+
+
+class Refusing(FakeFleet):
+    """Engines that refuse the prompts of these ids."""
+
+    def __init__(self, names, seed=0):
+        super().__init__(seed)
+        self.names, self.asked = names, collections.Counter()
+
+    async def sample(self, index, prompt, requests):
+        self.asked[int(prompt[0])] += 1
+        if int(prompt[0]) in self.names:
+            await asyncio.sleep(0.1)
+            raise PromptRefused(f"no token {prompt[0]}")
+        return await super().sample(index, prompt, requests)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("mode", "rule"), [(mode, rule) for mode, _, rule in MODES])
+def test_a_refused_prompt_loses_no_engine_and_is_not_handed_out_again(tmp_path, caplog, mode, rule, seed):
+    fleet = Refusing({2}, seed)
+    attempt = Attempt(tmp_path, fleet, {"recipe": {"asynchrony": mode}, "data": {"maxBadShare": 0.2}})
+    play(attempt.go())
+    counters = attempt.pipeline.deps.pool.counters
+    assert attempt.observer.steps == list(range(1, 10)), rule
+    assert sum(fleet.starts.values()) == 2, "no engine was started again"
+    assert (counters.refused, counters.restarts) == (1, 0)
+    assert 1 <= fleet.asked[2] <= 3, "again only where it was under way already"
+    assert all(prompt != 2 for _, prompt in attempt.prompts)
+    assert "prompt 2 is left out" in caplog.text
+    assert "no token 2" in caplog.text
+
+
+def test_too_many_refused_prompts_are_the_users_fault(tmp_path):
+    attempt = Attempt(tmp_path, Refusing({1, 2}), {"data": {"maxBadShare": 0.2}})
+    with pytest.raises(InvalidRun, match=r"maxBadShare: 2 of 7 prompts are refused by the engine") as caught:
+        play(attempt.go())
+    assert {fault.path for fault in caught.value.faults[1:]} == {"prompt 1", "prompt 2"}
+
+
+def test_prompts_that_are_all_refused_are_no_success(tmp_path):
+    attempt = Attempt(tmp_path, Refusing(set(range(NUM_PROMPTS))), {"data": {"maxBadShare": 1.0}})
+    with pytest.raises(InvalidRun, match=r"(7 of|all) 7 prompts"):
+        play(attempt.go())
+
+
+def test_a_refused_prompt_of_an_evaluation_is_left_out(tmp_path):
+    attempt = Attempt(tmp_path, Refusing({HELD_OUT + 1}), {"data": {"maxBadShare": 0.4}})
+    play(attempt.go())
+    assert sorted(attempt.evaluated) == [0, 4, 8, 9]
+    assert {(point.prompts, point.excluded, point.mean_tokens) for point in attempt.observer.points} == {(2, 2, 3.0)}
+
+
+@pytest.mark.parametrize("names", [{HELD_OUT}, {HELD_OUT, HELD_OUT + 1, HELD_OUT + 2}])
+def test_too_many_refused_prompts_of_an_evaluation_are_the_users_fault(tmp_path, names):
+    with pytest.raises(InvalidRun, match=rf"{len(names)} of 3 prompts of held_out are refused"):
+        play(Attempt(tmp_path, Refusing(names), {"data": {"maxBadShare": 0.1}}).go())
+
+
+class Unstartable(FakeFleet):
+    """Engines whose start is refused; `after`: only those after so many."""
+
+    def __init__(self, after=0):
+        super().__init__()
+        self.after, self.tries = after, 0
+
+    async def start_generator(self, index):
+        self.tries += 1
+        if self.tries > self.after:
+            raise InvalidRun([Fault("spec.model.source", "m", "a model that the engine can serve")])
+        return await super().start_generator(index)
+
+
+def test_an_engine_that_no_start_can_mend_is_started_once(tmp_path):
+    fleet = Unstartable()
+    with pytest.raises(InvalidRun, match=r"spec.model.source"):
+        play(Attempt(tmp_path, fleet, {"generator": {"minReplicas": 1, "maxReplicas": 1}}).go())
+    assert fleet.tries == 1
+
+
+def test_an_engine_that_starts_nowhere_else_is_the_machines_fault(tmp_path):
+    """The same options have started an engine: the second node differs, not the spec."""
+    fleet = Unstartable(after=2)
+    fleet.faults = {("sample", 5): "die"}
+    with pytest.raises(GeneratorLost, match=r"the engine can serve"):
+        play(Attempt(tmp_path, fleet).go())
+    assert fleet.tries == 2 + 3
