@@ -100,8 +100,8 @@ async def evaluate(
 ) -> list[EvalPoint]:
     """Sample every prompt on the leased `slot`, and return one point per set, in order.
 
-    A prompt that the engine refuses is left out, and its completions are among the excluded ones. Raises InvalidRun if
-    these are too many; GeneratorLost or DeadlineExceeded: nothing is measured then, and the evaluation is repeated.
+    Refused prompts are left out. Raises InvalidRun for too many of them; after GeneratorLost or DeadlineExceeded nothing
+    is measured, and the evaluation is repeated.
     """
     points: list[EvalPoint] = []
     # Half of the engine's sequences: the other half keeps generating for the trainer.
