@@ -100,8 +100,7 @@ async def evaluate(
 ) -> list[EvalPoint]:
     """Sample every prompt on the leased `slot`, and return one point per set, in order.
 
-    Refused prompts are left out. Raises InvalidRun for too many of them; after GeneratorLost or DeadlineExceeded nothing
-    is measured, and the evaluation is repeated.
+    Refused prompts are left out; InvalidRun: too many. GeneratorLost, DeadlineExceeded: nothing is measured, repeat it.
     """
     points: list[EvalPoint] = []
     # Half of the engine's sequences: the other half keeps generating for the trainer.
