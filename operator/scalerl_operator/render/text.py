@@ -106,6 +106,8 @@ def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
     if status is not None and status.progress is not None and status.progress.eta_seconds is not None:
         rows.append(("ETA", format_duration(status.progress.eta_seconds)))
     rows.append(("forecast", describe_forecast(status.forecast if status else None, compute_unit(view.run))))
+    broken = [each for each in (status.conditions if status is not None else []) if each.type == "Healthy"]
+    rows += [("unhealthy", each.message) for each in broken if each.status == "False"]
     return rows
 
 

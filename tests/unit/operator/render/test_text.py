@@ -1,16 +1,29 @@
 """Numbers and forecasts as text."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 import pytest
 
+from scalerl_api import RLRun
 from scalerl_api.status import ForecastStatus
+from scalerl_api.wire import Progress, SelfCheck, StepVital
 from scalerl_operator.decide.halfway import Halfway
+from scalerl_operator.decide.status import build_status
+from scalerl_operator.render.describe import Overview, build_overview
 from scalerl_operator.render.text import (
+    ProgressView,
     describe_forecast,
     describe_halfway,
     format_compute,
     format_duration,
     format_rows,
+    progress_rows,
 )
+from scalerl_operator.run.attempts import start_attempt
+from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 DURATIONS = [
     (-3.0, "0s", "never negative"),
@@ -76,3 +89,49 @@ def test_the_half_way_forecast_is_shown_with_the_final_measurement() -> None:
 def test_rows_are_aligned() -> None:
     assert format_rows([("a", "1"), ("long", "2")]) == "a     1\nlong  2\n"
     assert format_rows([]) == ""
+
+
+BROKEN = "no step had a gradient for 5 steps up to step 6: every completion of a group got the same reward"
+
+
+@pytest.mark.parametrize(
+    ("vitals", "self_check", "text"),
+    [
+        ([], None, None),
+        ([], 2.8e-7, "2.8e-07 nats"),
+        ([0.0123, None], 2.8e-7, "0.012 nats"),
+        ([None, 0.5, 0.0351], None, "0.035 nats"),
+    ],
+    ids=["not measured", "by the self-check", "by a step, which is later", "by the last step that has it"],
+)
+def test_the_mismatch_is_in_the_progress_line(
+    make_run: Callable[..., RLRun], vitals: list[float | None], self_check: float | None, text: str | None
+) -> None:
+    check = {"version": 1, "generator": 0, "tokens": 9, "largest": 1.0, "worst_prompt": 3, "worst_mean": 1.0}
+    progress = Progress(
+        run="tiny",
+        attempt=1,
+        phase="training",
+        step=6,
+        version=6,
+        compute_gpu_hours=0.1,
+        vitals=[StepVital(step=1 + index, mismatch=value) for index, value in enumerate(vitals)],
+        self_check=SelfCheck.model_validate({**check, "mean": self_check}) if self_check is not None else None,
+        time=1.0,
+    )
+    observed = ObservedState((start_attempt(1, NOW),), progress=progress, answered=NOW)
+    status = build_status(make_run(), observed, Assessment(), ("Running", ""), NOW)
+    run = make_run().model_copy(update={"status": status})
+    assert dict(progress_rows(ProgressView(run, progress, (), 0))).get("mismatch") == text
+    overview = build_overview(Overview(run, "in runs/tiny", NOW))
+    assert ("mismatch" in overview) == (text is not None)
+    assert text is None or f"{text}, engine to trainer at lag 0" in overview
+
+
+def test_a_broken_rule_of_the_watchdog_stays_in_the_progress_line(make_run: Callable[..., RLRun]) -> None:
+    progress = Progress(run="tiny", attempt=1, phase="training", step=6, version=6, compute_gpu_hours=0.1, time=1.0)
+    observed = ObservedState((start_attempt(1, NOW),), progress=progress, answered=NOW)
+    for alarms, shown in (((Alarm("NoGradient", "Warn", BROKEN),), f"{BROKEN} (Warn)"), ((), None)):
+        status = build_status(make_run(), observed, Assessment(alarms=alarms), ("Running", ""), NOW)
+        run = make_run().model_copy(update={"status": status})
+        assert dict(progress_rows(ProgressView(run, progress, (), 0))).get("unhealthy") == shown

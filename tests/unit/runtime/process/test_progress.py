@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scalerl_api.wire import EvalPoint, RolloutExample, StepRecord
+from scalerl_api.wire import EvalPoint, RolloutExample, SelfCheck, StepRecord
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.slots import PoolCounters, Slot
 from scalerl_runtime.process.live_state import LiveState
@@ -131,6 +131,17 @@ def test_the_termination_message_has_the_last_checkpoint_and_evaluation(reporter
     assert (message.reason, message.step, message.error) == ("Retry", 6, "TrainerLost: rank 0")
     assert message.checkpoint.step == 6
     assert message.last_eval.index == 1
+
+
+def test_the_last_self_check_is_in_progress_metrics_and_termination_message(reporter):
+    assert (reporter.progress(0).self_check, metric(reporter, "self_check_mean")) == (None, [])
+    assert metric(reporter, "mismatch_bound") == ["0.05"]
+    numbers = {"generator": 0, "tokens": 128, "worst_prompt": 9, "worst_mean": 0.03}
+    for version, mean in ((0, 0.015), (1, 0.02)):
+        reporter.on_self_check(SelfCheck(version=version, mean=mean, largest=0.4, **numbers))
+    for found in (reporter.progress(0).self_check, reporter.termination("Invalid", "").self_check):
+        assert (found.version, found.mean) == (1, 0.02)
+    assert (metric(reporter, "self_check_mean"), metric(reporter, "self_check_max")) == (["0.02"], ["0.4"])
 
 
 def test_newest_example_is_reported(reporter):
