@@ -27,8 +27,9 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=IDS)
 KNOWN_ONLY_BY = {
     "ray": {"runtime/scalerl_runtime/actors/fleet.py"},
     "vllm": {
+        "runtime/scalerl_runtime/actors/engine_loading.py",  # vLLM's worker process
         "runtime/scalerl_runtime/actors/generator.py",  # the main process
-        "runtime/scalerl_runtime/actors/thinking_budget.py",  # vLLM's worker process
+        "runtime/scalerl_runtime/actors/thinking_budget.py",  # the worker process
         "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
         "runtime/scalerl_runtime/weights/nccl_sender.py",  # the trainer
     },

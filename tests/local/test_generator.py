@@ -166,7 +166,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: Rig) -> None:
-    """Wrong before `_refresh_tied_head`: the engine kept the head of its first weights."""
+    """Wrong before `refresh_shared_weights`: the engine kept the head of its first weights."""
     prompt = encode("12 + 7 =<think>")
     rig.change(5)
     rig.run(rig.push())
@@ -235,6 +235,24 @@ def test_a_cache_that_holds_no_completion_is_the_users_fault(model: Path) -> Non
     (fault,) = start_refused(model, context_tokens=65_536, kv_cache_megabytes=1).faults
     assert fault.path == "spec.generator.kvCacheMegabytes"
     assert "KV cache" in fault.allowed
+
+
+def test_an_update_of_other_tensors_ends_the_run_with_their_names(rig: Rig) -> None:
+    """vLLM alone warns of a tensor that an update lacks, and generates with the old one."""
+    whole, version = rig.buckets, rig.version
+    named = {e.name: (e.name, e.dtype, e.shape, 4) for bucket in whole for e in bucket.entries}
+    rig.buckets = plan_buckets([entry for name, entry in named.items() if name != "model.norm.weight"], limit=2**17)
+    with pytest.raises(InvalidRun, match="1 parameters of the engine get no value from the trainer: model.norm.weight"):
+        rig.run(rig.push())
+    rig.model.register_parameter("stray", torch.nn.Parameter(torch.zeros(3)))
+    rig.buckets = plan_buckets([*named.values(), ("stray", "float32", (3,), 4)], limit=2**17)
+    with pytest.raises(InvalidRun, match="stray"):
+        rig.run(rig.push())
+    del rig.model.stray
+    rig.buckets = whole
+    assert rig.version == version
+    rig.run(rig.push())
+    rig.run(rig.generator.probe())
 
 
 def test_the_cache_has_the_size_that_the_options_give(rig: Rig) -> None:

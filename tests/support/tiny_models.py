@@ -72,6 +72,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
         "rope_parameters": {kind: COMPASS_ROPE for kind in ("full_attention", "sliding_attention")}
     },
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "topk_method": "group_limited_greedy"},
+    "glm4_moe": {"head_dim": HEAD_DIM, "partial_rotary_factor": 1.0},
+    "deepseek_v3": {"topk_method": "noaux_tc"},  # of its published checkpoints; the engine reads it
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "falcon_h1": {"lm_head_multiplier": 0.5, "embedding_multiplier": 3.0},
     "glm46v": MROPE,

@@ -240,9 +240,13 @@ class Fleet:
     ) -> list[Any]:
         """Await all calls, the first `num_trainer_calls` of them the trainer's, the others the members', if any.
 
-        Raises TrainerLost, or one SyncFailed with the members that failed; all members if only the trainer failed.
+        Raises InvalidRun, TrainerLost, or one SyncFailed with the members that failed; all of them if only the
+        trainer failed.
         """
         results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results:
+            if isinstance(result, InvalidRun):
+                raise result
         for result in results[:num_trainer_calls]:
             if isinstance(result, TrainerLost):
                 raise result

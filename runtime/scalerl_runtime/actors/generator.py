@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from scalerl_api.validation import InvalidRun
+from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.deadlines import while_alive
 from scalerl_runtime.hub import first_line
-from scalerl_runtime.models.source import find_model, load_tokenizer
+from scalerl_runtime.models.source import FIELD, find_model, load_tokenizer
 from scalerl_runtime.types import EngineOutput, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
@@ -138,7 +138,8 @@ class Generator:
     async def load_received(self, update: WeightUpdate) -> float:
         """Load the received update; return the seconds for which the engine made no token.
 
-        Raises when the update did not arrive whole; the engine then keeps its old weights and still works.
+        Raises when the update did not arrive whole; the engine then keeps its old weights and still works. Raises
+        InvalidRun when the engine's model and the update differ in their tensors.
         """
         return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
 
@@ -148,9 +149,7 @@ class Generator:
         Raises when it did not arrive whole; the engine is then unusable, and `probe` raises.
         """
         self._is_spoiled = True
-        stall = await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
-        self._is_spoiled = False
-        return stall
+        return await self._apply(update, "receive_and_load", _layout(update.buckets), list(update.sums))
 
     async def _apply(self, update: WeightUpdate, method: str, *arguments: object) -> float:
         """Have the worker run `method`, then set the version of the new weights.
@@ -164,11 +163,15 @@ class Generator:
             await self._answered(self._engine.pause_generation(mode="keep", clear_cache=True))
         try:
             # The version follows in the engine's queue before it steps again: no token is labelled wrongly.
-            await asyncio.gather(
+            by_worker, _ = await asyncio.gather(
                 self._rpc(method, *arguments),
                 self._answered(self._engine.update_weight_version(str(update.version))),
             )
-            self.version = update.version
+            if gaps := sorted({gap for gaps in by_worker for gap in gaps}):
+                self._is_spoiled = True
+                needed = "a model of which trainer and engine have the same tensors"
+                raise InvalidRun([Fault(FIELD, self.options.model, f"{needed}; {gap}") for gap in gaps])
+            self.version, self._is_spoiled = update.version, False
         finally:
             # The update failed, and the core still runs.
             if self.version != update.version and not self._engine.errored:
@@ -177,8 +180,9 @@ class Generator:
                 await self._answered(self._engine.resume_generation())
         return clock() - began
 
-    async def _rpc(self, method: str, *arguments: object) -> None:
-        await self._answered(self._engine.collective_rpc(method, args=arguments))
+    async def _rpc(self, method: str, *arguments: object) -> list[Any]:
+        """Return what the method returns in each worker."""
+        return await self._answered(self._engine.collective_rpc(method, args=arguments))
 
     async def _answered(self, call: Awaitable[T]) -> T:
         """Await the engine core's reply. For a dead core vLLM would wait for ever."""

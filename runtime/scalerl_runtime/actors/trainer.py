@@ -1,6 +1,5 @@
 """One rank of the trainer gang: a causal LM under DeepSpeed ZeRO. I/O. The only module that imports DeepSpeed."""
 
-import math
 import os
 import socket
 import time
@@ -13,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scalerl_api import InvalidRun
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.start_check import make_checked_policy
+from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
 from scalerl_runtime.algorithm.loss import LossStats, objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
@@ -23,16 +24,14 @@ from scalerl_runtime.export.model_files import save_config
 from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.parts import auto_class
 from scalerl_runtime.models.source import find_model, load_config, loading
+from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
-    BUCKET_BYTES,
     GlooSender,
     Transport,
     WeightBucket,
     WeightSender,
     bucket_checksums,
-    plan_buckets,
-    view,
 )
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
@@ -67,7 +66,6 @@ class Trainer:
         self.world_size = world_size
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
-        self._buckets: tuple[WeightBucket, ...] = ()
         self._staged: list[Tensor] = []
 
     def address(self) -> tuple[str, int]:
@@ -97,9 +95,12 @@ class Trainer:
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
         with loading(options.model, "the trainer's model"):
             folder = find_model(options.model)
-            model = auto_class(load_config(folder, options.model)).from_pretrained(
-                folder, dtype=getattr(torch, options.dtype), attn_implementation="eager"
+            model, info = auto_class(load_config(folder, options.model)).from_pretrained(
+                folder, dtype=getattr(torch, options.dtype), attn_implementation="eager", output_loading_info=True
             )
+        if faults := check_loading(options.model, info):
+            raise InvalidRun(faults)
+        self._copies = WeightCopies(model)
         policy = make_checked_policy(
             model, precision=options.head, temperature=options.temperature, device=options.device
         )
@@ -109,11 +110,7 @@ class Trainer:
             config=_deepspeed_config(options, self.world_size),
             dist_init_required=False,
         )
-        self._names = _parameter_names(policy)
-        self._buckets = plan_buckets(
-            ((name, options.dtype, full_shape(p), getattr(torch, options.dtype).itemsize) for name, p in self._names),
-            limit=BUCKET_BYTES,
-        )
+        self._buckets = self._copies.plan()
 
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
@@ -211,8 +208,7 @@ class Trainer:
         The work of attention per squared token over that of the rest per token.
         """
         config = self._engine.module.model.config
-        count = sum(math.prod(full_shape(p)) for _, p in self._names)
-        return attention_width(config) / count
+        return attention_width(config) / self._copies.num_parameters
 
     def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
         """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
@@ -221,24 +217,14 @@ class Trainer:
         the copy is sent while the next step trains.
         """
         began = time.monotonic()
-        parameters = dict(self._names)
         where = self._engine.device if self.options.transport == "nccl" else torch.device("cpu")
-        staged = []
-        for bucket in self._buckets:
-            members = [parameters[entry.name] for entry in bucket.entries]
-            with self._gathered(members):
-                if self.rank == 0:
-                    flat = torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=where)
-                    for entry, parameter in zip(bucket.entries, members, strict=True):
-                        view(flat, entry).copy_(parameter.detach())
-                    staged.append(flat)
-        self._staged = staged
+        self._staged = self._copies.copy(where, self._gathered, keep=self.rank == 0)
         return self._version, self._buckets, time.monotonic() - began
 
-    def _gathered(self, parameters: list[nn.Parameter]) -> Any:
+    def _gathered(self, parameters: Sequence[nn.Parameter]) -> Any:
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters(parameters, enabled=self.options.zero_stage == 3)
+        return deepspeed.zero.GatheredParameters(list(parameters), enabled=self.options.zero_stage == 3)
 
     def join_weights(self, address: str, port: int, world_size: int, timeout_seconds: float) -> None:
         """Rank 0 only: open the transfer group of an epoch, and leave the previous one."""
@@ -288,16 +274,6 @@ def _own_address() -> str:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
         return "127.0.0.1"
-
-
-def _parameter_names(policy: Policy) -> list[tuple[str, nn.Parameter]]:
-    """Return the model's parameters with their Hugging Face names, a tied one once."""
-    return [(name.removeprefix("model."), p) for name, p in policy.named_parameters()]
-
-
-def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Return the parameter's full shape; under ZeRO-3 DeepSpeed keeps it, and the parameter is an empty placeholder."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimizer:

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.config import set_current_vllm_config
 
+from scalerl_runtime.actors.engine_loading import load_update, recorded, refresh_shared_weights
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
     PACKED_BUFFERS,
@@ -64,23 +65,21 @@ class WorkerExtension:
         """Receive one update into host memory, in a thread: the engine keeps generating with its present weights."""
         self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
 
-    def load_received(self, sums: list[int], timeout_seconds: float) -> None:
-        """Load what `begin_receive` received.
+    def load_received(self, sums: list[int], timeout_seconds: float) -> list[str]:
+        """Load what `begin_receive` received; return what did not fit the engine's model.
 
-        Any fault is raised before the model is changed, so a failed transfer leaves a working engine of the old
-        version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
+        A fault of the transfer is raised before the model is changed, so a failed transfer leaves a working engine of
+        the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
         """
         received, found = self._incoming.result(timeout_seconds)
         _compare(found, sums)
         runner = self.model_runner  # type: ignore[attr-defined] # the worker's
-        initialize_layerwise_reload(runner.model)
-        for bucket, flat in received:
-            runner.model.load_weights((entry.name, view(flat, entry)) for entry in bucket.entries)
-        finalize_layerwise_reload(runner.model, runner.model_config)
-        _refresh_tied_head(runner.model)
+        weights = ((entry.name, view(flat, entry)) for bucket, flat in received for entry in bucket.entries)
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # the worker's
+            return load_update(runner.model, runner.model_config, weights)
 
-    def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> None:
-        """Receive one update by vLLM's own engine, which loads parameters as they arrive.
+    def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> list[str]:
+        """Receive one update by vLLM's own engine, which loads parameters as they arrive; return what did not fit.
 
         A device has no room for a second copy of the weights, so faults are found after loading: when this raises, the
         engine's weights are corrupt.
@@ -93,23 +92,25 @@ class WorkerExtension:
         def load_and_sum(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
             arrived = list(weights)
             found.extend(tensor_checksum(tensor) for _, tensor in arrived)
-            return load(arrived)
+            return record.load(load, arrived)
 
         model.load_weights = load_and_sum  # on the instance: it hides the class's until it is deleted
         try:
             self.start_weight_update()  # type: ignore[attr-defined] # the worker's
-            self.update_weights(  # type: ignore[attr-defined] # the worker's
-                {
-                    "names": [entry.name for entry in entries],
-                    "dtype_names": [entry.dtype for entry in entries],
-                    "shapes": [list(entry.shape) for entry in entries],
-                }
-            )
+            with recorded(model) as record:
+                self.update_weights(  # type: ignore[attr-defined] # the worker's
+                    {
+                        "names": [entry.name for entry in entries],
+                        "dtype_names": [entry.dtype for entry in entries],
+                        "shapes": [list(entry.shape) for entry in entries],
+                    }
+                )
             self.finish_weight_update()  # type: ignore[attr-defined] # the worker's
         finally:
             del model.load_weights
-        _refresh_tied_head(model)
+        refresh_shared_weights(model)
         _compare(found, sums)
+        return record.gaps()
 
     def _thread(self) -> ThreadPoolExecutor:
         if not hasattr(self, "_executor"):
@@ -122,17 +123,6 @@ def _die_with_parent() -> None:
     core, and hold the device memory that the replacement engine needs.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _refresh_tied_head(model: Any) -> None:
-    """Prepack a tied head again: the reload updates the weight it shares with the embedding, not its CPU copy of it.
-
-    Without this a CPU engine with tied embeddings silently keeps the head of its first weights.
-    """
-    head = getattr(model, "lm_head", None)
-    embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
-    if head is not None and embedding is not None and getattr(head, "weight", None) is embedding.weight:
-        head.quant_method.process_weights_after_loading(head)
 
 
 def _receive(

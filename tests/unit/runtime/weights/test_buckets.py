@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from scalerl_runtime.actors.trainer import full_shape
+from scalerl_runtime.actors.weight_copies import full_shape
 from scalerl_runtime.weights.buckets import (
     GlooSender,
     TensorEntry,

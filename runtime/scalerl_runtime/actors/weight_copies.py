@@ -1,0 +1,94 @@
+"""Copies of a trained model for the engines, in buckets, under the names of its folder. PURE."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalerl_runtime.models.weight_names import (
+    TensorShape,
+    WeightGroup,
+    batch_groups,
+    convert_group,
+    named_weights,
+    plan_groups,
+)
+from scalerl_runtime.weights.buckets import BUCKET_BYTES, WeightBucket, plan_buckets, view
+
+Gathering = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]  # within it parameters have their values
+
+
+class WeightCopies:
+    """A rank's model as it leaves the trainer.
+
+    Groups are gathered in batches, so that under ZeRO-3 a device holds one batch beside its own share of the model.
+    """
+
+    def __init__(self, model: nn.Module):
+        """Note the model's tensors. Call it on the loaded model, before a module is replaced or a tensor moves."""
+        self._model = model
+        held = named_weights(model)
+        self._parameters = {name: t for name, t in held.items() if isinstance(t, nn.Parameter)}
+        self._buffers = [name for name in held if name not in self._parameters]
+        self._batches: tuple[tuple[tuple[WeightGroup, ...], tuple[WeightBucket, ...]], ...] = ()
+
+    def plan(self, *, limit: int = BUCKET_BYTES) -> tuple[WeightBucket, ...]:
+        """Lay the tensors out in buckets of `limit` bytes, once dtypes and shares are final; return the layout."""
+        shapes = [
+            TensorShape(name, str(tensor.dtype).removeprefix("torch."), full_shape(tensor))
+            for name, tensor in self._tensors().items()
+        ]
+        batches = []
+        for groups in batch_groups(plan_groups(self._model, shapes), limit=limit):
+            targets = [target for group in groups for target in group.targets]
+            buckets = plan_buckets(((t.name, t.dtype, t.shape, t.item_bytes) for t in targets), limit=limit)
+            batches.append((groups, buckets))
+        self._batches = tuple(batches)
+        return self.buckets
+
+    @property
+    def buckets(self) -> tuple[WeightBucket, ...]:
+        """The layout of one copy."""
+        return tuple(bucket for _, buckets in self._batches for bucket in buckets)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained values; a tied one counts once."""
+        return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in self._parameters.values())
+
+    def copy(self, where: torch.device, gathering: Gathering, *, keep: bool) -> list[Tensor]:
+        """Return the bytes of every bucket, in order, on `where`; nothing unless `keep`, on ranks that only gather."""
+        copied: list[Tensor] = []
+        for groups, buckets in self._batches:
+            with self._gathered(groups, gathering) as values:
+                if not keep:
+                    continue
+                flats = [torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=where) for bucket in buckets]
+                places = [view(f, entry) for b, f in zip(buckets, flats, strict=True) for entry in b.entries]
+                for place, tensor in zip(places, self._convert(groups, values), strict=True):
+                    place.copy_(tensor)
+            copied += flats
+        return copied
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Buffers are looked up: moving a model to a device replaces them."""
+        return {**self._parameters, **{name: self._model.get_buffer(name) for name in self._buffers}}
+
+    def _convert(self, groups: Sequence[WeightGroup], values: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        for group in groups:
+            yield from convert_group(self._model, group, values)
+
+    @contextmanager
+    def _gathered(self, groups: Sequence[WeightGroup], gathering: Gathering) -> Iterator[dict[str, Tensor]]:
+        """The groups' tensors, with their full values."""
+        held = self._tensors()
+        tensors = {name: held[name] for group in groups for name in group.sources}
+        with gathering([t for t in tensors.values() if isinstance(t, nn.Parameter)]):
+            yield {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def full_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the tensor's full shape; under ZeRO-3 DeepSpeed keeps it, and a parameter is an empty placeholder."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
