@@ -15,6 +15,7 @@ CLOSE_PLACE = "{close}"  # in the phrase: the tag that closes the thinking
 # The paper's phrase (section 3.2). It ends the thinking, so the answer follows it.
 INTERRUPTION_PHRASE = f"Okay, time is up. Let me stop thinking and formulate a final answer now. {CLOSE_PLACE}"
 TAG_PATTERN = r"^\S(.*\S)?$"  # tokenizers move white space at the ends of a text
+TAG_ALLOWED = "one line of text without white space at its ends"
 
 
 class Asynchrony(ApiModel):

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from scalerl_api.base import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_NAME_PATTERN
 from scalerl_api.cross_field_rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
-from scalerl_api.recipe import PRESETS, Recipe, merge
+from scalerl_api.recipe import PRESETS, TAG_ALLOWED, TAG_PATTERN, Recipe, merge
 from scalerl_api.rlrun import QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -133,7 +133,7 @@ def _explain(item: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
     if kind == "model_type":
         return value, f"a mapping is needed; {_fields(_model_at(root, item['loc']))}"
     if kind == "string_pattern_mismatch":
-        return value, _PATTERNS[context["pattern"]]
+        return value, PATTERNS[context["pattern"]]
     if kind in _ALLOWED:
         return value, _ALLOWED[kind].format(**context)
     message = str(item["msg"])
@@ -162,10 +162,11 @@ _ALLOWED = {
     "dict_type": "a mapping is needed",
     "invalid_key": "field names are strings",
 }
-_PATTERNS = {
+PATTERNS = {
     NAME_PATTERN: NAME_ALLOWED,
     RUN_NAME_PATTERN: RUN_NAME_ALLOWED,
     WORD_PATTERN: WORD_ALLOWED,
+    TAG_PATTERN: TAG_ALLOWED,
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
 }

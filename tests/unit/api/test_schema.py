@@ -10,6 +10,7 @@ from scalerl_api.cross_field_rules import CRD_RULES, FIXED, Rule
 from scalerl_api.recipe import Recipe
 from scalerl_api.reference_page import build_reference, list_fields
 from scalerl_api.schema import LIST_KEYS, build_crd, build_files, build_schema, find_schema, main
+from scalerl_api.validation import PATTERNS
 
 Schema = dict[str, Any]
 # Keywords that a CRD's schema may contain (apiextensions.k8s.io/v1), as far as we need it.
@@ -215,3 +216,20 @@ def test_check_fails_on_a_stale_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "docs/api.md").write_text("edited by hand")
     assert main([*root, "--check"]) == 1
     assert "stale: docs/api.md;" in capsys.readouterr().err
+
+
+def find_patterns(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("pattern"), str):
+            yield node["pattern"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from find_patterns(each)
+
+
+def test_every_pattern_of_the_spec_has_words() -> None:
+    """Without them a value that does not match would end `validate` in a KeyError."""
+    found = set(find_patterns(find_schema(build_schema(), "spec")))
+    assert found
+    assert found <= set(PATTERNS)
