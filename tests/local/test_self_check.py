@@ -18,21 +18,21 @@ WRONG_ENGINE = Path(__file__).with_name("wrong_engine.py")
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("kind", "version"),
+    ("kind", "versions"),
     [
-        pytest.param("stand-in", 0, id="log-probabilities of another model, at the first update"),
-        pytest.param("second-update", 1, id="a real engine that loads its second update wrongly"),
+        pytest.param("stand-in", {0}, id="log-probabilities of another model, at the first update"),
+        pytest.param("second-update", {1, 2, 3}, id="a real engine that loads its second update wrongly"),
     ],
 )
 def test_a_wrong_engine_ends_the_run_without_a_retry(
     kind: str,
-    version: int,
+    versions: set[int],
     tmp_path: Path,
     write_run: Callable[[dict[str, Any]], Path],
     lines: Callable[[Path], list[dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # The evaluation of step 0 would hold the only engine at version 0; with one prompt it is over soon.
+    # The evaluation of step 0 holds the only engine at version 0; with one prompt it is over within a step or two.
     changes = {"failurePolicy": {"maxRestarts": 3}, "data": {"heldOut": {"prompts": 1, "samplesPerPrompt": 1}}}
     run_file, folder = write_run({"spec": {**changes, "warmStart": {"steps": 2}}}), tmp_path / "run"
     deps = CliDeps(coordinator=[sys.executable, str(WRONG_ENGINE), kind], poll_seconds=0.2)
@@ -40,7 +40,9 @@ def test_a_wrong_engine_ends_the_run_without_a_retry(
     (attempt,) = [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()][-1:]
     left = attempt["termination"]
     assert (attempt["number"], attempt["exitCode"], left["reason"]) == (1, EXIT_INVALID, "Invalid")
-    assert (left["selfCheck"]["version"], left["step"]) == (version, version)
+    version = left["selfCheck"]["version"]
+    assert version in versions
+    assert left["step"] == version
     assert left["selfCheck"]["mean"] > 0.1
     output = capsys.readouterr()
     for text in (left["error"], output.out + output.err):

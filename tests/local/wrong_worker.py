@@ -1,4 +1,6 @@
-"""An engine's worker that loads its second update wrongly: `EngineOptions.worker_extension` of wrong_engine.py."""
+"""An engine's worker that loads every update but its first wrongly; wrong_engine.py starts it."""
+
+import torch
 
 from scalerl_runtime.actors.vllm_worker import WorkerExtension
 
@@ -11,5 +13,7 @@ class WrongWorker(WorkerExtension):
     def load_received(self, sums: list[int], timeout_seconds: float) -> None:
         super().load_received(sums, timeout_seconds)
         self.num_updates += 1
-        if self.num_updates == 2:
-            self.model_runner.model.model.norm.weight.data.mul_(1.5)  # type: ignore[attr-defined] # the worker's
+        if self.num_updates < 2:
+            return
+        with torch.inference_mode():
+            self.model_runner.model.model.norm.weight.data.mul_(4.0)  # type: ignore[attr-defined] # the worker's
