@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 .NOTPARALLEL:
 .PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
-.PHONY: bench-cluster bench-apply bench-takeover kill-matrix
+.PHONY: models bench-cluster bench-apply bench-takeover kill-matrix
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -35,6 +35,9 @@ check: setup ## check format, lint, types, import rules, generated files; run th
 
 generate: setup ## write the CRD and the reference pages of docs/ from the code
 	@scripts/generate
+
+models: setup ## measure every family of models against transformers, and write the table of docs/models.md
+	@$(PYTHON) -m pytest -q tests/local/test_models.py --rewrite-golden
 
 prometheus-test: needs-setup-prometheus setup ## test queries, dashboards and alerts with a real Prometheus (Debian: prometheus)
 	@$(PYTHON) -m pytest -q tests/prometheus

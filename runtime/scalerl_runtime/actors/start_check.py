@@ -16,6 +16,7 @@ from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
 from scalerl_runtime.algorithm.head import Precision
 from scalerl_runtime.models.head_transform import measure_transform
+from scalerl_runtime.models.parts import find_body
 
 MODEL_PATH = "spec.model.source"
 ALLOWED = "a model whose own forward the trainer's packed rows represent; docs/models.md lists the families"
@@ -95,6 +96,8 @@ def compare(model: Any) -> tuple[Policy, StartReport]:
         transform = measure_transform(model, sequences[0][:4])
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
+        if find_body(model).config._attn_implementation != ATTENTION_NAME:
+            raise ValueError("its layers have an attention of their own, not by transformers' interface")
         policy = Policy(model, precision="fp32", temperature=1.0, transform=transform)
         packed = logprobs_packed(policy, sequences)
         changed = logprobs_packed(policy, [sequences[0].flip(0), *sequences[1:]])

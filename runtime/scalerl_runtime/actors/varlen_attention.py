@@ -42,6 +42,14 @@ class RowMask:
     window: int | None = None  # itself and the window - 1 before it
     chunk: int | None = None  # those of its own chunk
 
+    def __getattr__(self, name: str) -> object:
+        """Refuse what a tensor would answer: a layer that computes with its mask has an attention of its own."""
+        raise AttributeError(f"a layer reads the attention mask itself: {ATTENTION_NAME} has a description only")
+
+    def __getitem__(self, index: object) -> object:
+        """Refuse the same for an index."""
+        raise TypeError(f"a layer reads the attention mask itself: {ATTENTION_NAME} has a description only")
+
 
 def attend_row(
     query: Tensor,

@@ -94,9 +94,9 @@ def test_state_that_runs_from_neighbour_to_neighbour_is_found(family: str, dtype
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("falcon", "model's attention is"),  # no attention interface
+        ("falcon", "an attention of their own"),  # no attention interface
         ("bert", "changed before the head"),
-        ("deepseek_v32", "not subscriptable"),
+        ("deepseek_v32", "a layer reads the attention mask itself"),
         ("inkling_text", "InklingAttention has position_bias"),
     ],
 )
