@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalerl_runtime.algorithm.head import linear_logprob, plan_chunk
+from scalerl_runtime.algorithm.head import HeadTransform, linear_logprob, plan_chunk
 
 TOKENS, VOCABULARY, HIDDEN = 8192, 152_064, 1024
 MAX_EXTRA_BYTES = 5e8  # issue 3
@@ -53,6 +53,26 @@ def test_bf16_operands_keep_float32_logits() -> None:
     rounded, _ = linear_logprob(states, weight, target, precision="bf16", chunk=1)
     assert exact.item() == pytest.approx(-0.3132617, abs=1e-6)  # -ln(1 + 1/e)
     assert rounded.item() == pytest.approx(-0.6931472, abs=1e-6)  # -ln 2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2**-7)])
+def test_bias_scale_and_cap_equal_dense_float64(dtype: torch.dtype, tolerance: float) -> None:
+    states, weight, target = _inputs(2100, 3000, 64, dtype)
+    bias = torch.randn(3000, device="cuda", generator=torch.Generator("cuda").manual_seed(3)).to(dtype).requires_grad_()
+    leaves = [states, weight, bias]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    logits = 4.0 * torch.tanh(0.5 * (exact[0] @ exact[1].T + exact[2]) / 4.0)
+    expected = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
+    logp, _ = linear_logprob(
+        states, weight, target, precision="fp32", chunk=500, bias=bias, transform=HeadTransform(scale=0.5, softcap=4.0)
+    )
+    assert float((logp - expected).detach().abs().max()) < 1e-5
+    torch.autograd.backward([logp.sum()])
+    torch.autograd.backward([expected.sum()])
+    for leaf, other in zip(leaves, exact, strict=True):
+        assert leaf.grad is not None
+        assert other.grad is not None
+        assert float((leaf.grad - other.grad).abs().max() / other.grad.abs().max()) < tolerance
 
 
 def _extra_bytes(states: Tensor, weight: Tensor, target: Tensor) -> int:

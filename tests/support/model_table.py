@@ -23,7 +23,9 @@ def read_table(page: str) -> Table:
 def write_table(page: str, table: Table) -> str:
     """Return the page with `table` in the old one's place; a missing cell is UNKNOWN."""
     lines = [COLUMNS, tuple("---" for _ in COLUMNS)]
-    lines += [(f"`{family}`", *(row.get(name, UNKNOWN) for name in COLUMNS[1:])) for family, row in sorted(table.items())]
+    lines += [
+        (f"`{family}`", *(row.get(name, UNKNOWN) for name in COLUMNS[1:])) for family, row in sorted(table.items())
+    ]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return page[: page.index(START) + len(START)] + text + page[page.index(END) :]
 
