@@ -99,6 +99,23 @@ def test_an_update_that_is_no_number_is_left_out(folder: Path, without: Any, ran
         torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_bf16_leaves_out_an_update_that_is_no_number(folder: Path, stage: int) -> None:
+    losses, weights = run_case(folder, f"low{stage}", ranks=1, stage=stage, budget=60, poison=2, dtype="bfloat16")
+    assert not math.isfinite(losses[2][1])
+    assert all(math.isfinite(value) for step in (0, 1, 3) for value in losses[step])
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+def test_bf16_gradients_are_summed_in_float32(folder: Path) -> None:
+    """bf16 sums of as many micro-batches are 2e-4 off."""
+    norms = [
+        run_case(folder, f"sums{budget}", ranks=1, stage=2, budget=budget, dtype="bfloat16")[0][0][1]
+        for budget in (100_000, 60)
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=6e-5)
+
+
 def test_restart_from_a_checkpoint_repeats_the_run(folder: Path, whole: Any) -> None:
     losses, weights = run_case(folder, "resumed", ranks=1, stage=1, budget=100_000, resume=str(folder / "checkpoint"))
     assert [step[0] for step in losses] == [step[0] for step in whole[0][2:]], "bit for bit"

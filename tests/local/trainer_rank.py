@@ -39,7 +39,7 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
     case = json.loads(path.read_text())
     options = TrainerOptions(
         model=case["model"],
-        dtype="float32",
+        dtype=case.get("dtype", "float32"),
         head="fp32",
         zero_stage=case["stage"],
         optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0, epsilon=1e-8),

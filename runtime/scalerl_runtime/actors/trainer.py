@@ -295,7 +295,11 @@ def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any
         "gradient_accumulation_steps": 1,  # the boundary is set by hand: the number of micro-batches varies
         "train_batch_size": world_size,
         "gradient_clipping": options.optimizer.grad_clip,
-        "bf16": {"enabled": options.dtype == "bfloat16"},
+        # Without the check an update that is no number would be applied in bf16; in float32 DeepSpeed always checks.
+        "bf16": {"enabled": options.dtype == "bfloat16", "check_grad_overflow": True},
+        # bf16 sums over micro-batches lose the small gradients that AdamW turns into full steps. With ZeRO 1 the setting
+        # would select an optimizer that has no such check.
+        **({} if options.zero_stage == 1 else {"data_types": {"grad_accum_dtype": "fp32"}}),
         "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time
         "zero_optimization": {"stage": options.zero_stage, "overlap_comm": options.device == "cuda"},
         "steps_per_print": 2**31 - 1,
