@@ -36,6 +36,10 @@ from scalerl_runtime.weights.buckets import (
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
+# bf16 sums over micro-batches and ranks lose the small gradients that AdamW turns into full steps. With ZeRO 1 this would
+# select an optimizer that applies an update of nan.
+FLOAT32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -297,9 +301,7 @@ def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any
         "gradient_clipping": options.optimizer.grad_clip,
         # Without the check an update that is no number would be applied in bf16; in float32 DeepSpeed always checks.
         "bf16": {"enabled": options.dtype == "bfloat16", "check_grad_overflow": True},
-        # bf16 sums over micro-batches lose the small gradients that AdamW turns into full steps. With ZeRO 1 the setting
-        # would select an optimizer that has no such check.
-        **({} if options.zero_stage == 1 else {"data_types": {"grad_accum_dtype": "fp32"}}),
+        **({} if options.zero_stage == 1 else FLOAT32_SUMS),
         "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time
         "zero_optimization": {"stage": options.zero_stage, "overlap_comm": options.device == "cuda"},
         "steps_per_print": 2**31 - 1,
