@@ -36,7 +36,7 @@ from scalerl_runtime.weights.buckets import (
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
-# bf16 sums over micro-batches and ranks lose the small gradients that AdamW turns into full steps. With ZeRO 1 this would
+# bf16 sums over micro-batches and ranks lose small gradients, which AdamW turns into full steps. With ZeRO 1 this would
 # select an optimizer that applies an update of nan.
 FLOAT32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 
