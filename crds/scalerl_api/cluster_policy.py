@@ -161,13 +161,33 @@ def _of_policy(name: str) -> str:
 
 
 def build_roles() -> list[Object]:
-    """Return the ClusterRoles that Kubernetes aggregates into its view, edit and admin."""
+    """Return the ClusterRoles that Kubernetes aggregates into view, edit and admin, and that of `scalerl export`."""
     read, write = ["get", "list", "watch"], ["create", "update", "patch", "delete", "deletecollection"]
     return [
         _role("view", read),
         _role("edit", read + write),
         _role("admin", read + write),
+        _export_role(),
     ]
+
+
+def _export_role() -> Object:
+    """The rights of `scalerl export` on a cluster. Kubernetes' own edit has them; this one is bound by its name.
+
+    Not aggregated: the right to execute in pods would otherwise come with the right to edit runs.
+    """
+    rules = [
+        {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "create", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},
+    ]
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": f"scalerl-{PLURAL}-export"},
+        "rules": rules,
+    }
 
 
 def _role(level: str, verbs: list[str]) -> Object:

@@ -263,3 +263,9 @@ def test_a_run_that_finishes_can_be_looked_at_afterwards(platform: Platform, tmp
     assert platform.scalerl("logs", "short", "-n", NAMESPACE)
     platform.scalerl("report", "short", "-n", NAMESPACE, "--folder", tmp_path)
     assert (tmp_path / "pass_rate.png").stat().st_size > 10_000
+    platform.scalerl("export", "short", "-n", NAMESPACE, "--to", tmp_path / "model")
+    made = json.loads((tmp_path / "model" / "scalerl-export.json").read_text())
+    assert made["step"] == 12
+    assert {"model.safetensors", "tokenizer.json", "config.json", "README.md"} <= set(made["files"])
+    assert "<!--" not in (tmp_path / "model" / "README.md").read_text(), "the card has the forecast"
+    wait_for("the pod of the export is gone", lambda: pods() == ["short-trainer-0"])

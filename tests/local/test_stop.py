@@ -11,7 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from scalerl_runtime.export.convert import read_exported
+
+PROMPT = "12 + 3 ="
 WAIT_SECONDS = 600.0  # until the first steps are done, on a busy machine
 
 
@@ -21,6 +26,47 @@ def wait_for_lines(path: Path, count: int, process: "subprocess.Popen[bytes]") -
         assert process.poll() is None, "the run ended before it could be stopped"
         assert time.monotonic() < deadline, f"{path.name} did not reach {count} lines"
         time.sleep(0.05)
+
+
+def check_model(folder: Path, step: int) -> None:
+    """`model-final` is of `step`, loads in transformers, and gives the logits of the trainer's own weights."""
+    path = folder / "model-final"
+    made = read_exported(path)
+    assert made is not None
+    assert made.step == step
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+    tokens = torch.tensor([tokenizer(PROMPT)["input_ids"]])
+    assert tokens.shape == (1, len(PROMPT)), "a token for each character"
+    states = folder / "checkpoints" / f"step-{step:08d}" / "deepspeed" / "mp_rank_00_model_states.pt"
+    trained = {name.removeprefix("model."): value for name, value in torch.load(states)["module"].items()}
+    twin = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model-start"))
+    twin.load_state_dict(trained)
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, twin.eval()(tokens).logits)
+    assert model.generation_config.eos_token_id is not None
+    assert {each.stat().st_mode & 0o777 for each in path.iterdir()} == {0o644}
+
+
+def check_best(folder: Path, evals: list[dict[str, Any]]) -> None:
+    """`model-best` is of the highest pass rate, of equal ones the earlier."""
+    best = max(evals, key=lambda line: (line["passRate"], -line["step"]))
+    made = read_exported(folder / "model-best")
+    assert made is not None
+    assert made.step == best["step"]
+    assert f"{best['passRate']:.4f}" in (folder / "model-best" / "README.md").read_text()
+
+
+def check_command(folder: Path, tmp_path: Path) -> None:
+    """`scalerl export` makes the same weights of the checkpoint, and the card has the forecast."""
+    command = [sys.executable, "-m", "scalerl_operator", "export", str(folder), "--to", str(tmp_path / "out")]
+    subprocess.run(command, timeout=300, check=True)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / "model-final" / name).read_bytes(), name
+    for path in (tmp_path / "out", folder / "model-final"):
+        card = (path / "README.md").read_text()
+        assert "NotIdentified" in card or "ceiling" in card
+        assert "pass_rate.png" in card
+        assert (path / "pass_rate.png").stat().st_size > 10_000
 
 
 @pytest.mark.timeout(1500)
@@ -42,7 +88,11 @@ def test_interrupted_run_goes_on_where_it_stopped(
     stopped_at = len(lines(folder / "ledger.jsonl"))
     assert 5 <= stopped_at < 80
     assert (folder / "checkpoints" / f"step-{stopped_at:08d}" / "manifest.json").exists(), "saved where it stopped"
+    check_model(folder, stopped_at)
     assert subprocess.run([*command, "--resume"], timeout=900, check=False).returncode == 0
+    check_model(folder, 80)
+    check_best(folder, lines(folder / "evals.jsonl"))
+    check_command(folder, tmp_path)
     ledger = lines(folder / "ledger.jsonl")
     assert [line["step"] for line in ledger] == list(range(1, 81))
     assert [line["attempt"] for line in ledger] == [1] * stopped_at + [2] * (80 - stopped_at)

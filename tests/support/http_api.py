@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,8 @@ class HttpApi:
         """Prefix of a path -> its handler."""
         self.files: dict[str, bytes] = {}
         """Path -> content, in every container: what `ls` and `cat` find."""
+        self.exec: Callable[[web.Request, web.WebSocketResponse], Awaitable[None]] | None = None
+        """Plays a command in a pod; None: `ls` and `cat` of `files`."""
         self.list_version = "9"
         self.log = ""
         """The log of every container."""
@@ -126,6 +128,9 @@ class HttpApi:
         *program, last = request.query.getall("command")
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
         await socket.prepare(request)
+        if self.exec is not None:
+            await self.exec(request, socket)
+            return socket
         status: Json = {"status": "Success"}
         if program == ["cat"] and last not in self.files:
             status = {"status": "Failure", "reason": "NonZeroExitCode", "message": f"cat: {last}: No such file"}
@@ -165,6 +170,8 @@ class HttpApi:
                     return web.json_response(await self.store.create(resource, body))
                 case "PUT":
                     return web.json_response(await self.store.replace(resource, body))
+                case "DELETE":
+                    return web.json_response(await self.store.delete(resource, namespace, name, body))
         except KubeError as error:
             message = f'{plural} "{name}" not found' if error.status == 404 else error.message
             code, status, _ = fake_api.refusal(error.status, error.reason, message)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
-from scalerl_api import Fault, InvalidRun, parse_run
-from scalerl_api.wire import ModelVerdict
+from scalerl_api import Fault, InvalidRun, RLRun, parse_run
+from scalerl_api.wire import BEST_MODEL, FINAL_MODEL, ModelVerdict
 from scalerl_operator.cli.exit_codes import (
     EXIT_FAILED,
     EXIT_FINISHED,
@@ -22,6 +22,7 @@ from scalerl_operator.cli.exit_codes import (
 from scalerl_operator.cli.options import (
     CompareOptions,
     CompletionOptions,
+    ExportCommandOptions,
     FitOptions,
     LogsOptions,
     LookupOptions,
@@ -96,6 +97,10 @@ def _dispatch(options: Options, deps: CliDeps) -> int:
             return _validate(options, deps)
         case StatusOptions() | ReportOptions() | RolloutsOptions() | LogsOptions():
             return _look_up(options)
+        case ExportCommandOptions():
+            from scalerl_operator.cli.export.command import run_export
+
+            return run_export(options)
         case FitOptions() | CompareOptions() | PlanOptions():
             return _read_curves(options)
         case OperatorOptions():
@@ -189,11 +194,29 @@ def _close(folder: RunFolder, outcome: str, message: str) -> None:
         from scalerl_operator.cli.report import write_report
 
         rows.append(("report", str(write_report(folder))))
+    rows += _name_models(folder, run)
     write_out("\n" + format_rows(rows))
     if outcome not in (*COMPLETE, "Suspended"):
         tail = [] if outcome == "Interrupted" else records.load_log_tail(folder, num_lines=15)
         text = "".join(f"  | {line}\n" for line in tail)
         sys.stderr.write(f"{text}scalerl: {outcome}: {message}\nscalerl: the runtime's output is in {folder.log}\n")
+
+
+def _name_models(folder: RunFolder, run: RLRun) -> list[tuple[str, str]]:
+    """Complete the cards of the exported models; return (label, text) of each, and of what was not written."""
+    from scalerl_operator.export.machine import find_picture
+    from scalerl_operator.export.model_card import complete_card
+
+    rows = []
+    for label, name in (("model", FINAL_MODEL), ("best model", BEST_MODEL)):
+        path = folder.path / name
+        if path.is_dir():
+            complete_card(path, run, find_picture(folder.path))
+            rows.append((label, str(path)))
+    attempts = records.load_attempts(folder)
+    if attempts and attempts[-1].said in ("Finished", "Stopped") and attempts[-1].error:
+        rows.append(("not written", f"{attempts[-1].error}; the checkpoint is saved: `scalerl export {folder.path}`"))
+    return rows
 
 
 def _look_up(options: RunQueryOptions) -> int:

@@ -86,6 +86,22 @@ class RolloutsOptions(LookupOptions):
     format: Literal["text", "json"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportCommandOptions(LookupOptions):
+    """Options of `scalerl export`."""
+
+    target: str
+    """Name or folder of a run, a checkpoint's folder, or an exported model's."""
+    to: str
+    """A folder, or `hub:OWNER/NAME`."""
+    step: int | None
+    best: bool
+    hub_token_secret: str | None
+    """On a cluster: Secret whose key `token` holds the hub's token."""
+    image: str | None
+    """On a cluster: the runtime's image; None: the one that the run's pods had."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of a CSV file that hold a curve."""
@@ -164,6 +180,7 @@ Options = (
     | ReportOptions
     | LogsOptions
     | RolloutsOptions
+    | ExportCommandOptions
     | FitOptions
     | CompareOptions
     | PlanOptions

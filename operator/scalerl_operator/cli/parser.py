@@ -21,6 +21,7 @@ from scalerl_operator.cli.command_parts import (
 from scalerl_operator.cli.options import (
     CompareOptions,
     CompletionOptions,
+    ExportCommandOptions,
     FitOptions,
     LogsOptions,
     Options,
@@ -102,6 +103,7 @@ def build_program() -> click.Group:
         _report(),
         _rollouts(),
         _logs(),
+        _export(),
         _fit(),
         _operator(),
         _compare(),
@@ -218,6 +220,31 @@ def _logs() -> click.Command:
         *location_options(),
     ]
     return build_command("print the output of a run's processes", parameters, LogsOptions, examples, name="logs")
+
+
+def _export() -> click.Command:
+    examples = """\
+  scalerl export quickstart --to exported                        the newest checkpoint
+  scalerl export quickstart --best --to exported                 the highest held-out pass rate
+  scalerl export runs/quickstart/checkpoints/step-00000200 --to exported
+  scalerl export quickstart --to hub:me/quickstart               token from HF_TOKEN, or of `hf auth login`
+  scalerl export qwen -n research --to exported                  through a short-lived pod, which is deleted
+  scalerl export qwen -n research --to hub:me/qwen --hub-token-secret hub     its key `token`
+"""
+    source = click.Argument(["target"], metavar="RUN|FOLDER", help="a run, a checkpoint, or an exported model")
+    to = "a folder (new, empty, or an older export, which is replaced), or hub:OWNER/NAME (private if it is new)"
+    image = "runtime image of the pod on a cluster (default: the one of the run's pods)"
+    parameters = [
+        source,
+        click.Option(["--to"], required=True, metavar="FOLDER|hub:NAME", help=to),
+        click.Option(["--step"], type=COUNT, metavar="N", help="checkpoint of step N (default: the newest)"),
+        flag("--best", text="the evaluated weights with the highest held-out pass rate"),
+        text_option("--hub-token-secret", text="Secret on the cluster whose key `token` is the hub's token"),
+        text_option("--image", metavar="IMAGE", text=image),
+        *location_options(),
+    ]
+    text = "write a checkpoint as a Hugging Face folder, with tokenizer and model card"
+    return build_command(text, parameters, ExportCommandOptions, examples, name="export")
 
 
 def _columns() -> Parameters:

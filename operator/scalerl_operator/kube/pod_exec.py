@@ -1,7 +1,7 @@
 """Runs a command in a pod and returns its output, as `kubectl exec` does. I/O."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 
@@ -37,6 +37,45 @@ async def run_in_pod(
         raise KubeError(what, 0, type(error).__name__, str(error)) from error
     _check(what, bytes(output[STATUS]), bytes(output[STDERR]))
     return bytes(output[STDOUT])
+
+
+async def stream_from_pod(
+    kube: KubeClient,
+    place: tuple[str, str, str],
+    command: Sequence[str],
+    receivers: Mapping[int, Callable[[bytes], None]],
+    *,
+    seconds: float,
+) -> int:
+    """Run `command` in (namespace, pod, container) and pass on each message by its channel; return the exit code.
+
+    Raises KubeError: the request is refused, nothing arrives for `seconds`, or the connection ends before the command.
+    """
+    namespace, pod, container = place
+    query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", each) for each in command)]
+    what, status = f"exec in {namespace}/{pod}", bytearray()
+    receive: dict[int, Callable[[bytes], None]] = {**receivers, STATUS: status.extend}
+    try:
+        async with kube.open_socket(PODS.path(namespace, pod, "exec"), query, PROTOCOL, seconds=seconds) as socket:
+            while (message := await socket.receive(timeout=seconds)).type == aiohttp.WSMsgType.BINARY:
+                if message.data[0] in receive:
+                    receive[message.data[0]](message.data[1:])
+    except aiohttp.WSServerHandshakeError as error:
+        raise KubeError(what, error.status, "Refused", _explain(error)) from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise KubeError(what, 0, type(error).__name__, str(error)) from error
+    if not status:
+        raise KubeError(what, 0, "Cut", "the connection ended before the command")
+    return parse_exit_code(bytes(status))
+
+
+def parse_exit_code(status: bytes) -> int:
+    """Return the exit code in a metav1.Status; 1 for a failure without one."""
+    found = json.loads(status)
+    if found.get("status") == "Success":
+        return 0
+    causes = found.get("details", {}).get("causes", [])
+    return next((int(each["message"]) for each in causes if each.get("reason") == "ExitCode"), 1)
 
 
 def _explain(error: aiohttp.WSServerHandshakeError) -> str:

@@ -17,6 +17,7 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 OWNED_PREFIXES = ("scalerl.io/", "app.kubernetes.io/")
 ANNOTATION_CEILING = "scalerl.io/predicted-ceiling"
 ANNOTATION_INTERVAL = "scalerl.io/predicted-ceiling-interval"
+ANNOTATION_IMAGE = "scalerl.io/runtime-image"  # of the ConfigMap with the spec: a later export needs it
 FORECAST_ANNOTATIONS = (ANNOTATION_CEILING, ANNOTATION_INTERVAL)
 
 PORT_NAME = "http"  # of the coordinator's port; the chart's monitors name it

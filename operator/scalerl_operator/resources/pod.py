@@ -30,7 +30,7 @@ from scalerl_operator.resources.pod_template import GPU, Json, check_template, m
 
 USER = 1000  # of the runtime's image; the claim's files belong to this group
 _VOLUME_SPEC = f"{names.VOLUME_PREFIX}spec"
-_VOLUME_TOKEN = f"{names.VOLUME_PREFIX}token"
+TOKEN_VOLUME = f"{names.VOLUME_PREFIX}token"
 _VOLUME_RUN = f"{names.VOLUME_PREFIX}run"
 _VOLUME_SHARED_MEMORY = f"{names.VOLUME_PREFIX}shm"
 _VOLUME_SCRATCH = f"{names.VOLUME_PREFIX}tmp"
@@ -134,7 +134,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json
 
 def _mounts(owner: Owner) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "mountPath": names.SPEC_FOLDER, "readOnly": True}
-    yield {"name": _VOLUME_TOKEN, "mountPath": names.TOKEN_FOLDER, "readOnly": True}
+    yield {"name": TOKEN_VOLUME, "mountPath": names.TOKEN_FOLDER, "readOnly": True}
     folder = names.folder_in_claim(owner.name, owner.uid)
     yield {"name": _VOLUME_RUN, "mountPath": names.RUN_FOLDER, "subPath": folder}
     yield {"name": _VOLUME_SHARED_MEMORY, "mountPath": names.SHARED_MEMORY}
@@ -143,7 +143,7 @@ def _mounts(owner: Owner) -> Iterator[Json]:
 
 def _volumes(owner: Owner) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "configMap": {"name": names.config_name(owner.name)}}
-    yield {"name": _VOLUME_TOKEN, "secret": {"secretName": names.token_name(owner.name), "defaultMode": 0o440}}
+    yield {"name": TOKEN_VOLUME, "secret": {"secretName": names.token_name(owner.name), "defaultMode": 0o440}}
     claim = owner.run.spec.checkpoint.claim_name or names.claim_name(owner.name)
     yield {"name": _VOLUME_RUN, "persistentVolumeClaim": {"claimName": claim}}
     # Kubernetes gives 64 MB otherwise; Ray's object store and vLLM's workers share memory here.

@@ -13,7 +13,7 @@ from scalerl_operator.resources.pod_template import Json
 
 def build_common(owner: Owner, options: PodOptions) -> list[Json]:
     """Return what all pods of the run share; each can be applied at any time."""
-    built = [_service(owner), _config(owner), _secret(owner), _disruption_budget(owner)]
+    built = [_service(owner), _config(owner, options), _secret(owner), _disruption_budget(owner)]
     if options.isolation is not None:
         built.append(_network_policy(owner, options.isolation))
     return built if owner.run.spec.checkpoint.claim_name is not None else [*built, _claim(owner)]
@@ -31,8 +31,9 @@ def _service(owner: Owner) -> Json:
     }
 
 
-def _config(owner: Owner) -> Json:
+def _config(owner: Owner, options: PodOptions) -> Json:
     head = build_owned(owner, "v1", "ConfigMap", names.config_name(owner.name), "spec")
+    head["metadata"]["annotations"] = {names.ANNOTATION_IMAGE: options.image}
     return {**head, "data": {names.SPEC_KEY: owner.document}}
 
 

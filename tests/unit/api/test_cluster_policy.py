@@ -98,3 +98,14 @@ def test_role_is_aggregated_into_the_one_of_kubernetes(level: str, may_write: bo
     runs, status = role["rules"]
     assert ("patch" in runs["verbs"]) == may_write
     assert status == {"apiGroups": ["scalerl.io"], "resources": ["rlruns/status"], "verbs": ["get"]}
+
+
+def test_the_right_to_export_is_bound_by_its_name() -> None:
+    """The right to edit runs does not bring the right to execute in pods."""
+    (role,) = [each for each in build_roles() if each["metadata"]["name"] == "scalerl-rlruns-export"]
+    assert "labels" not in role["metadata"]
+    granted = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert granted == {
+        *(("rlruns", "get"), ("configmaps", "get"), ("pods/exec", "get"), ("pods/exec", "create")),
+        *(("pods", "get"), ("pods", "create"), ("pods", "delete")),
+    }

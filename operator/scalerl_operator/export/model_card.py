@@ -1,0 +1,35 @@
+"""Adds the forecast and its picture to an exported model's card, which the runtime writes without them. I/O."""
+
+from pathlib import Path
+
+from scalerl_api import RLRun
+from scalerl_api.wire import CARD_FORECAST
+from scalerl_operator.local.durable_files import save_text
+from scalerl_operator.render.text import describe_forecast
+from scalerl_operator.run.progress import compute_unit
+
+CARD_FILE = "README.md"
+PICTURE_FILE = "pass_rate.png"
+EXPORT_FILE = "scalerl-export.json"
+
+
+def describe_for_card(run: RLRun, *, has_picture: bool) -> str:
+    """Return the card's section on the forecast: ceiling with its 90 % interval, verdict and reason."""
+    forecast = run.status.forecast if run.status is not None else None
+    text = describe_forecast(forecast, compute_unit(run)) if forecast is not None else "No forecast was made."
+    reason = f"\n\n{forecast.reason}" if forecast is not None and forecast.ceiling is not None else ""
+    picture = f"\n\n![held-out pass rate with the fitted curve]({PICTURE_FILE})" if has_picture else ""
+    return f"{text[:1].upper()}{text[1:]}{reason}{picture}"
+
+
+def complete_card(folder: Path, run: RLRun, picture: Path | None) -> None:
+    """Fill the place for the forecast in the card of `folder`, and copy the picture beside it. Harmless if repeated."""
+    card = folder / CARD_FILE
+    if not card.is_file() or not (folder / EXPORT_FILE).is_file():
+        return
+    text = card.read_text(encoding="utf-8")
+    if CARD_FORECAST not in text:
+        return
+    if picture is not None:
+        (folder / PICTURE_FILE).write_bytes(picture.read_bytes())
+    save_text(card, text.replace(CARD_FORECAST, describe_for_card(run, has_picture=picture is not None)))
