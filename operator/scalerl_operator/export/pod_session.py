@@ -90,7 +90,7 @@ async def find_image(kube: KubeClient, wanted: PodExport) -> str:
 
 
 async def _wait_running(kube: KubeClient, key: tuple[str, str], notify: Notify) -> None:
-    deadline, told = asyncio.get_running_loop().time() + START_SECONDS, ""
+    deadline, shown = asyncio.get_running_loop().time() + START_SECONDS, ""
     while True:
         status = (await kube.get(PODS, *key)).get("status", {})
         if any("running" in each.get("state", {}) for each in status.get("containerStatuses", [])):
@@ -100,9 +100,9 @@ async def _wait_running(kube: KubeClient, key: tuple[str, str], notify: Notify) 
             raise ExportFault(f"pod {key[1]} ended before the export: {state}")
         if asyncio.get_running_loop().time() > deadline:
             raise ExportFault(f"pod {key[1]} did not start within {START_SECONDS:g} s: {state}")
-        if state != told:
+        if state != shown:
             notify(f"waiting for the pod: {state}")
-            told = state
+            shown = state
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -119,7 +119,7 @@ def _describe(status: Json) -> str:
 async def _execute(
     kube: KubeClient, key: tuple[str, str], command: list[str], receive: Callable[[bytes], None], notify: Notify
 ) -> None:
-    """Run the export in the pod. Raises ExportFault with its last words."""
+    """Run the export in the pod. Raises ExportFault with its last message."""
     lines = _Lines(notify)
     place = (*key, names.CONTAINER)
     receivers = {STDOUT: receive, STDERR: lines.feed}
