@@ -36,8 +36,8 @@ check: setup ## check format, lint, types, import rules, generated files; run th
 generate: setup ## write the CRD and the reference pages of docs/ from the code
 	@scripts/generate
 
-models: setup ## measure every family of models against transformers, and write the table of docs/models.md
-	@$(PYTHON) -m pytest -q tests/local/test_models.py --rewrite-golden
+models: setup ## measure every family of models with trainer and engine, and write the table of docs/models.md
+	@SCALERL_ALL_MODELS=1 $(PYTHON) -m pytest -q tests/local/test_models.py tests/local/test_engine_rows.py --rewrite-golden
 
 prometheus-test: needs-setup-prometheus setup ## test queries, dashboards and alerts with a real Prometheus (Debian: prometheus)
 	@$(PYTHON) -m pytest -q tests/prometheus
