@@ -75,7 +75,15 @@ def make_checked_policy(
     if report.faults:
         raise _invalid(model, "; ".join(report.faults))
     policy.head.precision, policy.head.temperature = precision, temperature
+    freeze_unused(policy)
     return policy
+
+
+def freeze_unused(policy: Policy) -> None:
+    """Freeze what text does not pass through, such as a vision tower: ZeRO would decay weights without a gradient."""
+    used = {id(p) for module in (find_body(policy.model), policy.head) for p in module.parameters()}
+    for parameter in policy.parameters():
+        parameter.requires_grad_(id(parameter) in used)
 
 
 def compare(model: Any) -> tuple[Policy, StartReport]:

@@ -127,3 +127,21 @@ def test_a_models_fault_crosses_processes() -> None:
     copy = pickle.loads(pickle.dumps(raised.value))
     assert str(copy) == str(raised.value)
     assert copy.faults == raised.value.faults
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mistral3", "gemma3"])
+def test_the_text_part_of_a_multimodal_class_is_trained_and_the_rest_frozen(family: str) -> None:
+    made = make_checked_policy(build_model(family), precision="fp32", temperature=1.0)
+    frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    assert all("vision" in name or "visual" in name or "projector" in name for name in frozen)
+    tokens = torch.arange(3, 12)
+    inputs = (tokens, torch.arange(9), torch.tensor([0, 9]), torch.arange(8), tokens[1:])
+    made(*inputs)[0].sum().backward()
+    trained = {name for name, parameter in made.named_parameters() if parameter.grad is not None}
+    assert trained == set(dict(made.named_parameters())) - frozen
+
+
+def test_a_text_model_is_trained_whole() -> None:
+    made = make_checked_policy(build_model("gpt_oss"), precision="fp32", temperature=1.0)
+    assert all(parameter.requires_grad for parameter in made.parameters())
