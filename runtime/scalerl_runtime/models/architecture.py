@@ -116,7 +116,7 @@ def _compare(config: Any, eager: Any, packed: Any, forward: PackedForward) -> No
 
 def _refuse_mixing(config: Any) -> None:
     register_own_value()
-    with _explained("attention"):
+    with _explained("attention: its code fails on rows without a mask"):
         mixing = find_mixing_module(find_body(build_small(config, OWN_VALUE)))
     if mixing is not None:
         raise Unrepresentable(f"{mixing} mixes tokens outside attention, so sequences of a packed row would mix")
