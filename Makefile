@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test unit local check generate golden lock bench bench-forecast gpu clean
+.PHONY: help setup demo real test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
 .PHONY: models bench-cluster bench-apply bench-takeover kill-matrix
 
@@ -20,6 +20,9 @@ setup: needs-setup ## create .venv; the first time takes minutes and 7 GB, after
 demo: needs-setup-engines setup ## train a small model, forecast its ceiling, write a report: about 15 minutes
 	@.venv/bin/scalerl run examples/quickstart.yaml
 	@echo "The report: $$(ls -t runs/*/report.html | head -n 1)"
+
+real: needs-setup-engines setup ## train a real pre-trained chat model of 135M parameters: half an hour on two cores
+	@PYTHONPATH=tests/support $(PYTHON) bench/runtime/real_model.py $(ARGS)
 
 test: needs-setup-prometheus-cluster-engines check ## run all tests that need no GPU
 	@scripts/beside 'prometheus-test cluster-test' local
