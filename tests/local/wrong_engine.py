@@ -1,19 +1,13 @@
-"""The real coordinator with a wrong engine: `python wrong_engine.py stand-in|second-update`."""
+"""The real coordinator with an engine whose log-probabilities are made up: `python wrong_engine.py stand-in`."""
 
-import functools
 import sys
 
 from stand_in_generator import StandInGenerator
 
 from scalerl_runtime import __main__ as entry
-from scalerl_runtime.actors import fleet, options
+from scalerl_runtime.actors import fleet
 
-if sys.argv[1] == "stand-in":  # its log-probabilities are made up: wrong from the first update on
-    fleet.Generator = StandInGenerator  # type: ignore[misc,assignment,attr-defined]
-else:
-    options.EngineOptions = functools.partial(  # type: ignore[misc,assignment]
-        options.EngineOptions, worker_extension="wrong_worker.WrongWorker"
-    )
+fleet.Generator = StandInGenerator  # type: ignore[misc,assignment,attr-defined]
 
 if __name__ == "__main__":
     sys.argv = [sys.argv[0], "coordinator"]
