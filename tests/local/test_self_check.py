@@ -50,6 +50,6 @@ def test_a_wrong_engine_ends_the_run_without_a_retry(
         assert "allowed are 0.001 nats on average with model.dtype float32 and recipe.head fp32" in text
     status = yaml.safe_load((folder / "status.yaml").read_text())["status"]
     (failed,) = [each for each in status["conditions"] if each["type"] == "Failed"]
-    assert (failed["status"], failed["reason"]) == ("True", "Invalid")
+    assert (failed["status"], failed["reason"]) == ("True", "InvalidSpec")
     steps = lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     assert len(steps) == version, "no step trains on tokens of an engine that was found wrong"
