@@ -308,6 +308,9 @@ class RLRunSpec(ApiModel):
     """Restarts."""
     deadlines: Deadlines = Deadlines()
     """Longest waits."""
+    trackers: list[Literal["wandb", "tensorboard", "mlflow"]] = Field(default=[], max_length=3)
+    """Experiment trackers that get the spec, every step and every evaluation; each needs its package: see
+    docs/trackers.md. Credentials come from the tracker's own environment variables."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seeds data order, sampling, splits and weights."""
 

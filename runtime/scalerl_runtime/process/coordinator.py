@@ -27,6 +27,8 @@ from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
+from scalerl_runtime.trackers.points import build_config
+from scalerl_runtime.trackers.track import Trackers, check_packages
 from scalerl_runtime.types import Group
 
 EndReason = Literal["Finished", "AllPromptsSolved", "Stopped"]
@@ -57,12 +59,16 @@ class Coordinator:
         await self.server.start(host, environment.port, environment.folder / ADDRESS_FILE)
         newest = await self._find_checkpoint()
         self.reporter.on_resume(newest)  # before the long start: a poll must not see the run begin anew
+        check_packages(self.inputs.run.spec.trackers)
         parts = await build_parts(self.inputs)
         following = asyncio.create_task(self.exports.follow())
+        outcome = "Failed"
         try:
-            return await self._train_and_export(parts, newest)
+            outcome = reason = await self._train_and_export(parts, newest)
+            return reason
         finally:
             following.cancel()
+            await asyncio.to_thread(self.reporter.close_trackers, outcome)
             await parts.close()
             await self.server.stop()
 
@@ -123,12 +129,17 @@ class Coordinator:
             self.inputs, self.storage, parts, trainer_clock=self.live.trainer_clock, quadratic=quadratic
         )
         pipeline = self.live.pipeline = Pipeline(deps, position, self.reporter, self.stopping)
+        self.reporter.trackers = self._start_trackers()
         self.server.is_ready = True
         self.reporter.on_phase("training", "")
         await pipeline.run(fresh=fresh)
         if self.stopping.is_set():
             return "Stopped"
         return "AllPromptsSolved" if pipeline.is_solved else "Finished"
+
+    def _start_trackers(self) -> Trackers:
+        run, folder = self.inputs.run, self.inputs.environment.folder
+        return Trackers.build(run.spec.trackers, run.name, folder, build_config(run, self.inputs.recipe))
 
     async def _find_checkpoint(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint and its state; None if there is none."""

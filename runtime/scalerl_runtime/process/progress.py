@@ -24,6 +24,9 @@ from scalerl_runtime.process.metrics import Publisher
 from scalerl_runtime.process.vitals import Vitals
 from scalerl_runtime.storage.checkpoint import RunState
 from scalerl_runtime.storage.cost import CostFile
+from scalerl_runtime.trackers.interface import TrackedPoint
+from scalerl_runtime.trackers.points import build_eval_point, build_summary
+from scalerl_runtime.trackers.track import Trackers
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ProgressReporter:
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
         self._detail = ""
+        self.trackers: Trackers | None = None  # from the start of training on
         self._latest: StepRecord | None = None
         self._example: RolloutExample | None = None
         self._checkpoint: Checkpoint | None = None
@@ -74,6 +78,9 @@ class ProgressReporter:
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """See `Observer`."""
         self._latest = record
+        if self.trackers is not None:
+            values = {**record.values, "compute_gpu_hours": record.compute_gpu_hours}
+            self.trackers.log(TrackedPoint("train", record.step, values, record.time))
         self._cost.save(self._live.device_seconds())
         self._vitals.add(record)
         self._publisher.set(record.values)
@@ -96,6 +103,8 @@ class ProgressReporter:
         """See `Observer`."""
         self._evals.extend(points)
         self._publish_evals(points)
+        if self.trackers is not None and points:
+            self.trackers.log(build_eval_point(points, time.time()))
         self.after_eval()
 
     def evals(self) -> Sequence[EvalPoint]:
@@ -164,6 +173,12 @@ class ProgressReporter:
             publisher.raise_to("refused_prompts_total", live.counters.refused)
             publisher.raise_to("verifier_failures_total", live.counters.excluded)
         return publisher.render()
+
+    def close_trackers(self, outcome: str) -> None:
+        """Send the summary and end every tracker, within its deadline. `outcome`: of the attempt."""
+        if self.trackers is not None:
+            summary = build_summary(outcome, self._live.step, self._live.compute_gpu_hours, self._evals)
+            self.trackers.close(summary, is_final=outcome in ("Finished", "AllPromptsSolved"))
 
     def termination(
         self, reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"], error: str
