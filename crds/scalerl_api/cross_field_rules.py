@@ -102,6 +102,14 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
+        blamed="checkpoint.path",
+        cel="!has(self.checkpoint.path) || !self.checkpoint.path.contains('://')",
+        holds=lambda it: it.checkpoint.path is None or "://" not in it.checkpoint.path,
+        found="{it.checkpoint.path}",
+        allowed="a folder; object storage has to be mounted as one",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
         blamed="generator.maxReplicas",
         cel="self.generator.maxReplicas >= self.generator.minReplicas",
         holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,

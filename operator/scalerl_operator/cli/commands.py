@@ -42,6 +42,7 @@ from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.model_verdicts import fetch_verdicts
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
+from scalerl_operator.local.writable_folder import make_writable
 from scalerl_operator.local.yaml_document import load_document
 from scalerl_operator.run.conditions import COMPLETE
 
@@ -87,6 +88,10 @@ def run_command(options: Options, deps: CliDeps | None) -> int:
     except BrokenPipeError:  # `scalerl status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:  # a disk that is full, a folder that is gone
+        if error.filename is None:
+            raise
+        return _fail(f"scalerl: {error.filename}: {error.strerror}", EXIT_RETRY)
 
 
 def _dispatch(options: Options, deps: CliDeps) -> int:
@@ -156,6 +161,7 @@ def _run(options: RunOptions, deps: CliDeps) -> int:
     from scalerl_operator.local.driver import DriverDeps, FolderInUse, drive, prepare_folder
     from scalerl_operator.local.signals import Interrupts
 
+    _check_folders(folder, run)
     with records.lock_folder(folder) as lock, Interrupts().listening() as interrupts:
         try:
             prepare_folder(folder, run, text, resume=options.resume)
@@ -177,6 +183,17 @@ def _run(options: RunOptions, deps: CliDeps) -> int:
         if done.outcome == "Interrupted":
             return EXIT_INTERRUPTED if interrupts.last_signal == signal.SIGINT else EXIT_RETRY
         return _EXIT_CODES[done.outcome]
+
+
+def _check_folders(folder: RunFolder, run: RLRun) -> None:
+    """Raise UsageError or InvalidRun unless the run can write where the user says, before any process is started."""
+    obstacle = make_writable(folder.path)
+    if obstacle is not None:
+        raise UsageError(f"--folder cannot be written: {obstacle}")
+    path = run.spec.checkpoint.path
+    obstacle = make_writable(Path(path)) if path is not None else None
+    if obstacle is not None:
+        raise InvalidRun([Fault("spec.checkpoint.path", str(path), f"a folder that can be written ({obstacle})")])
 
 
 def _close(folder: RunFolder, outcome: str, message: str) -> None:

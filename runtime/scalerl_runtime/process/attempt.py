@@ -12,6 +12,7 @@ from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.hub import is_transient
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.process.coordinator import Coordinator
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
@@ -54,6 +55,9 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
         log.error("%s", error)
         return _terminate(environment, coordinator.reporter.termination("Failed", _one_line(error)), EXIT_NON_FINITE)
     except Exception as error:
+        if isinstance(error, OSError) and is_transient(error):  # a full disk, a file system that does not answer
+            log.error("%s", error)
+            return _terminate(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)
         log.exception("the run failed")
         return _terminate(environment, coordinator.reporter.termination("Failed", _one_line(error)), 1)
     return _terminate(environment, coordinator.reporter.termination(reason, coordinator.export_fault), EXIT_FINISHED)

@@ -27,6 +27,7 @@ from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
+from scalerl_runtime.storage.writable_folder import check_writable
 from scalerl_runtime.trackers.points import build_config
 from scalerl_runtime.trackers.track import Trackers, check_packages
 from scalerl_runtime.types import Group
@@ -57,9 +58,18 @@ class Coordinator:
         environment = self.inputs.environment
         host = "127.0.0.1" if environment.port == 0 else "0.0.0.0"  # noqa: S104 # in a pod its peers must reach it
         await self.server.start(host, environment.port, environment.folder / ADDRESS_FILE)
-        newest = await self._find_checkpoint()
-        self.reporter.on_resume(newest)  # before the long start: a poll must not see the run begin anew
-        check_packages(self.inputs.run.spec.trackers)
+        try:
+            check_packages(self.inputs.run.spec.trackers)
+            path = self.inputs.run.spec.checkpoint.path
+            if path is not None:
+                await asyncio.to_thread(check_writable, Path(path), "spec.checkpoint.path")
+            newest = await self._find_checkpoint()
+            self.reporter.on_resume(newest)  # before the long start: a poll must not see the run begin anew
+            return await self._run_parts(newest)
+        finally:
+            await self.server.stop()
+
+    async def _run_parts(self, newest: tuple[Path, RunState] | None) -> EndReason:
         parts = await build_parts(self.inputs)
         following = asyncio.create_task(self.exports.follow())
         outcome = "Failed"
@@ -70,7 +80,6 @@ class Coordinator:
             following.cancel()
             await asyncio.to_thread(self.reporter.close_trackers, outcome)
             await parts.close()
-            await self.server.stop()
 
     async def _train_and_export(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         """Train to the end or to a stop; then the newest checkpoint, and the best evaluated one, become models."""

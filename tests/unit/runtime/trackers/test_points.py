@@ -73,7 +73,7 @@ class Memory:
 
 
 def test_a_reporter_sends_steps_evaluations_and_the_end(tmp_path):
-    reporter = ProgressReporter(ReportIdentity("run", 1), LiveState(1), CostFile(tmp_path), [])
+    reporter = ProgressReporter(ReportIdentity("run", 1, 0.5), LiveState(1), CostFile(tmp_path), [])
     tracker = Memory()
     reporter.trackers = Trackers({"memory": tracker}, "run", tmp_path, {})
     reporter.on_step(StepRecord(step=3, time=5.0, attempt=1, compute_gpu_hours=0.25, values={"reward": 0.5}), [0], [])
