@@ -1,4 +1,4 @@
-"""What is known of a tracker's run between attempts: its id, and the last steps that it has. I/O."""
+"""The state of a tracker between attempts: the id of its run, and the last steps that it has. I/O."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""What trackers get of a run."""
+"""The values that trackers get of a run."""
 
 from pathlib import Path
 
