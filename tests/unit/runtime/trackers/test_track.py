@@ -17,6 +17,7 @@ from scalerl_runtime.trackers import track as module
 from scalerl_runtime.trackers.interface import TrackedPoint
 from scalerl_runtime.trackers.track import Trackers, check_packages
 
+PATIENCE = 300.0  # seconds for a package that starts processes, on a busy machine
 CONFIG = {"recipe.optimizer.learningRate": 0.25, "model.source": "org/model", "seed": 7}
 
 
@@ -40,11 +41,11 @@ def track_two_attempts(folder, name):
     first = Trackers.build([name], "run", folder, CONFIG)
     for point in (*map(train, range(1, 6)), evaluation(2)):
         first.log(point)
-    first.close({"step": 5}, is_final=False)
+    first.close({"step": 5}, is_final=False, seconds=PATIENCE)
     second = Trackers.build([name], "run", folder, CONFIG)
     for point in (*map(train, range(4, 9)), evaluation(6)):
         second.log(point)
-    second.close({"step": 8, "outcome": "Finished"}, is_final=True)
+    second.close({"step": 8, "outcome": "Finished"}, is_final=True, seconds=PATIENCE)
 
 
 def test_tensorboard_has_every_step_once(tmp_path):
