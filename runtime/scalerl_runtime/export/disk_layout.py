@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalerl_runtime.export.checkpoint_weights import ExportError, Weight
+from scalerl_runtime.models.parts import auto_class
 
 MAX_FILE_BYTES = 4 * 2**30
 _LAYER = re.compile(r"^.*?\.\d+\.")
@@ -53,12 +54,12 @@ class DiskGroup:
 
 def build_reference(folder: Path) -> Any:
     """Return the model of `folder`'s config without memory for its weights. Raises ExportError."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return auto_class(config).from_config(config)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise ExportError(f"{folder / 'config.json'} cannot be used: {error}") from error
 
