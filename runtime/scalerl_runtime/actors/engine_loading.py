@@ -14,7 +14,7 @@ from vllm.config import ModelConfig
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import layerwise
-from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
+from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
 from vllm.model_executor.model_loader.reload.utils import get_layer_params_buffers, get_tensor_load_numel
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.platforms import current_platform
@@ -22,6 +22,7 @@ from vllm.platforms import current_platform
 from scalerl_runtime.models.weight_names import list_names
 
 Weights = Iterable[tuple[str, Tensor]]
+# SKIP_TENSORS: a reload leaves these in place, so vLLM's loaders write them without the count; biases are among them.
 REFUSALS = (AssertionError, KeyError, ValueError)  # what vLLM's models raise for names and shapes that they lack
 
 
@@ -89,7 +90,7 @@ class LoadRecord:
         """Return a sentence for each kind of gap; what vLLM refused leaves all others unknown."""
         if self.refused:
             return self.refused
-        unknown = [n for n in self.sent if n not in self.used and n.rpartition(".")[2] not in SKIP_LOAD_TENSORS]
+        unknown = [n for n in self.sent if n not in self.used and n.rpartition(".")[2] not in SKIP_TENSORS]
         filled = {place.shared for place in self.places.values() if place.is_whole}
         empty = [f"{p.prefix}.{p.key}" for p in self.places.values() if p.shared not in filled]
         gaps = (
@@ -131,7 +132,7 @@ def _list_places(model: nn.Module) -> dict[int, _Place]:
     for prefix, module in model.named_modules():
         kernel: dict[str, Tensor] = (layerwise.get_layerwise_info(module).kernel_tensors or ({},))[0]
         for key, tensor in get_layer_params_buffers(module)[0].items():
-            if key not in SKIP_LOAD_TENSORS:
+            if key not in SKIP_TENSORS:
                 places[id(tensor)] = _Place(module, prefix, key, tensor, id(kernel.get(key, tensor)))
     return places
 
