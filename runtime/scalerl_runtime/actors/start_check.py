@@ -141,10 +141,15 @@ def _numbers(config: Any) -> list[tuple[str, int]]:
 
 @torch.no_grad()
 def logprobs_alone(model: Any, sequences: Sequence[Tensor]) -> list[Tensor]:
-    """Log-probabilities of all tokens but the first, [T - 1] each, from the model's own forward of each sequence."""
+    """Log-probabilities of all tokens but the first, [T - 1] each, from the model's own forward of each sequence.
+
+    Raises ValueError if the model has another number of logits than tokens.
+    """
     found = []
     for tokens in sequences:
         logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+        if len(logits) != len(tokens) - 1:
+            raise ValueError(f"the model returns logits of {len(logits) + 1} positions for {len(tokens)} tokens")
         found.append(logits.log_softmax(-1).gather(1, tokens[1:, None]).squeeze(1))
     return found
 

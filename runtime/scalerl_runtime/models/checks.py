@@ -10,7 +10,7 @@ from typing import Any
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.models.architecture import Unrepresentable, examine
-from scalerl_runtime.models.dimensions import context_limit, head_dim
+from scalerl_runtime.models.dimensions import context_limit, head_dim, rotary_switch
 from scalerl_runtime.models.engine_support import cpu_head_sizes, engine_architectures, engine_name
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.source import FIELD
@@ -87,6 +87,13 @@ def check_context(candidate: Candidate) -> Iterable[Fault]:
     if have is not None and wanted > have:
         found = f"{have} positions, but promptTokens + thinkTokens + answerTokens are {wanted}"
         yield candidate.fault(found, f"shorter lengths in recipe.length, {have} in all, or a model with more positions")
+    switch = rotary_switch(candidate.config)
+    if switch is not None and wanted > switch[1]:
+        kind, trained = switch
+        found = f"rotary scaling {kind!r}, which treats sequences beyond {trained} tokens differently from shorter ones"
+        yield candidate.fault(
+            found, f"at most {trained} tokens in recipe.length (promptTokens, thinkTokens, answerTokens)"
+        )
 
 
 def _class_name(config: Any) -> str:

@@ -35,6 +35,24 @@ def context_limit(config: Any) -> int | None:
     return positions
 
 
+def rotary_switch(config: Any) -> tuple[str, int] | None:
+    """Return the rotary scaling whose frequencies depend on a sequence's length, and the length from which they do.
+
+    `dynamic` and `longrope` choose by the longest sequence of a forward pass, so a packed row with sequences on both
+    sides of that length computes some of them with the frequencies of others. None for every other scaling.
+    """
+    text = config.get_text_config()
+    ropes = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    nested = [each for each in ropes.values() if isinstance(each, dict)]  # by kind of layer
+    for rope in (ropes, *nested):
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind in ("dynamic", "longrope"):
+            trained = rope.get("original_max_position_embeddings")
+            own = _number(text, "original_max_position_embeddings") or _number(text, "max_position_embeddings")
+            return kind, int(trained or own)
+    return None
+
+
 def _number(config: Any, name: str) -> int:
     value = getattr(config, name, None)
     return value if isinstance(value, int) else 0

@@ -111,6 +111,26 @@ def test_context_limit_counts_rotary_scaling(settings: dict[str, Any], limit: in
     assert context_limit(Qwen2Config(**settings)) == limit
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 512}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("positions", "rope"), [pytest.param(512, DYNAMIC, id="dynamic"), pytest.param(8192, LONG, id="longrope")]
+)
+def test_lengths_may_not_reach_another_rotary_scaling(positions: int, rope: dict[str, Any]) -> None:
+    """A packed row has one set of frequencies: that of its longest sequence."""
+    lengths = {"promptTokens": 100, "thinkTokens": 300, "answerTokens": 113}
+    config = Qwen2Config(
+        max_position_embeddings=positions, hidden_size=32, num_attention_heads=4, num_key_value_heads=4,
+        rope_parameters=rope,
+    )  # fmt: skip
+    found = words(check_context(candidate(config, **lengths)))
+    assert f"rotary scaling {rope['rope_type']!r}, which treats sequences beyond 512 tokens" in found
+    assert words(check_context(candidate(config, **{**lengths, "answerTokens": 112}))) == ""
+
+
 def test_lengths_must_fit_into_the_positions() -> None:
     lengths = {"promptTokens": 100, "thinkTokens": 300, "answerTokens": 113}
     config = Qwen2Config(max_position_embeddings=512)
