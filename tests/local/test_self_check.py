@@ -21,6 +21,7 @@ WRONG_ENGINE = Path(__file__).with_name("wrong_engine.py")
     ("kind", "versions"),
     [
         pytest.param("stand-in", {0}, id="log-probabilities of another model, at the first update"),
+        pytest.param("second-update", {1, 2, 3}, id="a real engine that loads its second update wrongly"),
     ],
 )
 def test_a_wrong_engine_ends_the_run_without_a_retry(
