@@ -205,8 +205,10 @@ RESOURCES: dict[str, list[Resource]] = {
 def rights_in_code() -> set[tuple[str, str, str]]:
     """(group, resource, verb) of every call of the client in the operator's code, and of kopf's watches."""
     found = {("scalerl.io", "rlruns", "watch"), ("", "pods", "watch")}
-    # The commands in cli/ run with their user's permissions, not with the operator's; kube/ is the client itself.
-    text = "\n".join(path.read_text() for path in sorted(CODE.rglob("*.py")) if path.parent.name not in ("cli", "kube"))
+    # The commands in cli/ and export/ run with their user's permissions; kube/ is the client itself.
+    of_users = {"cli", "export", "kube"}
+    paths = (path for path in sorted(CODE.rglob("*.py")) if path.relative_to(CODE).parts[0] not in of_users)
+    text = "\n".join(path.read_text() for path in paths)
     assert len(re.findall(r"kopf[.]on[.]event[(]", text)) == 2
     calls = re.findall(r"kube[.](get|list|gather|create|replace|apply|merge|check|delete)[(]\s*(\w+)([^\n]*)", text)
     calls += [("get", *each) for each in re.findall(r"find_object[(][\w.]*kube, (\w+)([^\n]*)", text)]

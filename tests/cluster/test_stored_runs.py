@@ -147,6 +147,8 @@ def test_server_and_types_set_the_same_defaults(runs: Runs, edit: Edit) -> None:
     ours["data"].pop("downstream")
     ours["data"]["train"].pop("task")
     assert ours["failurePolicy"].pop("rules") == []
+    assert ours.pop("trackers") == []
+    assert "trackers" not in stored
     assert "rules" not in stored["failurePolicy"]
     assert empty.keys() & stored["data"].keys() == set()
     for role in ("trainer", "generator"):
