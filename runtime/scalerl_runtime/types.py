@@ -91,6 +91,7 @@ class SamplingRequest:
     think_budget: int | None = None  # tokens after the tag that opens the thinking; None: no interruption
     seed: int | None = None
     think_tokens: int | None = None  # of the prompt
+    ignore_ends: bool = False  # sample on to `max_tokens` after a token that ends a completion
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,8 @@ def _draw_panel(axes: Axes, panel: StepPanel, steps: Sequence[StepRecord]) -> No
         x, y = _series(steps, name)
         values = np.array(y) * panel.scale
         axes.plot(x, values, color=colour, lw=0.8, alpha=0.35)
-        axes.plot(x, _smooth(values), color=colour, lw=1.8, ls=style, label=label)
+        marker = "o" if len(x) == 1 else ""  # a line needs two points
+        axes.plot(x, _smooth(values), color=colour, lw=1.8, ls=style, label=label, marker=marker)
     axes.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=9)
     if len(panel.series) > 1:

@@ -112,7 +112,8 @@ class Generator:
             logprobs=0,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            stop_token_ids=list(self.options.stop_ids),
+            stop_token_ids=[] if request.ignore_ends else list(self.options.stop_ids),
+            ignore_eos=request.ignore_ends,
             extra_args=_budget_arguments(request),
             skip_special_tokens=False,
         )

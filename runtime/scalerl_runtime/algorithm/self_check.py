@@ -14,7 +14,7 @@ from scalerl_runtime.algorithm.packing import plan_packs
 from scalerl_runtime.types import EngineOutput, Floats, Prompt, SamplingRequest
 
 CHECK_PROMPTS = 4
-CHECK_TOKENS = 32  # of one completion: with four prompts the mean over 128 tokens is steady, and costs a second
+CHECK_TOKENS = 32  # of a prompt: with four prompts the mean over 128 tokens is steady, and costs a second
 CHECK_SEED = 3  # marks the self-check's random numbers; training and evaluation have marks of their own
 
 
@@ -45,18 +45,20 @@ def choose_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [by_length[place] for place in places]
 
 
-def build_request(run: RLRun, version: int, prompt: Prompt) -> SamplingRequest:
-    """Return the request for a short completion at the run's temperature, without a thinking budget.
+def build_requests(run: RLRun, version: int, prompt: Prompt) -> list[SamplingRequest]:
+    """Return the requests for CHECK_TOKENS tokens at the run's temperature, without a thinking budget.
 
-    It has a seed, so that the engine's own random numbers stay those of a run without the check.
+    A completion goes on after a token that ends it: the mean over the few tokens of short answers would be unsteady.
+    Where completions are limited to fewer tokens, several are sampled. Each has a seed, so that the engine's own
+    random numbers stay those of a run without the check.
     """
     recipe = run.spec.resolved_recipe()
-    seed = np.random.default_rng([run.spec.seed, CHECK_SEED, version, prompt.id]).integers(2**31)
-    return SamplingRequest(
-        max_tokens=min(CHECK_TOKENS, recipe.length.completion_tokens),
-        temperature=recipe.temperature,
-        seed=int(seed),
-    )
+    max_tokens = min(CHECK_TOKENS, recipe.length.completion_tokens)
+    rng = np.random.default_rng([run.spec.seed, CHECK_SEED, version, prompt.id])
+    return [
+        SamplingRequest(max_tokens, recipe.temperature, seed=int(seed), ignore_ends=True)
+        for seed in rng.integers(2**31, size=math.ceil(CHECK_TOKENS / max_tokens))
+    ]
 
 
 def build_rows(

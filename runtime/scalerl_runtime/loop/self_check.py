@@ -5,7 +5,7 @@ import logging
 
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.algorithm.self_check import (
-    build_request,
+    build_requests,
     build_rows,
     choose_prompts,
     compare,
@@ -89,7 +89,7 @@ class SelfChecker:
             self._observer.on_phase("training", detail)
 
     async def _sample(self, slot: Slot, version: int) -> list[tuple[Prompt, EngineOutput]]:
-        """Return one completion of each prompt; none if the engine is lost or its weights changed meanwhile.
+        """Return completions of a few prompts; none if the engine is lost or its weights changed meanwhile.
 
         A prompt that the engine refuses is replaced by another one. Raises InvalidRun if none is left.
         """
@@ -101,24 +101,24 @@ class SelfChecker:
                 allowed = f"one prompt that the engine takes; the last one: {[*pool.refused.values()][-1]}"
                 raise InvalidRun([Fault("spec.data.train.source", f"all {len(train)} prompts refused", allowed)])
             try:
-                outputs = await all_or_none([self._sample_one(slot, prompt, version) for prompt in prompts])
+                found = await all_or_none([self._sample_prompt(slot, prompt, version) for prompt in prompts])
             except PromptRefused:
                 continue
             except (GeneratorLost, DeadlineExceeded) as error:
                 pool.mark_lost(slot.index, error)
                 return []
-            is_whole = all((output.versions == version).all() for output in outputs)
-            return list(zip(prompts, outputs, strict=True)) if is_whole else []
+            pairs = [(prompt, each) for prompt, outputs in zip(prompts, found, strict=True) for each in outputs]
+            return pairs if all((output.versions == version).all() for _, output in pairs) else []
 
-    async def _sample_one(self, slot: Slot, prompt: Prompt, version: int) -> EngineOutput:
-        request = build_request(self._deps.run, version, prompt)
+    async def _sample_prompt(self, slot: Slot, prompt: Prompt, version: int) -> list[EngineOutput]:
+        requests = build_requests(self._deps.run, version, prompt)
         try:
             phase = f"sampling for the self-check of version {version}"
-            (output,) = await self._deps.pool.request(slot, prompt, [request], phase)
+            outputs: list[EngineOutput] = await self._deps.pool.request(slot, prompt, requests, phase)
         except PromptRefused as error:
             self._deps.pool.refuse(prompt, error)
             raise
-        return output
+        return outputs
 
     async def _compare(self, slot: Slot, sampled: list[tuple[Prompt, EngineOutput]], version: int) -> None:
         deps, restarts = self._deps, slot.restarts

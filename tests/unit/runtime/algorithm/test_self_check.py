@@ -8,7 +8,7 @@ from scalerl_api.recipe import merge
 from scalerl_api.wire import SelfCheck
 from scalerl_runtime.algorithm.self_check import (
     CheckResult,
-    build_request,
+    build_requests,
     build_rows,
     choose_prompts,
     compare,
@@ -51,15 +51,20 @@ def test_prompts_are_spread_from_the_shortest_to_the_longest():
     assert [each.id for each in choose_prompts([prompt(7, 3), prompt(6, 3)])] == [6, 7]
 
 
-def test_a_request_has_the_runs_temperature_a_seed_and_no_thinking_budget():
-    request = build_request(make_run(), 1, prompt(2, 3))
-    assert (request.max_tokens, request.temperature, request.think_budget) == (8, 0.7, None)
-    seeds = {build_request(make_run(seed=seed), version, prompt(name, 3)).seed
-             for seed in (5, 6) for version in (0, 1) for name in (2, 3)}  # fmt: skip
-    assert len(seeds) == 8
+def test_requests_have_the_runs_temperature_seeds_and_no_thinking_budget():
+    requests = build_requests(make_run(), 1, prompt(2, 3))
+    assert {(each.max_tokens, each.temperature, each.think_budget) for each in requests} == {(8, 0.7, None)}
+    assert all(each.ignore_ends for each in requests), "short answers would leave a few tokens only"
+    seeds = [each.seed for seed in (5, 6) for version in (0, 1) for name in (2, 3)
+             for each in build_requests(make_run(seed=seed), version, prompt(name, 3))]  # fmt: skip
+    assert len(set(seeds)) == len(seeds) == 8 * 4
     assert None not in seeds
-    long = make_run(recipe={"length": {"control": "none", "thinkTokens": 4000, "answerTokens": 4}})
-    assert build_request(long, 1, prompt(2, 3)).max_tokens == 32
+
+
+@pytest.mark.parametrize(("think", "sizes"), [(4000, [32]), (20, [24, 24]), (4, [8] * 4)])
+def test_every_prompt_has_32_tokens_at_least(think: int, sizes: list[int]):
+    run = make_run(recipe={"length": {"control": "none", "thinkTokens": think, "answerTokens": 4}})
+    assert [each.max_tokens for each in build_requests(run, 1, prompt(2, 3))] == sizes
 
 
 def test_rows_hold_each_completion_behind_its_prompt_within_the_budget():
