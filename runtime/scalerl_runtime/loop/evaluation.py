@@ -14,6 +14,7 @@ from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
+from scalerl_runtime.loop.span_values import set_values
 from scalerl_runtime.types import Completion, Prompt, PromptRefused, build_completion
 
 T = TypeVar("T")
@@ -106,10 +107,12 @@ async def evaluate(
     # Half of the engine's sequences: the other half keeps generating for the trainer.
     turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
-        async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
-            results = await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
-        _check_refused(name, results, pool.options.max_bad_share)
-        found = score(np.array([[each.reward for each in row] for row in results]))
+        with pool.tracer.span("scalerl.evaluation.set", {"scalerl.evaluation.dataset": name}) as span:
+            async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
+                results = await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
+            _check_refused(name, results, pool.options.max_bad_share)
+            found = score(np.array([[each.reward for each in row] for row in results]))
+            span.set(set_values, found.pass_rate, found.prompts)
         sampled = [each for row in results for each in row if each is not REFUSED]
         points.append(
             EvalPoint(

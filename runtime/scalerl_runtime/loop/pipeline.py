@@ -28,8 +28,10 @@ from scalerl_runtime.loop.prompt_supply import PromptSupply
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
 from scalerl_runtime.loop.self_check import SelfChecker
 from scalerl_runtime.loop.slots import Slot
+from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
+from scalerl_runtime.trackers.tracing import Span
 from scalerl_runtime.types import GeneratorLost, Group, Prompt
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Pipeline:
 
     def __init__(self, deps: PipelineDeps, state: TrainingState, observer: Observer, stopping: asyncio.Event):
         self.deps = deps
+        self.tracer = deps.pool.tracer
         self.state = state
         self.observer = observer
         self.stopping = stopping
@@ -93,8 +96,10 @@ class Pipeline:
         if fresh:
             await self._begin_eval()
         while not self._is_done():
-            if not await self._step():
-                break
+            with self.tracer.span("scalerl.step", {"scalerl.step": self.state.step + 1}) as span:
+                if not await self._step(span):
+                    span.fail("Stopped")
+                    break
         if self.stopping.is_set():
             await self._save("stopping")
             return
@@ -147,18 +152,21 @@ class Pipeline:
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    async def _step(self) -> bool:
+    async def _step(self, span: Span) -> bool:
         """Train one step; return False if the run is being stopped instead."""
         deps = self.deps
         began = deps.now()
         deps.trainer_clock.switch("wait", began)
-        groups = await self._take_groups()
+        with self.tracer.span("scalerl.step.wait", {}):
+            groups = await self._take_groups()
         if groups is None:
             return False
         batch = build_batch(groups, deps.recipe, version=self.state.step)
         waited = deps.now() - began
         deps.trainer_clock.switch("train", deps.now())
-        packed, results = await self._optimize(batch)
+        span.set(step_values, batch.stats)
+        with self.tracer.span("scalerl.step.train", {}):
+            packed, results = await self._optimize(batch)
         await deps.rollouts.record_step(groups, batch.advantages, self.state.step + 1)
         action = deps.run.spec.watchdog.non_finite.action
         values, split = measure(batch, packed, results, what=f"step {self.state.step + 1}", action=action)
@@ -224,12 +232,8 @@ class Pipeline:
         if not batch.sequences:
             await within(spec.deadlines.train_seconds, "naming a version", deps.fleet.set_version(version))
             return None, []
-        packed = pack(
-            batch.sequences,
-            budget=spec.trainer.micro_batch_tokens,
-            ranks=spec.trainer.ranks,
-            quadratic=deps.quadratic,
-        )
+        budget, ranks = spec.trainer.micro_batch_tokens, spec.trainer.ranks
+        packed = pack(batch.sequences, budget=budget, ranks=ranks, quadratic=deps.quadratic)
         results = await within(
             spec.deadlines.train_seconds,
             f"training step {version}",
@@ -310,20 +314,20 @@ class Pipeline:
             self._evaluation = None
 
     async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
-        spec = self.deps.run.spec
+        spec, what = self.deps.run.spec, f"evaluating step {pending.step}"
         patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to restart
-        slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
-        try:
-            points = await within(
-                spec.deadlines.eval_seconds, f"evaluating step {pending.step}", self._measure(pending, slot)
-            )
-        except (GeneratorLost, DeadlineExceeded) as error:
-            log.warning("the evaluation of step %d is postponed: %s", pending.step, error)
-            self.deps.pool.mark_lost(slot.index, error)
-            return
-        finally:
-            self.syncer.release(slot)
-        self._record(pending, points)
+        with self.tracer.span("scalerl.evaluation", {"scalerl.step": pending.step}) as span:
+            slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
+            try:
+                points = await within(spec.deadlines.eval_seconds, what, self._measure(pending, slot))
+            except (GeneratorLost, DeadlineExceeded) as error:
+                span.fail(type(error).__name__)
+                log.warning("the evaluation of step %d is postponed: %s", pending.step, error)
+                self.deps.pool.mark_lost(slot.index, error)
+                return
+            finally:
+                self.syncer.release(slot)
+            self._record(pending, points)
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
         data, spec = self.deps.data, self.deps.run.spec
@@ -378,7 +382,8 @@ class Pipeline:
         before = deps.trainer_clock.switch("save", deps.now())
         protect = frozenset(p.step for p in self.state.pending) | {self.state.step}
         await deps.rollouts.flush()
-        path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
+        with self.tracer.span("scalerl.checkpoint", {"scalerl.step": self.state.step}):
+            path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
         deps.trainer_clock.switch(before, deps.now())
         self.observer.on_checkpoint(self.state.step, path)
         return path

@@ -21,6 +21,8 @@ from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
+from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
+from scalerl_runtime.trackers.tracing import NO_TRACING, Span, Tracer
 from scalerl_runtime.types import (
     Completion,
     EngineOutput,
@@ -70,10 +72,12 @@ class Pool:
         grade: Grader,
         slots: Sequence[Slot],
         now: Callable[[], float],
+        tracer: Tracer = NO_TRACING,
     ):
         self.options = options
         self.fleet = fleet
         self.grade = grade
+        self.tracer = tracer
         self.slots = {slot.index: slot for slot in slots}
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()
@@ -263,23 +267,33 @@ class Pool:
         self._spawn(self._run(work))
 
     async def _run(self, work: InFlightGroup) -> None:
+        with self.tracer.span("scalerl.rollout", submitted_values(work)) as span:
+            await self._generate_and_grade(work, span)
+
+    async def _generate_and_grade(self, work: InFlightGroup, span: Span) -> None:
         slot = self.slots[work.slot]
         try:
-            samples = await self.sample(slot, work.prompt, work.budgets, f"generating prompt {work.prompt.id}")
+            with self.tracer.span("scalerl.rollout.generate", request_values(work, self.options.recipe)):
+                samples = await self.sample(slot, work.prompt, work.budgets, f"generating prompt {work.prompt.id}")
         except PromptRefused as error:
+            span.fail(type(error).__name__)
             self.refuse(work.prompt, error)
             self.groups.discard(work)
             return
         except (GeneratorLost, DeadlineExceeded) as error:
+            span.fail(type(error).__name__)
             self.mark_lost(slot.index, error)
             self.groups.withdraw(work)
             return
         finally:
             slot.num_rollouts -= len(work.budgets)
-        completions = await asyncio.gather(
-            *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
-        )
-        self.groups.complete(work, Group(work.prompt, work.epoch, work.version, tuple(completions)))
+        with self.tracer.span("scalerl.rollout.grade", {}):
+            completions = await asyncio.gather(
+                *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
+            )
+        group = Group(work.prompt, work.epoch, work.version, tuple(completions))
+        span.set(group_values, group)
+        self.groups.complete(work, group)
 
     def refuse(self, prompt: Prompt, error: PromptRefused) -> None:
         """Leave out a training prompt that an engine refuses; it is not handed out again."""

@@ -90,7 +90,8 @@ class Syncer:
 
     async def _stage(self) -> None:
         if self.staged is None or self.staged.version < self._newest:
-            self.staged = await within(self.sync_seconds, "staging weights", self.fleet.stage())
+            with self.pool.tracer.span("scalerl.weights.stage", {"scalerl.version": self._newest}):
+                self.staged = await within(self.sync_seconds, "staging weights", self.fleet.stage())
 
     async def _send_to_outdated(self) -> None:
         if self._newest >= 0 and self._lease is None:
@@ -101,9 +102,7 @@ class Syncer:
         failures = 0
         while members := self.pool.outdated(staged.version):
             try:
-                report = await within(
-                    self.sync_seconds, f"sending weights of version {staged.version}", self.fleet.push(members, staged)
-                )
+                report = await self._push(members, staged)
             except (SyncFailed, DeadlineExceeded) as error:
                 failures += 1
                 if failures == MAX_FAILURES:
@@ -113,6 +112,12 @@ class Syncer:
                 self.pool.record_update(members, staged.version)
                 self._on_sync(report)
         self._grant_lease()
+
+    async def _push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
+        sending = f"sending weights of version {staged.version}"
+        values = {"scalerl.version": staged.version, "scalerl.generator.count": len(members)}
+        with self.pool.tracer.span("scalerl.weights.push", values):
+            return await within(self.sync_seconds, sending, self.fleet.push(members, staged))
 
     def _grant_lease(self) -> None:
         if self._lease is None:

@@ -40,6 +40,7 @@ from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
+from scalerl_runtime.trackers.tracing import open_tracing
 from scalerl_runtime.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Parts:
         await self.pool.close()
         await self.fleet.stop()
         self.verifier.close()
+        await asyncio.to_thread(self.pool.tracer.close)
 
 
 def open_storage(environment: Environment, run: RLRun) -> Storage:
@@ -146,7 +148,8 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     fleet = Fleet(fleet_options, inputs.environment.cluster)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
-    pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic)
+    tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
+    pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic, tracer)
     return Parts(tokenizer, stop_ids, data, verifier, fleet, pool)
 
 

@@ -3,13 +3,17 @@
 import asyncio
 import collections
 import json
+import logging
 import random
+import re
 import selectors
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from trace_receiver import receive_traces
 
 from scalerl_api import Fault, InvalidRun, parse_run
 from scalerl_api.recipe import merge
@@ -32,6 +36,8 @@ from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.storage.checkpoint import CheckpointStore, load_buffer, load_state
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
+from scalerl_runtime.trackers import tracing
+from scalerl_runtime.trackers.tracing import NO_TRACING, open_tracing
 from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, PromptRefused, SyncFailed
 from scalerl_runtime.weights.buckets import StagedWeights
 
@@ -248,7 +254,8 @@ class Quiet:
 class Attempt:
     """One attempt in a folder: the coordinator's part around the pipeline."""
 
-    def __init__(self, folder, fleet, changes=None, passes=lambda text: text.endswith("0")):
+    def __init__(self, folder, fleet, changes=None, passes=lambda text: text.endswith("0"), tracer=NO_TRACING):
+        self.tracer = tracer
         self.run = parse_run(merge(RUN, {"spec": changes or {}}))
         self.recipe, self.fleet, self.observer = self.run.spec.resolved_recipe(), fleet, Quiet()
         self.journals = Journals(*(Journal(folder / name) for name in ("metrics", "evals", "ledger")))
@@ -278,7 +285,7 @@ class Attempt:
             **seconds,
         )
         slots = [Slot(index, RoleClock(1)) for index in range(spec.generator.min_replicas)]
-        pool = Pool(options, self.fleet, self.grade, slots, clock)
+        pool = Pool(options, self.fleet, self.grade, slots, clock, self.tracer)
         for slot in slots:
             pool.start_slot(slot)
         tokens = lambda i: np.array([i], np.int32)  # noqa: E731 # one line
@@ -878,3 +885,129 @@ def test_an_engine_that_starts_nowhere_else_is_the_machines_fault(tmp_path):
     with pytest.raises(GeneratorLost, match=r"the engine can serve"):
         play(Attempt(tmp_path, fleet).go())
     assert fleet.tries == 2 + 3
+
+
+# -- traces ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    """A collector that gets the spans of `play_traced`."""
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 300.0)
+    logger = logging.getLogger("opentelemetry")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    with receive_traces() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{found.port}")
+        yield found
+    logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def play_traced(folder, fleet, changes=None):
+    attempt = Attempt(folder, fleet, changes, tracer=open_tracing("unit", "lab", 1))
+    try:
+        play(attempt.go())
+    finally:
+        attempt.tracer.close()
+    return attempt
+
+
+def group_of(span):
+    return span.values["scalerl.prompt.epoch"], span.values["scalerl.prompt.id"]
+
+
+def assert_nested(receiver):
+    by_id = {span.id: span for span in receiver.spans}
+    for span in receiver.spans:
+        assert span.start <= span.end, span.name
+        if span.parent:
+            parent = by_id[span.parent]
+            assert parent.start <= span.start, span.name
+            assert span.end <= parent.end or span.name == "scalerl.evaluation", "only evaluations outlive their step"
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("mode", "bound", "rule"), MODES)
+def test_every_group_and_step_has_one_span(tmp_path, receiver, mode, bound, rule, seed):
+    attempt = play_traced(tmp_path, FakeFleet(seed), {"recipe": {"asynchrony": mode}})
+    assert_whole_history(attempt, bound=bound), rule
+    assert_nested(receiver)
+    whole = [span for span in receiver.named("scalerl.rollout") if not span.is_error]
+    spans = collections.Counter(map(group_of, whole))
+    assert {group: spans[group] for group in attempt.prompts} == dict.fromkeys(attempt.prompts, 1)
+    for span in whole:
+        (generate,), (_grade,) = (receiver.children(span, f"scalerl.rollout.{part}") for part in ("generate", "grade"))
+        assert generate.values["gen_ai.request.choice.count"] == 2
+        assert span.parent == b"", "a group is of no step yet"
+        assert span.values["gen_ai.usage.output_tokens"] == 2 * 3
+        assert span.values["gen_ai.response.finish_reasons"] == ["stop", "stop"]
+        assert span.values["scalerl.rollout.rewards"] == [1.0, -1.0]
+        assert 0 <= span.values["scalerl.rollout.version.admitted"] <= span.values["scalerl.rollout.version.last"]
+        assert span.values["scalerl.generator.index"] in (0, 1)
+    steps = receiver.named("scalerl.step")
+    assert [(span.step, span.parent, span.is_error) for span in steps] == [(n, b"", False) for n in range(1, 10)]
+    for span in steps:
+        assert (
+            len(receiver.children(span, "scalerl.step.wait")) == len(receiver.children(span, "scalerl.step.train")) == 1
+        )
+        assert span.values["scalerl.step.groups"] == 3
+        assert span.values["scalerl.step.lag.max"] <= bound
+        saved, evaluated = (receiver.children(span, f"scalerl.{part}") for part in ("checkpoint", "evaluation"))
+        assert [each.step for each in saved] == [span.step] * (span.step % 2 == 0 or span.step == 9)
+        assert [each.step for each in evaluated] == [span.step] * (span.step in (4, 8, 9))
+    evaluations = receiver.named("scalerl.evaluation")
+    assert [span.step for span in evaluations] == [0, 4, 8, 9]
+    for span in evaluations:
+        (found,) = receiver.children(span, "scalerl.evaluation.set")
+        assert found.values == {
+            "scalerl.evaluation.dataset": "held_out",
+            "scalerl.evaluation.pass_rate": 0.5,
+            "scalerl.evaluation.prompts": 3,
+        }
+    in_steps = {each.id for each in steps}
+    assert any(each.parent in in_steps for each in receiver.named("scalerl.weights.stage"))
+    assert {each.parent for each in receiver.named("scalerl.weights.push")} == {b""}
+
+
+def test_the_documentation_has_every_span_and_attribute(tmp_path, receiver):
+    """So no span holds a text of a prompt: what is there is listed, by name."""
+    play_traced(tmp_path, FakeFleet(0, {("sample", 3): "die"}))
+    page = (Path(__file__).parents[4] / "docs/trackers.md").read_text()
+    listed = {name for row in re.findall(r"^\|.*\|$", page, re.MULTILINE) for name in re.findall(r"`([a-z_.]+)`", row)}
+    made = {span.name for span in receiver.spans} | {name for span in receiver.spans for name in span.values}
+    assert made - listed == set()
+    names = {
+        name for name in listed if name.startswith(("scalerl.", "gen_ai.")) and not name.startswith("scalerl.run.")
+    }
+    assert names - made == set()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_lost_group_is_an_error_and_its_repetition_is_none(tmp_path, receiver, seed):
+    attempt = play_traced(tmp_path, FakeFleet(seed, {("sample", 5): "die", ("evaluate", 2): "die"}))
+    assert_whole_history(attempt)
+    assert_nested(receiver)
+    lost = [span for span in receiver.named("scalerl.rollout") if span.is_error]
+    assert "GeneratorLost" in {span.values["error.type"] for span in lost}
+    spans = collections.Counter(group_of(s) for s in receiver.named("scalerl.rollout") if not s.is_error)
+    assert {group: spans[group] for group in attempt.prompts} == dict.fromkeys(attempt.prompts, 1)
+    failed = [span for span in receiver.named("scalerl.evaluation") if span.is_error]
+    assert [span.values["error.type"] for span in failed] == ["GeneratorLost"]
+
+
+def test_what_a_failed_attempt_leaves_is_an_error(tmp_path, receiver):
+    with pytest.raises(DeadlineExceeded):
+        play_traced(tmp_path, FakeFleet(0, {("train", 2): "hang", ("sample", 7): "hang"}), {"deadlines": DEADLINES})
+    assert_nested(receiver)
+    first, second = receiver.named("scalerl.step")
+    assert (first.is_error, second.is_error) == (False, True)
+    assert second.values["error.type"] == "DeadlineExceeded"
+    assert [span.is_error for span in receiver.children(second, "scalerl.step.train")] == [True]
+    cut = [span for span in receiver.named("scalerl.rollout") if span.is_error]
+    assert {span.values["error.type"] for span in cut} == {"CancelledError"}
+
+
+def test_a_run_without_its_collector_is_the_same(tmp_path, receiver, monkeypatch):
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.05)
+    receiver.answering.clear()
+    assert_whole_history(play_traced(tmp_path, FakeFleet(0)))
+    assert receiver.spans == []
