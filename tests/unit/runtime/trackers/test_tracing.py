@@ -52,7 +52,7 @@ def test_the_standard_variables_turn_traces_on(variables, wanted):
 
 def test_without_an_endpoint_nothing_is_imported():
     code = (
-        "import sys; import scalerl_runtime.loop.pipeline; from scalerl_runtime.trackers.tracing import *\n"
+        "import sys; import scalerl_runtime.loop.pool; from scalerl_runtime.trackers.tracing import *\n"
         "tracer = open_tracing('math', 'lab', 3)\n"
         "with tracer.span('scalerl.step', {}) as span: span.set(lambda: 1 / 0); span.fail('Stopped')\n"
         "tracer.close()\n"
