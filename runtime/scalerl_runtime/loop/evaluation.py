@@ -104,12 +104,10 @@ async def evaluate(
     Refused prompts are left out; InvalidRun: too many. GeneratorLost, DeadlineExceeded: nothing is measured, repeat it.
     """
     points: list[EvalPoint] = []
-    # Half of the engine's sequences: the other half keeps generating for the trainer.
-    turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
     for name, prompts in sets.items():
         with pool.tracer.span("scalerl.evaluation.set", {"scalerl.evaluation.dataset": name}) as span:
             async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
-                results = await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
+                results = await _sample_set(pool, slot, plan, prompts, recording)
             _check_refused(name, results, pool.options.max_bad_share)
             found = score(np.array([[each.reward for each in row] for row in results]))
             span.set(set_values, found.pass_rate, found.prompts)
@@ -152,6 +150,14 @@ async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _sample_set(
+    pool: Pool, slot: Slot, plan: EvalPlan, prompts: Sequence[Prompt], recording: EvalRecording
+) -> list[list[EvalSample]]:
+    # Half of the engine's sequences: the other half keeps generating for the trainer.
+    turns = asyncio.Semaphore(max(1, pool.options.max_sequences // (2 * plan.samples)))
+    return await all_or_none([_sample(pool, slot, plan, prompt, turns, recording) for prompt in prompts])
 
 
 async def _sample(

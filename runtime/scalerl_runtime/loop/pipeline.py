@@ -31,7 +31,7 @@ from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
-from scalerl_runtime.trackers.tracing import Span
+from scalerl_runtime.trackers.tracing import TraceSpan
 from scalerl_runtime.types import GeneratorLost, Group, Prompt
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Pipeline:
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    async def _step(self, span: Span) -> bool:
+    async def _step(self, span: TraceSpan) -> bool:
         """Train one step; return False if the run is being stopped instead."""
         deps = self.deps
         began = deps.now()

@@ -22,7 +22,7 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
-from scalerl_runtime.trackers.tracing import NO_TRACING, Span, Tracer
+from scalerl_runtime.trackers.tracing import NO_TRACING, Tracer, TraceSpan
 from scalerl_runtime.types import (
     Completion,
     EngineOutput,
@@ -270,7 +270,7 @@ class Pool:
         with self.tracer.span("scalerl.rollout", submitted_values(work)) as span:
             await self._generate_and_grade(work, span)
 
-    async def _generate_and_grade(self, work: InFlightGroup, span: Span) -> None:
+    async def _generate_and_grade(self, work: InFlightGroup, span: TraceSpan) -> None:
         slot = self.slots[work.slot]
         try:
             with self.tracer.span("scalerl.rollout.generate", request_values(work, self.options.recipe)):

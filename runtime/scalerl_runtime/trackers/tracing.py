@@ -23,7 +23,7 @@ MAX_LOGGED = 300  # characters of one such line
 Values = Mapping[str, str | int | float | bool | Sequence[str] | Sequence[float]]
 
 
-class Span(Protocol):
+class TraceSpan(Protocol):
     """A timed part of the run. An exception that leaves its block, a cancellation too, makes it an error."""
 
     def set(self, build: Callable[..., Values], *inputs: object) -> None:
@@ -38,7 +38,7 @@ class Span(Protocol):
 class Tracer(Protocol):
     """Makes spans. No call waits for the collector, but for `close`."""
 
-    def span(self, name: str, values: Values) -> AbstractContextManager[Span]:
+    def span(self, name: str, values: Values) -> AbstractContextManager[TraceSpan]:
         """Time a block. Its parent is the span around it, also that of the task that began the present one."""
         ...
 
@@ -51,12 +51,12 @@ class _Untraced:
     """The span and the tracer of a run without traces."""
 
     def set(self, build: Callable[..., Values], *inputs: object) -> None:
-        """See `Span`."""
+        """See `TraceSpan`."""
 
     def fail(self, kind: str) -> None:
-        """See `Span`."""
+        """See `TraceSpan`."""
 
-    def span(self, name: str, values: Values) -> AbstractContextManager[Span]:
+    def span(self, name: str, values: Values) -> AbstractContextManager[TraceSpan]:
         """See `Tracer`."""
         del name, values
         return _NO_SPAN
@@ -66,7 +66,7 @@ class _Untraced:
 
 
 NO_TRACING = _Untraced()
-_NO_SPAN: AbstractContextManager[Span] = nullcontext(NO_TRACING)
+_NO_SPAN: AbstractContextManager[TraceSpan] = nullcontext(NO_TRACING)
 
 
 def is_wanted(variables: Mapping[str, str]) -> bool:
@@ -114,18 +114,13 @@ class _OtelTracer:
         self._tracer = self._provider.get_tracer("scalerl_runtime")
 
     @contextmanager
-    def span(self, name: str, values: Values) -> Iterator[Span]:
+    def span(self, name: str, values: Values) -> Iterator[TraceSpan]:
         """See `Tracer`."""
         started = self._tracer.start_as_current_span(
             name, attributes=dict(values), record_exception=False, set_status_on_exception=False
         )
-        with started as inner:
-            span = _OtelSpan(inner)
-            try:
-                yield span
-            except BaseException as error:
-                span.fail(type(error).__name__)
-                raise
+        with started as inner, _OtelSpan(inner) as span:
+            yield span
 
     def close(self) -> None:
         """See `Tracer`."""
@@ -143,12 +138,19 @@ class _OtelSpan:
     def __init__(self, span: Any):
         self._span = span
 
+    def __enter__(self) -> "_OtelSpan":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.fail(kind.__name__)
+
     def set(self, build: Callable[..., Values], *inputs: object) -> None:
-        """See `Span`."""
+        """See `TraceSpan`."""
         self._span.set_attributes(dict(build(*inputs)))
 
     def fail(self, kind: str) -> None:
-        """See `Span`."""
+        """See `TraceSpan`."""
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("error.type", kind)
