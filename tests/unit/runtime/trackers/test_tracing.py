@@ -19,13 +19,13 @@ EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 @pytest.fixture(autouse=True)
 def untouched_logs(monkeypatch):
-    """The SDK's logger, and its variables, are as before afterwards."""
+    """No handler of the SDK's logger, and none of its variables, is left for other tests."""
     for name in (*ENDPOINTS, "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME"):
         monkeypatch.delenv(name, raising=False)
     logger = logging.getLogger("opentelemetry")
-    handlers, propagate = logger.handlers[:], logger.propagate
+    handlers = logger.handlers[:]
     yield
-    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.handlers[:], logger.propagate = handlers, False  # a late retry is in no other test's log
 
 
 def trace(monkeypatch, port, variable="OTEL_EXPORTER_OTLP_ENDPOINT", path=""):
