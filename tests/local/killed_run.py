@@ -94,7 +94,9 @@ def check_killed_run(
     assert codes[-1] == 0, f"{codes}\n{log}"
     assert json.loads(plan.read_text()) == [], "every kill must have struck"
     warm_steps = len(plan.with_suffix(".warm").read_text())
-    assert warm_steps <= 40 + 2, "a killed warm start goes on from its checkpoint: every second of its 40 steps has one"
+    # Every second of the 40 steps has a checkpoint. The kill while completions are generated may come before step 0's:
+    # the engines' self-check samples before it.
+    assert warm_steps <= 40 + 2 + 2, "a killed warm start goes on from its checkpoint"
     ledger = lines(folder / "ledger.jsonl")
     assert [line["step"] for line in ledger] == list(range(1, 15))
     trained = [tuple(prompt) for line in ledger for prompt in line["prompts"]]
