@@ -895,11 +895,11 @@ def receiver(monkeypatch):
     """A collector that gets the spans of `play_traced`."""
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 300.0)
     logger = logging.getLogger("opentelemetry")
-    handlers = logger.handlers[:]
+    handlers, propagate = logger.handlers[:], logger.propagate
     with receive_traces() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{found.port}")
         yield found
-    logger.handlers[:], logger.propagate = handlers, False  # a late retry is in no other test's log
+    logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def play_traced(folder, fleet, changes=None):

@@ -19,13 +19,13 @@ EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 @pytest.fixture(autouse=True)
 def untouched_logs(monkeypatch):
-    """No handler of the SDK's logger, and none of its variables, is left for other tests."""
+    """The SDK's logger, and its variables, are as before afterwards."""
     for name in (*ENDPOINTS, "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME"):
         monkeypatch.delenv(name, raising=False)
     logger = logging.getLogger("opentelemetry")
-    handlers = logger.handlers[:]
+    handlers, propagate = logger.handlers[:], logger.propagate
     yield
-    logger.handlers[:], logger.propagate = handlers, False  # a late retry is in no other test's log
+    logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def trace(monkeypatch, port, variable="OTEL_EXPORTER_OTLP_ENDPOINT", path=""):
