@@ -23,7 +23,7 @@ DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 Json = dict[str, Any]
 
 # Words in PromQL that are not metrics: functions, operators, labels after `by`.
-NAME = re.compile(r"\bscalerl_[a-z_]+")
+NAME = re.compile(r"\bscalerl_[a-z0-9_]+")
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 
 every_dashboard = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
@@ -95,7 +95,7 @@ def test_only_counters_are_rated(kind: str) -> None:
     texts = [rule["expr"] for rule in load_rules()]
     if kind != "rules":
         texts = list(expressions(load_dashboard(CHART / f"dashboards/{kind}.json")))
-    rated = {name for text in texts for name in re.findall(r"\brate\((scalerl_[a-z_]+)", text)}
+    rated = {name for text in texts for name in re.findall(r"\brate\((scalerl_[a-z0-9_]+)", text)}
     assert {name for name in rated if KNOWN[name] not in ("counter", "histogram")} == set()
 
 

@@ -65,6 +65,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # this hub is a server of the test
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)
     yield server
