@@ -147,26 +147,20 @@ class _DirectCopies(TorchFunctionMode):
     def __init__(self, record: LoadRecord):
         super().__init__()
         self._record = record
-        places = record.places.values()
-        self._live = {p.tensor.untyped_storage().data_ptr(): p for p in places if not p.tensor.is_meta}
         self._aliases: dict[int, tuple[Tensor, Tensor]] = {}  # `.data` makes a new tensor at each use
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.copy_ and not self._record.is_loading:
+        if func is Tensor.copy_ and not self._record.is_loading and args[0].is_meta:
             place = self._find(args[0])
-            if place is not None and place.tensor.is_meta:
+            if place is not None:
                 self._load(place, args[1])
                 return args[0]
-            if place is not None:  # a bias, which a reload leaves where it is
-                self._record.count(place.tensor, args[0].numel())
         result = func(*args, **(kwargs or {}))
         if func == Tensor.data.__get__ and id(args[0]) in self._record.places:  # type: ignore[attr-defined] # of C
             self._aliases[id(result)] = (result, args[0])
         return result
 
     def _find(self, target: Tensor) -> _Place | None:
-        if not target.is_meta:
-            return self._live.get(target.untyped_storage().data_ptr())
         return self._record.places.get(id(self._aliases.get(id(target), (None, target))[1]))
 
     def _load(self, place: _Place, value: Tensor) -> None:
