@@ -1,7 +1,8 @@
 """Runs a command in a pod and returns its output, as `kubectl exec` does. I/O."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 import aiohttp
 
@@ -20,21 +21,13 @@ async def run_in_pod(
     Needs the permission to create `pods/exec`. Raises KubeError: the request is refused, the command fails, its output
     is larger than `max_bytes`, or nothing arrives for `seconds`.
     """
-    namespace, pod, container = place
-    path = PODS.path(namespace, pod, "exec")
-    query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", each) for each in command)]
-    what = f"exec in {namespace}/{pod}"
+    what = _describe(place)
     output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray(), STATUS: bytearray()}
-    try:
-        async with kube.open_socket(path, query, PROTOCOL, seconds=seconds) as socket:
-            while (message := await socket.receive(timeout=seconds)).type == aiohttp.WSMsgType.BINARY:
-                output.setdefault(message.data[0], bytearray()).extend(message.data[1:])
-                if len(output[STDOUT]) > max_bytes:
-                    raise KubeError(what, 0, "TooLong", f"more than {max_bytes:,} bytes")
-    except aiohttp.WSServerHandshakeError as error:
-        raise KubeError(what, error.status, "Refused", _explain(error)) from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise KubeError(what, 0, type(error).__name__, str(error)) from error
+    async with aclosing(_messages(kube, place, command, seconds)) as messages:
+        async for channel, data in messages:
+            output.setdefault(channel, bytearray()).extend(data)
+            if len(output[STDOUT]) > max_bytes:
+                raise KubeError(what, 0, "TooLong", f"more than {max_bytes:,} bytes")
     _check(what, bytes(output[STATUS]), bytes(output[STDERR]))
     return bytes(output[STDOUT])
 
@@ -51,22 +44,37 @@ async def stream_from_pod(
 
     Raises KubeError: the request is refused, nothing arrives for `seconds`, or the connection ends before the command.
     """
+    status = bytearray()
+    receive: dict[int, Callable[[bytes], None]] = {**receivers, STATUS: status.extend}
+    async with aclosing(_messages(kube, place, command, seconds)) as messages:
+        async for channel, data in messages:
+            if channel in receive:
+                receive[channel](data)
+    if not status:
+        raise KubeError(_describe(place), 0, "Cut", "the connection ended before the command")
+    return parse_exit_code(bytes(status))
+
+
+async def _messages(
+    kube: KubeClient, place: tuple[str, str, str], command: Sequence[str], seconds: float
+) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Run `command`, and yield each message with its channel. Raises KubeError."""
     namespace, pod, container = place
     query = [("container", container), ("stdout", "true"), ("stderr", "true"), *(("command", each) for each in command)]
-    what, status = f"exec in {namespace}/{pod}", bytearray()
-    receive: dict[int, Callable[[bytes], None]] = {**receivers, STATUS: status.extend}
+    what = _describe(place)
     try:
         async with kube.open_socket(PODS.path(namespace, pod, "exec"), query, PROTOCOL, seconds=seconds) as socket:
             while (message := await socket.receive(timeout=seconds)).type == aiohttp.WSMsgType.BINARY:
-                if message.data[0] in receive:
-                    receive[message.data[0]](message.data[1:])
+                yield message.data[0], message.data[1:]
     except aiohttp.WSServerHandshakeError as error:
         raise KubeError(what, error.status, "Refused", _explain(error)) from error
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise KubeError(what, 0, type(error).__name__, str(error)) from error
-    if not status:
-        raise KubeError(what, 0, "Cut", "the connection ended before the command")
-    return parse_exit_code(bytes(status))
+
+
+def _describe(place: tuple[str, str, str]) -> str:
+    namespace, pod, _ = place
+    return f"exec in {namespace}/{pod}"
 
 
 def parse_exit_code(status: bytes) -> int:
