@@ -1,11 +1,9 @@
 """From the model's names in memory to those on disk, and into files of bounded size. I/O (reads the config).
 
-transformers holds some tensors in another form than the one on disk: experts fused, names changed. It reverses this
-for a whole model at once; here it is done for one layer at a time, so that memory does not grow with the model.
+The tensors that become others together are converted at a time, so that memory does not grow with the model.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,42 +12,30 @@ import torch
 from torch import Tensor
 
 from scalerl_runtime.export.checkpoint_weights import ExportError, Weight
+from scalerl_runtime.models import weight_names
 from scalerl_runtime.models.parts import auto_class
+from scalerl_runtime.models.weight_names import TensorShape, WeightGroup, convert_group
 
 MAX_FILE_BYTES = 4 * 2**30
-_LAYER = re.compile(r"^.*?\.\d+\.")
-
-Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""Tensors of one layer by their names in memory -> the same by their names on disk."""
-
-
-@dataclass(frozen=True)
-class DiskTensor:
-    """A tensor as it is stored."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def num_bytes(self) -> int:
-        """Size on disk."""
-        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class DiskGroup:
-    """The tensors of one layer, or one tensor outside the layers, and what they are made of."""
+    """Tensors on disk, and what they are made of."""
 
+    reference: Any
+    group: WeightGroup
     weights: tuple[Weight, ...]
-    tensors: tuple[DiskTensor, ...]
-    convert: Convert
 
-    def load(self) -> Iterator[tuple[DiskTensor, Tensor]]:
+    @property
+    def tensors(self) -> tuple[TensorShape, ...]:
+        """The stored tensors."""
+        return self.group.targets
+
+    def load(self) -> Iterator[tuple[TensorShape, Tensor]]:
         """Yield each tensor; only this group's are in memory."""
-        loaded = self.convert({weight.name: weight.load() for weight in self.weights})
-        for entry in self.tensors:
-            yield entry, loaded[entry.name]
+        loaded = convert_group(self.reference, self.group, {weight.name: weight.load() for weight in self.weights})
+        yield from zip(self.tensors, loaded, strict=True)
 
 
 def build_reference(folder: Path) -> Any:
@@ -84,24 +70,12 @@ def _tied_to(found: Collection[str], reference: Any) -> set[str]:
 
 def plan_groups(weights: Sequence[Weight], reference: Any) -> list[DiskGroup]:
     """Return the groups in the order of the model; no weight is loaded."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        converted: dict[str, Tensor] = revert_weight_conversion(reference, tensors)
-        return converted
-
-    by_layer: dict[str, list[Weight]] = {}
-    for weight in weights:
-        layer = _LAYER.match(weight.name)
-        by_layer.setdefault(layer.group() if layer else weight.name, []).append(weight)
-    return [_plan_group(members, convert) for members in by_layer.values()]
-
-
-def _plan_group(weights: Sequence[Weight], convert: Convert) -> DiskGroup:
-    shapes = {each.name: torch.empty(each.shape, dtype=each.dtype, device="meta") for each in weights}
-    planned = convert(shapes)
-    tensors = tuple(DiskTensor(name, tuple(value.shape), value.dtype) for name, value in planned.items())
-    return DiskGroup(tuple(weights), tensors, convert)
+    by_name = {weight.name: weight for weight in weights}
+    shapes = [TensorShape(w.name, str(w.dtype).removeprefix("torch."), w.shape) for w in weights]
+    return [
+        DiskGroup(reference, group, tuple(by_name[name] for name in group.sources))
+        for group in weight_names.plan_groups(reference, shapes)
+    ]
 
 
 def split_files(groups: Sequence[DiskGroup], limit: int = MAX_FILE_BYTES) -> dict[str, list[DiskGroup]]:

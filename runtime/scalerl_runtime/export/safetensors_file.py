@@ -10,23 +10,24 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from scalerl_runtime.export.disk_layout import DiskGroup, DiskTensor
+from scalerl_runtime.export.disk_layout import DiskGroup
+from scalerl_runtime.models.weight_names import TensorShape
 
 _NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
 
 
-def build_header(tensors: Sequence[DiskTensor]) -> bytes:
+def build_header(tensors: Sequence[TensorShape]) -> bytes:
     """Return the first bytes of the file, up to the first tensor. Raises KeyError on a dtype without a name."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -50,7 +51,7 @@ def _pieces(header: bytes, groups: Iterable[DiskGroup]) -> Iterator[bytes | memo
     yield header
     for group in groups:
         for entry, tensor in group.load():
-            yield tensor_bytes(tensor.to(entry.dtype))
+            yield tensor_bytes(tensor.to(getattr(torch, entry.dtype)))
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

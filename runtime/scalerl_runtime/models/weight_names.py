@@ -5,6 +5,7 @@ that when it saves. vLLM reads folders, so an update must look like one. transfo
 on one group of tensors at a time: no second copy of the model is made.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    PrefixChange,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from scalerl_api import Fault
 from scalerl_runtime.models.source import FIELD
@@ -31,6 +39,11 @@ class TensorShape:
         """Size of one element."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all elements."""
+        return self.item_bytes * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,16 @@ def _revert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _reverse_rules(model: nn.Module) -> tuple[list[WeightRenaming], list[WeightConverter]]:
-    """Return the rules by which `revert_weight_conversion` renames: those that `from_pretrained` used, backwards."""
-    rules = [rule.reverse_transform() for rule in reversed(getattr(model, "_weight_conversions", None) or [])]
+    """Return the rules by which `revert_weight_conversion` renames: those that `from_pretrained` used, backwards.
+
+    For a model that was built from its configuration, the family's own without changes of a prefix, as that function
+    takes them.
+    """
+    forward = getattr(model, "_weight_conversions", None)
+    if forward is None:
+        own = get_model_conversion_mapping(model, add_legacy=False)
+        forward = [rule for rule in own if not isinstance(rule, PrefixChange)]
+    rules = [rule.reverse_transform() for rule in reversed(forward)]
     return (
         [rule for rule in rules if isinstance(rule, WeightRenaming)],
         [rule for rule in rules if isinstance(rule, WeightConverter)],
@@ -125,20 +146,13 @@ def batch_groups(groups: Sequence[WeightGroup], *, limit: int) -> tuple[tuple[We
     batches: list[list[WeightGroup]] = []
     used = limit
     for group in groups:
-        size = sum(target.item_bytes * _numel(target.shape) for target in group.targets)
+        size = sum(target.num_bytes for target in group.targets)
         if used + size > limit:
             batches.append([])
             used = 0
         batches[-1].append(group)
         used += size
     return tuple(map(tuple, batches))
-
-
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 MAX_NAMES = 8  # in a message; the rest is a number
