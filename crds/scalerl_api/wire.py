@@ -55,6 +55,8 @@ LEDGER_FILE = "ledger.jsonl"  # one line a step: the prompts it trained
 CHECKPOINTS = "checkpoints"
 FINAL_MODEL = "model-final"  # Hugging Face folder of the weights at the run's end
 BEST_MODEL = "model-best"  # of the weights with the highest held-out pass rate; of equal ones the earlier
+EXPORT_FILE = "scalerl-export.json"  # what a model folder was made of; it is the last file that is written
+CARD_FILE = "README.md"
 CARD_FORECAST = "<!-- scalerl forecast -->"  # line of a model card that the operator's side replaces by the forecast
 
 # The coordinator's HTTP.

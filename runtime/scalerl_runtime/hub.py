@@ -36,7 +36,17 @@ _OUTAGES = frozenset(
         "XetDownloadError",
     }
 )
-
+# Exceptions that the content of what a user names causes. Memory and processes raise others.
+CONTENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 
 _PATH_STARTS = ("/", "./", "../", "~", ".")
 

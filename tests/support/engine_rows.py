@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import randomize, save_model
+from tiny_models import save_model
 
 from scalerl_runtime.actors import generator
 from scalerl_runtime.actors.weight_copies import WeightCopies
+from scalerl_runtime.models.small_copy import randomize
 from scalerl_runtime.weights.buckets import view
 
 PATH = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

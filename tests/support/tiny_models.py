@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from scalerl_runtime.models.shrink import HEAD_DIM, VOCABULARY, shrink_settings
+from scalerl_runtime.models.small_copy import randomize
 
 CAUSAL = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 # Classes for text and images; some of them are in both lists.
@@ -138,26 +139,6 @@ def build_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
     model = auto.from_config(config, dtype=torch.float32).eval()
     randomize(model, seed)
     return model
-
-
-@torch.no_grad()
-def randomize(model: torch.nn.Module, seed: int = 0) -> None:
-    """Matrices that keep a vector's length; vectors (biases, norms, sinks) and buffers moved by a visible amount."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-
-    for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2 and min(parameter.shape[-2:]) > 1:
-            parameter.copy_(noise(parameter) * parameter.shape[-1] ** -0.5)
-        elif "sink" in name:
-            parameter.copy_(1.0 + noise(parameter))
-        elif parameter.is_floating_point():
-            parameter.add_(noise(parameter) * 0.2)
-    for name, buffer in model.named_buffers():
-        if "correction" in name or "expert_bias" in name:
-            buffer.add_(noise(buffer) * 0.5)
 
 
 def build_tokenizer(*, think_tokens: bool = False, chat_template: str | None = CHAT_TEMPLATE) -> Any:

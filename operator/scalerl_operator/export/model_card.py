@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from scalerl_api import RLRun
-from scalerl_api.wire import CARD_FORECAST
+from scalerl_api.wire import CARD_FILE, CARD_FORECAST, EXPORT_FILE
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.render.text import describe_forecast
 from scalerl_operator.run.progress import compute_unit
 
-CARD_FILE = "README.md"
 PICTURE_FILE = "pass_rate.png"
-EXPORT_FILE = "scalerl-export.json"
 
 
 def describe_for_card(run: RLRun, *, has_picture: bool) -> str:

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scalerl_operator.export.model_card import EXPORT_FILE
+from scalerl_api.wire import EXPORT_FILE
 
 FILE_MODE = 0o644
 

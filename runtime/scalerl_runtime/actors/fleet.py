@@ -14,6 +14,7 @@ from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpd
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
+from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.types import (
     ClusterUnavailable,
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 SEED_STRIDE = 7919  # between the seeds of two engines; more than an engine is ever restarted
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
+MESSAGE_CHARACTERS = 1000  # of an error's first line
 DEATH_REPORT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
 
 
@@ -107,7 +109,7 @@ class Fleet:
         try:
             await asyncio.to_thread(ray.init, **cluster_options, **quiet)
         except Exception as error:  # Ray raises nothing narrower
-            raise ClusterUnavailable(f"Ray did not start: {_first_line(error)}") from error
+            raise ClusterUnavailable(f"Ray did not start: {first_line(error, MESSAGE_CHARACTERS)}") from error
 
     async def start_generator(self, index: int) -> float:
         """Start (or start again) generator `index`; return its start-up time in seconds."""
@@ -297,7 +299,7 @@ class Fleet:
         try:
             return await reference
         except RayActorError as error:
-            raise TrainerLost(f"a trainer rank is lost: {_first_line(error)}") from error
+            raise TrainerLost(f"a trainer rank is lost: {first_line(error, MESSAGE_CHARACTERS)}") from error
         except RayTaskError as error:
             if isinstance(error.cause, InvalidRun | ModelUnavailable):
                 raise error.cause from error
@@ -309,12 +311,12 @@ class Fleet:
         try:
             return await getattr(self._generators[index], method).remote(*arguments)
         except RayActorError as error:
-            raise GeneratorLost(index, _first_line(error)) from error
+            raise GeneratorLost(index, first_line(error, MESSAGE_CHARACTERS)) from error
         except RayTaskError as error:
             if isinstance(error.cause, PromptRefused | InvalidRun):
                 raise error.cause from error
             # An engine whose core died fails every call: it is as lost as a dead process.
-            raise GeneratorLost(index, _first_line(error.cause)) from error
+            raise GeneratorLost(index, first_line(error.cause, MESSAGE_CHARACTERS)) from error
 
 
 async def gather_ranks(
@@ -348,7 +350,3 @@ def _faults(done: set["asyncio.Task[Any]"]) -> list[BaseException]:
 
 def _lost(faults: Sequence[BaseException]) -> list[BaseException]:
     return [fault for fault in faults if isinstance(fault, TrainerLost)]
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

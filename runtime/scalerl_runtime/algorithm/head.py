@@ -31,6 +31,11 @@ class HeadTransform:
     scale: float = 1.0  # logits times scale, > 0: Cohere's `logit_scale`, Granite's 1 / `logits_scaling`
     softcap: float | None = None  # then cap * tanh(logits / cap), > 0: Gemma-2's `final_logit_softcapping`
 
+    def apply(self, logits: Tensor) -> Tensor:
+        """Return the model's logits, of the linear layer's; the fused head computes the same in place."""
+        scaled = logits * self.scale
+        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
+
 
 IDENTITY = HeadTransform()
 

@@ -23,7 +23,7 @@ from scalerl_runtime.data.prompts import (
     render_rows,
     split_prompts,
 )
-from scalerl_runtime.hub import first_line, is_path_like, is_transient
+from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_path_like, is_transient
 from scalerl_runtime.types import Prompt
 
 GENERATED = "reasoning_gym:"
@@ -32,17 +32,7 @@ PARQUET_ROWS = 1024  # read at once
 FILE_TYPES = (".jsonl", ".parquet")
 OTHER_TYPES = (".json", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".xlsx", ".yaml")  # no hub ids either
 # Exceptions that the content of a data set, or code that reads it, can raise.
-CONTENT_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+READING_ERRORS = (*CONTENT_ERRORS, RuntimeError)
 
 # The place of a record, and the record or the fault that prevented reading it.
 Record = tuple[str, object | Fault]
@@ -188,7 +178,7 @@ def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
         yield
     except (InvalidRun, DataUnavailable):
         raise
-    except (*CONTENT_ERRORS, DatasetsError, arrow.ArrowException, http_error) as error:
+    except (*READING_ERRORS, DatasetsError, arrow.ArrowException, http_error) as error:
         if is_transient(error):
             raise DataUnavailable(_name_outage(spec, path, error)) from error
         kind = Path(spec.source).suffix.lower().removeprefix(".")
@@ -262,7 +252,7 @@ def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) ->
         raise InvalidRun([Fault(f"{path}.task.{name}", repr(spec.task[name]), allowed) for name in unknown])
     try:
         table = reasoning_gym.create_dataset(task, seed=seed, size=spec.size, **spec.task)
-    except CONTENT_ERRORS as error:  # its options are checked in these ways
+    except READING_ERRORS as error:  # its options are checked in these ways
         raise InvalidRun([Fault(f"{path}.task", repr(spec.task), f"{task} refuses it: {error}")]) from error
     return _name_generated(spec, path, table, whole=whole)
 

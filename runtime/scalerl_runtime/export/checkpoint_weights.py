@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scalerl_runtime.hub import first_line
+
 TAG = "deepspeed"  # folder inside a checkpoint, as the trainer's `save` names it
 FULL_STATES = "mp_rank_00_model_states.pt"  # ZeRO 1 and 2: the whole module, in the dtype that was trained
 RANK_STATES = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # ZeRO 3: buffers; the parameters are with the optimizer
@@ -53,7 +55,7 @@ def _load(path: Path) -> dict[str, object]:
     try:
         found: dict[str, object] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ExportError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise ExportError(f"{path} cannot be read: {first_line(error)}") from error
     return found
 
 
@@ -80,7 +82,7 @@ def _from_partitions(checkpoint: Path, states: dict[str, object], dtype: torch.d
         with contextlib.redirect_stdout(io.StringIO()):
             joined = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG, lazy_mode=True)
     except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:  # missing ranks, other versions
-        raise ExportError(f"{checkpoint / TAG} cannot be read: {_first_line(error)}") from error
+        raise ExportError(f"{checkpoint / TAG} cannot be read: {first_line(error)}") from error
     names = states.get("buffer_names")
     kept = {str(name) for name in names} if isinstance(names, list) else set()
     buffers = {name: value for name, value in _module(states).items() if POLICY_PREFIX + name in kept}
@@ -94,7 +96,3 @@ def _from_partitions(checkpoint: Path, states: dict[str, object], dtype: torch.d
         *found.values(),
         *(Weight(name, tuple(v.shape), v.dtype, lambda v=v: v) for name, v in buffers.items()),  # type: ignore[misc]
     ]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0][:300]

@@ -13,11 +13,11 @@ import torch
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_api.wire import EvalPoint
+from scalerl_api.wire import CARD_FILE, EXPORT_FILE, EvalPoint
 from scalerl_runtime.export.checkpoint_weights import ExportError, is_read, open_weights
 from scalerl_runtime.export.disk_layout import DiskGroup, build_reference, check_complete, plan_groups, split_files
 from scalerl_runtime.export.model_card import CardFacts, build_card
-from scalerl_runtime.export.model_target import CARD_FILE, EXPORT_FILE, ModelTarget
+from scalerl_runtime.export.model_target import ModelTarget
 from scalerl_runtime.export.safetensors_file import file_pieces
 from scalerl_runtime.storage.checkpoint import MODEL_FILES, STATE, digest_manifest, find_damage
 

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from scalerl_api.wire import CARD_FORECAST
+from scalerl_api.wire import CARD_FILE, CARD_FORECAST, EXPORT_FILE
 from scalerl_runtime.export.checkpoint_weights import ExportError
+from scalerl_runtime.storage.sync import sync_path
 
-EXPORT_FILE = "scalerl-export.json"  # what the folder was made of; it is the last file that is written
-CARD_FILE = "README.md"
 BLOCK_BYTES = 2**20
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
@@ -63,7 +62,7 @@ class FolderTarget:
         if self.folder.exists():
             self.folder.rename(old)
         self._part.rename(self.folder)
-        _sync_folder(self.folder.parent)
+        sync_path(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
@@ -141,11 +140,3 @@ def restore(folder: Path) -> None:
 
 def _beside(folder: Path, kind: str) -> Path:
     return folder.with_name(f".{folder.name}.{kind}")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -77,9 +77,7 @@ def _fit(given: Tensor, returned: Tensor) -> HeadTransform:
 
 
 def _matches(found: HeadTransform, given: Tensor, returned: Tensor) -> bool:
-    expected = given * found.scale
-    if found.softcap is not None:
-        expected = found.softcap * torch.tanh(expected / found.softcap)
+    expected = found.apply(given)
     return bool(((expected - returned).abs() <= RELATIVE_ERROR * expected.abs().clamp(min=1e-2 * SMALL)).all())
 
 

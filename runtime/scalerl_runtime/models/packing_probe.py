@@ -44,9 +44,7 @@ def largest_difference(eager: Any, packed: Any, forward: PackedForward, head: nn
     alone = torch.cat([eager(input_ids=each[None], use_cache=False).logits[0] for each in sequences])
     cu_seqlens = torch.tensor([0, *accumulate(LENGTHS)])
     positions = torch.cat([torch.arange(length) for length in LENGTHS])
-    logits = head(forward.hidden(packed, torch.cat(sequences), positions, cu_seqlens)) * made.scale
-    if made.softcap is not None:
-        logits = made.softcap * torch.tanh(logits / made.softcap)
+    logits = made.apply(head(forward.hidden(packed, torch.cat(sequences), positions, cu_seqlens)))
     if not bool(torch.isfinite(alone).all()):
         raise ValueError("the model's own forward gives numbers that are not finite")
     return float((logits.log_softmax(-1) - alone.float().log_softmax(-1)).abs().max())

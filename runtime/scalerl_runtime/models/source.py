@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.hub import first_line, is_offline, is_path_like, is_transient
+from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_offline, is_path_like, is_transient
 from scalerl_runtime.models.weight_files import find_weight_fault
 
 FIELD = "spec.model.source"
@@ -32,17 +32,6 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 PROBE = "What is 12 + 3?"
-# Exceptions that the content of a model's files causes. Memory and processes raise others.
-CONTENT_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    TypeError,
-    ValueError,
-)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalerl_runtime.deadlines import within
+from scalerl_runtime.storage.sync import sync_path
 from scalerl_runtime.types import Completion, Group, Prompt
 
 log = logging.getLogger(__name__)
@@ -109,17 +109,17 @@ class CheckpointStore:
             "files": {str(p.relative_to(unfinished)): [p.stat().st_size, _digest(p)] for p in files},
         }
         for path in files:
-            _sync(path)
+            sync_path(path)
         (unfinished / MANIFEST).write_text(json.dumps(manifest))
-        _sync(unfinished / MANIFEST)
-        _sync(unfinished)
+        sync_path(unfinished / MANIFEST)
+        sync_path(unfinished)
         final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
         old = final.with_name(final.name + UNFINISHED + "-old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():  # the same step again: after a resume from an older one, or at the end of the run
             final.rename(old)
         unfinished.rename(final)
-        _sync(self.folder)
+        sync_path(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         self._prune(protect)
         return final
@@ -262,11 +262,3 @@ def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

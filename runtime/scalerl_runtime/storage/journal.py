@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scalerl_runtime.storage.sync import sync_path
+
 
 class Journal:
     """A file of JSON lines."""
@@ -43,8 +45,7 @@ class Journal:
         kept = self._complete_lines()[:lines]
         part = self.path.with_suffix(".part")
         part.write_bytes(b"".join(line + b"\n" for line in kept))
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_path(part)
         part.replace(self.path)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from scalerl_api.rollouts import Rollout, RolloutFileName, parse_name
+from scalerl_runtime.storage.sync import sync_path
 
 UNFINISHED = ".part"
 MAX_FILES = 4096  # steps, however small: a reader lists the folder
@@ -174,7 +175,7 @@ class RolloutStore:
                 break
         with _storing(writer.path, writer.abort):
             writer.part.replace(writer.path)
-            _sync_folder(self.folder)
+            sync_path(self.folder)
             name = parse_name(writer.path.name)
             assert name is not None, "the store names its files"
             self._load_sizes()[name] = num_bytes
@@ -277,14 +278,6 @@ def _ids(prompt_ids: Collection[int]) -> Any:
     import pyarrow as pa
 
     return pa.array(sorted(prompt_ids), pa.int32())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
