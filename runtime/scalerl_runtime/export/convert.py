@@ -47,6 +47,11 @@ class ExportOptions:
     is_stopping: Callable[[], bool] = field(default=lambda: False)
 
 
+def describe_best(best: EvalPoint) -> str:
+    """Return why the checkpoint of the best evaluation is exported, for the card."""
+    return f"the best held-out pass rate, {best.pass_rate:.4f} ± {best.standard_error:.4f}"
+
+
 def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOptions) -> int:
     """Write the model of `checkpoint` to `target`; return its step. Raises ExportError, ExportStopped, OSError."""
     digest, step = read_identity(checkpoint, verify=options.verify)

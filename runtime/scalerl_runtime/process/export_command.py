@@ -26,7 +26,7 @@ from scalerl_api.wire import (
     EvalPoint,
 )
 from scalerl_runtime.export.checkpoint_weights import ExportError
-from scalerl_runtime.export.convert import ExportOptions, export_checkpoint, read_exported
+from scalerl_runtime.export.convert import ExportOptions, describe_best, export_checkpoint, read_exported
 from scalerl_runtime.export.hub import HubError, HubUnavailable, upload_folder
 from scalerl_runtime.export.model_target import FolderTarget, ModelTarget, TarTarget, copy_exported, link_exported
 from scalerl_runtime.storage.checkpoint import MANIFEST, CheckpointStore
@@ -119,7 +119,7 @@ def _find_best(run: Path, store: CheckpointStore, evals: Sequence[EvalPoint]) ->
     if best is None:
         raise ExportError(f"{run} has no evaluation, so no best one")
     made = read_exported(run / BEST_MODEL)
-    why = f"the best held-out pass rate, {best.pass_rate:.4f} ± {best.standard_error:.4f}"
+    why = describe_best(best)
     if made is not None and (made.step, made.attempt) == (best.step, best.attempt):
         return ExportSource(run / BEST_MODEL, is_model=True, why=why, evals=evals)
     if best.step not in store.steps():

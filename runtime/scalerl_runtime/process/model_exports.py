@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scalerl_api.evaluations import find_best
@@ -17,6 +18,7 @@ from scalerl_runtime.export.checkpoint_weights import ExportError
 from scalerl_runtime.export.convert import (
     ExportOptions,
     ExportStopped,
+    describe_best,
     export_checkpoint,
     read_exported,
     read_identity,
@@ -70,7 +72,7 @@ class ModelExports:
         fault = ""
         while (best := self._missing_best(self._failed)) is not None:
             options = ExportOptions(
-                why=f"the best held-out pass rate, {best.pass_rate:.4f} ± {best.standard_error:.4f}",
+                why=describe_best(best),
                 evals=self._evals(),
                 evaluated_by=best.attempt,
                 verify=True,
@@ -123,7 +125,7 @@ class ModelExports:
 
     async def _convert(self, checkpoint: Path, folder: Path, options: ExportOptions) -> None:
         stopping = threading.Event()
-        watched = ExportOptions(**{**vars(options), "is_stopping": stopping.is_set})
+        watched = replace(options, is_stopping=stopping.is_set)
         step = int(checkpoint.name.rpartition("-")[2])
         self._converting.append(step)
         try:

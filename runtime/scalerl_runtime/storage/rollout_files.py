@@ -203,7 +203,7 @@ class RolloutStore:
     def _thin(self) -> None:
         sizes = self._load_sizes()
         evals = _by_step(sizes, lambda name: name.dataset is not None)
-        best = max(self._rates, key=lambda step: (self._rates[step], step)) if self._rates else -1
+        best = max(self._rates, key=lambda step: (self._rates[step], -step), default=-1)
         half = self.max_bytes // EVAL_SHARE
         gone = set(plan_thinning(evals, max_bytes=half, max_files=MAX_FILES, protect={best}))
         left = self.max_bytes - sum(each.num_bytes for each in evals if each.step not in gone)

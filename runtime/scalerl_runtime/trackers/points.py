@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import find_best, held_out
 from scalerl_api.recipe import Recipe
-from scalerl_api.wire import HELD_OUT, EvalPoint
+from scalerl_api.wire import EvalPoint
 from scalerl_runtime.trackers.interface import TrackedPoint, Values
 
 EVAL_VALUES = ("pass_rate", "standard_error", "mean_tokens", "truncation_share", "entropy")
@@ -47,11 +48,10 @@ def build_summary(outcome: str, step: int, compute_gpu_hours: float, evals: Sequ
         "step": step,
         "compute_gpu_hours": compute_gpu_hours,
     }
-    held_out = [point for point in evals if point.dataset == HELD_OUT]
-    if held_out:
-        best = max(held_out, key=lambda point: point.pass_rate)
+    best = find_best(evals)
+    if best is not None:
         summary |= {
-            "last_pass_rate": held_out[-1].pass_rate,
+            "last_pass_rate": held_out(evals)[-1].pass_rate,
             "best_pass_rate": best.pass_rate,
             "best_step": best.step,
         }

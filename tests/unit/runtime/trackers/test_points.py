@@ -18,7 +18,7 @@ QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
 def point(step, rate, dataset="held_out"):
     numbers = {"prompts": 2, "samples": 4, "standard_error": 0.5, "mean_tokens": 9.0}
     return EvalPoint(
-        index=0, dataset=dataset, step=step, version=step, compute_gpu_hours=1.5, pass_rate=rate, **numbers
+        index=0, dataset=dataset, step=step, version=step, compute_gpu_hours=step / 8, pass_rate=rate, **numbers
     )
 
 
