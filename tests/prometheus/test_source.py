@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.assessment import forecast_prefix, summarize
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.observed_run import ObservedRun
 from scalerl_operator.resources.names import PodRole
-from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.telemetry.metrics import OperatorMetrics
 from scalerl_operator.telemetry.poller import PollerDeps, ProgressPoller
 from scalerl_operator.telemetry.progress_client import TelemetryError

@@ -13,6 +13,7 @@ from typing import TypeVar
 import yaml
 
 from scalerl_api import InvalidRun, RLRun
+from scalerl_api.evaluations import held_out
 from scalerl_api.rlrun import PLURAL
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_INVALID, EXIT_RETRY, EXIT_USAGE, CommandError
 from scalerl_operator.controller.curve_config_map import CONFIG_MAPS
@@ -34,7 +35,6 @@ from scalerl_operator.render.describe import Overview
 from scalerl_operator.render.report_data import ReportData, rebuild_forecasts
 from scalerl_operator.resources.names import LABEL_RUN, Role, curve_name
 from scalerl_operator.run.attempts import load_history
-from scalerl_operator.run.evals import held_out
 
 Fetched = TypeVar("Fetched")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.cli.rollouts.report_parts import load_rollout_report
@@ -28,7 +29,6 @@ from scalerl_operator.render.report_data import ReportData
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
 from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
 from scalerl_operator.run.conditions import COMPLETE
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import living_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 from scalerl_operator.run.state import format_ceiling, state_word

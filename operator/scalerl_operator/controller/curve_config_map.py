@@ -6,6 +6,7 @@ The ConfigMap is read before it is written: an operator that has just started do
 import logging
 from dataclasses import dataclass
 
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.controller.owned_objects import NotOurs
 from scalerl_operator.kube.client import CHILDREN, Json, KubeClient, KubeError, find_object
@@ -16,7 +17,6 @@ from scalerl_operator.reconcile.stored_curve import StoredCurve, extend_curve, f
 from scalerl_operator.resources.names import curve_name
 from scalerl_operator.resources.owner import Owner
 from scalerl_operator.resources.shared import build_curve
-from scalerl_operator.run.evals import merge_evals
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pydantic.alias_generators import to_camel
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import ForecastStatus, StopInput, StopStatus
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.stop_policy import Observation, PolicyHit, decide_stop
@@ -19,7 +20,7 @@ from scalerl_operator.forecast import (
     forecast_entropy,
     points,
 )
-from scalerl_operator.run.evals import eval_key, surviving
+from scalerl_operator.run.evals import eval_key
 from scalerl_operator.run.forecast_log import ForecastLine, living_forecasts, match_forecasts
 from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit

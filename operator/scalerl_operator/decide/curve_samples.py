@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalerl_api.evaluations import surviving
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import scatter_of
 from scalerl_operator.forecast import FitError, Forecast, point_band
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
 
 GRID_POINTS = 12  # 48 series a run; denser at the start, where the curve bends

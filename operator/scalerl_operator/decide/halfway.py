@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api.base import ApiModel
+from scalerl_api.evaluations import surviving
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import scatter_of
 from scalerl_operator.forecast import (
@@ -11,7 +12,6 @@ from scalerl_operator.forecast import (
     Forecast,
     point_band,
 )
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine, find_halfway, living_forecasts
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import merge_evals, surviving
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.assessment import summarize
-from scalerl_operator.run.evals import eval_key, merge_evals, next_index, surviving
+from scalerl_operator.run.evals import eval_key, next_index
 from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
 from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.progress import eta_seconds

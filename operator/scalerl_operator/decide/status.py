@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from scalerl_api import Fault, RLRun, RLRunStatus
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import (
     CheckpointStatus,
     Condition,
@@ -17,7 +18,6 @@ from scalerl_api.status import (
 )
 from scalerl_api.wire import Phase, Progress
 from scalerl_operator.run.conditions import COMPLETE, FAILED, PAUSED, PhaseReason, Reason, StandingReason
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
 from scalerl_operator.run.progress import last_mismatch
 

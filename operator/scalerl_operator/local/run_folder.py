@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from scalerl_api import RLRun, parse_run
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import (
     ADDRESS_FILE,
@@ -28,7 +29,7 @@ from scalerl_api.wire import (
 from scalerl_operator.local.durable_files import append_line, save_text
 from scalerl_operator.local.yaml_document import load_document
 from scalerl_operator.run.attempts import format_attempt, parse_attempts
-from scalerl_operator.run.evals import merge_evals, merge_steps, parse_lines
+from scalerl_operator.run.evals import merge_steps, parse_lines
 from scalerl_operator.run.forecast_log import ForecastLine, parse_forecasts
 
 FOLLOW_SECONDS = 0.5  # between two looks at a log that is followed

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.rlrun import MANAGED_BY
 from scalerl_api.status import AttemptStatus, EarlierAttempts, ProgressStatus
 from scalerl_api.wire import Progress
@@ -33,7 +34,6 @@ from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.run.attempts import History, active_seconds, ask_to_end, load_history
-from scalerl_operator.run.evals import merge_evals
 from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import is_over, over_since, state_word
 

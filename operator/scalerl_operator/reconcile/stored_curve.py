@@ -12,8 +12,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from scalerl_api.base import ApiModel
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
-from scalerl_operator.run.evals import merge_evals, merge_steps
+from scalerl_operator.run.evals import merge_steps
 from scalerl_operator.run.step_panels import DRAWN
 
 Item = TypeVar("Item")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import surviving
 from scalerl_api.rollouts import Rollout
 from scalerl_api.status import AttemptStatus
 from scalerl_api.wire import EvalPoint, StepRecord
 from scalerl_operator.decide.assessment import forecast_prefixes
 from scalerl_operator.reconcile.pod_view import EventView
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.forecast_log import ForecastLine
 from scalerl_operator.run.prompt_rates import PromptRates
 

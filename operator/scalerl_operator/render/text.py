@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import ForecastStatus
 from scalerl_api.wire import EvalPoint, Progress, RolloutExample
 from scalerl_operator.decide.halfway import Halfway
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit, last_mismatch
 from scalerl_operator.run.state import state_word
 

@@ -6,9 +6,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from scalerl_api.base import ApiModel
-from scalerl_api.evaluations import held_out as held_out
-from scalerl_api.evaluations import merge_evals as merge_evals
-from scalerl_api.evaluations import surviving as surviving
 from scalerl_api.wire import EvalPoint, StepRecord
 
 Record = TypeVar("Record", bound=ApiModel)

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from scalerl_api.evaluations import held_out, surviving
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.forecast import FitError, Forecast, from_json, to_json
-from scalerl_operator.run.evals import EvalKey, eval_key, held_out, surviving
+from scalerl_operator.run.evals import EvalKey, eval_key
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scalerl_api import RLRunStatus
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import ForecastStatus
 from scalerl_operator.reconcile.snapshot import PollResult
-from scalerl_operator.run.evals import surviving
 from scalerl_operator.run.state import is_over, state_word
 
 

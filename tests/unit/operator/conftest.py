@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from scalerl_api import RLRun, RLRunStatus, parse_run
+from scalerl_api.evaluations import held_out
 from scalerl_api.status import CostStatus
 from scalerl_api.wire import EVALS_FILE, HELD_OUT, METRICS_FILE, EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.decide.assessment import forecast_points, summarize
@@ -26,7 +27,6 @@ from scalerl_operator.decide.lifecycle import plan_run
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.run.attempts import start_attempt, termination_fields
-from scalerl_operator.run.evals import held_out
 from scalerl_operator.run.observed import ObservedState
 from scalerl_operator.run.progress import budget_gpu_hours
 

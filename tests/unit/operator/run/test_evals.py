@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import merge_evals
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord, Termination
 from scalerl_operator.forecast import Forecast, Rival
-from scalerl_operator.run.evals import merge_evals, merge_steps, next_index, parse_lines
+from scalerl_operator.run.evals import merge_steps, next_index, parse_lines
 from scalerl_operator.run.forecast_log import ForecastLine, find_halfway, match_forecasts, parse_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, close_progress, compute_unit, eta_seconds
 
