@@ -18,6 +18,22 @@ from scalerl_runtime.export.convert import read_exported
 
 PROMPT = "12 + 3 ="
 WAIT_SECONDS = 600.0  # until the first steps are done, on a busy machine
+# vLLM as its user starts it, without anything of this project: prints a token and its log-probability after PROMPT.
+ENGINE = """
+import sys
+from vllm import LLM, SamplingParams
+engine = LLM(sys.argv[1], dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**25)
+once = SamplingParams(temperature=0.0, max_tokens=1, logprobs=0)
+(answer,) = engine.generate([sys.argv[2]], once)[0].outputs
+(token,) = answer.token_ids
+print("ANSWER", token, answer.logprobs[0][token].logprob)
+"""
+ENGINE_VARIABLES = {  # on a CPU that other tests use, and without a compiler
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def wait_for_lines(path: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
@@ -45,6 +61,20 @@ def check_model(folder: Path, step: int) -> None:
         assert torch.equal(model(tokens).logits, twin.eval()(tokens).logits)
     assert model.generation_config.eos_token_id is not None
     assert {each.stat().st_mode & 0o777 for each in path.iterdir()} == {0o644}
+
+
+def check_engine(folder: Path) -> None:
+    """vLLM alone loads `model-final`, and continues PROMPT as transformers does."""
+    path = folder / "model-final"
+    command = [sys.executable, "-c", ENGINE, str(path), PROMPT]
+    done = subprocess.run(command, env=os.environ | ENGINE_VARIABLES, capture_output=True, text=True, timeout=300)
+    answers = [line.split() for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert len(answers) == 1, done.stderr[-4000:]
+    tokens = torch.tensor([AutoTokenizer.from_pretrained(path)(PROMPT)["input_ids"]])
+    with torch.no_grad():
+        logp = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(tokens).logits[0, -1].log_softmax(-1)
+    assert int(answers[0][1]) == int(logp.argmax())
+    assert float(answers[0][2]) == pytest.approx(float(logp.max()), abs=1e-4)
 
 
 def check_best(folder: Path, evals: list[dict[str, Any]]) -> None:
@@ -91,6 +121,7 @@ def test_interrupted_run_goes_on_where_it_stopped(
     check_model(folder, stopped_at)
     assert subprocess.run([*command, "--resume"], timeout=900, check=False).returncode == 0
     check_model(folder, 80)
+    check_engine(folder)
     check_best(folder, lines(folder / "evals.jsonl"))
     check_command(folder, tmp_path)
     ledger = lines(folder / "ledger.jsonl")
