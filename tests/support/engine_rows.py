@@ -43,7 +43,10 @@ OPTIONS: dict[str, Any] = {
 
 
 def measure_all(families: Sequence[str], folder: Path, *, seconds: float) -> dict[str, dict[str, Any]]:
-    """Rows by family, measured in one process, which is started anew after a family that takes more than `seconds`."""
+    """Rows by family, measured in one process.
+
+    It is started anew after an engine that failed, since that may leave the process unfit, or took more than `seconds`.
+    """
     output, log = folder / "rows.jsonl", folder / "rows.log"
     output.touch()
     rows: dict[str, dict[str, Any]] = {}
@@ -52,7 +55,7 @@ def measure_all(families: Sequence[str], folder: Path, *, seconds: float) -> dic
         with log.open("a") as file:
             command = [sys.executable, __file__, str(output), *left]
             process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": PATH})
-        deadline = time.monotonic() + START_SECONDS + seconds
+        deadline, known = time.monotonic() + START_SECONDS + seconds, len(rows)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.5)
             found = {row["family"]: row for row in map(json.loads, output.read_text().splitlines())}
@@ -62,9 +65,9 @@ def measure_all(families: Sequence[str], folder: Path, *, seconds: float) -> dic
         process.wait()
         rows = {row["family"]: row for row in map(json.loads, output.read_text().splitlines())}
         left = [family for family in left if family not in rows]
-        if left:
+        if left and len(rows) == known:  # else the process ended by itself, or its next family fails alone
             end = "took too long" if process.returncode < 0 else f"ended its process with {process.returncode}"
-            rows[left[0]] = {"family": left[0], "failed": f"the engine {end}; {log}"}
+            rows[left[0]] = {"family": left[0], "failed": f"the engine {end}"}
             with output.open("a") as file:
                 file.write(json.dumps(rows[left[0]]) + "\n")
             left = left[1:]
@@ -92,7 +95,7 @@ def measure(family: str, folder: Path) -> dict[str, Any]:
         engine.reset_prefix_cache()
         row["after"] = compare(engine, model)
     except Exception as error:  # noqa: BLE001  # whatever an engine raises is its row
-        row[stage] = f"{type(error).__name__}: {error}"
+        row[stage] = f"{type(error).__name__}: {error}".replace(str(folder), "FOLDER")
     finally:
         if engine is not None:
             engine.llm_engine.engine_core.shutdown()
@@ -150,6 +153,8 @@ def main(output: Path, families: list[str]) -> None:
             row = measure(family, Path(folder))
         with output.open("a") as file:
             file.write(json.dumps({"family": family, **row, "seconds": round(time.monotonic() - began, 1)}) + "\n")
+        if not {"refused", "failed"}.isdisjoint(row):
+            return
 
 
 if __name__ == "__main__":
