@@ -13,9 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic.alias_generators import to_camel
 
+from scalerl_api.data import DataSpec
 from scalerl_api.policies import Bound, FailureRule, StopCondition
 from scalerl_api.recipe import Recipe
-from scalerl_api.rlrun import DataSpec, RLRunSpec, ScratchModel, WarmStartSpec
+from scalerl_api.rlrun import RLRunSpec, ScratchModel, WarmStartSpec
 
 Part = TypeVar("Part")
 
@@ -58,11 +59,6 @@ class Resolved:
     spec: RLRunSpec
     recipe: Recipe
 
-    @property
-    def stray_task(self) -> str:
-        """The first downstream set with task options although it is not generated; empty if there is none."""
-        return next((each.name for each in self.spec.data.downstream if each.task and not each.is_generated), "")
-
 
 def _count(names: Iterable[str]) -> str:
     """CEL for the number of optional fields `names` that are set."""
@@ -81,9 +77,6 @@ def _bound(quantity: str) -> Rule[Bound]:
     )
 
 
-_GENERATED = "each.source.startsWith('reasoning_gym:')"
-_HAS_STRAY_TASK = f"(!{_GENERATED} && has(each.task) && each.task.size() > 0)"
-_STRAY_TASK_NAME = f"object.spec.data.downstream.filter(each, {_HAS_STRAY_TASK})[0].name"
 _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
 
 
@@ -158,24 +151,6 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
-        blamed="data.train.source",
-        cel="self.reward.verifier != 'reasoning_gym' || self.data.train.source.startsWith('reasoning_gym:')",
-        holds=lambda it: it.reward.verifier != "reasoning_gym" or it.data.train.is_generated,
-        found="{it.data.train.source}",
-        allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
-    ),
-    Rule[RLRunSpec](
-        at="spec",
-        blamed="data.downstream",
-        cel="self.reward.verifier != 'reasoning_gym' || !has(self.data.downstream) || "
-        f"self.data.downstream.all(each, {_GENERATED})",
-        holds=lambda it: it.reward.verifier != "reasoning_gym" or not it.data.ungenerated,
-        found="{it.data.ungenerated}",
-        allowed="reward.verifier reasoning_gym needs reasoning_gym:<task>",
-        derived={"it.data.ungenerated": f"self.data.downstream.filter(each, !{_GENERATED})[0].name"},
-    ),
-    Rule[RLRunSpec](
-        at="spec",
         blamed="model.scratch",
         cel="self.model.source != 'scratch' || has(self.model.scratch)",
         holds=lambda it: it.model.source != "scratch" or it.model.scratch is not None,
@@ -213,14 +188,6 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         holds=lambda it: it.wrong_steps <= it.steps,
         found="{it.wrong_steps}",
         allowed="at most steps ({it.steps})",
-    ),
-    Rule[DataSpec](
-        at="spec.data",
-        blamed="heldOut.prompts",
-        cel="self.heldOut.prompts < self.train.size",
-        holds=lambda it: it.held_out.prompts < it.train.size,
-        found="{it.held_out.prompts}",
-        allowed="less than data.train.size ({it.train.size})",
     ),
     Rule[DataSpec](
         at="spec.data",
@@ -343,23 +310,5 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         ),
         found="{it.recipe.length.penalty_cache}",
         allowed="at most thinkTokens + answerTokens ({it.recipe.length.completion_tokens})",
-    ),
-    Rule[Resolved](
-        at="",
-        blamed="spec.data.train.task",
-        cel="object.spec.data.train.source.startsWith('reasoning_gym:') || "
-        "!has(object.spec.data.train.task) || object.spec.data.train.task.size() == 0",
-        holds=lambda it: it.spec.data.train.is_generated or not it.spec.data.train.task,
-        found="set",
-        allowed="only with source: reasoning_gym:<task>",
-    ),
-    Rule[Resolved](
-        at="",
-        blamed="spec.data.downstream",
-        cel=f"!has(object.spec.data.downstream) || object.spec.data.downstream.all(each, !{_HAS_STRAY_TASK})",
-        holds=lambda it: not it.stray_task,
-        found="{it.stray_task} with a task",
-        allowed="only with source: reasoning_gym:<task>",
-        derived={"it.stray_task": _STRAY_TASK_NAME},
     ),
 )

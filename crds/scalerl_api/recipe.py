@@ -9,6 +9,7 @@ from pydantic import Field
 
 from scalerl_api.base import ApiModel
 
+Curriculum = Literal["uniform", "linear", "exponential", "staged"]
 PresetName = Literal["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"]
 
 CLOSE_PLACE = "{close}"  # in the phrase: the tag that closes the thinking
@@ -153,7 +154,7 @@ class Recipe(ApiModel):
     """A prompt whose historic pass rate reaches `noPositiveThreshold` is excluded from later epochs."""
     no_positive_threshold: float = Field(default=0.9, ge=0.0, le=1.0)
     """The historic pass rate at which a prompt is excluded."""
-    curriculum: Literal["uniform", "linear", "exponential", "staged"] = "uniform"
+    curriculum: Curriculum = "uniform"
     """Order of prompts in an epoch: shuffled, or from easy to hard at a linear, exponential or three-stage pace."""
     length: Length = Length()
     """Lengths and their control."""

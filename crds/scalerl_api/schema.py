@@ -51,6 +51,9 @@ LIST_KEYS = {
 }
 
 
+UNTYPED = "spec.data.train"  # one source or a list of them: a structural schema has no type for that
+
+
 def build_crd() -> Schema:
     """Return the CustomResourceDefinition of RLRun."""
     columns = [
@@ -63,7 +66,7 @@ def build_crd() -> Schema:
         "storage": True,
         "subresources": {"status": {}},
         "additionalPrinterColumns": columns,
-        "schema": {"openAPIV3Schema": build_schema()},
+        "schema": {"openAPIV3Schema": build_structural_schema()},
     }
     names = {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower()}
     return {
@@ -79,8 +82,18 @@ def build_crd() -> Schema:
     }
 
 
+def build_structural_schema() -> Schema:
+    """Return the schema that the API server gets: `build_schema` without a type where a field has two."""
+    schema = build_schema()
+    field = find_schema(schema, UNTYPED)
+    words = field["description"]
+    field.clear()
+    field |= {"description": f"{words} docs/api.md has its fields.", "x-kubernetes-preserve-unknown-fields": True}
+    return schema
+
+
 def build_schema() -> Schema:
-    """Return the structural schema of one RLRun, rules included."""
+    """Return the schema of one RLRun, rules included, with each list as a list."""
     spec = _structural(RLRunSpec.model_json_schema(by_alias=True))
     recipe = _without_defaults(_structural(Recipe.model_json_schema(by_alias=True)))
     preset = spec["properties"]["recipe"]["properties"]["preset"]
@@ -97,6 +110,9 @@ def build_schema() -> Schema:
             "status": _without_defaults(_structural(RLRunStatus.model_json_schema(by_alias=True))),
         },
     }
+    # A benchmark's values fill in what an entry does not say; defaults of the API server would come before them.
+    downstream = find_schema(spec, "data.downstream")
+    downstream["items"] = _without_defaults(downstream["items"])
     for path, validation in build_validations():
         find_schema(schema, path).setdefault("x-kubernetes-validations", []).append(validation)
     for path, key in LIST_KEYS.items():

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,9 @@ from scalerl_api.base import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_N
 from scalerl_api.cross_field_rules import CRD_RULES, POLICY_RULES, Resolved, Rule
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, TAG_ALLOWED, TAG_PATTERN, Recipe, merge
-from scalerl_api.rlrun import QUANTITY_PATTERN, VERIFIER_PATTERN, RecipeSpec, RLRun
+from scalerl_api.reward import PACKAGE_PATTERN, URL_PATTERN, VARIABLE_PATTERN, VERIFIER_PATTERN
+from scalerl_api.rlrun import QUANTITY_PATTERN, RecipeSpec, RLRun
+from scalerl_api.source_rules import find_source_faults
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,6 +50,7 @@ def parse_run(document: object) -> RLRun:
     if not isinstance(document, Mapping):
         raise InvalidRun([Fault("(document)", _show(document), "an RLRun mapping is needed")])
     run, faults = _parse_as(RLRun, document)
+    faults = [_as_written(fault, document) for fault in faults]
     recipe, recipe_faults = _parse_recipe(document)
     faults += recipe_faults
     if run is not None and recipe is not None and not faults:
@@ -55,6 +58,14 @@ def parse_run(document: object) -> RLRun:
     if run is None or faults:
         raise InvalidRun(faults)
     return run
+
+
+def _as_written(fault: Fault, document: Mapping[Any, Any]) -> Fault:
+    """The fault with the path that the document has: one training source may be written without a list."""
+    data = document["spec"].get("data") if isinstance(document.get("spec"), Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(data.get("train"), Mapping):
+        return fault
+    return replace(fault, path=fault.path.replace("spec.data.train[0]", "spec.data.train", 1))
 
 
 def _parse_recipe(document: Mapping[Any, Any]) -> tuple[Recipe | None, list[Fault]]:
@@ -73,6 +84,7 @@ def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
     yield from _check_names("spec.data.downstream", [each.name for each in run.spec.data.downstream])
     yield from _check_names("spec.stopPolicies", [each.name for each in run.spec.stop_policies])
     yield from _check_names("spec.failurePolicy.rules", [each.name for each in run.spec.failure_policy.rules])
+    yield from (Fault(*each) for each in find_source_faults(run))
     for rule in CRD_RULES:
         for path, part in _find_parts(run, "", rule.at.split(".")):
             yield from _try_rule(rule, path, part)
@@ -168,7 +180,11 @@ PATTERNS = {
     WORD_PATTERN: WORD_ALLOWED,
     TAG_PATTERN: TAG_ALLOWED,
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
-    VERIFIER_PATTERN: "one of math, reasoning_gym, code, python:package.module:function",
+    VERIFIER_PATTERN: "one of math, choice, reasoning_gym, code, http:name, python:package.module:function, "
+    "env:package.module:Class",
+    PACKAGE_PATTERN: "the name under which a package is imported",
+    URL_PATTERN: "an address that begins with http:// or https://, without blanks",
+    VARIABLE_PATTERN: "the name of an environment variable",
 }
 
 

@@ -18,7 +18,9 @@ ACCEPTED, REJECTED, FIELDS, CLUSTER = (
 )
 ONE_GPU = ROOT / "examples/qwen3-0.6b-one-gpu.yaml"  # for `scalerl run` only
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - {ONE_GPU})
-BROKEN = sorted((ROOT / "tests/unit/api/broken").glob("*.yaml"))
+# The API server has no rules on data.train, which has no type there: the operator refuses such a run.
+SOURCES = ROOT / "tests/unit/api/broken/held_out_larger_than_data.yaml"
+BROKEN = sorted(set((ROOT / "tests/unit/api/broken").glob("*.yaml")) - {SOURCES})
 
 Document = dict[str, Any]
 Ask = Callable[[Document], str | None]

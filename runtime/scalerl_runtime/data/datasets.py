@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
-from scalerl_api.rlrun import DatasetSpec, RLRun
+from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.chat_template import check_template
 from scalerl_runtime.data.prompts import (
@@ -63,7 +64,7 @@ def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int, *, vo
     spec = run.spec.data
     if spec.prompt_format == "chat":
         check_template(tokenizer)
-    sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train)]
+    sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train[0])]
     sources += [(f"spec.data.downstream[{index}]", each) for index, each in enumerate(spec.downstream)]
     loaded, bad_rows = [], []
     for number, (path, source) in enumerate(sources):
@@ -89,9 +90,9 @@ def _derive_seed(seed: int, number: int) -> int:
 def _check_split(run: RLRun, num_held_out: int, num_train: int) -> None:
     wanted = run.spec.data.held_out.prompts
     if num_held_out < wanted:
-        allowed = f"less than the {num_held_out} different prompts of {run.spec.data.train.source}"
+        allowed = f"less than the {num_held_out} different prompts of {run.spec.data.train[0].source}"
     elif num_train == 0:
-        allowed = f"fewer: no prompt of {run.spec.data.train.source} is left to train on"
+        allowed = f"fewer: no prompt of {run.spec.data.train[0].source} is left to train on"
     else:
         return
     raise InvalidRun([Fault("spec.data.heldOut.prompts", str(wanted), allowed)])
@@ -104,7 +105,7 @@ def _load_prompts(
     path, spec, vocab_size = source
     if spec.source.startswith(GENERATED):
         records: Iterable[Record] = generate_records(
-            spec, path, seed, whole=run.spec.reward.verifier == "reasoning_gym"
+            spec, path, seed, whole="reasoning_gym" in [each.verifier for each in run.spec.judges_of(spec)]
         )
     else:
         records = read_records(spec, path)
@@ -145,7 +146,7 @@ def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source
 def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
     """Yield the first `size` records of a file or hub data set. Raises InvalidRun, DataUnavailable."""
     with reading(spec, path):
-        yield from islice(_open_source(spec, path), spec.size)
+        yield from islice(_open_source(spec, path), spec.num_wanted)
 
 
 def _open_source(spec: DatasetSpec, path: str) -> Iterator[Record]:
@@ -251,7 +252,7 @@ def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) ->
         allowed = f"options of {task} are {', '.join(options)}"
         raise InvalidRun([Fault(f"{path}.task.{name}", repr(spec.task[name]), allowed) for name in unknown])
     try:
-        table = reasoning_gym.create_dataset(task, seed=seed, size=spec.size, **spec.task)
+        table = reasoning_gym.create_dataset(task, seed=seed, size=spec.num_wanted, **spec.task)
     except READING_ERRORS as error:  # its options are checked in these ways
         raise InvalidRun([Fault(f"{path}.task", repr(spec.task), f"{task} refuses it: {error}")]) from error
     return _name_generated(spec, path, table, whole=whole)

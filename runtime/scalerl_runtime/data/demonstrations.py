@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import ThinkTags
-from scalerl_api.rlrun import DatasetSpec, RLRun, WarmStartSpec
+from scalerl_api.rlrun import RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.datasets import GENERATED, Data, check_bad_share, parse_records, read_records
 from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
@@ -113,12 +114,14 @@ def _select_fitting(pairs: Sequence[Pair], max_tokens: int, style: CompletionSty
 
 def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data, style: CompletionStyle) -> list[Pair]:
     fault = check_task(spec.source.removeprefix(GENERATED), "spec.warmStart.source")
-    if fault is None and spec.source != run.spec.data.train.source:
+    if fault is None and spec.source != run.spec.data.train[0].source:
         fault = Fault(
-            "spec.warmStart.source", spec.source, f"data.train.source ({run.spec.data.train.source}) or a file"
+            "spec.warmStart.source", spec.source, f"data.train.source ({run.spec.data.train[0].source}) or a file"
         )
-    if fault is None and run.spec.reward.verifier != "reasoning_gym":
-        fault = Fault("spec.reward.verifier", run.spec.reward.verifier, f"reasoning_gym with warmStart {spec.source}")
+    if fault is None and run.spec.judge_labels != ("reasoning_gym",):
+        fault = Fault(
+            "spec.reward.verifier", ", ".join(run.spec.judge_labels), f"reasoning_gym with warmStart {spec.source}"
+        )
     if fault is not None:
         raise InvalidRun([fault])
     traces = [write_trace(parse_entry_answer(prompt.answer)) for prompt in data.train]

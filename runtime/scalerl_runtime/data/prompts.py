@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from scalerl_api.data import DatasetSpec, DataSpec
 from scalerl_api.recipe import ThinkTags
-from scalerl_api.rlrun import DatasetSpec, DataSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.chat_template import ChatTokenizer, render_chat
 from scalerl_runtime.think_tags import Decoder, TagFinder, opens_thinking

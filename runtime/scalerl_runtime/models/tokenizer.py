@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from scalerl_api.data import DataSpec
 from scalerl_api.recipe import Recipe
-from scalerl_api.rlrun import DataSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.chat_template import TEMPLATE_ERRORS
 from scalerl_runtime.think_tags import decode_exactly

@@ -111,7 +111,7 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
     source = RowSource(
         attempt=environment.attempt,
         seed=spec.seed,
-        judge=spec.reward.verifier,
+        judge=spec.judge_labels[0],
         phrase=spec.resolved_recipe().length.forced_phrase,
         share=spec.rollouts.share,
     )

@@ -90,15 +90,16 @@ def make_verifier(run: RLRun) -> Verifier:
     """
     spec, tags = run.spec.reward, run.spec.resolved_recipe().length.think_tags
     num_processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
-    if spec.verifier == "code":
+    (name,) = run.spec.judge_labels
+    if name == "code":
         sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
         return Verifier(SandboxBackend(sandbox, num_processes), tags, whole=False)
-    pool = VerifierPool(spec.verifier, timeout_seconds=spec.timeout_seconds, num_processes=num_processes)
+    pool = VerifierPool(name, timeout_seconds=spec.timeout_seconds, num_processes=num_processes)
     with ExitStack() as on_failure:
         on_failure.callback(pool.close)
         pool.start()
         on_failure.pop_all()
-    return Verifier(pool, tags, whole=spec.verifier.startswith("python:"))
+    return Verifier(pool, tags, whole=name.startswith("python:"))
 
 
 class SandboxBackend:

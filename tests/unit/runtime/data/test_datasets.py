@@ -10,7 +10,7 @@ import pytest
 from datasets.exceptions import DatasetGenerationError
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_api.rlrun import DatasetSpec
+from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.datasets import DataUnavailable, load_data
 from scalerl_runtime.data.prompts import find_field, parse_entry_answer, parse_row, split_prompts

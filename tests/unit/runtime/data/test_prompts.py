@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from scalerl_api.data import DataSpec
 from scalerl_api.recipe import ThinkTags
-from scalerl_api.rlrun import DataSpec
 from scalerl_runtime.data.prompts import (
     GeneratedRecord,
     Row,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from scalerl_api.data import DataSpec
 from scalerl_api.recipe import Recipe, merge
-from scalerl_api.rlrun import DataSpec
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.models.tokenizer import check_tokenizer, find_stop_ids, find_tag_warning, find_token, find_turn_end
 from scalerl_runtime.think_tags import TagFinder

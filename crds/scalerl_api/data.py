@@ -1,0 +1,156 @@
+"""The data of a run: sources of prompts, held-out prompts, downstream sets. PURE."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from scalerl_api.base import NAME_PATTERN, ApiModel
+from scalerl_api.benchmarks import BENCHMARKS, BenchmarkName
+from scalerl_api.recipe import Curriculum
+from scalerl_api.reward import JudgedSpec
+
+TemplateArguments = dict[str, int | float | str | bool]
+
+GENERATED_ROWS = 10_000  # of a reasoning_gym task without `size`
+GENERATED = "reasoning_gym:"
+
+
+class DatasetSpec(JudgedSpec):
+    """Prompts with answers."""
+
+    source: str = Field(default="", max_length=500)
+    """Hub id; a .jsonl, .json, .csv or .parquet path, also with .gz behind it; a folder of such files or a pattern
+    (`part-*.jsonl`); or `reasoning_gym:<task>`."""
+    config: str | None = Field(default=None, min_length=1, max_length=100)
+    """Configuration of a hub data set, such as `main` of openai/gsm8k; needed where it has several."""
+    split: str = Field(default="train", min_length=1, max_length=100)
+    """Split of a hub data set."""
+    prompt_field: str = Field(default="prompt", min_length=1, max_length=1000)
+    """Column of the prompt, a text or a list of messages with `role` and `content`; a dotted path into nested columns;
+    or a template over several: `{Body} {Question}`."""
+    answer_field: str = Field(default="answer", min_length=1, max_length=1000)
+    """Column, dotted path or template of the reference answer (for `code`: the tests)."""
+    options_field: str | None = Field(default=None, min_length=1, max_length=1000)
+    """Column of the options of a multiple-choice question; they are written below the prompt, a letter each."""
+    system_prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """System turn before each prompt of this source, with `promptFormat: chat`; unset: `data.systemPrompt`."""
+    size: int | None = Field(default=None, ge=1, le=100_000_000)
+    """Rows to generate (`reasoning_gym:`; unset: 10,000), or the largest number of rows to read (unset: all)."""
+    task: dict[str, int | float | str | bool] = Field(default={}, max_length=50)
+    """Options of the reasoning_gym task, under its own names."""
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether a reasoning_gym task generates the rows."""
+        return self.source.startswith(GENERATED)
+
+    @property
+    def num_wanted(self) -> int | None:
+        """Rows to generate or to read at most; None: all."""
+        return self.size if self.size is not None or not self.is_generated else GENERATED_ROWS
+
+
+class ValidationSpec(DatasetSpec):
+    """A held-out set of one's own, in place of prompts that are split off."""
+
+    source: str = Field(min_length=1, max_length=500)
+    """As in `DatasetSpec`."""
+
+
+class TrainSourceSpec(DatasetSpec):
+    """One source of training prompts."""
+
+    source: str = Field(min_length=1, max_length=500)
+    """As in `DatasetSpec`."""
+    name: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=52)
+    """Label of its results; needed with several sources."""
+    weight: float = Field(default=1.0, ge=1e-6, le=1e6)
+    """Its part of the training prompts, relative to the other sources' weights."""
+    held_out: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Its number of held-out prompts; unset: its part, by weight, of `heldOut.prompts`."""
+    validation: ValidationSpec | None = None
+    """Its held-out prompts, all of them, in place of prompts that are split off."""
+    curriculum: Curriculum | None = None
+    """Order of its prompts; unset: `recipe.curriculum`."""
+
+
+class NamedDatasetSpec(DatasetSpec):
+    """A downstream test set, evaluated beside the held-out prompts; never trained on."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=52)
+    """Label of its results."""
+    benchmark: BenchmarkName | None = None
+    """A published test set: its source, columns, verifier and samples, which the other fields override."""
+    samples_per_prompt: int | None = Field(default=None, ge=1, le=1024)
+    """Completions per prompt; unset: the benchmark's, else `heldOut.samplesPerPrompt`."""
+    temperature: float | None = Field(default=None, ge=0.0, le=10.0)
+    """Of its completions; unset: the recipe's."""
+    every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Steps between its evaluations, a multiple of `budget.evalEverySteps`; unset: at each evaluation."""
+
+
+class HeldOutSpec(ApiModel):
+    """The prompts whose pass rate is fitted: split off `train` at random, never trained on."""
+
+    prompts: int = Field(default=1000, ge=1, le=1_000_000)
+    """Number of prompts that are split off, over all sources."""
+    samples_per_prompt: int = Field(default=16, ge=1, le=1024)
+    """Completions per prompt; the pass rate is their mean (mean@k)."""
+
+
+class DataSpec(ApiModel):
+    """Prompts for training and for evaluation."""
+
+    train: list[TrainSourceSpec] = Field(min_length=1, max_length=20)
+    """Training prompts, from which `heldOut` is taken: one source, or a list of them, a mixture."""
+    held_out: HeldOutSpec = HeldOutSpec()
+    """The held-out prompts."""
+    downstream: list[NamedDatasetSpec] = Field(default=[], max_length=20)
+    """Further test sets."""
+    prompt_format: Literal["chat", "plain"] = "chat"
+    """`chat`: the tokenizer's chat template. `plain`: `promptTemplate` alone."""
+    prompt_template: str = Field(default="{prompt}", min_length=1, max_length=10_000)
+    """Text around the prompt; holds `{prompt}` once."""
+    system_prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """System turn before each prompt, with `promptFormat: chat`; not where a prompt's messages begin with one."""
+    template_arguments: TemplateArguments = Field(default={}, max_length=50)
+    """Variables of the chat template, such as `enable_thinking: false`."""
+    max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """The run does not start if more than this share of a source's rows is malformed."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        """One source may be written without a list."""
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("downstream", mode="before")
+    @classmethod
+    def _fill_in(cls, value: Any) -> Any:
+        """Write a benchmark's fields where the entry has none of its own."""
+        return [_with_benchmark(each) for each in value] if isinstance(value, list) else value
+
+    @property
+    def num_places(self) -> int:
+        """Number of `{prompt}` in the template."""
+        return self.prompt_template.count("{prompt}")
+
+    @property
+    def sources(self) -> tuple[tuple[str, DatasetSpec], ...]:
+        """Every source with its path in the spec: train, their validation sets, downstream."""
+        train: list[tuple[str, DatasetSpec]] = []
+        for index, each in enumerate(self.train):
+            path = self.train_path(index)
+            train += [(path, each)]
+            train += [(f"{path}.validation", each.validation)] if each.validation is not None else []
+        return (*train, *((f"spec.data.downstream[{i}]", each) for i, each in enumerate(self.downstream)))
+
+    def train_path(self, index: int) -> str:
+        """Path of a training source in the spec."""
+        return "spec.data.train" if len(self.train) == 1 else f"spec.data.train[{index}]"
+
+
+def _with_benchmark(entry: Any) -> Any:
+    if not isinstance(entry, dict) or entry.get("benchmark") not in BENCHMARKS:
+        return entry
+    return {**BENCHMARKS[entry["benchmark"]], **entry}

@@ -1,0 +1,109 @@
+"""Rules over the sources of a run's data and their verifiers. PURE.
+
+`validation` and the operator evaluate them. The API server does not: `data.train` is one source or a list of them, and
+a structural schema has no type for that, so its rules do not reach the field.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec
+from scalerl_api.reward import JudgedSpec
+from scalerl_api.rlrun import RLRun, RLRunSpec
+from scalerl_api.wire import HELD_OUT
+
+# Path, value, what is allowed.
+Finding = tuple[str, str, str]
+
+
+def find_source_faults(run: RLRun) -> Iterator[Finding]:
+    """Yield the faults of the run's sources, as path, value and what is allowed."""
+    spec = run.spec
+    yield from _check_names(spec)
+    yield from _check_judged("spec.reward", spec.reward)
+    yield from _check_http_names(spec)
+    for path, source in spec.data.sources:
+        yield from _check_judged(path, source)
+        yield from _check_source(spec, path, source)
+    for index, each in enumerate(spec.data.train):
+        yield from _check_held_out(spec.data.train_path(index), each)
+    for index, downstream in enumerate(spec.data.downstream):
+        yield from _check_downstream(spec, f"spec.data.downstream[{index}]", downstream)
+    yield from _check_sizes(spec)
+
+
+def _check_names(spec: RLRunSpec) -> Iterator[Finding]:
+    train = spec.data.train
+    for index, each in enumerate(train):
+        if each.name is None and len(train) > 1:
+            yield f"spec.data.train[{index}].name", "missing", "every source of a mixture needs one"
+    names = [each.name for each in train if each.name is not None]
+    for name, count in Counter([*names, *(each.name for each in spec.data.downstream)]).items():
+        if name in names and (count > 1 or name == HELD_OUT):
+            yield "spec.data.train", name, f"every name once, over train and downstream, and not {HELD_OUT}"
+
+
+def _check_judged(path: str, part: JudgedSpec) -> Iterator[Finding]:
+    if part.verifiers and part.verifier is not None:
+        yield f"{path}.verifier", part.verifier, "either verifier or verifiers"
+    names = Counter(each.label for each in part.verifiers)
+    for name in (name for name, count in names.items() if count > 1):
+        yield f"{path}.verifiers", name, "every name once"
+
+
+def _check_http_names(spec: RLRunSpec) -> Iterator[Finding]:
+    names = [each.name for each in spec.reward.http]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield f"spec.reward.http[{index}].name", name, "every name once"
+
+
+def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[Finding]:
+    judges = [each.verifier for each in spec.judges_of(source)]
+    if not judges:
+        yield "spec.reward.verifier", "missing", f"needed, or a verifier of its own in {path}"
+    if "reasoning_gym" in judges and not source.is_generated:
+        yield f"{path}.source", source.source, "verifier reasoning_gym needs reasoning_gym:<task>"
+    if source.task and not source.is_generated:
+        yield f"{path}.task", "set", "only with source: reasoning_gym:<task>"
+    known = {f"http:{each.name}" for each in spec.reward.http}
+    for each in judges:
+        if each.startswith("http:") and each not in known:
+            yield f"{path}.verifier", each, f"a name of reward.http: {', '.join(sorted(known)) or 'it has none'}"
+    is_plain = spec.data.prompt_format == "plain"
+    if is_plain and source.system_prompt is not None:
+        yield f"{path}.systemPrompt", "set", "only with promptFormat: chat"
+
+
+def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:
+    if source.validation is not None and source.held_out is not None:
+        yield f"{path}.heldOut", str(source.held_out), "only without validation, which has its own prompts"
+
+
+def _check_downstream(spec: RLRunSpec, path: str, each: NamedDatasetSpec) -> Iterator[Finding]:
+    if not each.source:
+        yield f"{path}.source", "missing", "needed, or a benchmark"
+    interval = spec.budget.eval_every_steps
+    if each.every_steps is not None and each.every_steps % interval != 0:
+        yield f"{path}.everySteps", str(each.every_steps), f"a multiple of budget.evalEverySteps ({interval})"
+
+
+def _check_sizes(spec: RLRunSpec) -> Iterator[Finding]:
+    data = spec.data
+    if data.prompt_format == "plain" and data.system_prompt is not None:
+        yield "spec.data.systemPrompt", "set", "only with promptFormat: chat"
+    if data.prompt_format == "plain" and data.template_arguments:
+        yield "spec.data.templateArguments", "set", "only with promptFormat: chat"
+    shared = [each for each in data.train if each.validation is None and each.held_out is None]
+    wanted, size = data.held_out.prompts, _sum(each.num_wanted for each in shared)
+    if shared and size is not None and wanted >= size:
+        yield "spec.data.heldOut.prompts", str(wanted), f"less than data.train.size ({size})"
+    if shared and wanted < len(shared):
+        yield "spec.data.heldOut.prompts", str(wanted), f"at least one for each of the {len(shared)} sources"
+
+
+def _sum(sizes: Iterator[int | None] | Sequence[int | None]) -> int | None:
+    """Their sum; None if one is unknown."""
+    known = list(sizes)
+    numbers = [each for each in known if each is not None]
+    return sum(numbers) if len(numbers) == len(known) else None
