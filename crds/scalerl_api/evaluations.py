@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scalerl_api.wire import HELD_OUT, EvalPoint
+from scalerl_api.wire import HELD_OUT, EvalPoint, is_source_dataset
 
 
 def merge_evals(*histories: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
@@ -24,14 +24,22 @@ def held_out(evals: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
     return tuple(point for point in evals if point.dataset == HELD_OUT)
 
 
-def surviving(evals: Iterable[EvalPoint]) -> list[EvalPoint]:
-    """Return the held-out points of the surviving weights: those whose compute only grows.
+def list_datasets(evals: Iterable[EvalPoint]) -> list[str]:
+    """Return the measured test sets: the held-out prompts, those of each source, the downstream sets."""
+    names = {point.dataset for point in evals}
+    return sorted(names, key=lambda name: (name != HELD_OUT, not is_source_dataset(name), name))
+
+
+def surviving(evals: Iterable[EvalPoint], dataset: str = HELD_OUT) -> list[EvalPoint]:
+    """Return a test set's points of the surviving weights: those whose compute only grows.
 
     After a restart the new weights have cost more at every step than the lost ones. A lost point of a later step is
     left out until the new weights are measured at that step too.
     """
     kept: list[EvalPoint] = []
-    for point in held_out(evals):
+    for point in evals:
+        if point.dataset != dataset:
+            continue
         if not kept or (point.compute_gpu_hours > kept[-1].compute_gpu_hours and point.attempt >= kept[-1].attempt):
             kept.append(point)
     return kept

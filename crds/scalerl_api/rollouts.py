@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 ROLLOUTS = "rollouts"  # folder in the run's folder
-_NAME = re.compile(r"(?:step-(\d{6,})|eval-(\d{6,})-(\w[\w-]*))\.parquet")
+_NAME = re.compile(r"(?:step-(\d{6,})|eval-(\d{6,})-(\w[\w.-]*))\.parquet")
 
 
 @dataclass(frozen=True)

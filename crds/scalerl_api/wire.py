@@ -84,7 +84,23 @@ EVAL_LABELS = {  # label -> field; the label `attempt` is of the scraped target,
 }
 
 Phase = Literal["starting", "warmStart", "training", "evaluating", "stopping", "finished"]
-HELD_OUT = "held_out"  # name of the fitted test set; downstream sets have the user's names
+HELD_OUT = "held_out"  # name of the fitted test set, all sources pooled; downstream sets have the user's names
+SOURCE_PREFIX = f"{HELD_OUT}."  # before a source's name; no name of a downstream set holds a full stop
+
+
+def source_dataset(name: str) -> str:
+    """Return the test set of one training source's held-out prompts: `held_out.math`."""
+    return f"{SOURCE_PREFIX}{name}"
+
+
+def is_source_dataset(dataset: str) -> bool:
+    """Whether a test set has the held-out prompts of one training source."""
+    return dataset.startswith(SOURCE_PREFIX)
+
+
+def source_of(dataset: str) -> str:
+    """Return the source's name of `held_out.<name>`."""
+    return dataset.removeprefix(SOURCE_PREFIX)
 
 
 class EvalPoint(ApiModel):
@@ -93,7 +109,7 @@ class EvalPoint(ApiModel):
     index: int
     """Position in the run's history, from 0; `since` in `/v1/progress` counts these."""
     dataset: str = HELD_OUT
-    """`held_out`, or the name of a downstream set."""
+    """`held_out`, `held_out.<source>` with several training sources, or the name of a downstream set."""
     step: int
     """Optimizer steps done by the evaluated weights."""
     version: int

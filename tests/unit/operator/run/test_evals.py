@@ -7,8 +7,19 @@ from dataclasses import replace
 import pytest
 
 from scalerl_api import RLRun
-from scalerl_api.evaluations import merge_evals
-from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord, Termination
+from scalerl_api.evaluations import list_datasets, merge_evals, surviving
+from scalerl_api.rollouts import RolloutFileName, parse_name
+from scalerl_api.wire import (
+    HELD_OUT,
+    Checkpoint,
+    EvalPoint,
+    Progress,
+    StepRecord,
+    Termination,
+    is_source_dataset,
+    source_dataset,
+    source_of,
+)
 from scalerl_operator.forecast import Forecast, Rival
 from scalerl_operator.run.evals import merge_steps, next_index, parse_lines
 from scalerl_operator.run.forecast_log import ForecastLine, find_halfway, match_forecasts, parse_forecasts
@@ -33,6 +44,30 @@ def test_the_latest_attempt_wins(point: Point) -> None:
     lost, again = point(2, attempt=1, pass_rate=0.4), point(5, step=20, attempt=2, pass_rate=0.5)
     early, other = point(1), point(7, step=20, dataset="aime")
     assert merge_evals([again, early], [lost, other]) == (early, again, other)
+
+
+def test_a_sources_set_is_no_downstream_set() -> None:
+    assert source_dataset("math") == "held_out.math"
+    assert is_source_dataset("held_out.math")
+    assert source_of("held_out.math") == "math"
+    assert not any(map(is_source_dataset, (HELD_OUT, "math", "held-out")))
+    name = RolloutFileName(100, "held_out.code-2")
+    assert parse_name(str(name)) == name
+
+
+def test_sets_are_listed_from_the_pooled_one_to_the_downstream_ones(point: Point) -> None:
+    evals = [point(1, dataset=each) for each in ("aime-24", "held_out.math", "zebra", HELD_OUT, "held_out.code")]
+    assert list_datasets(evals) == [HELD_OUT, "held_out.code", "held_out.math", "aime-24", "zebra"]
+
+
+def test_the_surviving_points_are_those_of_one_set(point: Point) -> None:
+    lost = point(3, step=30, compute_gpu_hours=3.0, dataset="held_out.math")
+    kept = [
+        point(1, step=10, compute_gpu_hours=1.0, dataset="held_out.math"),
+        point(5, step=20, compute_gpu_hours=3.5, dataset="held_out.math", attempt=2),
+    ]
+    assert surviving([kept[0], point(2, compute_gpu_hours=2.0), kept[1], lost], "held_out.math") == kept
+    assert surviving(kept) == []
 
 
 def test_within_an_attempt_the_later_wins(point: Point) -> None:
