@@ -32,7 +32,7 @@ class WeightedVerifier(ApiModel):
 
 
 class JudgedSpec(ApiModel):
-    """What has verifiers."""
+    """A part of the spec that may have verifiers of its own."""
 
     verifier: str | None = Field(default=None, pattern=VERIFIER_PATTERN, max_length=300)
     """Its own verifier; unset: `spec.reward`'s."""
