@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.benchmarks import BENCHMARKS, BenchmarkName
 from scalerl_api.recipe import Curriculum
-from scalerl_api.reward import JudgedSpec
+from scalerl_api.reward import VerifiedSpec
 
 TemplateArguments = dict[str, int | float | str | bool]
 
@@ -15,7 +15,7 @@ GENERATED_ROWS = 10_000  # of a reasoning_gym task without `size`
 GENERATED = "reasoning_gym:"
 
 
-class DatasetSpec(JudgedSpec):
+class DatasetSpec(VerifiedSpec):
     """Prompts with answers."""
 
     source: str = Field(default="", max_length=500)

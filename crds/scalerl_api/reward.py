@@ -31,7 +31,7 @@ class WeightedVerifier(ApiModel):
         return self.name if self.name is not None else self.verifier
 
 
-class JudgedSpec(ApiModel):
+class VerifiedSpec(ApiModel):
     """A part of the spec that may have verifiers of its own."""
 
     verifier: str | None = Field(default=None, pattern=VERIFIER_PATTERN, max_length=300)
@@ -91,7 +91,7 @@ class EnvironmentOptions(ApiModel):
     """Keyword arguments of the class."""
 
 
-class RewardSpec(JudgedSpec):
+class RewardSpec(VerifiedSpec):
     """+1 for a right answer, -1 for a wrong one."""
 
     verifier: str | None = Field(default=None, pattern=VERIFIER_PATTERN, max_length=300)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec
-from scalerl_api.reward import JudgedSpec
+from scalerl_api.reward import VerifiedSpec
 from scalerl_api.rlrun import RLRun, RLRunSpec
 from scalerl_api.wire import HELD_OUT
 
@@ -20,10 +20,10 @@ def find_source_faults(run: RLRun) -> Iterator[Finding]:
     """Yield the faults of the run's sources, as path, value and what is allowed."""
     spec = run.spec
     yield from _check_names(spec)
-    yield from _check_judged("spec.reward", spec.reward)
+    yield from _check_verifiers("spec.reward", spec.reward)
     yield from _check_http_names(spec)
     for path, source in spec.data.sources:
-        yield from _check_judged(path, source)
+        yield from _check_verifiers(path, source)
         yield from _check_source(spec, path, source)
     for index, each in enumerate(spec.data.train):
         yield from _check_held_out(spec.data.train_path(index), each)
@@ -43,7 +43,7 @@ def _check_names(spec: RLRunSpec) -> Iterator[Finding]:
             yield "spec.data.train", name, f"every name once, over train and downstream, and not {HELD_OUT}"
 
 
-def _check_judged(path: str, part: JudgedSpec) -> Iterator[Finding]:
+def _check_verifiers(path: str, part: VerifiedSpec) -> Iterator[Finding]:
     if part.verifiers and part.verifier is not None:
         yield f"{path}.verifier", part.verifier, "either verifier or verifiers"
     names = Counter(each.label for each in part.verifiers)
