@@ -45,6 +45,11 @@ class DatasetSpec(VerifiedSpec):
         return self.source.startswith(GENERATED)
 
     @property
+    def label(self) -> str:
+        """Name of its results; empty: it has none."""
+        return ""
+
+    @property
     def num_wanted(self) -> int | None:
         """Rows to generate or to read at most; None: all."""
         return self.size if self.size is not None or not self.is_generated else GENERATED_ROWS
@@ -73,6 +78,11 @@ class TrainSourceSpec(DatasetSpec):
     curriculum: Curriculum | None = None
     """Order of its prompts; unset: `recipe.curriculum`."""
 
+    @property
+    def label(self) -> str:
+        """Name of its results; empty: it is the only source and has none."""
+        return self.name or ""
+
 
 class NamedDatasetSpec(DatasetSpec):
     """A downstream test set, evaluated beside the held-out prompts; never trained on."""
@@ -87,6 +97,11 @@ class NamedDatasetSpec(DatasetSpec):
     """Of its completions; unset: the recipe's."""
     every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
     """Steps between its evaluations, a multiple of `budget.evalEverySteps`; unset: at each evaluation."""
+
+    @property
+    def label(self) -> str:
+        """Name of its results."""
+        return self.name
 
 
 class HeldOutSpec(ApiModel):

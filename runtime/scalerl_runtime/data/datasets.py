@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def _load_prompts(
     prompts, refused = render_rows(rows, run.spec.data, tokenizer, max_tokens=limits, tags=tags, vocab_size=vocab_size)
     faults += refused
     check_bad_share(faults, num_read, path=path, source=spec.source, max_share=run.spec.data.max_bad_share)
-    return prompts, faults
+    return [replace(prompt, source=spec.label) for prompt in prompts], faults
 
 
 def parse_records(records: Iterable[Record], spec: DatasetSpec) -> tuple[list[Row], list[Fault]]:

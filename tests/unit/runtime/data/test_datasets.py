@@ -335,6 +335,14 @@ def test_downstream_sets_are_loaded_and_never_trained_on(tmp_path):
     assert not {"6+1=", "7+1="} & {prompt.text for prompt in data.train}
 
 
+@pytest.mark.parametrize(("train", "name"), [({}, ""), ({"name": "sums"}, "sums")])
+def test_a_prompt_has_the_name_of_its_source(tmp_path, train, name):
+    source, test = write_lines(tmp_path / "d.jsonl", rows(8)), write_lines(tmp_path / "t.jsonl", rows(3, start=9))
+    data = load(make_run({"source": source, **train}, downstream=[{"name": "near", "source": test}]))
+    assert {prompt.source for prompt in (*data.train, *data.held_out)} == {name}
+    assert {prompt.source for prompt in data.downstream["near"]} == {"near"}
+
+
 @pytest.mark.parametrize(
     ("texts", "held_out", "allowed"),
     [
