@@ -1,18 +1,21 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
 from scalerl_runtime.rewards import sandbox
-from scalerl_runtime.rewards import sandbox_child as confined
-from scalerl_runtime.rewards.sandbox import Sandbox, SandboxUnavailable, parse_result, run_program
+from scalerl_runtime.rewards.code_reference import CodeReference
+from scalerl_runtime.rewards.sandbox import Sandbox, SandboxLimits, SandboxUnavailable, parse_result, run_program
 from scalerl_runtime.rewards.sandbox_child import build_filter
 
-TESTS = "assert square(3) == 9\nassert square(-2) == 4"
+ASSERTS = "assert square(3) == 9\nassert square(-2) == 4"
+TESTS = CodeReference("tests", tests=ASSERTS, names=("square",))
 RIGHT = "def square(x):\n    return x * x\n"
 
 
-def run(program: str, tests: str = TESTS, *, timeout_seconds: float = 30.0) -> str:
-    return run_program(program, tests, timeout_seconds=timeout_seconds, memory_megabytes=64).kind
+def run(program: str, *, timeout_seconds: float = 30.0) -> str:
+    return run_program(program, TESTS, SandboxLimits(timeout_seconds, 64)).kind
 
 
 @pytest.mark.parametrize(
@@ -136,20 +139,20 @@ for descriptor in range(3, 64):
         while True: os.write(descriptor, b'x' * 4096)
     except OSError: pass
 """
-    outcome = run_program(program + RIGHT, TESTS, timeout_seconds=30.0, memory_megabytes=64)
+    outcome = run_program(program + RIGHT, TESTS, SandboxLimits(30.0, 64))
     assert outcome.kind == "failed"
 
 
 def test_a_deadline_during_the_sandbox_setup_grades_nothing():
     """The program did not run, so it is neither right nor wrong."""
     ticks = iter([0.0, 100.0])
-    outcome = run_program(RIGHT, TESTS, timeout_seconds=1.0, memory_megabytes=64, clock=lambda: next(ticks))
+    outcome = run_program(RIGHT, TESTS, SandboxLimits(1.0, 64), clock=lambda: next(ticks))
     assert outcome.kind == "unavailable"
 
 
 def test_a_sandbox_that_cannot_start_grades_nothing(monkeypatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
-    outcome = run_program(RIGHT, TESTS, timeout_seconds=30.0, memory_megabytes=64)
+    outcome = run_program(RIGHT, TESTS, SandboxLimits(30.0, 64))
     assert (outcome.kind, "did not start" in outcome.reason) == ("unavailable", True)
 
 
@@ -175,8 +178,8 @@ def test_result_bytes(result, ended, kind, rule):
 
 def test_sandbox_checks_within_its_limits():
     checked = Sandbox(timeout_seconds=30.0, memory_megabytes=40)
-    assert checked.check(RIGHT, TESTS).right is True
-    assert checked.check("x = bytearray(60 * 2**20)\n" + RIGHT, TESTS).right is False
+    assert checked.check(RIGHT, ASSERTS).right is True
+    assert checked.check("x = bytearray(60 * 2**20)\n" + RIGHT, ASSERTS).right is False
 
 
 def test_a_machine_without_a_sandbox_is_refused_at_the_start(monkeypatch):
@@ -258,6 +261,7 @@ def _children() -> set[str]:
         return set(children.read().split())
 
 
-def test_confined_needs_the_standard_library_only():
-    with open(confined.__file__) as source:
-        assert "scalerl" not in source.read()
+def test_the_child_needs_the_standard_library_only():
+    """It runs without installed packages, and imports its own modules before the filter."""
+    code = f"import sys; sys.path.insert(0, {sandbox.ROOT!r}); import scalerl_runtime.rewards.sandbox_tests"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -1,13 +1,11 @@
 """Extracts the answer from a completion and compares it with the reference. PURE."""
 
-import re
 from collections.abc import Callable
 from functools import lru_cache
 
 from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import parse_entry_answer
 
-PROGRAM = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 DELIMITED = ("$", "\\boxed", "\\(", "\\[")  # how math-verify finds LaTeX in a text
 # The exceptions of reasoning_gym's scorers for an answer of another form than they expect: they call int(), index,
 # unpack, compute and evaluate what the answer holds. Any other exception is the verifier's own failure: no reward.
@@ -35,12 +33,6 @@ def find_answer(completion_text: str, tags: ThinkTags, *, opened: bool) -> str |
     if closed:
         return answer.strip()
     return None if opened or tags.open in completion_text else completion_text.strip()
-
-
-def find_program(answer: str) -> str:
-    """Return the last fenced block of Python in `answer`, or all of it if there is no fence."""
-    blocks = PROGRAM.findall(answer)
-    return str(blocks[-1]) if blocks else answer
 
 
 def is_right_mathematics(answer: str, reference: str) -> bool:

@@ -1,23 +1,34 @@
-"""Runs a program and its tests in a sandbox without network, processes, file writes or signals. I/O."""
+"""Runs programs against their tests in a sandbox without network, processes, file writes or signals. I/O."""
 
+import importlib.util
 import json
 import math
 import os
+import re
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.rewards import sandbox_child as confined
+from scalerl_runtime.rewards.code_reference import CodeReference, parse_code_reference
+from scalerl_runtime.rewards.output_match import is_same_output
 
 MAX_RESULT_BYTES = 4096  # READY, nonce or one line of error; a program that finds the pipe cannot flood this process
 TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64  # a loaded machine starts an interpreter late
+TRIAL = CodeReference("tests", tests="assert x == 1", names=("x",))
+ROOT = str(Path(__file__).parents[2])  # where the child finds its own modules
+# One thread: the filter's limits are for one program, and many programs run at once.
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -37,66 +48,148 @@ class SandboxUnavailable(RuntimeError):
     """This machine cannot run a sandbox."""
 
 
+@dataclass(frozen=True)
+class SandboxLimits:
+    """What a program may use."""
+
+    timeout_seconds: float  # wall clock of all its tests, with the interpreter's start (0.05 s); processor time too
+    memory_megabytes: int  # address space on top of the interpreter's
+    packages: dict[str, str] = field(default_factory=dict)  # installed packages that it may import -> their folder
+
+
 class Sandbox:
     """Applies the same limits to every program; thread-safe."""
 
-    def __init__(self, *, timeout_seconds: float, memory_megabytes: int):
-        """For the limits see `run_program`. Raises SandboxUnavailable if a trial program does not pass."""
-        self._timeout_seconds = timeout_seconds
-        self._memory_megabytes = memory_megabytes
-        trial = run_program("x = 1", "assert x == 1", timeout_seconds=TRIAL_SECONDS, memory_megabytes=TRIAL_MEGABYTES)
+    def __init__(self, *, timeout_seconds: float, memory_megabytes: int, packages: Sequence[str] = ()):
+        """For the limits see SandboxLimits.
+
+        Raises SandboxUnavailable if a trial program does not pass, InvalidRun for a package that cannot be imported.
+        """
+        trial = run_program("x = 1", TRIAL, SandboxLimits(TRIAL_SECONDS, TRIAL_MEGABYTES))
         if not trial.right:
             raise SandboxUnavailable(
                 f"programs need Linux with seccomp on x86_64 or arm64: {trial.kind} {trial.reason}"
             )
+        self._limits = SandboxLimits(timeout_seconds, memory_megabytes, find_packages(packages))
+        for index, name in enumerate(packages):
+            limits = SandboxLimits(TRIAL_SECONDS, memory_megabytes, self._limits.packages)
+            if not run_program(f"import {name}\nx = 1", TRIAL, limits).right:
+                fault = Fault(f"spec.reward.packages[{index}]", name, "a package that can be imported in the sandbox")
+                raise InvalidRun([fault])
 
-    def check(self, program: str, tests: str) -> ProgramResult:
-        """Run one program with its tests."""
-        return run_program(
-            program, tests, timeout_seconds=self._timeout_seconds, memory_megabytes=self._memory_megabytes
-        )
+    def check(self, program: str, reference: str) -> ProgramResult:
+        """Run one program with the tests of a reference."""
+        return run_program(program, parse_code_reference(reference), self._limits)
 
     def close(self) -> None:
         """Do nothing: no process is kept between programs, and a running one ends by its timeout."""
 
 
+def find_packages(names: Sequence[str]) -> dict[str, str]:
+    """Return each package's folder; empty for one of the standard library. Raises InvalidRun."""
+    folders = {}
+    for index, name in enumerate(names):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise InvalidRun(
+                [Fault(f"spec.reward.packages[{index}]", name, "a package that the trainer has installed")]
+            )
+        standard = name in sys.stdlib_module_names or spec.origin is None
+        path = Path(spec.origin or "")
+        folders[name] = "" if standard else str(path.parents[1] if path.name == "__init__.py" else path.parent)
+    return folders
+
+
 def run_program(
-    program: str,
-    tests: str,
-    *,
-    timeout_seconds: float,
-    memory_megabytes: int,
-    clock: Callable[[], float] = time.monotonic,
+    program: str, reference: CodeReference, limits: SandboxLimits, clock: Callable[[], float] = time.monotonic
 ) -> ProgramResult:
-    """Run `program` and then `tests` in its namespace; passed if both end without an exception.
+    """Run `program` against its tests, in a process of its own.
 
     Args:
-        program, tests: Python source; the standard library is there, installed packages are not.
-        timeout_seconds: wall clock, with the interpreter's start (about 0.05 s); processor time has the same bound.
-        memory_megabytes: address space on top of the interpreter's.
+        program: Python source; the standard library is there, and the packages of `limits`.
+        reference: the tests.
+        limits: what it may use.
         clock: seconds, monotonic.
 
-    The tests share a process with the program. A program that inspects the tests' frames can cheat. One that ends
-    early, crashes, hangs or prints without end cannot.
+    The tests, and what they expect, are in other processes than the program. docs/judges.md says what stays open.
     """
     nonce = secrets.token_hex(16)
-    limits = {"memory_bytes": memory_megabytes * 2**20, "cpu_seconds": math.ceil(timeout_seconds) + 1}
-    request = {"program": program, "tests": tests, "nonce": nonce, **limits}
-    deadline = clock() + timeout_seconds
+    deadline = clock() + limits.timeout_seconds
     # A file, not a pipe: writing the request then cannot block. A folder of its own: nothing to read nearby.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryDirectory(prefix="scalerl-sandbox-") as folder:
-        stdin.write(json.dumps(request).encode())
+        for section in build_request(program, reference, limits, nonce):
+            content = json.dumps(section).encode()
+            stdin.write(len(content).to_bytes(8, "big") + content)
         stdin.seek(0)
         try:
             process = _start(stdin, Path(folder))
         except OSError as error:
             return ProgramResult("unavailable", f"the sandbox did not start: {error}")
         with process:
+            pipe = _Pipe(process, deadline, clock)
             try:
-                result, ended = _read_result(process, deadline, clock)
+                return _judge_outputs(pipe, reference) if reference.kind == "stdio" else _judge_nonce(pipe, nonce)
             finally:
-                process.kill()  # it has no children: the filter forbids them
-    return parse_result(result, ended=ended, nonce=nonce)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # the program too: its process is a fork
+
+
+def build_request(
+    program: str, reference: CodeReference, limits: SandboxLimits, nonce: str
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return what the program's process may know, and what the tests' process knows besides."""
+    text = program + reference.tests + reference.prompt
+    packages = [name for name in limits.packages if re.search(rf"\b{name}\b", text)]
+    public = {
+        "kind": reference.kind,
+        "program": program,
+        "prompt": reference.prompt,
+        "entry": reference.entry,
+        "inputs": list(reference.inputs) if reference.kind == "stdio" else [],
+        "memory_bytes": limits.memory_megabytes * 2**20,
+        "cpu_seconds": math.ceil(limits.timeout_seconds) + 1,
+        "packages": packages,
+        "folders": sorted({limits.packages[name] for name in packages} - {""}),
+        "own_folder": ROOT,
+    }
+    secret = {
+        "kind": reference.kind,
+        "nonce": nonce,
+        "tests": reference.tests,
+        "prompt": reference.prompt,
+        "entry": reference.entry,
+        "names": list(reference.names),
+        "classes": list(reference.classes),
+        "function": reference.function,
+        "inputs": list(reference.inputs),
+        "outputs": list(reference.outputs),
+        "wrapped": reference.wrapped,
+    }
+    return public, {} if reference.kind == "stdio" else secret
+
+
+def _judge_nonce(pipe: "_Pipe", nonce: str) -> ProgramResult:
+    """Return how the tests ended, which write the nonce if all are passed."""
+    result = pipe.read(MAX_RESULT_BYTES)
+    return parse_result(result, ended=not pipe.is_late, nonce=nonce)
+
+
+def _judge_outputs(pipe: "_Pipe", reference: CodeReference) -> ProgramResult:
+    """Compare what the program prints for each input, until one is wrong."""
+    started = pipe.read_line()
+    if started != confined.READY:
+        return parse_result(started, ended=not pipe.is_late, nonce="")
+    for expected in reference.outputs:
+        line = pipe.read_line()
+        if not line.endswith(b"\n"):
+            return ProgramResult("timeout" if pipe.is_late else "failed")
+        head = json.loads(line)
+        printed = pipe.read(head["size"]).decode(errors="replace")
+        if head["ended"] == "unavailable":
+            return ProgramResult("unavailable", f"the sandbox was not set up: {printed}")
+        if head["ended"] != "ok" or pipe.is_late or not is_same_output(printed, expected):
+            return ProgramResult("timeout" if pipe.is_late else "failed")
+    return ProgramResult("passed")
 
 
 def parse_result(result: bytes, *, ended: bool, nonce: str) -> ProgramResult:
@@ -117,25 +210,43 @@ def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=folder,
-        env={},
+        env=ENVIRONMENT,
         start_new_session=True,  # Ctrl-C goes to the coordinator, which shuts down in order
         close_fds=True,
     )
 
 
-def _read_result(process: "subprocess.Popen[bytes]", deadline: float, clock: Callable[[], float]) -> tuple[bytes, bool]:
-    """Return the result bytes, and whether the process closed them before the deadline."""
-    assert process.stdout is not None, "opened as a pipe"
-    descriptor = process.stdout.fileno()
-    poll = select.poll()  # select() fails above descriptor 1023, which the coordinator can reach
-    poll.register(descriptor, select.POLLIN)
-    result = b""
-    while len(result) < MAX_RESULT_BYTES:
-        remaining = deadline - clock()
-        if remaining <= 0 or not poll.poll(remaining * 1000):
-            return result, False
-        chunk = os.read(descriptor, MAX_RESULT_BYTES - len(result))
-        if not chunk:
-            return result, True
-        result += chunk
-    return result, True
+class _Pipe:
+    """Reads the child's result until the deadline."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", deadline: float, clock: Callable[[], float]):
+        assert process.stdout is not None, "opened as a pipe"
+        self._descriptor = process.stdout.fileno()
+        self._poll = select.poll()  # select() fails above descriptor 1023, which the coordinator can reach
+        self._poll.register(self._descriptor, select.POLLIN)
+        self._deadline, self._clock = deadline, clock
+        self._buffer = b""
+        self.is_late = False  # the deadline came before the end
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, or what came before the end or the deadline."""
+        while len(self._buffer) < size and self._fill():
+            pass
+        result, self._buffer = self._buffer[:size], self._buffer[size:]
+        return result
+
+    def read_line(self) -> bytes:
+        """Return one line, or what came before the end or the deadline."""
+        while b"\n" not in self._buffer and len(self._buffer) < MAX_RESULT_BYTES and self._fill():
+            pass
+        line, newline, self._buffer = self._buffer.partition(b"\n")
+        return line + newline
+
+    def _fill(self) -> bool:
+        remaining = self._deadline - self._clock()
+        if remaining <= 0 or not self._poll.poll(remaining * 1000):
+            self.is_late = True
+            return False
+        chunk = os.read(self._descriptor, 2**16)
+        self._buffer += chunk
+        return bool(chunk)

@@ -1,10 +1,12 @@
-"""Runs one untrusted program under a system-call filter; started by the sandbox as a file. I/O, standard library only.
+"""Runs an untrusted program under a system-call filter; started by the sandbox as a file. I/O, standard library only.
 
-Standard input holds a JSON object: program, tests, nonce, memory_bytes, cpu_seconds. Standard output receives READY
-once the filter is installed, or the error that prevented it, and the nonce after the last test has passed.
+Standard input holds two JSON objects, each after its length: what the program's process may know, then the tests. The
+program runs in a fork that is made before the tests are read. Standard output receives READY once the filter is
+installed, or the error that prevented it; then the nonce after the last test has passed, or what the program printed.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import platform
@@ -13,8 +15,11 @@ import signal
 import struct
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 READY = b"ready\n"
+MAX_OUTPUT_BYTES = 2**24  # that one run may print
 
 # A program may compute, read files and use threads. Every other call fails with ENOSYS: opening a socket, starting a
 # process, sending a signal, changing a file. Each entry: name, number on x86_64 (the kernel's asm/unistd_64.h), number
@@ -53,30 +58,227 @@ EPERM, ENOSYS = 1, 38
 CHANGES_FILES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CLONE_THREAD = 0x00010000
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 FILTER_MODE = 2
 CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main() -> None:
-    """Restrict this process, then run the program and its tests."""
-    request = json.load(sys.stdin)
+    """Run what standard input asks for."""
+    # This process holds the tests; /proc must not show its memory and files to the program.
+    libc = ctypes.CDLL(None, use_errno=True)
+    _call(libc.prctl, PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _call(libc.prctl, PR_SET_DUMPABLE, 0, 0, 0, 0)
+    request = read_section()
+    sys.path.insert(0, request["own_folder"])
+    name = "sandbox_program" if request["kind"] == "stdio" else "sandbox_tests"
+    importlib.import_module(f"scalerl_runtime.rewards.{name}")  # here: the program's process cannot read our folder
+    sys.path.pop(0)
+    _import_packages(request)
+    sys.set_int_max_str_digits(0)  # exact numbers of any length cross as decimals
     result = os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nothing, descriptor)
+    (run_cases if request["kind"] == "stdio" else run_with_tests)(request, result)
+    os._exit(0)
+
+
+def read_section() -> dict[str, Any]:
+    """Return the next JSON object of standard input, and read nothing behind it: the program's process forks first."""
+    size = int.from_bytes(os.read(0, 8), "big")
+    parts = []
+    while size:
+        part = os.read(0, size)
+        if not part:
+            raise EOFError("the request is cut")
+        parts.append(part)
+        size -= len(part)
+    return dict(json.loads(b"".join(parts)))
+
+
+def _import_packages(request: dict[str, Any]) -> None:
+    """Import the packages of the request, with what they need; nothing else that is installed can be imported."""
+    before = list(sys.path)
+    sys.path += request["folders"]
+    for name in request["packages"]:
+        importlib.import_module(name)
+    sys.path[:] = before
+
+
+def run_with_tests(request: dict[str, Any], result: int) -> None:
+    """Run the program in a process of its own, and the tests here; write READY, then the nonce if all is passed."""
+    to_program, from_tests = os.pipe()
+    to_tests, from_program = os.pipe()
+    ready, set_up = os.pipe()
+    if os.fork() == 0:
+        for descriptor in (result, from_tests, to_tests, ready):
+            os.close(descriptor)
+        _close_standard()
+        _enter(request, set_up)
+        _serve_program(request, to_program, from_program)
+        os._exit(0)
+    for descriptor in (to_program, from_program, set_up):
+        os.close(descriptor)
+    problem = _read_all(ready)
+    if problem != READY:
+        os.write(result, problem or b"the program's process did not start")
+        os._exit(1)
+    tests = read_section()
+    _close_standard()
     try:
         confine(memory_bytes=request["memory_bytes"], cpu_seconds=request["cpu_seconds"])
     except (OSError, ValueError) as error:
         os.write(result, str(error).encode())
-        sys.exit(1)
+        os._exit(1)
     os.write(result, READY)
+    _judge(tests, to_tests, from_tests)
+    os.write(result, tests["nonce"].encode())
+
+
+def _judge(tests: dict[str, Any], to_tests: int, from_tests: int) -> None:
+    from scalerl_runtime.rewards.sandbox_calls import Channel, ProgramClient
+    from scalerl_runtime.rewards.sandbox_tests import run_tests
+
+    channel = Channel(os.fdopen(to_tests, "rb"), os.fdopen(from_tests, "wb"))
+    channel.send({"classes": tests["classes"]})
+    run_tests(tests, lambda namespace: ProgramClient(channel, namespace))
+
+
+def _serve_program(request: dict[str, Any], to_program: int, from_program: int) -> None:
+    from scalerl_runtime.rewards.sandbox_calls import Channel, ProgramServer
+    from scalerl_runtime.rewards.sandbox_program import bind_standard_names, complete_program
+
+    channel = Channel(os.fdopen(to_program, "rb"), os.fdopen(from_program, "wb"))
+    classes = frozenset(channel.receive()["classes"])
+    head, program = complete_program(request["program"], request["prompt"], request["entry"])
     module = types.ModuleType("program")  # dataclasses and pickle look a class's module up
     sys.modules["program"] = module
-    exec(compile(request["program"], "<program>", "exec"), module.__dict__)
-    exec(compile(request["tests"], "<tests>", "exec"), module.__dict__)
-    os.write(result, request["nonce"].encode())  # not reached after sys.exit(0) in the program
-    os._exit(0)  # a thread of the program must not delay the result
+    bind_standard_names(module.__dict__, head + program)
+    exec(compile(head, "<prompt>", "exec"), module.__dict__)
+    exec(compile(program, "<program>", "exec"), module.__dict__)
+    ProgramServer(channel, module.__dict__, classes).serve()
+
+
+def run_cases(request: dict[str, Any], result: int) -> None:
+    """Run the program once for each input; write READY, then for each run a line of JSON and what it printed."""
+    _close_standard()
+    os.write(result, READY)
+    for text in request["inputs"]:
+        output, ended = _run_case(request, text, result)
+        head = json.dumps({"size": len(output), "ended": ended}).encode() + b"\n"
+        _write_all(result, head + output)
+
+
+def _run_case(request: dict[str, Any], text: str, result: int) -> tuple[bytes, str]:
+    given = os.memfd_create("input")
+    _write_all(given, text.encode())
+    os.lseek(given, 0, os.SEEK_SET)
+    printed, to_print = os.pipe()
+    ready, set_up = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for descriptor in (result, printed, ready):
+            os.close(descriptor)
+        os.dup2(given, 0)
+        os.dup2(to_print, 1)
+        for descriptor in (given, to_print):
+            os.close(descriptor)
+        _call(ctypes.CDLL(None).prctl, PR_SET_DUMPABLE, 1, 0, 0, 0)  # it holds no tests, and may open /dev/stdin
+        _enter(request, set_up)
+        _run_main(request["program"])
+    for descriptor in (given, to_print, set_up):
+        os.close(descriptor)
+    problem = _read_all(ready)
+    output = _read_all(printed, limit=MAX_OUTPUT_BYTES)
+    os.close(printed)  # a program that prints more is ended by the signal
+    _, status = os.waitpid(child, 0)
+    if problem != READY:
+        return problem, "unavailable"
+    return output, "ok" if status == 0 and len(output) < MAX_OUTPUT_BYTES else "failed"
+
+
+def _run_main(program: str) -> None:
+    """Run a program as a main module, and end the process."""
+    from scalerl_runtime.rewards.sandbox_program import bind_standard_names
+
+    code = 1
+    try:
+        # Streams of its own: these were made for the request, and the first has read some of it.
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # ends with the process
+        sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115  # as stdin
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        bind_standard_names(module.__dict__, program)
+        exec(compile(program, "<program>", "exec"), module.__dict__)
+        code = 0
+    except SystemExit as leaving:
+        code = 0 if leaving.code in (None, 0) else 1
+    finally:
+        try:
+            if "threading" in sys.modules:
+                sys.modules["threading"]._shutdown()  # waits for the program's threads, which may do all the work
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+
+def _enter(request: dict[str, Any], set_up: int) -> None:
+    """Confine this process, and report that or the problem through the pipe `set_up`."""
+    try:
+        confine(memory_bytes=request["memory_bytes"], cpu_seconds=request["cpu_seconds"])
+        sys.addaudithook(build_audit([*sys.path, *request["folders"]]))
+    except (OSError, ValueError) as error:
+        os.write(set_up, str(error).encode())
+        os._exit(1)
+    os.write(set_up, READY)
+    os.close(set_up)
+
+
+def _close_standard() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+
+
+def _read_all(descriptor: int, limit: int = 2**16) -> bytes:
+    """Return what comes until the pipe is closed, `limit` bytes at most."""
+    parts, size = [], 0
+    while size < limit:
+        part = os.read(descriptor, min(limit - size, 2**16))
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def build_audit(folders: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return a hook that refuses files outside of `folders` and calls into C, by the interpreter's audit events.
+
+    It keeps a program from reading the data set or the memory of other processes by ordinary ways.
+    """
+    allowed = tuple(f"{os.path.realpath(each)}{end}" for each in folders if each for end in ("/", ".zip"))
+    allowed += (*(f"{each}/" for each in folders if each), "/usr/share/zoneinfo", "/etc/localtime")
+    files = ("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/urandom", *folders)
+    find_path, as_text = os.path.abspath, os.fsdecode
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("open", "os.listdir", "os.scandir"):
+            path = arguments[0]
+            if isinstance(path, int) or (path is None and event != "open"):
+                return
+            path = find_path(as_text(path))
+            if not (path.startswith(allowed) or path in files):
+                raise PermissionError(f"programs read the standard library alone, not {path}")
+        elif event.startswith("ctypes.") or (event == "object.__setattr__" and arguments[1] == "__code__"):
+            raise PermissionError(f"programs have no {event}")
+
+    return refuse
 
 
 def confine(*, memory_bytes: int, cpu_seconds: int) -> None:

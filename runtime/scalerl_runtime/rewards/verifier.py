@@ -16,7 +16,9 @@ from typing import Protocol
 from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.rewards.answers import find_answer, find_program
+from scalerl_runtime.rewards.answers import find_answer
+from scalerl_runtime.rewards.code_reference import list_wanted_names
+from scalerl_runtime.rewards.program import find_program
 from scalerl_runtime.rewards.sandbox import Sandbox
 from scalerl_runtime.types import Prompt
 
@@ -92,7 +94,9 @@ def make_verifier(run: RLRun) -> Verifier:
     num_processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
     (name,) = run.spec.judge_labels
     if name == "code":
-        sandbox = Sandbox(timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes)
+        sandbox = Sandbox(
+            timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes, packages=spec.packages
+        )
         return Verifier(SandboxBackend(sandbox, num_processes), tags, whole=False)
     pool = VerifierPool(name, timeout_seconds=spec.timeout_seconds, num_processes=num_processes)
     with ExitStack() as on_failure:
@@ -112,7 +116,7 @@ class SandboxBackend:
     def grade(self, prompt: str, answer: str, reference: str) -> Reward:  # noqa: ARG002  # the tests decide
         """Run the program in `answer` with the tests in `reference`; one that is cut or crashes is wrong."""
         with self._free:
-            result = self._sandbox.check(find_program(answer), reference)
+            result = self._sandbox.check(find_program(answer, list_wanted_names(reference)), reference)
         if result.right is None:
             return Reward(None, result.reason)
         return Reward(1.0 if result.right else -1.0)

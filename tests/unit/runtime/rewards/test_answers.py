@@ -2,7 +2,7 @@ import pytest
 
 from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
-from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_entry, is_right_mathematics
+from scalerl_runtime.rewards.answers import find_answer, is_right_entry, is_right_mathematics
 
 
 @pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|a|>x<|m|>", "<|b|>y<|m|>")])
@@ -24,20 +24,6 @@ from scalerl_runtime.rewards.answers import find_answer, find_program, is_right_
 def test_find_answer(tags, opened, completion, answer, rule):
     written = completion.replace("OPEN", tags[0]).replace("CLOSE", tags[1])
     assert find_answer(written, ThinkTags(open=tags[0], close=tags[1]), opened=opened) == answer, rule
-
-
-@pytest.mark.parametrize(
-    ("answer", "program", "rule"),
-    [
-        ("x = 1", "x = 1", "no fence: all of it"),
-        ("So:\n```python\nx = 1\n```\nDone.", "x = 1\n", "what the fence holds"),
-        ("```\nx = 1\n```", "x = 1\n", "a fence without a language"),
-        ("```python\nx = 1\n```\nBetter:\n```python\nx = 2\n```", "x = 2\n", "the last of several"),
-        ("```python\nx = 1", "```python\nx = 1", "a fence that is never closed is no fence"),
-    ],
-)
-def test_find_program(answer, program, rule):
-    assert find_program(answer) == program, rule
 
 
 @pytest.mark.parametrize(
