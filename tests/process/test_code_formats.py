@@ -186,7 +186,7 @@ OPEN = [
 
 
 @pytest.mark.parametrize(("tests", "program", "rule"), OPEN, ids=[row[2] for row in OPEN])
-def test_what_stays_open(tests, program, rule):
+def test_cheats_that_stay_open(tests, program, rule):
     """docs/judges.md lists these: they pass."""
     assert judge(program, build_code_reference({}, tests)) == "passed", rule
 

@@ -14,7 +14,7 @@ SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda)
 
 @dataclass(frozen=True)
 class Assertions:
-    """What tests assert."""
+    """The assertions of tests."""
 
     defined: frozenset[str]  # functions with assertions
     called: frozenset[str]  # functions that are called outside of functions

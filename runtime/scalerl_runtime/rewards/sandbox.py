@@ -50,7 +50,7 @@ class SandboxUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a program may use."""
+    """Limits of one program."""
 
     timeout_seconds: float  # wall clock of all its tests, with the interpreter's start (0.05 s); processor time too
     memory_megabytes: int  # address space on top of the interpreter's
@@ -111,7 +111,7 @@ def run_program(
         limits: what it may use.
         clock: seconds, monotonic.
 
-    The tests, and what they expect, are in other processes than the program. docs/judges.md says what stays open.
+    The tests, and what they expect, are in other processes than the program. docs/judges.md lists what stays open.
     """
     nonce = secrets.token_hex(16)
     deadline = clock() + limits.timeout_seconds

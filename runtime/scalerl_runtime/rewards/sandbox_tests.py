@@ -1,7 +1,7 @@
 """Runs tests against a program in another process: asserts, calls, unittest, pytest. I/O, standard library only."""
 
 import importlib
-import importlib.machinery
+import importlib.util
 import itertools
 import math
 import re
@@ -130,7 +130,7 @@ class _ProgramModules:
         """Return the spec of a top-level module."""
         if path is not None:
             return None
-        return importlib.machinery.ModuleSpec(name, self)  # type: ignore[arg-type]  # a loader by its methods
+        return importlib.util.spec_from_loader(name, self)  # type: ignore[arg-type]  # a loader by its methods
 
     def create_module(self, _spec: Any) -> None:
         """Let the interpreter make the module."""

@@ -1,8 +1,8 @@
 """Encodes the values that cross between a program and its tests as JSON: data, never code. PURE, standard library only.
 
 A packet is a root and a table of nodes. Scalars stand in place; `[3]` refers to node 3. The table keeps identity, so
-that a list that a program has changed in place can be changed in place on the other side too. What is no data (an
-object of the program's own class, a generator) becomes a handle, and stays on its side.
+that a list that a program has changed in place can be changed in place on the other side too. An object
+that is no data (of the program's own class, a generator) becomes a handle, and stays on its side.
 """
 
 import importlib
@@ -59,7 +59,7 @@ Packet = dict[str, Any]  # JSON
 
 @dataclass(frozen=True)
 class Side:
-    """What one side of the border knows."""
+    """Knowledge of one side of the border."""
 
     find_class: Callable[[str], type]  # the class of an object that crosses as data; raises LookupError
     is_shared: Callable[[type], bool]  # whether objects of this class cross as data

@@ -1,6 +1,6 @@
 """Lists the standard modules and names that programs may use without an import. PURE, standard library only."""
 
-# What judges of programming contests import for a program, and what answers therefore leave out.
+# Judges of programming contests import these for a program, so that answers leave the imports out.
 MODULES = frozenset(
     "abc bisect collections copy cmath dataclasses datetime decimal enum fractions functools heapq itertools json math "  # noqa: SIM905  # as the table below
     "operator os queue random re statistics string sys time typing".split()
