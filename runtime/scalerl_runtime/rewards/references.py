@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from scalerl_runtime.rewards.choice_references import build_choice_reference
+from scalerl_runtime.rewards.code_reference import build_code_reference
 from scalerl_runtime.rewards.math_references import build_math_reference
 
 BuildReference = Callable[[Mapping[str, object], object], str]
@@ -49,4 +50,8 @@ def _show(value: object) -> str:
     return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."
 
 
-BUILDERS: dict[str, BuildReference] = {"math": _build_math, "choice": build_choice_reference}
+BUILDERS: dict[str, BuildReference] = {
+    "math": _build_math,
+    "choice": build_choice_reference,
+    "code": build_code_reference,
+}
