@@ -205,6 +205,7 @@ LINES = build_code_reference({}, {"inputs": ["a\nb", "c"], "outputs": ["a", "c"]
         ("import os\nos.write(1, os.read(0, 1))", "passed", "descriptors"),
         ("def main():\n    print(input())\nif __name__ == '__main__':\n    main()", "passed", "the main block runs"),
         ("import sys\nprint(input())\nsys.exit()", "passed", "leaving after the answer"),
+        ("print(input())\nexit(0)", "passed", "leaving by exit()"),
         ("import os\nprint(input(), flush=True)\nos._exit(0)", "passed", "leaving hard after the answer"),
         ("import threading\nthreading.Thread(target=lambda: print(input())).start()", "passed", "threads are awaited"),
         ("import sys\nprint(input())\nsys.exit(3)", "failed", "an exit code is a failure"),
@@ -225,7 +226,7 @@ def test_programs_that_read_and_print(program, kind, rule):
 
 
 def test_a_program_that_hangs_on_its_input_is_cut():
-    limits = SandboxLimits(timeout_seconds=2.0, memory_megabytes=64)
+    limits = SandboxLimits(timeout_seconds=0.5, memory_megabytes=64)
     assert judge("while True: pass", LINES, limits) == "timeout"
 
 

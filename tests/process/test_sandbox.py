@@ -6,8 +6,8 @@ import pytest
 
 from scalerl_runtime.rewards import sandbox
 from scalerl_runtime.rewards.code_reference import CodeReference
+from scalerl_runtime.rewards.confined.child import build_filter
 from scalerl_runtime.rewards.sandbox import Sandbox, SandboxLimits, SandboxUnavailable, parse_result, run_program
-from scalerl_runtime.rewards.sandbox_child import build_filter
 
 ASSERTS = "assert square(3) == 9\nassert square(-2) == 4"
 TESTS = CodeReference("tests", tests=ASSERTS, names=("square",))
@@ -67,7 +67,7 @@ def test_programs(program, kind, rule):
     ],
 )
 def test_a_program_that_does_not_end_is_cut(program, rule):
-    assert run(program, timeout_seconds=2.0) == "timeout", rule
+    assert run(program, timeout_seconds=0.5) == "timeout", rule
 
 
 ATTEMPT = "try:\n    {attempt}\nexcept OSError:\n    pass\nelse:\n    raise SystemExit('it worked')\n" + RIGHT
@@ -178,7 +178,8 @@ def test_result_bytes(result, ended, kind, rule):
 
 def test_sandbox_checks_within_its_limits():
     checked = Sandbox(timeout_seconds=30.0, memory_megabytes=40)
-    assert checked.check(RIGHT, ASSERTS).right is True
+    assert checked.check(f"So:\n```python\n{RIGHT}```", ASSERTS).right is True
+    assert "asserts nothing" in checked.check(RIGHT, "6").reason, "no reward, for the reference is no test"
     assert checked.check("x = bytearray(60 * 2**20)\n" + RIGHT, ASSERTS).right is False
 
 
@@ -252,7 +253,7 @@ def test_another_machines_calls_end_the_process():
 def test_no_process_is_left_behind():
     """A program that hangs is dead when its result is returned."""
     before = _children()
-    assert run("import time\ntime.sleep(900)", timeout_seconds=1.5) == "timeout"
+    assert run("import time\ntime.sleep(900)", timeout_seconds=0.5) == "timeout"
     assert _children() == before
 
 
@@ -263,5 +264,5 @@ def _children() -> set[str]:
 
 def test_the_child_needs_the_standard_library_only():
     """It runs without installed packages, and imports its own modules before the filter."""
-    code = f"import sys; sys.path.insert(0, {sandbox.ROOT!r}); import scalerl_runtime.rewards.sandbox_tests"
+    code = f"import sys; sys.path.insert(0, {sandbox.ROOT!r}); import scalerl_runtime.rewards.confined.tests"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

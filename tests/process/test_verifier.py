@@ -144,7 +144,7 @@ def test_programs(result, reward, rule):
     sandbox = FakeSandbox(result)
     backend = SandboxBackend(sandbox, max_concurrent=1)
     assert backend.grade("Square x.", "```python\nx = 1\n```", "assert x == 1") == reward, rule
-    assert sandbox.checked == [("x = 1\n", "assert x == 1")]
+    assert sandbox.checked == [("```python\nx = 1\n```", "assert x == 1")]
 
 
 def test_code_is_graded_in_the_sandbox(make):

@@ -6,7 +6,7 @@ import symtable
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scalerl_runtime.rewards.standard_names import HOMES, MODULES
+from scalerl_runtime.rewards.confined.standard_names import HOMES, MODULES
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda)

@@ -32,6 +32,13 @@ class CodeReference:
     outputs: tuple[Any, ...] = field(default=())
     wrapped: bool = False  # `calls`: the expected value may stand in a list of one (APPS)
 
+    @property
+    def wanted_names(self) -> tuple[str, ...]:
+        """The names that a program must define to pass; none for one that reads its input."""
+        if self.kind == "calls":
+            return (self.function,)
+        return (self.entry,) if self.entry in self.names else self.names
+
 
 def build_code_reference(record: Mapping[str, object], value: object) -> str:
     """Return the canonical reference of a row's tests, as JSON.
@@ -66,15 +73,9 @@ def parse_code_reference(text: str) -> CodeReference:
     return CodeReference(**{**document, **lists})
 
 
-def list_wanted_names(reference: str) -> tuple[str, ...]:
-    """Return the names that a program must define to pass; none for one that reads its input."""
-    read = parse_code_reference(reference)
-    return (read.function,) if read.kind == "calls" else (read.entry,) if read.entry in read.names else read.names
-
-
 def do_nothing_programs(reference: str) -> tuple[str, ...]:
     """Return programs that no sound tests let pass: empty ones, and functions and classes that return None."""
-    names = list_wanted_names(reference)
+    names = parse_code_reference(reference).wanted_names
     functions = "".join(f"def {name}(*_, **__):\n    return None\n" for name in names if name != "Solution")
     methods = "".join(f"    def {name}(self, *_, **__):\n        return None\n" for name in names if name != "Solution")
     defined = functions + f"class Solution:\n    def __init__(self, *_):\n        pass\n{methods}" if names else ""

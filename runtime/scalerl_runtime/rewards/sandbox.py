@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import IO, Literal
 
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.rewards import sandbox_child as confined
 from scalerl_runtime.rewards.code_reference import CodeReference, parse_code_reference
+from scalerl_runtime.rewards.confined import child as confined
 from scalerl_runtime.rewards.output_match import is_same_output
+from scalerl_runtime.rewards.program import find_program
 
 MAX_RESULT_BYTES = 4096  # READY, nonce or one line of error; a program that finds the pipe cannot flood this process
-TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64  # a loaded machine starts an interpreter late
+START_SECONDS = 60.0  # a loaded machine starts an interpreter late; the program's time begins after that
+TRIAL_SECONDS, TRIAL_MEGABYTES = 60.0, 64
 TRIAL = CodeReference("tests", tests="assert x == 1", names=("x",))
 ROOT = str(Path(__file__).parents[2])  # where the child finds its own modules
 # One thread: the filter's limits are for one program, and many programs run at once.
@@ -52,7 +54,7 @@ class SandboxUnavailable(RuntimeError):
 class SandboxLimits:
     """Limits of one program."""
 
-    timeout_seconds: float  # wall clock of all its tests, with the interpreter's start (0.05 s); processor time too
+    timeout_seconds: float  # wall clock of all its tests, without the interpreter's start; processor time too
     memory_megabytes: int  # address space on top of the interpreter's
     packages: dict[str, str] = field(default_factory=dict)  # installed packages that it may import -> their folder
 
@@ -77,9 +79,13 @@ class Sandbox:
                 fault = Fault(f"spec.reward.packages[{index}]", name, "a package that can be imported in the sandbox")
                 raise InvalidRun([fault])
 
-    def check(self, program: str, reference: str) -> ProgramResult:
-        """Run one program with the tests of a reference."""
-        return run_program(program, parse_code_reference(reference), self._limits)
+    def check(self, answer: str, reference: str) -> ProgramResult:
+        """Run the program in an answer with the tests of a reference; `unavailable` for a reference that is none."""
+        try:
+            tests = parse_code_reference(reference)
+        except ValueError as error:
+            return ProgramResult("unavailable", f"the reference is no test: {error}")
+        return run_program(find_program(answer, tests.wanted_names), tests, self._limits)
 
     def close(self) -> None:
         """Do nothing: no process is kept between programs, and a running one ends by its timeout."""
@@ -114,7 +120,6 @@ def run_program(
     The tests, and what they expect, are in other processes than the program. docs/judges.md lists what stays open.
     """
     nonce = secrets.token_hex(16)
-    deadline = clock() + limits.timeout_seconds
     # A file, not a pipe: writing the request then cannot block. A folder of its own: nothing to read nearby.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryDirectory(prefix="scalerl-sandbox-") as folder:
         for section in build_request(program, reference, limits, nonce):
@@ -126,8 +131,13 @@ def run_program(
         except OSError as error:
             return ProgramResult("unavailable", f"the sandbox did not start: {error}")
         with process:
-            pipe = _Pipe(process, deadline, clock)
+            pipe = _Pipe(process, clock)
+            pipe.allow(START_SECONDS)
             try:
+                started = pipe.read_line()
+                if started != confined.READY:
+                    return parse_result(started, ended=not pipe.is_late, nonce=nonce)
+                pipe.allow(limits.timeout_seconds)
                 return _judge_outputs(pipe, reference) if reference.kind == "stdio" else _judge_nonce(pipe, nonce)
             finally:
                 with suppress(ProcessLookupError):
@@ -171,14 +181,11 @@ def build_request(
 def _judge_nonce(pipe: "_Pipe", nonce: str) -> ProgramResult:
     """Return how the tests ended, which write the nonce if all are passed."""
     result = pipe.read(MAX_RESULT_BYTES)
-    return parse_result(result, ended=not pipe.is_late, nonce=nonce)
+    return parse_result(confined.READY + result, ended=not pipe.is_late, nonce=nonce)
 
 
 def _judge_outputs(pipe: "_Pipe", reference: CodeReference) -> ProgramResult:
     """Compare what the program prints for each input, until one is wrong."""
-    started = pipe.read_line()
-    if started != confined.READY:
-        return parse_result(started, ended=not pipe.is_late, nonce="")
     for expected in reference.outputs:
         line = pipe.read_line()
         if not line.endswith(b"\n"):
@@ -219,14 +226,18 @@ def _start(stdin: IO[bytes], folder: Path) -> "subprocess.Popen[bytes]":
 class _Pipe:
     """Reads the child's result until the deadline."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", deadline: float, clock: Callable[[], float]):
+    def __init__(self, process: "subprocess.Popen[bytes]", clock: Callable[[], float]):
         assert process.stdout is not None, "opened as a pipe"
         self._descriptor = process.stdout.fileno()
         self._poll = select.poll()  # select() fails above descriptor 1023, which the coordinator can reach
         self._poll.register(self._descriptor, select.POLLIN)
-        self._deadline, self._clock = deadline, clock
+        self._deadline, self._clock = 0.0, clock
         self._buffer = b""
         self.is_late = False  # the deadline came before the end
+
+    def allow(self, seconds: float) -> None:
+        """Set the deadline: this many seconds from now."""
+        self._deadline = self._clock() + seconds
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or what came before the end or the deadline."""

@@ -17,8 +17,6 @@ from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.rewards.answers import find_answer
-from scalerl_runtime.rewards.code_reference import list_wanted_names
-from scalerl_runtime.rewards.program import find_program
 from scalerl_runtime.rewards.sandbox import Sandbox
 from scalerl_runtime.types import Prompt
 
@@ -116,7 +114,7 @@ class SandboxBackend:
     def grade(self, prompt: str, answer: str, reference: str) -> Reward:  # noqa: ARG002  # the tests decide
         """Run the program in `answer` with the tests in `reference`; one that is cut or crashes is wrong."""
         with self._free:
-            result = self._sandbox.check(find_program(answer, list_wanted_names(reference)), reference)
+            result = self._sandbox.check(answer, reference)
         if result.right is None:
             return Reward(None, result.reason)
         return Reward(1.0 if result.right else -1.0)

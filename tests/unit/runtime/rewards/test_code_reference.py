@@ -8,7 +8,6 @@ from scalerl_runtime.rewards.code_reference import (
     build_code_reference,
     do_nothing_programs,
     find_solution,
-    list_wanted_names,
     parse_code_reference,
 )
 from scalerl_runtime.rewards.output_match import is_same_output
@@ -83,7 +82,7 @@ CHECK = "def check(candidate):\n    assert candidate(1) == 2\n"
 def test_formats_are_recognised_by_their_form(record, value, kind, names, rule):
     reference = build_code_reference(record, value)
     read = parse_code_reference(reference)
-    assert (read.kind, list_wanted_names(reference)) == (kind, names), rule
+    assert (read.kind, read.wanted_names) == (kind, names), rule
     assert build_code_reference({}, reference) == reference, "a canonical reference stays as it is"
     if kind == "calls":
         assert (read.inputs, read.outputs) == (([1, 2],), (3,)), rule

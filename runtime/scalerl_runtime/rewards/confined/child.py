@@ -71,8 +71,10 @@ def main() -> None:
     _call(libc.prctl, PR_SET_DUMPABLE, 0, 0, 0, 0)
     request = read_section()
     sys.path.insert(0, request["own_folder"])
-    name = "sandbox_program" if request["kind"] == "stdio" else "sandbox_tests"
-    importlib.import_module(f"scalerl_runtime.rewards.{name}")  # here: the program's process cannot read our folder
+    name = "program" if request["kind"] == "stdio" else "tests"
+    importlib.import_module(
+        f"scalerl_runtime.rewards.confined.{name}"
+    )  # here: the program's process cannot read our folder
     sys.path.pop(0)
     _import_packages(request)
     sys.set_int_max_str_digits(0)  # exact numbers of any length cross as decimals
@@ -134,8 +136,8 @@ def run_with_tests(request: dict[str, Any], result: int) -> None:
 
 
 def _judge(tests: dict[str, Any], to_tests: int, from_tests: int) -> None:
-    from scalerl_runtime.rewards.sandbox_calls import Channel, ProgramClient
-    from scalerl_runtime.rewards.sandbox_tests import run_tests
+    from scalerl_runtime.rewards.confined.calls import Channel, ProgramClient
+    from scalerl_runtime.rewards.confined.tests import run_tests
 
     channel = Channel(os.fdopen(to_tests, "rb"), os.fdopen(from_tests, "wb"))
     channel.send({"classes": tests["classes"]})
@@ -143,8 +145,8 @@ def _judge(tests: dict[str, Any], to_tests: int, from_tests: int) -> None:
 
 
 def _serve_program(request: dict[str, Any], to_program: int, from_program: int) -> None:
-    from scalerl_runtime.rewards.sandbox_calls import Channel, ProgramServer
-    from scalerl_runtime.rewards.sandbox_program import bind_standard_names, complete_program
+    from scalerl_runtime.rewards.confined.calls import Channel, ProgramServer
+    from scalerl_runtime.rewards.confined.program import bind_standard_names, complete_program
 
     channel = Channel(os.fdopen(to_program, "rb"), os.fdopen(from_program, "wb"))
     classes = frozenset(channel.receive()["classes"])
@@ -197,7 +199,7 @@ def _run_case(request: dict[str, Any], text: str, result: int) -> tuple[bytes, s
 
 def _run_main(program: str) -> None:
     """Run a program as a main module, and end the process."""
-    from scalerl_runtime.rewards.sandbox_program import bind_standard_names
+    from scalerl_runtime.rewards.confined.program import bind_standard_names
 
     code = 1
     try:

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from scalerl_runtime.rewards.sandbox_values import Objects, Packet, Side, decode, encode
+from scalerl_runtime.rewards.confined.values import Objects, Packet, Side, decode, encode
 
 Message = dict[str, Any]  # JSON
 # What the tests may do with the program's object, besides calls and attributes.

@@ -3,14 +3,17 @@
 import ast
 import importlib
 import re
+import sys
 import textwrap
 
-from scalerl_runtime.rewards.standard_names import BOTH, HOMES, MODULES
+from scalerl_runtime.rewards.confined.standard_names import BOTH, HOMES, MODULES
 
 
 def bind_standard_names(namespace: dict[str, object], text: str) -> None:
     """Bind the standard modules and names that `text` mentions; what it imports or defines itself replaces them."""
     words = set(re.findall(r"[A-Za-z_]\w*", text))
+    for name in words & {"exit", "quit"}:  # the interpreter binds them only where it looks for installed packages
+        namespace[name] = sys.exit
     for name in words & HOMES.keys():
         namespace[name] = getattr(importlib.import_module(HOMES[name]), name)
     for name in words & MODULES:

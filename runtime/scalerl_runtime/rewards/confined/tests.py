@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
-from scalerl_runtime.rewards.sandbox_calls import ProgramClient
-from scalerl_runtime.rewards.sandbox_program import bind_standard_names, find_head
+from scalerl_runtime.rewards.confined.calls import ProgramClient
+from scalerl_runtime.rewards.confined.program import bind_standard_names, find_head
 
 TOLERANCE = 1e-6
 
