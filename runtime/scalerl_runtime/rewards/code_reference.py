@@ -89,7 +89,7 @@ def find_solution(record: Mapping[str, object]) -> str | None:
         if found is None or not found.strip():
             continue
         prompt = record.get("prompt")
-        continues = found[0] in " \t" and isinstance(prompt, str)
+        continues = found.lstrip("\r\n")[0] in " \t" and isinstance(prompt, str)
         return f"{prompt}{found}" if continues else found
     return None
 

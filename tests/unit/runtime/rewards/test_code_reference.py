@@ -98,6 +98,11 @@ def test_the_first_tests_count():
     ("record", "solution", "rule"),
     [
         ({"prompt": "def f():\n", "canonical_solution": "    return 1\n"}, "def f():\n    return 1\n", "HumanEval"),
+        (
+            {"prompt": "def f():\n", "canonical_solution": "\n    return 1"},
+            "def f():\n\n    return 1",
+            "an empty line first",
+        ),
         ({"code": "def f(): pass"}, "def f(): pass", "MBPP"),
         ({"solutions": json.dumps(["a = 1", "a = 2"])}, "a = 1", "APPS, a list as JSON"),
         ({"solutions": {"language": [1, 3], "solution": ["print 1", "print(1)"]}}, "print(1)", "CodeContests"),
