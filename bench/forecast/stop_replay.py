@@ -19,7 +19,7 @@ from scipy.special import betaincinv
 from simulated_curves import Array
 
 from scalerl_api.policies import Bound, StopCondition, StopPolicy
-from scalerl_operator.decide.stop_policy import Observation, decide_stop
+from scalerl_operator.decide.stop_policy import Observation, RunHistory, decide_stop
 from scalerl_operator.forecast import Points, fit_forecast
 
 MARGIN = 0.02  # the paper's, between equal runs
@@ -119,7 +119,7 @@ def _decisions(run: Run) -> list[tuple[int, Observation]]:
 
 def _first_hit(policy: StopPolicy, made: list[tuple[int, Observation]]) -> int | None:
     for i in range(len(made)):
-        if decide_stop([policy], [each for _, each in made[: i + 1]]) is not None:
+        if decide_stop([policy], RunHistory([each for _, each in made[: i + 1]])) is not None:
             return made[i][0]
     return None
 

@@ -52,6 +52,16 @@ SERVER_ONLY = [
         f"each.task.all(key, {_SCALARS.format(options='each.task')}))",
         "spec.data.downstream: in a task allowed are numbers, strings, true, false",
     ),
+    (
+        # The sources' names are in a field without a type, which no rule of the CRD sees.
+        "!has(object.spec.stopPolicies) || object.spec.stopPolicies.all(policy, !has(policy.when.downstream) || "
+        "policy.when.downstream.all(name, "
+        "(has(object.spec.data.downstream) && object.spec.data.downstream.exists(each, each.name == name)) || "
+        "(type(object.spec.data.train) == list && object.spec.data.train.size() > 1 && "
+        "object.spec.data.train.exists(each, has(each.name) && each.name == name))))",
+        "spec.stopPolicies: when.downstream needs the name of a test set of this run: one of data.downstream, or a "
+        "source where data.train has several",
+    ),
     ("!object.spec.generator.colocated", f"{COLOCATED_PATH}: true, {COLOCATED_ALLOWED}"),
 ]
 

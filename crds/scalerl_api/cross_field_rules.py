@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from pydantic.alias_generators import to_camel
 
 from scalerl_api.data import DataSpec
-from scalerl_api.policies import Bound, FailureRule, StopCondition
+from scalerl_api.policies import Bound, FailureRule, SetBound, StopCondition
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRunSpec, ScratchModel, WarmStartSpec
 
@@ -78,8 +78,6 @@ def _bound(quantity: str) -> Rule[Bound]:
 
 
 _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
-
-
 _SET = _count(_QUANTITIES)
 _CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
 
@@ -207,7 +205,16 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         allowed="exactly one",
         derived={"it.num_set": _SET},
     ),
-    *(_bound(quantity) for quantity in _QUANTITIES),
+    *(_bound(quantity) for quantity in _QUANTITIES if quantity != "downstream"),
+    Rule[dict[str, SetBound]](
+        at="spec.stopPolicies[].when.downstream",
+        blamed="",
+        cel="self.all(name, [has(self[name].below), has(self[name].above), has(self[name].drop)]"
+        ".filter(set, set).size() == 1)",
+        holds=lambda it: all(each.num_set == 1 for each in it.values()),
+        found="no bound, or several",
+        allowed="exactly one of below, above, drop",
+    ),
     Rule[RLRunSpec](
         at="spec",
         blamed="failurePolicy.backoffMaxSeconds",

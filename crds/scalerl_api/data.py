@@ -8,6 +8,7 @@ from scalerl_api.base import NAME_PATTERN, ApiModel
 from scalerl_api.benchmarks import BENCHMARKS, BenchmarkName
 from scalerl_api.recipe import Curriculum
 from scalerl_api.reward import VerifiedSpec
+from scalerl_api.wire import source_dataset
 
 TemplateArguments = dict[str, int | float | str | bool]
 
@@ -159,6 +160,15 @@ class DataSpec(ApiModel):
             train += [(path, each)]
             train += [(f"{path}.validation", each.validation)] if each.validation is not None else []
         return (*train, *((f"spec.data.downstream[{i}]", each) for i, each in enumerate(self.downstream)))
+
+    @property
+    def named_sets(self) -> dict[str, str]:
+        """The test sets beside the pooled held-out prompts, by their names in the spec: the `dataset` of their points.
+
+        A single source has none of its own: its held-out prompts are all there are.
+        """
+        train = [each.name for each in self.train if each.name is not None and len(self.train) > 1]
+        return {name: source_dataset(name) for name in train} | {each.name: each.name for each in self.downstream}
 
     def train_path(self, index: int) -> str:
         """Path of a training source in the spec."""

@@ -28,6 +28,13 @@ class Bound(ApiModel):
         return len(self.model_dump(exclude_none=True))
 
 
+class SetBound(Bound):
+    """A bound on the pass rate of one test set: exactly one of the three."""
+
+    drop: float | None = Field(default=None, ge=0.0, le=1.0)
+    """True while the pass rate is below its own best by more than this."""
+
+
 class StopCondition(ApiModel):
     """Exactly one quantity of a held-out evaluation, or of the forecast after it, and its bound."""
 
@@ -49,6 +56,9 @@ class StopCondition(ApiModel):
     to 0.15 on."""
     gpu_hours: Bound | None = None
     """Compute when it was measured. `budget.gpuHours` ends a run more exactly; this one may only report."""
+    downstream: dict[str, SetBound] | None = Field(default=None, min_length=1, max_length=1)
+    """The measured pass rate of one other test set, by the name of a downstream set, or of a source where
+    `data.train` has several. `for` and `minEvidence` count the evaluations of that set."""
 
     @property
     def num_set(self) -> int:
@@ -60,7 +70,7 @@ class MinEvidence(ApiModel):
     """The evidence that a policy needs before it may hold."""
 
     evals: int = Field(default=1, ge=1, le=10_000)
-    """Held-out evaluations, including that of step 0."""
+    """Evaluations of the condition's test set, including that of step 0."""
     gpu_hours: float = Field(default=0.0, ge=0.0, le=1e9)
     """Compute at the last of them."""
     verdict: Literal["Identified", "Weak"] = "Identified"
@@ -69,7 +79,7 @@ class MinEvidence(ApiModel):
 
 
 class StopPolicy(ApiModel):
-    """Ends a run when its condition holds for some evaluations in a row."""
+    """Ends a run when its condition holds for some evaluations of its test set in a row."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=52)
     """Names the policy in status and logs."""

@@ -58,12 +58,16 @@ def build_reference(schema: Schema) -> str:
 
 
 def list_fields(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
-    """Yield path, schema and whether it is required, for every field below `prefix`; `[]` stands for any entry."""
+    """Yield path, schema and whether it is required, for every field below `prefix`.
+
+    `[]` stands for any entry of a list, `<name>` for any key of a mapping.
+    """
     for name, field in schema.get("properties", {}).items():
         path = f"{prefix}.{name}"
         yield path, field, name in schema.get("required", ())
         yield from list_fields(field, path)
         yield from list_fields(field.get("items", {}), f"{path}[]")
+        yield from list_fields(field.get("additionalProperties", {}), f"{path}.<name>")
 
 
 def _table(fields: Iterable[tuple[str, Schema, bool]], defaults: Schema | None = None) -> str:

@@ -48,6 +48,7 @@ LIST_KEYS = {
     "spec.failurePolicy.rules": "name",
     "status.conditions": "type",
     "status.roles": "name",
+    "status.sourceForecasts": "name",
 }
 
 
@@ -152,7 +153,7 @@ def _convert_plain(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if "description" in node:
         new["description"] = " ".join(node["description"].split())
     kept = ("type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems")
-    new |= {key: copy.copy(node[key]) for key in (*kept, "maxProperties", "required") if key in node}
+    new |= {key: copy.copy(node[key]) for key in (*kept, "minProperties", "maxProperties", "required") if key in node}
     if "const" in node:
         new["enum"] = [node["const"]]
     if "items" in node:

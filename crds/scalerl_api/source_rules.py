@@ -30,6 +30,7 @@ def find_source_faults(run: RLRun) -> Iterator[Finding]:
     for index, downstream in enumerate(spec.data.downstream):
         yield from _check_downstream(spec, f"spec.data.downstream[{index}]", downstream)
     yield from _check_sizes(spec)
+    yield from _check_policies(spec)
 
 
 def _check_names(spec: RLRunSpec) -> Iterator[Finding]:
@@ -86,6 +87,15 @@ def _check_downstream(spec: RLRunSpec, path: str, each: NamedDatasetSpec) -> Ite
     interval = spec.budget.eval_every_steps
     if each.every_steps is not None and each.every_steps % interval != 0:
         yield f"{path}.everySteps", str(each.every_steps), f"a multiple of budget.evalEverySteps ({interval})"
+
+
+def _check_policies(spec: RLRunSpec) -> Iterator[Finding]:
+    known = spec.data.named_sets
+    for index, policy in enumerate(spec.stop_policies):
+        for name in policy.when.downstream or {}:
+            if name not in known:
+                allowed = ", ".join(sorted(known)) or "data.downstream is empty, and data.train has one source"
+                yield f"spec.stopPolicies[{index}].when.downstream", name, f"a test set of this run: {allowed}"
 
 
 def _check_sizes(spec: RLRunSpec) -> Iterator[Finding]:

@@ -111,6 +111,15 @@ class ForecastStatus(ApiModel):
     """Time of the computation."""
 
 
+class SourceForecastStatus(ForecastStatus):
+    """The last forecast of one training source, from its own held-out prompts."""
+
+    name: str
+    """Name of the source."""
+    pass_rate: float | None = None
+    """The last measured pass rate of its held-out prompts, in [0, 1]."""
+
+
 class StopInput(ApiModel):
     """One evaluation that a policy used."""
 
@@ -234,7 +243,9 @@ class RLRunStatus(ApiModel):
     progress: ProgressStatus | None = None
     """Progress of the run."""
     forecast: ForecastStatus | None = None
-    """The last forecast."""
+    """The last forecast, of all held-out prompts together."""
+    source_forecasts: list[SourceForecastStatus] = []
+    """With several training sources: the last forecast of each."""
     stop: StopStatus | None = None
     """The stop policy that held."""
     checkpoint: CheckpointStatus | None = None

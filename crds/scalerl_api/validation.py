@@ -146,6 +146,8 @@ def _explain(item: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
         return value, f"a mapping is needed; {_fields(_model_at(root, item['loc']))}"
     if kind == "string_pattern_mismatch":
         return value, PATTERNS[context["pattern"]]
+    if context.get("actual_length", 0) is None:  # of a mapping
+        context = {**context, "actual_length": len(item["input"])}
     if kind in _ALLOWED:
         return value, _ALLOWED[kind].format(**context)
     message = str(item["msg"])
@@ -206,11 +208,11 @@ def _names(model: type[BaseModel]) -> list[str]:
 
 
 def _model_at(root: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel]:
-    """The model whose fields `location` may name; list positions are skipped."""
+    """The model whose fields `location` may name; list positions and a mapping's keys are skipped."""
     model = root
     for part in location:
-        if not isinstance(part, int):
-            field = next(each for name, each in model.model_fields.items() if part in (each.alias, name))
+        field = next((each for name, each in model.model_fields.items() if part in (each.alias, name)), None)
+        if field is not None:
             model = _inner_model(field.annotation) or model
     return model
 

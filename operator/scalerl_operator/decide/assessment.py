@@ -1,15 +1,13 @@
 """From a run's points to its forecast and its stop recommendation. PURE."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-
-from pydantic.alias_generators import to_camel
 
 from scalerl_api import RLRun
 from scalerl_api.evaluations import surviving
-from scalerl_api.status import ForecastStatus, StopInput, StopStatus
-from scalerl_api.wire import EvalPoint
-from scalerl_operator.decide.stop_policy import Observation, PolicyHit, decide_stop
+from scalerl_api.status import ForecastStatus, SourceForecastStatus, StopInput, StopStatus
+from scalerl_api.wire import HELD_OUT, EvalPoint, source_of
+from scalerl_operator.decide.stop_policy import Observation, PolicyHit, RunHistory, decide_stop
 from scalerl_operator.forecast import (
     EntropyForecast,
     FitError,
@@ -20,7 +18,7 @@ from scalerl_operator.forecast import (
     forecast_entropy,
     points,
 )
-from scalerl_operator.run.evals import eval_key
+from scalerl_operator.run.evals import EvalKey, eval_key
 from scalerl_operator.run.forecast_log import ForecastLine, living_forecasts, match_forecasts
 from scalerl_operator.run.observed import Assessment
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
@@ -28,9 +26,9 @@ from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 STATED_INPUTS = 10  # of a policy in the status; `for` may be 1000
 
 
-def fit_points(evals: Sequence[EvalPoint], unit: str) -> Points:
-    """Return the held-out points that can be fitted."""
-    kept = surviving(evals)
+def fit_points(evals: Sequence[EvalPoint], unit: str, dataset: str = HELD_OUT) -> Points:
+    """Return the points of a test set that can be fitted."""
+    kept = surviving(evals, dataset)
     return points(
         [point.compute_gpu_hours for point in kept],
         [point.pass_rate for point in kept],
@@ -45,7 +43,7 @@ def scatter_of(point: EvalPoint) -> float:
 
 
 def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:
-    """Return the forecast that `evals` allow, as of the last of them (held-out, in order, at least one).
+    """Return the forecast that `evals` allow, as of the last of them (of one test set, in order, at least one).
 
     Args:
         budget: compute (GPU-hours) at which the run will end, if that is known.
@@ -54,7 +52,7 @@ def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None
     last, spec, unit = evals[-1], run.spec.forecast, compute_unit(run)
     try:
         found = fit_forecast(
-            fit_points(evals, unit),
+            fit_points(evals, unit, last.dataset),
             budget=budget or None,
             target=spec.target.pass_rate if spec.target is not None else None,
             burn_in=spec.burn_in_gpu_hours,
@@ -127,10 +125,25 @@ def _summarize_ceiling(found: Forecast) -> str | None:
     return f"{found.ceiling:.2f} [{found.ceiling_low:.2f},{found.ceiling_high:.2f}]"
 
 
-def summarize(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> Assessment:
-    """Return the newest forecast and the stop policy that holds now."""
+def summarize(
+    run: RLRun,
+    forecasts: Sequence[ForecastLine],
+    evals: Sequence[EvalPoint],
+    sources: Mapping[str, ForecastLine] | None = None,
+) -> Assessment:
+    """Return the newest forecast, those of the training sources by their `dataset`, and the stop policy that holds."""
     lines = living_forecasts(forecasts, evals)
-    return Assessment(to_status(lines[-1]), decide_run_stop(run, lines, evals)) if lines else Assessment()
+    by_source = tuple(to_source_status(name, line, evals) for name, line in sorted((sources or {}).items()))
+    if not lines:
+        return Assessment(sources=by_source)
+    return Assessment(to_status(lines[-1]), decide_run_stop(run, lines, evals), by_source)
+
+
+def to_source_status(dataset: str, line: ForecastLine, evals: Sequence[EvalPoint]) -> SourceForecastStatus:
+    """Return the status's view of a source's forecast, beside its last measured pass rate."""
+    measured = surviving(evals, dataset)
+    rate = round(measured[-1].pass_rate, 4) if measured else None
+    return SourceForecastStatus(**to_status(line).model_dump(), name=source_of(dataset), pass_rate=rate)
 
 
 def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> StopStatus | None:
@@ -140,12 +153,23 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
         forecasts: of the weights that went on, the newest last.
 
     A policy gets each evaluation with the forecast that was made after it. Evaluations newer than the last forecast are
-    left out until theirs is made. `scalerl run` and the operator both decide by this function alone.
+    left out until theirs is made, those of other test sets too. `scalerl run` and the operator both decide by this
+    function alone.
     """
     if not run.spec.stop_policies or not forecasts:
         return None
     made = {key: line.forecast for key, line in match_forecasts(forecasts, evals).items()}
-    history = [
+    known = [point for point in evals if point.step <= forecasts[-1].step]
+    sets = {name: _observe(surviving(known, dataset), {}) for name, dataset in run.spec.data.named_sets.items()}
+    history = RunHistory(_observe(surviving(known), made), sets, forecasts[-1].budget_gpu_hours)
+    decision = decide_stop(run.spec.stop_policies, history)
+    if decision is None:
+        return None
+    return _to_stop(decision.first, [hit.policy for hit in decision.others])
+
+
+def _observe(points: Sequence[EvalPoint], made: Mapping[EvalKey, Forecast]) -> list[Observation]:
+    return [
         Observation(
             point.pass_rate,
             point.compute_gpu_hours,
@@ -154,13 +178,8 @@ def decide_run_stop(run: RLRun, forecasts: Sequence[ForecastLine], evals: Sequen
             entropy=point.entropy,
             truncation=point.truncation_share,
         )
-        for point in surviving(evals)
-        if point.step <= forecasts[-1].step
+        for point in points
     ]
-    decision = decide_stop(run.spec.stop_policies, history, budget_gpu_hours=forecasts[-1].budget_gpu_hours)
-    if decision is None:
-        return None
-    return _to_stop(decision.first, [hit.policy for hit in decision.others])
 
 
 def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
@@ -169,7 +188,7 @@ def _to_stop(hit: PolicyHit, others: list[str]) -> StopStatus:
         policy=hit.policy,
         mode=hit.mode,
         reason=hit.reason,
-        quantity=to_camel(hit.quantity),
+        quantity=hit.quantity,
         inputs=[
             StopInput(step=each.step, compute_gpu_hours=each.compute, value=each.value, verdict=each.verdict)
             for each in shown

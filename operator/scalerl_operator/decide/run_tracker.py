@@ -4,13 +4,13 @@
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from scalerl_api import RLRun
-from scalerl_api.evaluations import merge_evals, surviving
-from scalerl_api.wire import EvalPoint, Progress
+from scalerl_api.evaluations import list_datasets, merge_evals, surviving
+from scalerl_api.wire import EvalPoint, Progress, is_source_dataset
 from scalerl_operator.decide.assessment import summarize
 from scalerl_operator.run.evals import eval_key, next_index
 from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
@@ -44,6 +44,8 @@ class RunTracker:
     evals: tuple[EvalPoint, ...] = ()
     forecasts: tuple[ForecastLine, ...] = ()
     """Without their draws: 4 KB each, where 1,000 runs of 75 evaluations would take 7 GB with them."""
+    source_forecasts: Mapping[str, ForecastLine] = field(default_factory=dict)
+    """The newest forecast of each training source, without its draws, by the `dataset` of its evaluations."""
     assessment: Assessment | None = None
     """None until one was made here."""
     attempt: int = 0
@@ -61,6 +63,8 @@ class RunTracker:
     _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
     _generation: int = 0
     """Of the spec that `assessment` was made by."""
+    _assessed: tuple[EvalPoint, ...] = ()
+    """The evaluations that `assessment` was made of."""
 
     def begin_attempt(self, number: int) -> None:
         """Expect answers of another coordinator."""
@@ -109,10 +113,12 @@ class RunTracker:
         return eta_seconds(run, self._pace)
 
     def is_assessed(self, generation: int) -> bool:
-        """Whether the newest evaluation has its forecast and was assessed by this spec, or nothing was measured."""
+        """Whether all is forecast, and every evaluation assessed by this spec; or no held-out prompts were measured."""
         measured = surviving(self.evals)
-        has_newest = bool(match_forecasts(self.forecasts, measured[-1:]))
-        return not measured or (has_newest and self._generation == generation)
+        if not measured:
+            return True
+        is_forecast = bool(match_forecasts(self.forecasts, measured[-1:])) and not self.missing_sources()
+        return is_forecast and self._generation == generation and self._assessed == self.evals
 
     def missing_prefixes(self, run: RLRun) -> list[Prefix]:
         """Return the inputs of the forecasts that are still to be made, the shortest first.
@@ -129,15 +135,32 @@ class RunTracker:
             if eval_key(measured[index]) not in known
         ]
 
+    def missing_sources(self) -> dict[str, Prefix]:
+        """Return the inputs of the sources' forecasts that are to be made, by `dataset`: each up to its newest point.
+
+        No policy looks at a source's earlier forecasts, so they are not made.
+        """
+        missing = {}
+        for dataset in filter(is_source_dataset, list_datasets(self.evals)):
+            measured, known = surviving(self.evals, dataset), self.source_forecasts.get(dataset)
+            if known is None or (known.step, known.attempt) != eval_key(measured[-1]):
+                missing[dataset] = tuple(measured)
+        return missing
+
+    def add_source_forecasts(self, lines: Mapping[str, ForecastLine]) -> None:
+        """Add forecasts of sources, which the next assessment takes up."""
+        new = {dataset: line.without_draws() for dataset, line in lines.items()}
+        self.source_forecasts = {**self.source_forecasts, **new}
+
     def add_forecasts(self, run: RLRun, lines: Sequence[ForecastLine], *, generation: int = 0) -> None:
-        """Add forecasts and assess the run anew, by the spec of that generation."""
+        """Add forecasts, perhaps none, and assess the run anew, by the spec of that generation."""
         lines = [*self.forecasts, *(each.without_draws() for each in lines)]
         if not self.every_prefix:
             window = surviving(self.evals)[-_window(run) :]
             known = match_forecasts(lines, window)
             lines = [known[eval_key(point)] for point in window if eval_key(point) in known]
         self.forecasts, self._generation = tuple(lines), generation
-        self.assessment = summarize(run, self.forecasts, self.evals)
+        self.assessment, self._assessed = summarize(run, self.forecasts, self.evals, self.source_forecasts), self.evals
 
     def is_newest(self, line: ForecastLine) -> bool:
         """Whether `line` follows the newest evaluation."""
@@ -145,8 +168,9 @@ class RunTracker:
 
 
 def _window(run: RLRun) -> int:
-    """The number of last evaluations that a stop policy looks at."""
-    return max((policy.for_evals for policy in run.spec.stop_policies), default=1)
+    """The number of last held-out evaluations that a stop policy looks at."""
+    policies = [each for each in run.spec.stop_policies if each.when.downstream is None]
+    return max((policy.for_evals for policy in policies), default=1)
 
 
 def _carry_over(known: Progress | None, scraped: Progress) -> Progress:

@@ -51,6 +51,7 @@ def build_status(
         attempt=max(1, observed.attempts[-1].number if attempts else 1),
         progress=_progress(progress, observed) if progress is not None else old.progress,
         forecast=assessment.forecast or old.forecast,
+        source_forecasts=list(assessment.sources) or old.source_forecasts,
         stop=assessment.stop,
         checkpoint=_checkpoint(observed) or old.checkpoint,
         cost=_cost(progress, old.cost) if progress is not None else old.cost,

@@ -1,16 +1,18 @@
 """The stop policies that hold, by a run's evaluations and forecasts. PURE."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from scalerl_api.policies import Bound, MinEvidence, StopCondition, StopPolicy
+from pydantic.alias_generators import to_camel
+
+from scalerl_api.policies import Bound, MinEvidence, SetBound, StopCondition, StopPolicy
 from scalerl_operator.forecast import Forecast
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One held-out evaluation and the forecast that was made after it. A number that is not known is None."""
+    """One evaluation and the forecast that was made after it. A number that is not known is None."""
 
     pass_rate: float
     compute: float
@@ -42,13 +44,13 @@ class PolicyHit:
     policy: str
     mode: Literal["Enforce", "Observe"]
     quantity: str
-    """By its name in StopCondition."""
+    """By its name in the spec: `ceilingUpper`, `downstream.aime-24`."""
     reason: str
     """The numbers, in one sentence."""
     inputs: tuple[Evidence, ...]
     """One per evaluation that counted, oldest first."""
     saved_gpu_hours: float | None
-    """Budget less compute so far; None if the budget's compute is not known."""
+    """Budget less compute at the last held-out evaluation; None if the budget's compute is not known."""
 
 
 @dataclass(frozen=True)
@@ -71,55 +73,97 @@ class StopDecision:
         return tuple(hit for hit in self.hits if hit is not self.first)
 
 
-def decide_stop(
-    policies: Sequence[StopPolicy], history: Sequence[Observation], *, budget_gpu_hours: float | None = None
-) -> StopDecision | None:
-    """Return the policies that hold at the last observation, or None if none does.
+@dataclass(frozen=True)
+class RunHistory:
+    """What was observed of a run."""
+
+    held_out: Sequence[Observation]
+    """One per held-out evaluation, oldest first."""
+    sets: Mapping[str, Sequence[Observation]] = field(default_factory=dict)
+    """The same of other test sets, by their names in the spec; without forecasts."""
+    budget_gpu_hours: float | None = None
+    """Compute at which the run would end."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of compute."""
+        last = self.held_out[-1].forecast if self.held_out else None
+        return last.unit if last is not None else "GPU-h"
+
+    @property
+    def left_gpu_hours(self) -> float | None:
+        """Budget that is left; None if it is not known."""
+        if self.budget_gpu_hours is None or not self.held_out:
+            return None
+        return max(0.0, self.budget_gpu_hours - self.held_out[-1].compute)
+
+
+def decide_stop(policies: Sequence[StopPolicy], history: RunHistory) -> StopDecision | None:
+    """Return the policies that hold at the last evaluation of their test sets, or None if none does.
 
     Args:
         policies: in the user's order.
-        history: one per held-out evaluation, oldest first.
-        budget_gpu_hours: compute at which the run would end.
+        history: of the run.
 
     An unknown number satisfies no bound: no forecast, or one with a lesser verdict than the policy requires, stops
     nothing.
     """
-    found = [_hit(policy, history, budget_gpu_hours) for policy in policies]
+    found = [_hit(policy, history) for policy in policies]
     hits = tuple(hit for hit in found if hit is not None)
     if not hits:
         return None
     return StopDecision(next((hit for hit in hits if hit.mode == "Enforce"), None), hits)
 
 
-def _hit(policy: StopPolicy, history: Sequence[Observation], budget_gpu_hours: float | None) -> PolicyHit | None:
-    name, bound = _condition(policy.when)
-    quantity = QUANTITIES.get(name)
-    if quantity is None or len(history) < policy.for_evals or not _is_enough(policy.min_evidence, history):
+def _hit(policy: StopPolicy, history: RunHistory) -> PolicyHit | None:
+    condition = _condition(policy.when, history)
+    if condition is None:
+        return None
+    quantity, bound, own, unit = condition.quantity, condition.bound, condition.history, history.unit
+    if len(own) < policy.for_evals or not _is_enough(policy.min_evidence, own):
         return None
     measured = []
-    for count in range(len(history) - policy.for_evals + 1, len(history) + 1):
-        evidence = _evaluate(quantity, history[:count], policy.min_evidence)
+    for count in range(len(own) - policy.for_evals + 1, len(own) + 1):
+        evidence = _evaluate(quantity, own[:count], policy.min_evidence)
         if evidence is None or not _holds(bound, evidence.value):
             return None
         measured.append(evidence)
     last = measured[-1]
-    unit = history[-1].forecast.unit if history[-1].forecast is not None else "GPU-h"
     evaluations = "1 evaluation" if policy.for_evals == 1 else f"{policy.for_evals} evaluations in a row"
     reason = (
         f"{quantity.words.format(unit=unit)} is {last.value:{quantity.digits}}, {_side(bound)}, for {evaluations}"
         f" up to {last.compute:.4g} {unit}"
     )
-    saved = None if budget_gpu_hours is None else max(0.0, budget_gpu_hours - last.compute)
-    return PolicyHit(policy.name, policy.mode, name, reason, tuple(measured), saved)
+    return PolicyHit(policy.name, policy.mode, condition.name, reason, tuple(measured), history.left_gpu_hours)
 
 
-def _condition(when: StopCondition) -> tuple[str, Bound]:
-    """Return the quantity of a condition by its name, and its bound; an empty name if there is none."""
-    for name in StopCondition.model_fields:
+@dataclass(frozen=True)
+class _Condition:
+    """A policy's quantity, its bound, and the evaluations that it is measured by."""
+
+    name: str
+    quantity: "_Quantity"
+    bound: Bound
+    history: Sequence[Observation]
+
+
+def _condition(when: StopCondition, history: RunHistory) -> _Condition | None:
+    """Return the condition that is set; None if none is."""
+    for name, bound in (when.downstream or {}).items():
+        quantity, side = _set_quantity(name, bound)
+        return _Condition(f"downstream.{name}", quantity, side, history.sets.get(name, ()))
+    for name, quantity in QUANTITIES.items():
         bound = getattr(when, name)
         if isinstance(bound, Bound):
-            return name, bound
-    return "", Bound()
+            return _Condition(to_camel(name), quantity, bound, history.held_out)
+    return None
+
+
+def _set_quantity(name: str, bound: SetBound) -> tuple["_Quantity", Bound]:
+    """Return what a bound on a test set compares, and with what."""
+    if bound.drop is not None:
+        return _Quantity(f"{name}'s fall from its best pass rate", _drop), Bound(above=bound.drop)
+    return _Quantity(f"{name}'s pass rate", lambda history: history[-1].pass_rate), bound
 
 
 def _is_enough(wanted: MinEvidence, history: Sequence[Observation]) -> bool:

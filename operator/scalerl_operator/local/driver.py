@@ -109,7 +109,9 @@ class _Driver:
     coordinator: CoordinatorProcess | None = None
     tracker: RunTracker = field(init=False)
     fits: dict[EvalKey, Future[ForecastLine]] = field(default_factory=dict)
-    """The forecasts under way, oldest first, by the evaluation that they follow."""
+    """The forecasts under way, oldest first, by the held-out evaluation that they follow."""
+    source_fits: dict[str, Future[ForecastLine]] = field(default_factory=dict)
+    """The training sources' forecasts under way, by `dataset`; they are not stored, because no record needs them."""
     written: RLRunStatus | None = None
     has_example: bool = False
     """A completion was shown, as an early sign of rewards that are wrong."""
@@ -200,16 +202,27 @@ class _Driver:
 
     def _forecast(self, *, wait: bool) -> None:
         """Make every forecast that is missing, in order, in the pool; store and assess those that are finished."""
+        self._submit_fits()
+        for key in list(self.fits):
+            if not wait and not self.fits[key].done():
+                break
+            line = self.fits.pop(key).result()
+            append_line(self.folder.forecasts, line.to_line())
+            self.tracker.add_forecasts(self.run, [line])
+        for dataset in [name for name, fit in self.source_fits.items() if wait or fit.done()]:
+            self.tracker.add_source_forecasts({dataset: self.source_fits.pop(dataset).result()})
+        if not self.fits and not self.tracker.is_assessed(0):  # a source's forecast, or another set's evaluation
+            self.tracker.add_forecasts(self.run, [])
+
+    def _submit_fits(self) -> None:
         for prefix in self.tracker.missing_prefixes(self.run):
             key, now = eval_key(prefix[-1]), self.deps.now().timestamp()
             if key not in self.fits:
                 self.fits[key] = self.pool.submit(forecast_prefix, self.run, prefix, now)
-        for key in list(self.fits):
-            if not wait and not self.fits[key].done():
-                return
-            line = self.fits.pop(key).result()
-            append_line(self.folder.forecasts, line.to_line())
-            self.tracker.add_forecasts(self.run, [line])
+        for dataset, prefix in self.tracker.missing_sources().items():
+            if dataset not in self.source_fits:
+                now = self.deps.now().timestamp()
+                self.source_fits[dataset] = self.pool.submit(forecast_prefix, self.run, prefix, now)
 
     def decide(self) -> Start | Terminate | Kill | Wait | Done:
         """Return the next action; its status is stored."""

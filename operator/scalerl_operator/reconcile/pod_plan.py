@@ -163,7 +163,7 @@ def _load_assessment(snapshot: Snapshot) -> Assessment:
     status = snapshot.run.status
     if snapshot.poll.assessment is not None or status is None:
         return snapshot.poll.assessment or Assessment()
-    return Assessment(status.forecast, status.stop)
+    return Assessment(status.forecast, status.stop, tuple(status.source_forecasts))
 
 
 def _observe(snapshot: Snapshot, history: History) -> ObservedState:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from scalerl_api.policies import WatchAction
-from scalerl_api.status import AttemptStatus, EarlierAttempts, ForecastStatus, StopStatus
+from scalerl_api.status import AttemptStatus, EarlierAttempts, ForecastStatus, SourceForecastStatus, StopStatus
 from scalerl_api.wire import Checkpoint, EvalPoint, Progress
 from scalerl_operator.run.conditions import WatchRule
 
@@ -63,5 +63,7 @@ class Assessment:
 
     forecast: ForecastStatus | None = None
     stop: StopStatus | None = None
+    sources: tuple[SourceForecastStatus, ...] = ()
+    """The last forecast of each training source; empty with a single one."""
     alarms: tuple[Alarm, ...] = ()
     """The one with the most severe action first."""

@@ -228,11 +228,14 @@ class ProgressPoller:
         if tracker.is_assessed(generation):
             return
         loop, began = asyncio.get_running_loop(), time.monotonic()
-        prefixes, now = tracker.missing_prefixes(run), self._deps.now().timestamp()
-        lines = await loop.run_in_executor(self._fitters, forecast_prefixes, run, prefixes, now)
+        prefixes, sources = tracker.missing_prefixes(run), tracker.missing_sources()
+        inputs, now = [*prefixes, *sources.values()], self._deps.now().timestamp()
+        made = await loop.run_in_executor(self._fitters, forecast_prefixes, run, inputs, now)
+        lines, by_source = made[: len(prefixes)], made[len(prefixes) :]
+        tracker.add_source_forecasts(dict(zip(sources, by_source, strict=True)))
         tracker.add_forecasts(run, lines, generation=generation)
         if lines and tracker.is_newest(lines[-1]):  # else the curve stays: it is that of the newest evaluation already
             polled.curve = await loop.run_in_executor(self._fitters, sample_curve, lines[-1], tracker.evals)
-        self._gauges.fits.inc(len(lines))
+        self._gauges.fits.inc(len(made))
         self._gauges.fit_seconds.observe(time.monotonic() - began)
         self._deps.enqueue(observed.key)

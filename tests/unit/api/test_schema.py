@@ -31,6 +31,7 @@ ALLOWED_KEYS = {
     "maxLength",
     "minItems",
     "maxItems",
+    "minProperties",
     "maxProperties",
     "x-kubernetes-validations",
     "x-kubernetes-list-type",

@@ -49,6 +49,25 @@ forecast:
   targetGpuHours: null
   summary: 0.61 [0.59,0.63]
   updatedAt: '2026-11-23T09:20:00Z'
+sourceForecasts:
+- verdict: Weak
+  reason: the interval is wide
+  law: sigmoid
+  points: 8
+  ceiling: 0.44
+  ceilingLow: 0.31
+  ceilingHigh: 0.58
+  cMidGpuHours: 1200.0
+  b: 1.25
+  r0: 0.11
+  predictedAtBudget: 0.41
+  low: 0.3
+  high: 0.5
+  targetGpuHours: null
+  summary: 0.44 [0.31,0.58]
+  updatedAt: '2026-03-01T08:07:00Z'
+  name: code
+  passRate: 0.27
 stop:
   policy: flat
   mode: Enforce

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import surviving
 from scalerl_api.wire import EvalPoint
 from scalerl_operator.decide.assessment import (
     STATED_INPUTS,
@@ -204,3 +205,53 @@ def test_a_run_without_a_first_half_has_no_half_way_forecast(point: MakePoint) -
     assert compare_halfway([line(20, 2.0, straight())], [point(2, compute_gpu_hours=2.0)]) is None
     assert compare_halfway([line(0, 0.0, straight())], [point(0, compute_gpu_hours=0.0)]) is None
     assert compare_halfway([], []) is None
+
+
+def mixture(make_run: Callable[..., RLRun], **spec: object) -> RLRun:
+    """A run on two sources and one downstream set."""
+    train = [{"name": name, "source": "reasoning_gym:chain_sum", "size": 500} for name in ("math", "code")]
+    downstream = [{"name": "aime-24", "source": "reasoning_gym:chain_sum"}]
+    held_out = {"prompts": 100, "samplesPerPrompt": 4}
+    data = {"train": train, "downstream": downstream, "heldOut": held_out, "promptFormat": "plain"}
+    return make_run(data=data, **spec)
+
+
+def test_each_source_is_fitted_to_its_own_points(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    """Saturating curves with ceilings .8 and .5: R = A - (A - .2) / (1 + C), so C_mid is 1."""
+    ceilings = {"held_out.math": 0.8, "held_out.code": 0.5}
+    evals = [
+        point(i, dataset=name, compute_gpu_hours=0.5 * i, pass_rate=top - (top - 0.2) / (1.0 + 0.5 * i), prompts=20_000)
+        for i in range(40)
+        for name, top in ceilings.items()
+    ]
+    run = mixture(make_run)
+    lines = {name: forecast_points(run, surviving(evals, name), None, 1000.0) for name in ceilings}
+    found = {each.name: each for each in summarize(run, [], evals, lines).sources}
+    assert list(found) == ["code", "math"]
+    for name, status in found.items():
+        assert status.verdict == "Identified"
+        assert status.points == 40
+        assert status.ceiling == pytest.approx(ceilings[f"held_out.{name}"], abs=0.02)
+    assert found["math"].pass_rate == pytest.approx(0.8 - 0.6 / 20.5, abs=1e-4)
+
+
+def test_a_policy_names_a_source_or_a_downstream_set(make_run: Callable[..., RLRun], point: MakePoint) -> None:
+    def policy(name: str, bound: dict[str, float]) -> dict[str, object]:
+        return {"name": "worse", "when": {"downstream": {name: bound}}, "for": 1}
+
+    evals = [
+        point(0),
+        point(1),
+        point(0, dataset="held_out.math", pass_rate=0.75),
+        point(1, dataset="held_out.math", pass_rate=0.25),
+        point(0, dataset="aime-24", pass_rate=0.5, step=0),
+        point(9, dataset="aime-24", pass_rate=0.0, step=90),  # newer than the last forecast
+    ]
+    made = [line(10, 0.02, straight())]
+    stops = {
+        (name, bound): summarize(mixture(make_run, stopPolicies=[policy(name, {bound: 0.3})]), made, evals).stop
+        for name in ("math", "code", "aime-24")
+        for bound in ("drop", "below")
+    }
+    assert [key for key, stop in stops.items() if stop is not None] == [("math", "drop"), ("math", "below")]
+    assert [each.step for each in stops["math", "drop"].inputs] == [10]

@@ -179,3 +179,51 @@ def test_an_assessment_is_due_for_a_new_evaluation_and_for_a_new_spec(make_run: 
     assert tracker.assessment.stop.policy == "low"
     tracker.add_evals([point(2)])
     assert not tracker.is_assessed(2)
+
+
+def test_a_source_is_forecast_once_per_point_and_only_from_its_newest(make_run: MakeRun, point: MakePoint) -> None:
+    run, tracker = make_run(), RunTracker()
+    math, code = "held_out.math", "held_out.code"
+    tracker.add_evals([point(i, dataset=name) for i in (0, 1) for name in ("held_out", math, code, "aime-24")])
+    missing = tracker.missing_sources()
+    assert {name: [each.step for each in prefix] for name, prefix in missing.items()} == {math: [0, 10], code: [0, 10]}
+    tracker.add_source_forecasts({math: line(10, 0.02, 1, ceiling=0.7), code: line(10, 0.02, 1, ceiling=0.5)})
+    assert tracker.missing_sources() == {}
+    assert not tracker.is_assessed(1), "the pooled forecast is still missing"
+    tracker.add_forecasts(run, [line(10, 0.02, 1)], generation=1)
+    assert tracker.is_assessed(1)
+    assert tracker.assessment is not None
+    found = {each.name: (each.ceiling, each.pass_rate) for each in tracker.assessment.sources}
+    assert found == {"math": (0.7, 0.3), "code": (0.5, 0.3)}
+    assert tracker.source_forecasts[math].forecast.draws == ()
+
+    tracker.add_evals([point(2, dataset=math, pass_rate=0.375)])
+    assert list(tracker.missing_sources()) == [math]
+    assert not tracker.is_assessed(1)
+
+
+def test_a_point_of_another_set_that_comes_after_the_forecast_is_assessed(make_run: MakeRun, point: MakePoint) -> None:
+    low = {"name": "worse", "when": {"downstream": {"aime-24": {"drop": 0.25}}}, "for": 1}
+    data = {**make_run().spec.data.model_dump(by_alias=True, exclude_none=True)}
+    data["downstream"] = [{"name": "aime-24", "source": "reasoning_gym:chain_sum"}]
+    run, tracker = make_run(stopPolicies=[low], data=data), RunTracker()
+    tracker.add_evals([point(0), point(0, dataset="aime-24", pass_rate=0.5), point(1)])
+    tracker.add_forecasts(run, [line(10, 0.02, 1)], generation=1)
+    assert tracker.is_assessed(1)
+    assert tracker.assessment is not None
+    assert tracker.assessment.stop is None
+    tracker.add_evals([point(1, dataset="aime-24", pass_rate=0.125)])
+    assert not tracker.is_assessed(1)
+    assert tracker.missing_prefixes(run) == [], "nothing is fitted again"
+    tracker.add_forecasts(run, [], generation=1)
+    assert tracker.assessment.stop is not None
+    assert tracker.assessment.stop.quantity == "downstream.aime-24"
+
+
+def test_a_policy_on_another_set_needs_no_earlier_forecast(make_run: MakeRun, point: MakePoint) -> None:
+    data = {**make_run().spec.data.model_dump(by_alias=True, exclude_none=True)}
+    data["downstream"] = [{"name": "aime-24", "source": "reasoning_gym:chain_sum"}]
+    worse = {"name": "worse", "when": {"downstream": {"aime-24": {"below": 0.25}}}, "for": 9}
+    run, tracker = make_run(stopPolicies=[worse], data=data), RunTracker()
+    tracker.add_evals([point(index) for index in range(5)])
+    assert steps(tracker, run) == [[0, 10, 20, 30, 40]]

@@ -3,7 +3,7 @@
 import pytest
 
 from scalerl_api.policies import StopCondition, StopPolicy
-from scalerl_operator.decide.stop_policy import QUANTITIES, Evidence, Observation, decide_stop
+from scalerl_operator.decide.stop_policy import QUANTITIES, Evidence, Observation, RunHistory, decide_stop
 from scalerl_operator.forecast import Forecast
 
 
@@ -22,12 +22,17 @@ def _forecast(*, verdict="Identified", ceiling_high=0.6, gain_left_high=0.05, ma
     )  # fmt: skip
 
 
-def _history(*rows):
+def _history(*rows, budget=None, **sets):
     """Observations at step 3, 6, ... and 10, 20, ... GPU-h from (pass rate, forecast[, entropy, truncation])."""
-    return [
+    observed = [
         Observation(rate, 10.0 * (i + 1), forecast, 3 * (i + 1), *rest)
         for i, (rate, forecast, *rest) in enumerate(rows)
     ]
+    others = {
+        name: [Observation(rate, 30.0 * (i + 1), None, 9 * (i + 1)) for i, rate in enumerate(rates)]
+        for name, rates in sets.items()
+    }
+    return RunHistory(observed, others, budget)
 
 
 LOW, HIGH, NONE = _forecast(ceiling_high=0.54), _forecast(ceiling_high=0.56), _forecast(ceiling_high=None)
@@ -107,13 +112,13 @@ def test_a_policy_waits_for_its_evidence(when, evidence, rows, stops):
 
 
 def test_every_condition_has_a_quantity():
-    assert list(QUANTITIES) == list(StopCondition.model_fields)
+    assert [*QUANTITIES, "downstream"] == list(StopCondition.model_fields)
 
 
 def test_the_inputs_are_the_numbers_that_counted():
     decision = decide_stop([_policy(SLOPE)], _history((0.4, LOW), (0.4, SLOW), (0.4, _forecast(marginal=0.0003))))
     assert decision is not None
-    assert decision.first.quantity == "marginal_gain"
+    assert decision.first.quantity == "marginalGain"
     assert decision.first.inputs == (Evidence(6, 20.0, 0.0009, "Identified"), Evidence(9, 30.0, 0.0003, "Identified"))
     measured = decide_stop([_policy(DROP, evals=1)], _history((0.75, DOUBTED), (0.25, DOUBTED)))
     assert measured is not None
@@ -136,9 +141,7 @@ def test_the_reason_of_each_quantity(when, row, reason):
 
 
 def test_the_reason_has_the_numbers_and_the_saving_is_what_is_left_of_the_budget():
-    decision = decide_stop(
-        [_policy(CEILING, name="hopeless")], _history((0.4, LOW), (0.4, LOW)), budget_gpu_hours=120.0
-    )
+    decision = decide_stop([_policy(CEILING, name="hopeless")], _history((0.4, LOW), (0.4, LOW), budget=120.0))
     assert decision is not None
     assert decision.enforced is not None
     assert decision.enforced.policy == "hopeless"
@@ -158,7 +161,8 @@ def test_the_reason_is_in_the_forecasts_unit():
 def test_no_saving_is_claimed_without_a_budget_or_past_it():
     history = _history((0.4, LOW), (0.4, LOW))
     assert decide_stop([_policy(CEILING)], history).first.saved_gpu_hours is None
-    assert decide_stop([_policy(CEILING)], history, budget_gpu_hours=15.0).first.saved_gpu_hours == 0.0
+    past = _history((0.4, LOW), (0.4, LOW), budget=15.0)
+    assert decide_stop([_policy(CEILING)], past).first.saved_gpu_hours == 0.0
 
 
 def test_every_observer_speaks_and_the_first_enforcer_ends_the_run():
@@ -184,6 +188,49 @@ def test_an_observer_alone_ends_nothing():
     assert decision.first.policy == "watch"
 
 
+def _of(name, **bound):
+    return {"downstream": {name: bound}}
+
+
+# Pooled evaluations at step 3, 6, ...; those of the set at step 9, 18, ...: it is sparser.
+SETS = [
+    (_of("aime", below=0.3), [0.4, 0.29, 0.2], {}, True, "below, twice in a row"),
+    (_of("aime", below=0.3), [0.2, 0.4, 0.2], {}, False, "broken in between"),
+    (_of("aime", below=0.3), [0.2], {}, False, "`for` counts the set's own evaluations"),
+    (_of("aime", below=0.3), [], {}, False, "never evaluated"),
+    (_of("aime", above=0.6), [0.61, 0.62], {}, True, "above"),
+    (_of("aime", above=0.6), [0.6, 0.6], {}, False, "the bound itself is not above it"),
+    (_of("aime", drop=0.1), [0.5, 0.375, 0.25], {}, True, "twice below its best by more"),
+    (_of("aime", drop=0.125), [0.5, 0.375, 0.25], {}, False, "once by exactly that"),
+    (_of("aime", drop=0.1), [0.5, 0.25, 0.45], {}, False, "it recovered"),
+    (_of("aime", drop=0.0), [0.5, 0.5, 0.5], {}, False, "as good as its best is no drop"),
+    (_of("aime", drop=0.1), [0.1, 0.2], {}, False, "it only rose, though the pooled rate has fallen"),
+    (_of("gsm8k", drop=0.1), [0.5, 0.3, 0.2], {}, False, "another set's drop"),
+    (_of("aime", below=0.3), [0.2, 0.2], {"evals": 3}, False, "minEvidence counts the set's evaluations"),
+    (_of("aime", below=0.3), [0.2, 0.2, 0.2], {"evals": 3}, True, "enough of the set's evaluations"),
+    (_of("aime", below=0.3), [0.2, 0.2], {"gpuHours": 61.0}, False, "compute at the set's last evaluation"),
+]
+
+
+@pytest.mark.parametrize(("when", "rates", "evidence", "stops", "why"), SETS, ids=[row[-1] for row in SETS])
+def test_a_policy_on_another_test_set(when, rates, evidence, stops, why):
+    del why
+    pooled = [(0.9, LOW)] * 3 + [(0.1, LOW)] * 8
+    history = _history(*pooled, aime=rates, gsm8k=[0.9, 0.9, 0.9])
+    assert (decide_stop([_policy(when, evidence=evidence)], history) is not None) == stops
+
+
+def test_the_reason_of_a_policy_on_another_test_set():
+    history = _history(*[(0.4, LOW)] * 7, budget=100.0, aime=[0.5, 0.25])
+    first = decide_stop([_policy(_of("aime", drop=0.125), evals=1)], history).first
+    assert first.reason == "aime's fall from its best pass rate is 0.250, above 0.125, for 1 evaluation up to 60 GPU-h"
+    assert (first.quantity, first.inputs) == ("downstream.aime", (Evidence(18, 60.0, 0.25, None),))
+    assert first.saved_gpu_hours == 30.0, "of the budget that is left at the last held-out evaluation, of 70 GPU-h"
+    below = decide_stop([_policy(_of("aime", below=0.375), evals=1)], history).first
+    assert below.reason == "aime's pass rate is 0.250, below 0.375, for 1 evaluation up to 60 GPU-h"
+
+
 def test_a_condition_without_a_bound_holds_never():
+    assert decide_stop([_policy({"downstream": {"aime": {}}})], _history((0.4, LOW), aime=[0.4, 0.4])) is None
     assert decide_stop([_policy({"passRate": {}})], _history((0.4, LOW), (0.4, LOW))) is None
     assert decide_stop([_policy({})], _history((0.4, LOW), (0.4, LOW))) is None

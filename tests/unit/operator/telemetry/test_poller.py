@@ -150,6 +150,19 @@ def test_points_are_asked_for_once_and_judged_once(scenario: Scenario, point: Ca
     assert b"scalerl_operator_fits_total 1.0" in scenario.gauges.render()
 
 
+def test_each_source_is_forecast_beside_the_pooled_curve_once(
+    scenario: Scenario, point: Callable[..., EvalPoint]
+) -> None:
+    names = ("held_out", "held_out.code", "held_out.math", "aime-24")
+    points = tuple(point(index, step=10 * (index // 4), dataset=names[index % 4]) for index in range(8))
+    scenario.answer = lambda since: progress(evals=points[since:])
+    scenario.put_coordinator(1)
+    play(scenario.until(lambda: scenario.result.assessment is not None and len(scenario.asked) > 5))
+    assert scenario.result.assessment is not None
+    assert [each.name for each in scenario.result.assessment.sources] == ["code", "math"]
+    assert b"scalerl_operator_fits_total 3.0" in scenario.gauges.render(), "pooled, code, math"
+
+
 def test_a_point_measured_after_the_last_answer_is_judged_too(
     scenario: Scenario, point: Callable[..., EvalPoint]
 ) -> None:
