@@ -29,7 +29,7 @@ from scalerl_runtime.process.metrics import STATE_METRICS, STEP_METRICS
 RULES = Path(__file__).parents[2] / "charts/scalerl/files/rules.yaml"
 STORY = load_story()
 # Younger than the recording; `make record` empties this.
-NOT_RECORDED = ("scalerl_mismatch_lag0", "scalerl_mismatch_bound", "scalerl_self_check_mean")
+NOT_RECORDED = ("scalerl_mismatch_lag0", "scalerl_mismatch_bound", "scalerl_self_check_mean", "scalerl_run_source_")
 VARIABLES = {"run": STORY["variables"], "fleet": {"namespace": ".*"}}
 
 

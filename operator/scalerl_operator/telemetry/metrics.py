@@ -101,7 +101,7 @@ class OperatorMetrics:
 
 
 class _Runs(Collector):
-    """Builds the samples at each scrape: a run has at most some 70."""
+    """Builds the samples at each scrape: a run has at most some 70, and 8 more for each of several sources."""
 
     def __init__(self) -> None:
         self.views: dict[Key, RunMetricsView] = {}

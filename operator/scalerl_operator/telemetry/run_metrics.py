@@ -1,11 +1,11 @@
 """The runs' numbers as metrics: one table of names and meanings, and the samples of one run. PURE."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from scalerl_api import RLRunStatus
 from scalerl_api.evaluations import surviving
-from scalerl_api.status import ForecastStatus
+from scalerl_api.status import ForecastStatus, SourceForecastStatus
 from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.run.state import is_over, state_word
 
@@ -38,6 +38,16 @@ RUN_METRICS = (
     RunMetric("predicted_pass_rate", "Predicted at the end of the budget."),
     RunMetric("predicted_low", "Lower end of its 90 % interval."),
     RunMetric("predicted_high", "Upper end of its 90 % interval."),
+    RunMetric("source_pass_rate", "Last pass rate of a training source's held-out prompts.", ("source",)),
+    RunMetric(
+        "source_verdict", "1 for the verdict of a source's forecast; others have no series.", ("source", "verdict")
+    ),
+    RunMetric("source_ceiling", "A source's predicted ceiling; absent without a forecast to believe.", ("source",)),
+    RunMetric("source_ceiling_low", "Lower end of its 90 % interval.", ("source",)),
+    RunMetric("source_ceiling_high", "Upper end of its 90 % interval.", ("source",)),
+    RunMetric("source_predicted_pass_rate", "A source's pass rate, predicted at the end of the budget.", ("source",)),
+    RunMetric("source_predicted_low", "Lower end of its 90 % interval.", ("source",)),
+    RunMetric("source_predicted_high", "Upper end of its 90 % interval.", ("source",)),
     RunMetric("fitted_pass_rate", "The fitted curve at the last evaluation, to be laid over run_pass_rate."),
     RunMetric("fitted_low", "Lower end of the 90 % band of a measurement there."),
     RunMetric("fitted_high", "Upper end of the 90 % band of a measurement there."),
@@ -70,6 +80,11 @@ def list_samples(view: RunMetricsView) -> Iterator[MetricSample]:
     yield from _progress(view)
     yield from _cost(view)
     yield from _forecast(_last_forecast(view))
+    for source in _last_sources(view):
+        if source.pass_rate is not None:
+            yield "source_pass_rate", (source.name,), source.pass_rate
+        for name, labels, value in _forecast(source):
+            yield f"source_{name}", (source.name, *labels), value
     yield from _curve(view.poll)
 
 
@@ -106,6 +121,12 @@ def _last_forecast(view: RunMetricsView) -> ForecastStatus | None:
     if view.poll.assessment is not None and view.poll.assessment.forecast is not None:
         return view.poll.assessment.forecast
     return view.status.forecast if view.status is not None else None
+
+
+def _last_sources(view: RunMetricsView) -> Sequence[SourceForecastStatus]:
+    if view.poll.assessment is not None and view.poll.assessment.sources:
+        return view.poll.assessment.sources
+    return view.status.source_forecasts if view.status is not None else ()
 
 
 def _forecast(found: ForecastStatus | None) -> Iterator[MetricSample]:

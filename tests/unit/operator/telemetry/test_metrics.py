@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scalerl_api import RLRunStatus
-from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, StopStatus
+from scalerl_api.status import Condition, CostStatus, ForecastStatus, ProgressStatus, SourceForecastStatus, StopStatus
 from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.curve_samples import GRID_POINTS, Band, CurveSamples
 from scalerl_operator.reconcile.observed_run import Key
@@ -166,6 +166,26 @@ def test_saved_gpu_hours_name_the_policy_and_whether_it_ended_the_run(gauges: Op
         assert samples(gauges)[f"saved_gpu_hours{{mode={mode},policy=flat}}"] == 12.5
     gauges.show_run(KEY, status(), PollResult())
     assert not [name for name in samples(gauges) if name.startswith("saved")]
+
+
+def test_sources_have_series_of_their_own_beside_the_pooled_ones(gauges: OperatorMetrics) -> None:
+    math = SourceForecastStatus(**FORECAST.model_dump() | {"ceiling": 0.8}, name="math", pass_rate=0.625)
+    code = math.model_copy(update={"name": "code", "verdict": "NotIdentified", "pass_rate": 0.25})
+    gauges.show_run(KEY, status(source_forecasts=[code]), PollResult(assessment=Assessment(FORECAST, None, (math,))))
+    found = {name: value for name, value in samples(gauges).items() if name.startswith("source")}
+    assert found == {
+        "source_pass_rate{source=math}": 0.625,
+        f"source_verdict{{source=math,verdict={FORECAST.verdict}}}": 1.0,
+        "source_ceiling{source=math}": 0.8,
+        "source_ceiling_low{source=math}": FORECAST.ceiling_low,
+        "source_ceiling_high{source=math}": FORECAST.ceiling_high,
+        "source_predicted_pass_rate{source=math}": FORECAST.predicted_at_budget,
+        "source_predicted_low{source=math}": FORECAST.low,
+        "source_predicted_high{source=math}": FORECAST.high,
+    }
+    gauges.show_run(KEY, status(source_forecasts=[code]), PollResult())
+    found = {name: value for name, value in samples(gauges).items() if name.startswith("source")}
+    assert found == {"source_pass_rate{source=code}": 0.25, "source_verdict{source=code,verdict=NotIdentified}": 1.0}
 
 
 def test_a_refused_forecast_shows_no_number_to_believe(gauges: OperatorMetrics) -> None:
