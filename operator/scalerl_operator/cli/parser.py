@@ -187,7 +187,9 @@ def _rollouts() -> click.Command:
         target_argument(required=True, text="the run"),
         click.Option(["--step"], type=COUNT, metavar="N", help="of this step (default: the newest; all with --prompt)"),
         flag("--eval", text="of evaluations, not of training"),
-        text_option("--dataset", text="evaluated set (default: held_out); implies --eval"),
+        text_option(
+            "--dataset", text="evaluated set: held_out (default), or the name of a downstream set; implies --eval"
+        ),
         click.Option(["--prompt"], type=COUNT, metavar="ID", help="of this prompt only"),
         flag("--wrong", text="wrong completions only"),
         flag("--right", text="right completions only"),

@@ -142,6 +142,6 @@ def build_panel(view: ProgressView) -> Panel:
     table.add_column()
     table.add_row("", ProgressBar(total=view.run.spec.budget.steps, completed=step, width=48))
     for label, text in progress_rows(view):
-        table.add_row(label, Text(text, style="cyan" if label in ("pass rate", "forecast") else ""))
+        table.add_row(label, Text(text, style="cyan" if label == "pass rate" or label.startswith("forecast") else ""))
     title = Text(f"{view.run.name} · {describe_phase(view)}")  # not a str: brackets in it would be read as markup
     return Panel(table, title=title, title_align="left", padding=(0, 1))

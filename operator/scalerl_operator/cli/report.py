@@ -21,11 +21,11 @@ from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import RunFolder
 from scalerl_operator.reconcile.pod_view import EventView
-from scalerl_operator.render import plots
+from scalerl_operator.render import plots, set_plots
 from scalerl_operator.render.describe import attempt_rows
 from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
-from scalerl_operator.render.report_data import ReportData
+from scalerl_operator.render.report_data import ReportData, SourceReport, rebuild_sources
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
 from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
 from scalerl_operator.run.conditions import COMPLETE
@@ -75,7 +75,9 @@ def write_report_data(data: ReportData, target: Path) -> Path:
     run, evals, lines = data.run, data.evals, living_forecasts(data.forecasts, data.evals)
     newest = lines[-1].forecast if lines else None
     halfway = compare_halfway(lines, evals)
+    sources = rebuild_sources(run, evals, datetime.now(UTC).timestamp())
     images = _draw(run, evals, data.steps, newest, halfway)
+    images[1:1] = _draw_sources(run, sources, _end(run, evals))
     rates = draw_prompt_rates(data.rollouts.rates)
     images += [("prompt_rates.png", rates)] if rates is not None else []
     pictures = [picture for _, picture in images]
@@ -85,6 +87,7 @@ def write_report_data(data: ReportData, target: Path) -> Path:
     tables = [
         Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
         *([_rivals(newest)] if newest is not None and newest.rivals else []),
+        *([_source_table(sources)] if sources else []),
         _eval_table(evals, compute_unit(run), data.note),
         _conditions(run),
         _attempts(data.attempts),
@@ -113,13 +116,11 @@ def _draw(
     """Return (file name, picture) of each picture that has data."""
     unit = compute_unit(run)
     last = surviving(evals)[-1]
-    ended = state_word(run.status) in COMPLETE
-    budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
     curve = plots.CurvePicture(
         points=fit_points(evals, unit),
         title=f"{run.name}: held-out pass rate, mean@{last.samples} over {last.prompts} prompts",
         y_label="held-out pass rate",
-        end=max(last.compute_gpu_hours, budget or 0.0) or 1.0,
+        end=_end(run, evals),
         forecast=newest,
         halfway=halfway.forecast if halfway is not None else None,
         halfway_at=halfway.summary.made_at_gpu_hours if halfway is not None else None,
@@ -127,7 +128,7 @@ def _draw(
     )
     text = "measured pass rate over compute with the fitted curve, its band, the ceiling and the half-way forecast"
     found = [("pass_rate.png", Picture("Pass rate", plots.draw_curve(curve), text))]
-    downstream = plots.draw_downstream(evals, unit)
+    downstream = set_plots.draw_downstream(evals, unit)
     if downstream is not None:
         found.append(("downstream.png", Picture("Downstream", downstream, "pass rate of each downstream set")))
     training = plots.draw_training(steps)
@@ -135,6 +136,42 @@ def _draw(
         text = "reward, entropy, lag, throughput, idle shares and further metrics over optimizer steps"
         found.append(("training.png", Picture("Training", training, text)))
     return found
+
+
+def _end(run: RLRun, evals: Sequence[EvalPoint]) -> float:
+    """Return the right end of the pictures: the budget while the run goes on."""
+    last = surviving(evals)[-1]
+    ended = state_word(run.status) in COMPLETE
+    budget = budget_gpu_hours(run, last.step, last.compute_gpu_hours) if not ended else None
+    return max(last.compute_gpu_hours, budget or 0.0) or 1.0
+
+
+def _draw_sources(run: RLRun, sources: Sequence[SourceReport], end: float) -> list[tuple[str, Picture]]:
+    if not sources:
+        return []
+    png = set_plots.draw_sources([each.curve for each in sources], end, f"{run.name}: pass rate by training source")
+    text = "measured pass rate of each training source's held-out prompts with its fitted curve, band and ceiling"
+    return [("sources.png", Picture("Pass rate by training source", png, text))]
+
+
+def _source_table(sources: Sequence[SourceReport]) -> Table:
+    header = ("source", "prompts", "pass rate", "ceiling, 90 %", "verdict", "forecast made at half", "then measured")
+    rows = []
+    for each in sources:
+        first, last = each.measured[0], each.measured[-1]
+        half = dict(describe_halfway(each.halfway.summary, each.curve.points.unit)) if each.halfway is not None else {}
+        rows.append(
+            (
+                each.curve.name,
+                str(last.prompts),
+                f"{first.pass_rate:.3f} at step {first.step}, {last.pass_rate:.3f} at step {last.step}",
+                format_ceiling(each.status),
+                each.status.verdict,
+                half.get("it predicted", "none"),
+                half.get("error", "-"),
+            )
+        )
+    return Table("Forecasts by training source", header, rows, "Each is fitted to the source's own held-out prompts.")
 
 
 def _facts(run: RLRun, evals: Sequence[EvalPoint], newest: Forecast | None) -> list[tuple[str, str]]:
@@ -169,7 +206,10 @@ def _rivals(newest: Forecast) -> Table:
 
 
 def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
-    header = ("set", "step", f"compute ({unit})", "pass rate", "standard error", "tokens", "excluded", "attempt")
+    header = (
+        *("set", "step", f"compute ({unit})", "pass rate", "standard error", "prompts", "samples"),
+        *("tokens", "excluded", "attempt"),
+    )
     rows = [
         (
             point.dataset,
@@ -177,6 +217,8 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
             f"{point.compute_gpu_hours:.4g}",
             f"{point.pass_rate:.4f}",
             f"{point.standard_error:.4f}",
+            str(point.prompts),
+            f"mean@{point.samples}",
             f"{point.mean_tokens:.1f}",
             str(point.excluded),
             str(point.attempt),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scalerl_api.base import ApiModel
 from scalerl_api.evaluations import surviving
-from scalerl_api.wire import EvalPoint
+from scalerl_api.wire import HELD_OUT, EvalPoint
 from scalerl_operator.decide.assessment import scatter_of
 from scalerl_operator.forecast import (
     FitError,
@@ -58,16 +58,19 @@ class HalfwayCurve:
     forecast: Forecast
 
 
-def compare_halfway(forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint]) -> HalfwayCurve | None:
+def compare_halfway(
+    forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint], dataset: str = HELD_OUT
+) -> HalfwayCurve | None:
     """Return the half-way forecast beside the last evaluation; None without a forecast from the first half.
 
+    The forecasts are of the test set `dataset`.
     A run that was measured before its first step only has no half.
     """
-    measured = surviving(evals)
+    measured = surviving(evals, dataset)
     if not measured or measured[-1].compute_gpu_hours <= 0.0:
         return None
     last = measured[-1]
-    line = find_halfway(living_forecasts(forecasts, evals), last.compute_gpu_hours)
+    line = find_halfway(living_forecasts(forecasts, evals, dataset), last.compute_gpu_hours)
     if line is None:
         return None
     found = line.forecast

@@ -75,7 +75,7 @@ class StopDecision:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What was observed of a run."""
+    """The evaluations of a run, as policies look at them."""
 
     held_out: Sequence[Observation]
     """One per held-out evaluation, oldest first."""

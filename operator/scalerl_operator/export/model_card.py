@@ -5,19 +5,22 @@ from pathlib import Path
 from scalerl_api import RLRun
 from scalerl_api.wire import CARD_FILE, CARD_FORECAST, EXPORT_FILE
 from scalerl_operator.local.durable_files import save_text
-from scalerl_operator.render.text import describe_forecast
+from scalerl_operator.render.text import describe_forecast, source_forecast_rows
 from scalerl_operator.run.progress import compute_unit
 
 PICTURE_FILE = "pass_rate.png"
 
 
 def describe_for_card(run: RLRun, *, has_picture: bool) -> str:
-    """Return the card's section on the forecast: ceiling with its 90 % interval, verdict and reason."""
+    """Return the card's section on the forecasts: ceiling with its 90 % interval, verdict and reason."""
     forecast = run.status.forecast if run.status is not None else None
     text = describe_forecast(forecast, compute_unit(run)) if forecast is not None else "No forecast was made."
     reason = f"\n\n{forecast.reason}" if forecast is not None and forecast.ceiling is not None else ""
+    sources = source_forecast_rows(run.status, compute_unit(run))
+    by_source = "".join(f"\n- {label.removeprefix('forecast ')}: {line}" for label, line in sources)
+    by_source = f"\n\nBy training source:\n{by_source}" if by_source else ""
     picture = f"\n\n![held-out pass rate with the fitted curve]({PICTURE_FILE})" if has_picture else ""
-    return f"{text[:1].upper()}{text[1:]}{reason}{picture}"
+    return f"{text[:1].upper()}{text[1:]}{reason}{by_source}{picture}"
 
 
 def complete_card(folder: Path, run: RLRun, picture: Path | None) -> None:

@@ -14,6 +14,7 @@ from scalerl_operator.render.text import (
     format_mismatch,
     format_rows,
     format_table,
+    source_forecast_rows,
 )
 from scalerl_operator.run.attempts import describe_exit
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
@@ -57,6 +58,7 @@ def _rows(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
     if status.forecast is not None and status.forecast.ceiling is not None:
         law = f"{status.forecast.law}, " if status.forecast.law else ""
         yield "because", f"{status.forecast.reason} ({law}{status.forecast.points} evaluations)"
+    yield from source_forecast_rows(status, unit)
     if status.stop is not None:
         saved = status.stop.saved_gpu_hours
         ended = "saved" if status.stop.mode == "Enforce" else "would be saved"

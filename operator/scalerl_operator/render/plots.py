@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
+from scalerl_api.wire import StepRecord
 from scalerl_operator.forecast import Comparison, Forecast, Points, curve_band, linearised, point_band
 from scalerl_operator.forecast.laws import LAWS, curves_of
 from scalerl_operator.forecast.points import Array
@@ -67,7 +67,7 @@ def build_figure(picture: CurvePicture) -> Figure:
     linear.set_title("linear compute", fontsize=10, color=GREY, loc="left")
     if low is not None:
         _draw_all(grid[0][1], picture, low)
-        _style_log(grid[0][1], low, picture.end * 1.05)
+        style_log(grid[0][1], low, picture.end * 1.05)
         grid[0][1].set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
     figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
     handles, labels = linear.get_legend_handles_labels()
@@ -107,7 +107,8 @@ def _y_limits(picture: CurvePicture) -> tuple[float, float]:
     return max(-0.02, min(values) - room), min(1.02, max(values) + room)
 
 
-def _grid(start: float, end: float) -> Array:
+def compute_grid(start: float, end: float) -> Array:
+    """Return where a curve is drawn: evenly spaced, on a logarithmic axis (`start` above 0) by ratio."""
     if start > 0.0:
         return np.geomspace(start, end, CURVE_POINTS)
     return np.linspace(0.0, end, CURVE_POINTS)
@@ -118,7 +119,7 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
     found = picture.forecast
     if found is None or not found.draws:
         return
-    x = _grid(start, picture.end * 1.02)
+    x = compute_grid(start, picture.end * 1.02)
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="90 % band of the fit")
@@ -138,7 +139,7 @@ def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
     axes.axvline(at, color=ORANGE, lw=1.2, ls=":", label=picture.halfway_line)
     if not found.draws:
         return
-    x = _grid(max(at, start), picture.end * 1.02)
+    x = compute_grid(max(at, start), picture.end * 1.02)
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=ORANGE, lw=2, ls="--", label=picture.halfway_label)
     axes.fill_between(
@@ -161,10 +162,10 @@ def _draw_rivals(axes: Axes, picture: CurvePicture, start: float) -> None:
     found = picture.halfway or picture.forecast
     if found is None or not found.draws:
         return
-    x = _grid(max(start, picture.halfway_at or 0.0), picture.end * 1.02)
+    x = compute_grid(max(start, picture.halfway_at or 0.0), picture.end * 1.02)
     _, low, high = point_band(found, x)
     if picture.halfway_at is not None:
-        before = _grid(start, picture.halfway_at)
+        before = compute_grid(start, picture.halfway_at)
         axes.plot(before, curve_band(found, before)[0], color=ORANGE, lw=1.2)
     axes.fill_between(x, low, high, color=GREY, alpha=0.12, lw=0, label="90 % band of a measurement")
     for rival, (colour, line) in zip(found.rivals, RIVAL_STYLES, strict=False):
@@ -225,36 +226,6 @@ def build_fit_picture(curve: Points, forecast: Forecast, until: float, *, y_labe
         halfway_label=f"forecast from the points before ({forecast.verdict})",
         with_rivals=True,
     )
-
-
-def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
-    """Return a PNG of every downstream set over compute; None without a downstream set."""
-    names = sorted({point.dataset for point in evals if point.dataset != HELD_OUT})
-    if not names:
-        return None
-    figure = Figure(figsize=(12.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for index, name in enumerate([HELD_OUT, *names]):
-        found = [point for point in evals if point.dataset == name]
-        colour = GREY if name == HELD_OUT else SERIES_COLOURS[(index - 1) % len(SERIES_COLOURS)]
-        axes.errorbar(
-            [point.compute_gpu_hours for point in found],
-            [point.pass_rate for point in found],
-            yerr=[point.standard_error for point in found],
-            fmt=SERIES_MARKERS[index % len(SERIES_MARKERS)] + "-",
-            color=colour,
-            ms=4,
-            lw=1.4,
-            capsize=2,
-            label=name.replace("_", " "),
-        )
-    axes.set_xlabel(f"compute ({unit})")
-    axes.set_ylabel("pass rate")
-    axes.set_title("Downstream sets, ± 1 standard error (with the sampling of prompts)", loc="left", fontsize=11)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    clean_axes(axes)
-    return png_of(figure)
 
 
 def draw_training(steps: Sequence[StepRecord]) -> bytes | None:
@@ -337,7 +308,7 @@ def clean_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _style_log(axes: Axes, low: float, high: float) -> None:
+def style_log(axes: Axes, low: float, high: float) -> None:
     """Label 1, 2 and 5 of each decade over few decades, powers of ten over many, where more labels would overlap."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)

@@ -4,10 +4,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scalerl_api import RLRun
-from scalerl_api.evaluations import surviving
-from scalerl_api.status import ForecastStatus
-from scalerl_api.wire import EvalPoint, Progress, RolloutExample
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.evaluations import list_datasets, surviving
+from scalerl_api.status import ForecastStatus, SourceForecastStatus
+from scalerl_api.wire import HELD_OUT, EvalPoint, Progress, RolloutExample, is_source_dataset, source_of
 from scalerl_operator.decide.halfway import Halfway
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit, last_mismatch
 from scalerl_operator.run.state import state_word
@@ -57,6 +57,25 @@ def describe_forecast(forecast: ForecastStatus | None, unit: str) -> str:
     return f"{text} ({forecast.verdict})"
 
 
+def describe_source(found: SourceForecastStatus, unit: str) -> str:
+    """Return a training source's last pass rate and its forecast in one line."""
+    rate = f"pass rate {found.pass_rate:.3f}, " if found.pass_rate is not None else ""
+    return f"{rate}{describe_forecast(found, unit)}"
+
+
+def set_rows(evals: Sequence[EvalPoint]) -> list[tuple[str, str]]:
+    """Return (label, text) of the last pass rates beside the pooled one: by source, and of downstream sets."""
+    last = {name: surviving(evals, name)[-1] for name in list_datasets(evals) if name != HELD_OUT}
+    sources = [f"{source_of(name)} {each.pass_rate:.3f}" for name, each in last.items() if is_source_dataset(name)]
+    others = [
+        f"{name} {each.pass_rate:.3f} (mean@{each.samples})"
+        for name, each in last.items()
+        if not is_source_dataset(name)
+    ]
+    rows = [("by source", ", ".join(sources)), ("downstream", ", ".join(others))]
+    return [row for row in rows if row[1]]
+
+
 def format_mismatch(nats: float) -> str:
     """Return the mean difference of log-probability between engine and trainer, with its unit."""
     return f"{nats:.2g} nats"
@@ -66,7 +85,7 @@ def describe_eval(point: EvalPoint) -> str:
     """Return a measured point in one line."""
     return (
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
-        f" ({point.prompts} prompts x {point.samples})"
+        f" (mean@{point.samples} of {point.prompts} prompts)"
     )
 
 
@@ -90,7 +109,7 @@ def describe_example(example: RolloutExample, folder: str) -> str:
 
 def describe_progress(view: ProgressView) -> str:
     """Return the progress in one line, without the values that the coordinator has not reported."""
-    return "  ".join(f"{label} {text}" for label, text in progress_rows(view) if label != "forecast")
+    return "  ".join(f"{label} {text}" for label, text in progress_rows(view) if not label.startswith("forecast"))
 
 
 def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
@@ -106,9 +125,16 @@ def progress_rows(view: ProgressView) -> list[tuple[str, str]]:
     if status is not None and status.progress is not None and status.progress.eta_seconds is not None:
         rows.append(("ETA", format_duration(status.progress.eta_seconds)))
     rows.append(("forecast", describe_forecast(status.forecast if status else None, compute_unit(view.run))))
+    rows += source_forecast_rows(status, compute_unit(view.run))
     broken = [each for each in (status.conditions if status is not None else []) if each.type == "Healthy"]
     rows += [("unhealthy", each.message) for each in broken if each.status == "False"]
     return rows
+
+
+def source_forecast_rows(status: RLRunStatus | None, unit: str) -> list[tuple[str, str]]:
+    """Return (label, text) of each training source's forecast."""
+    found = status.source_forecasts if status is not None else []
+    return [(f"forecast {each.name}", describe_source(each, unit)) for each in found]
 
 
 def describe_phase(view: ProgressView) -> str:
@@ -129,6 +155,7 @@ def _learning(view: ProgressView, progress: Progress) -> list[tuple[str, str]]:
         first, last = points[0], points[-1]
         gain = f", from {first.pass_rate:.3f}" if len(points) > 1 else ""
         rows.append(("pass rate", f"{last.pass_rate:.3f} ± {last.standard_error:.3f}{gain}"))
+    rows += set_rows(view.evals)
     if progress.latest is not None:
         if progress.latest.reward is not None:
             rows.append(("reward", f"{progress.latest.reward:+.3f}"))
@@ -191,8 +218,9 @@ def summary_rows(
         rows.append(
             ("pass rate", f"{first.pass_rate:.3f} at step {first.step}, {last.pass_rate:.3f} at step {last.step}")
         )
+    rows += set_rows(evals)
     rows.append(("forecast now", describe_forecast(run.status.forecast if run.status else None, unit)))
-    return rows + describe_halfway(halfway, unit)
+    return rows + source_forecast_rows(run.status, unit) + describe_halfway(halfway, unit)
 
 
 def format_rows(rows: Sequence[tuple[str, str]]) -> str:

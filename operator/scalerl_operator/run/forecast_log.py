@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from scalerl_api.evaluations import held_out, surviving
-from scalerl_api.wire import EvalPoint
+from scalerl_api.evaluations import surviving
+from scalerl_api.wire import HELD_OUT, EvalPoint
 from scalerl_operator.forecast import FitError, Forecast, from_json, to_json
 from scalerl_operator.run.evals import EvalKey, eval_key
 
@@ -69,12 +69,14 @@ def parse_forecasts(lines: Iterable[str]) -> list[ForecastLine]:
     return [kept[key] for key in sorted(kept)]
 
 
-def match_forecasts(forecasts: Iterable[ForecastLine], evals: Iterable[EvalPoint]) -> dict[EvalKey, ForecastLine]:
-    """Return the forecasts that were made after held-out points of `evals`, by `eval_key`.
+def match_forecasts(
+    forecasts: Iterable[ForecastLine], evals: Iterable[EvalPoint], dataset: str = HELD_OUT
+) -> dict[EvalKey, ForecastLine]:
+    """Return the forecasts that were made after points of `evals`, by `eval_key`; both are of one test set.
 
     Where a line says no attempt, the point's compute tells which of them it is.
     """
-    points = held_out(evals)
+    points = [point for point in evals if point.dataset == dataset]
     attempts = {(point.step, point.compute_gpu_hours): point.attempt for point in points}
     known = {eval_key(point) for point in points}
     found: dict[EvalKey, ForecastLine] = {}
@@ -85,10 +87,12 @@ def match_forecasts(forecasts: Iterable[ForecastLine], evals: Iterable[EvalPoint
     return found
 
 
-def living_forecasts(forecasts: Sequence[ForecastLine], evals: Iterable[EvalPoint]) -> list[ForecastLine]:
+def living_forecasts(
+    forecasts: Sequence[ForecastLine], evals: Sequence[EvalPoint], dataset: str = HELD_OUT
+) -> list[ForecastLine]:
     """Return the forecasts of the weights that went on, the newest last; all where none is of a known point."""
-    keys = [eval_key(point) for point in surviving(evals)]
-    made = match_forecasts(forecasts, evals)
+    keys = [eval_key(point) for point in surviving(evals, dataset)]
+    made = match_forecasts(forecasts, evals, dataset)
     return [made[key] for key in keys if key in made] or list(forecasts)
 
 

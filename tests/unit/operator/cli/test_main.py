@@ -54,7 +54,9 @@ def test_a_run_prints_its_events_and_the_half_way_forecast(
     assert run({}, write_run()) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "eval held_out at step 40: pass rate 0.589 ± 0.020 (250 prompts x 4)\n" in out  # 0.2 + 0.5 logistic(10/8)
+    assert (
+        "eval held_out at step 40: pass rate 0.589 ± 0.020 (mean@4 of 250 prompts)\n" in out
+    )  # 0.2 + 0.5 logistic(10/8)
     summary = dict(map(str.strip, line.split("  ", 1)) for line in out.rpartition("\n\n")[2].splitlines())
     assert summary["run"] == "tiny: Finished"
     assert summary["made at half"].startswith("step 20, 0.2 device-h: NotIdentified")
