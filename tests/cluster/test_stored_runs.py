@@ -86,9 +86,7 @@ FIXED: dict[str, tuple[Document, str]] = {
     "one size deep inside": ({"spec.model.scratch.layers": 4}, "spec.model"),
     "another dtype": ({"spec.model.dtype": "float32"}, "spec.model"),
     "another warm start": ({"spec.warmStart.steps": 51}, "spec.warmStart"),
-    "other data": ({"spec.data.train.size": 20_000}, "spec.data"),
-    "an option of the task, whose type no schema knows": ({"spec.data.train.task.min_terms": 3}, "spec.data"),
-    "a further option of the task": ({"spec.data.train.task.max_terms": 3}, "spec.data"),
+    "other held-out prompts": ({"spec.data.heldOut.prompts": 20}, "spec.data"),
     "another judge": ({"spec.reward.verifier": "code"}, "spec.reward"),
     "another seed": ({"spec.seed": 8}, "spec.seed"),
     "other checkpoints": ({"spec.checkpoint.path": "/elsewhere"}, "spec.checkpoint.path"),
@@ -104,6 +102,33 @@ def test_immutable_fields(changes: Document, path: str, runs: Runs, tuned: Docum
     assert message is not None
     assert f"{path}: Invalid value" in message
     assert "fixed for the run's life" in message
+
+
+TRAIN: dict[str, Document] = {
+    "other data": {"spec.data.train.size": 20_000},
+    "an option of the task": {"spec.data.train.task.min_terms": 3},
+    "a further option of the task": {"spec.data.train.task.max_terms": 3},
+    "a further source": {"spec.data.train": [{"name": "a", "source": "a.jsonl"}, {"name": "b", "source": "b.jsonl"}]},
+    "no data": {"spec.data.train": None},
+}
+
+
+@pytest.mark.parametrize("changes", TRAIN.values(), ids=TRAIN.keys())
+def test_training_data_is_immutable_though_no_schema_knows_its_type(
+    changes: Document, runs: Runs, tuned: Document
+) -> None:
+    runs.create(tuned)
+    message = runs.change(changes)
+    assert message is not None
+    assert "spec.data.train: fixed for the run's life" in message or "spec.data.train: Required value" in message
+
+
+def test_a_source_of_a_mixture_is_immutable(runs: Runs, tuned: Document) -> None:
+    sources = [{"name": name, "source": "reasoning_gym:chain_sum"} for name in ("math", "code")]
+    tuned["spec"]["data"]["train"] = sources
+    runs.create(tuned)
+    for changed in ([{**sources[0], "weight": 2.0}, sources[1]], sources[::-1], sources[:1], sources[0]):
+        assert "spec.data.train: fixed for the run's life" in (runs.change({"spec.data.train": changed}) or "")
 
 
 def test_warm_start_is_neither_added_nor_taken_away(runs: Runs, edit: Edit) -> None:

@@ -155,7 +155,7 @@ def _draw_sources(run: RLRun, sources: Sequence[SourceReport], end: float) -> li
 
 
 def _source_table(sources: Sequence[SourceReport]) -> Table:
-    header = ("source", "prompts", "pass rate", "ceiling, 90 %", "verdict", "forecast made at half", "then measured")
+    header = ("source", "prompts", "pass rate", "ceiling, 90 %", "verdict", "forecast made at half", "its error")
     rows = []
     for each in sources:
         first, last = each.measured[0], each.measured[-1]

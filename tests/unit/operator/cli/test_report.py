@@ -1,6 +1,8 @@
 """The report of a run folder: its files and numbers, also of an unfinished run."""
 
 import io
+import random
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 from PIL import Image
 from stored_rollouts import write_rollouts
 
-from scalerl_api.wire import EVALS_FILE, METRICS_FILE
+from scalerl_api.evaluations import held_out
+from scalerl_api.wire import EVALS_FILE, METRICS_FILE, source_dataset
 from scalerl_operator.cli.report import write_report
 from scalerl_operator.forecast import Points, fit_forecast, points
 from scalerl_operator.local import run_folder as records
@@ -72,6 +75,48 @@ def test_a_run_that_has_just_started_has_a_report(run_folder: RunFolder, evals: 
     assert (run_folder.path / "pass_rate.png").exists()
     assert not (run_folder.path / "training.png").exists(), "no step is recorded"
     assert ("none: no evaluation in the first half" in text) == (evals == 1)
+
+
+def add_sources(folder: RunFolder, ceilings: dict[str, float]) -> None:
+    """Add the evaluations of training sources whose curves are 0.1 + (A - 0.1) / (1 + (0.1 / C)^1.5)."""
+    rng, pooled = random.Random(9), held_out(records.load_evals(folder))
+    with (folder.path / EVALS_FILE).open("a") as file:
+        for name, top in ceilings.items():
+            for point in pooled:
+                compute = point.compute_gpu_hours
+                rate = 0.1 + ((top - 0.1) / (1 + (0.1 / compute) ** 1.5) if compute else 0.0) + rng.gauss(0.0, 0.006)
+                changes = {"dataset": source_dataset(name), "pass_rate": rate, "prompts": 120}
+                file.write(point.model_copy(update=changes).model_dump_json(by_alias=True) + "\n")
+
+
+def test_each_source_of_a_mixture_has_its_curve_and_its_forecast(run_folder: RunFolder) -> None:
+    add_sources(run_folder, {"math": 0.7, "code": 0.35})
+    text = write_report(run_folder).read_text()
+    assert text.count("data:image/png;base64,") == 4
+    with Image.open(run_folder.path / "sources.png") as image:
+        assert image.width > 1500
+    assert text.index("Pass rate by training source") < text.index('alt="pass rate of each downstream set')
+    rows = re.findall(r"<tr><td>(math|code)</td>(.*?)</tr>", text)
+    assert [name for name, _ in rows] == ["code", "math"]
+    for (name, row), top in zip(rows, (0.35, 0.7), strict=True):
+        prompts, rates, ceiling, verdict, predicted, error = re.findall(r"<td>(.*?)</td>", row)
+        assert (prompts, verdict) == ("120", "Identified"), name
+        assert float(ceiling.split()[0]) == pytest.approx(top, abs=0.04)
+        assert re.fullmatch(r"0\.\d{3} at step 0, 0\.\d{3} at step 240", rates)
+        assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] at the end", predicted)
+        assert "the 90 % band" in error
+    assert "<td>held_out.math</td>" in text, "its evaluations are listed"
+    assert "<td>mean@4</td>" in text
+
+
+def test_a_source_with_one_evaluation_is_drawn_without_a_fit(run_folder: RunFolder) -> None:
+    add_sources(run_folder, {"math": 0.7})
+    lines = (run_folder.path / EVALS_FILE).read_text().splitlines(keepends=True)
+    (run_folder.path / EVALS_FILE).write_text("".join([*lines[:3], lines[75]]))
+    (run_folder.path / "forecasts.jsonl").write_text("")
+    text = write_report(run_folder).read_text()
+    assert "<tr><td>math</td><td>120</td>" in text
+    assert "NotIdentified" in text
 
 
 def test_a_fit_of_a_csv_is_drawn_with_its_held_back_points() -> None:

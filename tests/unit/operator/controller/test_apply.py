@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from api_server import InMemoryApiServer, merge_patch
 
+from scalerl_api import InvalidRun, parse_run
 from scalerl_api.wire import EvalPoint, Termination
 from scalerl_operator.controller.apply import ApplyDeps, KubeCluster, NotLeading, derive_token, load_store
 from scalerl_operator.controller.reconciler import Reconciler
@@ -101,6 +102,43 @@ def test_an_attempt_is_stored_before_its_pods_are_created(make_lab: Callable[...
     assert pods[-1] == "tiny-trainer-0", "its pod says that all others were made"
     assert calls.index("create secrets tiny-token") < calls.index("create pods " + pods[0])
     assert found.names(CHILDREN["PersistentVolumeClaim"]) == ["tiny-checkpoints"]
+
+
+SUMS = {"source": "reasoning_gym:chain_sum", "size": 5000}
+# Faults in data.train, which has no type in the CRD: the API server stores them.
+WRONG_TRAIN: dict[str, Any] = {
+    "no source": {},
+    "a text": "questions.jsonl",
+    "an empty list": [],
+    "a list of texts": ["questions.jsonl"],
+    "an unknown field": {**SUMS, "prompt_field": "question"},
+    "a quoted number": {**SUMS, "size": "5000"},
+    "a source of a mixture without a name": [{**SUMS, "name": "math"}, SUMS],
+    "a name twice": [{**SUMS, "name": "math"}, {**SUMS, "name": "math"}],
+    "a weight of nothing": [{**SUMS, "name": "math", "weight": 0}, {**SUMS, "name": "code"}],
+    "an unknown verifier": {**SUMS, "verifier": "maths"},
+    "two kinds of verifiers": {**SUMS, "verifier": "math", "verifiers": [{"verifier": "math"}]},
+    "options of a task without a task": {"source": "a.jsonl", "verifier": "math", "task": {"min_terms": 2}},
+    "held-out prompts of its own, twice": {**SUMS, "heldOut": 10, "validation": SUMS},
+}
+
+
+@pytest.mark.parametrize("train", WRONG_TRAIN.values(), ids=WRONG_TRAIN.keys())
+def test_wrong_training_data_is_refused_in_one_pass_in_the_words_of_validate(
+    make_lab: Callable[..., Lab], document: Callable[..., Json], train: Any
+) -> None:
+    given = document()["spec"]["data"]
+    found = make_lab(data={**given, "train": train})
+    with pytest.raises(InvalidRun) as refusal:
+        parse_run(found.server.objects["rlruns", *KEY])
+    play(found.go())
+    status = found.server.objects["rlruns", *KEY]["status"]
+    progressing = next(each for each in status["conditions"] if each["type"] == "Progressing")
+    assert (found.state, progressing["reason"]) == ("InvalidSpec", "InvalidSpec")
+    assert progressing["message"] == "; ".join(map(str, refusal.value.faults))
+    assert progressing["message"].startswith("spec.data.train")
+    assert found.names(PODS) == []
+    assert found.messages("InvalidSpec") == [progressing["message"]]
 
 
 def test_an_idle_run_costs_nothing(make_lab: Callable[..., Lab]) -> None:

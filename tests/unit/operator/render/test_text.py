@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from scalerl_api import RLRun
-from scalerl_api.status import ForecastStatus
-from scalerl_api.wire import Progress, SelfCheck, StepVital
+from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.status import ForecastStatus, SourceForecastStatus
+from scalerl_api.wire import EvalPoint, Progress, SelfCheck, StepVital
 from scalerl_operator.decide.halfway import Halfway
 from scalerl_operator.decide.status import build_status
+from scalerl_operator.export.model_card import describe_for_card
 from scalerl_operator.render.describe import Overview, build_overview
 from scalerl_operator.render.text import (
     ProgressView,
@@ -19,6 +20,8 @@ from scalerl_operator.render.text import (
     format_duration,
     format_rows,
     progress_rows,
+    set_rows,
+    summary_rows,
 )
 from scalerl_operator.run.attempts import start_attempt
 from scalerl_operator.run.observed import Alarm, Assessment, ObservedState
@@ -135,3 +138,43 @@ def test_a_broken_rule_of_the_watchdog_stays_in_the_progress_line(make_run: Call
         status = build_status(make_run(), observed, Assessment(alarms=alarms), ("Running", ""), NOW)
         run = make_run().model_copy(update={"status": status})
         assert dict(progress_rows(ProgressView(run, progress, (), 0))).get("unhealthy") == shown
+
+
+MATH = SourceForecastStatus(
+    **{"verdict": "Weak", "reason": "wide", "points": 9, "ceiling": 0.61, "ceiling_low": 0.52, "ceiling_high": 0.7},
+    name="math",
+    pass_rate=0.412,
+)
+CODE = SourceForecastStatus(verdict="NotIdentified", reason="3 usable points", points=3, name="code", pass_rate=0.221)
+
+
+def test_rates_of_sources_and_downstream_sets_have_their_names(point: Callable[..., EvalPoint]) -> None:
+    evals = [
+        point(0),
+        point(1, dataset="held_out.math", pass_rate=0.25, step=0, compute_gpu_hours=0.0),
+        point(2, dataset="held_out.math", pass_rate=0.412),
+        point(3, dataset="held_out.code", pass_rate=0.221),
+        point(4, dataset="aime-24", pass_rate=0.1, samples=32),
+    ]
+    assert set_rows(evals) == [("by source", "code 0.221, math 0.412"), ("downstream", "aime-24 0.100 (mean@32)")]
+    assert set_rows(evals[:1]) == []
+
+
+def test_a_mixtures_forecasts_are_in_status_summary_and_card(make_run: Callable[..., RLRun]) -> None:
+    run = make_run()
+    run = run.model_copy(update={"status": RLRunStatus(forecast=MATH, source_forecasts=[CODE, MATH])})
+    math = "pass rate 0.412, ceiling 0.610 [0.520, 0.700] (Weak)"
+    code = "pass rate 0.221, NotIdentified: 3 usable points"
+    overview = build_overview(Overview(run, "in runs/tiny", NOW))
+    shown = dict(line.split("  ", 1) for line in overview.splitlines() if line.startswith("forecast "))
+    assert {label: text.strip() for label, text in shown.items() if label != "forecast"} == {
+        "forecast code": code,
+        "forecast math": math,
+    }
+    rows = summary_rows(run, "Finished", None, [])
+    assert [row for row in rows if row[0].startswith("forecast ")][1:] == [
+        ("forecast code", code),
+        ("forecast math", math),
+        ("forecast at half", "none: no evaluation in the first half of the compute"),
+    ]
+    assert f"By training source:\n\n- code: {code}\n- math: {math}" in describe_for_card(run, has_picture=False)
