@@ -43,11 +43,6 @@ SUMS = {
 _SCALARS = " || ".join(f"type({{options}}[key]) == {kind}" for kind in ("int", "double", "string", "bool"))
 SERVER_ONLY = [
     (
-        # The CRD's own rule on `data` does not see a field without a type.
-        "oldObject == null || object.spec.data.train == oldObject.spec.data.train",
-        f"spec.data.train: {FIXED_MESSAGE}",
-    ),
-    (
         "!has(object.spec.data.downstream) || object.spec.data.downstream.all(each, !has(each.task) || "
         f"each.task.all(key, {_SCALARS.format(options='each.task')}))",
         "spec.data.downstream: in a task allowed are numbers, strings, true, false",
