@@ -9,9 +9,9 @@ from string import ascii_uppercase
 OPTION_COLUMNS = ("options", "choices")
 # A label as published: B, (B), B., B) 5, Option B, 3. A word such as `Both` is none.
 LABEL = re.compile(
-    r"(?:option|choice|answer)?\s*:?\s*[(\[]?\s*([A-Za-z]|\d)\s*(?:[)\].:].*)?", re.DOTALL | re.IGNORECASE
+    r"(?:option|choice|answer)?\s*:?\s*[(\[]?\s*([A-Za-z]|\d{1,2})\s*(?:[)\].:].*)?", re.DOTALL | re.IGNORECASE
 )
-LABELED_OPTION = re.compile(r"\s*[(\[]?([A-Za-z]|\d)\s*[)\].:]\s*(.*)", re.DOTALL)
+LABELED_OPTION = re.compile(r"\s*[(\[]?([A-Za-z]|\d{1,2})\s*[)\].:]\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

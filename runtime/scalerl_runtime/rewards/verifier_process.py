@@ -17,7 +17,9 @@ from multiprocessing.connection import Connection
 from numbers import Real
 from typing import TypeVar
 
-from scalerl_runtime.rewards.answers import is_right_entry, is_right_mathematics
+from scalerl_runtime.rewards.choice_answers import is_right_choice
+from scalerl_runtime.rewards.generated_answers import is_right_entry
+from scalerl_runtime.rewards.math_answers import is_right_mathematics
 
 T = TypeVar("T")
 # (prompt, answer or completion, reference) -> the reward, or what a user's function returned instead
@@ -50,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def load_function(verifier: str) -> VerifyFunction:
-    """Return the function behind `math`, `reasoning_gym` or `python:package.module:function`.
+    """Return the function behind `math`, `choice`, `reasoning_gym` or `python:package.module:function`.
 
     Raises ImportError, AttributeError, TypeError, or whatever a user's module raises.
     """
@@ -61,11 +63,12 @@ def load_function(verifier: str) -> VerifyFunction:
             raise TypeError(f"{name} in {module} is a {type(function).__name__}, not a function")
         return lambda prompt, completion, reference: function(prompt, completion, reference)
     if verifier == "math":
-        is_right_mathematics("$1$", "$1$")  # its imports must not use up the time of the first request
-    else:
+        is_right_mathematics("$x$", "$x$")  # its imports must not use up the time of the first request
+    elif verifier == "reasoning_gym":
         importlib.import_module("reasoning_gym")  # the same
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    is_right = {"math": is_right_mathematics, "reasoning_gym": is_right_entry}[verifier]
+    judges = {"math": is_right_mathematics, "choice": is_right_choice, "reasoning_gym": is_right_entry}
+    is_right = judges[verifier]
     return lambda _prompt, answer, reference: is_right(answer, reference)
 
 
