@@ -23,6 +23,3 @@ from scalerl_runtime.rewards.answers import find_answer
 def test_find_answer(tags, opened, completion, answer, rule):
     written = completion.replace("OPEN", tags[0]).replace("CLOSE", tags[1])
     assert find_answer(written, ThinkTags(open=tags[0], close=tags[1]), opened=opened) == answer, rule
-
-
-@pytest.mark.parametrize(
