@@ -39,7 +39,8 @@ NEXT_LABEL = re.compile(
     r"\s*(?:,|/|&|\+|;|\b(?:and|or)\b|[或和、])[\s,]*(?:and\b|or\b)?\s*(?:option|choice|answer)?\s*[(\[]?([A-Za-z]|\d{1,2})(?![\w'’])",
     re.IGNORECASE,
 )
-OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z][.):]\s")
+OTHER_OPTION = re.compile(r"(?<!\w)\(?[A-Z](?:\)|[.:]\s)")
+LISTED_OPTION = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
 BRACKETED = re.compile(r"\(([A-Za-z])\)|(?<![\w(])([A-Z])\)|\*\*\(?([A-Z])\)?[.):]?\*\*")
 
 
@@ -130,6 +131,8 @@ def _is_list(text: str, label: re.Match[str]) -> bool:
 def _find_bracketed(answer: str, choice: Choice) -> str | None:
     """The one label in brackets or bold in the last line, such as `so (B)`; None if it lists several."""
     lines = [line for line in answer.strip().splitlines() if line.strip()]
+    if lines and LISTED_OPTION.match(lines[-1]) and len(set(LISTED_OPTION.findall(answer))) > 1:
+        return None  # the question's options, copied
     found = {
         next(group for group in match.groups() if group).upper()
         for match in BRACKETED.finditer(lines[-1] if lines else "")
