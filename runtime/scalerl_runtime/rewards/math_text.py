@@ -9,7 +9,7 @@ MAX_UNIT_WORDS = 5  # `miles per hour`
 TAIL = 3000  # characters at a completion's end that are searched for an unmarked answer
 TEXT = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf|textit|textrm|mathit|operatorname)\s*\{([^{}]*)\}")
 BOLD_OR_CODE = re.compile(  # `9**9**9` is a power
-    r"(?<![\w)}*])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(*])|(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)|`+([^`\n]+)`+"
+    r"(?<![\w)}*])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w(*])|(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)|`{1,3}([^`\n]+)`{1,3}"
 )
 SPACING = re.compile(r"\\(?:left|right|[bB]ig[glr]*|displaystyle|limits)(?![A-Za-z])|\\q?quad|(?<!\\)\\[!;: ]|~")
 THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:,|\{,\}|\\,|[ \u00a0\u202f])\d{3})+)(?![\d])")
