@@ -53,7 +53,7 @@ WRAPPERS = {
     "fence": "The answer is:\n```\n{}\n```",
 }
 # Their scorers take a constant for right: `bool(answer)`, whatever the text.
-JUDGED_BY_CONSTANTS = {"game_of_life_halting"}
+SCORED_BY_CONSTANTS = {"game_of_life_halting"}
 # Records that need options, cannot be stored, or have no solution to compare with.
 NOT_TRIED = {"composite", "knights_knaves", "boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
 SLOW = {
@@ -74,9 +74,9 @@ SLOW = {
 def test_every_tasks_own_solution_is_right_in_every_wrapper(task):
     record = reasoning_gym.create_dataset(task, seed=3, size=1)[0]
     reference = build_entry_answer(GeneratedRecord(task, {}, record))
-    judged = {name: is_right_entry(wrapper.format(record["answer"]), reference) for name, wrapper in WRAPPERS.items()}
-    assert judged == dict.fromkeys(WRAPPERS, True)
-    if task not in JUDGED_BY_CONSTANTS:
+    results = {name: is_right_entry(wrapper.format(record["answer"]), reference) for name, wrapper in WRAPPERS.items()}
+    assert results == dict.fromkeys(WRAPPERS, True)
+    if task not in SCORED_BY_CONSTANTS:
         for wrong in ("", "I do not know", "<answer></answer>", "<answer>I do not know</answer>"):
             assert not is_right_entry(wrong, reference), wrong
 
