@@ -1,20 +1,17 @@
-"""Reads the data sets of a run into prompts and records every bad row. I/O."""
+"""Reads a data set into prompts and records every bad row. I/O."""
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.data.chat_template import check_template
 from scalerl_runtime.data.prompts import (
     GeneratedRecord,
     Row,
@@ -22,7 +19,6 @@ from scalerl_runtime.data.prompts import (
     build_entry_answer,
     parse_row,
     render_rows,
-    split_prompts,
 )
 from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_path_like, is_transient
 from scalerl_runtime.types import Prompt
@@ -43,62 +39,7 @@ class DataUnavailable(RuntimeError):
     """A data set could not be fetched; the spec may be right, so a later start may succeed."""
 
 
-@dataclass(frozen=True)
-class Data:
-    """Every prompt of a run."""
-
-    train: tuple[Prompt, ...]
-    held_out: tuple[Prompt, ...]  # texts are unique and not in `train`
-    downstream: Mapping[str, tuple[Prompt, ...]]  # by name; no prompt is in `train`
-    bad_rows: tuple[Fault, ...]  # skipped; at most `maxBadShare` of each source
-    num_removed: int  # training rows with the text of a held-out or downstream prompt
-
-
-def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int, *, vocab_size: int | None = None) -> Data:
-    """Read every source of the run. The same seed gives the same prompts, ids and split.
-
-    `vocab_size`: rows of the model's embedding; None: unknown.
-
-    Raises InvalidRun with a fault per cause, DataUnavailable if the hub does not respond.
-    """
-    spec = run.spec.data
-    if spec.prompt_format == "chat":
-        check_template(tokenizer)
-    sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train[0])]
-    sources += [(f"spec.data.downstream[{index}]", each) for index, each in enumerate(spec.downstream)]
-    loaded, bad_rows = [], []
-    for number, (path, source) in enumerate(sources):
-        prompts, bad = _load_prompts(run, recipe, tokenizer, (path, source, vocab_size), _derive_seed(seed, number))
-        loaded.append(prompts)
-        bad_rows += bad
-    downstream = {each.name: tuple(prompts) for each, prompts in zip(spec.downstream, loaded[1:], strict=True)}
-    split = split_prompts(
-        loaded[0],
-        num_held_out=spec.held_out.prompts,
-        never_train=frozenset(prompt.text for prompts in downstream.values() for prompt in prompts),
-        rng=np.random.default_rng(_derive_seed(seed, len(sources))),
-    )
-    _check_split(run, len(split.held_out), len(split.train))
-    return Data(split.train, split.held_out, downstream, tuple(bad_rows), split.num_removed)
-
-
-def _derive_seed(seed: int, number: int) -> int:
-    """Return an unrelated seed for each number: reasoning_gym's row i of seed s is its row i - 1 of seed s + 1."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _check_split(run: RLRun, num_held_out: int, num_train: int) -> None:
-    wanted = run.spec.data.held_out.prompts
-    if num_held_out < wanted:
-        allowed = f"less than the {num_held_out} different prompts of {run.spec.data.train[0].source}"
-    elif num_train == 0:
-        allowed = f"fewer: no prompt of {run.spec.data.train[0].source} is left to train on"
-    else:
-        return
-    raise InvalidRun([Fault("spec.data.heldOut.prompts", str(wanted), allowed)])
-
-
-def _load_prompts(
+def load_prompts(
     run: RLRun, recipe: Recipe, tokenizer: Tokenizer, source: tuple[str, DatasetSpec, int | None], seed: int
 ) -> tuple[list[Prompt], list[Fault]]:
     """Return the prompts and the bad rows of one `source`: its path in the spec, its spec, the model's `vocab_size`."""

@@ -9,8 +9,9 @@ from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.data.datasets import GENERATED, Data, check_bad_share, parse_records, read_records
+from scalerl_runtime.data.datasets import GENERATED, check_bad_share, parse_records, read_records
 from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.data.worked_answers import WorkedAnswer, check_task, miss_answer, write_trace
 from scalerl_runtime.types import Ints, Prompt
 

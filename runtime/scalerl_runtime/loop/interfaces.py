@@ -12,7 +12,7 @@ from scalerl_api.wire import EvalPoint, RolloutExample, SelfCheck, StepRecord
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.staleness import StalenessBound
-from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder

@@ -20,8 +20,8 @@ from scalerl_runtime.actors.options import Environment, build_fleet_options, con
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
-from scalerl_runtime.data.datasets import Data, load_data
 from scalerl_runtime.data.demonstrations import load_demonstrations
+from scalerl_runtime.data.run_data import Data, load_data
 from scalerl_runtime.data.scratch_model import make_scratch_model
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.export.model_files import save_model_files

@@ -12,8 +12,10 @@ from datasets.exceptions import DatasetGenerationError
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
-from scalerl_runtime.data.datasets import DataUnavailable, load_data
-from scalerl_runtime.data.prompts import find_field, parse_entry_answer, parse_row, split_prompts
+from scalerl_runtime.data.datasets import DataUnavailable
+from scalerl_runtime.data.held_out import split_prompts
+from scalerl_runtime.data.prompts import find_field, parse_entry_answer, parse_row
+from scalerl_runtime.data.run_data import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.types import Prompt
 

@@ -6,9 +6,9 @@ import pytest
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.recipe import ThinkTags
-from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.data.demonstrations import CompletionStyle, DemonstrationSource, load_demonstrations
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.types import Prompt
 

@@ -24,7 +24,7 @@ from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.algorithm.step import NonFinite
-from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.interfaces import PipelineDeps
