@@ -1,75 +1,120 @@
 """Reads a data set into prompts and records every bad row. I/O."""
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
+from scalerl_api.column_templates import list_columns
 from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.data.prompts import (
-    GeneratedRecord,
-    Row,
-    Tokenizer,
-    build_entry_answer,
-    parse_row,
-    render_rows,
-)
-from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_path_like, is_transient
+from scalerl_runtime.data.columns import describe_columns, find_missing
+from scalerl_runtime.data.file_lists import SourceFault, find_files
+from scalerl_runtime.data.generated import READING_ERRORS, generate_records
+from scalerl_runtime.data.hub_datasets import fetch_hub, find_name_fault
+from scalerl_runtime.data.prompts import Tokenizer, render_rows
+from scalerl_runtime.data.readers import Record, Table, describe_cut, read_files, take
+from scalerl_runtime.data.rows import BuildAnswer, BuildReference, Row, bind_verifiers, parse_row, spell_reference
+from scalerl_runtime.hub import first_line, is_transient
 from scalerl_runtime.types import Prompt
 
-GENERATED = "reasoning_gym:"
-NUM_NAMED = 10  # bad rows in an error; more would hide its message
-PARQUET_ROWS = 1024  # read at once
-FILE_TYPES = (".jsonl", ".parquet")
-OTHER_TYPES = (".json", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".xlsx", ".yaml")  # no hub ids either
-# Exceptions that the content of a data set, or code that reads it, can raise.
-READING_ERRORS = (*CONTENT_ERRORS, RuntimeError)
+log = logging.getLogger(__name__)
 
-# The place of a record, and the record or the fault that prevented reading it.
-Record = tuple[str, object | Fault]
+NUM_NAMED = 10  # bad rows in an error; more would hide its message
+CHUNK_ROWS = 4096  # parsed and tokenized at once; of their records nothing but the prompts is kept
 
 
 class DataUnavailable(RuntimeError):
     """A data set could not be fetched; the spec may be right, so a later start may succeed."""
 
 
-def load_prompts(
-    run: RLRun, recipe: Recipe, tokenizer: Tokenizer, source: tuple[str, DatasetSpec, int | None], seed: int
-) -> tuple[list[Prompt], list[Fault]]:
-    """Return the prompts and the bad rows of one `source`: its path in the spec, its spec, the model's `vocab_size`."""
-    path, spec, vocab_size = source
-    if spec.source.startswith(GENERATED):
-        records: Iterable[Record] = generate_records(
-            spec, path, seed, whole="reasoning_gym" in [each.verifier for each in run.spec.judges_of(spec)]
-        )
+@dataclass(frozen=True)
+class LoadingContext:
+    """What every source of a run is read with."""
+
+    run: RLRun
+    recipe: Recipe
+    tokenizer: Tokenizer
+    vocab_size: int | None = None  # rows of the model's embedding; None: unknown
+    build_reference: BuildReference = field(default=spell_reference)
+
+
+def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: int) -> tuple[list[Prompt], list[Fault]]:
+    """Return the prompts and the bad rows of one source; `path` is its place in the run's spec.
+
+    Raises InvalidRun, DataUnavailable.
+    """
+    data, length = context.run.spec.data, context.recipe.length
+    verifiers = [each.verifier for each in context.run.spec.judges_of(spec)]
+    if spec.is_generated:
+        records: Iterator[Record] = generate_records(spec, path, seed, whole="reasoning_gym" in verifiers)
     else:
         records = read_records(spec, path)
-    rows, faults = parse_records(records, spec)
-    num_read = len(rows) + len(faults)
-    limits, tags = recipe.length.prompt_tokens, recipe.length.think_tags
-    prompts, refused = render_rows(rows, run.spec.data, tokenizer, max_tokens=limits, tags=tags, vocab_size=vocab_size)
-    faults += refused
-    check_bad_share(faults, num_read, path=path, source=spec.source, max_share=run.spec.data.max_bad_share)
-    return [replace(prompt, source=spec.label) for prompt in prompts], faults
+    build_answer = bind_verifiers(context.build_reference, verifiers)
+    prompts: list[Prompt] = []
+    faults: list[Fault] = []
+    num_read = 0
+    while chunk := list(itertools.islice(records, CHUNK_ROWS)):
+        rows, bad = parse_records(chunk, spec, build_answer, first=num_read)
+        if not rows:
+            check_columns(chunk, spec, path)
+        made, refused = render_rows(
+            rows,
+            data,
+            context.tokenizer,
+            max_tokens=length.prompt_tokens,
+            tags=length.think_tags,
+            vocab_size=context.vocab_size,
+            system_prompt=spec.system_prompt,
+        )
+        num_read += len(chunk)
+        prompts += [replace(prompt, source=spec.label) for prompt in made]
+        faults += [*bad, *refused]
+    check_bad_share(faults, num_read, path=path, source=spec.source, max_share=data.max_bad_share)
+    log.info("%s: %s: %d rows are read, %d of them are bad", path, spec.source, num_read, len(faults))
+    return prompts, faults
 
 
-def parse_records(records: Iterable[Record], spec: DatasetSpec) -> tuple[list[Row], list[Fault]]:
-    """Return the well-formed rows and the faults of the other records."""
+def parse_records(
+    records: Iterable[Record], spec: DatasetSpec, build_answer: BuildAnswer, *, first: int = 0
+) -> tuple[list[Row], list[Fault]]:
+    """Return the well-formed rows and the faults of the other records; `first` is the index of the first record."""
     rows: list[Row] = []
     faults: list[Fault] = []
-    for index, (where, record) in enumerate(records):
-        row = record if isinstance(record, Fault) else parse_row(record, spec, index=index, where=where)
+    for index, (where, record) in enumerate(records, start=first):
+        row = record if isinstance(record, Fault) else parse_row(record, spec, build_answer, index=index, where=where)
         if isinstance(row, Fault):
             faults.append(row)
         else:
             rows.append(row)
     return rows, faults
+
+
+def check_columns(records: Iterable[Record], spec: DatasetSpec, path: str) -> None:
+    """Raise InvalidRun, once for each, for the columns that none of the records has."""
+    known = [record for _, record in records if isinstance(record, Mapping)]
+    faults = []
+    fields = (("promptField", spec.prompt_field), ("answerField", spec.answer_field))
+    for name, value in (*fields, ("optionsField", spec.options_field)):
+        missing = find_missing(known, value) if value is not None else None
+        if missing is not None:
+            faults.append(Fault(f"{path}.{name}", missing, describe_columns(known, missing)))
+    if faults:
+        raise InvalidRun(faults)
+
+
+def check_fields(spec: DatasetSpec, path: str) -> Iterator[Fault]:
+    """Yield the faults of a source that need none of its rows."""
+    fields = (("promptField", spec.prompt_field), ("answerField", spec.answer_field))
+    for name, value in (*fields, ("optionsField", spec.options_field)):
+        try:
+            list_columns(value or "")
+        except ValueError as error:
+            yield Fault(f"{path}.{name}", value or "", f"a column, a path or a template; it has {error}")
 
 
 def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source: str, max_share: float) -> None:
@@ -85,24 +130,31 @@ def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source
 
 
 def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
-    """Yield the first `size` records of a file or hub data set. Raises InvalidRun, DataUnavailable."""
+    """Yield the first `size` records of files or of a hub data set; a cut is logged.
+
+    Raises InvalidRun, DataUnavailable.
+    """
     with reading(spec, path):
-        yield from islice(_open_source(spec, path), spec.num_wanted)
+        table = _open_source(spec, path)
+        num_read = 0
+        for record in take(table, spec.num_wanted):
+            num_read += 1
+            yield record
+        cut = describe_cut(table, spec.num_wanted, num_read)
+        if cut is not None:
+            log.info("%s.size: %s: %s", path, spec.source, cut)
 
 
-def _open_source(spec: DatasetSpec, path: str) -> Iterator[Record]:
-    file = Path(spec.source).expanduser()
-    suffix = file.suffix.lower()
-    if suffix in FILE_TYPES and not file.is_dir():
-        if not file.is_file():
-            raise InvalidRun([Fault(f"{path}.source", spec.source, "a file that exists")])
-        return _read_jsonl(file) if suffix == ".jsonl" else _read_parquet(file)
-    if file.is_dir():
-        raise InvalidRun([Fault(f"{path}.source", spec.source, "a .jsonl or .parquet file, not a folder")])
-    if is_path_like(spec.source) or file.exists() or suffix in OTHER_TYPES:
-        missing = "" if file.exists() else "; this one does not exist"
-        raise InvalidRun([Fault(f"{path}.source", spec.source, f"a .jsonl or .parquet file, or a hub id{missing}")])
-    return _fetch_hub(spec)
+def _open_source(spec: DatasetSpec, path: str) -> Table:
+    files = find_files(spec.source)
+    if files is None:
+        return fetch_hub(spec)
+    hub_only = "none: only a data set of the hub has it"
+    if spec.config is not None:
+        raise InvalidRun([Fault(f"{path}.config", spec.config, hub_only)])
+    if spec.split != DatasetSpec.model_fields["split"].default:
+        raise InvalidRun([Fault(f"{path}.split", spec.split, f"{hub_only}; name the file of the split")])
+    return read_files(files)
 
 
 @contextmanager
@@ -120,96 +172,26 @@ def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
         yield
     except (InvalidRun, DataUnavailable):
         raise
-    except (*READING_ERRORS, DatasetsError, arrow.ArrowException, http_error) as error:
+    except SourceFault as error:
+        raise InvalidRun([Fault(f"{path}.source", spec.source, str(error))]) from error
+    except (*READING_ERRORS, EOFError, zlib.error, DatasetsError, arrow.ArrowException, http_error) as error:
+        is_local = _is_local(spec)
         if is_transient(error):
-            raise DataUnavailable(_name_outage(spec, path, error)) from error
-        kind = Path(spec.source).suffix.lower().removeprefix(".")
-        allowed = f"a {kind} file that can be read"
-        if f".{kind}" not in FILE_TYPES:
-            allowed = f"a hub data set with split {spec.split!r}, a .jsonl or a .parquet file"
+            raise DataUnavailable(_describe_outage(spec, path, error, is_local=is_local)) from error
+        fault = None if is_local else find_name_fault(spec, path, error)
         words = f"{type(error).__name__}: {first_line(error)}"
-        raise InvalidRun([Fault(f"{path}.source", spec.source, f"{allowed} ({words})")]) from error
+        kind = "a file that can be read" if is_local else f"a hub data set with split {spec.split!r}, or a file"
+        raise InvalidRun([fault or Fault(f"{path}.source", spec.source, f"{kind} ({words})")]) from error
 
 
-def _name_outage(spec: DatasetSpec, path: str, error: BaseException) -> str:
-    if Path(spec.source).suffix.lower() in FILE_TYPES:
-        return f"{path}.source: {spec.source} cannot be read now ({first_line(error)})"
-    return (
-        f"{path}.source: {spec.source}, the hub does not answer ({first_line(error)}); "
-        "a local .jsonl or .parquet file needs no network"
-    )
-
-
-def _read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:  # bytes: a line in a wrong encoding is then one bad row
-        for number, line in enumerate(lines, start=1):
-            where = f"{file}:{number}"
-            if not line.strip():
-                continue
-            try:
-                yield where, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield where, Fault(where, f"not JSON ({error})", "one JSON object a line")
-
-
-def _read_parquet(file: Path) -> Iterator[Record]:
-    import pyarrow.parquet as parquet  # few runs read parquet
-
-    with parquet.ParquetFile(file) as table:
-        number = 0
-        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{file}:{number}", record
-
-
-def _fetch_hub(spec: DatasetSpec) -> Iterator[Record]:
-    from datasets import load_dataset  # slow to import, and most runs read files
-
-    for number, record in enumerate(load_dataset(spec.source, split=spec.split), start=1):
-        yield f"{spec.source}:{number}", record
-
-
-def generate_records(spec: DatasetSpec, path: str, seed: int, *, whole: bool) -> Iterator[Record]:
-    """Yield `size` generated records; `prompt` is an alias of the task's `question`.
-
-    Args:
-        spec, path: the source and its path in the run's spec.
-        seed: of the generator.
-        whole: store the whole record in the answer, which the verifier `reasoning_gym` needs.
-
-    Raises InvalidRun for an unknown task, an unknown option or a refused value.
-    """
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    task = spec.source.removeprefix(GENERATED)
-    if task not in DATASETS:
-        near = ", ".join(difflib.get_close_matches(task, DATASETS, n=3) or sorted(DATASETS))
-        raise InvalidRun([Fault(f"{path}.source", spec.source, f"a task of reasoning_gym, such as {near}")])
-    options = sorted({field.name for field in fields(DATASETS[task][1])} - {"seed", "size"})
-    unknown = sorted(set(spec.task) - set(options))
-    if unknown:
-        allowed = f"options of {task} are {', '.join(options)}"
-        raise InvalidRun([Fault(f"{path}.task.{name}", repr(spec.task[name]), allowed) for name in unknown])
+def _is_local(spec: DatasetSpec) -> bool:
     try:
-        table = reasoning_gym.create_dataset(task, seed=seed, size=spec.num_wanted, **spec.task)
-    except READING_ERRORS as error:  # its options are checked in these ways
-        raise InvalidRun([Fault(f"{path}.task", repr(spec.task), f"{task} refuses it: {error}")]) from error
-    return _name_generated(spec, path, table, whole=whole)
+        return find_files(spec.source) is not None
+    except (SourceFault, OSError):
+        return True
 
 
-def _name_generated(
-    spec: DatasetSpec, path: str, table: Iterable[dict[str, object]], *, whole: bool
-) -> Iterator[Record]:
-    task = spec.source.removeprefix(GENERATED)
-    for number, record in enumerate(table, start=1):
-        named = {"prompt": record["question"], **record}
-        if whole:
-            try:
-                named[spec.answer_field] = build_entry_answer(GeneratedRecord(task, spec.task, record))
-            except ValueError as error:
-                raise InvalidRun(
-                    [Fault(f"{path}.source", spec.source, f"a task that can be scored: {error}")]
-                ) from error
-        yield f"{spec.source}:{number}", named
+def _describe_outage(spec: DatasetSpec, path: str, error: BaseException, *, is_local: bool) -> str:
+    if is_local:
+        return f"{path}.source: {spec.source} cannot be read now ({first_line(error)})"
+    return f"{path}.source: {spec.source}, the hub does not answer ({first_line(error)}); a local file needs no network"

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_api.data import DatasetSpec
+from scalerl_api.data import GENERATED, DatasetSpec
 from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.data.datasets import GENERATED, check_bad_share, parse_records, read_records
+from scalerl_runtime.data.datasets import check_bad_share, check_columns, parse_records, read_records
 from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
+from scalerl_runtime.data.rows import bind_verifiers, spell_reference
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.data.worked_answers import WorkedAnswer, check_task, miss_answer, write_trace
 from scalerl_runtime.types import Ints, Prompt
 
 # A wrong number can be a digit or a sign longer than the right one: at most two tokens with any tokenizer.
 WRONG_ANSWER_TOKENS = 2
-MAX_ROWS = DatasetSpec.model_fields["size"].metadata[1].le  # every row of the file
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,11 @@ def _read_pairs(run: RLRun, spec: WarmStartSpec, style: CompletionStyle) -> list
     if spec.wrong_steps:
         allowed = f"0 with {spec.source}: wrong answers are made for reasoning_gym:<task> only"
         raise InvalidRun([Fault("spec.warmStart.wrongSteps", str(spec.wrong_steps), allowed)])
-    source = DatasetSpec(source=spec.source, answer_field="completion", size=MAX_ROWS)
-    rows, faults = parse_records(read_records(source, "spec.warmStart"), source)
+    source = DatasetSpec(source=spec.source, answer_field="completion")
+    records = list(read_records(source, "spec.warmStart"))
+    rows, faults = parse_records(records, source, bind_verifiers(spell_reference, ["completion"]))
+    if not rows:
+        check_columns(records, source, "spec.warmStart")
     num_read = len(rows) + len(faults)
     max_tokens = run.spec.resolved_recipe().length.prompt_tokens
     prompts, too_long = render_rows(rows, run.spec.data, style.tokenizer, max_tokens=max_tokens, tags=style.tags)

@@ -10,9 +10,10 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.chat_template import check_template
-from scalerl_runtime.data.datasets import load_prompts
+from scalerl_runtime.data.datasets import LoadingContext, load_prompts
 from scalerl_runtime.data.held_out import split_prompts
 from scalerl_runtime.data.prompts import Tokenizer
+from scalerl_runtime.data.rows import BuildReference, spell_reference
 from scalerl_runtime.types import Prompt
 
 
@@ -27,21 +28,34 @@ class Data:
     num_removed: int  # training rows with the text of a held-out or downstream prompt
 
 
-def load_data(run: RLRun, recipe: Recipe, tokenizer: Tokenizer, seed: int, *, vocab_size: int | None = None) -> Data:
+def load_data(
+    run: RLRun,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    seed: int,
+    *,
+    vocab_size: int | None = None,
+    build_reference: BuildReference = spell_reference,
+) -> Data:
     """Read every source of the run. The same seed gives the same prompts, ids and split.
 
-    `vocab_size`: rows of the model's embedding; None: unknown.
+    Args:
+        run, recipe, tokenizer: of the run.
+        seed: of generated tasks and of the split.
+        vocab_size: rows of the model's embedding; None: unknown.
+        build_reference: the verifiers' reading of an answer.
 
     Raises InvalidRun with a fault per cause, DataUnavailable if the hub does not respond.
     """
     spec = run.spec.data
     if spec.prompt_format == "chat":
-        check_template(tokenizer)
+        check_template(tokenizer, spec)
     sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train[0])]
     sources += [(f"spec.data.downstream[{index}]", each) for index, each in enumerate(spec.downstream)]
+    context = LoadingContext(run, recipe, tokenizer, vocab_size, build_reference)
     loaded, bad_rows = [], []
     for number, (path, source) in enumerate(sources):
-        prompts, bad = load_prompts(run, recipe, tokenizer, (path, source, vocab_size), _derive_seed(seed, number))
+        prompts, bad = load_prompts(context, path, source, _derive_seed(seed, number))
         loaded.append(prompts)
         bad_rows += bad
     downstream = {each.name: tuple(prompts) for each, prompts in zip(spec.downstream, loaded[1:], strict=True)}

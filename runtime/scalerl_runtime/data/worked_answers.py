@@ -7,7 +7,8 @@ from decimal import Decimal
 import numpy as np
 
 from scalerl_api.validation import Fault
-from scalerl_runtime.data.prompts import GeneratedRecord, find_field
+from scalerl_runtime.data.columns import find_field
+from scalerl_runtime.data.prompts import GeneratedRecord
 
 
 @dataclass(frozen=True)

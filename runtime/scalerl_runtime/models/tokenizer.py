@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from scalerl_api.data import DataSpec
+from scalerl_api.data import DataSpec, TemplateArguments
 from scalerl_api.recipe import Recipe
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.chat_template import TEMPLATE_ERRORS
@@ -41,7 +41,12 @@ class ModelTokenizer(Protocol):
         ...
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **template_arguments: int | float | str | bool,
     ) -> str:
         """Return the conversation in the format that the model was trained on."""
         ...
@@ -63,7 +68,7 @@ def find_stop_ids(
     if recipe.stop_tokens:
         found = [find_token(tokenizer, text) for text in recipe.stop_tokens]
     elif data.prompt_format == "chat":
-        found = [find_turn_end(tokenizer), *eos, *generation_eos]
+        found = [find_turn_end(tokenizer, data.template_arguments), *eos, *generation_eos]
     else:
         found = []
     return tuple(dict.fromkeys(token for token in [*found, *eos] if token is not None))
@@ -75,7 +80,7 @@ def find_token(tokenizer: ModelTokenizer, text: str) -> int | None:
     return tokens[0] if len(tokens) == 1 and decode_exactly(tokenizer, tokens) == text else None
 
 
-def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
+def find_turn_end(tokenizer: ModelTokenizer, arguments: TemplateArguments) -> int | None:
     """Return the added token by which the chat template ends a turn of the assistant; None if it uses none.
 
     A template may end a turn with a word or a newline: an answer has these too.
@@ -84,7 +89,7 @@ def find_turn_end(tokenizer: ModelTokenizer) -> int | None:
         return None
     turns = [{"role": "user", "content": PROBE[::-1]}, {"role": "assistant", "content": PROBE}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
     except (*TEMPLATE_ERRORS, ValueError):  # it may refuse such a conversation and still render a prompt
         return None
     _, answer, end = text.rpartition(PROBE)

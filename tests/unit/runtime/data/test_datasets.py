@@ -12,9 +12,11 @@ from datasets.exceptions import DatasetGenerationError
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
+from scalerl_runtime.data.columns import find_field
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.data.held_out import split_prompts
-from scalerl_runtime.data.prompts import find_field, parse_entry_answer, parse_row
+from scalerl_runtime.data.prompts import parse_entry_answer
+from scalerl_runtime.data.rows import bind_verifiers, parse_row, spell_reference
 from scalerl_runtime.data.run_data import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 from scalerl_runtime.types import Prompt
@@ -71,7 +73,7 @@ CHAIN = {"source": "reasoning_gym:chain_sum", "task": {"max_terms": 3, "max_digi
         ({"prompt": "a"}, "answer is missing", "a missing field"),
         ({"prompt": None, "answer": "b"}, "prompt is missing", "null is missing"),
         ({"prompt": " \n", "answer": "b"}, "prompt is empty", "white space is empty"),
-        ({"prompt": "a", "answer": 0.1}, "answer is 0.1", "a fraction has more than one spelling"),
+        ({"prompt": "a", "answer": 0.1}, ("a", "0.1", None), "a fraction as its digits"),
         ({"prompt": "a", "answer": True}, "answer is True", "a truth value is no number"),
         ({"prompt": ["a"], "answer": "b"}, "prompt is ['a']", "a list is no string"),
         ({"prompt": "a\ud800", "answer": "b"}, "prompt holds half a character (a lone surrogate)", "no valid Unicode"),
@@ -79,7 +81,8 @@ CHAIN = {"source": "reasoning_gym:chain_sum", "task": {"max_terms": 3, "max_digi
     ],
 )
 def test_parse_row(record, expected, rule):
-    parsed = parse_row(record, DatasetSpec(source="f.jsonl"), index=4, where="f.jsonl:5")
+    build_answer = bind_verifiers(spell_reference, ["math"])
+    parsed = parse_row(record, DatasetSpec(source="f.jsonl"), build_answer, index=4, where="f.jsonl:5")
     if isinstance(parsed, Fault):
         assert (parsed.path, parsed.value) == ("f.jsonl:5", expected), rule
     else:
@@ -165,7 +168,7 @@ def test_parquet_reads_as_jsonl_does_and_at_most_size_rows(tmp_path):
     [
         ("no.jsonl", None, "a file that exists"),
         ("empty.jsonl", b"", "at least one row"),
-        ("broken.parquet", b"PAR1 but no table", "a parquet file that can be read"),
+        ("broken.parquet", b"PAR1 but no table", "a file that can be read"),
     ],
 )
 def test_a_file_without_a_data_set_is_a_fault_of_the_spec(tmp_path, name, content, allowed):
@@ -380,11 +383,12 @@ def test_entries_that_cannot_be_stored_are_refused():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", "not a folder"),
-        ("sub.jsonl", "not a folder"),
+        ("sub.jsonl", "no file in"),
         ("rows.csv", "does not exist"),
-        ("there.csv", "a .jsonl or .parquet file, or a hub id"),
+        ("there.xlsx", "a .jsonl, .json, .csv, .tsv or .parquet file"),
         ("rows.jsonl.gz", "does not exist"),
+        ("rows.txt", "does not exist"),
+        ("part-*.jsonl", "a pattern that a file matches"),
         ("none.jsonl", "a file that exists"),
         ("none.JSONL", "a file that exists"),
         ("none", "does not exist"),
@@ -393,7 +397,7 @@ def test_entries_that_cannot_be_stored_are_refused():
 def test_a_path_is_never_a_name_of_the_hub(tmp_path, monkeypatch, name, words):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_a, **_k: pytest.fail("looked up on the hub"))
     (tmp_path / "sub.jsonl").mkdir()
-    (tmp_path / "there.csv").write_text("prompt,answer\n")
+    (tmp_path / "there.xlsx").write_text("x")
     with pytest.raises(InvalidRun) as caught:
         load(make_run({"source": f"{tmp_path}/{name}" if name else str(tmp_path)}))
     (fault,) = caught.value.faults
@@ -436,6 +440,10 @@ class Templated:
     def __init__(self, template):
         self.chat_template = template
         self.eos_token_id, self.unk_token_id = TOKENIZER.eos_token_id, TOKENIZER.unk_token_id
+        self.added_tokens_decoder = TOKENIZER.added_tokens_decoder
+
+    def decode(self, token_ids, **options):
+        return TOKENIZER.decode(token_ids, **options)
 
     def __call__(self, text, *, add_special_tokens):
         return TOKENIZER(text, add_special_tokens=add_special_tokens)

@@ -7,12 +7,12 @@ from scalerl_api.data import DataSpec
 from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import (
     GeneratedRecord,
-    Row,
     build_entry_answer,
     encode,
     parse_entry_answer,
     render_rows,
 )
+from scalerl_runtime.data.rows import Row
 from scalerl_runtime.data.scratch_model import build_tokenizer
 
 
@@ -22,6 +22,7 @@ class MarkingTokenizer:
     chat_template = "{{ messages }}"
     eos_token_id = 2
     unk_token_id = None
+    added_tokens_decoder: object = {}
 
     def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1] * add_special_tokens + [ord(letter) for letter in each] for each in text]}
@@ -31,7 +32,12 @@ class MarkingTokenizer:
         return "".join(map(chr, token_ids))
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **_arguments: int | float | str | bool,
     ) -> str:
         assert (tokenize, add_generation_prompt) == (False, True)
         (message,) = conversation
@@ -128,7 +134,12 @@ class ThinkingTemplate(MarkingTokenizer):
     """A chat template that opens the thinking of its assistant."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **_arguments: int | float | str | bool,
     ) -> str:
         assert (tokenize, add_generation_prompt) == (False, True)
         return f"{conversation[0]['content'].strip()}|assistant:<|thought|>\n"

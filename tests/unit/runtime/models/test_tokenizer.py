@@ -82,7 +82,7 @@ def name(tokenizer, ids):
 )
 def test_turn_end(template, wanted, rule):
     tokenizer = byte_level(chat_template=template)
-    found = find_turn_end(tokenizer)
+    found = find_turn_end(tokenizer, {})
     assert (None if found is None else tokenizer.convert_ids_to_tokens(found)) == wanted, rule
 
 

@@ -1,0 +1,120 @@
+"""Reads columns of a record: dotted paths, templates over several, numbers as text. PURE."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+
+from scalerl_api.column_templates import is_template, list_columns, parse_template
+
+NUM_SHOWN = 60  # characters of a value in a message
+NUM_COLUMNS = 30  # names in a message
+TEXT_ALLOWED = "a non-empty string"
+
+
+class BadValue(ValueError):
+    """A value of a row that cannot be used: what was found, and what is allowed."""
+
+    def __init__(self, found: str, allowed: str):
+        super().__init__(f"{found}, {allowed}")
+        self.found = found
+        self.allowed = allowed
+
+
+def find_field(record: Mapping[str, object], name: str) -> object:
+    """Return the field `name`, or the value at the dotted path `name` (`metadata.expression`); None if missing."""
+    if name in record:
+        return record[name]
+    value: object = record
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def read_value(record: Mapping[str, object], name: str) -> object:
+    """Return the value of a column or a path, plain; the text of a template. Raises BadValue if it is missing."""
+    if name in record or not is_template(name):
+        value = simplify(find_field(record, name))
+        if value is None:
+            raise BadValue(f"{name} is missing", TEXT_ALLOWED)
+        return value
+    text = ""
+    for piece in parse_template(name):
+        text += piece.text
+        if piece.column is not None:
+            text += spell(read_value(record, piece.column), piece.column)
+    return text
+
+
+def simplify(value: object) -> object:
+    """Return a value of a table's library as Python's own; None for NaN, by which tables mark a gap."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Decimal) and value.is_finite():
+        return int(value) if value == value.to_integral_value() else f"{value.normalize():f}"
+    is_gap = isinstance(value, float) and math.isnan(value) or isinstance(value, Decimal)
+    return None if is_gap else value
+
+
+def spell(value: object, name: str) -> str:
+    """Return the one text of a plain string or number: 3.0 is `3`, 0.5 is `0.5`. Raises BadValue for anything else.
+
+    A truth value is refused: `True`, `true`, `yes` and `1` all spell it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{Decimal(repr(value)):f}" if not value.is_integer() else str(int(value))
+    raise BadValue(f"{name} is {show(value)}", TEXT_ALLOWED)
+
+
+def check_text(text: str, name: str) -> None:
+    """Raise BadValue for a blank text, or one that is no valid Unicode."""
+    if not text.strip():
+        raise BadValue(f"{name} is empty", TEXT_ALLOWED)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadValue(f"{name} holds half a character (a lone surrogate)", "valid Unicode") from error
+
+
+def find_missing(records: Iterable[Mapping[str, object]], name: str) -> str | None:
+    """Return the column of `name` that no record has, not even empty; None if there is none."""
+    known = list(records)
+    if not known or any(name in record for record in known):
+        return None
+    for column in list_columns(name):
+        if not any(column in record or find_field(record, column) is not None for record in known):
+            return column
+    return None
+
+
+def describe_columns(records: Iterable[Mapping[str, object]], column: str) -> str:
+    """Return the names of the columns that the records have, nested ones with their path, and the one most alike."""
+    names: dict[str, None] = {}
+    for record in records:
+        for name, value in record.items():
+            names[str(name)] = None
+            if isinstance(value, Mapping):
+                names |= {f"{name}.{inner}": None for inner in value}
+    plain = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(column.casefold(), plain, n=1)
+    listed = ", ".join(list(names)[:NUM_COLUMNS]) + (", ..." if len(names) > NUM_COLUMNS else "")
+    return f"a column of {listed}" + (f"; did you mean {plain[near[0]]}?" if near else "")
+
+
+def show(value: object) -> str:
+    """Return a value for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."

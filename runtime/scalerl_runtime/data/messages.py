@@ -1,0 +1,107 @@
+"""Prompts as lists of messages: the system, user and assistant turns before the answer. PURE."""
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from scalerl_runtime.data.columns import BadValue, check_text, show
+
+Role = Literal["system", "user", "assistant"]
+ROLES: dict[object, Role] = {role: role for role in get_args(Role)}
+# What a message may hold beside its text; a prompt without it would be another prompt.
+ATTACHMENTS = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn."""
+
+    role: Role
+    content: str
+
+
+def parse_messages(value: object, name: str) -> tuple[Message, ...] | None:
+    """Return the turns of a list of messages or of JSON text of one; None for any other text.
+
+    Raises BadValue for a list that is no conversation which a user's turn ends.
+    """
+    if isinstance(value, str):
+        value = parse_list(value)
+        if not isinstance(value, list) or not all(_is_message(each) for each in value):
+            return None
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, Mapping) for each in value):
+        return None
+    turns = tuple(_parse_message(each, f"{name}[{place}]") for place, each in enumerate(value))
+    for place, turn in enumerate(turns):
+        if turn.role == "system" and place > 0:
+            raise BadValue(f"{name}[{place}] is a system turn", "a system turn at the beginning only")
+        if turn.role != "system" or turn.content.strip():
+            check_text(turn.content, f"{name}[{place}].content")
+    if turns[-1].role != "user":
+        raise BadValue(f"{name} ends with a turn of {turns[-1].role}", "a last turn of user, which the model answers")
+    return turns
+
+
+def parse_list(text: str) -> object:
+    """Return the list or mapping that `text` is, as JSON or as Python writes it; None if it is neither."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def get_last_text(prompt: str | tuple[Message, ...]) -> str:
+    """Return the text that the model answers: the prompt, or its last turn."""
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
+def replace_last_text(prompt: str | tuple[Message, ...], text: str) -> str | tuple[Message, ...]:
+    """Return the prompt with `text` in place of the text that the model answers."""
+    return text if isinstance(prompt, str) else (*prompt[:-1], replace(prompt[-1], content=text))
+
+
+def build_turns(prompt: str | tuple[Message, ...], system_prompt: str | None) -> tuple[Message, ...]:
+    """Return the turns of a prompt, after `system_prompt` unless they begin with a system turn."""
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if system_prompt is None or turns[0].role == "system":
+        return turns
+    return (Message("system", system_prompt), *turns)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+
+
+def _parse_message(message: Mapping[str, object], name: str) -> Message:
+    if not _is_message(message):
+        raise BadValue(f"{name} is {show(dict(message))}", "a message with role and content")
+    role = ROLES.get(message["role"]) if isinstance(message["role"], str) else None
+    if role is None:
+        raise BadValue(f"{name}.role is {show(message['role'])}", f"one of {', '.join(get_args(Role))}")
+    for attachment in ATTACHMENTS:
+        if message.get(attachment):
+            raise BadValue(f"{name} has {attachment}", "messages of text alone")
+    return Message(role, _read_content(message["content"], f"{name}.content"))
+
+
+def _read_content(content: object, name: str) -> str:
+    """A text, or a list of parts of type text; several parts are lines, as vLLM's server joins them."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or isinstance(content, bytes) or not content:
+        raise BadValue(f"{name} is {show(content)}", "a text, or a list of parts of type text")
+    texts = []
+    for place, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping) or kind != "text" or not isinstance(part.get("text"), str):
+            raise BadValue(f"{name}[{place}] is {show(part)}", "a part of type text")
+        texts.append(str(part["text"]))
+    return "\n".join(texts)
