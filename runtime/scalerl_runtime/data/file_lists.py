@@ -95,7 +95,7 @@ def _list_folder(folder: Path) -> tuple[DataFile, ...]:
     if len(splits) > 1:
         raise SourceFault(
             f"files of one split; these are of {', '.join(sorted(splits))}: name one by a pattern, "
-            f"such as {folder}/*{min(splits)}*"
+            f"such as {folder}/*{max(splits)}*"
         )
     return files
 

@@ -35,6 +35,7 @@ from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.process.model_check import check_model
+from scalerl_runtime.rewards.references import build_reference
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -133,7 +134,9 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     storing = asyncio.to_thread(save_model_files, inputs.environment.folder / MODEL_PARTS, tokenizer, spec, stop_ids)
     await within(seconds, "storing the tokenizer", storing)
     rows = vocab_size(model.folder)
-    loading = asyncio.to_thread(load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows)
+    loading = asyncio.to_thread(
+        load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows, build_reference=build_reference
+    )
     data = await within(seconds, "loading the data", loading)
     warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
     if warning is not None and run.spec.warm_start is None:
