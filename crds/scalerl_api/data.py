@@ -1,5 +1,8 @@
 """The data of a run: sources of prompts, held-out prompts, downstream sets. PURE."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -14,14 +17,54 @@ TemplateArguments = dict[str, int | float | str | bool]
 
 GENERATED_ROWS = 10_000  # of a reasoning_gym task without `size`
 GENERATED = "reasoning_gym:"
+# `{{` and `}}` stand for a brace, as in Python's format strings.
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A text as it is, then a column; the last piece of a template has none."""
+
+    text: str
+    column: str | None
+
+
+def is_template(name: str) -> bool:
+    """Whether `name` has braces; a column of that very name has precedence, which the reader of rows decides."""
+    return "{" in name or "}" in name
+
+
+def parse_template(template: str) -> tuple[Piece, ...]:
+    """Return the pieces of a template. Raises ValueError for a brace without its partner or without a column."""
+    pieces, text, end = [], "", 0
+    for match in _PIECE.finditer(template):
+        text += template[end : match.start()]
+        end = match.end()
+        if match[0] in ("{{", "}}"):
+            text += match[0][0]
+        elif match[1] is None:
+            raise ValueError(f"a single {match[0]} at character {match.start() + 1}; write it twice to mean the brace")
+        elif not match[1].strip():
+            raise ValueError("a pair of braces without the name of a column")
+        else:
+            pieces.append(Piece(text, match[1].strip()))
+            text = ""
+    return (*pieces, Piece(text + template[end:], None))
+
+
+def list_columns(name: str) -> Sequence[str]:
+    """Return the columns that `name` reads: itself, or those of the template. Raises ValueError as `parse_template`."""
+    if not is_template(name):
+        return (name,)
+    return tuple(piece.column for piece in parse_template(name) if piece.column is not None)
 
 
 class DatasetSpec(VerifiedSpec):
     """Prompts with answers."""
 
     source: str = Field(default="", max_length=500)
-    """Hub id; a .jsonl, .json, .csv or .parquet path, also with .gz behind it; a folder of such files or a pattern
-    (`part-*.jsonl`); or `reasoning_gym:<task>`."""
+    """Hub id; a .jsonl, .json, .csv, .tsv or .parquet path, each but the last also with .gz; a folder of such files
+    or a pattern (`part-*.jsonl`); or `reasoning_gym:<task>`. docs/data.md has what is read and what is refused."""
     config: str | None = Field(default=None, min_length=1, max_length=100)
     """Configuration of a hub data set, such as `main` of openai/gsm8k; needed where it has several."""
     split: str = Field(default="train", min_length=1, max_length=100)
@@ -32,7 +75,8 @@ class DatasetSpec(VerifiedSpec):
     answer_field: str = Field(default="answer", min_length=1, max_length=1000)
     """Column, dotted path or template of the reference answer (for `code`: the tests)."""
     options_field: str | None = Field(default=None, min_length=1, max_length=1000)
-    """Column of the options of a multiple-choice question; they are written below the prompt, a letter each."""
+    """Column of the options of a multiple-choice question, or several, `{opa}{opb}`; they are written below the prompt,
+    a letter each, and the answer becomes a letter."""
     system_prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
     """System turn before each prompt of this source, with `promptFormat: chat`; unset: `data.systemPrompt`."""
     size: int | None = Field(default=None, ge=1, le=100_000_000)
@@ -178,4 +222,7 @@ class DataSpec(ApiModel):
 def _with_benchmark(entry: Any) -> Any:
     if not isinstance(entry, dict) or entry.get("benchmark") not in BENCHMARKS:
         return entry
-    return {**BENCHMARKS[entry["benchmark"]], **entry}
+    published = BENCHMARKS[entry["benchmark"]]
+    if "source" in entry:  # a copy of one's own has no configurations and splits, unless it says so
+        published = {name: value for name, value in published.items() if name not in ("config", "split")}
+    return {**published, **entry}

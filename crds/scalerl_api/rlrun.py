@@ -54,7 +54,7 @@ class WarmStartSpec(ApiModel):
     """Supervised fine-tuning before RL; its end is step 0 of the run."""
 
     source: str = Field(min_length=1, max_length=500)
-    """JSONL or parquet of `prompt` and `completion`, or `reasoning_gym:<task>` for generated traces."""
+    """File or hub data set of `prompt` and `completion`, or `reasoning_gym:<task>` for generated traces."""
     steps: int = Field(ge=1, le=1_000_000)
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=1, le=100_000)

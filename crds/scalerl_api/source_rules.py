@@ -7,7 +7,7 @@ a structural schema has no type for that, so its rules do not reach the field.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec
+from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec, list_columns
 from scalerl_api.reward import VerifiedSpec
 from scalerl_api.rlrun import RLRun, RLRunSpec
 from scalerl_api.wire import HELD_OUT
@@ -65,6 +65,9 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
         yield "spec.reward.verifier", "missing", f"needed, or a verifier of its own in {path}"
     if "reasoning_gym" in judges and not source.is_generated:
         yield f"{path}.source", source.source, "verifier reasoning_gym needs reasoning_gym:<task>"
+    yield from _check_columns(path, source)
+    if source.is_generated:
+        yield from _check_hub_fields(path, source)
     if source.task and not source.is_generated:
         yield f"{path}.task", "set", "only with source: reasoning_gym:<task>"
     known = {f"http:{each.name}" for each in spec.reward.http}
@@ -74,6 +77,22 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
     is_plain = spec.data.prompt_format == "plain"
     if is_plain and source.system_prompt is not None:
         yield f"{path}.systemPrompt", "set", "only with promptFormat: chat"
+
+
+def _check_columns(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    fields = (("promptField", source.prompt_field), ("answerField", source.answer_field))
+    for name, value in (*fields, ("optionsField", source.options_field)):
+        try:
+            list_columns(value or "")
+        except ValueError as error:
+            yield f"{path}.{name}", value or "", f"a column, a path or a template; this one has {error}"
+
+
+def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    if source.config is not None:
+        yield f"{path}.config", source.config, "only with a data set of the hub"
+    if source.split != DatasetSpec.model_fields["split"].default:
+        yield f"{path}.split", source.split, "only with a data set of the hub"
 
 
 def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:

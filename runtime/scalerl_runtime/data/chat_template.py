@@ -53,12 +53,15 @@ def check_template(tokenizer: ChatTokenizer, data: DataSpec) -> None:
     """Raise InvalidRun unless the template renders a plain question, and the run's arguments and system prompts."""
     if tokenizer.chat_template is None:
         raise InvalidRun([Fault("spec.data.promptFormat", "chat", "the tokenizer has no chat template; use plain")])
+    faults = list(_check_arguments(tokenizer.chat_template, data.template_arguments))
+    if faults:
+        raise InvalidRun(faults)
     try:
         render_chat((Message("user", PROBE),), tokenizer, data.template_arguments)
     except ValueError as error:
         if not _takes_system(tokenizer, data):
             raise InvalidRun([Fault("spec.data.promptFormat", "chat", f"{CHOICE}: {error}")]) from error
-    faults = [*_check_arguments(tokenizer.chat_template, data.template_arguments), *_check_systems(tokenizer, data)]
+    faults = list(_check_systems(tokenizer, data))
     if faults:
         raise InvalidRun(faults)
 
@@ -105,7 +108,10 @@ def find_control_tokens(added_tokens: object) -> re.Pattern[str] | None:
 def _check_arguments(template: object, arguments: TemplateArguments) -> Iterator[Fault]:
     if not arguments or not isinstance(template, str):  # some tokenizers have several templates by name
         return
-    known = list_variables(template)
+    try:
+        known = list_variables(template)
+    except TemplateError:  # it renders nothing, which is refused with its words
+        return
     for name in sorted(set(arguments) - known):
         allowed = f"a variable that the chat template reads: {', '.join(sorted(known)) or 'it reads none'}"
         yield Fault(f"spec.data.templateArguments.{name}", repr(arguments[name]), allowed)

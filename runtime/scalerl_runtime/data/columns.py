@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from scalerl_api.column_templates import is_template, list_columns, parse_template
+from scalerl_api.data import is_template, list_columns, parse_template
 
 NUM_SHOWN = 60  # characters of a value in a message
 NUM_COLUMNS = 30  # names in a message

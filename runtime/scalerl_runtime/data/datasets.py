@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from scalerl_api.column_templates import list_columns
 from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
@@ -34,7 +33,7 @@ class DataUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class LoadingContext:
-    """What every source of a run is read with."""
+    """Run, tokenizer and verifiers that every source is read for."""
 
     run: RLRun
     recipe: Recipe
@@ -105,16 +104,6 @@ def check_columns(records: Iterable[Record], spec: DatasetSpec, path: str) -> No
             faults.append(Fault(f"{path}.{name}", missing, describe_columns(known, missing)))
     if faults:
         raise InvalidRun(faults)
-
-
-def check_fields(spec: DatasetSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of a source that need none of its rows."""
-    fields = (("promptField", spec.prompt_field), ("answerField", spec.answer_field))
-    for name, value in (*fields, ("optionsField", spec.options_field)):
-        try:
-            list_columns(value or "")
-        except ValueError as error:
-            yield Fault(f"{path}.{name}", value or "", f"a column, a path or a template; it has {error}")
 
 
 def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source: str, max_share: float) -> None:

@@ -7,7 +7,7 @@ from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.readers import Record, Table
 
-# What `datasets` says, with the names that the hub has.
+# Errors of `datasets`, with the names that the hub has.
 _CONFIGS = re.compile(r"among the available configs: \[(.*?)\]|BuilderConfig .* not found\. Available: \[(.*?)\]")
 _SPLITS = re.compile(r"Unknown split .* Should be one of \[(.*?)\]|Instruction .*available: \[(.*?)\]")
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -10,7 +11,7 @@ from scalerl_runtime.data.columns import BadValue, check_text, show
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[object, Role] = {role: role for role in get_args(Role)}
-# What a message may hold beside its text; a prompt without it would be another prompt.
+# Fields of a message beside its text; without them the prompt would be another one.
 ATTACHMENTS = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
 
 
@@ -46,16 +47,18 @@ def parse_messages(value: object, name: str) -> tuple[Message, ...] | None:
 
 def parse_list(text: str) -> object:
     """Return the list or mapping that `text` is, as JSON or as Python writes it; None if it is neither."""
-    if not text.lstrip().startswith(("[", "{")):
+    if not text.lstrip().startswith(("[", "{")) or not text.rstrip().endswith(("]", "}")):
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of a backslash in a text that is no list
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
 
 
 def get_last_text(prompt: str | tuple[Message, ...]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from scalerl_api.column_templates import is_template, list_columns
+from scalerl_api.data import is_template, list_columns
 from scalerl_runtime.data.columns import BadValue, check_text, read_value, show, simplify, spell
 from scalerl_runtime.data.messages import parse_list
 

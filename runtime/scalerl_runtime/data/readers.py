@@ -2,12 +2,14 @@
 
 import csv
 import gzip
+import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.file_lists import DataFile, SourceFault
@@ -59,9 +61,14 @@ def describe_cut(table: Table, size: int | None, num_read: int) -> str | None:
     return f"read the first {num_read:,} of {num_read + num_left:,} rows" if num_left > 0 else None
 
 
-def _open(file: DataFile) -> IO[bytes]:
-    opened = file.path.open("rb")
-    return gzip.GzipFile(fileobj=opened) if file.is_zipped else opened  # type: ignore[return-value]  # reads as a file
+@contextmanager
+def _open(file: DataFile) -> Iterator[IO[bytes]]:
+    with file.path.open("rb") as opened:
+        if not file.is_zipped:
+            yield opened
+            return
+        with gzip.GzipFile(fileobj=opened) as unzipped:
+            yield cast(IO[bytes], unzipped)
 
 
 def _read_jsonl(file: DataFile) -> Iterator[Record]:
@@ -114,8 +121,7 @@ def _find_list(value: object, name: str) -> Sequence[object]:
 def _read_csv(file: DataFile) -> Iterator[Record]:
     delimiter = "\t" if file.kind == ".tsv" else ","
     csv.field_size_limit(MAX_CELL)
-    with _open(file) as opened:
-        lines = _decode_lines(opened)
+    with _open(file) as opened, _decode(opened) as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header = _check_header(next(reader, []), file.path.name, delimiter)
         while True:
@@ -154,15 +160,13 @@ def _check_header(header: list[str], name: str, delimiter: str) -> list[str]:
     return header
 
 
-def _decode_lines(opened: IO[bytes]) -> Iterator[str]:
-    """Yield lines of text; bytes that are not UTF-8 become lone surrogates, so that they spoil their row alone."""
-    import io
-
+def _decode(opened: IO[bytes]) -> io.TextIOWrapper:
+    """Return the text; bytes that are not UTF-8 become lone surrogates, so that they spoil their row alone."""
     head = opened.read(2)
     opened.seek(0)
     encoding = "utf-16" if head in UTF16_MARKS else "utf-8-sig"
     errors = "strict" if encoding == "utf-16" else "surrogateescape"
-    yield from io.TextIOWrapper(opened, encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(opened, encoding=encoding, errors=errors, newline="")
 
 
 def _read_parquet(file: DataFile) -> Iterator[Record]:
