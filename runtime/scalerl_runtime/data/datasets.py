@@ -16,7 +16,7 @@ from scalerl_runtime.data.file_lists import SourceFault, find_files
 from scalerl_runtime.data.generated import READING_ERRORS, generate_records
 from scalerl_runtime.data.hub_datasets import fetch_hub, find_name_fault
 from scalerl_runtime.data.prompts import Tokenizer, render_rows
-from scalerl_runtime.data.readers import Record, Table, describe_cut, read_files, take
+from scalerl_runtime.data.readers import Record, RecordTable, describe_cut, read_files, take
 from scalerl_runtime.data.rows import BuildAnswer, BuildReference, Row, bind_verifiers, parse_row, spell_reference
 from scalerl_runtime.hub import first_line, is_transient
 from scalerl_runtime.types import Prompt
@@ -134,7 +134,7 @@ def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
             log.info("%s.size: %s: %s", path, spec.source, cut)
 
 
-def _open_source(spec: DatasetSpec, path: str) -> Table:
+def _open_source(spec: DatasetSpec, path: str) -> RecordTable:
     files = find_files(spec.source)
     if files is None:
         return fetch_hub(spec)

@@ -5,20 +5,20 @@ from collections.abc import Iterable, Iterator
 
 from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
-from scalerl_runtime.data.readers import Record, Table
+from scalerl_runtime.data.readers import Record, RecordTable
 
 # Errors of `datasets`, with the names that the hub has.
 _CONFIGS = re.compile(r"among the available configs: \[(.*?)\]|BuilderConfig .* not found\. Available: \[(.*?)\]")
 _SPLITS = re.compile(r"Unknown split .* Should be one of \[(.*?)\]|Instruction .*available: \[(.*?)\]")
 
 
-def fetch_hub(spec: DatasetSpec) -> Table:
+def fetch_hub(spec: DatasetSpec) -> RecordTable:
     """Return the rows of a hub data set. Raises what `datasets` raises."""
     from datasets import load_dataset  # slow to import, and most runs read files
 
     config = {} if spec.config is None else {"name": spec.config}
     dataset = load_dataset(spec.source, split=spec.split, **config)
-    return Table(_name_rows(spec, dataset), len(dataset), is_small=True)
+    return RecordTable(_name_rows(spec, dataset), len(dataset), is_small=True)
 
 
 def find_name_fault(spec: DatasetSpec, path: str, error: BaseException) -> Fault | None:

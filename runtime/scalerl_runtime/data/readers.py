@@ -25,7 +25,7 @@ Record = tuple[str, object | Fault]
 
 
 @dataclass(frozen=True)
-class Table:
+class RecordTable:
     """The records of a source, as they come."""
 
     records: Iterator[Record]
@@ -33,20 +33,20 @@ class Table:
     is_small: bool  # so that reading to the end, to count, takes seconds
 
 
-def read_files(files: Sequence[DataFile]) -> Table:
+def read_files(files: Sequence[DataFile]) -> RecordTable:
     """Return the records of the files, one after another. Errors of reading come while they are iterated."""
     records = itertools.chain.from_iterable(READERS[file.kind](file) for file in files)
     num_rows = sum(map(_count_parquet, files)) if files[0].kind == ".parquet" else None
     scale = 5 if files[0].is_zipped else 1  # text is about so much smaller when zipped
-    return Table(records, num_rows, sum(file.path.stat().st_size for file in files) * scale <= MAX_COUNT_BYTES)
+    return RecordTable(records, num_rows, sum(file.path.stat().st_size for file in files) * scale <= MAX_COUNT_BYTES)
 
 
-def take(table: Table, size: int | None) -> Iterator[Record]:
+def take(table: RecordTable, size: int | None) -> Iterator[Record]:
     """Yield the first `size` records; None: all."""
     return itertools.islice(table.records, size)
 
 
-def describe_cut(table: Table, size: int | None, num_read: int) -> str | None:
+def describe_cut(table: RecordTable, size: int | None, num_read: int) -> str | None:
     """Return the words on the rows that `size` left out; None if there are none. Reads on to count them."""
     if size is None or num_read < size:
         return None

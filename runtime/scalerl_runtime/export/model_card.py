@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import yaml
 
 from scalerl_api import RLRun
+from scalerl_api.data import DataSpec
 from scalerl_api.wire import CARD_FORECAST, HELD_OUT, EvalPoint
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -94,6 +95,7 @@ def _facts_table(facts: CardFacts) -> str:
         ("dtype", facts.dtype),
         ("training prompts", ", ".join(each.source for each in spec.data.train)),
         ("prompt template", repr(spec.data.prompt_template)),
+        *_chat_facts(spec.data),
         ("judge", ", ".join(spec.judge_labels)),
         ("recipe", f"preset {spec.recipe.preset}" + (", with changes" if spec.recipe.overrides else "")),
         ("loss", recipe.loss.kind),
@@ -105,6 +107,14 @@ def _facts_table(facts: CardFacts) -> str:
         ("seed", str(spec.seed)),
     ]
     return "## Training\n\n" + _table(("", ""), rows)
+
+
+def _chat_facts(data: DataSpec) -> list[tuple[str, str]]:
+    """The system turns and the variables of the chat template that the model was trained with, where there are any."""
+    systems = dict.fromkeys([each.system_prompt or data.system_prompt for each in data.train])
+    rows = [("system prompt", repr(text)) for text in systems if text is not None]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in data.template_arguments.items())
+    return [*rows, *([("chat template arguments", arguments)] if arguments else [])]
 
 
 def _curve(evals: Sequence[EvalPoint]) -> str:
