@@ -101,7 +101,7 @@ class DatasetSpec(VerifiedSpec):
 
 
 class ValidationSpec(DatasetSpec):
-    """A held-out set of one's own, in place of prompts that are split off."""
+    """A held-out set of one's own, in place of prompts that are split off. It has the verifiers of its source."""
 
     source: str = Field(min_length=1, max_length=500)
     """As in `DatasetSpec`."""
@@ -127,6 +127,16 @@ class TrainSourceSpec(DatasetSpec):
     def label(self) -> str:
         """Name of its results; empty: it is the only source and has none."""
         return self.name or ""
+
+    @property
+    def resolved_validation(self) -> ValidationSpec | None:
+        """Its validation set, with the source's verifiers and, unless it has one, the source's system prompt."""
+        if self.validation is None:
+            return None
+        own = {"verifier": self.verifier, "verifiers": self.verifiers}
+        if self.validation.system_prompt is None:
+            own["system_prompt"] = self.system_prompt
+        return self.validation.model_copy(update=own)
 
 
 class NamedDatasetSpec(DatasetSpec):
@@ -202,7 +212,7 @@ class DataSpec(ApiModel):
         for index, each in enumerate(self.train):
             path = self.train_path(index)
             train += [(path, each)]
-            train += [(f"{path}.validation", each.validation)] if each.validation is not None else []
+            train += [(f"{path}.validation", each.resolved_validation)] if each.resolved_validation is not None else []
         return (*train, *((f"spec.data.downstream[{i}]", each) for i, each in enumerate(self.downstream)))
 
     @property

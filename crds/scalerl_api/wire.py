@@ -26,6 +26,9 @@ ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choo
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
 ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # path to which the coordinator writes its Termination
 
+ENV_ACCEPT_DATA = "SCALERL_ACCEPT_NEW_DATA"  # ACCEPT_DATA: resume with other data than the checkpoint's
+ACCEPT_DATA = "true"
+
 # Only on a cluster (written by the operator, read by the runtime's pods).
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
@@ -125,6 +128,9 @@ class EvalPoint(ApiModel):
     """Of `pass_rate`, clustered by prompt."""
     excluded: int = 0
     """Completions for which the verifier failed."""
+    pass_at_k: dict[str, float] | None = None
+    """Chance that one of k completions passes, by k: 1, 2, 4, ... and `samples`; the unbiased estimate of Chen et al.
+    2021. Absent with one completion per prompt, and in points of older versions."""
     mean_tokens: float = 0.0
     """Mean completion length."""
     truncation_share: float | None = None

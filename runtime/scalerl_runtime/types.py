@@ -21,6 +21,7 @@ class Prompt:
     answer: str  # the verifier's reference; JSON where it needs more than a string
     difficulty: float = 0.0  # any scale, larger is harder; orders the curricula
     think_tokens: int | None = None  # thinking at the end of `tokens`; None: the prompt opens no thinking
+    question: str = ""  # before its rendering; empty: it is `text`
     source: str = ""  # name of its training source or downstream set; a single training source may have none
 
 

@@ -152,6 +152,8 @@ def _name_fault(path: Path, fault: Fault, files: Sequence[Path]) -> str:
 
 
 def _run(options: RunOptions, deps: CliDeps) -> int:
+    if options.accept_new_data and not options.resume:
+        raise UsageError("--accept-new-data needs --resume: a new run has no checkpoint to compare with")
     run = parse_run(load_document(options.file))
     text = options.file.read_text(encoding="utf-8")
     folder = RunFolder(options.folder or Path("runs") / run.name)
@@ -176,6 +178,7 @@ def _run(options: RunOptions, deps: CliDeps) -> int:
             limits=deps.limits,
             poll_seconds=deps.poll_seconds,
             inherit=(lock,),
+            accept_new_data=options.accept_new_data,
         )
         with open_display(sys.stdout, os.environ, quiet=options.quiet) as display:
             done = drive(run, folder, display, driver_deps)

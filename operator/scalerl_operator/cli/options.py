@@ -14,6 +14,7 @@ class RunOptions:
     file: Path
     folder: Path | None
     resume: bool
+    accept_new_data: bool
     quiet: bool
 
 

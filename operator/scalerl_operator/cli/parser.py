@@ -131,6 +131,7 @@ Ctrl-C once saves a checkpoint and ends the run; twice kills it at once.
         click.Argument(["file"], type=FILE, help="RLRun, a YAML file"),
         path_option("--folder", text="folder of its records (default: runs/<name>)"),
         flag("--resume", text="continue the run whose records are in the folder"),
+        flag("--accept-new-data", text="with --resume: continue though data, tokenizer or model have changed"),
         flag("--quiet", text="print no progress, only the result"),
     ]
     return build_command("train an RLRun on this machine", parameters, RunOptions, examples, name="run")

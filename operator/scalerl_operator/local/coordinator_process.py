@@ -51,10 +51,11 @@ class CoordinatorProcess:
         *,
         grace_seconds: float,
         inherit: Sequence[int] = (),
+        extra: Mapping[str, str] | None = None,
     ):
         """Start `command` under a supervisor. The last attempt's address and termination message are removed first.
 
-        The processes keep the files `inherit` open.
+        The processes keep the files `inherit` open; `extra` is added to their environment.
         """
         self.folder = folder
         self._spared = frozenset(child.pid for child in psutil.Process().children(recursive=True))
@@ -68,7 +69,7 @@ class CoordinatorProcess:
             log.flush()
             self._supervisor = subprocess.Popen(
                 [*SUPERVISOR_COMMAND, str(os.getpid()), str(grace_seconds), *command],
-                env=build_environment(folder, attempt, os.environ),
+                env=build_environment(folder, attempt, {**os.environ, **(extra or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

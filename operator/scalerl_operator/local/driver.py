@@ -12,7 +12,7 @@ from typing import Protocol
 
 from scalerl_api import InvalidRun, RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopCause
-from scalerl_api.wire import EvalPoint, Progress, Termination
+from scalerl_api.wire import ACCEPT_DATA, ENV_ACCEPT_DATA, EvalPoint, Progress, Termination
 from scalerl_operator.decide.assessment import forecast_prefix
 from scalerl_operator.decide.events import list_events
 from scalerl_operator.decide.failure_policy import Ending, find_rule
@@ -60,6 +60,8 @@ class DriverDeps:
     """Longest wait for one answer of the coordinator."""
     inherit: tuple[int, ...] = ()
     """Files that the run's processes keep open: the folder's lock lasts until the last of them has exited."""
+    accept_new_data: bool = False
+    """Resume though data, tokenizer or model differ from the checkpoint's."""
 
 
 def prepare_folder(folder: RunFolder, run: RLRun, text: str, *, resume: bool) -> None:
@@ -264,8 +266,9 @@ class _Driver:
         self._write_attempt(start_attempt(number, self.deps.now()))
         grace = self.run.spec.deadlines.stop_seconds + self.deps.limits.exit_seconds
         self.tracker.begin_attempt(number)
+        extra = {ENV_ACCEPT_DATA: ACCEPT_DATA} if self.deps.accept_new_data else {}
         self.coordinator = CoordinatorProcess(
-            self.folder, number, self.deps.command, grace_seconds=grace, inherit=self.deps.inherit
+            self.folder, number, self.deps.command, grace_seconds=grace, inherit=self.deps.inherit, extra=extra
         )
         self.display.event(f"attempt {number} started" + (", from the newest checkpoint" if number > 1 else ""))
 

@@ -117,6 +117,11 @@ class PromptStream:
         self._seed = seed
         self._last: tuple[int, NDArray[np.int64]] | None = None
 
+    @property
+    def num_prompts(self) -> int:
+        """Number of prompts of an epoch."""
+        return len(self._difficulty)
+
     def draw(
         self, position: StreamPosition, excluded: Collection[int] = frozenset()
     ) -> tuple[DrawnPrompt, StreamPosition]:
@@ -131,7 +136,7 @@ class PromptStream:
         epoch, place = position.epoch, position.place
         for _ in range(2 * len(self._difficulty)):  # the rest of this epoch and one whole epoch show every prompt
             order = self._order(epoch)
-            if place == len(order):
+            if place >= len(order):  # a position beyond it is of a larger data set
                 epoch, place = epoch + 1, 0
                 continue
             prompt = int(order[place])

@@ -10,6 +10,7 @@ from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.datasets import check_bad_share, check_columns, parse_records, read_records
+from scalerl_runtime.data.near_duplicates import prompt_key
 from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
 from scalerl_runtime.data.rows import bind_verifiers, spell_reference
 from scalerl_runtime.data.run_data import Data
@@ -95,8 +96,8 @@ def load_demonstrations(
     style = CompletionStyle(tokenizer, run.spec.resolved_recipe().length.think_tags, stop_id)
     generated = spec.source.startswith(GENERATED)
     pairs = _write_pairs(run, spec, data, style) if generated else _read_pairs(run, spec, style)
-    never_train = {prompt.text for prompts in (data.held_out, *data.downstream.values()) for prompt in prompts}
-    pairs = [pair for pair in pairs if pair.prompt.text not in never_train]
+    never_train = {prompt_key(each) for prompts in (data.held_out, *data.downstream.values()) for each in prompts}
+    pairs = [pair for pair in pairs if prompt_key(pair.prompt) not in never_train]
     fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, style)
     if not fitting:
         allowed = f"one demonstration that is not held out and fits in thinkTokens + answerTokens; {len(pairs)} seen"
@@ -115,20 +116,21 @@ def _select_fitting(pairs: Sequence[Pair], max_tokens: int, style: CompletionSty
 
 def _write_pairs(run: RLRun, spec: WarmStartSpec, data: Data, style: CompletionStyle) -> list[Pair]:
     fault = check_task(spec.source.removeprefix(GENERATED), "spec.warmStart.source")
-    if fault is None and spec.source != run.spec.data.train[0].source:
-        fault = Fault(
-            "spec.warmStart.source", spec.source, f"data.train.source ({run.spec.data.train[0].source}) or a file"
-        )
-    if fault is None and run.spec.judge_labels != ("reasoning_gym",):
-        fault = Fault(
-            "spec.reward.verifier", ", ".join(run.spec.judge_labels), f"reasoning_gym with warmStart {spec.source}"
-        )
+    sources = [each for each in run.spec.data.train if each.source == spec.source]
+    if fault is None and not sources:
+        known = ", ".join(each.source for each in run.spec.data.train)
+        fault = Fault("spec.warmStart.source", spec.source, f"data.train.source ({known}) or a file")
+    judges = [each.verifier for source in sources for each in run.spec.judges_of(source)]
+    if fault is None and set(judges) != {"reasoning_gym"}:
+        fault = Fault("spec.reward.verifier", ", ".join(judges), f"reasoning_gym with warmStart {spec.source}")
     if fault is not None:
         raise InvalidRun([fault])
-    traces = [write_trace(parse_entry_answer(prompt.answer)) for prompt in data.train]
+    names = {each.label for each in sources}
+    prompts = [prompt for prompt in data.train if prompt.source in names]
+    traces = [write_trace(parse_entry_answer(prompt.answer)) for prompt in prompts]
     return [
         Pair(prompt, style.build(prompt, trace.thinking, trace.answer), trace)
-        for prompt, trace in zip(data.train, traces, strict=True)
+        for prompt, trace in zip(prompts, traces, strict=True)
     ]
 
 

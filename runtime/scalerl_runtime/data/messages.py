@@ -66,6 +66,13 @@ def get_last_text(prompt: str | tuple[Message, ...]) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
+def get_question(prompt: str | tuple[Message, ...]) -> str:
+    """Return the prompt without its system turn: what near duplicates are compared by."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(turn.content for turn in prompt if turn.role != "system")
+
+
 def replace_last_text(prompt: str | tuple[Message, ...], text: str) -> str | tuple[Message, ...]:
     """Return the prompt with `text` in place of the text that the model answers."""
     return text if isinstance(prompt, str) else (*prompt[:-1], replace(prompt[-1], content=text))

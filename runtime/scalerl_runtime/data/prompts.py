@@ -13,7 +13,7 @@ from scalerl_api.recipe import ThinkTags
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.chat_template import ChatTokenizer, find_control_tokens, render_chat
 from scalerl_runtime.data.columns import show
-from scalerl_runtime.data.messages import Message, build_turns, get_last_text, replace_last_text
+from scalerl_runtime.data.messages import Message, build_turns, get_last_text, get_question, replace_last_text
 from scalerl_runtime.data.rows import Row
 from scalerl_runtime.think_tags import Decoder, TagFinder, decode_exactly, opens_thinking
 from scalerl_runtime.types import Ints, Prompt
@@ -109,7 +109,9 @@ def render_rows(
         else:
             difficulty = float(tokens.size) if row.difficulty is None else row.difficulty
             think_tokens = finder.count_after(tokens.tolist()) if opened else None
-            prompts.append(Prompt(row.index, text, tokens, row.answer, difficulty, think_tokens))
+            prompts.append(
+                Prompt(row.index, text, tokens, row.answer, difficulty, think_tokens, get_question(row.prompt))
+            )
     return prompts, faults
 
 

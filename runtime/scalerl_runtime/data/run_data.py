@@ -1,7 +1,8 @@
 """Loads every prompt of a run: training, held-out and downstream. I/O."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,21 +12,34 @@ from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.chat_template import check_template
 from scalerl_runtime.data.datasets import LoadingContext, load_prompts
-from scalerl_runtime.data.held_out import split_prompts
+from scalerl_runtime.data.held_out import Split, remove_near_duplicates, share_out, split_prompts
 from scalerl_runtime.data.prompts import Tokenizer
 from scalerl_runtime.data.rows import BuildReference, spell_reference
 from scalerl_runtime.types import Prompt
 
+log = logging.getLogger(__name__)
+
+# Ids are unique over training sources and their validation sets: id = number of the source * SOURCE_IDS + row.
+SOURCE_IDS = 1_000_000_000
+
 
 @dataclass(frozen=True)
 class Data:
-    """Every prompt of a run."""
+    """Every prompt of a run. A prompt's `source` says of which training source or downstream set it is."""
 
     train: tuple[Prompt, ...]
-    held_out: tuple[Prompt, ...]  # texts are unique and not in `train`
-    downstream: Mapping[str, tuple[Prompt, ...]]  # by name; no prompt is in `train`
+    held_out: tuple[Prompt, ...]  # of all sources; no near duplicate of one is in `train`
+    downstream: Mapping[str, tuple[Prompt, ...]]  # by name; no near duplicate of a prompt is in `train`
     bad_rows: tuple[Fault, ...]  # skipped; at most `maxBadShare` of each source
-    num_removed: int  # training rows with the text of a held-out or downstream prompt
+    num_removed: int  # training rows that are near duplicates of a held-out or downstream prompt
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The prompts of every source, by its path in the spec."""
+
+    prompts: Mapping[str, Sequence[Prompt]]
+    bad_rows: tuple[Fault, ...]
 
 
 def load_data(
@@ -50,36 +64,106 @@ def load_data(
     spec = run.spec.data
     if spec.prompt_format == "chat":
         check_template(tokenizer, spec)
-    sources: list[tuple[str, DatasetSpec]] = [("spec.data.train", spec.train[0])]
-    sources += [(f"spec.data.downstream[{index}]", each) for index, each in enumerate(spec.downstream)]
-    context = LoadingContext(run, recipe, tokenizer, vocab_size, build_reference)
-    loaded, bad_rows = [], []
-    for number, (path, source) in enumerate(sources):
-        prompts, bad = load_prompts(context, path, source, _derive_seed(seed, number))
-        loaded.append(prompts)
+    loaded = _load_sources(LoadingContext(run, recipe, tokenizer, vocab_size, build_reference), seed)
+    splits = [_split_source(run, loaded, index, seed) for index in range(len(spec.train))]
+    downstream = {
+        each.name: tuple(loaded.prompts[f"spec.data.downstream[{index}]"]) for index, each in enumerate(spec.downstream)
+    }
+    held_out = tuple(prompt for split in splits for prompt in split.held_out)
+    tested = [*held_out, *(prompt for prompts in downstream.values() for prompt in prompts)]
+    kept = [remove_near_duplicates(split.rest, tested) for split in splits]
+    for index, (split, train) in enumerate(zip(splits, kept, strict=True)):
+        if not train:
+            raise InvalidRun([_name_empty(run, index, split)])
+        log.info("%s: %s", spec.train_path(index), _describe(split, len(train)))
+    num_removed = sum(len(split.rest) - len(train) for split, train in zip(splits, kept, strict=True))
+    every = tuple(prompt for prompts in kept for prompt in prompts)
+    return Data(every, held_out, downstream, loaded.bad_rows, num_removed)
+
+
+def _load_sources(context: LoadingContext, seed: int) -> _Loaded:
+    prompts: dict[str, list[Prompt]] = {}
+    bad_rows: list[Fault] = []
+    for number, path, source, first_id, label in _list_sources(context.run):
+        found, bad = load_prompts(context, path, source, derive_seed(seed, number))
+        prompts[path] = [replace(prompt, id=first_id + prompt.id, source=label) for prompt in found]
         bad_rows += bad
-    downstream = {each.name: tuple(prompts) for each, prompts in zip(spec.downstream, loaded[1:], strict=True)}
-    split = split_prompts(
-        loaded[0],
-        num_held_out=spec.held_out.prompts,
-        never_train=frozenset(prompt.text for prompts in downstream.values() for prompt in prompts),
-        rng=np.random.default_rng(_derive_seed(seed, len(sources))),
-    )
-    _check_split(run, len(split.held_out), len(split.train))
-    return Data(split.train, split.held_out, downstream, tuple(bad_rows), split.num_removed)
+    assert set(prompts) == {path for path, _ in context.run.spec.data.sources}, "every source is loaded once"
+    return _Loaded(prompts, tuple(bad_rows))
 
 
-def _derive_seed(seed: int, number: int) -> int:
+def _list_sources(run: RLRun) -> list[tuple[int, str, DatasetSpec, int, str]]:
+    """Return every source: the number of its seed, its path, its spec, its first id and the name of its results.
+
+    The numbers of a run with one training source are those of earlier versions, whose checkpoints must fit.
+    """
+    spec = run.spec.data
+    num_train, num_downstream = len(spec.train), len(spec.downstream)
+    sources = dict(spec.sources)
+    found = []
+    for index, each in enumerate(spec.train):
+        path = spec.train_path(index)
+        found.append((index, path, sources[path], index * SOURCE_IDS, each.label))
+        if each.validation is not None:
+            number = 2 * num_train + num_downstream + index
+            path = f"{path}.validation"
+            found.append((number, path, sources[path], (num_train + index) * SOURCE_IDS, each.label))
+    for index, test in enumerate(spec.downstream):
+        path = f"spec.data.downstream[{index}]"
+        found.append((num_train + index, path, sources[path], 0, test.label))
+    return found
+
+
+def _split_source(run: RLRun, loaded: _Loaded, index: int, seed: int) -> Split:
+    """Return one training source's prompts, split. Raises InvalidRun if it has too few different ones."""
+    spec = run.spec.data
+    path, source = spec.train_path(index), spec.train[index]
+    prompts = loaded.prompts[path]
+    if source.validation is not None:
+        return Split(tuple(prompts), tuple(loaded.prompts[f"{path}.validation"]))
+    wanted = plan_held_out(run)[index]
+    number = len(spec.train) + len(spec.downstream) + index
+    split = split_prompts(prompts, num_held_out=wanted, rng=np.random.default_rng(derive_seed(seed, number)))
+    if len(split.held_out) < wanted:
+        allowed = f"less than the {len(split.held_out)} different prompts of {source.source}"
+        raise InvalidRun([Fault(_held_out_path(run, index), str(wanted), allowed)])
+    return split
+
+
+def plan_held_out(run: RLRun) -> list[int]:
+    """Return the number of prompts to split off from each training source; 0: it has a validation set."""
+    spec = run.spec.data
+    shared = [index for index, each in enumerate(spec.train) if each.validation is None and each.held_out is None]
+    parts = share_out(spec.held_out.prompts, [spec.train[index].weight for index in shared]) if shared else []
+    counts = [0 if each.validation is not None else each.held_out or 0 for each in spec.train]
+    for index, part in zip(shared, parts, strict=True):
+        counts[index] = part
+    return counts
+
+
+def derive_seed(seed: int, number: int) -> int:
     """Return an unrelated seed for each number: reasoning_gym's row i of seed s is its row i - 1 of seed s + 1."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _check_split(run: RLRun, num_held_out: int, num_train: int) -> None:
-    wanted = run.spec.data.held_out.prompts
-    if num_held_out < wanted:
-        allowed = f"less than the {num_held_out} different prompts of {run.spec.data.train[0].source}"
-    elif num_train == 0:
-        allowed = f"fewer: no prompt of {run.spec.data.train[0].source} is left to train on"
-    else:
-        return
-    raise InvalidRun([Fault("spec.data.heldOut.prompts", str(wanted), allowed)])
+def _held_out_path(run: RLRun, index: int) -> str:
+    data = run.spec.data
+    is_own = data.train[index].held_out is not None
+    return f"{data.train_path(index)}.heldOut" if is_own else "spec.data.heldOut.prompts"
+
+
+def _name_empty(run: RLRun, index: int, split: Split) -> Fault:
+    """Return the fault of a source of which nothing is left to train on."""
+    spec = run.spec.data
+    source = spec.train[index].source
+    if source and spec.train[index].validation is not None:
+        allowed = "a prompt that is in no validation or downstream set, in any spelling"
+        return Fault(f"{spec.train_path(index)}.source", source, allowed)
+    allowed = f"fewer: no prompt of {source} is left to train on"
+    return Fault(_held_out_path(run, index), str(len(split.held_out)), allowed)
+
+
+def _describe(split: Split, num_train: int) -> str:
+    removed = len(split.rest) - num_train
+    text = f"{num_train} training and {len(split.held_out)} held-out prompts"
+    return f"{text}; {removed} near duplicates of held-out or downstream prompts are removed" if removed else text

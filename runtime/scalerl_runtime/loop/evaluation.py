@@ -1,21 +1,26 @@
 """Evaluates one version on prompts that are never trained on. I/O in `evaluate`; the arithmetic is pure."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_api.wire import EvalPoint
+from scalerl_api.wire import EvalPoint, source_dataset
 from scalerl_runtime.algorithm.interruption import draw_budget
+from scalerl_runtime.algorithm.pass_at_k import pass_at_k
+from scalerl_runtime.loop.eval_sets import EvalSet
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.span_values import set_values
 from scalerl_runtime.types import Completion, Prompt, PromptRefused, build_completion
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,6 +64,8 @@ class EvalPlan:
     samples: int  # completions per prompt
     seed: int
     attempt: int
+    first_index: int = 0  # of its points
+    temperature: float | None = None  # None: the recipe's; 0: the likeliest token
 
 
 @dataclass(frozen=True)
@@ -95,42 +102,60 @@ async def evaluate(
     pool: Pool,
     slot: Slot,
     plan: EvalPlan,
-    sets: Mapping[str, Sequence[Prompt]],
-    first_index: int,
+    sets: Sequence[EvalSet],
     rollouts: RolloutRecorder,
 ) -> list[EvalPoint]:
-    """Sample every prompt on the leased `slot`, and return one point per set, in order.
+    """Sample every prompt on the leased `slot`; return one point per set, in order, each before those of its parts.
 
     Refused prompts are left out; InvalidRun: too many. GeneratorLost, DeadlineExceeded: nothing is measured, repeat it.
     """
     points: list[EvalPoint] = []
-    for name, prompts in sets.items():
+    for each in sets:
+        name, prompts = each.dataset, each.prompts
+        own = replace(plan, samples=each.samples, temperature=each.temperature)
         with pool.tracer.span("scalerl.evaluation.set", {"scalerl.evaluation.dataset": name}) as span:
             async with rollouts.evaluation(plan.step, name, len(sets)) as recording:
-                results = await _sample_set(pool, slot, plan, prompts, recording)
+                results = await _sample_set(pool, slot, own, prompts, recording)
             _check_refused(name, results, pool.options.max_bad_share)
-            found = score(np.array([[each.reward for each in row] for row in results]))
+            found = measure_set(name, results, own)
             span.set(set_values, found.pass_rate, found.prompts)
-        sampled = [each for row in results for each in row if each is not REFUSED]
-        points.append(
-            EvalPoint(
-                index=first_index + len(points),
-                dataset=name,
-                step=plan.step,
-                version=plan.step,
-                compute_gpu_hours=plan.compute_gpu_hours,
-                pass_rate=found.pass_rate,
-                prompts=found.prompts,
-                samples=plan.samples,
-                standard_error=found.standard_error,
-                excluded=found.excluded,
-                mean_tokens=float(np.mean([each.tokens for each in sampled])),
-                truncation_share=float(np.mean([each.cut for each in sampled])),
-                entropy=mean_surprise(sampled),
-                attempt=plan.attempt,
-            )
-        )
-    return points
+        points += [found, *(point for part in each.parts for point in _measure_part(part, prompts, results, own))]
+    return [point.model_copy(update={"index": plan.first_index + i}) for i, point in enumerate(points)]
+
+
+def measure_set(dataset: str, results: Sequence[Sequence[EvalSample]], plan: EvalPlan) -> EvalPoint:
+    """Return the point of one set from its prompts' completions. Raises ValueError if none could be graded."""
+    rewards = np.array([[each.reward for each in row] for row in results])
+    found = score(rewards)
+    sampled = [each for row in results for each in row if each is not REFUSED]
+    return EvalPoint(
+        index=plan.first_index,
+        dataset=dataset,
+        step=plan.step,
+        version=plan.step,
+        compute_gpu_hours=plan.compute_gpu_hours,
+        pass_rate=found.pass_rate,
+        prompts=found.prompts,
+        samples=plan.samples,
+        standard_error=found.standard_error,
+        excluded=found.excluded,
+        pass_at_k=pass_at_k(rewards) if plan.samples > 1 else None,
+        mean_tokens=float(np.mean([each.tokens for each in sampled])),
+        truncation_share=float(np.mean([each.cut for each in sampled])),
+        entropy=mean_surprise(sampled),
+        attempt=plan.attempt,
+    )
+
+
+def _measure_part(
+    source: str, prompts: Sequence[Prompt], results: Sequence[Sequence[EvalSample]], plan: EvalPlan
+) -> list[EvalPoint]:
+    """Return the point of one source's prompts in a pooled set; none if none of its completions could be graded."""
+    own = [row for prompt, row in zip(prompts, results, strict=True) if prompt.source == source]
+    if all(np.isnan(each.reward) for row in own for each in row):
+        log.warning("step %d: no completion of source %s could be graded: it has no point", plan.step, source)
+        return []
+    return [measure_set(source_dataset(source), own, plan)]
 
 
 def _check_refused(name: str, results: Sequence[Sequence[EvalSample]], max_bad_share: float) -> None:
@@ -173,7 +198,8 @@ async def _sample(
     ]
     async with turns:
         try:
-            samples = await pool.sample(slot, prompt, budgets, f"evaluating step {plan.step}")
+            what = f"evaluating step {plan.step}"
+            samples = await pool.sample(slot, prompt, budgets, what, temperature=plan.temperature)
         except PromptRefused as error:
             pool.count_refusal(prompt, error)
             return [REFUSED] * plan.samples

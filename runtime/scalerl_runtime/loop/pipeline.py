@@ -11,7 +11,7 @@ waits for its lease. Each of these waits has a deadline, set in the call that st
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
@@ -22,6 +22,7 @@ from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
+from scalerl_runtime.loop.eval_sets import list_eval_sets
 from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.prompt_supply import PromptSupply
@@ -32,7 +33,7 @@ from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
 from scalerl_runtime.trackers.tracing import TraceSpan
-from scalerl_runtime.types import GeneratorLost, Group, Prompt
+from scalerl_runtime.types import GeneratorLost, Group
 
 log = logging.getLogger(__name__)
 
@@ -330,16 +331,17 @@ class Pipeline:
             self._record(pending, points)
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
-        data, spec = self.deps.data, self.deps.run.spec
-        sets: Mapping[str, Sequence[Prompt]] = {HELD_OUT: data.held_out, **data.downstream}
+        spec = self.deps.run.spec
+        sets = list_eval_sets(spec, self.deps.data, pending.step)
         plan = EvalPlan(
             step=pending.step,
             compute_gpu_hours=pending.compute_gpu_hours,
             samples=spec.data.held_out.samples_per_prompt,
             seed=spec.seed,
             attempt=self.deps.attempt,
+            first_index=self.state.num_evals,
         )
-        return await evaluate(self.deps.pool, slot, plan, sets, self.state.num_evals, self.deps.rollouts)
+        return await evaluate(self.deps.pool, slot, plan, sets, self.deps.rollouts)
 
     def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
         for point in points:

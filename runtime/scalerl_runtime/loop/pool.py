@@ -307,8 +307,16 @@ class Pool:
         self.counters.refused += 1
         log.warning("prompt %d is left out, the engine refuses it: %s; it reads %.80r", prompt.id, error, prompt.text)
 
-    async def sample(self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str) -> list[EngineOutput]:
-        """Sample completions of `prompt` on `slot`, one per thinking budget.
+    async def sample(
+        self,
+        slot: Slot,
+        prompt: Prompt,
+        budgets: Sequence[int | None],
+        phase: str,
+        *,
+        temperature: float | None = None,
+    ) -> list[EngineOutput]:
+        """Sample completions of `prompt` on `slot`, one per thinking budget, at `temperature` or the recipe's.
 
         Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
@@ -316,7 +324,7 @@ class Pool:
         requests = [
             SamplingRequest(
                 recipe.length.completion_tokens,
-                recipe.temperature,
+                recipe.temperature if temperature is None else temperature,
                 think_budget=budget,
                 think_tokens=prompt.think_tokens,
             )

@@ -1,12 +1,11 @@
 """The training state that a checkpoint stores, and how a run resumes from it. I/O only on the journals."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import HELD_OUT
-from scalerl_runtime.algorithm.curriculum import DrawnPrompt, PromptStream, StreamPosition
+from scalerl_runtime.algorithm.mixture import Mixture, MixturePosition, SourceDraw
 from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller
@@ -33,17 +32,18 @@ class TrainingState:
     step: int
     warm_steps: int
     compute_before: float  # GPU-hours of earlier attempts, up to the checkpoint
-    stream: StreamPosition
+    stream: MixturePosition
     history: PassRateHistory
     kl: KlController
     num_evals: int = 0
     ledger_lines: int = 0
     pending: list[PendingEval] = field(default_factory=list)
+    fingerprint: Mapping[str, object] = field(default_factory=dict)  # of the data, the tokenizer and the model
 
-    def draw(self, stream: PromptStream, excluded: Collection[int]) -> DrawnPrompt:
-        """Return the stream's next prompt, and advance the stream."""
-        issue, self.stream = stream.draw(self.stream, excluded)
-        return issue
+    def draw(self, mixture: Mixture, excluded: Mapping[str, frozenset[int]]) -> SourceDraw:
+        """Return the mixture's next prompt, and advance its streams."""
+        draw, self.stream = mixture.draw(self.stream, excluded)
+        return draw
 
     def count_step(self, groups: Sequence[Group], *, keep_history: bool) -> None:
         """Count a step that trained on `groups`, and its line in the ledger."""
@@ -62,15 +62,16 @@ class TrainingState:
         self.pending.remove(pending)
 
 
-def initial_state(recipe: Recipe) -> TrainingState:
-    """Return the state of a run that has not started."""
+def initial_state(recipe: Recipe, fingerprint: Mapping[str, object] | None = None) -> TrainingState:
+    """Return the state of a run that has not started; `fingerprint`: of its data, tokenizer and model."""
     return TrainingState(
         step=0,
         warm_steps=0,
         compute_before=0.0,
-        stream=StreamPosition(),
+        stream=MixturePosition(),
         history=PassRateHistory.empty(recipe.no_positive_threshold),
         kl=build_kl_controller(recipe.loss),
+        fingerprint=fingerprint or {},
     )
 
 
@@ -88,34 +89,52 @@ def snapshot(state: TrainingState, groups: GroupBuffer, compute_gpu_hours: float
         num_evals=state.num_evals,
         ledger_lines=state.ledger_lines,
         pending_evals=tuple(state.pending),
+        fingerprint=dict(state.fingerprint),
     )
 
 
-def resume_state(state: RunState, journals: Journals, num_sets: int) -> TrainingState:
+def resume_state(state: RunState, journals: Journals, due: Callable[[int], frozenset[str]]) -> TrainingState:
     """Return the state that a checkpoint stored; the journals are truncated to it.
+
+    `due`: the data sets that an evaluation of a step reports.
 
     An evaluation recorded after the checkpoint is kept: its step has a checkpoint of its own, so it belongs to this
     history.
     """
     journals.ledger.truncate(state.ledger_lines)
-    recorded = recorded_evals(journals, num_sets)
+    recorded = recorded_evals(journals, due)
     return TrainingState(
         step=state.step,
         warm_steps=state.warm_steps,
         compute_before=state.compute_gpu_hours,
-        stream=StreamPosition.from_dict(state.stream),
+        stream=MixturePosition.from_dict(state.stream),
         history=PassRateHistory.from_dict(state.history),
         kl=KlController(**state.kl),
         num_evals=sum(1 for _ in journals.evals.read()),
         ledger_lines=state.ledger_lines,
         pending=[p for p in state.pending_evals if p.step not in recorded],
+        fingerprint=state.fingerprint,
     )
 
 
-def recorded_evals(journals: Journals, num_sets: int) -> dict[int, float]:
-    """Return the held-out pass rate by step of the evaluations that are recorded with all their sets."""
+def keep_prompts(state: RunState, ids: frozenset[int]) -> RunState:
+    """Return the state of a checkpoint without what it knows of other training prompts than `ids`."""
+    history = PassRateHistory.from_dict(state.history)
+    own = PassRateHistory(
+        history.threshold,
+        {prompt: counts for prompt, counts in history.counts.items() if prompt in ids},
+        history.excluded & ids,
+    )
+    in_flight = tuple(each for each in state.in_flight if each[1] in ids)
+    return replace(state, history=own.to_dict(), in_flight=in_flight)
+
+
+def recorded_evals(journals: Journals, due: Callable[[int], frozenset[str]]) -> dict[int, float]:
+    """Return the held-out pass rate by step of the evaluations that are recorded with all sets that are due."""
     lines = list(journals.evals.read())
-    counts = Counter(int(line["step"]) for line in lines)
+    found: dict[int, set[str]] = {}
+    for line in lines:
+        found.setdefault(int(line["step"]), set()).add(str(line["dataset"]))
     rates = {int(line["step"]): float(line["passRate"]) for line in lines if line["dataset"] == HELD_OUT}
     # Fewer: the attempt was killed between two test sets.
-    return {step: rates.get(step, 0.0) for step, count in counts.items() if count >= num_sets}
+    return {step: rates.get(step, 0.0) for step, names in found.items() if due(step) <= names}

@@ -34,6 +34,7 @@ from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
+from scalerl_runtime.process.input_check import RunInputs, describe_inputs
 from scalerl_runtime.process.model_check import check_model
 from scalerl_runtime.rewards.references import build_reference
 from scalerl_runtime.rewards.verifier import Verifier, make_verifier
@@ -77,6 +78,7 @@ class Parts:
     tokenizer: Any
     stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
     data: Data
+    inputs: RunInputs
     verifier: Verifier
     fleet: Fleet
     pool: Pool
@@ -138,6 +140,8 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
         load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows, build_reference=build_reference
     )
     data = await within(seconds, "loading the data", loading)
+    describing = asyncio.to_thread(describe_inputs, run, model.folder, tokenizer, data)
+    digests = await within(seconds, "computing digests of the data", describing)
     warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
     if warning is not None and run.spec.warm_start is None:
         log.warning(warning)
@@ -153,7 +157,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
     pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic, tracer)
-    return Parts(tokenizer, stop_ids, data, verifier, fleet, pool)
+    return Parts(tokenizer, stop_ids, data, digests, verifier, fleet, pool)
 
 
 def _find_model(inputs: AttemptInputs) -> LocatedModel:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,16 @@ from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.deadlines import within
+from scalerl_runtime.loop.eval_sets import list_due_datasets
 from scalerl_runtime.loop.pipeline import Pipeline
-from scalerl_runtime.loop.run_state import TrainingState, initial_state, recorded_evals, resume_state, snapshot
+from scalerl_runtime.loop.run_state import (
+    TrainingState,
+    initial_state,
+    keep_prompts,
+    recorded_evals,
+    resume_state,
+    snapshot,
+)
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -23,6 +32,7 @@ from scalerl_runtime.process.assembly import (
     start_generators,
 )
 from scalerl_runtime.process.http import HttpServer
+from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
@@ -125,12 +135,13 @@ class Coordinator:
 
     async def _train(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         start, fleet = self._deadlines.start_seconds, parts.fleet
+        kept = await self._check_inputs(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
         await within(start, "starting the trainer", fleet.start())
         self.handle_signals()
         start_generators(parts)  # beside the warm start
         self.live.pool = parts.pool
-        position, fresh = await self._restore(parts, newest)
+        position, fresh = await self._restore(parts, newest, kept)
         quadratic = await within(start, "asking for the model's size", fleet.quadratic_work())
         await self._warm_start(parts, position, quadratic)
         await self._wait_for_generators(parts)
@@ -156,19 +167,36 @@ class Coordinator:
         path = await within(self._deadlines.checkpoint_seconds, "looking for a checkpoint", looking)
         return None if path is None else (path, load_state(path))
 
-    async def _restore(self, parts: Parts, newest: tuple[Path, RunState] | None) -> tuple[TrainingState, bool]:
-        """The position to go on from, and whether nothing was evaluated yet."""
+    async def _check_inputs(self, parts: Parts, newest: tuple[Path, RunState] | None) -> frozenset[int] | None:
+        """The training prompts that are as the checkpoint had them; None: all. Raises InvalidRun for other data."""
+        environment = self.inputs.environment
+        stored = None if newest is None else newest[1].fingerprint
+        accepts = environment.accepts_new_data
+        checking = asyncio.to_thread(check_inputs, environment.folder, parts.inputs, stored, accepts_change=accepts)
+        return await within(self._deadlines.start_seconds, "comparing the data with the checkpoint's", checking)
+
+    def _due(self, step: int) -> frozenset[str]:
+        return list_due_datasets(self.inputs.run.spec, step)
+
+    async def _restore(
+        self, parts: Parts, newest: tuple[Path, RunState] | None, kept: frozenset[int] | None
+    ) -> tuple[TrainingState, bool]:
+        """The position to go on from, and whether nothing was evaluated yet.
+
+        `kept`: training prompts that are as the checkpoint had them; None: all.
+        """
+        fingerprint = parts.inputs.fingerprint.to_dict()
         if newest is None:
             await self.storage.rollouts.resume(-1, {})
-            return initial_state(self.inputs.recipe), True
+            return initial_state(self.inputs.recipe, fingerprint), True
         path, state = newest
+        state = replace(state if kept is None else keep_prompts(state, kept), fingerprint=fingerprint)
         what = f"loading {path.name}"
         self.reporter.on_phase("starting", what)
         await within(self._deadlines.checkpoint_seconds, what, parts.fleet.load(path, state.step))
-        buffer = load_buffer(path, {p.id: p for p in parts.data.train})
-        num_sets = 1 + len(parts.data.downstream)
-        position = resume_state(state, self.storage.journals, num_sets)
-        await self.storage.rollouts.resume(state.step, recorded_evals(self.storage.journals, num_sets))
+        buffer = load_buffer(path, {p.id: p for p in parts.data.train if kept is None or p.id in kept})
+        position = resume_state(state, self.storage.journals, self._due)
+        await self.storage.rollouts.resume(state.step, recorded_evals(self.storage.journals, self._due))
         parts.pool.groups.restore(state.step, state.consumed, buffer, state.in_flight)
         return position, not position.num_evals and not position.pending
 

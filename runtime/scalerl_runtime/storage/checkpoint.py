@@ -55,6 +55,7 @@ class RunState:
     ledger_lines: int = 0
     pending_evals: tuple[PendingEval, ...] = ()
     rng: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # of data, tokenizer and model; empty: an older version's
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> "RunState":
@@ -202,12 +203,12 @@ def load_state(path: Path) -> RunState:
 
 
 def load_buffer(path: Path, prompts: Mapping[int, Prompt]) -> list[Group]:
-    """The groups that were complete and not trained. Raises CheckpointError if the data set has changed."""
+    """The groups that were complete and not trained, without those of prompts that are not in the data any more."""
     with np.load(path / BUFFER, allow_pickle=False) as arrays:
-        try:
-            return groups_from_arrays(arrays, prompts)
-        except KeyError as error:
-            raise CheckpointError(f"{path / BUFFER}: prompt {error} is not in the data set any more") from error
+        groups, num_stored = groups_from_arrays(arrays, prompts), len(arrays["group"])
+    if len(groups) < num_stored:
+        log.warning("%d completed groups are left out: their prompts are not in the data", num_stored - len(groups))
+    return groups
 
 
 def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
@@ -229,7 +230,7 @@ def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
 
 
 def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int, Prompt]) -> list[Group]:
-    """Inverse of `groups_to_arrays`. Raises KeyError on an unknown prompt id."""
+    """Inverse of `groups_to_arrays`; groups of other prompts than `prompts` are left out."""
     ends = np.cumsum(arrays["length"])
     texts = json.loads(str(arrays["text"][0]))
     tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
@@ -250,7 +251,8 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
         )
     groups, start = [], 0
     for prompt_id, epoch, admitted, count in arrays["group"].tolist():
-        groups.append(Group(prompts[prompt_id], epoch, admitted, tuple(completions[start : start + count])))
+        if prompt_id in prompts:
+            groups.append(Group(prompts[prompt_id], epoch, admitted, tuple(completions[start : start + count])))
         start += count
     return groups
 

@@ -246,7 +246,7 @@ def build_schema() -> Any:
             ("dataset", pa.string()),
             ("attempt", pa.int32()),
             ("epoch", pa.int32()),
-            ("prompt_id", pa.int32()),
+            ("prompt_id", pa.int64()),
             ("sample", pa.int32()),
             ("prompt", pa.string()),
             ("reference", pa.string()),
@@ -277,7 +277,7 @@ def _to_dict(row: Rollout) -> dict[str, Any]:
 def _ids(prompt_ids: Collection[int]) -> Any:
     import pyarrow as pa
 
-    return pa.array(sorted(prompt_ids), pa.int32())
+    return pa.array(sorted(prompt_ids), pa.int64())
 
 
 @contextmanager

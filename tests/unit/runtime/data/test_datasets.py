@@ -14,7 +14,8 @@ from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.columns import find_field
 from scalerl_runtime.data.datasets import DataUnavailable
-from scalerl_runtime.data.held_out import split_prompts
+from scalerl_runtime.data.held_out import remove_near_duplicates, split_prompts
+from scalerl_runtime.data.near_duplicates import build_key
 from scalerl_runtime.data.prompts import parse_entry_answer
 from scalerl_runtime.data.rows import bind_verifiers, parse_row, spell_reference
 from scalerl_runtime.data.run_data import load_data
@@ -300,17 +301,29 @@ def make_prompts(texts):
     return [Prompt(10 + i, text, np.array([1], dtype=np.int32), "a") for i, text in enumerate(texts)]
 
 
-def test_held_out_texts_are_removed_from_training_and_counted():
+def split(prompts, num_held_out, tested=()):
+    """The training and the held-out texts."""
+    found = split_prompts(prompts, num_held_out=num_held_out, rng=np.random.default_rng(0))
+    train = remove_near_duplicates(found.rest, [*found.held_out, *tested])
+    return [prompt.text for prompt in train], sorted(prompt.text for prompt in found.held_out)
+
+
+def test_held_out_texts_are_removed_from_training():
     prompts = make_prompts(["a", "a", "a", "b", "c", "c"])
-    split = split_prompts(prompts, num_held_out=3, never_train=frozenset(), rng=np.random.default_rng(0))
-    assert sorted(prompt.text for prompt in split.held_out) == ["a", "b", "c"], "no text twice"
-    assert (split.train, split.num_removed) == ((), 3), "two more a, one more c"
+    assert split(prompts, 3) == ([], ["a", "b", "c"]), "no text twice"
 
 
 def test_downstream_texts_are_removed_from_training():
-    prompts = make_prompts(["a", "b", "c", "d"])
-    split = split_prompts(prompts, num_held_out=1, never_train=frozenset("abcd"), rng=np.random.default_rng(0))
-    assert (len(split.held_out), split.train, split.num_removed) == (1, (), 3)
+    train, held_out = split(make_prompts(["a", "b", "c", "d"]), 1, make_prompts("abcd"))
+    assert (train, len(held_out)) == ([], 1)
+
+
+def test_near_duplicates_are_never_on_both_sides():
+    spellings = "What is {}+1?", "what is {} + 1", "WHAT IS {}+1 ?", " What  is {}+1"
+    prompts = make_prompts([spelling.format(number) for number in range(9) for spelling in spellings])
+    train, held_out = split(prompts, 5)
+    assert not {build_key(text) for text in train} & {build_key(text) for text in held_out}
+    assert len(train) == 36 - 4 * len({build_key(text) for text in held_out})
 
 
 def test_held_out_is_random_stable_and_disjoint(tmp_path):

@@ -27,6 +27,7 @@ from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.eval_sets import list_due_datasets
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pipeline import Pipeline
 from scalerl_runtime.loop.pool import Pool
@@ -289,15 +290,20 @@ class Attempt:
         for slot in slots:
             pool.start_slot(slot)
         tokens = lambda i: np.array([i], np.int32)  # noqa: E731 # one line
-        prompts = [Prompt(i, f"{i}", tokens(i), "") for i in range(NUM_PROMPTS)]
-        held_out = [Prompt(i, f"h{i}", tokens(HELD_OUT + i), "") for i in range(3)]
-        data = Data(tuple(prompts), tuple(held_out), {}, (), 0)
+        # Without names there is one source; of several every third prompt is of the last one.
+        names = [each.label for each in spec.data.train]
+        source = lambda i: names[0] if i % 3 else names[-1]  # noqa: E731 # one line
+        prompts = [Prompt(i, f"{i}", tokens(i), "", source=source(i)) for i in range(NUM_PROMPTS)]
+        held_out = [Prompt(i, f"h{i}", tokens(HELD_OUT + i), "", source=source(i)) for i in range(3)]
+        near = {each.name: (Prompt(0, "d", tokens(HELD_OUT + 9), ""),) for each in spec.data.downstream}
+        data = Data(tuple(prompts), tuple(held_out), near, (), 0)
+        due = lambda step: list_due_datasets(spec, step)  # noqa: E731 # one line
         path, state = self.store.latest(), initial_state(self.recipe)
         if path is not None:
             saved = load_state(path)
             await self.fleet.load(path, saved.step)
-            state = resume_state(saved, self.journals, 1)
-            await self.recorder.resume(saved.step, recorded_evals(self.journals, 1))
+            state = resume_state(saved, self.journals, due)
+            await self.recorder.resume(saved.step, recorded_evals(self.journals, due))
             pool.groups.restore(
                 saved.step, saved.consumed, load_buffer(path, {p.id: p for p in prompts}), saved.in_flight
             )
@@ -1011,3 +1017,111 @@ def test_a_run_without_its_collector_is_the_same(tmp_path, receiver, monkeypatch
     receiver.answering.clear()
     assert_whole_history(play_traced(tmp_path, FakeFleet(0)))
     assert receiver.spans == []
+
+
+# --- several sources, several test sets
+
+TWO_SOURCES = [
+    {"name": "math", "source": "math.jsonl", "weight": 3},
+    {"name": "code", "source": "code.jsonl", "curriculum": "staged"},
+]
+
+
+def curves(attempt):
+    """Points of each data set: the lines that are stored, as the observer saw them."""
+    points = [EvalPoint.model_validate(line) for line in attempt.journals.evals.read()]
+    assert points == attempt.observer.points or len(attempt.observer.points) < len(points)
+    assert [point.index for point in points] == list(range(len(points)))
+    found = collections.defaultdict(list)
+    for point in points:
+        found[point.dataset].append(point)
+    return found
+
+
+def test_a_mixture_trains_by_weight_and_has_a_curve_of_each_source(tmp_path):
+    # Of the held-out prompts 0 is of code, 1 and 2 are of math: completion 0 passes, but not of prompt 1.
+    passes = lambda text: text.endswith("/0") and not text.startswith("1001/")  # noqa: E731 # one line
+    attempt = Attempt(tmp_path, FakeFleet(seed=3), {"data": {"train": TWO_SOURCES}}, passes)
+    play(attempt.go())
+    found = curves(attempt)
+    assert list(found) == ["held_out", "held_out.math", "held_out.code"]
+    assert {name: [each.step for each in points] for name, points in found.items()} == dict.fromkeys(
+        found, [0, 4, 8, 9]
+    )
+    assert {name: (each[0].pass_rate, each[0].prompts) for name, each in found.items()} == {
+        "held_out": (pytest.approx(1 / 3), 3),
+        "held_out.math": (0.25, 2),
+        "held_out.code": (0.5, 1),
+    }
+    assert found["held_out"][0].pass_at_k == pytest.approx({"1": 1 / 3, "2": 2 / 3})
+    # The pooled completions are the sources' ones: nothing is sampled twice, and one file holds them.
+    assert len([name for name, _, _ in attempt.fleet.sampled if name >= HELD_OUT]) == 3 * 4
+    assert attempt.stored("held_out.math") == {}
+    assert_whole_mixture(attempt, {"math": 4, "code": 3}, {"math": 3, "code": 1})
+
+
+def assert_whole_mixture(attempt, sizes, weights):
+    """No prompt twice in an epoch of its source, and the draws in proportion to the weights."""
+    assert len(set(attempt.prompts)) == len(attempt.prompts)
+    source = {prompt: "math" if prompt % 3 else "code" for prompt in range(NUM_PROMPTS)}
+    counts = collections.Counter(source[prompt] for _, prompt in attempt.prompts)
+    share = counts["math"] / counts.total()
+    assert abs(share - weights["math"] / sum(weights.values())) < 0.15, "groups outstanding move it"
+    for name in sizes:
+        epochs = collections.Counter(epoch for epoch, prompt in attempt.prompts if source[prompt] == name)
+        assert all(count <= sizes[name] for count in epochs.values())
+
+
+def test_a_killed_mixture_resumes_with_the_draws_it_had_before_it(tmp_path):
+    fleet = FakeFleet(seed=1, faults={("save", 4): "hang"})
+    attempt = Attempt(tmp_path, fleet, {"data": {"train": TWO_SOURCES}})
+    with pytest.raises(DeadlineExceeded):
+        play(attempt.go())
+    again = Attempt(tmp_path, FakeFleet(seed=2), {"data": {"train": TWO_SOURCES}})
+    play(again.go())
+    assert [line["step"] for line in again.journals.ledger.read()] == list(range(1, 10))
+    assert_whole_mixture(again, {"math": 4, "code": 3}, {"math": 3, "code": 1})
+    points = curves(again)
+    assert all({each.step for each in points[name]} == {0, 4, 8, 9} for name in points)
+
+
+def test_a_solved_source_leaves_and_the_other_goes_on(tmp_path):
+    # Every completion of code (0, 3, 6) passes, and one of two of math.
+    passes = lambda text: int(text.split("/")[0]) % 3 == 0 or text.endswith("/0")  # noqa: E731 # one line
+    changes = {
+        "data": {"train": TWO_SOURCES},
+        "recipe": {"noPositiveResampling": True},
+        "budget": {"steps": 20},
+    }
+    attempt = Attempt(tmp_path, FakeFleet(seed=4), changes, passes)
+    play(attempt.go())
+    assert not attempt.pipeline.is_solved
+    assert attempt.pipeline.state.history.excluded == {0, 3, 6}
+    late = [prompt for line in list(attempt.journals.ledger.read())[10:] for _, prompt in line["prompts"]]
+    assert late, "the run goes on"
+    assert not {0, 3, 6} & set(late)
+
+
+def test_a_downstream_set_has_its_own_samples_temperature_and_interval(tmp_path):
+    downstream = [
+        {"name": "often", "source": "d.jsonl", "samplesPerPrompt": 3, "temperature": 0},
+        {"name": "rare", "source": "d.jsonl", "everySteps": 8},
+    ]
+    fleet, seen = FakeFleet(seed=5), []
+    sample = fleet.sample
+
+    async def watch(index, prompt, requests):
+        if requests[0].seed is None and prompt[0] >= HELD_OUT:
+            seen.append((len(requests), {request.temperature for request in requests}))
+        return await sample(index, prompt, requests)
+
+    fleet.sample = watch
+    attempt = Attempt(tmp_path, fleet, {"data": {"downstream": downstream}})
+    play(attempt.go())
+    found = curves(attempt)
+    steps = {name: [each.step for each in points] for name, points in found.items()}
+    assert steps == {"held_out": [0, 4, 8, 9], "often": [0, 4, 8, 9], "rare": [0, 8, 9]}, "the last step has all"
+    assert {name: each[0].samples for name, each in found.items()} == {"held_out": 2, "often": 3, "rare": 2}
+    assert collections.Counter(each[0] for each in seen) == {2: 3 * 4 + 3, 3: 4}
+    assert {(count, temperature) for count, each in seen for temperature in each} == {(2, 1.0), (3, 0.0)}
+    assert set(found["often"][0].pass_at_k) == {"1", "2", "3"}

@@ -87,12 +87,22 @@ def test_buffer_is_bit_for_bit_the_same_after_a_round_trip(tmp_path):
         assert (found.finish, found.text, found.reward) == (given.finish, given.text, given.reward)
 
 
-def test_an_unknown_prompt_is_an_error_with_its_id(tmp_path):
+def test_a_group_of_an_unknown_prompt_is_left_out(tmp_path, caplog):
+    """New data that was accepted may lack it."""
     path = seal(CheckpointStore(tmp_path, 2), 1)
-    with pytest.raises(CheckpointError, match="prompt 9 is not in the data set"):
-        load_buffer(path, {4: PROMPTS[4]})
-    with pytest.raises(KeyError):
-        groups_from_arrays(groups_to_arrays(GROUPS), {})
+    (group,) = load_buffer(path, {4: PROMPTS[4]})
+    assert group.prompt.id == 4
+    assert [c.text for c in group.completions] == [c.text for g in GROUPS if g.prompt.id == 4 for c in g.completions]
+    assert "1 completed groups are left out" in caplog.text
+    assert groups_from_arrays(groups_to_arrays(GROUPS), {}) == []
+
+
+def test_a_state_without_a_fingerprint_is_an_older_version_s(tmp_path):
+    path = seal(CheckpointStore(tmp_path, 2), 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["fingerprint"]
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert load_state(tmp_path).fingerprint == {}
 
 
 def test_state_of_another_layout_is_an_error(tmp_path):

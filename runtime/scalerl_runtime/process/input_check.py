@@ -1,0 +1,88 @@
+"""Compares a run's data, tokenizer and model with those of the checkpoint that it resumes from. I/O."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalerl_api.rlrun import RLRun
+from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.data.fingerprint import (
+    DataDigests,
+    Fingerprint,
+    TokenizerParts,
+    build_fingerprint,
+    columns_to_digests,
+    digest_data,
+    digest_model,
+    digest_tokenizer,
+    digests_to_columns,
+    find_change,
+)
+from scalerl_runtime.data.run_data import Data
+from scalerl_runtime.storage.prompt_digests import load_digests, save_digests
+
+log = logging.getLogger(__name__)
+
+ACCEPTED_BY = "accepted by `scalerl run --resume --accept-new-data`, on one machine"
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is trained and tested on, as digests."""
+
+    fingerprint: Fingerprint
+    prompts: DataDigests
+
+
+def describe_inputs(run: RLRun, model: Path, tokenizer: TokenizerParts, data: Data) -> RunInputs:
+    """Return the digests of the run's inputs; `model` is the folder of its config."""
+    digests = digest_data(data)
+    config = model / "config.json"
+    return RunInputs(
+        build_fingerprint(
+            digests,
+            model=digest_model(run.spec.model.source, config.read_bytes() if config.is_file() else b""),
+            tokenizer=digest_tokenizer(tokenizer.get_vocab(), tokenizer.chat_template),
+        ),
+        digests,
+    )
+
+
+def check_inputs(
+    folder: Path, inputs: RunInputs, stored: Mapping[str, object] | None, *, accepts_change: bool
+) -> frozenset[int] | None:
+    """Return the ids of the training prompts that are as the checkpoint had them; None: all are.
+
+    Args:
+        folder: of the run; the digests of the prompts are stored there.
+        inputs: of this attempt.
+        stored: the fingerprint in the checkpoint; None without one.
+        accepts_change: go on with other inputs than the checkpoint's.
+
+    Raises InvalidRun with what changed, unless it is accepted.
+    """
+    kept = None if not stored else _compare(folder, inputs, Fingerprint.from_dict(stored), accepts=accepts_change)
+    if stored is not None and not stored:
+        log.info("the checkpoint has no digest of its data, as an older version wrote it: the data is not compared")
+    save_digests(folder, inputs.fingerprint.data_key, digests_to_columns(inputs.prompts), keep=_key(stored))
+    return kept
+
+
+def _compare(folder: Path, inputs: RunInputs, old: Fingerprint, *, accepts: bool) -> frozenset[int] | None:
+    columns = load_digests(folder, old.data_key)
+    before = None if columns is None else columns_to_digests(columns)
+    change = find_change(old, inputs.fingerprint, before, inputs.prompts)
+    if change is None:
+        return None
+    text = "; ".join(change.lines)
+    if not accepts:
+        raise InvalidRun(
+            [Fault("spec.data", f"changed since the checkpoint: {text}", f"as they were, or {ACCEPTED_BY}")]
+        )
+    log.warning("accepted, though changed since the checkpoint: %s", text)
+    return change.same_ids
+
+
+def _key(stored: Mapping[str, object] | None) -> str:
+    return Fingerprint.from_dict(stored).data_key if stored else ""
