@@ -2,7 +2,19 @@
 
 from typing import Any, Literal
 
-BenchmarkName = Literal["aime-24", "gsm8k", "humaneval", "math-500"]
+BenchmarkName = Literal[
+    "aime-24",
+    "aime-25",
+    "aqua",
+    "arc-challenge",
+    "arc-easy",
+    "gsm8k",
+    "humaneval",
+    "math-500",
+    "mbpp",
+    "mmlu",
+    "svamp",
+]
 
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "gsm8k": {
@@ -25,6 +37,69 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "promptField": "problem",
         "verifier": "math",
         "samplesPerPrompt": 32,
+    },
+    "aime-25": {
+        "source": "math-ai/aime25",
+        "split": "test",
+        "promptField": "problem",
+        "verifier": "math",
+        "samplesPerPrompt": 32,
+    },
+    "svamp": {
+        "source": "ChilleD/SVAMP",
+        "split": "test",
+        "promptField": "{Body} {Question}",
+        "answerField": "Answer",
+        "verifier": "math",
+        "samplesPerPrompt": 1,
+    },
+    "aqua": {
+        "source": "deepmind/aqua_rat",
+        "config": "raw",
+        "split": "test",
+        "promptField": "question",
+        "optionsField": "options",
+        "answerField": "correct",
+        "verifier": "choice",
+        "samplesPerPrompt": 4,
+    },
+    "arc-easy": {
+        "source": "allenai/ai2_arc",
+        "config": "ARC-Easy",
+        "split": "test",
+        "promptField": "question",
+        "optionsField": "choices",
+        "answerField": "answerKey",
+        "verifier": "choice",
+        "samplesPerPrompt": 1,
+    },
+    "arc-challenge": {
+        "source": "allenai/ai2_arc",
+        "config": "ARC-Challenge",
+        "split": "test",
+        "promptField": "question",
+        "optionsField": "choices",
+        "answerField": "answerKey",
+        "verifier": "choice",
+        "samplesPerPrompt": 1,
+    },
+    "mmlu": {
+        "source": "cais/mmlu",
+        "config": "all",
+        "split": "test",
+        "promptField": "question",
+        "optionsField": "choices",
+        "verifier": "choice",
+        "samplesPerPrompt": 1,
+    },
+    "mbpp": {
+        "source": "google-research-datasets/mbpp",
+        "config": "sanitized",
+        "split": "test",
+        "promptField": "{prompt}\nThe function must pass this test: {test_list.0}",
+        "answerField": "test_list",
+        "verifier": "code",
+        "samplesPerPrompt": 8,
     },
     "humaneval": {
         "source": "openai/openai_humaneval",

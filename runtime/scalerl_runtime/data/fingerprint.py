@@ -1,4 +1,4 @@
-"""What a run was trained and tested on, as digests that a checkpoint stores, and how two of them differ. PURE."""
+"""Digests of a run's data, tokenizer and model, which a checkpoint stores, and how two of them differ. PURE."""
 
 import hashlib
 import json

@@ -29,7 +29,7 @@ ACCEPTED_BY = "accepted by `scalerl run --resume --accept-new-data`, on one mach
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is trained and tested on, as digests."""
+    """Digests of the data, tokenizer and model of a run."""
 
     fingerprint: Fingerprint
     prompts: DataDigests

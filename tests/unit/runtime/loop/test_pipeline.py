@@ -1107,12 +1107,12 @@ def test_a_downstream_set_has_its_own_samples_temperature_and_interval(tmp_path)
         {"name": "often", "source": "d.jsonl", "samplesPerPrompt": 3, "temperature": 0},
         {"name": "rare", "source": "d.jsonl", "everySteps": 8},
     ]
-    fleet, seen = FakeFleet(seed=5), []
+    fleet, requested = FakeFleet(seed=5), []
     sample = fleet.sample
 
     async def watch(index, prompt, requests):
         if requests[0].seed is None and prompt[0] >= HELD_OUT:
-            seen.append((len(requests), {request.temperature for request in requests}))
+            requested.append((len(requests), {request.temperature for request in requests}))
         return await sample(index, prompt, requests)
 
     fleet.sample = watch
@@ -1122,6 +1122,6 @@ def test_a_downstream_set_has_its_own_samples_temperature_and_interval(tmp_path)
     steps = {name: [each.step for each in points] for name, points in found.items()}
     assert steps == {"held_out": [0, 4, 8, 9], "often": [0, 4, 8, 9], "rare": [0, 8, 9]}, "the last step has all"
     assert {name: each[0].samples for name, each in found.items()} == {"held_out": 2, "often": 3, "rare": 2}
-    assert collections.Counter(each[0] for each in seen) == {2: 3 * 4 + 3, 3: 4}
-    assert {(count, temperature) for count, each in seen for temperature in each} == {(2, 1.0), (3, 0.0)}
+    assert collections.Counter(each[0] for each in requested) == {2: 3 * 4 + 3, 3: 4}
+    assert {(count, temperature) for count, each in requested for temperature in each} == {(2, 1.0), (3, 0.0)}
     assert set(found["often"][0].pass_at_k) == {"1", "2", "3"}
