@@ -40,7 +40,7 @@ RECORDS = {
     ),
     "aqua": (
         {"question": "Speed?", "options": ["A)21", "B)21.5", "C)22"], "rationale": "...", "correct": "B"},
-        "Speed?\n" + LINES.format("21", "21.5", "22"),
+        "Speed?\nA)21\nB)21.5\nC)22",
         "B",
     ),
     "arc-easy": (

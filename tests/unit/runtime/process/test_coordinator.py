@@ -9,8 +9,10 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.data.fingerprint import Fingerprint
 from scalerl_runtime.process import coordinator as module
 from scalerl_runtime.process.coordinator import Coordinator
+from scalerl_runtime.process.input_check import RunInputs
 from scalerl_runtime.types import TrainerLost
 
 QUICKSTART = Path(__file__).parents[4] / "examples" / "quickstart.yaml"
@@ -21,6 +23,7 @@ class Closing:
 
     def __init__(self, start):
         self.fleet = SimpleNamespace(start=start)
+        self.inputs = RunInputs(Fingerprint("model", "tokenizer", {}), {})
         self.closed = False
 
     async def close(self):
