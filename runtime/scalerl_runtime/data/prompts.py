@@ -108,10 +108,9 @@ def render_rows(
             faults.append(Fault(row.where, f"prompt {show(text)}", "characters that the tokenizer knows"))
         else:
             difficulty = float(tokens.size) if row.difficulty is None else row.difficulty
-            think_tokens = finder.count_after(tokens.tolist()) if opened else None
-            prompts.append(
-                Prompt(row.index, text, tokens, row.answer, difficulty, think_tokens, get_question(row.prompt))
-            )
+            thinking = finder.count_after(tokens.tolist()) if opened else None
+            question = get_question(row.prompt)
+            prompts.append(Prompt(row.index, text, tokens, row.answer, difficulty, thinking, question))
     return prompts, faults
 
 
