@@ -309,6 +309,19 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[Resolved](
         at="",
+        blamed="spec.recipe.routerReplay",
+        cel="!variables.routerReplay || variables.control != 'interruption' || "
+        "object.spec.generator.gpusPerReplica == 0",
+        holds=lambda it: (
+            not it.recipe.router_replay
+            or it.recipe.length.control != "interruption"
+            or it.spec.generator.gpus_per_replica == 0
+        ),
+        found="true",
+        allowed="only with length.control penalty or none on GPUs: an engine that returns experts forces no phrase",
+    ),
+    Rule[Resolved](
+        at="",
         blamed="spec.recipe.length.penaltyCache",
         cel="variables.control != 'penalty' || variables.penaltyCache <= variables.completionTokens",
         holds=lambda it: (

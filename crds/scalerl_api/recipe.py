@@ -170,6 +170,9 @@ class Recipe(ApiModel):
     """Sampling temperature, for training and evaluation. Not stated in the paper. Top-p and top-k are always off."""
     optimizer: Optimizer = Optimizer()
     """Optimizer."""
+    router_replay: bool = False
+    """Mixture of experts: the trainer's routers use the experts that the generator's chose for each token, so that
+    rounding cannot turn a choice (rollout routing replay, R3). Changing it mid-run takes effect at the next restart."""
 
 
 # A.16's baselines, as differences from ScaleRL. Where the paper is silent the ScaleRL value stays.

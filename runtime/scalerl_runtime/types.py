@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+Experts = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Completion:
     finish: Literal["stop", "length"]  # `length`: cut at the limit
     text: str
     reward: float | None = None  # in [-1, 1]; None: the verifier itself failed
+    experts: Experts | None = None  # [Tp + T - 1, layers, K], of the prompt's tokens too; None: not recorded
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class EngineOutput:
     versions: Ints
     text: str
     finish: Literal["stop", "length"]
+    experts: Experts | None = None  # [Tp + T - 1, layers, K] that routed the prompt's and these tokens but the last
 
 
 def build_completion(output: EngineOutput, reward: float | None, forced: Flags) -> Completion:
@@ -117,4 +120,5 @@ def build_completion(output: EngineOutput, reward: float | None, forced: Flags) 
         finish=output.finish,
         text=output.text,
         reward=reward,
+        experts=output.experts,
     )

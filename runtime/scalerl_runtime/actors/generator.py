@@ -15,8 +15,9 @@ from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.deadlines import while_alive
 from scalerl_runtime.hub import first_line
+from scalerl_runtime.models.router_replay import REPLAY_FIELD
 from scalerl_runtime.models.source import FIELD, find_model, load_tokenizer
-from scalerl_runtime.types import EngineOutput, Ints, PromptRefused, SamplingRequest
+from scalerl_runtime.types import EngineOutput, Experts, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class EngineOptions:
     seed: int
     tags: tuple[str, str] = ("<think>", "</think>")  # around the thinking
     stop_ids: tuple[int, ...] = ()  # tokens that end a completion, besides the tokenizer's end of sequence
+    router_replay: bool = False  # return the experts of each token
     cpu_threads: int = 1
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
@@ -82,6 +84,7 @@ class Generator:
         errors = record_errors(os.environ["VLLM_LOGGING_LEVEL"])
         try:
             self._engine = _build_engine(replace(self.options, model=str(folder)))
+            await self._start_recorder()
             await self.probe()
             if self.options.phrase is not None:
                 await self._probe_interruption(folder, self.options.phrase)
@@ -119,11 +122,31 @@ class Generator:
         )
         # The salt keeps a new request from reading prefixes that older weights computed.
         inputs = {"prompt_token_ids": prompt.tolist(), "cache_salt": f"v{self.version}"}
+        name = f"r{next(self._ids)}"
         final: Any = None
         with _refusing_prompts(lambda: bool(self._engine.errored)):
-            async for output in self._engine.generate(inputs, parameters, f"r{next(self._ids)}"):
+            async for output in self._engine.generate(inputs, parameters, name):
                 final = output
-        return _parse_output(final.outputs[0])
+        output = _parse_output(final.outputs[0])
+        if not self.options.router_replay:
+            return output
+        found = await self._take_experts(name) if self._on_cpu else final.outputs[0].routed_experts
+        return replace(output, experts=_require_experts(found, len(prompt) + len(output.tokens) - 1))
+
+    async def _take_experts(self, name: str) -> Any:
+        ((content, dtype, shape),) = await self._rpc("take_experts", name)
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.options.tensor_parallel == 0
+
+    async def _start_recorder(self) -> None:
+        """Have a CPU engine record experts. Devices return them by vLLM's own means."""
+        if self.options.router_replay and self._on_cpu:
+            for refusal in await self._rpc("record_experts"):
+                if refusal is not None:
+                    raise InvalidRun([Fault(REPLAY_FIELD, "true", f"false for {self.options.model}: {refusal}")])
 
     async def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
         """Join the transfer group of an epoch as ranks `rank`..."""
@@ -267,6 +290,8 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "distributed_executor_backend": "uni" if options.tensor_parallel <= 1 else "mp",
         "enforce_eager": options.tensor_parallel == 0,
     }
+    if options.router_replay and options.tensor_parallel > 0:
+        arguments["enable_return_routed_experts"] = True
     if options.transport == "nccl":
         from vllm.config import WeightTransferConfig
 
@@ -292,6 +317,15 @@ def _budget_arguments(request: SamplingRequest) -> dict[str, Any] | None:
 def _layout(buckets: tuple[WeightBucket, ...]) -> list[dict[str, Any]]:
     """As plain mappings: the engine's wire takes no classes of ours."""
     return [asdict(bucket) for bucket in buckets]
+
+
+def _require_experts(found: Any, num_tokens: int) -> Experts:
+    """The experts of a completion. Raises RuntimeError unless there are some for each of `num_tokens` tokens."""
+    shape = None if found is None else found.shape
+    if shape is None or len(shape) != 3 or shape[0] != num_tokens:
+        raise RuntimeError(f"the engine returned experts of shape {shape}; need those of {num_tokens} tokens")
+    experts: Experts = found
+    return experts
 
 
 def _parse_output(output: Any) -> EngineOutput:

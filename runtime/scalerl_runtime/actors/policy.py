@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
 from scalerl_runtime.models.parts import find_head
+from scalerl_runtime.models.router_replay import RouterReplay
 
 
 class LogprobHead(nn.Module):
@@ -51,6 +52,7 @@ class Policy(nn.Module):
         linear = model.get_submodule(self._head_name)
         head = LogprobHead(linear, precision=precision, temperature=temperature, transform=transform)
         model.set_submodule(self._head_name, head)
+        self.replay: RouterReplay | None = None
 
     @property
     def head(self) -> LogprobHead:
@@ -59,9 +61,20 @@ class Policy(nn.Module):
         return head
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, select: Tensor, targets: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        select: Tensor,
+        targets: Tensor,
+        experts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row."""
+        """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row.
+
+        `experts` [N, layers, K] are replayed; only a policy with `replay` has a use for them.
+        """
+        if self.replay is not None:
+            self.replay.set_row(experts)
         hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
         logp, entropy = self.head(hidden.index_select(0, select), targets)
         return logp, entropy

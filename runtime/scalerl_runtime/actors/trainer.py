@@ -23,6 +23,7 @@ from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
 from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.parts import auto_class
+from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model, load_config, loading
 from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.types import Floats
@@ -56,6 +57,7 @@ class TrainerOptions:
     device: Literal["cpu", "cuda"]
     transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
     cpu_threads: int = 1
+    router_replay: bool = False  # routers use the experts of a row where it has some
 
 
 class Trainer:
@@ -108,6 +110,8 @@ class Trainer:
         policy = make_checked_policy(
             model, precision=options.head, temperature=options.temperature, device=options.device
         )
+        if options.router_replay:
+            policy.replay = RouterReplay(policy.model)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
             optimizer=_build_optimizer(policy, options.optimizer),
@@ -168,7 +172,8 @@ class Trainer:
 
     def _forward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logp, entropy = self._engine(
-            *(tensors[name] for name in ("tokens", "positions", "cu_seqlens", "select", "targets"))
+            *(tensors[name] for name in ("tokens", "positions", "cu_seqlens", "select", "targets")),
+            tensors.get("experts"),
         )
         return logp, entropy
 
@@ -309,4 +314,4 @@ def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any
 
 
 def _to_device(batch: MicroBatch, device: Any) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array).to(device) for name, array in vars(batch).items()}
+    return {name: torch.from_numpy(array).to(device) for name, array in vars(batch).items() if array is not None}

@@ -14,6 +14,7 @@ import torch
 from vllm.config import set_current_vllm_config
 
 from scalerl_runtime.actors.engine_loading import load_update, recorded, refresh_shared_weights
+from scalerl_runtime.actors.expert_recorder import install_recorder
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
     PACKED_BUFFERS,
@@ -111,6 +112,19 @@ class WorkerExtension:
         refresh_shared_weights(model)
         _compare(found, sums)
         return record.gaps()
+
+    def record_experts(self) -> str | None:
+        """CPU only: record the experts of requests from now on; return why the model's cannot be, in words."""
+        made = install_recorder(self)
+        if isinstance(made, str):
+            return made
+        self._experts = made
+        return None
+
+    def take_experts(self, request: str) -> tuple[bytes, str, list[int]]:
+        """CPU only: return bytes, type and shape of a request's experts, and forget them: the wire takes no arrays."""
+        experts = self._experts.take(request)
+        return experts.tobytes(), experts.dtype.name, list(experts.shape)
 
     def _thread(self) -> ThreadPoolExecutor:
         if not hasattr(self, "_executor"):

@@ -111,6 +111,7 @@ def _build_sequence(
         advantage=advantage,
         weight=weight,
         lag=np.concatenate([zeros.astype(np.int32), lag]),
+        experts=completion.experts,
     )
 
 
@@ -130,6 +131,9 @@ def _check(group: Group, version: int) -> None:
         ):
             if len(values) != size:
                 raise ValueError(f"{name} has {len(values)} {field} for {size} tokens; need one each")
+        tokens = len(group.prompt.tokens) + size - 1
+        if completion.experts is not None and len(completion.experts) != tokens:
+            raise ValueError(f"{name} has experts of {len(completion.experts)} tokens; need those of {tokens}")
         newest, oldest = int(completion.versions.max(initial=-1)), int(completion.versions.min(initial=version))
         if newest > version or oldest < group.admitted_version:
             raise ValueError(

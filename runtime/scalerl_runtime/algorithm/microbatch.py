@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scalerl_runtime.types import Flags, Floats, Ints
+from scalerl_runtime.types import Experts, Flags, Floats, Ints
+
+OWN_CHOICE = -1  # in place of an expert: the trainer's router chooses itself
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class TrainSequence:
     advantage: float
     weight: float  # of each trained token; the sum of weight * token loss over the batch is its loss
     lag: Ints  # [T] training version less the version that sampled the token, >= 0; read only where trained
+    experts: Experts | None = None  # [T - 1, layers, K] that the generator's routers chose; None: not recorded
 
     def __post_init__(self) -> None:
         if len(self.tokens) == 0 or self.trained[0]:
@@ -42,6 +45,7 @@ class MicroBatch:
     weight: NDArray[np.float64]  # [M]
     completion: NDArray[np.int64]  # [M] which of the S sequences
     lag: NDArray[np.int32]  # [M]
+    experts: NDArray[np.int16] | None = None  # [N, layers, K]; OWN_CHOICE where none are recorded; None: nowhere
 
 
 def build_micro_batch(sequences: Sequence[TrainSequence]) -> MicroBatch:
@@ -70,4 +74,19 @@ def build_micro_batch(sequences: Sequence[TrainSequence]) -> MicroBatch:
         weight=np.repeat([s.weight for s in sequences], counts).astype(np.float64),
         completion=np.repeat(np.arange(len(sequences)), counts).astype(np.int64),
         lag=np.concatenate([s.lag[t] for s, t in zip(sequences, targets, strict=True)]).astype(np.int32),
+        experts=_join_experts(sequences),
     )
+
+
+def _join_experts(sequences: Sequence[TrainSequence]) -> NDArray[np.int16] | None:
+    """Return the experts of a row. No token is predicted from a sequence's last one, which has none."""
+    recorded = next((s.experts for s in sequences if s.experts is not None), None)
+    if recorded is None:
+        return None
+    row = np.full((sum(len(s.tokens) for s in sequences), *recorded.shape[1:]), OWN_CHOICE, dtype=np.int16)
+    start = 0
+    for sequence in sequences:
+        if sequence.experts is not None:
+            row[start : start + len(sequence.experts)] = sequence.experts
+        start += len(sequence.tokens)
+    return row

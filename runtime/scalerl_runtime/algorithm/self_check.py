@@ -80,6 +80,7 @@ def _build_sequence(prompt: Prompt, output: EngineOutput) -> TrainSequence:
         advantage=0.0,
         weight=0.0,
         lag=np.zeros(size, dtype=np.int32),
+        experts=output.experts,
     )
 
 

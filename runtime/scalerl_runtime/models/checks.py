@@ -9,10 +9,11 @@ from typing import Any
 
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
-from scalerl_runtime.models.architecture import Unrepresentable, examine
+from scalerl_runtime.models.architecture import MODEL_ERRORS, Unrepresentable, examine
 from scalerl_runtime.models.dimensions import context_limit, head_dim, rotary_switch
 from scalerl_runtime.models.engine_support import cpu_head_sizes, engine_architectures, engine_name
 from scalerl_runtime.models.packing_probe import PackedForward
+from scalerl_runtime.models.router_replay import REPLAY_FIELD, examine_replay
 from scalerl_runtime.models.source import FIELD
 from scalerl_runtime.models.tokenizer import check_tokenizer
 
@@ -107,8 +108,20 @@ def check_tokens(candidate: Candidate) -> Iterable[Fault]:
     return check_tokenizer(candidate.tokenizer, data, recipe, candidate.generation_eos, rows)
 
 
+def check_replay(candidate: Candidate) -> Iterable[Fault]:
+    """The trainer's routers can replay the engine's choice of experts, where the recipe wants it."""
+    if not candidate.recipe.router_replay:
+        return
+    try:
+        examine_replay(candidate.config, candidate.forward)
+    except MODEL_ERRORS as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        found = f"true for {candidate.source}, {_class_name(candidate.config)}: {words}"
+        yield Fault(REPLAY_FIELD, found, "false, or a model of experts whose routers replay; docs/models.md")
+
+
 # Each is called with every candidate; the faults of all are reported together.
-CHECKS: tuple[Check, ...] = (check_kind, check_trainer, check_engine, check_context, check_tokens)
+CHECKS: tuple[Check, ...] = (check_kind, check_trainer, check_engine, check_context, check_tokens, check_replay)
 
 
 def find_faults(candidate: Candidate) -> tuple[Fault, ...]:

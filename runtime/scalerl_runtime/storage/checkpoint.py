@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.storage.sync import sync_path
-from scalerl_runtime.types import Completion, Group, Prompt
+from scalerl_runtime.types import Completion, Experts, Group, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,26 @@ def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
         "logps": _joined([c.logps for c in completions], np.float32),
         "versions": _joined([c.versions for c in completions], np.int32),
         "forced": _joined([c.forced for c in completions], np.bool_),
+        **_join_experts([c.experts for c in completions]),
     }
+
+
+def _join_experts(parts: Sequence[Experts | None]) -> dict[str, NDArray[Any]]:
+    """The experts of all completions, and how many tokens of each have some; nothing if none has."""
+    recorded = [part for part in parts if part is not None]
+    if not recorded:
+        return {}
+    lengths = np.array([-1 if part is None else len(part) for part in parts], dtype=np.int64)
+    return {"experts": np.concatenate(recorded), "experts_length": lengths}
+
+
+def _split_experts(arrays: Mapping[str, NDArray[Any]], count: int) -> list[Experts | None]:
+    """Inverse of `_join_experts`."""
+    if "experts" not in arrays:
+        return [None] * count
+    lengths, joined = arrays["experts_length"], arrays["experts"]
+    ends = np.cumsum(np.maximum(lengths, 0))
+    return [None if n < 0 else joined[end - n : end] for n, end in zip(lengths, ends, strict=True)]
 
 
 def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int, Prompt]) -> list[Group]:
@@ -234,6 +253,7 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
     ends = np.cumsum(arrays["length"])
     texts = json.loads(str(arrays["text"][0]))
     tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
+    experts = _split_experts(arrays, len(ends))
     completions = []
     for index, end in enumerate(ends):
         part = slice(end - arrays["length"][index], end)
@@ -247,6 +267,7 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
                 finish="length" if arrays["cut"][index] else "stop",
                 text=texts[index],
                 reward=None if np.isnan(reward) else reward,
+                experts=experts[index],
             )
         )
     groups, start = [], 0

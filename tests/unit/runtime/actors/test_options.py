@@ -66,6 +66,13 @@ def test_separate_devices_use_nccl():
         "fp32",
     )
     assert not found.colocated
+    assert not found.trainer.router_replay
+    assert not found.engine.router_replay
+    replaying = build_fleet_options(
+        run, recipe.model_copy(update={"router_replay": True}), "m", num_cpus=1, stop_ids=()
+    )
+    assert replaying.trainer.router_replay
+    assert replaying.engine.router_replay
 
 
 def test_a_shared_device_uses_gloo():

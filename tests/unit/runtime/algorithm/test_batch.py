@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ def completion(size, reward, *, forced=(), versions=None, finish="stop", logps=N
 def group(prompt, *completions, admitted_version=5):
     tokens = np.array([prompt, prompt + 1], dtype=np.int32)
     return Group(Prompt(prompt, "", tokens, ""), 0, admitted_version, completions)
+
+
+def test_experts_reach_the_sequence_and_their_number_is_checked():
+    experts = np.zeros((4, 2, 8), dtype=np.uint8)  # two tokens of the prompt, and the completion's but the last
+    both = group(10, replace(completion(3, 1.0), experts=experts), completion(3, -1.0))
+    batch = build_batch([both], Recipe(), version=VERSION)
+    assert batch.sequences[0].experts is experts
+    assert batch.sequences[1].experts is None
+    wrong = group(10, replace(completion(3, 1.0), experts=experts[1:]), completion(3, -1.0))
+    with pytest.raises(ValueError, match="a completion of prompt 10 has experts of 3 tokens; need those of 4"):
+        build_batch([wrong], Recipe(), version=VERSION)
 
 
 # Group 0: rewards 1, -1; 3 and 5 tokens, of which 4 and 5 are forced in the second -> 3 + 3 trained.

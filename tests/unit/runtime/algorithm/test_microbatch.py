@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
+from scalerl_runtime.algorithm.microbatch import OWN_CHOICE, TrainSequence, build_micro_batch
 
 
 def sequence(tokens, trained, advantage, weight, lag):
@@ -30,6 +32,17 @@ def test_row_by_hand():
     assert row.weight.tolist() == [0.25, 0.125, 0.125]
     assert row.completion.tolist() == [0, 1, 1]
     assert row.lag.tolist() == [3, 2, 1]
+
+
+def test_experts_are_those_of_each_sequence_and_none_at_its_end():
+    """No token is predicted from a sequence's last one; the middle sequence has none recorded."""
+    parts = [sequence([10, 11, 12], [0, 0, 1], 0.5, 0.25, [0, 0, 3]) for _ in range(3)]
+    recorded = np.array([[[250, 1]], [[3, 4]]], dtype=np.uint8)
+    row = build_micro_batch([replace(parts[0], experts=recorded), parts[1], replace(parts[2], experts=recorded + 1)])
+    none = [OWN_CHOICE, OWN_CHOICE]
+    assert row.experts[:, 0].tolist() == [[250, 1], [3, 4], none, none, none, none, [251, 2], [4, 5], none]
+    assert build_micro_batch(parts).experts is None
+    assert build_micro_batch([]).experts is None
 
 
 def test_empty_row_is_two_tokens_of_no_weight():

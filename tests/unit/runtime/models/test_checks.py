@@ -10,7 +10,14 @@ from transformers import AutoConfig, Qwen2Config
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
-from scalerl_runtime.models.checks import Candidate, check_context, check_engine, check_kind, check_trainer
+from scalerl_runtime.models.checks import (
+    Candidate,
+    check_context,
+    check_engine,
+    check_kind,
+    check_replay,
+    check_trainer,
+)
 from scalerl_runtime.models.dimensions import attention_width, context_limit, head_dim
 from scalerl_runtime.models.engine_support import cpu_head_sizes, engine_architectures
 from scalerl_runtime.models.load import load_candidate
@@ -20,13 +27,13 @@ from scalerl_runtime.models.source import find_at_hand
 FORWARD = PackedForward(ATTENTION_NAME, forward_hidden)
 
 
-def build_run(source: str, *, gpus: int = 0, **length: int) -> RLRun:
+def build_run(source: str, *, gpus: int = 0, recipe: dict[str, Any] | None = None, **length: int) -> RLRun:
     spec: dict[str, Any] = {
         "model": {"source": source},
         "data": {"train": {"source": "prompts.jsonl"}},
         "reward": {"verifier": "math"},
         "budget": {"steps": 1000},
-        "recipe": {"length": {"control": "none", **length}},
+        "recipe": {"length": {"control": "none", **length}, **(recipe or {})},
         "generator": {"gpusPerReplica": gpus},
         "trainer": {"gpusPerReplica": gpus},
     }
@@ -193,3 +200,12 @@ def test_a_published_config_passes_as_a_file(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tmp_path)
     assert head_dim(config) == 128
     assert words(check_kind(candidate(config))) == ""
+
+
+def test_gate_names_the_field_and_asks_only_where_the_recipe_does() -> None:
+    assert words(check_replay(candidate(tiny("qwen2")))) == ""
+    asked = candidate(tiny("qwen2"), recipe={"routerReplay": True})
+    assert words(check_replay(asked)).startswith(
+        "spec.recipe.routerReplay: true for some/model, Qwen2ForCausalLM: no layer has experts"
+    )
+    assert words(check_replay(candidate(tiny("qwen3_moe"), recipe={"routerReplay": True}))) == ""

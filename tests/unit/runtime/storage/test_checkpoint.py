@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,20 @@ def test_state_is_unchanged_by_a_round_trip(tmp_path):
     assert path.name == "step-00000007"
     assert load_state(path) == state
     assert load_buffer(path, {}) == []
+
+
+def test_experts_are_kept_of_those_completions_that_have_some():
+    first, second = (np.arange(size * 4, dtype=np.uint16).reshape(size, 2, 2) for size in (3, 1))
+    plain = completion([5, 6, 7])
+    parts = (replace(plain, experts=first), plain, replace(completion([8]), experts=second))
+    arrays = groups_to_arrays([Group(PROMPTS[9], 2, 3, parts)])
+    (found,) = groups_from_arrays(arrays, PROMPTS)
+    restored = [each.experts for each in found.completions]
+    assert restored[1] is None
+    assert restored[0].tolist() == first.tolist()
+    assert restored[2].tolist() == second.tolist()
+    assert restored[0].dtype == np.uint16
+    assert "experts" not in groups_to_arrays(GROUPS)
 
 
 def test_buffer_is_laid_out_end_to_end():
