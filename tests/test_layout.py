@@ -28,6 +28,7 @@ KNOWN_ONLY_BY = {
     "ray": {"runtime/scalerl_runtime/actors/fleet.py"},
     "vllm": {
         "runtime/scalerl_runtime/actors/engine_loading.py",  # vLLM's worker process
+        "runtime/scalerl_runtime/actors/expert_recorder.py",  # the same
         "runtime/scalerl_runtime/actors/generator.py",  # the main process
         "runtime/scalerl_runtime/actors/thinking_budget.py",  # the worker process
         "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
