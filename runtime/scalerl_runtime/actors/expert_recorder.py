@@ -19,7 +19,7 @@ MAX_FINISHED = 1024  # requests whose experts nobody took, such as cancelled one
 
 @dataclass(frozen=True)
 class StepPart:
-    """What a step computes of one request."""
+    """The tokens of one request that a step computes."""
 
     request: str
     start: int  # position of its first token in this step
