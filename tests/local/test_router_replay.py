@@ -90,16 +90,16 @@ def test_experts_are_those_of_the_trainers_own_router_in_float32(sampled: Sample
     policy = make_checked_policy(model, precision="fp32", temperature=1.0)
     policy.replay = RouterReplay(policy.model)
     rows, _ = build_rows(sampled.prompts, sampled.outputs, budget=512)
-    seen: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
     for layer in policy.replay.layers:
 
         def keep(_module: object, args: tuple[Tensor, ...], number: int = layer.number) -> None:
-            seen[number] = args[1]
+            inputs[number] = args[1]
 
         layer.experts.register_forward_pre_hook(keep)
     for row in rows:
         own = logprobs(policy, row, replayed=False)
-        chosen = torch.stack([seen[number] for number in sorted(seen)], dim=1).sort(-1).values
+        chosen = torch.stack([inputs[number] for number in sorted(inputs)], dim=1).sort(-1).values
         recorded = torch.from_numpy(row.experts).sort(-1).values
         has_some = recorded[:, 0, 0] >= 0
         assert int((~has_some).sum()) == len(row.cu_seqlens) - 1

@@ -139,8 +139,8 @@ def _is_experts(module: nn.Module) -> bool:
 
 
 @dataclass
-class _Seen:
-    """What reaches the experts, by layer."""
+class _ExpertInputs:
+    """Inputs of the experts, by layer."""
 
     indices: dict[int, Tensor] = field(default_factory=dict)  # [N, K]
     weights: dict[int, Tensor] = field(default_factory=dict)  # [N, K]
@@ -158,9 +158,9 @@ def examine_replay(config: Any, forward: PackedForward) -> None:
     from. A router that weighs experts by masked scores, for one, gives others no weight.
     """
     small = build_small(config, forward.attention)
-    replay, seen = RouterReplay(small), _Seen()
+    replay, inputs = RouterReplay(small), _ExpertInputs()
     for layer in replay.layers:
-        layer.experts.register_forward_pre_hook(partial(seen.keep, layer.number), with_kwargs=True)
+        layer.experts.register_forward_pre_hook(partial(inputs.keep, layer.number), with_kwargs=True)
 
     def compute(row: Tensor | None) -> Tensor:
         replay.set_row(row)
@@ -169,16 +169,16 @@ def examine_replay(config: Any, forward: PackedForward) -> None:
         return forward.hidden(small, tokens, torch.arange(PROBE_TOKENS), torch.tensor([0, PROBE_TOKENS]))
 
     alone = compute(None)
-    widths = {tuple(each.shape) for each in seen.indices.values()}
-    if len(widths) != 1 or next(iter(widths))[0] != PROBE_TOKENS or len(seen.indices) < len(replay.layers):
+    widths = {tuple(each.shape) for each in inputs.indices.values()}
+    if len(widths) != 1 or next(iter(widths))[0] != PROBE_TOKENS or len(inputs.indices) < len(replay.layers):
         raise Unreplayable(f"experts are chosen by indices of shapes {sorted(widths)}; need [tokens, k] in each layer")
-    own = _build_row(replay, seen.indices)
+    own = _build_row(replay, inputs.indices)
     if not torch.equal(compute(own), alone):
         raise Unreplayable("the replay of a router's own choice changes what it computes")
     other = _build_row(replay, {layer.number: _draw_choice(layer, own.shape[-1]) for layer in replay.layers})
     compute(other)
     for layer in replay.layers:
-        _require_replayed(layer, other[:, layer.number], seen)
+        _require_replayed(layer, other[:, layer.number], inputs)
 
 
 def _build_row(replay: RouterReplay, indices: dict[int, Tensor]) -> Tensor:
@@ -194,11 +194,11 @@ def _draw_choice(layer: MoeLayer, width: int) -> Tensor:
     return torch.multinomial(torch.ones(PROBE_TOKENS, layer.num_experts), width, generator=generator)
 
 
-def _require_replayed(layer: MoeLayer, chosen: Tensor, seen: _Seen) -> None:
+def _require_replayed(layer: MoeLayer, chosen: Tensor, inputs: _ExpertInputs) -> None:
     name = type(layer.block).__name__
-    if not torch.equal(seen.indices[layer.number], chosen):
+    if not torch.equal(inputs.indices[layer.number], chosen):
         raise Unreplayable(f"{name} does not choose its experts by one topk")
-    weights = seen.weights[layer.number]
+    weights = inputs.weights[layer.number]
     if not bool((weights.isfinite() & (weights != 0)).all()):
         raise Unreplayable(f"{name} gives experts no weight that it would not have chosen itself")
     if weights.shape[-1] > 1 and not weights.requires_grad:

@@ -53,7 +53,7 @@ def build_policy(seed: int = 0, noise: float = 0.0) -> tuple[Policy, dict[int, T
     model = build_model("qwen3_moe", seed=seed)
     policy = make_checked_policy(model, precision="fp32", temperature=1.0)
     policy.replay = RouterReplay(policy.model)
-    seen: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
     generator = torch.Generator().manual_seed(1)
     for layer in policy.replay.layers:
         weight = layer.block.gate.weight
@@ -61,30 +61,30 @@ def build_policy(seed: int = 0, noise: float = 0.0) -> tuple[Policy, dict[int, T
             weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
 
         def keep(_module: Any, args: Any, kwargs: Any, number: int = layer.number) -> None:
-            seen[number] = [*args, *kwargs.values()][1]
+            inputs[number] = [*args, *kwargs.values()][1]
 
         layer.experts.register_forward_pre_hook(keep, with_kwargs=True)
-    return policy, seen
+    return policy, inputs
 
 
-def choice(seen: dict[int, Tensor]) -> Tensor:
-    return torch.stack([seen[number] for number in sorted(seen)], dim=1)
+def choice(inputs: dict[int, Tensor]) -> Tensor:
+    return torch.stack([inputs[number] for number in sorted(inputs)], dim=1)
 
 
 def test_replay_of_its_own_choice_is_exact() -> None:
-    policy, seen = build_policy()
+    policy, inputs = build_policy()
     row = pack_all(plan_sequences(policy.model))
     alone, _ = policy(*row)
-    again, _ = policy(*row, choice(seen))
+    again, _ = policy(*row, choice(inputs))
     assert torch.equal(alone, again)
 
 
 def test_replay_lowers_the_mismatch_of_a_router_that_rounds_differently() -> None:
-    generator, seen = build_policy(noise=0.1)
+    generator, inputs = build_policy(noise=0.1)
     trainer, own = build_policy()
     row = pack_all(plan_sequences(trainer.model))
     sampled, _ = generator(*row)
-    experts = choice(seen)
+    experts = choice(inputs)
     without, _ = trainer(*row)
     assert (choice(own).sort(-1).values != experts.sort(-1).values).any()  # the noise turned a choice
     with_replay, _ = trainer(*row, experts)
@@ -94,13 +94,13 @@ def test_replay_lowers_the_mismatch_of_a_router_that_rounds_differently() -> Non
 
 
 def test_gradient_is_that_of_the_chosen_experts_and_reaches_the_router() -> None:
-    policy, seen = build_policy()
+    policy, inputs = build_policy()
     assert policy.replay is not None
     row = pack_all(plan_sequences(policy.model))
     policy(*row)
     layer = policy.replay.layers[0]
     never = 3
-    experts = choice(seen)
+    experts = choice(inputs)
     experts = torch.where(experts == never, torch.tensor(OWN_CHOICE), experts)
     experts[(experts == OWN_CHOICE).any(-1)] = torch.tensor([0, 1])
     policy(*row, experts)[0].sum().backward()
@@ -111,15 +111,15 @@ def test_gradient_is_that_of_the_chosen_experts_and_reaches_the_router() -> None
 
 
 def test_a_token_without_recorded_experts_chooses_itself_and_a_row_is_forgotten() -> None:
-    policy, seen = build_policy()
+    policy, inputs = build_policy()
     row = pack_all(plan_sequences(policy.model))
     alone, _ = policy(*row)
-    own = choice(seen).clone()
+    own = choice(inputs).clone()
     other = (own + 1) % 4
     other[5:] = OWN_CHOICE
     policy(*row, other)
-    assert torch.equal(choice(seen)[:5], other[:5])
-    assert torch.equal(choice(seen)[5:, 0], own[5:, 0])  # the first layer's input is the same
+    assert torch.equal(choice(inputs)[:5], other[:5])
+    assert torch.equal(choice(inputs)[5:, 0], own[5:, 0])  # the first layer's input is the same
     assert torch.equal(policy(*row)[0], alone)
 
 
