@@ -8,7 +8,7 @@ from scalerl_api.base import NAME_PATTERN, ApiModel
 
 VERIFIER_PATTERN = r"^(math|choice|reasoning_gym|code|http:[a-z0-9][-a-z0-9]*|(python|env):[\w.]+:\w+)$"
 PACKAGE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
-URL_PATTERN = r"^https?://[^\s]+$"
+URL_PATTERN = r"^https?://[^\s/@?#]+([/?#]\S*)?$"  # no user and password: the spec holds no secret
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 

@@ -243,8 +243,12 @@ class RLRunSpec(ApiModel):
         return Recipe.model_validate(merge(PRESETS[self.recipe.preset], self.recipe.overrides))
 
     def judges_of(self, source: DatasetSpec) -> tuple[WeightedVerifier, ...]:
-        """Return the verifiers of a source: its own, else those of `reward`; none if validation has to refuse it."""
-        return source.judges or self.reward.judges
+        """Return the verifiers of a source: its own, else those of `reward`; none if validation has to refuse it.
+
+        A validation set has those of its training source.
+        """
+        owner = next((each for each in self.data.train if each.validation is source), source)
+        return owner.judges or self.reward.judges
 
     @property
     def judge_labels(self) -> tuple[str, ...]:

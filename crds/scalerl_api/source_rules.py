@@ -57,6 +57,13 @@ def _check_http_names(spec: RLRunSpec) -> Iterator[Finding]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield f"spec.reward.http[{index}].name", name, "every name once"
+    for index, each in enumerate(spec.reward.http):
+        if each.highest <= each.lowest:
+            yield f"spec.reward.http[{index}].highest", f"{each.highest:g}", f"more than lowest ({each.lowest:g})"
+        if each.prompt and "{completion}" not in each.prompt:
+            yield f"spec.reward.http[{index}].prompt", "without {completion}", "a question about the completion"
+        if each.prompt and each.api != "chat":
+            yield f"spec.reward.http[{index}].prompt", "set", "only with api: chat"
 
 
 def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[Finding]:
@@ -96,6 +103,9 @@ def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:
 
 
 def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:
+    if source.validation is not None and source.validation.judges:
+        names = ", ".join(each.verifier for each in source.validation.judges)
+        yield f"{path}.validation.verifier", names, "unset: the verifiers of its training source grade it"
     if source.validation is not None and source.held_out is not None:
         yield f"{path}.heldOut", str(source.held_out), "only without validation, which has its own prompts"
     for each in source.validation.judges if source.validation is not None else ():

@@ -185,7 +185,7 @@ PATTERNS = {
     VERIFIER_PATTERN: "one of math, choice, reasoning_gym, code, http:name, python:package.module:function, "
     "env:package.module:Class",
     PACKAGE_PATTERN: "the name under which a package is imported",
-    URL_PATTERN: "an address that begins with http:// or https://, without blanks",
+    URL_PATTERN: "an address that begins with http:// or https://, without blanks, user and password",
     VARIABLE_PATTERN: "the name of an environment variable",
 }
 

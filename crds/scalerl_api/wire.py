@@ -150,6 +150,8 @@ class StepRecord(ApiModel):
     compute_gpu_hours: float
     reward: float | None = None
     """Mean reward of the batch, in [-1, 1]; absent if the verifier failed for all completions."""
+    reward_by_judge: dict[str, float] = {}
+    """Mean reward of each verifier, by its label; of completions that it graded."""
     values: dict[str, float]
     """Metrics by their name without the `scalerl_` prefix; see docs/metrics.md."""
 
@@ -234,6 +236,8 @@ class Progress(ApiModel):
     latest: StepRecord | None = None
     example: RolloutExample | None = None
     """Of the newest step of this attempt; absent before it."""
+    warning: str = ""
+    """All rewards of this attempt's first steps are equal: completions, and how they were read. Empty: they are not."""
     vitals: list[StepVital] = []
     """The last steps of this attempt, VITAL_STEPS at most, oldest first, so that infrequent polls miss none."""
     self_check: SelfCheck | None = None

@@ -1,6 +1,7 @@
 """Values that generation passes to training: prompts, completions, groups, and the errors of lost processes. PURE."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,15 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Reward:
+    """The reward of one completion."""
+
+    reward: float | None  # in [-1, 1]; None: a verifier failed
+    error: str = ""  # why there is no reward
+    by_judge: Mapping[str, float] = field(default_factory=dict)  # each verifier's reward by its label
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sample of the model's answer. The four arrays have one entry per generated token."""
 
@@ -38,6 +48,7 @@ class Completion:
     text: str
     reward: float | None = None  # in [-1, 1]; None: the verifier itself failed
     experts: Experts | None = None  # [Tp + T - 1, layers, K], of the prompt's tokens too; None: not recorded
+    by_judge: Mapping[str, float] = field(default_factory=dict)  # each verifier's reward by its label
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class EngineOutput:
     experts: Experts | None = None  # [Tp + T - 1, layers, K] that routed the prompt's and these tokens but the last
 
 
-def build_completion(output: EngineOutput, reward: float | None, forced: Flags) -> Completion:
+def build_completion(output: EngineOutput, reward: Reward, forced: Flags) -> Completion:
     """Return an engine's output with its reward and the mask of its forced tokens."""
     return Completion(
         tokens=output.tokens,
@@ -119,6 +130,7 @@ def build_completion(output: EngineOutput, reward: float | None, forced: Flags) 
         forced=forced,
         finish=output.finish,
         text=output.text,
-        reward=reward,
+        reward=reward.reward,
+        by_judge=reward.by_judge,
         experts=output.experts,
     )

@@ -1,18 +1,22 @@
+import asyncio
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stub_judge import StubJudge, chat
 
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.recipe import ThinkTags
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
+from scalerl_runtime.rewards.pool import VerifierPool
+from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.sandbox import ProgramResult
-from scalerl_runtime.rewards.verifier import Reward, SandboxBackend, Verifier, VerifierPool, make_verifier
-from scalerl_runtime.rewards.verifier_process import grade_request, parse_reward
-from scalerl_runtime.types import Prompt
+from scalerl_runtime.rewards.verifier import Judge, SandboxBackend, Verifier, make_verifier
+from scalerl_runtime.rewards.verifier_process import grade_request
+from scalerl_runtime.types import Prompt, Reward
 
 USER_MODULE = '''
 import os, signal, sys, time
@@ -21,7 +25,7 @@ def says(prompt, completion, reference):
     """What the reference asks for."""
     return eval(completion)
 
-def not_a_function_of_three(completion):
+def not_a_function_of_three(x):
     return True
 
 number = 7
@@ -59,14 +63,24 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make():
     """`make(verifier, timeoutSeconds=...)`; closed at the end."""
     made = []
+    loop = asyncio.new_event_loop()
 
-    def start(verifier: str, **reward: object) -> Verifier:
+    class Blocking:
+        def __init__(self, verifier: Verifier):
+            self.verifier = verifier
+
+        def verify(self, asked: Prompt, completion: str) -> Reward:
+            result = loop.run_until_complete(self.verifier.verify(asked, completion))
+            return Reward(result.reward, result.error)
+
+    def start(verifier: str, **reward: object) -> Blocking:
         made.append(make_verifier(run_with(verifier, **reward)))
-        return made[-1]
+        return Blocking(made[-1])
 
     yield start
     for verifier in made:
-        verifier.close()
+        loop.run_until_complete(verifier.close())
+    loop.close()
 
 
 class FakeBackend:
@@ -76,46 +90,68 @@ class FakeBackend:
         self.reward = reward
         self.requests: list[tuple[str, str, str]] = []
 
-    def grade(self, prompt: str, answer: str, reference: str) -> Reward:
-        self.requests.append((prompt, answer, reference))
+    async def grade(self, request: GradeRequest) -> Reward:
+        self.requests.append((request.prompt, request.answer, request.reference))
         return self.reward
 
-    def close(self) -> None:
-        pass
+    async def close(self) -> None:
+        self.requests.append(("closed", "", ""))
+
+
+def verify(backend: FakeBackend, asked: Prompt, completion: str, *, verifier: str = "math") -> Reward:
+    judge = Judge("it", verifier, 1.0, backend)
+    return asyncio.run(Verifier({"": [judge]}, ThinkTags()).verify(asked, completion))
 
 
 def test_the_backend_grades_the_answer_without_the_thinking():
     backend = FakeBackend(Reward(1.0))
-    assert Verifier(backend, ThinkTags(), whole=False).verify(prompt("19", "12+7="), "<think>hm</think> 19") == Reward(
-        1.0
-    )
+    assert verify(backend, prompt("19", "12+7="), "<think>hm</think> 19") == Reward(1.0, by_judge={"it": 1.0})
     assert backend.requests == [("12+7=", "19", "19")]
 
 
 def test_unfinished_thinking_is_wrong_without_a_request():
     backend = FakeBackend(Reward(1.0))
-    assert Verifier(backend, ThinkTags(), whole=False).verify(prompt("19"), "<think>12+7 is 19") == Reward(-1.0)
+    assert verify(backend, prompt("19"), "<think>12+7 is 19").reward == -1.0
     assert backend.requests == []
 
 
 def test_a_users_function_gets_the_whole_completion():
     backend = FakeBackend(Reward(0.5))
-    assert Verifier(backend, ThinkTags(), whole=True).verify(prompt("19", "12+7="), "<think>12+7") == Reward(0.5)
+    assert verify(backend, prompt("19", "12+7="), "<think>12+7", verifier="python:mine:it").reward == 0.5
     assert backend.requests == [("12+7=", "<think>12+7", "19")]
 
 
 def test_infra_failure_not_negative_reward(caplog: pytest.LogCaptureFixture):
     """A failing verifier is no evidence about the answer; -1 would teach the model something false."""
-    result = Verifier(FakeBackend(Reward(None, "out of order")), ThinkTags(), whole=False).verify(prompt("19"), "19")
-    assert result == Reward(None, "out of order")
+    assert verify(FakeBackend(Reward(None, "out of order")), prompt("19"), "19") == Reward(None, "out of order")
     assert "prompt 31: out of order" in caplog.text
 
 
 def test_only_the_first_failures_are_logged(caplog: pytest.LogCaptureFixture):
-    verifier = Verifier(FakeBackend(Reward(None, "out of order")), ThinkTags(), whole=False)
+    verifier = Verifier({"": [Judge("it", "math", 1.0, FakeBackend(Reward(None, "out of order")))]}, ThinkTags())
     for _ in range(50):
-        verifier.verify(prompt("19"), "19")
+        asyncio.run(verifier.verify(prompt("19"), "19"))
     assert len(caplog.records) == 20
+
+
+def test_every_source_has_its_own_verifiers_and_a_shared_backend_ends_once():
+    right, style = FakeBackend(Reward(1.0)), FakeBackend(Reward(-0.5))
+    judges = {
+        "sums": [Judge("math", "math", 3.0, right), Judge("style", "python:s:s", 1.0, style)],
+        "prose": [Judge("taste", "python:s:s", 1.0, style)],
+    }
+    verifier = Verifier(judges, ThinkTags())
+
+    async def grade_all():
+        sums = await verifier.verify(replace(prompt("19"), source="sums"), "19")
+        prose = await verifier.verify(replace(prompt("19"), source="prose"), "19")
+        await verifier.close()
+        return sums, prose
+
+    sums, prose = asyncio.run(grade_all())
+    assert sums == Reward(0.625, by_judge={"math": 1.0, "style": -0.5}), "(3 * 1 - 0.5) / 4"
+    assert prose == Reward(-0.5, by_judge={"taste": -0.5})
+    assert style.requests == [("?", "19", "19"), ("?", "19", "19"), ("closed", "", "")]
 
 
 class FakeSandbox:
@@ -143,7 +179,7 @@ class FakeSandbox:
 def test_programs(result, reward, rule):
     sandbox = FakeSandbox(result)
     backend = SandboxBackend(sandbox, max_concurrent=1)
-    assert backend.grade("Square x.", "```python\nx = 1\n```", "assert x == 1") == reward, rule
+    assert backend.grade(GradeRequest("Square x.", "```python\nx = 1\n```", "assert x == 1")) == reward, rule
     assert sandbox.checked == [("```python\nx = 1\n```", "assert x == 1")]
 
 
@@ -161,17 +197,23 @@ def test_mathematics_is_graded(make):
     assert verifier.verify(prompt(""), "2").reward is None, "a reference that is no mathematics"
 
 
-def test_many_threads_grade_generated_tasks_at_once(make):
-    """A reward must reach the thread that requested it: thread i grades i and i + 1."""
-    verifier = make("reasoning_gym", timeoutSeconds=60.0)
+def test_many_generated_tasks_are_graded_at_once():
+    """A reward must reach its own request."""
+    verifier = make_verifier(run_with("reasoning_gym", timeoutSeconds=60.0))
 
-    def both(number: int) -> tuple[float | None, float | None]:
+    async def both(number: int) -> tuple[float | None, float | None]:
         record = {"question": "?", "answer": str(number), "metadata": {}}
         task = prompt(build_entry_answer(GeneratedRecord("chain_sum", {}, record)))
-        return verifier.verify(task, str(number)).reward, verifier.verify(task, str(number + 1)).reward
+        right = await verifier.verify(task, str(number))
+        return right.reward, (await verifier.verify(task, str(number + 1))).reward
 
-    with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(both, range(60))) == {(1.0, -1.0)}
+    async def grade_all():
+        try:
+            return await asyncio.gather(*(both(number) for number in range(60)))
+        finally:
+            await verifier.close()
+
+    assert set(asyncio.run(grade_all())) == {(1.0, -1.0)}
 
 
 @pytest.mark.usefixtures("user_module")
@@ -184,7 +226,7 @@ def test_failures_of_a_users_function_give_no_reward_and_do_not_stop_it(make, ca
         ("len('<think>ab') / 10", 0.9, "", "the function gets the thinking, finished or not"),
         ("1.5", None, "number from -1 to 1", "out of range"),
         ("float('nan')", None, "number from -1 to 1", "not a number"),
-        ("None", None, "returned None", "nothing"),
+        ("None", None, "no opinion", "nothing"),
         ("1 / 0", None, "ZeroDivisionError: division by zero", "it raises"),
         ("os._exit(0)", None, "its process ended", "it ends its process"),
         ("sys.exit()", None, "its process ended", "it leaves"),
@@ -229,7 +271,9 @@ def test_close_ends_every_process_and_releases_waiting_threads():
     process = next(iter(pool._started))
     rewards = []
     threads = [
-        threading.Thread(target=lambda: rewards.append(pool.grade("?", "time.sleep(900)", "")), daemon=True)
+        threading.Thread(
+            target=lambda: rewards.append(pool.grade(GradeRequest("?", "time.sleep(900)", ""))), daemon=True
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -243,28 +287,68 @@ def test_close_ends_every_process_and_releases_waiting_threads():
     pool.close()
 
 
-@pytest.mark.parametrize(
-    ("returned", "reward", "rule"),
-    [
-        (True, 1.0, "True"),
-        (False, -1.0, "False is -1 and not 0"),
-        (0, 0.0, "an integer"),
-        (-1, -1.0, "the lower bound"),
-        (np.float32(0.5), 0.5, "a number of another library"),
-    ],
-)
-def test_return_values_that_are_rewards(returned, reward, rule):
-    assert parse_reward(returned) == reward, rule
-
-
-@pytest.mark.parametrize("returned", ["1", None, 1.0001, float("inf"), [1.0], 1j])
-def test_return_values_that_are_refused(returned):
-    with pytest.raises(ValueError, match="a bool or a number from -1 to 1 is allowed"):
-        parse_reward(returned)
-
-
 def test_an_error_names_its_exception():
-    def fail(_prompt: str, _answer: str, _reference: str) -> object:
+    def fail(_request: GradeRequest) -> object:
         raise MemoryError("4 GiB")
 
-    assert grade_request(fail, ["", "", ""]) == {"error": "MemoryError: 4 GiB"}
+    assert grade_request(fail, GradeRequest("", "", "")) == {"error": "MemoryError: 4 GiB"}
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize(
+    ("function", "message", "rule"),
+    [
+        ("says", "NameError: name 'nonsense' is not defined", "it raises on the first row"),
+        (
+            "not_a_function_of_three",
+            "parameters are \\(x\\); offered are prompt, completion, reference",
+            "one argument",
+        ),
+    ],
+)
+def test_a_function_that_cannot_grade_the_first_row_stops_the_run(function, message, rule):
+    first = {"": GradeRequest("Say it.", "nonsense", "nonsense")}
+    with pytest.raises(InvalidRun, match=message) as caught:
+        make_verifier(run_with(f"python:my_rewards:{function}", timeoutSeconds=60.0), first)
+    assert caught.value.faults[0].path == "spec.reward.verifier", rule
+
+
+def test_one_process_pool_is_shared_by_sources():
+    run = run_with("math")
+    document = run.model_dump(by_alias=True, mode="json", exclude_unset=True)
+    document["spec"]["data"]["downstream"] = [{"name": "other", "source": "x.jsonl"}]
+    verifier = make_verifier(parse_run(document))
+    (one,), (other,) = verifier.judges_of(""), verifier.judges_of("other")
+    asyncio.run(verifier.close())
+    assert one.backend is other.backend
+
+
+def test_a_judge_behind_an_url_is_one_of_the_verifiers(monkeypatch):
+    """From the spec to the reward by judge: the token's variable, the rendered question, the mean."""
+
+    async def grade():
+        async with StubJudge(lambda *_: chat("Score: 0.75")) as stub:
+            run = run_with("math", http=[{"name": "rm", "url": stub.url, "tokenVariable": "RM_TOKEN"}])
+            document = run.model_dump(by_alias=True, mode="json", exclude_unset=True)
+            rm = {"verifier": "http:rm", "name": "rm"}
+            document["spec"]["data"]["train"][0]["verifiers"] = [rm, {"verifier": "math", "weight": 3}]
+            verifier = await asyncio.to_thread(make_verifier, parse_run(document))
+            try:
+                return await verifier.verify(prompt("19", "12+7="), "<think>hm</think>20"), stub
+            finally:
+                await verifier.close()
+
+    monkeypatch.setenv("RM_TOKEN", "sesame")
+    reward, stub = asyncio.run(grade())
+    assert reward == Reward(-0.625, by_judge={"rm": 0.5, "math": -1.0}), "(0.5 - 3) / 4"
+    assert stub.headers[0]["Authorization"] == "Bearer sesame"
+    assert all(each in stub.bodies[0]["messages"][0]["content"] for each in ("12+7=", "20", "19"))
+    assert "hm" not in stub.bodies[0]["messages"][0]["content"]
+
+
+def test_a_judge_without_its_token_stops_the_run():
+    document = run_with("math").model_dump(by_alias=True, mode="json", exclude_unset=True)
+    judge = {"name": "rm", "url": "http://judge/", "tokenVariable": "NO_SUCH_TOKEN"}
+    document["spec"]["reward"] = {"verifier": "http:rm", "http": [judge]}
+    with pytest.raises(InvalidRun, match=r"spec.reward.http\[0\].tokenVariable: NO_SUCH_TOKEN, .*not set, or empty"):
+        make_verifier(parse_run(document))

@@ -117,6 +117,8 @@ class _Driver:
     written: RLRunStatus | None = None
     has_example: bool = False
     """A completion was shown, as an early sign of rewards that are wrong."""
+    has_warning: bool = False
+    """The attempt's warning was shown."""
 
     def __post_init__(self) -> None:
         self.attempts = records.load_attempts(self.folder)
@@ -172,6 +174,9 @@ class _Driver:
         if progress.example is not None and not self.has_example:
             self.display.event(describe_example(progress.example, str(self.folder.path)))
             self.has_example = True
+        if progress.warning and not self.has_warning:
+            self.display.event(f"warning: {progress.warning}")
+            self.has_warning = True
 
     def _show_evals(self, points: Sequence[EvalPoint]) -> None:
         for point in points:

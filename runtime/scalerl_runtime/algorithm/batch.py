@@ -1,6 +1,6 @@
 """From the groups of a step to weighted training sequences, and the step's statistics. PURE."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ class BatchStats:
     completions: int
     trained_tokens: int
     reward_mean: float | None  # as verified, before any length penalty; None if no completion has a reward
+    reward_by_judge: Mapping[str, float]  # mean reward of each verifier, by its label
     zero_variance_share: float  # of the groups
     truncation_share: float  # of the completions, those cut at the limit
     forced_tokens: int
@@ -154,6 +155,7 @@ def _stats(
         completions=len(completions),
         trained_tokens=sum(int(np.count_nonzero(sequence.trained)) for sequence in sequences),
         reward_mean=float(np.mean(rewarded)) if rewarded else None,
+        reward_by_judge=_mean_by_judge(completions),
         zero_variance_share=_mean([is_zero_variance(each) for each in rewards]),
         truncation_share=_mean([completion.finish == "length" for completion in completions]),
         forced_tokens=sum(int(np.count_nonzero(completion.forced)) for completion in completions),
@@ -165,5 +167,10 @@ def _stats(
     )
 
 
-def _mean(values: Sequence[int | bool]) -> float:
+def _mean_by_judge(completions: Sequence[Completion]) -> dict[str, float]:
+    names = dict.fromkeys(name for completion in completions for name in completion.by_judge)
+    return {name: _mean([c.by_judge[name] for c in completions if name in c.by_judge]) for name in names}
+
+
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0

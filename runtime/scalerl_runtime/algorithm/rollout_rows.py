@@ -19,8 +19,6 @@ class RowSource:
 
     attempt: int
     seed: int
-    judge: str
-    """Name of the verifier that gives the reward."""
     phrase: str
     """Text that an interruption forces."""
     share: float
@@ -130,7 +128,7 @@ def _build_row(
         reference=storable(prompt.answer),
         completion=text,
         reward=completion.reward,
-        rewards={} if completion.reward is None else {source.judge: completion.reward},
+        rewards=dict(completion.by_judge),
         excluded=completion.reward is None,
         version_min=oldest,
         version_max=int(completion.versions.max(initial=oldest)),

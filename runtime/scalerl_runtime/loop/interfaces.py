@@ -8,7 +8,7 @@ from typing import Protocol
 
 from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
-from scalerl_api.wire import EvalPoint, RolloutExample, SelfCheck, StepRecord
+from scalerl_api.wire import EvalPoint, SelfCheck, StepRecord
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.staleness import StalenessBound
@@ -19,7 +19,7 @@ from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.syncer import WeightPublisher
 from scalerl_runtime.storage.checkpoint import CheckpointStore
-from scalerl_runtime.types import Floats
+from scalerl_runtime.types import Floats, Group
 
 
 class TrainerFleet(WeightPublisher, Protocol):
@@ -74,8 +74,8 @@ class Observer(Protocol):
         """A step is complete."""
         ...
 
-    def on_example(self, example: RolloutExample) -> None:
-        """A completion of the step that is complete, for people."""
+    def on_groups(self, groups: Sequence[Group], step: int) -> None:
+        """The groups of the step that is complete, for what people are shown of them."""
         ...
 
     def on_self_check(self, found: SelfCheck) -> None:

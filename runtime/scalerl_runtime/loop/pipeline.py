@@ -18,7 +18,6 @@ from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
-from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
 from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
@@ -179,11 +178,12 @@ class Pipeline:
             attempt=deps.attempt,
             compute_gpu_hours=self.compute_gpu_hours(),
             reward=values.get("reward"),
+            reward_by_judge=dict(batch.stats.reward_by_judge),
             values=values,
         )
         deps.journals.metrics.append(record.model_dump(by_alias=True))
         self.observer.on_step(record, batch.stats.lag_tokens, split)
-        self.observer.on_example(choose_example(groups, step=record.step))
+        self.observer.on_groups(groups, record.step)
         deps.trainer_clock.switch("sync", deps.now())
         await self._after_step()
         return True

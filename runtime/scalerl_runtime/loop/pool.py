@@ -31,6 +31,7 @@ from scalerl_runtime.types import (
     Ints,
     Prompt,
     PromptRefused,
+    Reward,
     SamplingRequest,
     build_completion,
 )
@@ -55,10 +56,10 @@ class GeneratorFleet(Protocol):
 
 
 class Grader(Protocol):
-    """Rewards a completion; None where the verifier failed."""
+    """Rewards a completion."""
 
-    async def __call__(self, prompt: Prompt, text: str) -> float | None:
-        """Reward in [-1, 1]."""
+    async def __call__(self, prompt: Prompt, text: str) -> Reward:
+        """Reward of one completion. An error that it raises ends the attempt."""
         ...
 
 
@@ -359,7 +360,7 @@ class Pool:
     async def _grade_completion(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> Completion:
         reward = await self.grade(prompt, sample.text)
         self.counters.graded += 1
-        self.counters.excluded += reward is None
+        self.counters.excluded += reward.reward is None
         forced = self.find_forced(prompt, sample, budget)
         self.counters.forced_mismatches += forced.mismatches
         return build_completion(sample, reward, forced.mask)

@@ -36,14 +36,14 @@ from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.process.input_check import RunInputs, describe_inputs
 from scalerl_runtime.process.model_check import check_model
+from scalerl_runtime.process.verifier_start import start_verifier
 from scalerl_runtime.rewards.references import build_reference
-from scalerl_runtime.rewards.verifier import Verifier, make_verifier
+from scalerl_runtime.rewards.verifier import Verifier
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.trackers.tracing import open_tracing
-from scalerl_runtime.types import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Parts:
         """End every process and task of the attempt."""
         await self.pool.close()
         await self.fleet.stop()
-        self.verifier.close()
+        await self.verifier.close()
         await asyncio.to_thread(self.pool.tracer.close)
 
 
@@ -114,7 +114,6 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
     source = RowSource(
         attempt=environment.attempt,
         seed=spec.seed,
-        judge=spec.judge_labels[0],
         phrase=spec.resolved_recipe().length.forced_phrase,
         share=spec.rollouts.share,
     )
@@ -124,7 +123,7 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
 async def build_parts(inputs: AttemptInputs) -> Parts:
     """Check the model, load its tokenizer and the data, start the verifier, and build fleet and pool.
 
-    Raises InvalidRun, ModelUnavailable, DataUnavailable, VerifierLost, SandboxUnavailable, DeadlineExceeded.
+    Raises InvalidRun, ModelUnavailable, DataUnavailable, DeadlineExceeded, and as `start_verifier`.
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
@@ -151,12 +150,12 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
     # The verifier's processes start last: an error above leaves none of them behind.
-    verifier = await within(seconds, "starting the verifier", asyncio.to_thread(make_verifier, run))
+    verifier = await start_verifier(run, data)
     fleet = Fleet(fleet_options, inputs.environment.cluster)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
-    pool = Pool(pool_options, fleet, _ThreadedGrader(verifier), slots, time.monotonic, tracer)
+    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer)
     return Parts(tokenizer, stop_ids, data, digests, verifier, fleet, pool)
 
 
@@ -237,14 +236,3 @@ def build_pipeline_deps(
         quadratic=quadratic,
         attempt=inputs.environment.attempt,
     )
-
-
-@dataclass(frozen=True)
-class _ThreadedGrader:
-    """The verifier behind an awaitable. The verifier itself logs its failures; each means no reward."""
-
-    verifier: Verifier
-
-    async def __call__(self, prompt: Prompt, text: str) -> float | None:
-        verdict = await asyncio.to_thread(self.verifier.verify, prompt, text)
-        return verdict.reward

@@ -15,8 +15,9 @@ from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.hub import is_transient
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.process.coordinator import Coordinator
+from scalerl_runtime.rewards.http_judge import JudgeUnavailable
+from scalerl_runtime.rewards.pool import VerifierLost
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
-from scalerl_runtime.rewards.verifier import VerifierLost
 from scalerl_runtime.types import ClusterUnavailable, GeneratorLost, TrainerLost
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ RETRYABLE = (
     ModelUnavailable,
     DeadlineExceeded,
     VerifierLost,
+    JudgeUnavailable,
     SandboxUnavailable,
 )
 

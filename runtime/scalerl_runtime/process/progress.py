@@ -1,5 +1,6 @@
 """Reports an attempt: `/v1/progress`, the metrics, the termination message, the cost on disk. I/O."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from scalerl_api.wire import (
     StepRecord,
     Termination,
 )
+from scalerl_runtime.algorithm.equal_rewards import FirstRewards, describe_equal_rewards
+from scalerl_runtime.algorithm.rollout_rows import choose_example
 from scalerl_runtime.process.live_state import ROLES, LiveState, StartPoint
 from scalerl_runtime.process.metrics import Publisher
 from scalerl_runtime.process.vitals import Vitals
@@ -27,6 +30,9 @@ from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.trackers.interface import TrackedPoint
 from scalerl_runtime.trackers.points import build_eval_point, build_summary
 from scalerl_runtime.trackers.track import Trackers
+from scalerl_runtime.types import Group
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class ProgressReporter:
         self.trackers: Trackers | None = None  # from the start of training on
         self._latest: StepRecord | None = None
         self._example: RolloutExample | None = None
+        self._first_rewards = FirstRewards()
+        self._warning = ""
         self._checkpoint: Checkpoint | None = None
         self._self_check: SelfCheck | None = None
         self._publisher.set({"mismatch_bound": identity.mismatch_bound})
@@ -79,20 +87,27 @@ class ProgressReporter:
         """See `Observer`."""
         self._latest = record
         if self.trackers is not None:
-            values = {**record.values, "compute_gpu_hours": record.compute_gpu_hours}
+            by_judge = {f"reward/{judge}": reward for judge, reward in record.reward_by_judge.items()}
+            values = {**record.values, **by_judge, "compute_gpu_hours": record.compute_gpu_hours}
             self.trackers.log(TrackedPoint("train", record.step, values, record.time))
         self._cost.save(self._live.device_seconds())
         self._vitals.add(record)
         self._publisher.set(record.values)
+        for judge, reward in record.reward_by_judge.items():
+            self._publisher.set_labelled("reward_by_judge", judge, reward)
         self._publisher.observe_lags(lags)
         for name, bucket, value in split:
             self._publisher.set_labelled(name, bucket, value)
         if self._phase != "stopping":
             self.on_phase("training", "")
 
-    def on_example(self, example: RolloutExample) -> None:
+    def on_groups(self, groups: Sequence[Group], step: int) -> None:
         """See `Observer`."""
-        self._example = example
+        self._example = choose_example(groups, step=step)
+        self._first_rewards = self._first_rewards.add(groups)
+        if self._first_rewards.is_due:
+            self._warning = describe_equal_rewards(groups)
+            log.warning("%s", self._warning)
 
     def on_self_check(self, found: SelfCheck) -> None:
         """See `Observer`."""
@@ -150,6 +165,7 @@ class ProgressReporter:
             generator_restarts=live.counters.restarts,
             latest=self._latest,
             example=self._example,
+            warning=self._warning,
             vitals=self._vitals.steps,
             self_check=self._self_check,
             still_seconds=self._vitals.still_seconds if self._phase == "training" else None,

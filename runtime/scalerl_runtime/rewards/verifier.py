@@ -1,107 +1,217 @@
-"""Computes the reward of a completion, in a pool of verifier processes; replaces one that hangs or dies. I/O."""
+"""Computes the reward of a completion: the verifiers of its source, each in its backend. I/O."""
 
-import json
+import asyncio
 import logging
 import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from typing import Protocol
 
 from scalerl_api.recipe import ThinkTags
+from scalerl_api.reward import WeightedVerifier
 from scalerl_api.rlrun import RLRun
-from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.data.datasets import Data
 from scalerl_runtime.rewards.answers import find_answer
+from scalerl_runtime.rewards.http_judge import HttpBackend, find_settings
+from scalerl_runtime.rewards.pool import VerifierPool
+from scalerl_runtime.rewards.requests import GradeRequest, combine
 from scalerl_runtime.rewards.sandbox import Sandbox
-from scalerl_runtime.types import Prompt
+from scalerl_runtime.types import Prompt, Reward
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 120.0  # importing a verifier from a cold disk takes tens of seconds
 MAX_PROCESSES = 8  # more would take the generators' cores; a request takes about a millisecond
+MAX_OUTAGE_SECONDS = 600.0  # of a judge behind an URL; a restart of its pod with a large model takes minutes
 NUM_LOGGED = 20  # failures that are logged; the caller counts the rest
 
 
-@dataclass(frozen=True)
-class Reward:
-    """The reward of one completion."""
-
-    reward: float | None  # in [-1, 1]; None: the verifier itself failed
-    error: str = ""  # why there is no reward
-
-
-class VerifierLost(RuntimeError):
-    """A verifier process ended, hung, or could not start."""
-
-
 class VerifierBackend(Protocol):
-    """Grades answers; called from many threads at once."""
+    """Grades answers; many requests at once."""
 
-    def grade(self, prompt: str, answer: str, reference: str) -> Reward:
+    async def check(self, request: GradeRequest) -> None:
+        """Try it with one request before the run starts. Raises InvalidRun, or an outage."""
+        ...
+
+    async def grade(self, request: GradeRequest) -> Reward:
+        """Grade one answer. An error that it raises ends the attempt."""
+        ...
+
+    async def close(self) -> None:
+        """End every process and connection."""
+        ...
+
+
+class BlockingBackend(Protocol):
+    """Grades answers in the calling thread; called from several threads at once."""
+
+    def grade(self, request: GradeRequest) -> Reward:
         """Grade one answer."""
         ...
 
     def close(self) -> None:
-        """End every process."""
+        """End every process; a call that still waits returns no reward."""
         ...
 
 
-class Verifier:
-    """Rewards completions; may be called from many threads at once."""
+class ThreadedBackend:
+    """A blocking backend in threads of its own: those of asyncio are few, and the checkpoint needs one."""
 
-    def __init__(self, backend: VerifierBackend, tags: ThinkTags, *, whole: bool):
-        """`whole`: grade the completion with its thinking, as a user's function does, not the answer alone."""
-        self._tags = tags
+    def __init__(self, backend: BlockingBackend, num_threads: int):
         self._backend = backend
-        self._whole = whole
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="verifier")
+
+    async def check(self, request: GradeRequest) -> None:
+        """See `VerifierBackend`: its processes have been tried when they started."""
+
+    async def grade(self, request: GradeRequest) -> Reward:
+        """See `VerifierBackend`."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._backend.grade, request)
+
+    async def close(self) -> None:
+        """See `VerifierBackend`."""
+        await asyncio.to_thread(self._backend.close)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One verifier of a source."""
+
+    label: str
+    verifier: str
+    weight: float
+    backend: VerifierBackend
+
+    @property
+    def takes_thinking(self) -> bool:
+        """Whether it grades the completion with its thinking, as a user's function does, not the answer alone."""
+        return self.verifier.startswith("python:")
+
+
+class Verifier:
+    """Rewards completions."""
+
+    def __init__(self, judges: Mapping[str, Sequence[Judge]], tags: ThinkTags):
+        """`judges`: of every source, by the name that its prompts carry."""
+        self._judges = judges
+        self._tags = tags
         self._num_failed = 0
 
-    def verify(self, prompt: Prompt, completion_text: str) -> Reward:
-        """Return +1 for a right answer, -1 for a wrong one or none, and no reward if the verifier itself failed.
+    def judges_of(self, source: str) -> Sequence[Judge]:
+        """Return the judges of a source; none if it has an environment."""
+        return self._judges.get(source, ())
 
-        The first NUM_LOGGED failures are logged here. A completion that is cut in its thinking has no answer and is
-        wrong without a request, except where a `python:` function grades whole completions.
+    async def verify(self, prompt: Prompt, text: str) -> Reward:
+        """Return the reward in [-1, 1], and none if a verifier of the prompt's source failed.
+
+        The first NUM_LOGGED failures are logged here. An error that a backend raises ends the attempt.
         """
-        opened = prompt.think_tokens is not None
-        answer = completion_text if self._whole else find_answer(completion_text, self._tags, opened=opened)
-        if answer is None:
-            return Reward(-1.0)
-        reward = self._backend.grade(prompt.text, answer, prompt.answer)
+        judges = self._judges[prompt.source]
+        rewards = await asyncio.gather(*(self.grade(judge, prompt, text) for judge in judges))
+        labels = [judge.label for judge in judges]
+        reward = combine(dict(zip(labels, rewards, strict=True)), {judge.label: judge.weight for judge in judges})
         if reward.reward is None:
-            self._num_failed += 1  # threads may lose a count; it bounds the log and nothing else
+            self._num_failed += 1
             if self._num_failed <= NUM_LOGGED:
                 log.warning("no reward for a completion of prompt %d: %s", prompt.id, reward.error)
         return reward
 
-    def close(self) -> None:
+    async def grade(self, judge: Judge, prompt: Prompt, completion_text: str) -> Reward:
+        """Return one judge's reward.
+
+        A completion that is cut in its thinking has no answer and is wrong without a request, except where a `python:`
+        function grades whole completions.
+        """
+        opened = prompt.think_tokens is not None
+        answer: str | None = completion_text
+        if not judge.takes_thinking:
+            answer = find_answer(completion_text, self._tags, opened=opened)
+        if answer is None:
+            return Reward(-1.0)
+        return await judge.backend.grade(GradeRequest(prompt.text, answer, prompt.answer, prompt.source))
+
+    async def close(self) -> None:
         """End every verifier process; a call that still waits returns no reward."""
-        self._backend.close()
+        backends = {id(each.backend): each.backend for judges in self._judges.values() for each in judges}
+        for backend in backends.values():
+            await backend.close()
 
 
-def make_verifier(run: RLRun) -> Verifier:
-    """Return the verifier of `run`, with its processes started.
+def first_requests(data: Data) -> dict[str, GradeRequest]:
+    """Return the first row of every source, with its reference as the completion: what a function is tried with."""
+    sets = (data.train, data.held_out, *data.downstream.values())
+    prompts = [prompt for each in sets for prompt in each]
+    first = {prompt.source: prompt for prompt in reversed(prompts)}
+    return {name: GradeRequest(each.text, each.answer, each.answer, name) for name, each in first.items()}
 
-    Raises InvalidRun if it cannot be imported, VerifierLost if its process dies, SandboxUnavailable without a sandbox.
+
+def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None) -> Verifier:
+    """Return the verifier of `run`, with its processes started: one backend for each verifier that a source names.
+
+    `first`: a request of every source; a user's function is tried with that of the first source that names it.
+
+    Raises InvalidRun if one cannot be used, VerifierLost if its process dies, SandboxUnavailable without a sandbox.
     """
-    spec, tags = run.spec.reward, run.spec.resolved_recipe().length.think_tags
+    sources = sources_by_name(run)
+    names = dict.fromkeys(each.verifier for judges in sources.values() for each in judges)
+    backends: dict[str, VerifierBackend] = {}
+    with ExitStack() as on_failure:
+        for name in names:
+            if name.startswith("http:"):
+                backends[name] = _make_http(run, name.removeprefix("http:"))
+                continue
+            (source, *_) = (source for source, judges in sources.items() if name in [each.verifier for each in judges])
+            blocking, num_threads = _start_backend(run, name, (first or {}).get(source))
+            on_failure.callback(blocking.close)
+            backends[name] = ThreadedBackend(blocking, num_threads)
+        on_failure.pop_all()
+    judges = {
+        source: [Judge(each.label, each.verifier, each.weight, backends[each.verifier]) for each in weighted]
+        for source, weighted in sources.items()
+    }
+    return Verifier(judges, run.spec.resolved_recipe().length.think_tags)
+
+
+def sources_by_name(run: RLRun) -> dict[str, tuple[WeightedVerifier, ...]]:
+    """Return the verifiers of every source, by the name that its prompts carry."""
+    spec = run.spec
+    train = {each.name or "": spec.judges_of(each) for each in spec.data.train}
+    return train | {each.name: spec.judges_of(each) for each in spec.data.downstream}
+
+
+def _make_http(run: RLRun, name: str) -> HttpBackend:
+    """Return the backend of a judge behind an URL; it connects at its first request. Raises InvalidRun: no token."""
+    (index,) = (index for index, each in enumerate(run.spec.reward.http) if each.name == name)
+    seconds = min(MAX_OUTAGE_SECONDS, run.spec.deadlines.start_seconds / 2)
+    path = f"spec.reward.http[{index}]"
+    return HttpBackend(find_settings(run.spec.reward.http[index], path, os.environ, seconds), time.monotonic)
+
+
+def _start_backend(run: RLRun, name: str, trial: GradeRequest | None) -> tuple[BlockingBackend, int]:
+    """Return a started backend, and the number of threads that it can use."""
+    spec = run.spec.reward
     num_processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
-    (name,) = run.spec.judge_labels
     if name == "code":
         sandbox = Sandbox(
             timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes, packages=spec.packages
         )
-        return Verifier(SandboxBackend(sandbox, num_processes), tags, whole=False)
-    pool = VerifierPool(name, timeout_seconds=spec.timeout_seconds, num_processes=num_processes)
+        return SandboxBackend(sandbox, num_processes), num_processes
+    is_users = name.startswith("python:")
+    pool = VerifierPool(
+        name,
+        timeout_seconds=spec.timeout_seconds,
+        num_processes=num_processes,
+        trial=trial if is_users else None,
+    )
     with ExitStack() as on_failure:
         on_failure.callback(pool.close)
         pool.start()
         on_failure.pop_all()
-    return Verifier(pool, tags, whole=name.startswith("python:"))
+    return pool, num_processes
 
 
 class SandboxBackend:
@@ -111,10 +221,10 @@ class SandboxBackend:
         self._sandbox = sandbox
         self._free = threading.BoundedSemaphore(max_concurrent)
 
-    def grade(self, prompt: str, answer: str, reference: str) -> Reward:  # noqa: ARG002  # the tests decide
-        """Run the program in `answer` with the tests in `reference`; one that is cut or crashes is wrong."""
+    def grade(self, request: GradeRequest) -> Reward:
+        """Run the program in the answer with the tests in the reference; one that is cut or crashes is wrong."""
         with self._free:
-            result = self._sandbox.check(answer, reference)
+            result = self._sandbox.check(request.answer, request.reference)
         if result.right is None:
             return Reward(None, result.reason)
         return Reward(1.0 if result.right else -1.0)
@@ -122,121 +232,3 @@ class SandboxBackend:
     def close(self) -> None:
         """End the programs that run."""
         self._sandbox.close()
-
-
-class VerifierPool:
-    """A fixed number of verifier processes, each used by one thread at a time. A failed one is replaced at next use."""
-
-    def __init__(self, verifier: str, *, timeout_seconds: float, num_processes: int):
-        self._verifier = verifier
-        self._timeout_seconds = timeout_seconds
-        self._num_processes = num_processes
-        # None: a place whose process has to be started.
-        self._free: queue.LifoQueue[VerifierProcess | None] = queue.LifoQueue()
-        self._started: set[VerifierProcess] = set()
-        self._lock = threading.Lock()  # of _started and _closed
-        self._closed = False
-
-    def start(self) -> None:
-        """Start every process. Raises InvalidRun, VerifierLost."""
-        processes = [self._start_process() for _ in range(self._num_processes)]
-        for process in processes:
-            process.wait_ready(START_SECONDS)
-            self._free.put(process)
-
-    def grade(self, prompt: str, answer: str, reference: str) -> Reward:
-        """Return the reward; none if the process fails or takes longer than the limit."""
-        process = self._free.get()
-        try:
-            if process is None:
-                process = self._start_process()
-                process.wait_ready(START_SECONDS)
-            reward = process.grade((prompt, answer, reference), self._timeout_seconds)
-        except (VerifierLost, InvalidRun) as error:
-            reward = Reward(None, str(error))
-            if process is not None:
-                self._end_process(process)
-                process = None
-        finally:
-            self._free.put(process)
-        return reward
-
-    def close(self) -> None:
-        """End every process; a thread that waits for one gets no reward."""
-        with self._lock:
-            self._closed = True
-            processes, self._started = self._started, set()
-        for process in processes:
-            process.end()
-
-    def _start_process(self) -> "VerifierProcess":
-        with self._lock:
-            if self._closed:
-                raise VerifierLost("the verifier is closed")
-            process = VerifierProcess(self._verifier, self._timeout_seconds)
-            self._started.add(process)
-        return process
-
-    def _end_process(self, process: "VerifierProcess") -> None:
-        with self._lock:
-            self._started.discard(process)
-        process.end()
-
-
-class VerifierProcess:
-    """The parent's side of `scalerl_runtime.rewards.verifier_process`; one request at a time."""
-
-    def __init__(self, verifier: str, timeout_seconds: float):
-        self._verifier = verifier
-        self._connection, child_end = Pipe()
-        with child_end:
-            command = [
-                sys.executable,
-                "-m",
-                "scalerl_runtime.rewards.verifier_process",
-                verifier,
-                str(child_end.fileno()),
-                str(timeout_seconds),
-            ]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(child_end.fileno(),),
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every process would be too many
-                # A session of its own: Ctrl-C goes to the coordinator, and `end` reaches what a user's function starts.
-                start_new_session=True,
-            )
-
-    def wait_ready(self, timeout_seconds: float) -> None:
-        """Wait until it takes requests. Raises InvalidRun if the verifier cannot be used, VerifierLost."""
-        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} did not start")
-        if "invalid" in reply:
-            allowed = "a verifier that can be imported and called"
-            raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({reply['invalid']})")])
-
-    def grade(self, request: tuple[str, str, str], timeout_seconds: float) -> Reward:
-        """Return the reward for (prompt, answer, reference). Raises VerifierLost."""
-        try:
-            self._connection.send_bytes(json.dumps(request).encode())
-        except OSError as error:
-            raise VerifierLost(f"the verifier {self._verifier} is gone ({error})") from error
-        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} returned no reward")
-        if "error" in reply:
-            return Reward(None, str(reply["error"]))
-        return Reward(float(reply["reward"]))
-
-    def end(self) -> None:
-        """Kill the process and everything that it started. Harmless when repeated."""
-        if self._process.returncode is None:  # else the number may be another process's by now
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float]:
-        try:
-            if not self._connection.poll(timeout_seconds):
-                raise VerifierLost(f"{failure} within {timeout_seconds:g} s")
-            reply: dict[str, str | float] = json.loads(self._connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise VerifierLost(f"{failure}: its process ended") from error
-        return reply

@@ -1,6 +1,6 @@
 """The verifier process: receives requests and replies with rewards until its parent is gone. I/O.
 
-`python -m scalerl_runtime.rewards.verifier_process VERIFIER DESCRIPTOR TIMEOUT_SECONDS`; DESCRIPTOR is one end of a
+`python -m scalerl_runtime.rewards.verifier_process VERIFIER DESCRIPTOR`; DESCRIPTOR is one end of a
 connection. It is a process of its own because a comparison, or a user's function, can hang or take all memory, and
 only a process can be killed.
 """
@@ -14,16 +14,17 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from numbers import Real
 from typing import TypeVar
 
 from scalerl_runtime.rewards.choice_answers import is_right_choice
 from scalerl_runtime.rewards.generated_answers import is_right_entry
 from scalerl_runtime.rewards.math_answers import is_right_mathematics
+from scalerl_runtime.rewards.requests import GradeRequest
+from scalerl_runtime.rewards.user_function import UserVerifier, parse_reward
 
 T = TypeVar("T")
-# (prompt, answer or completion, reference) -> the reward, or what a user's function returned instead
-VerifyFunction = Callable[[str, str, str], object]
+# The reward, or what a user's function returned instead.
+VerifyFunction = Callable[[GradeRequest], object]
 
 MEMORY_BYTES = 4 * 2**30  # 9**9**9 must not take the machine's memory; a user's function may need more and is trusted
 ALARM_SECONDS = 5.0  # the parent kills first; the alarm ends a process that hangs after its parent is gone
@@ -31,7 +32,7 @@ ALARM_SECONDS = 5.0  # the parent kills first; the alarm ends a process that han
 
 def main(arguments: list[str]) -> None:
     """Send `ready`, or why the verifier cannot be used; then reply to requests."""
-    verifier, descriptor, timeout_seconds = arguments
+    verifier, descriptor = arguments
     connection = Connection(int(descriptor))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a user's print goes to the log
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit; the parent has one
@@ -42,11 +43,11 @@ def main(arguments: list[str]) -> None:
     connection.send_bytes(json.dumps({"ready": True}).encode())
     while True:
         try:
-            request = json.loads(connection.recv_bytes())
+            message = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, float(timeout_seconds) + ALARM_SECONDS)  # SIGALRM's default ends us
-        reply = grade_request(verify, request)
+        signal.setitimer(signal.ITIMER_REAL, float(message["timeout"]) + ALARM_SECONDS)  # SIGALRM's default ends us
+        reply = grade_request(verify, GradeRequest.parse(message["request"]))
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(json.dumps(reply).encode())
 
@@ -61,7 +62,7 @@ def load_function(verifier: str) -> VerifyFunction:
         function = getattr(importlib.import_module(module), name)
         if not callable(function):
             raise TypeError(f"{name} in {module} is a {type(function).__name__}, not a function")
-        return lambda prompt, completion, reference: function(prompt, completion, reference)
+        return UserVerifier(function)
     if verifier == "math":
         is_right_mathematics("$x$", "$x$")  # its imports must not use up the time of the first request
     elif verifier == "reasoning_gym":
@@ -69,13 +70,13 @@ def load_function(verifier: str) -> VerifyFunction:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     judges = {"math": is_right_mathematics, "choice": is_right_choice, "reasoning_gym": is_right_entry}
     is_right = judges[verifier]
-    return lambda _prompt, answer, reference: is_right(answer, reference)
+    return lambda request: is_right(request.answer, request.reference)
 
 
-def grade_request(verify: VerifyFunction, request: list[str]) -> dict[str, float | str]:
-    """Return `reward`, or `error` if the verifier fails."""
-    reward, error = call_user_code(lambda: parse_reward(verify(*request)))
-    return {"error": error} if reward is None else {"reward": reward}
+def grade_request(verify: VerifyFunction, request: GradeRequest) -> dict[str, float | str | None]:
+    """Return `reward`, None for no opinion, or `error` if the verifier fails."""
+    reward, error = call_user_code(lambda: parse_reward(verify(request)))
+    return {"error": error} if error else {"reward": reward}
 
 
 def call_user_code(call: Callable[[], T]) -> tuple[T | None, str]:
@@ -84,15 +85,6 @@ def call_user_code(call: Callable[[], T]) -> tuple[T | None, str]:
         return call(), ""
     except Exception as error:  # noqa: BLE001  # this process's top: the parent receives the error and records it
         return None, f"{type(error).__name__}: {error}"
-
-
-def parse_reward(returned: object) -> float:
-    """Return the reward in [-1, 1] that a verifier's True, False or number stands for. Raises ValueError."""
-    if isinstance(returned, bool):
-        return 1.0 if returned else -1.0
-    if isinstance(returned, Real) and -1.0 <= float(returned) <= 1.0:
-        return float(returned)
-    raise ValueError(f"the verifier returned {returned!r}; a bool or a number from -1 to 1 is allowed")
 
 
 if __name__ == "__main__":

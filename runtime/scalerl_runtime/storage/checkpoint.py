@@ -222,6 +222,7 @@ def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
         "cut": np.array([c.finish == "length" for c in completions], dtype=np.bool_),
         "reward": np.array([np.nan if c.reward is None else c.reward for c in completions], dtype=np.float64),
         "text": np.array([json.dumps([c.text for c in completions])]),
+        "by_judge": np.array([json.dumps([dict(c.by_judge) for c in completions])]),
         "tokens": _joined([c.tokens for c in completions], np.int32),
         "logps": _joined([c.logps for c in completions], np.float32),
         "versions": _joined([c.versions for c in completions], np.int32),
@@ -252,6 +253,8 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
     """Inverse of `groups_to_arrays`; groups of other prompts than `prompts` are left out."""
     ends = np.cumsum(arrays["length"])
     texts = json.loads(str(arrays["text"][0]))
+    # Checkpoints of versions before 0.14 have no rewards by judge.
+    by_judge = json.loads(str(arrays["by_judge"][0])) if "by_judge" in arrays else [{} for _ in ends]
     tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
     experts = _split_experts(arrays, len(ends))
     completions = []
@@ -268,6 +271,7 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
                 text=texts[index],
                 reward=None if np.isnan(reward) else reward,
                 experts=experts[index],
+                by_judge=by_judge[index],
             )
         )
     groups, start = [], 0

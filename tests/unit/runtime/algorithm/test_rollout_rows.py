@@ -19,7 +19,7 @@ from scalerl_runtime.algorithm.rollout_rows import (
 )
 from scalerl_runtime.types import Completion, Group, Prompt
 
-SOURCE = RowSource(attempt=3, seed=17, judge="math", phrase="Stop now.</think>", share=1.0)
+SOURCE = RowSource(attempt=3, seed=17, phrase="Stop now.</think>", share=1.0)
 
 
 def prompt(name, text="2 + 2 ="):
@@ -37,6 +37,7 @@ def completion(text="4", reward=1.0, *, versions=(5, 6, 6), forced=(), finish="s
         finish=finish,
         text=text,
         reward=reward,
+        by_judge={} if reward is None else {"math": reward},
     )
 
 
@@ -63,18 +64,18 @@ def test_rows_of_an_evaluation():
 
 def test_share_keeps_whole_groups_and_the_same_ones_after_a_resume():
     groups = [Group(prompt(name), 1, 0, (completion(), completion())) for name in range(200)]
-    source = RowSource(attempt=1, seed=17, judge="math", phrase="", share=0.25)
+    source = RowSource(attempt=1, seed=17, phrase="", share=0.25)
     rows = step_rows(groups, [np.zeros(2)] * 200, source, step=7)
     ids = [row.prompt_id for row in rows]
     assert 25 <= len(set(ids)) <= 75
     assert all(ids.count(name) == 2 for name in set(ids))
-    later = RowSource(attempt=2, seed=17, judge="math", phrase="", share=0.25)
+    later = RowSource(attempt=2, seed=17, phrase="", share=0.25)
     assert choose_groups(groups[::-1], later) == sorted(199 - index for index in choose_groups(groups, source))
 
 
 def test_a_small_step_keeps_one_group():
     groups = [Group(prompt(name), 0, 0, (completion(),)) for name in (1, 2)]
-    assert len(choose_groups(groups, RowSource(attempt=1, seed=1, judge="", phrase="", share=1e-9))) == 1
+    assert len(choose_groups(groups, RowSource(attempt=1, seed=1, phrase="", share=1e-9))) == 1
 
 
 @given(st.text(max_size=30))

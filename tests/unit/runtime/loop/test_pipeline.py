@@ -39,7 +39,7 @@ from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.trackers import tracing
 from scalerl_runtime.trackers.tracing import NO_TRACING, open_tracing
-from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, PromptRefused, SyncFailed
+from scalerl_runtime.types import EngineOutput, GeneratorLost, Prompt, PromptRefused, Reward, SyncFailed
 from scalerl_runtime.weights.buckets import StagedWeights
 
 HELD_OUT = 1000  # first id of the held-out prompts; a prompt's only token is its id
@@ -236,8 +236,8 @@ class Quiet:
         self.steps.append(record.step)
         self.records.append(record)
 
-    def on_example(self, example):
-        self.examples.append(example)
+    def on_groups(self, groups, step):
+        self.examples.append((len(groups) > 0, step))
 
     def on_self_check(self, found):
         self.checks.append(found)
@@ -262,7 +262,7 @@ class Attempt:
         self.journals = Journals(*(Journal(folder / name) for name in ("metrics", "evals", "ledger")))
         self.store = CheckpointStore(folder / "checkpoints", 2)
         self.rollouts = folder / "rollouts"
-        source = RowSource(attempt=1, seed=5, judge="toy", phrase="", share=1.0)
+        source = RowSource(attempt=1, seed=5, phrase="", share=1.0)
         store = RolloutStore(self.rollouts, max_bytes=10**9, seed=5)
         self.recorder = RolloutRecorder(store, source, self.run.spec.deadlines.checkpoint_seconds)
         self.passes = passes
@@ -270,7 +270,8 @@ class Attempt:
 
     async def grade(self, _prompt, text):
         await asyncio.sleep(0)
-        return 1.0 if self.passes(text) else -1.0
+        reward = 1.0 if self.passes(text) else -1.0
+        return Reward(reward, by_judge={"toy": reward})
 
     async def go(self):
         clock, spec, deadlines = asyncio.get_running_loop().time, self.run.spec, self.run.spec.deadlines
@@ -380,7 +381,7 @@ def test_run_spends_its_budget_within_the_bound(tmp_path, mode, bound, rule, see
     play(attempt.go())
     assert_whole_history(attempt, bound=bound), rule
     assert attempt.observer.steps == list(range(1, 10))
-    assert [example.step for example in attempt.observer.examples] == list(range(1, 10))
+    assert attempt.observer.examples == [(True, step) for step in range(1, 10)]
     assert attempt.fleet.calls["train"] == 9
 
 

@@ -1,17 +1,20 @@
 """A coordinator's report of its attempt."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from scalerl_api.wire import EvalPoint, RolloutExample, SelfCheck, StepRecord
+from scalerl_api.wire import EvalPoint, SelfCheck, StepRecord
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.slots import PoolCounters, Slot
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.storage.checkpoint import RunState
 from scalerl_runtime.storage.cost import CostFile
+from scalerl_runtime.types import Completion, Group, Prompt
 
 EVALS = [
     EvalPoint(
@@ -146,10 +149,21 @@ def test_the_last_self_check_is_in_progress_metrics_and_termination_message(repo
 
 def test_newest_example_is_reported(reporter):
     assert reporter.progress(0).example is None
-    examples = [
-        RolloutExample(step=step, prompt="2 + 2 =", completion="4", reward=1.0, passed=3, graded=7, completions=8)
-        for step in (1, 2)
-    ]
-    for example in examples:
-        reporter.on_example(example)
-    assert reporter.progress(0).example == examples[1]
+    for step, rewards in ((1, (1.0, -1.0)), (2, (-1.0, None))):
+        reporter.on_groups([group_of(*rewards)], step)
+    example = reporter.progress(0).example
+    assert (example.step, example.reward, example.passed, example.graded, example.completions) == (2, -1.0, 0, 1, 2)
+
+
+def test_equal_rewards_of_the_first_steps_are_reported_once(reporter, caplog):
+    for step in (1, 2, 3):
+        reporter.on_groups([group_of(-1.0, -1.0)], step)
+        assert bool(reporter.progress(0).warning) == (step >= 2)
+    assert "every completion of the first 2 steps got the same reward, -1" in reporter.progress(0).warning
+    assert len(caplog.records) == 1
+
+
+def group_of(*rewards):
+    none = np.zeros(1, np.int32)
+    completion = Completion(none, np.zeros(1, np.float32), none, np.zeros(1, bool), "stop", "4")
+    return Group(Prompt(3, "2 + 2 =", none, "4"), 0, 0, tuple(replace(completion, reward=each) for each in rewards))

@@ -1,0 +1,152 @@
+"""A pool of verifier processes, each for one request at a time; one that hangs or dies is replaced. I/O."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing import Pipe
+
+from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.rewards.requests import GradeRequest
+from scalerl_runtime.types import Reward
+
+START_SECONDS = 120.0  # importing a verifier from a cold disk takes tens of seconds; so may the model of a first call
+NUM_SHOWN = 100  # characters of a prompt in a message
+
+
+class VerifierLost(RuntimeError):
+    """A verifier process ended, hung, or could not start."""
+
+
+class VerifierPool:
+    """A fixed number of verifier processes, each used by one thread at a time. A failed one is replaced at next use."""
+
+    def __init__(self, verifier: str, *, timeout_seconds: float, num_processes: int, trial: GradeRequest | None = None):
+        """`trial`: every process grades it before it takes requests; how a user's function is called depends on it."""
+        self._verifier = verifier
+        self._timeout_seconds = timeout_seconds
+        self._num_processes = num_processes
+        self._trial = trial
+        # None: a place whose process has to be started.
+        self._free: queue.LifoQueue[VerifierProcess | None] = queue.LifoQueue()
+        self._started: set[VerifierProcess] = set()
+        self._lock = threading.Lock()  # of _started and _closed
+        self._closed = False
+
+    def start(self) -> None:
+        """Start every process. Raises InvalidRun, VerifierLost."""
+        processes = [self._start_process() for _ in range(self._num_processes)]
+        for process in processes:
+            process.wait_ready(START_SECONDS, self._trial)
+            self._free.put(process)
+
+    def grade(self, request: GradeRequest) -> Reward:
+        """Return the reward; none if the process fails or takes longer than the limit."""
+        process = self._free.get()
+        try:
+            if process is None:
+                process = self._start_process()
+                process.wait_ready(START_SECONDS, self._trial)
+            reward = process.grade(request, self._timeout_seconds)
+        except (VerifierLost, InvalidRun) as error:
+            reward = Reward(None, str(error))
+            if process is not None:
+                self._end_process(process)
+                process = None
+        finally:
+            self._free.put(process)
+        return reward
+
+    def close(self) -> None:
+        """End every process; a thread that waits for one gets no reward."""
+        with self._lock:
+            self._closed = True
+            processes, self._started = self._started, set()
+        for process in processes:
+            process.end()
+
+    def _start_process(self) -> "VerifierProcess":
+        with self._lock:
+            if self._closed:
+                raise VerifierLost("the verifier is closed")
+            process = VerifierProcess(self._verifier)
+            self._started.add(process)
+        return process
+
+    def _end_process(self, process: "VerifierProcess") -> None:
+        with self._lock:
+            self._started.discard(process)
+        process.end()
+
+
+class VerifierProcess:
+    """The parent's side of `scalerl_runtime.rewards.verifier_process`; one request at a time."""
+
+    def __init__(self, verifier: str):
+        self._verifier = verifier
+        self._connection, child_end = Pipe()
+        with child_end:
+            command = [
+                sys.executable,
+                "-m",
+                "scalerl_runtime.rewards.verifier_process",
+                verifier,
+                str(child_end.fileno()),
+            ]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(child_end.fileno(),),
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every process would be too many
+                # A session of its own: Ctrl-C goes to the coordinator, and `end` reaches what a user's function starts.
+                start_new_session=True,
+            )
+
+    def wait_ready(self, timeout_seconds: float, trial: GradeRequest | None) -> None:
+        """Wait until it takes requests. Raises InvalidRun if the verifier cannot be used, VerifierLost."""
+        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} did not start")
+        if "invalid" in reply:
+            allowed = "a verifier that can be imported and called"
+            raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({reply['invalid']})")])
+        if trial is None:
+            return
+        try:
+            error = self.grade(trial, timeout_seconds).error
+        except VerifierLost as lost:
+            error = str(lost)
+        if error:
+            shown = trial.prompt if len(trial.prompt) <= NUM_SHOWN else f"{trial.prompt[: NUM_SHOWN - 3]}..."
+            allowed = f"a verifier that grades the first row, prompt {shown!r} with its reference as completion"
+            raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({error})")])
+
+    def grade(self, request: GradeRequest, timeout_seconds: float) -> Reward:
+        """Return the reward of a request. Raises VerifierLost."""
+        message = {"request": request.to_list(), "timeout": timeout_seconds}
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+        except OSError as error:
+            raise VerifierLost(f"the verifier {self._verifier} is gone ({error})") from error
+        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} returned no reward")
+        if "error" in reply:
+            return Reward(None, str(reply["error"]))
+        return Reward(None) if reply["reward"] is None else Reward(float(reply["reward"]))
+
+    def end(self) -> None:
+        """Kill the process and everything that it started. Harmless when repeated."""
+        if self._process.returncode is None:  # else the number may be another process's by now
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float | None]:
+        try:
+            if not self._connection.poll(timeout_seconds):
+                raise VerifierLost(f"{failure} within {timeout_seconds:g} s")
+            reply: dict[str, str | float | None] = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise VerifierLost(f"{failure}: its process ended") from error
+        return reply
