@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 from scalerl_api import RLRun
-from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.rewards.self_test import TestedSource, test_verifiers
 from scalerl_runtime.rewards.verifier import Verifier, first_requests, make_verifier

@@ -14,7 +14,7 @@ from typing import Protocol
 from scalerl_api.recipe import ThinkTags
 from scalerl_api.reward import WeightedVerifier
 from scalerl_api.rlrun import RLRun
-from scalerl_runtime.data.datasets import Data
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.rewards.answers import find_answer
 from scalerl_runtime.rewards.http_judge import HttpBackend, find_settings
 from scalerl_runtime.rewards.pool import VerifierPool

@@ -253,7 +253,7 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
     """Inverse of `groups_to_arrays`; groups of other prompts than `prompts` are left out."""
     ends = np.cumsum(arrays["length"])
     texts = json.loads(str(arrays["text"][0]))
-    # Checkpoints of versions before 0.14 have no rewards by judge.
+    # Checkpoints of older versions have no rewards by judge.
     by_judge = json.loads(str(arrays["by_judge"][0])) if "by_judge" in arrays else [{} for _ in ends]
     tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
     experts = _split_experts(arrays, len(ends))
