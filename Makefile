@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo real test unit local check generate golden lock bench bench-forecast gpu clean
+.PHONY: help setup demo real calculator test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
 .PHONY: models bench-cluster bench-apply bench-takeover kill-matrix
 
@@ -23,6 +23,9 @@ demo: needs-setup-engines setup ## train a small model, forecast its ceiling, wr
 
 real: needs-setup-engines setup ## train a real pre-trained chat model of 135M parameters: half an hour on two cores
 	@PYTHONPATH=tests/support $(PYTHON) bench/runtime/real_model.py $(ARGS)
+
+calculator: needs-setup-engines setup ## train a small model with a calculator and without it: half an hour on two cores
+	@$(PYTHON) bench/runtime/calculator.py $(ARGS)
 
 test: needs-setup-prometheus-cluster-engines check ## run all tests that need no GPU
 	@scripts/beside 'prometheus-test cluster-test' local

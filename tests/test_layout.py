@@ -185,6 +185,7 @@ BROAD_EXCEPTS = {
     "runtime/scalerl_runtime/actors/fleet.py": 1,  # a Ray node that does not start raises a bare Exception
     "runtime/scalerl_runtime/process/attempt.py": 1,  # the coordinator's top: termination message and exit code
     "runtime/scalerl_runtime/rewards/confined/calls.py": 3,  # a program raises anything: the tests get it, or its text
+    "runtime/scalerl_runtime/environments/process.py": 2,  # the process's top: a user's class
     "runtime/scalerl_runtime/rewards/verifier_process.py": 1,  # the verifier process's top: a user's function
     "runtime/scalerl_runtime/trackers/track.py": 1,  # the top of a tracker's thread
     "runtime/scalerl_runtime/trackers/tracing.py": 1,  # the SDK and its plugins read variables of their own

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from scalerl_api.base import NAME_PATTERN, ApiModel
 
+ENVIRONMENT = "env:"  # a verifier that plays the turns of an episode
 VERIFIER_PATTERN = r"^(math|choice|reasoning_gym|code|http:[a-z0-9][-a-z0-9]*|(python|env):[\w.]+:\w+)$"
 PACKAGE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 URL_PATTERN = r"^https?://[^\s/@?#]+([/?#]\S*)?$"  # no user and password: the spec holds no secret
@@ -81,10 +82,12 @@ class HttpJudge(ApiModel):
 
 
 class EnvironmentOptions(ApiModel):
-    """Limits of the verifier `env:package.module:Class`."""
+    """Limits of the verifier `env:package.module:Class`. All tokens of an episode, observations included, are bounded
+    by `recipe.length`: thinkTokens + answerTokens."""
 
     max_turns: int = Field(default=8, ge=1, le=1000)
-    """Turns of the policy in one episode."""
+    """Turns of the policy in one episode. An episode that is not done after the last one gets the last step's reward;
+    -1 if it had none."""
     observation_tokens: int = Field(default=1024, ge=1, le=1_000_000)
     """Longest reply of the environment; a longer one is cut, and counted."""
     arguments: dict[str, int | float | str | bool] = Field(default={}, max_length=50)

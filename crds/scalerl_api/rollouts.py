@@ -74,8 +74,27 @@ class Rollout:
     forced_text_start: int | None = None
     """First character of the interruption in `completion`; None if its text was not found there."""
     forced_text_end: int | None = None
+    turns: int = 1
+    """Turns of the policy; above 1 only with an environment."""
+    tool_errors: int = 0
+    """Turns that the environment marked as errors."""
+    observations: tuple[tuple[int, int], ...] = ()
+    """Parts that the environment wrote: (first character, character after it) in `completion`."""
     mean_logp: float | None = None
-    """Mean log-probability (nats) of its tokens under the generator; None without a token."""
+    """Mean log-probability (nats) under the generator of its tokens, those of observations left out; None without a
+    token."""
+
+    @property
+    def segments(self) -> list[tuple[str, bool]]:
+        """The completion in parts: (text, whether an interruption or an environment wrote it)."""
+        spans = self.observations
+        if self.forced_text_start is not None and self.forced_text_end is not None:
+            spans = ((self.forced_text_start, self.forced_text_end),)
+        parts, position = [], 0
+        for start, end in spans:
+            parts += [(self.completion[position:start], False), (self.completion[start:end], True)]
+            position = end
+        return [*parts, (self.completion[position:], False)]
 
     @property
     def is_right(self) -> bool | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec, list_columns
-from scalerl_api.reward import VerifiedSpec
+from scalerl_api.reward import ENVIRONMENT, VerifiedSpec
 from scalerl_api.rlrun import RLRun, RLRunSpec
 from scalerl_api.wire import HELD_OUT
 
@@ -81,6 +81,7 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
     for each in judges:
         if each.startswith("http:") and each not in known:
             yield f"{path}.verifier", each, f"a name of reward.http: {', '.join(sorted(known)) or 'it has none'}"
+    yield from _check_environment(spec, path, judges)
     is_plain = spec.data.prompt_format == "plain"
     if is_plain and source.system_prompt is not None:
         yield f"{path}.systemPrompt", "set", "only with promptFormat: chat"
@@ -100,6 +101,20 @@ def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:
         yield f"{path}.config", source.config, "only with a data set of the hub"
     if source.split != DatasetSpec.model_fields["split"].default:
         yield f"{path}.split", source.split, "only with a data set of the hub"
+
+
+def _check_environment(spec: RLRunSpec, path: str, judges: Sequence[str]) -> Iterator[Finding]:
+    environment = next((each for each in judges if each.startswith(ENVIRONMENT)), None)
+    if environment is None:
+        return
+    if len(judges) > 1:
+        yield f"{path}.verifiers", ", ".join(judges), "an environment alone: it plays the turns and rewards them"
+    recipe = spec.resolved_recipe()
+    if recipe.length.control == "interruption":
+        allowed = f"none or penalty with {environment}: one thinking budget does not fit several turns"
+        yield "spec.recipe.length.control", "interruption", allowed
+    if recipe.router_replay:
+        yield "spec.recipe.routerReplay", "true", f"false with {environment}: experts of several turns are not recorded"
 
 
 def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:

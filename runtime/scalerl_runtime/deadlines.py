@@ -1,7 +1,7 @@
 """Bounded waits: every await of the runtime has a deadline and a name. I/O (asyncio only)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +46,17 @@ async def while_alive(call: Awaitable[T], is_dead: Callable[[], bool], peer: str
         return task.result()
     finally:
         task.cancel()
+
+
+async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """Await all. When one fails, the others are cancelled, so that none uses a peer that is lost."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -37,18 +37,29 @@ class Reward:
 
 
 @dataclass(frozen=True)
+class Episode:
+    """How a completion of several turns arose: the policy wrote its turns, the environment what stands between them."""
+
+    turns: int  # of the policy
+    errors: int = 0  # replies that the environment marked as errors, of a tool for example
+    cut: int = 0  # observations longer than `observationTokens`
+    observations: tuple[tuple[int, int], ...] = ()  # (start, end) in the completion's text, the turn's markup included
+
+
+@dataclass(frozen=True)
 class Completion:
-    """One sample of the model's answer. The four arrays have one entry per generated token."""
+    """One sample of the model's answer, or one episode. The four arrays have one entry per token after the prompt."""
 
     tokens: Ints  # [T]
     logps: Floats  # [T] log-probability (nats) under the generator that sampled the token
-    versions: Ints  # [T] version of the weights that sampled the token
-    forced: Flags  # [T] True where the interruption forced the token
+    versions: Ints  # [T] version of the weights that sampled the token, or were loaded when it was added
+    forced: Flags  # [T] True where the policy did not choose it: the interruption did, or an environment wrote it
     finish: Literal["stop", "length"]  # `length`: cut at the limit
     text: str
     reward: float | None = None  # in [-1, 1]; None: the verifier itself failed
     experts: Experts | None = None  # [Tp + T - 1, layers, K], of the prompt's tokens too; None: not recorded
     by_judge: Mapping[str, float] = field(default_factory=dict)  # each verifier's reward by its label
+    episode: Episode | None = None  # None: a single answer, without an environment
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,10 @@ class GeneratorLost(RuntimeError):
     def __init__(self, index: int, cause: object):
         super().__init__(f"generator {index} is lost: {cause}")
         self.index = index
+
+
+class GeneratorRestarted(GeneratorLost):
+    """The generator's engine is gone, and another one, which is in order, has taken its place."""
 
 
 class PromptRefused(ValueError):

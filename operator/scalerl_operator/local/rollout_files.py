@@ -85,4 +85,5 @@ def _to_rollout(row: dict[str, Any]) -> Rollout:
     missing = _NEEDED - row.keys()
     if missing:
         raise UnreadableRollouts(f"completions without the columns {', '.join(sorted(missing))}")
-    return Rollout(**{**row, "rewards": dict(row.get("rewards") or ())})
+    spans = tuple((start, end) for start, end in row.get("observations") or ())
+    return Rollout(**{**row, "rewards": dict(row.get("rewards") or ()), "observations": spans})

@@ -38,7 +38,7 @@ class Excerpt:
     grade: Literal["right", "wrong", "none"]
     prompt: str
     segments: Sequence[tuple[str, bool]]
-    """(text, whether the interruption forced it)."""
+    """(text, whether the policy did not write it)."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ MAX_STEP_LABELS = 14
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Segments = list[tuple[str, bool]]
-"""(text, whether the interruption forced it)."""
+"""(text, whether the policy did not write it)."""
 
 
 def build_excerpts(report: RolloutReport) -> list[Excerpts]:
@@ -115,16 +115,8 @@ def _excerpt(rollout: Rollout) -> Excerpt:
         + reference,
         grade="none" if right is None else "right" if right else "wrong",
         prompt="".join(text for text, _ in cut_middle([(rollout.prompt, False)], PROMPT_ENDS)),
-        segments=cut_middle(split_forced(rollout), COMPLETION_ENDS),
+        segments=cut_middle(rollout.segments, COMPLETION_ENDS),
     )
-
-
-def split_forced(rollout: Rollout) -> Segments:
-    """Return the completion in parts, of which one was forced by the interruption."""
-    text, start, end = rollout.completion, rollout.forced_text_start, rollout.forced_text_end
-    if start is None or end is None:
-        return [(text, False)]
-    return [(text[:start], False), (text[start:end], True), (text[end:], False)]
 
 
 def cut_middle(segments: Segments, ends: tuple[int, int]) -> Segments:

@@ -43,8 +43,11 @@ class RolloutView:
 def build_rollouts(view: RolloutView) -> RenderableType:
     """Return a headline and each completion with its numbers."""
     parts: list[RenderableType] = [Text(_headline(view), style="bold")]
+    marks = " ".join(FORCED_MARKS)
     if any(each.forced_start is not None for each in view.rollouts):
-        parts.append(Text(f"{FORCED_MARKS[0]} {FORCED_MARKS[1]} was forced by the interruption", style="dim"))
+        parts.append(Text(f"{marks} was forced by the interruption", style="dim"))
+    if any(each.observations for each in view.rollouts):
+        parts.append(Text(f"{marks} was written by the environment", style="dim"))
     for each in view.rollouts:
         parts += _one(each, full=view.full)
     left = view.num_wanted - len(view.rollouts)
@@ -134,20 +137,21 @@ def _numbers(rollout: Rollout) -> Text:
         rest += [f"lag {rollout.lag}", _versions(rollout)]
     if rollout.forced_start is not None and rollout.forced_end is not None:
         rest.append(f"forced {_range(rollout.forced_start, rollout.forced_end - 1)}")
+    if rollout.turns > 1:
+        errors = f", {rollout.tool_errors} with an error" if rollout.tool_errors else ""
+        rest.append(f"{rollout.turns} turns{errors}")
     rest += [f"mean logp {rollout.mean_logp:.3f}"] if rollout.mean_logp is not None else []
     place = f"step {rollout.step} · prompt {rollout.prompt_id} · sample {rollout.sample} · "
     return Text.assemble((place, "bold"), (reward, style), (" · " + " · ".join(rest), "dim"))
 
 
 def _completion(rollout: Rollout) -> Text:
-    """Return the completion, its forced part marked."""
-    text, start, end = rollout.completion, rollout.forced_text_start, rollout.forced_text_end
-    if start is None or end is None:
-        return Text(escape(text))
+    """Return the completion; what the policy did not write is marked."""
     return Text.assemble(
-        escape(text[:start]),
-        (f"{FORCED_MARKS[0]}{escape(text[start:end])}{FORCED_MARKS[1]}", "yellow"),
-        escape(text[end:]),
+        *(
+            (f"{FORCED_MARKS[0]}{escape(text)}{FORCED_MARKS[1]}", "yellow") if is_marked else escape(text)
+            for text, is_marked in rollout.segments
+        )
     )
 
 

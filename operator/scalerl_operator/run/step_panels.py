@@ -48,6 +48,13 @@ PANELS = (
     ),
     StepPanel("Capped importance ratios", "% of tokens", (("ratio_clipped_share", "capped"),), 100.0),
     StepPanel("Gradient norm", "before clipping", (("grad_norm", "norm"),)),
+    StepPanel("Turns of an episode", "mean", (("episode_turns_mean", "turns"),)),
+    StepPanel(
+        "Failed turns",
+        "per step",
+        (("tool_errors", "errors of tools"), ("cut_observations", "observations cut")),
+    ),
+    StepPanel("Tokens of the environment", "%", (("observation_share", "observations"),), 100.0),
     StepPanel("Forced tokens", "tokens per step", (("forced_tokens", "by interruption"),)),
     StepPanel(
         "Weight sync",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scalerl_api.recipe import Length, Recipe
 from scalerl_runtime.algorithm.advantage import compute_advantages
 from scalerl_runtime.algorithm.aggregation import token_weights
+from scalerl_runtime.algorithm.episode_stats import EpisodeStats, measure_episodes
 from scalerl_runtime.algorithm.interruption import length_penalty
 from scalerl_runtime.algorithm.microbatch import TrainSequence
 from scalerl_runtime.algorithm.prompt_filters import StepDecision, decide_step, is_zero_variance
@@ -26,7 +27,8 @@ class BatchStats:
     reward_by_judge: Mapping[str, float]  # mean reward of each verifier, by its label
     zero_variance_share: float  # of the groups
     truncation_share: float  # of the completions, those cut at the limit
-    forced_tokens: int
+    forced_tokens: int  # by interruptions
+    episodes: EpisodeStats | None  # None: no completion is an episode
     excluded: int  # completions for which the verifier failed
     completion_tokens_mean: float
     lag_tokens: tuple[int, ...]  # tokens by lag 0, 1, ...
@@ -158,7 +160,8 @@ def _stats(
         reward_by_judge=_mean_by_judge(completions),
         zero_variance_share=_mean([is_zero_variance(each) for each in rewards]),
         truncation_share=_mean([completion.finish == "length" for completion in completions]),
-        forced_tokens=sum(int(np.count_nonzero(completion.forced)) for completion in completions),
+        forced_tokens=sum(int(np.count_nonzero(each.forced)) for each in completions if each.episode is None),
+        episodes=measure_episodes(completions),
         excluded=len(completions) - len(rewarded),
         completion_tokens_mean=_mean([len(completion.tokens) for completion in completions]),
         lag_tokens=tuple(np.bincount(lags.astype(np.int64)).tolist()),

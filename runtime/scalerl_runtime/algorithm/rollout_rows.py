@@ -114,7 +114,9 @@ def _build_row(
     prompt: Prompt, completion: Completion, source: RowSource, *, step: int, version: int, dataset: str | None = None
 ) -> Rollout:
     size, text = len(completion.tokens), storable(completion.text)
-    forced = np.flatnonzero(completion.forced)
+    episode = completion.episode
+    forced = np.flatnonzero(completion.forced) if episode is None else np.empty(0, np.int64)
+    logps = completion.logps if episode is None else completion.logps[~completion.forced]
     characters = find_forced_text(text, source.phrase, float(forced[0]) / size) if forced.size else None
     oldest = int(completion.versions.min(initial=version))
     return Rollout(
@@ -139,7 +141,10 @@ def _build_row(
         forced_end=int(forced[-1]) + 1 if forced.size else None,
         forced_text_start=characters[0] if characters else None,
         forced_text_end=characters[1] if characters else None,
-        mean_logp=_number(float(completion.logps.mean())) if size else None,
+        turns=1 if episode is None else episode.turns,
+        tool_errors=0 if episode is None else episode.errors,
+        observations=() if episode is None or text != completion.text else episode.observations,
+        mean_logp=_number(float(logps.mean())) if logps.size else None,
     )
 
 

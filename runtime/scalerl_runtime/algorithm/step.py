@@ -78,6 +78,8 @@ def step_values(batch: Batch, packed: PackedStep | None, results: Sequence[StepR
     }
     if stats.reward_mean is not None:
         values["reward"] = stats.reward_mean
+    if stats.episodes is not None:
+        values |= stats.episodes.values()
     if packed is None or not results:
         return values
     total = sum((result.stats for result in results), LossStats())

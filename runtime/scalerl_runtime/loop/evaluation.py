@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,15 @@ from scalerl_api.validation import Fault, InvalidRun
 from scalerl_api.wire import EvalPoint, source_dataset
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.algorithm.pass_at_k import pass_at_k
+from scalerl_runtime.deadlines import all_or_none
 from scalerl_runtime.loop.eval_sets import EvalSet
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.span_values import set_values
-from scalerl_runtime.types import Completion, Prompt, PromptRefused, build_completion
+from scalerl_runtime.types import Completion, Prompt, PromptRefused
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -166,17 +164,6 @@ def _check_refused(name: str, results: Sequence[Sequence[EvalSample]], max_bad_s
         raise InvalidRun([Fault("spec.data.maxBadShare", found, f"a share of at most {max_bad_share:g}")])
 
 
-async def all_or_none(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """Await all. When one fails, the others are cancelled, so that none uses a slot that is lost."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _sample_set(
     pool: Pool, slot: Slot, plan: EvalPlan, prompts: Sequence[Prompt], recording: EvalRecording
 ) -> list[list[EvalSample]]:
@@ -203,10 +190,9 @@ async def _sample(
         except PromptRefused as error:
             pool.count_refusal(prompt, error)
             return [REFUSED] * plan.samples
-    rewards = await asyncio.gather(*(pool.grade(prompt, sample.text) for sample in samples))
-    completions = [
-        build_completion(sample, reward, pool.find_forced(prompt, sample, budget).mask)
-        for sample, reward, budget in zip(samples, rewards, budgets, strict=True)
-    ]
+    graded = await asyncio.gather(
+        *(pool.grader.finish(prompt, sample, budget) for sample, budget in zip(samples, budgets, strict=True))
+    )
+    completions = [each.completion for each in graded]
     await recording.add(prompt, completions)
     return [measure_completion(each) for each in completions]

@@ -16,9 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from scalerl_api.validation import InvalidRun
-from scalerl_runtime.algorithm.interruption import ForcedTokens, draw_budget, forced_mask
+from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.episode import EpisodePlayer
+from scalerl_runtime.loop.grading import Grader, SampleGrader
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
@@ -27,13 +29,12 @@ from scalerl_runtime.types import (
     Completion,
     EngineOutput,
     GeneratorLost,
+    GeneratorRestarted,
     Group,
     Ints,
     Prompt,
     PromptRefused,
-    Reward,
     SamplingRequest,
-    build_completion,
 )
 
 log = logging.getLogger(__name__)
@@ -55,14 +56,6 @@ class GeneratorFleet(Protocol):
         ...
 
 
-class Grader(Protocol):
-    """Rewards a completion."""
-
-    async def __call__(self, prompt: Prompt, text: str) -> Reward:
-        """Reward of one completion. An error that it raises ends the attempt."""
-        ...
-
-
 class Pool:
     """Submits prompts to generators within the staleness bound, and collects groups."""
 
@@ -74,11 +67,14 @@ class Pool:
         slots: Sequence[Slot],
         now: Callable[[], float],
         tracer: Tracer = NO_TRACING,
+        episodes: EpisodePlayer | None = None,
     ):
+        """`episodes`: plays the prompts whose source has an environment; None: there is none."""
         self.options = options
         self.fleet = fleet
-        self.grade = grade
+        self.grader = SampleGrader(grade, options.interruption)
         self.tracer = tracer
+        self.episodes = episodes
         self.slots = {slot.index: slot for slot in slots}
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()
@@ -225,7 +221,7 @@ class Pool:
     def mark_lost(self, index: int, cause: object) -> None:
         """Record that a generator died: its prompts are queued again, and it restarts as soon as there is room."""
         slot = self.slots[index]
-        if slot.state in ("lost", "starting", "vacant"):
+        if slot.state in ("lost", "starting", "vacant") or isinstance(cause, GeneratorRestarted):
             return
         log.warning("generator %d is lost (%s); restarting it", index, cause)
         slot.state, slot.leased = "lost", False
@@ -316,12 +312,17 @@ class Pool:
         phase: str,
         *,
         temperature: float | None = None,
-    ) -> list[EngineOutput]:
+    ) -> Sequence[EngineOutput | Completion]:
         """Sample completions of `prompt` on `slot`, one per thinking budget, at `temperature` or the recipe's.
+
+        Episodes come graded.
 
         Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
         recipe = self.options.recipe
+        if self.episodes is not None and self.episodes.has(prompt):
+            engine = self._bind_engine(slot, phase)
+            return await self.episodes.play(engine, prompt, len(budgets), phase, temperature=temperature)
         requests = [
             SamplingRequest(
                 recipe.length.completion_tokens,
@@ -335,35 +336,47 @@ class Pool:
         self.counters.tokens += sum(len(s.tokens) for s in samples)
         return samples
 
+    def _bind_engine(self, slot: Slot, phase: str) -> Callable[[Prompt, SamplingRequest], Awaitable[EngineOutput]]:
+        """Return the engine that `slot` has now, for the turns of episodes: no later one takes its place."""
+        restarts = slot.restarts
+
+        async def sample_turn(prompt: Prompt, request: SamplingRequest) -> EngineOutput:
+            if slot.restarts != restarts:
+                raise GeneratorRestarted(slot.index, "restarted between two turns")
+            (output,) = await self.request(slot, prompt, [request], phase)
+            self.counters.tokens += len(output.tokens)
+            return output
+
+        return sample_turn
+
     async def request(
         self, slot: Slot, prompt: Prompt, requests: Sequence[SamplingRequest], phase: str
     ) -> list[EngineOutput]:
         """Send `requests` to the engine of `slot`. Raises GeneratorLost or DeadlineExceeded."""
+        restarts = slot.restarts
         slot.load += len(requests)
         slot.clock.switch("generate", self._now())
         try:
             return await within(
                 self.options.generate_seconds, phase, self.fleet.sample(slot.index, prompt.tokens, requests)
             )
+        except (GeneratorLost, DeadlineExceeded) as error:
+            if slot.restarts == restarts:
+                raise
+            raise GeneratorRestarted(slot.index, error) from error
         finally:
             slot.load -= len(requests)
             if slot.load == 0:
                 slot.clock.switch("idle", self._now())
 
-    def find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
-        """Return which tokens of `sample` the engine forced."""
-        interruption = self.options.interruption
-        if budget is None or interruption is None:
-            return ForcedTokens(np.zeros(len(sample.tokens), dtype=np.bool_), 0)
-        return forced_mask(sample.tokens, interruption, budget, prompt.think_tokens)
-
-    async def _grade_completion(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> Completion:
-        reward = await self.grade(prompt, sample.text)
+    async def _grade_completion(
+        self, prompt: Prompt, sample: EngineOutput | Completion, budget: int | None
+    ) -> Completion:
+        found = await self.grader.finish(prompt, sample, budget)
         self.counters.graded += 1
-        self.counters.excluded += reward.reward is None
-        forced = self.find_forced(prompt, sample, budget)
-        self.counters.forced_mismatches += forced.mismatches
-        return build_completion(sample, reward, forced.mask)
+        self.counters.excluded += found.completion.reward is None
+        self.counters.forced_mismatches += found.mismatches
+        return found.completion
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 

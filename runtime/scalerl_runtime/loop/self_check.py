@@ -12,8 +12,7 @@ from scalerl_runtime.algorithm.self_check import (
     describe_check,
     find_mismatch,
 )
-from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
-from scalerl_runtime.loop.evaluation import all_or_none
+from scalerl_runtime.deadlines import DeadlineExceeded, all_or_none, first_of, within
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.syncer import MAX_FAILURES

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.demonstrations import load_demonstrations
 from scalerl_runtime.data.run_data import Data, load_data
 from scalerl_runtime.data.scratch_model import make_scratch_model
+from scalerl_runtime.data.turn_markup import build_turn_markup
 from scalerl_runtime.deadlines import within
+from scalerl_runtime.environments.start import Environments, start_environments
 from scalerl_runtime.export.model_files import save_model_files
 from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.episode import EpisodePlayer, EpisodeRules
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
@@ -80,6 +84,7 @@ class Parts:
     data: Data
     inputs: RunInputs
     verifier: Verifier
+    environments: Environments
     fleet: Fleet
     pool: Pool
 
@@ -88,6 +93,7 @@ class Parts:
         await self.pool.close()
         await self.fleet.stop()
         await self.verifier.close()
+        await asyncio.to_thread(self.environments.close)
         await asyncio.to_thread(self.pool.tracer.close)
 
 
@@ -150,13 +156,42 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
     # The verifier's processes start last: an error above leaves none of them behind.
-    verifier = await start_verifier(run, data)
+    verifier, environments = await _start_judges(run, data, seconds)
     fleet = Fleet(fleet_options, inputs.environment.cluster)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
-    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer)
-    return Parts(tokenizer, stop_ids, data, digests, verifier, fleet, pool)
+    episodes = _build_episodes(inputs, environments, tokenizer, stop_ids)
+    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes)
+    return Parts(tokenizer, stop_ids, data, digests, verifier, environments, fleet, pool)
+
+
+async def _start_judges(run: RLRun, data: Data, seconds: float) -> tuple[Verifier, Environments]:
+    """Start the verifier and the environments; if one fails, the other is ended."""
+    prompts = [*data.train, *data.held_out, *(each for prompts in data.downstream.values() for each in prompts)]
+    starting = asyncio.to_thread(start_environments, run, prompts)
+    environments = await within(seconds, "starting the environments", starting)
+    with ExitStack() as on_failure:
+        on_failure.callback(environments.close)
+        verifier = await start_verifier(run, data)
+        on_failure.pop_all()
+    return verifier, environments
+
+
+def _build_episodes(
+    inputs: AttemptInputs, environments: Environments, tokenizer: Any, stop_ids: tuple[int, ...]
+) -> EpisodePlayer | None:
+    if not environments.by_source:
+        return None
+    spec, recipe = inputs.run.spec, inputs.recipe
+    rules = EpisodeRules(
+        max_turns=spec.reward.environment.max_turns,
+        observation_tokens=spec.reward.environment.observation_tokens,
+        completion_tokens=recipe.length.completion_tokens,
+        temperature=recipe.temperature,
+        generate_seconds=spec.deadlines.generate_seconds,
+    )
+    return EpisodePlayer(environments.by_source, rules, build_turn_markup(spec.data, tokenizer, stop_ids), tokenizer)
 
 
 def _find_model(inputs: AttemptInputs) -> LocatedModel:

@@ -12,6 +12,7 @@ from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.environments.pool import EnvironmentFailed
 from scalerl_runtime.hub import is_transient
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.process.coordinator import Coordinator
@@ -33,6 +34,7 @@ RETRYABLE = (
     VerifierLost,
     JudgeUnavailable,
     SandboxUnavailable,
+    EnvironmentFailed,
 )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scalerl_api.recipe import ThinkTags
-from scalerl_api.reward import WeightedVerifier
+from scalerl_api.reward import ENVIRONMENT, WeightedVerifier
 from scalerl_api.rlrun import RLRun
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.rewards.answers import find_answer
@@ -177,10 +177,11 @@ def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None) -
 
 
 def sources_by_name(run: RLRun) -> dict[str, tuple[WeightedVerifier, ...]]:
-    """Return the verifiers of every source, by the name that its prompts carry."""
+    """Return the verifiers of every source, by the name that its prompts carry; none of one with an environment."""
     spec = run.spec
-    train = {each.name or "": spec.judges_of(each) for each in spec.data.train}
-    return train | {each.name: spec.judges_of(each) for each in spec.data.downstream}
+    judges = {each.name or "": spec.judges_of(each) for each in spec.data.train}
+    judges |= {each.name: spec.judges_of(each) for each in spec.data.downstream}
+    return {name: found for name, found in judges.items() if not found[0].verifier.startswith(ENVIRONMENT)}
 
 
 def _make_http(run: RLRun, name: str) -> HttpBackend:

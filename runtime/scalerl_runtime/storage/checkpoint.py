@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.storage.sync import sync_path
-from scalerl_runtime.types import Completion, Experts, Group, Prompt
+from scalerl_runtime.types import Completion, Episode, Experts, Group, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ def groups_to_arrays(groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
         "versions": _joined([c.versions for c in completions], np.int32),
         "forced": _joined([c.forced for c in completions], np.bool_),
         **_join_experts([c.experts for c in completions]),
+        "episode": np.array([json.dumps([None if c.episode is None else astuple(c.episode) for c in completions])]),
     }
 
 
@@ -255,6 +256,8 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
     texts = json.loads(str(arrays["text"][0]))
     # Checkpoints of older versions have no rewards by judge.
     by_judge = json.loads(str(arrays["by_judge"][0])) if "by_judge" in arrays else [{} for _ in ends]
+    # A checkpoint that knew no episodes has none.
+    episodes = json.loads(str(arrays["episode"][0])) if "episode" in arrays else [None] * len(texts)
     tokens, logps, versions, forced = (arrays[k] for k in ("tokens", "logps", "versions", "forced"))
     experts = _split_experts(arrays, len(ends))
     completions = []
@@ -272,6 +275,7 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
                 reward=None if np.isnan(reward) else reward,
                 experts=experts[index],
                 by_judge=by_judge[index],
+                episode=_parse_episode(episodes[index]),
             )
         )
     groups, start = [], 0
@@ -280,6 +284,13 @@ def groups_from_arrays(arrays: Mapping[str, NDArray[Any]], prompts: Mapping[int,
             groups.append(Group(prompts[prompt_id], epoch, admitted, tuple(completions[start : start + count])))
         start += count
     return groups
+
+
+def _parse_episode(stored: list[Any] | None) -> Episode | None:
+    if stored is None:
+        return None
+    turns, errors, cut, observations = stored
+    return Episode(turns, errors, cut, tuple((start, end) for start, end in observations))
 
 
 def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:

@@ -265,6 +265,9 @@ def build_schema() -> Any:
             ("forced_end", pa.int32()),
             ("forced_text_start", pa.int32()),
             ("forced_text_end", pa.int32()),
+            ("turns", pa.int32()),
+            ("tool_errors", pa.int32()),
+            ("observations", pa.list_(pa.list_(pa.int32(), 2))),
             ("mean_logp", pa.float64()),
         ]
     )

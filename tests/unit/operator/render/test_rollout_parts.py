@@ -9,7 +9,7 @@ from stored_rollouts import PHRASE, build_row
 
 from scalerl_operator.render.html import Page, build_page
 from scalerl_operator.render.report_data import RolloutReport
-from scalerl_operator.render.rollout_parts import build_excerpts, cut_middle, draw_prompt_rates, split_forced
+from scalerl_operator.render.rollout_parts import build_excerpts, cut_middle, draw_prompt_rates
 from scalerl_operator.run.prompt_rates import PromptRates, RatePoint
 
 
@@ -42,8 +42,8 @@ def test_the_middle_is_cut_across_parts(ends: tuple[int, int], found: list[tuple
 
 
 def test_forced_part_by_hand() -> None:
-    assert split_forced(build_row(7, 2, 1, 1.0)) == [("<think>2 and 1; ", False), (PHRASE, True), (" 3", False)]
-    assert split_forced(build_row(7, 2, 0, 1.0)) == [("<think>2 and 1; </think> 3", False)]
+    assert build_row(7, 2, 1, 1.0).segments == [("<think>2 and 1; ", False), (PHRASE, True), (" 3", False)]
+    assert build_row(7, 2, 0, 1.0).segments == [("<think>2 and 1; </think> 3", False)]
 
 
 def test_pass_rates_are_drawn_from_the_second_evaluation_on() -> None:

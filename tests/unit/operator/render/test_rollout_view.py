@@ -31,6 +31,17 @@ def test_forced_part_is_marked_without_colours_too() -> None:
     assert "⟦" not in draw(build_row(7, 2, 0, 1.0))
 
 
+def test_observations_are_marked() -> None:
+    text = "calc(6*7)\n42\nso calc(2)2 42"
+    row = replace(build_row(7, 2, 0, 1.0), completion=text, turns=3, tool_errors=1, observations=((9, 13), (23, 24)))
+    shown = draw(row)
+    assert "so calc(2)⟦2⟧ 42\n" in shown
+    assert shown.count("⟦") == 3, "two observations, and the line that explains the marks"
+    assert "⟦ ⟧ was written by the environment" in shown
+    assert "forced" not in shown
+    assert "3 turns, 1 with an error" in " ".join(shown.split())
+
+
 def test_long_text_is_cut_in_its_middle_with_a_hint() -> None:
     long = replace(build_row(7, 2, 0, 1.0), completion="a" * 3000 + "THE END")
     assert "[… 1,507 characters; --full shows all …]" in " ".join(draw(long).split())

@@ -14,12 +14,12 @@ from scalerl_runtime.storage.checkpoint import (
     load_buffer,
     load_state,
 )
-from scalerl_runtime.types import Completion, Group, Prompt
+from scalerl_runtime.types import Completion, Episode, Group, Prompt
 
 PROMPTS = {i: Prompt(i, f"p{i}", np.array([i], np.int32), "") for i in (4, 9)}
 
 
-def completion(tokens, finish="stop", reward=1.0):
+def completion(tokens, finish="stop", reward=1.0, episode=None):
     size = len(tokens)
     return Completion(
         tokens=np.array(tokens, np.int32),
@@ -29,12 +29,14 @@ def completion(tokens, finish="stop", reward=1.0):
         finish=finish,
         text=f"é{tokens}\n",
         reward=reward,
+        episode=episode,
     )
 
 
+EPISODE = Episode(turns=4, errors=3, cut=2, observations=((1, 5), (6, 9)))
 GROUPS = [
     Group(PROMPTS[9], 2, 3, (completion([5, 6, 7]), completion([], reward=None))),
-    Group(PROMPTS[4], 1, 2, (completion([8], finish="length", reward=-1.0),)),
+    Group(PROMPTS[4], 1, 2, (completion([8], finish="length", reward=-1.0, episode=EPISODE),)),
 ]
 
 
@@ -100,6 +102,12 @@ def test_buffer_is_bit_for_bit_the_same_after_a_round_trip(tmp_path):
         for name in ("tokens", "logps", "versions", "forced"):
             assert getattr(found, name).tobytes() == getattr(given, name).tobytes()
         assert (found.finish, found.text, found.reward) == (given.finish, given.text, given.reward)
+        assert found.episode == given.episode
+
+
+def test_a_buffer_from_before_episodes_has_none():
+    arrays = {name: values for name, values in groups_to_arrays(GROUPS).items() if name != "episode"}
+    assert [c.episode for g in groups_from_arrays(arrays, PROMPTS) for c in g.completions] == [None, None, None]
 
 
 def test_a_group_of_an_unknown_prompt_is_left_out(tmp_path, caplog):

@@ -44,6 +44,9 @@ ROW = Rollout(
     forced_end=4,
     forced_text_start=6,
     forced_text_end=8,
+    turns=4,
+    tool_errors=2,
+    observations=((1, 3), (8, 9)),
     mean_logp=-0.25,
 )
 LARGE = 10**9
@@ -56,7 +59,12 @@ def make_noise(size: int) -> str:
 
 
 def read(path: Path) -> list[Rollout]:
-    return [Rollout(**{**row, "rewards": dict(row["rewards"])}) for row in pq.read_table(path).to_pylist()]
+    rows = pq.read_table(path).to_pylist()
+    spans = [tuple((start, end) for start, end in row["observations"]) for row in rows]
+    return [
+        Rollout(**{**row, "rewards": dict(row["rewards"]), "observations": each})
+        for row, each in zip(rows, spans, strict=True)
+    ]
 
 
 def make_store(folder: Path, max_bytes: int = LARGE) -> RolloutStore:
