@@ -123,8 +123,6 @@ def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:
         yield f"{path}.validation.verifier", names, "unset: the verifiers of its training source grade it"
     if source.validation is not None and source.held_out is not None:
         yield f"{path}.heldOut", str(source.held_out), "only without validation, which has its own prompts"
-    for each in source.validation.judges if source.validation is not None else ():
-        yield f"{path}.validation.verifier", each.verifier, "unset: the source's own judge its validation set"
 
 
 def _check_downstream(spec: RLRunSpec, path: str, each: NamedDatasetSpec) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from scalerl_api.wire import HELD_OUT
 from scalerl_operator.cli.commands import CliDeps
 from scalerl_operator.cli.main import main
 from scalerl_operator.local.rollout_files import find_file, list_names
-from scalerl_runtime.algorithm.curriculum import PromptStream, StreamPosition
+from scalerl_runtime.algorithm.prompts.curriculum import PromptStream, StreamPosition
 from scalerl_runtime.data.run_data import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 

@@ -14,7 +14,7 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.actors.generator import EngineOptions, Generator
 from scalerl_runtime.algorithm.interruption import Interruption, forced_mask
 from scalerl_runtime.data.scratch_model import make_scratch_model
-from scalerl_runtime.rewards.answers import find_answer
+from scalerl_runtime.rewards.reading.answers import find_answer
 from scalerl_runtime.types import EngineOutput, SamplingRequest
 
 TAGS = ThinkTags(open="[T", close="T]")

@@ -12,7 +12,7 @@ from scalerl_runtime.algorithm.aggregation import token_weights
 from scalerl_runtime.algorithm.episode_stats import EpisodeStats, measure_episodes
 from scalerl_runtime.algorithm.interruption import length_penalty
 from scalerl_runtime.algorithm.microbatch import TrainSequence
-from scalerl_runtime.algorithm.prompt_filters import StepDecision, decide_step, is_zero_variance
+from scalerl_runtime.algorithm.prompts.prompt_filters import StepDecision, decide_step, is_zero_variance
 from scalerl_runtime.types import Completion, Group, Prompt
 
 

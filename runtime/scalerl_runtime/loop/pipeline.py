@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
-from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError
+from scalerl_runtime.algorithm.prompts.curriculum import AllPromptsExcludedError
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values

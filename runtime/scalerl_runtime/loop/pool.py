@@ -11,7 +11,6 @@ capacity follows pods, a lost slot is `vacant`, and not charged, until a pod has
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import EpisodePlayer
 from scalerl_runtime.loop.grading import Grader, SampleGrader
 from scalerl_runtime.loop.group_buffer import GroupBuffer
-from scalerl_runtime.loop.slots import InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
+from scalerl_runtime.loop.slots import GeneratorFleet, InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
 from scalerl_runtime.trackers.tracing import NO_TRACING, Tracer, TraceSpan
 from scalerl_runtime.types import (
@@ -31,7 +30,6 @@ from scalerl_runtime.types import (
     GeneratorLost,
     GeneratorRestarted,
     Group,
-    Ints,
     Prompt,
     PromptRefused,
     SamplingRequest,
@@ -42,18 +40,6 @@ log = logging.getLogger(__name__)
 MAX_START_FAILURES = 3  # consecutive, of one generator, before the run fails
 CAPACITY_POLL_SECONDS = 2.0  # between two queries of the cluster's capacity
 CAPACITY_DEADLINE_SECONDS = 60.0  # of one query
-
-
-class GeneratorFleet(Protocol):
-    """The fleet's calls that the pool uses."""
-
-    async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
-        """Return one completion of `prompt` per request."""
-        ...
-
-    async def start_generator(self, index: int) -> float:
-        """Start or restart a generator; return the seconds taken."""
-        ...
 
 
 class Pool:

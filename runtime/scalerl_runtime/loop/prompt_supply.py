@@ -8,8 +8,8 @@ from scalerl_api.data import TrainSourceSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRunSpec
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError, PromptStream
-from scalerl_runtime.algorithm.mixture import Mixture, WeightedStream
+from scalerl_runtime.algorithm.prompts.curriculum import AllPromptsExcludedError, PromptStream
+from scalerl_runtime.algorithm.prompts.mixture import Mixture, WeightedStream
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.run_state import TrainingState
 from scalerl_runtime.types import Prompt

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import HELD_OUT
-from scalerl_runtime.algorithm.mixture import Mixture, MixturePosition, SourceDraw
-from scalerl_runtime.algorithm.prompt_filters import PassRateHistory
+from scalerl_runtime.algorithm.prompts.mixture import Mixture, MixturePosition, SourceDraw
+from scalerl_runtime.algorithm.prompts.prompt_filters import PassRateHistory
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.schedules import KlController, build_kl_controller
 from scalerl_runtime.algorithm.step import follow_kl

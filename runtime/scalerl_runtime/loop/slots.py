@@ -1,14 +1,14 @@
 """The generators' slots: states, groups in flight, and which slots to start or give up. PURE."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.types import Prompt
+from scalerl_runtime.types import EngineOutput, Ints, Prompt, SamplingRequest
 
 SlotState = Literal["starting", "stale", "ready", "lost", "vacant"]
 
@@ -79,3 +79,15 @@ def plan_slots(states: Mapping[int, SlotState], capacity: int) -> tuple[list[int
     give_up = waiting[len(waiting) - excess :]
     unused = (index for index in range(len(states) + max(0, capacity)) if index not in taken)
     return [index for index, _ in zip(unused, range(capacity - len(taken)), strict=False)], give_up
+
+
+class GeneratorFleet(Protocol):
+    """The fleet's calls that the pool uses."""
+
+    async def sample(self, index: int, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
+        """Return one completion of `prompt` per request."""
+        ...
+
+    async def start_generator(self, index: int) -> float:
+        """Start or restart a generator; return the seconds taken."""
+        ...

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Mapping
 
 from scalerl_runtime.data.prompts import parse_entry_answer
-from scalerl_runtime.rewards.choice_answers import read_choice
-from scalerl_runtime.rewards.choice_references import build_choice_reference, parse_choice
 from scalerl_runtime.rewards.code_reference import build_code_reference
-from scalerl_runtime.rewards.generated_answers import list_readings
-from scalerl_runtime.rewards.math_answers import read_mathematics, read_words
-from scalerl_runtime.rewards.math_references import build_math_reference, parse_math_reference
+from scalerl_runtime.rewards.reading.choice_answers import read_choice
+from scalerl_runtime.rewards.reading.choice_references import build_choice_reference, parse_choice
+from scalerl_runtime.rewards.reading.generated_answers import list_readings
+from scalerl_runtime.rewards.reading.math_answers import read_mathematics, read_words
+from scalerl_runtime.rewards.reading.math_references import build_math_reference, parse_math_reference
 
 BuildReference = Callable[[Mapping[str, object], object], str]
 WRONG_ANSWERS = ("", "I do not know")  # no verifier may find them right, whatever the reference

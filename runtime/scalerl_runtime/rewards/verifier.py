@@ -15,9 +15,9 @@ from scalerl_api.recipe import ThinkTags
 from scalerl_api.reward import ENVIRONMENT, WeightedVerifier
 from scalerl_api.rlrun import RLRun
 from scalerl_runtime.data.run_data import Data
-from scalerl_runtime.rewards.answers import find_answer
 from scalerl_runtime.rewards.http_judge import HttpBackend, find_settings
 from scalerl_runtime.rewards.pool import VerifierPool
+from scalerl_runtime.rewards.reading.answers import find_answer
 from scalerl_runtime.rewards.requests import GradeRequest, combine
 from scalerl_runtime.rewards.sandbox import Sandbox
 from scalerl_runtime.types import Prompt, Reward

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from scalerl_runtime.rewards.choice_answers import is_right_choice
-from scalerl_runtime.rewards.generated_answers import is_right_entry
-from scalerl_runtime.rewards.math_answers import is_right_mathematics
+from scalerl_runtime.rewards.reading.choice_answers import is_right_choice
+from scalerl_runtime.rewards.reading.generated_answers import is_right_entry
+from scalerl_runtime.rewards.reading.math_answers import is_right_mathematics
 from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.user_function import UserVerifier, parse_reward
 

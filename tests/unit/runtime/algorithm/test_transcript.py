@@ -71,7 +71,7 @@ def test_stored_rows_show_turns_and_observations():
     transcript = calculated()
     transcript.count_error()
     group = Group(PROMPT, 0, 4, (transcript.build(1.0, "stop"),))
-    (row,) = step_rows([group], [np.array([0.5])], RowSource(1, 1, "env:a:B", "phrase", 1.0), step=7)
+    (row,) = step_rows([group], [np.array([0.5])], RowSource(1, 1, "phrase", 1.0), step=7)
     assert (row.turns, row.tool_errors, row.forced_start) == (2, 1, None)
     assert row.segments == [("calc(2*3)", False), ("\n6\n", True), ("6.", False)]
     assert row.mean_logp == pytest.approx(np.mean([-0.1, -0.5, -0.9, -0.1]), rel=1e-6)

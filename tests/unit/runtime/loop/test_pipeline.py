@@ -998,7 +998,8 @@ def test_a_lost_group_is_an_error_and_its_repetition_is_none(tmp_path, receiver,
     spans = collections.Counter(group_of(s) for s in receiver.named("scalerl.rollout") if not s.is_error)
     assert {group: spans[group] for group in attempt.prompts} == dict.fromkeys(attempt.prompts, 1)
     failed = [span for span in receiver.named("scalerl.evaluation") if span.is_error]
-    assert [span.values["error.type"] for span in failed] == ["GeneratorLost"]
+    # The engine may be restarted already, after another request to it failed.
+    assert [span.values["error.type"] in ("GeneratorLost", "GeneratorRestarted") for span in failed] == [True]
 
 
 def test_what_a_failed_attempt_leaves_is_an_error(tmp_path, receiver):

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
-from scalerl_runtime.rewards.choice_answers import is_right_choice
-from scalerl_runtime.rewards.generated_answers import is_right_entry
-from scalerl_runtime.rewards.math_answers import is_right_mathematics
+from scalerl_runtime.rewards.reading.choice_answers import is_right_choice
+from scalerl_runtime.rewards.reading.generated_answers import is_right_entry
+from scalerl_runtime.rewards.reading.math_answers import is_right_mathematics
 from scalerl_runtime.rewards.references import WRONG_ANSWERS, build_reference, build_right_answers, describe_reading
 
 

@@ -2,9 +2,9 @@
 
 import re
 
-from scalerl_runtime.rewards.choice_references import Choice, parse_choice
-from scalerl_runtime.rewards.marked_answers import cut_sentence, find_enclosed_answer
-from scalerl_runtime.rewards.math_text import normalize_words, strip_markdown
+from scalerl_runtime.rewards.reading.choice_references import Choice, parse_choice
+from scalerl_runtime.rewards.reading.marked_answers import cut_sentence, find_enclosed_answer
+from scalerl_runtime.rewards.reading.math_text import normalize_words, strip_markdown
 
 VERB = (
     r"(?:(?:is|are|was|would be|will be|must be|should be)\b\s*(?:(?:therefore|thus|simply|just|then|clearly)\b)?"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scalerl_runtime.rewards.choice_answers import is_right_choice
+from scalerl_runtime.rewards.reading.choice_answers import is_right_choice
 
 OPTIONS = json.dumps(
     {"label": "B", "options": {"A": "5 apples", "B": "Paris", "C": "7(√3 – 1)", "D": "None of these", "E": "12"}}

@@ -1,6 +1,6 @@
 import pytest
 
-from scalerl_runtime.rewards.arithmetic import TooLarge, find_operations
+from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
 
 
 @pytest.mark.parametrize(

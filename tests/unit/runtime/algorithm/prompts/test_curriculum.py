@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from scalerl_runtime.algorithm.curriculum import (
+from scalerl_runtime.algorithm.prompts.curriculum import (
     AllPromptsExcludedError,
     PromptStream,
     StreamPosition,

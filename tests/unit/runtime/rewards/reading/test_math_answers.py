@@ -2,7 +2,7 @@
 
 import pytest
 
-from scalerl_runtime.rewards.math_answers import is_right_mathematics, read_mathematics
+from scalerl_runtime.rewards.reading.math_answers import is_right_mathematics, read_mathematics
 
 RIGHT = [
     # numbers, plain

@@ -2,7 +2,7 @@
 
 import re
 
-from scalerl_runtime.rewards.marked_answers import find_spans
+from scalerl_runtime.rewards.reading.marked_answers import find_spans
 
 MAX_TEXT_WORDS = 4  # `infinitely many solutions`; longer references are prose that no answer repeats
 MAX_UNIT_WORDS = 5  # `miles per hour`

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError, DrawnPrompt, PromptStream, StreamPosition
+from scalerl_runtime.algorithm.prompts.curriculum import (
+    AllPromptsExcludedError,
+    DrawnPrompt,
+    PromptStream,
+    StreamPosition,
+)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from scalerl_runtime.rewards.arithmetic import TooLarge, find_operations
-from scalerl_runtime.rewards.marked_answers import find_announced_answer, find_enclosed_answer
-from scalerl_runtime.rewards.math_text import (
+from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
+from scalerl_runtime.rewards.reading.marked_answers import find_announced_answer, find_enclosed_answer
+from scalerl_runtime.rewards.reading.math_text import (
     MAX_TEXT_WORDS,
     MAX_UNIT_WORDS,
     TEXT,

@@ -1,7 +1,7 @@
 import pytest
 
 from scalerl_api.recipe import ThinkTags
-from scalerl_runtime.rewards.answers import find_answer
+from scalerl_runtime.rewards.reading.answers import find_answer
 
 
 @pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|a|>x<|m|>", "<|b|>y<|m|>")])

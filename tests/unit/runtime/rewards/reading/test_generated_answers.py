@@ -3,7 +3,7 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from scalerl_runtime.data.prompts import GeneratedRecord, build_entry_answer
-from scalerl_runtime.rewards.generated_answers import is_right_entry, list_readings
+from scalerl_runtime.rewards.reading.generated_answers import is_right_entry, list_readings
 
 ENTRY = build_entry_answer(GeneratedRecord("chain_sum", {}, {"question": "12 + 7 =", "answer": "19", "metadata": {}}))
 
@@ -26,7 +26,7 @@ BROKEN = build_entry_answer(GeneratedRecord("gcd", {}, {"question": "?", "answer
 
 def test_a_scorer_that_fails_on_the_answer_only_means_wrong_else_it_raises(monkeypatch):
     """reasoning_gym's scorers do not expect every answer; the record's own they must be able to score."""
-    from scalerl_runtime.rewards import generated_answers
+    from scalerl_runtime.rewards.reading import generated_answers
 
     def score(answer: str, _record: dict[str, object]) -> float:
         return 1.0 if int(answer) == 3 else 0.0

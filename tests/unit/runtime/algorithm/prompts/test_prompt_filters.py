@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from scalerl_runtime.algorithm.prompt_filters import (
+from scalerl_runtime.algorithm.prompts.prompt_filters import (
     REFILL_ROUNDS,
     PassRateHistory,
     StepDecision,

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from scalerl_runtime.algorithm.curriculum import AllPromptsExcludedError, PromptStream, StreamPosition
-from scalerl_runtime.algorithm.mixture import Mixture, MixturePosition, WeightedStream, choose_source
+from scalerl_runtime.algorithm.prompts.curriculum import AllPromptsExcludedError, PromptStream, StreamPosition
+from scalerl_runtime.algorithm.prompts.mixture import Mixture, MixturePosition, WeightedStream, choose_source
 
 
 def make_mixture(weights, sizes=None):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from scalerl_runtime.data.prompts import parse_entry_answer
-from scalerl_runtime.rewards.marked_answers import PHRASE, find_enclosed_answer
+from scalerl_runtime.rewards.reading.marked_answers import PHRASE, find_enclosed_answer
 
 # The exceptions of reasoning_gym's scorers for an answer of another form than they expect: they call int(), index,
 # unpack, compute and evaluate what the answer holds. Any other exception is the verifier's own failure: no reward.

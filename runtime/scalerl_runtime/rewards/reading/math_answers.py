@@ -4,10 +4,10 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from scalerl_runtime.rewards.arithmetic import TooLarge, find_operations
-from scalerl_runtime.rewards.marked_answers import cut_sentence, find_marked_answer
-from scalerl_runtime.rewards.math_references import parse_math_reference
-from scalerl_runtime.rewards.math_text import build_expression, find_last_expression, is_words, normalize_words
+from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
+from scalerl_runtime.rewards.reading.marked_answers import cut_sentence, find_marked_answer
+from scalerl_runtime.rewards.reading.math_references import parse_math_reference
+from scalerl_runtime.rewards.reading.math_text import build_expression, find_last_expression, is_words, normalize_words
 
 MAX_EXPRESSION = 1000  # characters; sympy's time grows fast, and no answer of a data set is as long
 NUMERAL = re.compile(r"-?\d{1,300}(?:\.\d{1,6})?")  # math-verify rounds after six decimals
