@@ -64,6 +64,7 @@ class EvalPlan:
     attempt: int
     first_index: int = 0  # of its points
     temperature: float | None = None  # None: the recipe's; 0: the likeliest token
+    restarts: int = 0  # of the leased slot before the first sample: a later engine has other weights
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ async def evaluate(
     Refused prompts are left out; InvalidRun: too many. GeneratorLost, DeadlineExceeded: nothing is measured, repeat it.
     """
     points: list[EvalPoint] = []
+    plan = replace(plan, restarts=slot.restarts)
     for each in sets:
         name, prompts = each.dataset, each.prompts
         own = replace(plan, samples=each.samples, temperature=each.temperature)
@@ -185,6 +187,7 @@ async def _sample(
     ]
     async with turns:
         try:
+            slot.check_engine(plan.restarts)
             what = f"evaluating step {plan.step}"
             samples = await pool.sample(slot, prompt, budgets, what, temperature=plan.temperature)
         except PromptRefused as error:

@@ -327,8 +327,7 @@ class Pool:
         restarts = slot.restarts
 
         async def sample_turn(prompt: Prompt, request: SamplingRequest) -> EngineOutput:
-            if slot.restarts != restarts:
-                raise GeneratorRestarted(slot.index, "restarted between two turns")
+            slot.check_engine(restarts)
             (output,) = await self.request(slot, prompt, [request], phase)
             self.counters.tokens += len(output.tokens)
             return output

@@ -8,7 +8,7 @@ from scalerl_api.recipe import Recipe
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.types import EngineOutput, Ints, Prompt, SamplingRequest
+from scalerl_runtime.types import EngineOutput, GeneratorRestarted, Ints, Prompt, SamplingRequest
 
 SlotState = Literal["starting", "stale", "ready", "lost", "vacant"]
 
@@ -26,6 +26,11 @@ class Slot:
     leased: bool = False
     restarts: int = 0
     num_checks: int = 0  # self-checks that this engine has passed
+
+    def check_engine(self, restarts: int) -> None:
+        """Raise GeneratorRestarted if the engine is another one than after `restarts` restarts."""
+        if self.restarts != restarts:
+            raise GeneratorRestarted(self.index, "restarted between two requests")
 
 
 @dataclass(frozen=True)
