@@ -109,12 +109,9 @@ def _check_environment(spec: RLRunSpec, path: str, judges: Sequence[str]) -> Ite
         return
     if len(judges) > 1:
         yield f"{path}.verifiers", ", ".join(judges), "an environment alone: it plays the turns and rewards them"
-    recipe = spec.resolved_recipe()
-    if recipe.length.control == "interruption":
+    if spec.resolved_recipe().length.control == "interruption":
         allowed = f"none or penalty with {environment}: one thinking budget does not fit several turns"
         yield "spec.recipe.length.control", "interruption", allowed
-    if recipe.router_replay:
-        yield "spec.recipe.routerReplay", "true", f"false with {environment}: experts of several turns are not recorded"
 
 
 def _check_held_out(path: str, source: TrainSourceSpec) -> Iterator[Finding]:

@@ -9,11 +9,29 @@ from numpy.typing import NDArray
 from scalerl_api.recipe import Length, Recipe
 from scalerl_runtime.algorithm.advantage import compute_advantages
 from scalerl_runtime.algorithm.aggregation import token_weights
-from scalerl_runtime.algorithm.episode_stats import EpisodeStats, measure_episodes
 from scalerl_runtime.algorithm.interruption import length_penalty
 from scalerl_runtime.algorithm.microbatch import TrainSequence
 from scalerl_runtime.algorithm.prompts.prompt_filters import StepDecision, decide_step, is_zero_variance
 from scalerl_runtime.types import Completion, Group, Prompt
+
+
+@dataclass(frozen=True)
+class EpisodeStats:
+    """Over the completions of a step that are episodes."""
+
+    turns_mean: float  # of the policy, per episode
+    tool_errors: int  # replies that the environment marked as errors
+    observation_share: float  # of all tokens after the prompt
+    cut_observations: int  # longer than `observationTokens`
+
+    def values(self) -> dict[str, float]:
+        """Return the step's metrics by name."""
+        return {
+            "episode_turns_mean": self.turns_mean,
+            "tool_errors": float(self.tool_errors),
+            "observation_share": self.observation_share,
+            "cut_observations": float(self.cut_observations),
+        }
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,20 @@ def _build_sequence(
 def _trained_tokens(completion: Completion) -> int:
     """Return the number of tokens that enter the loss; 0 for a completion whose verifier failed."""
     return 0 if completion.reward is None else int(np.count_nonzero(~completion.forced))
+
+
+def measure_episodes(completions: Sequence[Completion]) -> EpisodeStats | None:
+    """Return the statistics of those completions that are episodes; None if none is."""
+    found = [(each, each.episode) for each in completions if each.episode is not None]
+    if not found:
+        return None
+    tokens = sum(len(completion.tokens) for completion, _ in found)
+    return EpisodeStats(
+        turns_mean=float(np.mean([episode.turns for _, episode in found])),
+        tool_errors=sum(episode.errors for _, episode in found),
+        observation_share=sum(int(completion.forced.sum()) for completion, _ in found) / max(1, tokens),
+        cut_observations=sum(episode.cut for _, episode in found),
+    )
 
 
 def _check(group: Group, version: int) -> None:

@@ -44,7 +44,9 @@ def build_turn_markup(data: DataSpec, tokenizer: TurnTokenizer, stop_ids: Collec
     roles = ("user", "assistant", "user")
     turns = [{"role": role, "content": text} for role, text in zip(roles, PROBES, strict=True)]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **data.template_arguments
+        )
     except (*TEMPLATE_ERRORS, ValueError) as error:
         found = f"{ALLOWED}; it raises {type(error).__name__}: {first_line(error)}"
         raise InvalidRun([Fault("spec.data.promptFormat", "chat", found)]) from error

@@ -41,10 +41,12 @@ class EnvironmentPool:
         arguments: Mapping[str, int | float | str | bool],
         *,
         timeout_seconds: float,
+        label: str | None = None,
         num_processes: int | None = None,
     ):
-        """`environment`: as `env:package.module:Class`."""
+        """`environment`: as `env:package.module:Class`; `label`: name of its rewards, None: the same."""
         self.environment = environment
+        self.label = environment if label is None else label
         count = num_processes or min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
         command = (environment, json.dumps(dict(arguments)), timeout_seconds)
         self._places = [_ProcessPlace(*command) for _ in range(count)]

@@ -33,17 +33,21 @@ def start_environments(run: RLRun, prompts: Sequence[Prompt]) -> Environments:
     """
     options, seconds = run.spec.reward.environment, run.spec.reward.timeout_seconds
     names = {
-        source.label: judge.verifier
+        source.label: judge
         for source in (*run.spec.data.train, *run.spec.data.downstream)
         for judge in run.spec.judges_of(source)
         if judge.verifier.startswith(ENVIRONMENT)
     }
     with ExitStack() as on_failure:
-        pools: dict[str, EnvironmentPool] = {}
-        for verifier in dict.fromkeys(names.values()):
-            pools[verifier] = EnvironmentPool(verifier, options.arguments, timeout_seconds=seconds)
-            on_failure.callback(pools[verifier].close)
-            first = next(prompt for prompt in prompts if names.get(prompt.source) == verifier)
-            pools[verifier].start(first.text, first.answer)
+        pools: dict[tuple[str, str], EnvironmentPool] = {}
+        for name, judge in names.items():
+            key = judge.verifier, judge.label
+            if key not in pools:
+                pools[key] = EnvironmentPool(
+                    judge.verifier, options.arguments, timeout_seconds=seconds, label=judge.label
+                )
+                on_failure.callback(pools[key].close)
+                first = next(prompt for prompt in prompts if prompt.source == name)
+                pools[key].start(first.text, first.answer)
         on_failure.pop_all()
-    return Environments({label: pools[verifier] for label, verifier in names.items()})
+    return Environments({name: pools[judge.verifier, judge.label] for name, judge in names.items()})

@@ -11,18 +11,18 @@ from typing import Protocol
 
 import numpy as np
 
-from scalerl_runtime.algorithm.transcript import Transcript
 from scalerl_runtime.data.turn_markup import TurnMarkup, TurnTokenizer
 from scalerl_runtime.deadlines import all_or_none, within
 from scalerl_runtime.environments.pool import EnvironmentFailed
 from scalerl_runtime.environments.protocol import Step
+from scalerl_runtime.environments.transcript import Transcript
 from scalerl_runtime.think_tags import decode_exactly
-from scalerl_runtime.types import Completion, EngineOutput, Prompt, SamplingRequest
+from scalerl_runtime.types import Completion, EngineOutput, Prompt
 
 NOT_SOLVED = -1.0  # an episode that ends at a limit, without a reward of its environment
 
-Engine = Callable[[Prompt, SamplingRequest], Awaitable[EngineOutput]]
-"""Samples one completion on the episode's generator."""
+Engine = Callable[[Prompt, int], Awaitable[EngineOutput]]
+"""Samples one completion of at most so many tokens on the episode's generator."""
 
 
 class Session(Protocol):
@@ -40,6 +40,11 @@ class Session(Protocol):
 class EnvironmentSource(Protocol):
     """Environments of one class."""
 
+    @property
+    def label(self) -> str:
+        """Name of its rewards."""
+        ...
+
     async def open(self, prompt: str, reference: str) -> Session:
         """Begin an episode. Raises EnvironmentFailed."""
         ...
@@ -52,7 +57,6 @@ class EpisodeRules:
     max_turns: int
     observation_tokens: int  # of one observation, its markup not counted
     completion_tokens: int  # of an episode, observations included
-    temperature: float
     generate_seconds: float  # in the engine, over all turns of an episode
 
 
@@ -76,37 +80,34 @@ class EpisodePlayer:
         """Whether the prompt's source has an environment."""
         return prompt.source in self._environments
 
-    async def play(
-        self, engine: Engine, prompt: Prompt, count: int, phase: str, *, temperature: float | None = None
-    ) -> list[Completion]:
-        """Return `count` episodes of `prompt`, whole, at `temperature` or the recipe's.
-
-        When the engine fails one of them, none is returned.
+    async def play(self, engine: Engine, prompt: Prompt, count: int, phase: str) -> list[Completion]:
+        """Return `count` episodes of `prompt`, whole. When the engine fails one of them, none is returned.
 
         Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
-        rules = self._rules if temperature is None else replace(self._rules, temperature=temperature)
-        return await all_or_none([self._play_one(_TimedEngine(engine, prompt, rules, phase)) for _ in range(count)])
+        return await all_or_none([self._play_one(engine, prompt, phase) for _ in range(count)])
 
-    async def _play_one(self, turns: "_TimedEngine") -> Completion:
-        prompt, transcript, session = turns.prompt, Transcript(self._rules.completion_tokens), None
+    async def _play_one(self, engine: Engine, prompt: Prompt, phase: str) -> Completion:
+        transcript, session = Transcript(self._rules.completion_tokens), None
+        source = self._environments[prompt.source]
+        turns = _TimedEngine(engine, prompt, self._rules, phase)
         output: EngineOutput | None = None
         try:
             while True:
                 output = await turns.sample(transcript)
                 transcript.add_turn(output)
                 if session is None:
-                    session = await self._environments[prompt.source].open(prompt.text, prompt.answer)
+                    session = await source.open(prompt.text, prompt.answer)
                 step = await session.step(output.text)
                 if step.error:
                     transcript.count_error()
                 if step.done:
-                    return transcript.build(step.reward, output.finish)
+                    return transcript.build(step.reward, output.finish, source.label)
                 if not self._continue(transcript, step):
-                    return transcript.build(NOT_SOLVED if step.reward is None else step.reward, "length")
+                    return transcript.build(NOT_SOLVED if step.reward is None else step.reward, "length", source.label)
         except EnvironmentFailed:  # the environments log it
             assert output is not None, "the environment comes after the policy's first turn"
-            return transcript.build(None, output.finish)
+            return transcript.build(None, output.finish, source.label)
         finally:
             if session is not None:
                 session.close()
@@ -135,19 +136,18 @@ class _TimedEngine:
 
     def __init__(self, engine: Engine, prompt: Prompt, rules: EpisodeRules, phase: str):
         self._engine = engine
-        self.prompt = prompt
+        self._prompt = prompt
         self._rules = rules
         self._phase = phase
         self._seconds = rules.generate_seconds
 
     async def sample(self, transcript: Transcript) -> EngineOutput:
         """Return the policy's next turn. Raises DeadlineExceeded when the turns together took too long."""
-        prompt = self.prompt
+        prompt = self._prompt
         if transcript.turns:
             prompt = replace(prompt, tokens=np.concatenate([prompt.tokens, transcript.tokens]))
-        request = SamplingRequest(transcript.room, self._rules.temperature)
         clock = asyncio.get_running_loop().time
         began = clock()
-        output = await within(self._seconds, self._phase, self._engine(prompt, request))
+        output = await within(self._seconds, self._phase, self._engine(prompt, transcript.room))
         self._seconds -= clock() - began
         return output

@@ -18,7 +18,7 @@ from scalerl_api.validation import InvalidRun
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.loop.episode import EpisodePlayer
+from scalerl_runtime.loop.episode import Engine, EpisodePlayer
 from scalerl_runtime.loop.grading import Grader, SampleGrader
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import GeneratorFleet, InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
@@ -291,28 +291,21 @@ class Pool:
         log.warning("prompt %d is left out, the engine refuses it: %s; it reads %.80r", prompt.id, error, prompt.text)
 
     async def sample(
-        self,
-        slot: Slot,
-        prompt: Prompt,
-        budgets: Sequence[int | None],
-        phase: str,
-        *,
-        temperature: float | None = None,
+        self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str, *, temperature: float | None = None
     ) -> Sequence[EngineOutput | Completion]:
         """Sample completions of `prompt` on `slot`, one per thinking budget, at `temperature` or the recipe's.
 
-        Episodes come graded.
-
-        Raises PromptRefused, GeneratorLost or DeadlineExceeded.
+        Episodes come graded. Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
         recipe = self.options.recipe
+        temperature = recipe.temperature if temperature is None else temperature
         if self.episodes is not None and self.episodes.has(prompt):
-            engine = self._bind_engine(slot, phase)
-            return await self.episodes.play(engine, prompt, len(budgets), phase, temperature=temperature)
+            engine = self._bind_engine(slot, phase, temperature)
+            return await self.episodes.play(engine, prompt, len(budgets), phase)
         requests = [
             SamplingRequest(
                 recipe.length.completion_tokens,
-                recipe.temperature if temperature is None else temperature,
+                temperature,
                 think_budget=budget,
                 think_tokens=prompt.think_tokens,
             )
@@ -322,13 +315,13 @@ class Pool:
         self.counters.tokens += sum(len(s.tokens) for s in samples)
         return samples
 
-    def _bind_engine(self, slot: Slot, phase: str) -> Callable[[Prompt, SamplingRequest], Awaitable[EngineOutput]]:
+    def _bind_engine(self, slot: Slot, phase: str, temperature: float) -> Engine:
         """Return the engine that `slot` has now, for the turns of episodes: no later one takes its place."""
         restarts = slot.restarts
 
-        async def sample_turn(prompt: Prompt, request: SamplingRequest) -> EngineOutput:
+        async def sample_turn(prompt: Prompt, max_tokens: int) -> EngineOutput:
             slot.check_engine(restarts)
-            (output,) = await self.request(slot, prompt, [request], phase)
+            (output,) = await self.request(slot, prompt, [SamplingRequest(max_tokens, temperature)], phase)
             self.counters.tokens += len(output.tokens)
             return output
 
@@ -346,7 +339,7 @@ class Pool:
                 self.options.generate_seconds, phase, self.fleet.sample(slot.index, prompt.tokens, requests)
             )
         except (GeneratorLost, DeadlineExceeded) as error:
-            if slot.restarts == restarts:
+            if slot.restarts == restarts or slot.state not in ("stale", "ready"):
                 raise
             raise GeneratorRestarted(slot.index, error) from error
         finally:

@@ -188,7 +188,6 @@ def _build_episodes(
         max_turns=spec.reward.environment.max_turns,
         observation_tokens=spec.reward.environment.observation_tokens,
         completion_tokens=recipe.length.completion_tokens,
-        temperature=recipe.temperature,
         generate_seconds=spec.deadlines.generate_seconds,
     )
     return EpisodePlayer(environments.by_source, rules, build_turn_markup(spec.data, tokenizer, stop_ids), tokenizer)

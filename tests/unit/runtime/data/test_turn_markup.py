@@ -58,6 +58,12 @@ def test_blanks_before_the_end_of_a_turn_are_the_templates(make):
     assert tokenizer.decode(markup.before) == "[user]"
 
 
+def test_variables_of_the_template_hold_after_an_observation_too(make):
+    tokenizer = make(f"{CHATML}{{% if mode %}}[{{{{ mode }}}}]{{% endif %}}")
+    data = chat().model_copy(update={"template_arguments": {"mode": "brief"}})
+    assert build_turn_markup(data, tokenizer, (1,)).after_text.endswith("assistant\n[brief]")
+
+
 def test_plain_has_no_markup(make):
     markup = build_turn_markup(chat("plain"), make(None), (1,))
     assert (markup.before, markup.after, markup.before_text, markup.after_text) == ((), (), "", "")

@@ -40,16 +40,16 @@ class Engine:
     def __init__(self, *turns, version=3, seconds=0.0):
         self.turns, self.version, self.seconds, self.requests = list(turns), version, seconds, []
 
-    async def __call__(self, prompt, request):
+    async def __call__(self, prompt, max_tokens):
         place = len(self.requests)
-        self.requests.append((prompt.tokens.tolist(), request))
+        self.requests.append((prompt.tokens.tolist(), max_tokens))
         await asyncio.sleep(self.seconds)
         turn = self.turns[min(place, len(self.turns) - 1)]
         if isinstance(turn, Exception):
             raise turn
         tokens = [*ids(turn), EOS]
-        cut = len(tokens) > request.max_tokens
-        tokens = tokens[: request.max_tokens]
+        cut = len(tokens) > max_tokens
+        tokens = tokens[:max_tokens]
         versions = np.full(len(tokens), self.version + place, np.int32)
         logps = np.full(len(tokens), -0.5, np.float32)
         text = TOKENIZER.decode([each for each in tokens if each != EOS])
@@ -57,7 +57,9 @@ class Engine:
 
 
 class Source:
-    """Environments in this process; `reply` may raise."""
+    """Environments in this process; `fault` names the call that fails."""
+
+    label = "env:toy:Any"
 
     def __init__(self, make=Calculator, fault=None):
         self.make, self.fault, self.open_episodes, self.messages = make, fault, 0, []
@@ -103,7 +105,6 @@ def make_player(source, markup=MARKUP, **rules):
         "max_turns": 4,
         "observation_tokens": 50,
         "completion_tokens": 200,
-        "temperature": 1.0,
         "generate_seconds": 9.0,
     }
     return EpisodePlayer({"": source}, EpisodeRules(**{**limits, **rules}), markup, TOKENIZER)
@@ -123,7 +124,7 @@ def test_each_request_has_the_exact_ids_of_all_before():
     assert second[0] == [*first[0], *ids("calc(6*7)"), EOS, 3, 4, *ids("42"), 5]
     assert found.tokens.tolist() == [*second[0][len(PROMPT.tokens) :], *ids("so 42"), EOS]
     assert source.messages == ["calc(6*7)", "so 42"]
-    assert [first[1].max_tokens, second[1].max_tokens] == [200, 200 - 10 - 5]
+    assert [first[1], second[1]] == [200, 200 - 10 - 5]
     assert found.text == "calc(6*7)<42>so 42"
     assert (found.reward, found.finish, found.episode.turns, found.episode.errors) == (1.0, "stop", 2, 0)
     assert found.versions.tolist() == [3] * 15 + [4] * 6
@@ -216,11 +217,11 @@ def test_no_budget_is_ever_exceeded(turns, observation, max_turns, observation_t
     assert found.episode.turns == len(engine.requests) <= max_turns
     assert len(found.episode.observations) == found.episode.turns - 1
     assert found.forced.sum() <= (found.episode.turns - 1) * (observation_tokens + 3)
-    assert all(request.max_tokens >= 1 for _, request in engine.requests)
+    assert all(max_tokens >= 1 for _, max_tokens in engine.requests)
     whole = [*PROMPT.tokens.tolist(), *found.tokens.tolist()]
-    for tokens, request in engine.requests:
+    for tokens, max_tokens in engine.requests:
         assert tokens == whole[: len(tokens)], "a request that the final ids do not begin with"
-        assert len(tokens) + request.max_tokens == len(PROMPT.tokens) + completion_tokens
+        assert len(tokens) + max_tokens == len(PROMPT.tokens) + completion_tokens
     assert (np.diff(found.versions) >= 0).all()
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from scalerl_runtime.types import Completion, EngineOutput, Episode, Ints
+from scalerl_runtime.types import Completion, EngineOutput, Episode, Experts, Ints
 
 
 class Transcript:
@@ -62,8 +62,8 @@ class Transcript:
         self._add(EngineOutput(ids, logps, versions, text, "stop"), forced=True)
         self._observations.append((start, start + len(text)))
 
-    def build(self, reward: float | None, finish: Literal["stop", "length"]) -> Completion:
-        """Return the episode as one completion."""
+    def build(self, reward: float | None, finish: Literal["stop", "length"], label: str) -> Completion:
+        """Return the episode as one completion. `label`: of the environment that rewards it."""
         parts = self._parts
         flags = [
             np.full(len(part.tokens), forced, dtype=np.bool_) for part, forced in zip(parts, self._forced, strict=True)
@@ -76,8 +76,23 @@ class Transcript:
             finish=finish,
             text="".join(self._texts),
             reward=reward,
+            by_judge={} if reward is None else {label: reward},
+            experts=self._join_experts(),
             episode=Episode(self.turns, self._errors, self._cut, tuple(self._observations)),
         )
+
+    def _join_experts(self) -> Experts | None:
+        """Return the experts of the prompt's and all tokens but the last: each token's are from its turn's request.
+
+        A request has experts of everything before it too, perhaps of newer weights: the earlier request's are kept.
+        """
+        turns = [part.experts for part, forced in zip(self._parts, self._forced, strict=True) if not forced]
+        joined: Experts | None = None
+        for each in turns:
+            if each is None:
+                return None
+            joined = each if joined is None else np.concatenate([joined, each[len(joined) :]])
+        return joined
 
     def _add(self, part: EngineOutput, *, forced: bool) -> None:
         self._tokens.append(part.tokens)
