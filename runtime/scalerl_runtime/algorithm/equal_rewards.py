@@ -1,9 +1,9 @@
 """Finds that all rewards of a run's first steps are equal: often the verifier, not the model, is wrong. PURE."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from scalerl_runtime.types import Completion, Group
+from scalerl_runtime.types import Completion, Group, Prompt
 
 NUM_STEPS = 2
 NUM_SHOWN = 3  # completions
@@ -30,8 +30,11 @@ class FirstRewards:
         return self.steps == NUM_STEPS and len(self.rewards) == 1
 
 
-def describe_equal_rewards(groups: Sequence[Group]) -> str:
-    """Return the warning, with completions of different prompts where there are several."""
+def describe_equal_rewards(groups: Sequence[Group], describe_reading: Callable[[Prompt, str], str]) -> str:
+    """Return the warning, with completions of different prompts where there are several.
+
+    `describe_reading`: what the verifiers of a prompt read in a completion's text, in words.
+    """
     firsts = [(group, group.completions[0]) for group in groups if group.completions]
     rest = [(group, completion) for group, completion in _each(groups) if completion is not group.completions[0]]
     shown = [*firsts, *rest][:NUM_SHOWN]
@@ -40,14 +43,15 @@ def describe_equal_rewards(groups: Sequence[Group]) -> str:
     lines = [
         f"every completion of the first {NUM_STEPS} steps got the same reward, {words}: nothing is learned from them"
     ]
-    return "\n".join([*lines, *(_describe(group, completion) for group, completion in shown)])
+    return "\n".join([*lines, *(_describe(group, completion, describe_reading) for group, completion in shown)])
 
 
-def _describe(group: Group, completion: Completion) -> str:
+def _describe(group: Group, completion: Completion, describe_reading: Callable[[Prompt, str], str]) -> str:
     text = completion.text if len(completion.text) <= NUM_CHARACTERS else f"...{completion.text[-NUM_CHARACTERS:]}"
     cut = " (cut at the limit)" if completion.finish == "length" else ""
     reference = group.prompt.answer[:NUM_CHARACTERS]
-    return f"  prompt {group.prompt.id}: completion{cut} {text!r}, reference {reference!r}"
+    reading = describe_reading(group.prompt, completion.text)
+    return f"  prompt {group.prompt.id}: completion{cut} {text!r}, {reading}, reference {reference!r}"
 
 
 def _each(groups: Sequence[Group]) -> Iterator[tuple[Group, Completion]]:

@@ -149,6 +149,7 @@ class Coordinator:
             self.inputs, self.storage, parts, trainer_clock=self.live.trainer_clock, quadratic=quadratic
         )
         pipeline = self.live.pipeline = Pipeline(deps, position, self.reporter, self.stopping)
+        self.reporter.describe_reading = parts.verifier.describe_reading
         self.reporter.trackers = self._start_trackers()
         self.server.is_ready = True
         self.reporter.on_phase("training", "")

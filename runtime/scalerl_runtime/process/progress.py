@@ -30,7 +30,7 @@ from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.trackers.interface import TrackedPoint
 from scalerl_runtime.trackers.points import build_eval_point, build_summary
 from scalerl_runtime.trackers.track import Trackers
-from scalerl_runtime.types import Group
+from scalerl_runtime.types import Group, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class ProgressReporter:
         self._evals = list(evals)
         self.after_eval: Callable[[], None] = lambda: None
         """Called after an evaluation is recorded."""
+        self.describe_reading: Callable[[Prompt, str], str] = lambda _prompt, _text: "not read yet"
+        """What the verifiers of a prompt read in a completion's text; theirs from the start of training on."""
         self._publisher = Publisher()
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
@@ -106,7 +108,7 @@ class ProgressReporter:
         self._example = choose_example(groups, step=step)
         self._first_rewards = self._first_rewards.add(groups)
         if self._first_rewards.is_due:
-            self._warning = describe_equal_rewards(groups)
+            self._warning = describe_equal_rewards(groups, self.describe_reading)
             log.warning("%s", self._warning)
 
     def on_self_check(self, found: SelfCheck) -> None:

@@ -30,6 +30,7 @@ class CodeReference:
     function: str = ""  # `calls`: function or method of Solution
     inputs: tuple[Any, ...] = field(default=())  # `calls`: arguments; `stdio`: texts
     outputs: tuple[Any, ...] = field(default=())
+    solution: str = ""  # the row's own, which must pass; a run's self-test tries it
     wrapped: bool = False  # `calls`: the expected value may stand in a list of one (APPS)
 
     @property
@@ -62,7 +63,8 @@ def build_code_reference(record: Mapping[str, object], value: object) -> str:
         reference = _read_tests(record, read)
     else:
         raise ValueError(f"{_show(value)} is no test of a program; tests must run at least one assertion")
-    return json.dumps({key: each for key, each in asdict(reference).items() if each}, sort_keys=True)
+    fields = {**asdict(reference), "solution": find_solution(record) or ""}
+    return json.dumps({key: each for key, each in fields.items() if each}, sort_keys=True)
 
 
 @lru_cache(maxsize=1024)  # all completions of a group share one reference
@@ -84,7 +86,7 @@ def do_nothing_programs(reference: str) -> tuple[str, ...]:
 
 def find_solution(record: Mapping[str, object]) -> str | None:
     """Return a row's own solution as a program, if it has one."""
-    for key in ("canonical_solution", "reference_solution", "code", "solution", "solutions", "completion"):
+    for key in ("canonical_solution", "reference_solution", "code", "solution", "solutions"):
         found = _first_text(_read_json(record.get(key), lists_only=True))
         if found is None or not found.strip():
             continue

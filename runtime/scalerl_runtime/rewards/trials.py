@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scalerl_runtime.rewards.code_reference import do_nothing_programs
+from scalerl_runtime.rewards.code_reference import do_nothing_programs, parse_code_reference
 from scalerl_runtime.rewards.references import WRONG_ANSWERS, build_right_answers
 
 
@@ -17,5 +17,6 @@ class RowTrials:
 def build_trials(verifier: str, reference: str) -> RowTrials:
     """Return the trials of one row for a verifier of ours. Raises ValueError if it cannot read the reference."""
     if verifier == "code":
-        return RowTrials((), do_nothing_programs(reference))
+        solution = parse_code_reference(reference).solution
+        return RowTrials((solution,) if solution else (), do_nothing_programs(reference))
     return RowTrials(build_right_answers(verifier, reference), WRONG_ANSWERS)

@@ -18,6 +18,7 @@ from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.rewards.http_judge import HttpBackend, find_settings
 from scalerl_runtime.rewards.pool import VerifierPool
 from scalerl_runtime.rewards.reading.answers import find_answer
+from scalerl_runtime.rewards.references import describe_reading
 from scalerl_runtime.rewards.requests import GradeRequest, combine
 from scalerl_runtime.rewards.sandbox import Sandbox
 from scalerl_runtime.types import Prompt, Reward
@@ -119,6 +120,17 @@ class Verifier:
             if self._num_failed <= NUM_LOGGED:
                 log.warning("no reward for a completion of prompt %d: %s", prompt.id, reward.error)
         return reward
+
+    def describe_reading(self, prompt: Prompt, text: str) -> str:
+        """Return what each verifier of the prompt's source reads in a completion's text, in words."""
+        answer = find_answer(text, self._tags, opened=prompt.think_tokens is not None)
+        words = [
+            f"cut in its thinking ({judge.label})"
+            if answer is None and not judge.takes_thinking
+            else f"{describe_reading(judge.verifier, text if judge.takes_thinking else answer or '')} ({judge.label})"
+            for judge in self.judges_of(prompt.source)
+        ]
+        return ", ".join(words) or "played in an environment"
 
     async def grade(self, judge: Judge, prompt: Prompt, completion_text: str) -> Reward:
         """Return one judge's reward.

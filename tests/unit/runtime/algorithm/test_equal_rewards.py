@@ -37,17 +37,22 @@ def test_equal_rewards_are_due_after_the_second_step(steps, due, rule):
     assert first.is_due == due, rule
 
 
-def test_completions_of_different_prompts_are_shown():
-    text = describe_equal_rewards([group(number, -1.0, -1.0) for number in (7, 8, 9, 10)])
+def read_last_word(_prompt, text):
+    return f"read as {text[-1]}"
+
+
+def test_completions_of_different_prompts_are_shown_and_how_they_were_read():
+    text = describe_equal_rewards([group(number, -1.0, -1.0) for number in (7, 8, 9, 10)], read_last_word)
     assert "same reward, -1" in text
-    assert [f"prompt {number}: completion '{number}.0', reference 'four'" in text for number in (7, 8, 9)] == [True] * 3
+    for number in (7, 8, 9):
+        assert f"prompt {number}: completion '{number}.0', read as 0, reference 'four'" in text
     assert "prompt 10" not in text
 
 
 def test_a_single_prompt_shows_its_completions_and_long_ones_their_end():
     long = replace(COMPLETION, text="x" * 999 + "the end", finish="length")
     one = Group(Prompt(5, "?", NONE, "r"), 0, 0, (long, COMPLETION))
-    text = describe_equal_rewards([one])
+    text = describe_equal_rewards([one], read_last_word)
     assert "without a reward" in text
     assert "(cut at the limit) '..." in text
     assert "the end'" in text

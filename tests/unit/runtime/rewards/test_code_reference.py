@@ -11,6 +11,7 @@ from scalerl_runtime.rewards.code_reference import (
     parse_code_reference,
 )
 from scalerl_runtime.rewards.output_match import is_same_output
+from scalerl_runtime.rewards.trials import RowTrials, build_trials
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,14 @@ def test_the_first_tests_count():
 )
 def test_find_solution(record, solution, rule):
     assert find_solution(record) == solution, rule
+
+
+def test_a_row_with_a_solution_is_tried_with_it():
+    record = {"text": "Square.", "code": "def f(x):\n    return x * x\n"}
+    reference = build_code_reference(record, ["assert f(3) == 9"])
+    assert parse_code_reference(reference).solution == record["code"]
+    assert build_trials("code", reference) == RowTrials((record["code"],), do_nothing_programs(reference))
+    assert build_trials("code", build_code_reference({}, ["assert f(3) == 9"])).right == ()
 
 
 def test_programs_that_do_nothing_define_what_the_tests_need():

@@ -137,3 +137,18 @@ def test_a_judge_behind_an_url_is_asked_once():
     backend = run(sound, verifier="http:rm")
     assert (len(backend.checked), backend.requests) == (1, [])
     assert backend.checked[0].answer == backend.checked[0].reference
+
+
+@pytest.mark.parametrize(
+    ("verifier", "think_tokens", "words"),
+    [
+        ("math", None, "read as '5' (it)"),
+        ("math", 0, "cut in its thinking (it)"),
+        ("python:a:b", 0, "judged as it is: 'So \\\\boxed{5}.' (it)"),
+    ],
+)
+def test_a_verifier_says_how_it_reads_a_completion(verifier, think_tokens, words):
+    judges = Verifier({"": [Judge("it", verifier, 1.0, Scripted(sound))]}, ThinkTags())
+    prompt = Prompt(0, "?", np.zeros(1, np.int32), "5", think_tokens=think_tokens)
+    assert judges.describe_reading(prompt, r"So \boxed{5}.") == words
+    assert Verifier({}, ThinkTags()).describe_reading(prompt, "text") == "played in an environment"
