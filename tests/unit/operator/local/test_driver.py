@@ -139,12 +139,13 @@ def test_one_completion_is_shown_early(stage: Stage) -> None:
 
 def test_the_token_file_is_for_its_owner_only(stage: Stage) -> None:
     modes = []
+    before = set(psutil.Process().children(recursive=True))  # of other tests: a tracker of resources, zombies
 
     def look(view: ProgressView) -> None:
         if view.progress is not None and not modes:
             modes.append(stat.S_IMODE(stage.folder.token.stat().st_mode))
             token = stage.folder.token.read_text()
-            running = psutil.Process().children(recursive=True)
+            running = set(psutil.Process().children(recursive=True)) - before
             assert len(running) == 2, "supervisor and coordinator"
             assert all(token not in " ".join([*each.cmdline(), *each.environ().values()]) for each in running)
             stage.interrupts.press()
