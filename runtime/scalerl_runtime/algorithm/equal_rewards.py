@@ -33,7 +33,7 @@ class FirstRewards:
 def describe_equal_rewards(groups: Sequence[Group], describe_reading: Callable[[Prompt, str], str]) -> str:
     """Return the warning, with completions of different prompts where there are several.
 
-    `describe_reading`: what the verifiers of a prompt read in a completion's text, in words.
+    `describe_reading`: words for the verifiers' reading of a completion's text.
     """
     firsts = [(group, group.completions[0]) for group in groups if group.completions]
     rest = [(group, completion) for group, completion in _each(groups) if completion is not group.completions[0]]

@@ -57,7 +57,7 @@ class ProgressReporter:
         self.after_eval: Callable[[], None] = lambda: None
         """Called after an evaluation is recorded."""
         self.describe_reading: Callable[[Prompt, str], str] = lambda _prompt, _text: "not read yet"
-        """What the verifiers of a prompt read in a completion's text; theirs from the start of training on."""
+        """Words for the verifiers' reading of a completion's text; the coordinator sets it when training starts."""
         self._publisher = Publisher()
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
