@@ -38,6 +38,10 @@ NOT_RECORDED = (
     "scalerl_run_source_ceiling",
     "scalerl_run_source_ceiling_low",
     "scalerl_run_source_ceiling_high",
+    "scalerl_run_source_predicted_pass_rate",
+    "scalerl_run_source_predicted_low",
+    "scalerl_run_source_predicted_high",
+    "scalerl_run_source_verdict",
 )
 VARIABLES = {"run": STORY["variables"], "fleet": {"namespace": ".*"}}
 
