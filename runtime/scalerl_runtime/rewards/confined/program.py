@@ -33,14 +33,19 @@ def complete_program(program: str, prompt: str, entry: str) -> tuple[str, str]:
     if not prompt or defines(program, entry):
         return find_head(prompt, entry), program
     stripped = prompt.rstrip() + "\n"
-    for body in (
-        program,
-        "    " + program,
-        textwrap.indent(program, "    "),
-    ):  # a stripped answer lacks its indentation
-        if defines(stripped + body, entry):
-            return "", stripped + body
+    bodies = (program, "    " + program, textwrap.indent(program, "    "))  # a stripped answer lacks its indentation
+    for whole in (*_continue_line(prompt, program), *(stripped + body for body in bodies)):
+        if defines(whole, entry):
+            return "", whole
     return find_head(prompt, entry), program
+
+
+def _continue_line(prompt: str, program: str) -> tuple[str, ...]:
+    """The program in the line that the prompt has begun, such as `return`; none if that line has ended or is a comment."""
+    begun = prompt.rstrip(" \t")
+    if begun.endswith("\n") or "#" in begun.rpartition("\n")[2]:
+        return ()
+    return (f"{begun} {program}", f"{begun}{program}")
 
 
 def defines(program: str, name: str) -> bool:

@@ -1,6 +1,7 @@
 # ruff: noqa: E501  # answers and tests, one a row
 import pytest
 
+from scalerl_runtime.rewards.confined.program import complete_program
 from scalerl_runtime.rewards.program import find_program
 
 SOLUTION = "def f(x):\n    return x\n"
@@ -70,3 +71,24 @@ def test_of_several_blocks_the_one_counts_that_defines_what_the_tests_need(block
 def test_parts_of_a_program_are_joined():
     answer = "```python\ndef f(x):\n    return x\n```\n```python\ndef g(x):\n    return f(x)\n```\n```python\ng(1)\n```"
     assert find_program(answer, ["f", "g"]) == "def f(x):\n    return x\n\ndef g(x):\n    return f(x)\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "program", "result"),
+    [
+        ("def f(x):\n    return", "x + 1", 4),
+        ("def f(x):\n    return ", "x + 1  # so\n", 4),
+        ("def f(x):\n    y = x\n    return y +", "1", 4),
+        ("def f(x):\n    return abs(", "-x)", 3),
+        ("def f(x):", "return x + 1", 4),
+        ("def f(x):", "y = x + 1\n    return y", 4),
+        ('def f(x):\n    """Doc."""', "return x + 1", 4),
+        ("def f(x):\n    y = 1\n    # now x + y", "return x + y", 4),
+        ("def f(x):\n", "return x + 1", 4),
+    ],
+)
+def test_a_program_continues_the_line_that_the_prompt_has_begun(prompt, program, result):
+    _, whole = complete_program(program, prompt, "f")
+    namespace: dict[str, object] = {}
+    exec(whole, namespace)
+    assert namespace["f"](3) == result
