@@ -41,7 +41,7 @@ def complete_program(program: str, prompt: str, entry: str) -> tuple[str, str]:
 
 
 def _continue_line(prompt: str, program: str) -> tuple[str, ...]:
-    """The program in the line that the prompt has begun, such as `return`; none if that line has ended or is a comment."""
+    """The program in the line that the prompt has begun, such as `return`; none if that line is over or a comment."""
     begun = prompt.rstrip(" \t")
     if begun.endswith("\n") or "#" in begun.rpartition("\n")[2]:
         return ()
