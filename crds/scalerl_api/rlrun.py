@@ -250,6 +250,10 @@ class RLRunSpec(ApiModel):
         owner = next((each for each in self.data.train if each.validation is source), source)
         return owner.judges or self.reward.judges
 
+    def judges_by_source(self) -> dict[str, tuple[WeightedVerifier, ...]]:
+        """Return the verifiers of every training source and downstream set, by its label."""
+        return {each.label: self.judges_of(each) for each in (*self.data.train, *self.data.downstream)}
+
     @property
     def judge_labels(self) -> tuple[str, ...]:
         """Names of all verifiers of the training sources, each once."""

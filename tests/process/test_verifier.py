@@ -283,7 +283,7 @@ def test_close_ends_every_process_and_releases_waiting_threads():
         thread.join(timeout=60)
     assert [each.reward for each in rewards] == [None, None]
     with pytest.raises(ProcessLookupError):
-        os.kill(process._process.pid, 0)
+        os.kill(process._process._process.pid, 0)
     pool.close()
 
 

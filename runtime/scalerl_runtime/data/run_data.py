@@ -33,6 +33,11 @@ class Data:
     bad_rows: tuple[Fault, ...]  # skipped; at most `maxBadShare` of each source
     num_removed: int  # training rows that are near duplicates of a held-out or downstream prompt
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All of them."""
+        return (*self.train, *self.held_out, *(each for prompts in self.downstream.values() for each in prompts))
+
 
 @dataclass(frozen=True)
 class _Loaded:

@@ -8,22 +8,16 @@ import asyncio
 import itertools
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from multiprocessing import Pipe
 
 from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.child_process import START_SECONDS, ChildProcess, Reply, count_processes
 from scalerl_runtime.environments.protocol import Step
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 120.0  # importing a user's module from a cold disk takes tens of seconds
-MAX_PROCESSES = 8  # more would take the generators' cores
 NUM_LOGGED = 20  # failures that are logged; the caller counts the rest
 VERIFIER_PATH = "spec.reward.verifier"
 
@@ -47,9 +41,9 @@ class EnvironmentPool:
         """`environment`: as `env:package.module:Class`; `label`: name of its rewards, None: the same."""
         self.environment = environment
         self.label = environment if label is None else label
-        count = num_processes or min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
-        command = (environment, json.dumps(dict(arguments)), timeout_seconds)
-        self._places = [_ProcessPlace(*command) for _ in range(count)]
+        keywords = json.dumps(dict(arguments))
+        count = num_processes or count_processes()
+        self._places = [_ProcessPlace(environment, keywords, timeout_seconds) for _ in range(count)]
         self._numbers = itertools.count()
         self._num_failed = 0
 
@@ -120,7 +114,7 @@ class OpenEpisode:
             self._place.num_episodes -= 1
             self._place.forget(self._number)
 
-    async def request(self, operation: str, *texts: str) -> "Reply":
+    async def request(self, operation: str, *texts: str) -> Reply:
         """Send one request in the process's own thread. Raises EnvironmentFailed."""
         try:
             return await asyncio.wrap_future(self._place.submit(operation, self._number, *texts))
@@ -129,17 +123,15 @@ class OpenEpisode:
             raise
 
 
-Reply = Mapping[str, object]
-
-
 class _ProcessPlace:
     """One process's place. Its thread sends one request at a time, so a deadline counts from the sending."""
 
     def __init__(self, environment: str, arguments: str, timeout_seconds: float):
-        self._command = (environment, arguments, timeout_seconds)
+        self._environment = environment
+        self._arguments = arguments
         self._timeout_seconds = timeout_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="environment")
-        self._process: _EnvironmentProcess | None = None
+        self._process: ChildProcess | None = None
         self._episodes: set[int] = set()  # those that the process knows
         self._closed = False
         self.num_episodes = 0  # open ones; the event loop's count
@@ -160,8 +152,12 @@ class _ProcessPlace:
         """Start the process. Raises InvalidRun, EnvironmentFailed."""
         if self._closed:
             raise EnvironmentFailed("the environments are closed")
-        self._process = _EnvironmentProcess(*self._command)
-        self._process.wait_ready()
+        name, module = self._environment, "scalerl_runtime.environments.process"
+        self._process = ChildProcess(module, name, self._arguments, lost=EnvironmentFailed)
+        reply = self._process.receive(START_SECONDS, f"{name} did not start")
+        if "invalid" in reply:
+            allowed = f"a class with reset and step that takes reward.environment.arguments ({reply['invalid']})"
+            raise InvalidRun([Fault(VERIFIER_PATH, name, allowed)])
 
     def request(self, operation: str, number: int, *texts: str) -> Reply:
         """Return the process's reply; a lost process is replaced by the next `reset`. Raises EnvironmentFailed."""
@@ -179,7 +175,9 @@ class _ProcessPlace:
             self._episodes.discard(number)
         assert self._process is not None, "a known episode has a process"
         try:
-            reply = self._process.request([operation, number, *texts], self._timeout_seconds)
+            reply = self._process.request(
+                [operation, number, *texts], self._timeout_seconds, gone="its process is gone", failure="no reply"
+            )
         except EnvironmentFailed:
             self._lose()
             raise
@@ -202,53 +200,3 @@ class _ProcessPlace:
         process, self._process = self._process, None
         if process is not None:
             process.end()
-
-
-class _EnvironmentProcess:
-    """The parent's side of `scalerl_runtime.environments.process`."""
-
-    def __init__(self, environment: str, arguments: str, timeout_seconds: float):
-        self._environment = environment
-        self._connection, child_end = Pipe()
-        with child_end:
-            descriptor = child_end.fileno()
-            command = [sys.executable, "-m", "scalerl_runtime.environments.process"]
-            self._process = subprocess.Popen(
-                [*command, environment, str(descriptor), str(timeout_seconds), arguments],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(descriptor,),
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every process would be too many
-                # A session of its own: Ctrl-C goes to the coordinator, and `end` reaches what an environment starts.
-                start_new_session=True,
-            )
-
-    def wait_ready(self) -> None:
-        """Wait until it takes requests. Raises InvalidRun if the class cannot be used, EnvironmentFailed."""
-        reply = self._receive(START_SECONDS, f"{self._environment} did not start")
-        if "invalid" in reply:
-            allowed = f"a class with reset and step that takes reward.environment.arguments ({reply['invalid']})"
-            raise InvalidRun([Fault(VERIFIER_PATH, self._environment, allowed)])
-
-    def request(self, request: list[str | int], timeout_seconds: float) -> Reply:
-        """Return the reply to one request. Raises EnvironmentFailed."""
-        try:
-            self._connection.send_bytes(json.dumps(request).encode())
-        except OSError as error:
-            raise EnvironmentFailed(f"its process is gone ({error})") from error
-        return self._receive(timeout_seconds, "no reply")
-
-    def end(self) -> None:
-        """Kill the process and everything that it started. Harmless when repeated."""
-        if self._process.returncode is None:  # else the number may be another process's by now
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _receive(self, timeout_seconds: float, failure: str) -> Reply:
-        try:
-            if not self._connection.poll(timeout_seconds):
-                raise EnvironmentFailed(f"{failure} within {timeout_seconds:g} s")
-            reply: Reply = json.loads(self._connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise EnvironmentFailed(f"{failure}: its process ended") from error
-        return reply

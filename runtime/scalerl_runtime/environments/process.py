@@ -1,49 +1,31 @@
 """The process of environments: holds the state of many episodes and replies to one request at a time. I/O.
 
-`python -m scalerl_runtime.environments.process ENVIRONMENT DESCRIPTOR TIMEOUT_SECONDS ARGUMENTS`; DESCRIPTOR is one end
-of a connection, ARGUMENTS the class's keyword arguments as JSON. It is a process of its own because an environment is
-a user's code: it can hang, take all memory or exit, and only a process can be killed.
+`python -m scalerl_runtime.environments.process ENVIRONMENT DESCRIPTOR ARGUMENTS`; DESCRIPTOR is one end of a
+connection, ARGUMENTS the class's keyword arguments as JSON.
 """
 
 import asyncio
-import importlib
 import inspect
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 
+from scalerl_runtime.child_process import Reply, load_callable, open_connection, send, serve
 from scalerl_runtime.environments.protocol import parse_step
-
-ALARM_SECONDS = 5.0  # the parent kills first; the alarm ends a process that hangs after its parent is gone
-
-Reply = dict[str, object]
 
 
 def main(arguments: list[str]) -> None:
     """Send `ready`, or why the environment cannot be used; then reply to requests."""
-    environment, descriptor, timeout_seconds, keywords = arguments
-    connection = Connection(int(descriptor))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a user's print goes to the log
+    environment, descriptor, keywords = arguments
+    connection = open_connection(descriptor)
     with asyncio.Runner() as runner:
         try:
             episodes = Episodes(load_class(environment), json.loads(keywords), runner)
             episodes.make()
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's module may raise anything: the parent reports it
-            connection.send_bytes(json.dumps({"invalid": _describe(error)}).encode())
+            send(connection, {"invalid": _describe(error)})
             return
-        connection.send_bytes(json.dumps({"ready": True}).encode())
-        while True:
-            try:
-                request = json.loads(connection.recv_bytes())
-            except EOFError:
-                return
-            signal.setitimer(signal.ITIMER_REAL, float(timeout_seconds) + ALARM_SECONDS)  # SIGALRM's default ends us
-            reply = episodes.handle(request)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(json.dumps(reply).encode())
+        serve(connection, episodes.handle)
 
 
 def load_class(environment: str) -> Callable[..., object]:
@@ -51,15 +33,13 @@ def load_class(environment: str) -> Callable[..., object]:
 
     Raises TypeError if it is no environment, and whatever the user's module raises.
     """
-    module, _, name = environment.removeprefix("env:").partition(":")
-    found = getattr(importlib.import_module(module), name)
-    if not callable(found):
-        raise TypeError(f"{name} in {module} is a {type(found).__name__}, not a class")
+    path = environment.removeprefix("env:")
+    found = load_callable(path, "a class")
     for method in ("reset", "step"):
         if inspect.isclass(found) and not callable(getattr(found, method, None)):
+            module, _, name = path.partition(":")
             raise TypeError(f"{name} in {module} has no method {method}")
-    make: Callable[..., object] = found
-    return make
+    return found
 
 
 class Episodes:

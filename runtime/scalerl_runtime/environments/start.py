@@ -33,9 +33,9 @@ def start_environments(run: RLRun, prompts: Sequence[Prompt]) -> Environments:
     """
     options, seconds = run.spec.reward.environment, run.spec.reward.timeout_seconds
     names = {
-        source.label: judge
-        for source in (*run.spec.data.train, *run.spec.data.downstream)
-        for judge in run.spec.judges_of(source)
+        name: judge
+        for name, judges in run.spec.judges_by_source().items()
+        for judge in judges
         if judge.verifier.startswith(ENVIRONMENT)
     }
     with ExitStack() as on_failure:

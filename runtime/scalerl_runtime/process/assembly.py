@@ -82,7 +82,7 @@ class Parts:
     tokenizer: Any
     stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
     data: Data
-    inputs: RunInputs
+    digests: RunInputs
     verifier: Verifier
     environments: Environments
     fleet: Fleet
@@ -168,8 +168,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
 
 async def _start_judges(run: RLRun, data: Data, seconds: float) -> tuple[Verifier, Environments]:
     """Start the verifier and the environments; if one fails, the other is ended."""
-    prompts = [*data.train, *data.held_out, *(each for prompts in data.downstream.values() for each in prompts)]
-    starting = asyncio.to_thread(start_environments, run, prompts)
+    starting = asyncio.to_thread(start_environments, run, data.prompts)
     environments = await within(seconds, "starting the environments", starting)
     with ExitStack() as on_failure:
         on_failure.callback(environments.close)

@@ -173,7 +173,7 @@ class Coordinator:
         environment = self.inputs.environment
         stored = None if newest is None else newest[1].fingerprint
         accepts = environment.accepts_new_data
-        checking = asyncio.to_thread(check_inputs, environment.folder, parts.inputs, stored, accepts_change=accepts)
+        checking = asyncio.to_thread(check_inputs, environment.folder, parts.digests, stored, accepts_change=accepts)
         return await within(self._deadlines.start_seconds, "comparing the data with the checkpoint's", checking)
 
     def _due(self, step: int) -> frozenset[str]:
@@ -186,7 +186,7 @@ class Coordinator:
 
         `kept`: training prompts that are as the checkpoint had them; None: all.
         """
-        fingerprint = parts.inputs.fingerprint.to_dict()
+        fingerprint = parts.digests.fingerprint.to_dict()
         if newest is None:
             await self.storage.rollouts.resume(-1, {})
             return initial_state(self.inputs.recipe, fingerprint), True

@@ -1,20 +1,13 @@
 """A pool of verifier processes, each for one request at a time; one that hangs or dies is replaced. I/O."""
 
-import json
-import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
-from contextlib import suppress
-from multiprocessing import Pipe
 
 from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.child_process import START_SECONDS, ChildProcess
 from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.types import Reward
 
-START_SECONDS = 120.0  # importing a verifier from a cold disk takes tens of seconds; so may the model of a first call
 NUM_SHOWN = 100  # characters of a prompt in a message
 
 
@@ -88,27 +81,11 @@ class VerifierProcess:
 
     def __init__(self, verifier: str):
         self._verifier = verifier
-        self._connection, child_end = Pipe()
-        with child_end:
-            command = [
-                sys.executable,
-                "-m",
-                "scalerl_runtime.rewards.verifier_process",
-                verifier,
-                str(child_end.fileno()),
-            ]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(child_end.fileno(),),
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # a thread per core in every process would be too many
-                # A session of its own: Ctrl-C goes to the coordinator, and `end` reaches what a user's function starts.
-                start_new_session=True,
-            )
+        self._process = ChildProcess("scalerl_runtime.rewards.verifier_process", verifier, lost=VerifierLost)
 
     def wait_ready(self, timeout_seconds: float, trial: GradeRequest | None) -> None:
         """Wait until it takes requests. Raises InvalidRun if the verifier cannot be used, VerifierLost."""
-        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} did not start")
+        reply = self._process.receive(timeout_seconds, f"the verifier {self._verifier} did not start")
         if "invalid" in reply:
             allowed = "a verifier that can be imported and called"
             raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({reply['invalid']})")])
@@ -125,28 +102,14 @@ class VerifierProcess:
 
     def grade(self, request: GradeRequest, timeout_seconds: float) -> Reward:
         """Return the reward of a request. Raises VerifierLost."""
-        message = {"request": request.to_list(), "timeout": timeout_seconds}
-        try:
-            self._connection.send_bytes(json.dumps(message).encode())
-        except OSError as error:
-            raise VerifierLost(f"the verifier {self._verifier} is gone ({error})") from error
-        reply = self._receive(timeout_seconds, f"the verifier {self._verifier} returned no reward")
+        name = f"the verifier {self._verifier}"
+        reply = self._process.request(
+            request.to_list(), timeout_seconds, gone=f"{name} is gone", failure=f"{name} returned no reward"
+        )
         if "error" in reply:
             return Reward(None, str(reply["error"]))
         return Reward(None) if reply["reward"] is None else Reward(float(reply["reward"]))
 
     def end(self) -> None:
         """Kill the process and everything that it started. Harmless when repeated."""
-        if self._process.returncode is None:  # else the number may be another process's by now
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _receive(self, timeout_seconds: float, failure: str) -> dict[str, str | float | None]:
-        try:
-            if not self._connection.poll(timeout_seconds):
-                raise VerifierLost(f"{failure} within {timeout_seconds:g} s")
-            reply: dict[str, str | float | None] = json.loads(self._connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise VerifierLost(f"{failure}: its process ended") from error
-        return reply
+        self._process.end()

@@ -14,6 +14,7 @@ from typing import Protocol
 from scalerl_api.recipe import ThinkTags
 from scalerl_api.reward import ENVIRONMENT, WeightedVerifier
 from scalerl_api.rlrun import RLRun
+from scalerl_runtime.child_process import count_processes
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.rewards.http_judge import HttpBackend, find_settings
 from scalerl_runtime.rewards.pool import VerifierPool
@@ -25,7 +26,6 @@ from scalerl_runtime.types import Prompt, Reward
 
 log = logging.getLogger(__name__)
 
-MAX_PROCESSES = 8  # more would take the generators' cores; a request takes about a millisecond
 MAX_OUTAGE_SECONDS = 600.0  # of a judge behind an URL; a restart of its pod with a large model takes minutes
 NUM_LOGGED = 20  # failures that are logged; the caller counts the rest
 
@@ -123,13 +123,11 @@ class Verifier:
 
     def describe_reading(self, prompt: Prompt, text: str) -> str:
         """Return what each verifier of the prompt's source reads in a completion's text, in words."""
-        answer = find_answer(text, self._tags, opened=prompt.think_tokens is not None)
-        words = [
-            f"cut in its thinking ({judge.label})"
-            if answer is None and not judge.takes_thinking
-            else f"{describe_reading(judge.verifier, text if judge.takes_thinking else answer or '')} ({judge.label})"
-            for judge in self.judges_of(prompt.source)
-        ]
+        words = []
+        for judge in self.judges_of(prompt.source):
+            answer = self._find_answer(judge, prompt, text)
+            reading = "cut in its thinking" if answer is None else describe_reading(judge.verifier, answer)
+            words.append(f"{reading} ({judge.label})")
         return ", ".join(words) or "played in an environment"
 
     async def grade(self, judge: Judge, prompt: Prompt, completion_text: str) -> Reward:
@@ -138,13 +136,16 @@ class Verifier:
         A completion that is cut in its thinking has no answer and is wrong without a request, except where a `python:`
         function grades whole completions.
         """
-        opened = prompt.think_tokens is not None
-        answer: str | None = completion_text
-        if not judge.takes_thinking:
-            answer = find_answer(completion_text, self._tags, opened=opened)
+        answer = self._find_answer(judge, prompt, completion_text)
         if answer is None:
             return Reward(-1.0)
         return await judge.backend.grade(GradeRequest(prompt.text, answer, prompt.answer, prompt.source))
+
+    def _find_answer(self, judge: Judge, prompt: Prompt, text: str) -> str | None:
+        """Return the part of a completion's text that the judge grades; None if it is cut before."""
+        if judge.takes_thinking:
+            return text
+        return find_answer(text, self._tags, opened=prompt.think_tokens is not None)
 
     async def close(self) -> None:
         """End every verifier process; a call that still waits returns no reward."""
@@ -155,9 +156,7 @@ class Verifier:
 
 def first_requests(data: Data) -> dict[str, GradeRequest]:
     """Return the first row of every source, with its reference as the completion: what a function is tried with."""
-    sets = (data.train, data.held_out, *data.downstream.values())
-    prompts = [prompt for each in sets for prompt in each]
-    first = {prompt.source: prompt for prompt in reversed(prompts)}
+    first = {prompt.source: prompt for prompt in reversed(data.prompts)}
     return {name: GradeRequest(each.text, each.answer, each.answer, name) for name, each in first.items()}
 
 
@@ -190,9 +189,7 @@ def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None) -
 
 def sources_by_name(run: RLRun) -> dict[str, tuple[WeightedVerifier, ...]]:
     """Return the verifiers of every source, by the name that its prompts carry; none of one with an environment."""
-    spec = run.spec
-    judges = {each.name or "": spec.judges_of(each) for each in spec.data.train}
-    judges |= {each.name: spec.judges_of(each) for each in spec.data.downstream}
+    judges = run.spec.judges_by_source()
     return {name: found for name, found in judges.items() if not found[0].verifier.startswith(ENVIRONMENT)}
 
 
@@ -207,7 +204,7 @@ def _make_http(run: RLRun, name: str) -> HttpBackend:
 def _start_backend(run: RLRun, name: str, trial: GradeRequest | None) -> tuple[BlockingBackend, int]:
     """Return a started backend, and the number of threads that it can use."""
     spec = run.spec.reward
-    num_processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    num_processes = count_processes()
     if name == "code":
         sandbox = Sandbox(
             timeout_seconds=spec.timeout_seconds, memory_megabytes=spec.memory_megabytes, packages=spec.packages

@@ -1,21 +1,16 @@
 """The verifier process: receives requests and replies with rewards until its parent is gone. I/O.
 
-`python -m scalerl_runtime.rewards.verifier_process VERIFIER DESCRIPTOR`; DESCRIPTOR is one end of a
-connection. It is a process of its own because a comparison, or a user's function, can hang or take all memory, and
-only a process can be killed.
+`python -m scalerl_runtime.rewards.verifier_process VERIFIER DESCRIPTOR`; DESCRIPTOR is one end of a connection.
 """
 
 import importlib
-import json
 import logging
-import os
 import resource
-import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from scalerl_runtime.child_process import load_callable, open_connection, send, serve
 from scalerl_runtime.rewards.reading.choice_answers import is_right_choice
 from scalerl_runtime.rewards.reading.generated_answers import is_right_entry
 from scalerl_runtime.rewards.reading.math_answers import is_right_mathematics
@@ -27,29 +22,18 @@ T = TypeVar("T")
 VerifyFunction = Callable[[GradeRequest], object]
 
 MEMORY_BYTES = 4 * 2**30  # 9**9**9 must not take the machine's memory; a user's function may need more and is trusted
-ALARM_SECONDS = 5.0  # the parent kills first; the alarm ends a process that hangs after its parent is gone
 
 
 def main(arguments: list[str]) -> None:
     """Send `ready`, or why the verifier cannot be used; then reply to requests."""
     verifier, descriptor = arguments
-    connection = Connection(int(descriptor))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a user's print goes to the log
+    connection = open_connection(descriptor)
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit; the parent has one
     verify, error = call_user_code(lambda: load_function(verifier))
     if verify is None:
-        connection.send_bytes(json.dumps({"invalid": error}).encode())
+        send(connection, {"invalid": error})
         return
-    connection.send_bytes(json.dumps({"ready": True}).encode())
-    while True:
-        try:
-            message = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_REAL, float(message["timeout"]) + ALARM_SECONDS)  # SIGALRM's default ends us
-        reply = grade_request(verify, GradeRequest.parse(message["request"]))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps(reply).encode())
+    serve(connection, lambda request: grade_request(verify, GradeRequest.parse(request)))
 
 
 def load_function(verifier: str) -> VerifyFunction:
@@ -58,11 +42,7 @@ def load_function(verifier: str) -> VerifyFunction:
     Raises ImportError, AttributeError, TypeError, or whatever a user's module raises.
     """
     if verifier.startswith("python:"):
-        module, _, name = verifier.removeprefix("python:").partition(":")
-        function = getattr(importlib.import_module(module), name)
-        if not callable(function):
-            raise TypeError(f"{name} in {module} is a {type(function).__name__}, not a function")
-        return UserVerifier(function)
+        return UserVerifier(load_callable(verifier.removeprefix("python:"), "a function"))
     if verifier == "math":
         is_right_mathematics("$x$", "$x$")  # its imports must not use up the time of the first request
     elif verifier == "reasoning_gym":

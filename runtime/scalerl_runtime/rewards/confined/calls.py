@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from scalerl_runtime.rewards.confined.values import Objects, Packet, Side, decode, encode
 
 Message = dict[str, Any]  # JSON
-# What the tests may do with the program's object, besides calls and attributes.
+# Operations of the tests on the program's object, besides calls and attributes.
 VALUES: dict[str, Callable[..., object]] = {
     "__len__": len,
     "__iter__": iter,

@@ -23,7 +23,7 @@ class Closing:
 
     def __init__(self, start):
         self.fleet = SimpleNamespace(start=start)
-        self.inputs = RunInputs(Fingerprint("model", "tokenizer", {}), {})
+        self.digests = RunInputs(Fingerprint("model", "tokenizer", {}), {})
         self.closed = False
 
     async def close(self):
