@@ -30,6 +30,16 @@ def list_datasets(evals: Iterable[EvalPoint]) -> list[str]:
     return sorted(names, key=lambda name: (name != HELD_OUT, not is_source_dataset(name), name))
 
 
+def list_source_sets(evals: Iterable[EvalPoint]) -> list[str]:
+    """Return the measured test sets of single training sources."""
+    return [name for name in list_datasets(evals) if is_source_dataset(name)]
+
+
+def list_downstream_sets(evals: Iterable[EvalPoint]) -> list[str]:
+    """Return the measured downstream sets."""
+    return [name for name in list_datasets(evals) if name != HELD_OUT and not is_source_dataset(name)]
+
+
 def surviving(evals: Iterable[EvalPoint], dataset: str = HELD_OUT) -> list[EvalPoint]:
     """Return a test set's points of the surviving weights: those whose compute only grows.
 

@@ -80,7 +80,7 @@ class ChildProcess:
 
 
 def open_connection(descriptor: str) -> Connection:
-    """Return the child's end. What the code prints goes to the log from now on."""
+    """Return the child's end. Output of the code goes to the log from now on."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return Connection(int(descriptor))
 

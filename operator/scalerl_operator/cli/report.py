@@ -27,7 +27,13 @@ from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import ReportData, SourceReport, rebuild_sources
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
-from scalerl_operator.render.text import describe_halfway, format_compute, format_mismatch
+from scalerl_operator.render.text import (
+    describe_halfway,
+    format_compute,
+    format_error,
+    format_mismatch,
+    format_predicted,
+)
 from scalerl_operator.run.conditions import COMPLETE
 from scalerl_operator.run.forecast_log import living_forecasts
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
@@ -159,7 +165,7 @@ def _source_table(sources: Sequence[SourceReport]) -> Table:
     rows = []
     for each in sources:
         first, last = each.measured[0], each.measured[-1]
-        half = dict(describe_halfway(each.halfway.summary, each.curve.points.unit)) if each.halfway is not None else {}
+        half = each.halfway.summary if each.halfway is not None else None
         rows.append(
             (
                 each.curve.name,
@@ -167,8 +173,8 @@ def _source_table(sources: Sequence[SourceReport]) -> Table:
                 f"{first.pass_rate:.3f} at step {first.step}, {last.pass_rate:.3f} at step {last.step}",
                 format_ceiling(each.status),
                 each.status.verdict,
-                half.get("it predicted", "none"),
-                half.get("error", "-"),
+                format_predicted(half) if half is not None else "none",
+                format_error(half) if half is not None else "-",
             )
         )
     return Table("Forecasts by training source", header, rows, "Each is fitted to the source's own held-out prompts.")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scalerl_api import RLRun
-from scalerl_api.evaluations import list_datasets, merge_evals, surviving
-from scalerl_api.wire import EvalPoint, Progress, is_source_dataset
+from scalerl_api.evaluations import list_source_sets, merge_evals, surviving
+from scalerl_api.wire import EvalPoint, Progress
 from scalerl_operator.decide.assessment import summarize
 from scalerl_operator.run.evals import eval_key, next_index
 from scalerl_operator.run.forecast_log import ForecastLine, match_forecasts
@@ -141,7 +141,7 @@ class RunTracker:
         No policy looks at a source's earlier forecasts, so they are not made.
         """
         missing = {}
-        for dataset in filter(is_source_dataset, list_datasets(self.evals)):
+        for dataset in list_source_sets(self.evals):
             measured, known = surviving(self.evals, dataset), self.source_forecasts.get(dataset)
             if known is None or (known.step, known.attempt) != eval_key(measured[-1]):
                 missing[dataset] = tuple(measured)

@@ -1,7 +1,7 @@
 """The stop policies that hold, by a run's evaluations and forecasts. PURE."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic.alias_generators import to_camel
@@ -162,8 +162,9 @@ def _condition(when: StopCondition, history: RunHistory) -> _Condition | None:
 def _set_quantity(name: str, bound: SetBound) -> tuple["_Quantity", Bound]:
     """Return what a bound on a test set compares, and with what."""
     if bound.drop is not None:
-        return _Quantity(f"{name}'s fall from its best pass rate", _drop), Bound(above=bound.drop)
-    return _Quantity(f"{name}'s pass rate", lambda history: history[-1].pass_rate), bound
+        fall = replace(QUANTITIES["pass_rate_drop"], words=f"{name}'s fall from its best pass rate")
+        return fall, Bound(above=bound.drop)
+    return replace(QUANTITIES["pass_rate"], words=f"{name}'s pass rate"), bound
 
 
 def _is_enough(wanted: MinEvidence, history: Sequence[Observation]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from scalerl_api import RLRun
 from scalerl_api.wire import CARD_FILE, CARD_FORECAST, EXPORT_FILE
 from scalerl_operator.local.durable_files import save_text
-from scalerl_operator.render.text import describe_forecast, source_forecast_rows
+from scalerl_operator.render.text import describe_forecast, describe_source
 from scalerl_operator.run.progress import compute_unit
 
 PICTURE_FILE = "pass_rate.png"
@@ -16,8 +16,8 @@ def describe_for_card(run: RLRun, *, has_picture: bool) -> str:
     forecast = run.status.forecast if run.status is not None else None
     text = describe_forecast(forecast, compute_unit(run)) if forecast is not None else "No forecast was made."
     reason = f"\n\n{forecast.reason}" if forecast is not None and forecast.ceiling is not None else ""
-    sources = source_forecast_rows(run.status, compute_unit(run))
-    by_source = "".join(f"\n- {label.removeprefix('forecast ')}: {line}" for label, line in sources)
+    sources = run.status.source_forecasts if run.status is not None else []
+    by_source = "".join(f"\n- {each.name}: {describe_source(each, compute_unit(run))}" for each in sources)
     by_source = f"\n\nBy training source:\n{by_source}" if by_source else ""
     picture = f"\n\n![held-out pass rate with the fitted curve]({PICTURE_FILE})" if has_picture else ""
     return f"{text[:1].upper()}{text[1:]}{reason}{by_source}{picture}"

@@ -5,7 +5,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; line style and marke
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,25 +53,46 @@ def draw_curve(picture: CurvePicture) -> bytes:
     return png_of(build_figure(picture))
 
 
+@dataclass(frozen=True)
+class CurveFrame:
+    """The axes of learning curves: linear compute, and beside it logarithmic."""
+
+    title: str
+    y_label: str
+    y_limits: tuple[float, float]
+    end: float
+    """Right end of the compute."""
+    low: float | None
+    """Left end of the logarithmic axis; None leaves it out."""
+    columns: int
+    """Of the legend."""
+
+
 def build_figure(picture: CurvePicture) -> Figure:
     """Return the learning curve over linear and, once there is a point after 0, over logarithmic compute."""
+    low = find_low_end(picture.points.compute, picture.end)
+    frame = CurveFrame(picture.title, picture.y_label, _y_limits(picture), picture.end, low, columns=4)
+    return draw_in_frame(frame, lambda axes, start: _draw_all(axes, picture, start))
+
+
+def draw_in_frame(frame: CurveFrame, draw: Callable[[Axes, float], None]) -> Figure:
+    """Return the figure of what `draw(axes, start)` draws from compute `start` on."""
     figure = Figure(figsize=(12.5, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
-    low = _low_end(picture)
-    grid = figure.subplots(1, 1 if low is None else 2, sharey=True, squeeze=False)
+    grid = figure.subplots(1, 1 if frame.low is None else 2, sharey=True, squeeze=False)
     linear: Axes = grid[0][0]
-    _draw_all(linear, picture, 0.0)
-    linear.set_xlim(-0.015 * picture.end, picture.end * 1.02)
-    linear.set_ylabel(picture.y_label)
-    linear.set_ylim(*_y_limits(picture))
+    draw(linear, 0.0)
+    linear.set_xlim(-0.015 * frame.end, frame.end * 1.02)
+    linear.set_ylabel(frame.y_label)
+    linear.set_ylim(*frame.y_limits)
     linear.set_title("linear compute", fontsize=10, color=GREY, loc="left")
-    if low is not None:
-        _draw_all(grid[0][1], picture, low)
-        style_log(grid[0][1], low, picture.end * 1.05)
+    if frame.low is not None:
+        draw(grid[0][1], frame.low)
+        _style_log(grid[0][1], frame.low, frame.end * 1.05)
         grid[0][1].set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
-    figure.suptitle(picture.title, fontsize=13, x=0.01, ha="left")
+    figure.suptitle(frame.title, fontsize=13, x=0.01, ha="left")
     handles, labels = linear.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=frame.columns, frameon=False, fontsize=9)
     return figure
 
 
@@ -86,13 +107,24 @@ def _draw_all(axes: Axes, picture: CurvePicture, start: float) -> None:
     clean_axes(axes)
 
 
-def _low_end(picture: CurvePicture) -> float | None:
+def find_low_end(compute: Iterable[float], end: float) -> float | None:
     """Return the left end of the logarithmic axis, a little before the first point after the start; None without one.
 
     The evaluation of step 0 may lie a few microseconds after 0, five decades before the next.
     """
-    positive = picture.points.compute[picture.points.compute > START_SHARE * picture.end]
-    return float(positive[0]) * 0.8 if len(positive) else None
+    later = [float(x) for x in compute if x > START_SHARE * end]
+    return 0.8 * min(later) if later else None
+
+
+def reliable_ceiling(found: Forecast) -> tuple[float, float, float] | None:
+    """Return a forecast's ceiling and its 90 % interval; None if it is refused.
+
+    A refused forecast's interval may be [0.2, 1.0], which would flatten the points to a line.
+    """
+    ceiling, low, high = found.ceiling, found.ceiling_low, found.ceiling_high
+    if found.verdict == "NotIdentified" or ceiling is None or low is None or high is None:
+        return None
+    return ceiling, low, high
 
 
 def _y_limits(picture: CurvePicture) -> tuple[float, float]:
@@ -100,9 +132,8 @@ def _y_limits(picture: CurvePicture) -> tuple[float, float]:
     error = picture.points.standard_error if picture.points.standard_error is not None else np.zeros_like(y)
     values = [float((y - error).min()), float((y + error).max())]
     for forecast in (picture.forecast, picture.halfway):
-        if forecast is not None and forecast.ceiling_high is not None and forecast.ceiling_low is not None:
-            # A refused forecast's interval may be [0.2, 1.0], which would flatten the points to a line.
-            values += [forecast.ceiling_low, forecast.ceiling_high] if forecast.verdict != "NotIdentified" else []
+        if forecast is not None:
+            values += (reliable_ceiling(forecast) or ())[1:]
     room = 0.08 * max(0.05, max(values) - min(values))
     return max(-0.02, min(values) - room), min(1.02, max(values) + room)
 
@@ -123,12 +154,12 @@ def _draw_forecast(axes: Axes, picture: CurvePicture, start: float) -> None:
     mean, low, high = curve_band(found, x)
     axes.plot(x, mean, color=BLUE, lw=2, label=f"fit to all points ({found.verdict})")
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="90 % band of the fit")
-    if found.verdict == "NotIdentified":  # its ceiling is not reliable, so it is not drawn
-        return
-    if found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None:
-        text = f"ceiling {found.ceiling:.3f} [{found.ceiling_low:.3f}, {found.ceiling_high:.3f}]"
-        axes.axhspan(found.ceiling_low, found.ceiling_high, color=GREEN, alpha=0.13, lw=0)
-        axes.axhline(found.ceiling, color=GREEN, lw=1.4, ls=(0, (6, 2, 1, 2)), label=text)
+    reliable = reliable_ceiling(found)
+    if reliable is not None:
+        ceiling, ceiling_low, ceiling_high = reliable
+        text = f"ceiling {ceiling:.3f} [{ceiling_low:.3f}, {ceiling_high:.3f}]"
+        axes.axhspan(ceiling_low, ceiling_high, color=GREEN, alpha=0.13, lw=0)
+        axes.axhline(ceiling, color=GREEN, lw=1.4, ls=(0, (6, 2, 1, 2)), label=text)
 
 
 def _draw_halfway(axes: Axes, picture: CurvePicture, start: float) -> None:
@@ -308,7 +339,7 @@ def clean_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def style_log(axes: Axes, low: float, high: float) -> None:
+def _style_log(axes: Axes, low: float, high: float) -> None:
     """Label 1, 2 and 5 of each decade over few decades, powers of ten over many, where more labels would overlap."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)

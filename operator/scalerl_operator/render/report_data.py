@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
-from scalerl_api.evaluations import list_datasets, surviving
+from scalerl_api.evaluations import list_source_sets, surviving
 from scalerl_api.rollouts import Rollout
 from scalerl_api.status import AttemptStatus, SourceForecastStatus
-from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord, is_source_dataset, source_of
+from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord, source_of
 from scalerl_operator.decide.assessment import fit_points, forecast_prefixes, to_source_status
 from scalerl_operator.decide.halfway import HalfwayCurve, compare_halfway
 from scalerl_operator.reconcile.pod_view import EventView
@@ -63,7 +63,7 @@ class SourceReport:
 def rebuild_sources(run: RLRun, evals: Sequence[EvalPoint], time: float) -> list[SourceReport]:
     """Return every training source of a mixture with its forecasts, fitted to `evals`; empty with a single source."""
     found = []
-    for dataset in filter(is_source_dataset, list_datasets(evals)):
+    for dataset in list_source_sets(evals):
         lines = rebuild_forecasts(run, evals, time, dataset)
         curve = SourceCurve(source_of(dataset), fit_points(evals, compute_unit(run), dataset), lines[-1].forecast)
         status, halfway = to_source_status(dataset, lines[-1], evals), compare_halfway(lines, evals, dataset)

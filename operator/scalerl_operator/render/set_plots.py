@@ -10,19 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scalerl_api.evaluations import list_datasets
-from scalerl_api.wire import HELD_OUT, EvalPoint, is_source_dataset
+from scalerl_api.evaluations import list_downstream_sets
+from scalerl_api.wire import HELD_OUT, EvalPoint
 from scalerl_operator.forecast import Forecast, Points, curve_band
 from scalerl_operator.render.plots import (
     COMPARISON_LINES,
     GREY,
     SERIES_COLOURS,
     SERIES_MARKERS,
-    START_SHARE,
+    CurveFrame,
     clean_axes,
     compute_grid,
+    draw_in_frame,
+    find_low_end,
     png_of,
-    style_log,
+    reliable_ceiling,
 )
 
 
@@ -32,30 +34,14 @@ class SourceCurve:
 
     name: str
     points: Points
-    forecast: Forecast | None
+    forecast: Forecast
 
 
 def draw_sources(curves: Sequence[SourceCurve], end: float, title: str) -> bytes:
     """Return a PNG of each source's points, fitted curve with its band, and ceiling; `end` is the right end."""
-    figure = Figure(figsize=(12.5, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    later = [float(x) for each in curves for x in each.points.compute if x > START_SHARE * end]
-    grid = figure.subplots(1, 2 if later else 1, sharey=True, squeeze=False)
-    linear: Axes = grid[0][0]
-    _draw_curves(linear, curves, (0.0, end))
-    linear.set_xlim(-0.015 * end, end * 1.02)
-    linear.set_ylim(*_y_limits(curves))
-    linear.set_ylabel("held-out pass rate")
-    linear.set_title("linear compute", fontsize=10, color=GREY, loc="left")
-    if later:
-        low = 0.8 * min(later)
-        _draw_curves(grid[0][1], curves, (low, end))
-        style_log(grid[0][1], low, end * 1.05)
-        grid[0][1].set_title("the same, logarithmic compute", fontsize=10, color=GREY, loc="left")
-    figure.suptitle(title, fontsize=13, x=0.01, ha="left")
-    handles, labels = linear.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return png_of(figure)
+    low = find_low_end((x for each in curves for x in each.points.compute), end)
+    frame = CurveFrame(title, "held-out pass rate", _y_limits(curves), end, low, columns=2)
+    return png_of(draw_in_frame(frame, lambda axes, start: _draw_curves(axes, curves, (start, end))))
 
 
 def _draw_curves(axes: Axes, curves: Sequence[SourceCurve], ends: tuple[float, float]) -> None:
@@ -81,32 +67,26 @@ def _draw_curves(axes: Axes, curves: Sequence[SourceCurve], ends: tuple[float, f
     clean_axes(axes)
 
 
-def _draw_fit(axes: Axes, name: str, found: Forecast | None, style: tuple[str, str], ends: tuple[float, float]) -> None:
+def _draw_fit(axes: Axes, name: str, found: Forecast, style: tuple[str, str], ends: tuple[float, float]) -> None:
     """Draw a fitted curve with its band; the ceiling too if the forecast is not refused."""
-    if found is None or not found.draws:
+    if not found.draws:
         return
     colour, line = style
     x = compute_grid(ends[0], ends[1] * 1.02)
     mean, low, high = curve_band(found, x)
     label = f"{name}: fit with its 90 % band ({found.verdict})"
-    if _is_believed(found):
-        label += f", ceiling {found.ceiling:.3f} [{found.ceiling_low:.3f}, {found.ceiling_high:.3f}]"
-        axes.axhline(found.ceiling or 0.0, color=colour, lw=1, ls=(0, (6, 2, 1, 2)), alpha=0.8)
+    ceiling = reliable_ceiling(found)
+    if ceiling is not None:
+        label += f", ceiling {ceiling[0]:.3f} [{ceiling[1]:.3f}, {ceiling[2]:.3f}]"
+        axes.axhline(ceiling[0], color=colour, lw=1, ls=(0, (6, 2, 1, 2)), alpha=0.8)
     axes.plot(x, mean, color=colour, lw=2, ls=line, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
 
 
-def _is_believed(found: Forecast) -> bool:
-    known = found.ceiling is not None and found.ceiling_low is not None and found.ceiling_high is not None
-    return known and found.verdict != "NotIdentified"
-
-
 def _y_limits(curves: Sequence[SourceCurve]) -> tuple[float, float]:
-    """A refused forecast's interval may be [0.2, 1.0], which would flatten the points to a line."""
     values = [float(y) for each in curves for y in each.points.pass_rate]
     for each in curves:
-        if each.forecast is not None and _is_believed(each.forecast):
-            values += [each.forecast.ceiling_low or 0.0, each.forecast.ceiling_high or 0.0]
+        values += (reliable_ceiling(each.forecast) or ())[1:]
     room = 0.1 * max(0.05, max(values) - min(values))
     return max(-0.02, min(values) - room), min(1.02, max(values) + room)
 
@@ -119,7 +99,7 @@ def _style(index: int) -> tuple[str, str]:
 
 def draw_downstream(evals: Sequence[EvalPoint], unit: str) -> bytes | None:
     """Return a PNG of every downstream set over compute, beside the held-out prompts; None without a downstream set."""
-    names = [name for name in list_datasets(evals) if name != HELD_OUT and not is_source_dataset(name)]
+    names = list_downstream_sets(evals)
     if not names:
         return None
     figure = Figure(figsize=(12.5, 4.2), layout="constrained")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun, RLRunStatus
-from scalerl_api.evaluations import list_datasets, surviving
+from scalerl_api.evaluations import list_datasets, list_downstream_sets, list_source_sets, surviving
 from scalerl_api.status import ForecastStatus, SourceForecastStatus
-from scalerl_api.wire import HELD_OUT, EvalPoint, Progress, RolloutExample, is_source_dataset, source_of
+from scalerl_api.wire import EvalPoint, Progress, RolloutExample, source_of
 from scalerl_operator.decide.halfway import Halfway
 from scalerl_operator.run.progress import budget_gpu_hours, compute_unit, last_mismatch
 from scalerl_operator.run.state import state_word
@@ -65,13 +65,9 @@ def describe_source(found: SourceForecastStatus, unit: str) -> str:
 
 def set_rows(evals: Sequence[EvalPoint]) -> list[tuple[str, str]]:
     """Return (label, text) of the last pass rates beside the pooled one: by source, and of downstream sets."""
-    last = {name: surviving(evals, name)[-1] for name in list_datasets(evals) if name != HELD_OUT}
-    sources = [f"{source_of(name)} {each.pass_rate:.3f}" for name, each in last.items() if is_source_dataset(name)]
-    others = [
-        f"{name} {each.pass_rate:.3f} (mean@{each.samples})"
-        for name, each in last.items()
-        if not is_source_dataset(name)
-    ]
+    last = {name: surviving(evals, name)[-1] for name in list_datasets(evals)}
+    sources = [f"{source_of(name)} {last[name].pass_rate:.3f}" for name in list_source_sets(evals)]
+    others = [f"{name} {last[name].pass_rate:.3f} (mean@{last[name].samples})" for name in list_downstream_sets(evals)]
     rows = [("by source", ", ".join(sources)), ("downstream", ", ".join(others))]
     return [row for row in rows if row[1]]
 
@@ -195,15 +191,26 @@ def describe_halfway(halfway: Halfway | None, unit: str) -> list[tuple[str, str]
         return [("forecast at half", "none: no evaluation in the first half of the compute")]
     made = f"step {halfway.made_at_step}, {format_compute(halfway.made_at_gpu_hours, unit)}"
     rows = [("made at half", f"{made}: {halfway.verdict}, {halfway.reason}")]
-    if halfway.predicted is None or halfway.low is None or halfway.high is None or halfway.error is None:
-        rows.append(("it predicted", "nothing"))
-    else:
-        rows.append(("it predicted", f"{halfway.predicted:.3f} [{halfway.low:.3f}, {halfway.high:.3f}] at the end"))
+    rows.append(("it predicted", format_predicted(halfway)))
     end = f"step {halfway.final_step}, {format_compute(halfway.final_gpu_hours, unit)}"
     rows.append(("then measured", f"{halfway.measured:.3f} ± {halfway.measured_error:.3f} ({end})"))
     if halfway.error is not None:
-        rows.append(("error", f"{halfway.error:+.3f}, {'inside' if halfway.inside else 'OUTSIDE'} the 90 % band"))
+        rows.append(("error", format_error(halfway)))
     return rows
+
+
+def format_predicted(halfway: Halfway) -> str:
+    """Return the predicted pass rate with its 90 % band."""
+    if halfway.predicted is None or halfway.low is None or halfway.high is None or halfway.error is None:
+        return "nothing"
+    return f"{halfway.predicted:.3f} [{halfway.low:.3f}, {halfway.high:.3f}] at the end"
+
+
+def format_error(halfway: Halfway) -> str:
+    """Return the forecast's error at the end; a dash where nothing was predicted."""
+    if halfway.error is None:
+        return "-"
+    return f"{halfway.error:+.3f}, {'inside' if halfway.inside else 'OUTSIDE'} the 90 % band"
 
 
 def summary_rows(
