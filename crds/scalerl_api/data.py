@@ -85,6 +85,12 @@ class DatasetSpec(VerifiedSpec):
     """Options of the reasoning_gym task, under its own names."""
 
     @property
+    def column_fields(self) -> tuple[tuple[str, str], ...]:
+        """The fields that name columns, and their values; those that are unset are left out."""
+        fields = (("promptField", self.prompt_field), ("answerField", self.answer_field))
+        return fields if self.options_field is None else (*fields, ("optionsField", self.options_field))
+
+    @property
     def is_generated(self) -> bool:
         """Whether a reasoning_gym task generates the rows."""
         return self.source.startswith(GENERATED)

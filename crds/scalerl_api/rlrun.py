@@ -245,10 +245,9 @@ class RLRunSpec(ApiModel):
     def judges_of(self, source: DatasetSpec) -> tuple[WeightedVerifier, ...]:
         """Return the verifiers of a source: its own, else those of `reward`; none if validation has to refuse it.
 
-        A validation set has those of its training source.
+        A validation set is one of `data.sources`, which gives it the verifiers of its training source.
         """
-        owner = next((each for each in self.data.train if each.validation is source), source)
-        return owner.judges or self.reward.judges
+        return source.judges or self.reward.judges
 
     def judges_by_source(self) -> dict[str, tuple[WeightedVerifier, ...]]:
         """Return the verifiers of every training source and downstream set, by its label."""

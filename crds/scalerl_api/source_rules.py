@@ -88,12 +88,11 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
 
 
 def _check_columns(path: str, source: DatasetSpec) -> Iterator[Finding]:
-    fields = (("promptField", source.prompt_field), ("answerField", source.answer_field))
-    for name, value in (*fields, ("optionsField", source.options_field)):
+    for name, value in source.column_fields:
         try:
-            list_columns(value or "")
+            list_columns(value)
         except ValueError as error:
-            yield f"{path}.{name}", value or "", f"a column, a path or a template; this one has {error}"
+            yield f"{path}.{name}", value, f"a column, a path or a template; this one has {error}"
 
 
 def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:

@@ -97,9 +97,8 @@ def check_columns(records: Iterable[Record], spec: DatasetSpec, path: str) -> No
     """Raise InvalidRun, once for each, for the columns that none of the records has."""
     known = [record for _, record in records if isinstance(record, Mapping)]
     faults = []
-    fields = (("promptField", spec.prompt_field), ("answerField", spec.answer_field))
-    for name, value in (*fields, ("optionsField", spec.options_field)):
-        missing = find_missing(known, value) if value is not None else None
+    for name, value in spec.column_fields:
+        missing = find_missing(known, value)
         if missing is not None:
             faults.append(Fault(f"{path}.{name}", missing, describe_columns(known, missing)))
     if faults:

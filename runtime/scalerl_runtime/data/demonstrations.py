@@ -10,6 +10,7 @@ from scalerl_api.recipe import ThinkTags
 from scalerl_api.rlrun import RLRun, WarmStartSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.datasets import check_bad_share, check_columns, parse_records, read_records
+from scalerl_runtime.data.held_out import collect_keys
 from scalerl_runtime.data.near_duplicates import prompt_key
 from scalerl_runtime.data.prompts import Tokenizer, parse_entry_answer, render_rows
 from scalerl_runtime.data.rows import bind_verifiers, spell_reference
@@ -96,7 +97,7 @@ def load_demonstrations(
     style = CompletionStyle(tokenizer, run.spec.resolved_recipe().length.think_tags, stop_id)
     generated = spec.source.startswith(GENERATED)
     pairs = _write_pairs(run, spec, data, style) if generated else _read_pairs(run, spec, style)
-    never_train = {prompt_key(each) for prompts in (data.held_out, *data.downstream.values()) for each in prompts}
+    never_train = collect_keys(data.tested)
     pairs = [pair for pair in pairs if prompt_key(pair.prompt) not in never_train]
     fitting = _select_fitting(pairs, run.spec.resolved_recipe().length.completion_tokens, style)
     if not fitting:

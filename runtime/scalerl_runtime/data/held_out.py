@@ -1,7 +1,7 @@
 """Splits prompts into a training and a held-out part, and shares the held-out prompts out to sources. PURE."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,17 @@ def split_prompts(prompts: Sequence[Prompt], *, num_held_out: int, rng: np.rando
     return Split(rest, tuple(sorted(chosen.values(), key=lambda prompt: prompt.id)))
 
 
-def remove_near_duplicates(train: Sequence[Prompt], tested: Sequence[Prompt]) -> list[Prompt]:
+def collect_keys(tested: Iterable[Prompt]) -> frozenset[str]:
+    """Return the keys of held-out and downstream prompts, near duplicates of which are never trained on."""
+    return frozenset(prompt_key(prompt) for prompt in tested)
+
+
+def remove_near_duplicates(train: Sequence[Prompt], keys: Collection[str]) -> list[Prompt]:
     """Return the training prompts without those that are near duplicates of a held-out or downstream prompt.
 
     Generated tasks repeat themselves, and collected data has one question in several spellings: the same question can
-    be on both sides of a split.
+    be on both sides of a split. `keys`: those of `collect_keys`.
     """
-    keys = {prompt_key(prompt) for prompt in tested}
     return [prompt for prompt in train if prompt_key(prompt) not in keys]
 
 

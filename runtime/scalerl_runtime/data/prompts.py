@@ -48,19 +48,20 @@ class ChatStyle:
 
     def render(self, prompt: str | tuple[Message, ...]) -> str:
         """Return the whole text before the answer. Raises ValueError if the prompt cannot be rendered."""
-        text = self.spec.prompt_template.replace("{prompt}", get_last_text(prompt))
+        turns = self._build_turns(prompt)
         if self.is_chat:
-            turns = build_turns(replace_last_text(prompt, text), self.system_prompt)
             return render_chat(turns, self.tokenizer, self.spec.template_arguments)
         if not isinstance(prompt, str):
             raise ValueError("a list of messages needs promptFormat: chat")
-        return text
+        return turns[-1].content
 
     def list_texts(self, prompt: str | tuple[Message, ...]) -> list[str]:
         """Return the texts of the data set and of the spec that are rendered."""
+        return [turn.content for turn in self._build_turns(prompt)]
+
+    def _build_turns(self, prompt: str | tuple[Message, ...]) -> Sequence[Message]:
         text = self.spec.prompt_template.replace("{prompt}", get_last_text(prompt))
-        system = self.system_prompt if self.is_chat else None
-        return [turn.content for turn in build_turns(replace_last_text(prompt, text), system)]
+        return build_turns(replace_last_text(prompt, text), self.system_prompt if self.is_chat else None)
 
 
 @dataclass(frozen=True)

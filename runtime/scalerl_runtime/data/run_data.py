@@ -12,7 +12,7 @@ from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.chat_template import check_template
 from scalerl_runtime.data.datasets import LoadingContext, load_prompts
-from scalerl_runtime.data.held_out import Split, remove_near_duplicates, share_out, split_prompts
+from scalerl_runtime.data.held_out import Split, collect_keys, remove_near_duplicates, share_out, split_prompts
 from scalerl_runtime.data.prompts import Tokenizer
 from scalerl_runtime.data.rows import BuildReference, spell_reference
 from scalerl_runtime.types import Prompt
@@ -34,9 +34,14 @@ class Data:
     num_removed: int  # training rows that are near duplicates of a held-out or downstream prompt
 
     @property
+    def tested(self) -> tuple[Prompt, ...]:
+        """Those that are never trained on."""
+        return (*self.held_out, *(each for prompts in self.downstream.values() for each in prompts))
+
+    @property
     def prompts(self) -> tuple[Prompt, ...]:
         """All of them."""
-        return (*self.train, *self.held_out, *(each for prompts in self.downstream.values() for each in prompts))
+        return (*self.train, *self.tested)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def load_data(
     }
     held_out = tuple(prompt for split in splits for prompt in split.held_out)
     tested = [*held_out, *(prompt for prompts in downstream.values() for prompt in prompts)]
-    kept = [remove_near_duplicates(split.rest, tested) for split in splits]
+    keys = collect_keys(tested)
+    kept = [remove_near_duplicates(split.rest, keys) for split in splits]
     for index, (split, train) in enumerate(zip(splits, kept, strict=True)):
         if not train:
             raise InvalidRun([_name_empty(run, index, split)])

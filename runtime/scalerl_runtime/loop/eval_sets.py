@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scalerl_api.data import NamedDatasetSpec
 from scalerl_api.rlrun import RLRunSpec
-from scalerl_api.wire import HELD_OUT, source_dataset
+from scalerl_api.wire import HELD_OUT
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.types import Prompt
 
@@ -43,9 +43,8 @@ def list_eval_sets(spec: RLRunSpec, data: Data, step: int) -> list[EvalSet]:
 
 def list_due_datasets(spec: RLRunSpec, step: int) -> frozenset[str]:
     """Return the data sets that an evaluation of `step` reports."""
-    names = [each.label for each in spec.data.train]
-    own = {HELD_OUT, *(source_dataset(name) for name in names if len(names) > 1)}
-    return frozenset(own | {each.name for each in spec.data.downstream if _is_due(each, spec, step)})
+    later = {each.name for each in spec.data.downstream if not _is_due(each, spec, step)}
+    return frozenset({HELD_OUT, *spec.data.named_sets.values()} - later)
 
 
 def _is_due(test: NamedDatasetSpec, spec: RLRunSpec, step: int) -> bool:

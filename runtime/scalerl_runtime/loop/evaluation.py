@@ -59,10 +59,10 @@ class EvalPlan:
 
     step: int
     compute_gpu_hours: float
-    samples: int  # completions per prompt
     seed: int
     attempt: int
     first_index: int = 0  # of its points
+    samples: int = 1  # completions per prompt; `evaluate` sets it, and the temperature, from each set
     temperature: float | None = None  # None: the recipe's; 0: the likeliest token
     restarts: int = 0  # of the leased slot before the first sample: a later engine has other weights
 

@@ -336,7 +336,6 @@ class Pipeline:
         plan = EvalPlan(
             step=pending.step,
             compute_gpu_hours=pending.compute_gpu_hours,
-            samples=spec.data.held_out.samples_per_prompt,
             seed=spec.seed,
             attempt=self.deps.attempt,
             first_index=self.state.num_evals,

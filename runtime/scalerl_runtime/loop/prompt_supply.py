@@ -58,7 +58,7 @@ class PromptSupply:
             epoch, prompt = reissue
             if prompt not in refused and prompt in self._prompts:  # accepted new data may lack it
                 return self._prompts[prompt], epoch
-        draw = state.draw(self._mixture, {name: frozenset(places) for name, places in excluded.items()})
+        draw = state.draw(self._mixture, excluded)
         return self._by_source[draw.source][draw.drawn.prompt], draw.drawn.epoch
 
     def is_exhausted(self, state: TrainingState, refused: Collection[int]) -> bool:

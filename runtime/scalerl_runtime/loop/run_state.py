@@ -1,6 +1,6 @@
 """The training state that a checkpoint stores, and how a run resumes from it. I/O only on the journals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from scalerl_api.recipe import Recipe
@@ -40,7 +40,7 @@ class TrainingState:
     pending: list[PendingEval] = field(default_factory=list)
     fingerprint: Mapping[str, object] = field(default_factory=dict)  # of the data, the tokenizer and the model
 
-    def draw(self, mixture: Mixture, excluded: Mapping[str, frozenset[int]]) -> SourceDraw:
+    def draw(self, mixture: Mixture, excluded: Mapping[str, Collection[int]]) -> SourceDraw:
         """Return the mixture's next prompt, and advance its streams."""
         draw, self.stream = mixture.draw(self.stream, excluded)
         return draw

@@ -6,7 +6,7 @@ Everything after it, such as softmax, norm and scale, stays the model's own code
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -64,8 +64,7 @@ class RouterReplay:
         if experts is not None:
             if experts.ndim != 3 or experts.shape[1] != self.num_layers:
                 raise ValueError(f"experts are of shape {list(experts.shape)}; need [tokens, {self.num_layers}, k]")
-            for layer in self.layers:
-                _require_choice(experts[:, layer.number], layer)
+            _require_choices(experts, self.layers)
         self._row = experts
 
     def _route(self, layer: MoeLayer, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -102,16 +101,22 @@ class _ReplacedChoice(TorchFunctionMode):
         return torch.return_types.topk((scores.gather(-1, indices), indices))
 
 
-def _require_choice(chosen: Tensor, layer: MoeLayer) -> None:
-    """Raise ValueError unless each token has distinct experts of `layer`, or none: rows of zeros are no choice."""
+def _require_choices(experts: Tensor, layers: Sequence[MoeLayer]) -> None:
+    """Raise ValueError unless each token has distinct experts of each layer, or none: rows of zeros are no choice.
+
+    All layers are checked at once: on a device the wait for a result costs more than the check.
+    """
+    chosen = experts[:, [layer.number for layer in layers]].transpose(0, 1)  # [layers, N, K]
+    limits = torch.tensor([layer.num_experts for layer in layers], device=chosen.device)[:, None]
     ordered = chosen.sort(-1).values
     is_own = (ordered == OWN_CHOICE).all(-1)
-    is_chosen = (ordered[:, 0] >= 0) & (ordered[:, -1] < layer.num_experts) & (ordered.diff(dim=-1) > 0).all(-1)
-    if not bool((is_own | is_chosen).all()):
-        first = int((~(is_own | is_chosen)).nonzero()[0])
+    is_chosen = (ordered[..., 0] >= 0) & (ordered[..., -1] < limits) & (ordered.diff(dim=-1) > 0).all(-1)
+    is_valid = is_own | is_chosen
+    if not bool(is_valid.all()):
+        place, token = (~is_valid).nonzero()[0].tolist()
         raise ValueError(
-            f"token {first} has experts {chosen[first].tolist()} in layer {layer.number};"
-            f" need different ones of {layer.num_experts}"
+            f"token {token} has experts {chosen[place, token].tolist()} in layer {layers[place].number};"
+            f" need different ones of {layers[place].num_experts}"
         )
 
 

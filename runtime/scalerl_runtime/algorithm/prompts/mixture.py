@@ -1,6 +1,6 @@
 """Draws prompts from several sources in proportion to their weights. PURE."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from scalerl_runtime.algorithm.prompts.curriculum import (
@@ -63,7 +63,7 @@ class Mixture:
         self._streams = dict(streams)
 
     def draw(
-        self, position: MixturePosition, excluded: Mapping[str, frozenset[int]]
+        self, position: MixturePosition, excluded: Mapping[str, Collection[int]]
     ) -> tuple[SourceDraw, MixturePosition]:
         """Return the next prompt and the position after it.
 

@@ -14,7 +14,7 @@ from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.columns import find_field
 from scalerl_runtime.data.datasets import DataUnavailable
-from scalerl_runtime.data.held_out import remove_near_duplicates, split_prompts
+from scalerl_runtime.data.held_out import collect_keys, remove_near_duplicates, split_prompts
 from scalerl_runtime.data.near_duplicates import build_key
 from scalerl_runtime.data.prompts import parse_entry_answer
 from scalerl_runtime.data.rows import bind_verifiers, parse_row, spell_reference
@@ -304,7 +304,7 @@ def make_prompts(texts):
 def split(prompts, num_held_out, tested=()):
     """The training and the held-out texts."""
     found = split_prompts(prompts, num_held_out=num_held_out, rng=np.random.default_rng(0))
-    train = remove_near_duplicates(found.rest, [*found.held_out, *tested])
+    train = remove_near_duplicates(found.rest, collect_keys([*found.held_out, *tested]))
     return [prompt.text for prompt in train], sorted(prompt.text for prompt in found.held_out)
 
 
