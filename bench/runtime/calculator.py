@@ -7,15 +7,16 @@ is not answered, and counts as wrong.
 import argparse
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from matplotlib.figure import Figure
+from run_file import run_file
 
-from scalerl_api.wire import EVALS_FILE
+from scalerl_api.evaluations import surviving
+from scalerl_operator.local.run_folder import RunFolder, load_evals
 
 EXAMPLE = Path("examples/calculator.yaml")
 FOLDER = Path("runs/calculator")
@@ -54,8 +55,8 @@ def write_run(name: str, max_turns: int | None) -> Path:
 
 def read_curve(folder: Path) -> list[tuple[int, float, float]]:
     """Return step, pass rate and standard error of a run's evaluations."""
-    lines = [json.loads(line) for line in (folder / EVALS_FILE).read_text().splitlines()]
-    return [(each["step"], each["passRate"], each["standardError"]) for each in lines]
+    points = surviving(load_evals(RunFolder(folder)))
+    return [(each.step, each.pass_rate, each.standard_error) for each in points]
 
 
 def draw_curves(curves: Mapping[str, Sequence[tuple[int, float, float]]]) -> None:
@@ -78,8 +79,7 @@ def main() -> int:
     write_demonstrations(FOLDER / "demonstrations.jsonl", random.Random(11))
     for name, max_turns in RUNS.items():
         file = write_run(name, max_turns)
-        command = [sys.executable, "-m", "scalerl_operator", "run", str(file), "--folder", str(file.with_suffix(""))]
-        code = subprocess.run(command, check=False).returncode
+        code = run_file(file)
         if code != 0:
             return code
     if options.write:

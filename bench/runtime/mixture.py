@@ -6,12 +6,12 @@
 import argparse
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 from chat_model import chat_model_folder
+from run_file import run_file
 
 FOLDER = Path("runs/mixture-data")
 NUM_ROWS = 1500
@@ -90,8 +90,7 @@ def main() -> int:
     document = build_run(write_rows(random.Random(0)), options.steps)
     file = FOLDER.with_name("mixture.yaml")
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    command = [sys.executable, "-m", "scalerl_operator", "run", str(file), "--folder", str(file.with_suffix(""))]
-    return subprocess.run(command, check=False).returncode
+    return run_file(file)
 
 
 if __name__ == "__main__":

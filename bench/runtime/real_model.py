@@ -5,12 +5,12 @@ With --write it copies the curve's picture to docs/images, which README shows.
 
 import argparse
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 from chat_model import chat_model_folder
+from run_file import run_file
 
 EXAMPLE = Path("examples/smollm2-135m.yaml")
 IMAGE = Path("docs/images/smollm2-135m.png")
@@ -34,8 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     file = write_run(Path("runs"))
     folder = file.with_suffix("")
-    command = [sys.executable, "-m", "scalerl_operator", "run", str(file), "--folder", str(folder)]
-    code = subprocess.run([*command, *(["--resume"] if options.resume else [])], check=False).returncode
+    code = run_file(file, *(["--resume"] if options.resume else []))
     if code == 0 and options.write:
         shutil.copyfile(folder / "pass_rate.png", IMAGE)
     return code

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import yaml
+from living_children import living_children
 
 from scalerl_api import parse_run
 from scalerl_api.wire import HELD_OUT
@@ -48,11 +48,6 @@ def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
     return found
 
 
-def family() -> set[psutil.Process]:
-    """This process's living descendants; other tests' engines leave Python's resource tracker among them."""
-    return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
-
-
 def check_completions(folder: Path, ledger: list[dict[str, Any]]) -> None:
     """The stored completions are those of the ledger's steps and of each evaluation, each once."""
     names = list_names(folder)
@@ -76,7 +71,7 @@ def check_killed_run(
     lines: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     """No eval point is lost, no prompt is trained twice or skipped, the bound on the lag holds, no process stays."""
-    before = family()
+    before = living_children()
     run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
     once, options = MATRIX[victim]
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
@@ -106,4 +101,4 @@ def check_killed_run(
     assert sorted(line["step"] for line in lines(folder / "evals.jsonl")) == [0, 4, 8, 12, 14]
     check_completions(folder, ledger)
     assert max(line["values"]["lag_max"] for line in lines(folder / "metrics.jsonl")) <= 4
-    assert family() <= before, "a process is left behind"
+    assert living_children() <= before, "a process is left behind"

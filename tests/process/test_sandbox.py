@@ -2,8 +2,8 @@ import os
 import subprocess
 import sys
 
-import psutil
 import pytest
+from living_children import living_children
 
 from scalerl_runtime.rewards import sandbox
 from scalerl_runtime.rewards.code_reference import CodeReference
@@ -253,14 +253,9 @@ def test_another_machines_calls_end_the_process():
 
 def test_no_process_is_left_behind():
     """A program that hangs is dead when its result is returned."""
-    before = _children()
+    before = living_children()
     assert run("import time\ntime.sleep(900)", timeout_seconds=0.5) == "timeout"
-    assert _children() == before
-
-
-def _children() -> set[int]:
-    """Running children. A fork of a program that was killed may be a zombie here, if this process adopts orphans."""
-    return {each.pid for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE}
+    assert living_children() == before
 
 
 def test_the_child_needs_the_standard_library_only():

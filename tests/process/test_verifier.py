@@ -3,6 +3,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,8 @@ def prompt(answer: str, text: str = "?") -> Prompt:
     return Prompt(31, text, np.zeros(1, np.int32), answer)
 
 
-def run_with(verifier: str, **reward: object):
-    document = {
+def document_with(verifier: str, **reward: object) -> dict[str, Any]:
+    document: dict[str, Any] = {
         "apiVersion": "scalerl.io/v1alpha1",
         "kind": "RLRun",
         "metadata": {"name": "graded"},
@@ -50,7 +51,11 @@ def run_with(verifier: str, **reward: object):
     }
     if verifier == "reasoning_gym":
         document["spec"]["data"]["train"]["source"] = "reasoning_gym:chain_sum"
-    return parse_run(document)
+    return document
+
+
+def run_with(verifier: str, **reward: object):
+    return parse_run(document_with(verifier, **reward))
 
 
 @pytest.fixture
@@ -314,8 +319,7 @@ def test_a_function_that_cannot_grade_the_first_row_stops_the_run(function, mess
 
 
 def test_one_process_pool_is_shared_by_sources():
-    run = run_with("math")
-    document = run.model_dump(by_alias=True, mode="json", exclude_unset=True)
+    document = document_with("math")
     document["spec"]["data"]["downstream"] = [{"name": "other", "source": "x.jsonl"}]
     verifier = make_verifier(parse_run(document))
     (one,), (other,) = verifier.judges_of(""), verifier.judges_of("other")
@@ -328,10 +332,9 @@ def test_a_judge_behind_an_url_is_one_of_the_verifiers(monkeypatch):
 
     async def grade():
         async with StubJudge(lambda *_: chat("Score: 0.75")) as stub:
-            run = run_with("math", http=[{"name": "rm", "url": stub.url, "tokenVariable": "RM_TOKEN"}])
-            document = run.model_dump(by_alias=True, mode="json", exclude_unset=True)
+            document = document_with("math", http=[{"name": "rm", "url": stub.url, "tokenVariable": "RM_TOKEN"}])
             rm = {"verifier": "http:rm", "name": "rm"}
-            document["spec"]["data"]["train"][0]["verifiers"] = [rm, {"verifier": "math", "weight": 3}]
+            document["spec"]["data"]["train"]["verifiers"] = [rm, {"verifier": "math", "weight": 3}]
             verifier = await asyncio.to_thread(make_verifier, parse_run(document))
             try:
                 return await verifier.verify(prompt("19", "12+7="), "<think>hm</think>20"), stub
@@ -347,7 +350,7 @@ def test_a_judge_behind_an_url_is_one_of_the_verifiers(monkeypatch):
 
 
 def test_a_judge_without_its_token_stops_the_run():
-    document = run_with("math").model_dump(by_alias=True, mode="json", exclude_unset=True)
+    document = document_with("math")
     judge = {"name": "rm", "url": "http://judge/", "tokenVariable": "NO_SUCH_TOKEN"}
     document["spec"]["reward"] = {"verifier": "http:rm", "http": [judge]}
     with pytest.raises(InvalidRun, match=r"spec.reward.http\[0\].tokenVariable: NO_SUCH_TOKEN, .*not set, or empty"):
