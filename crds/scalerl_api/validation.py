@@ -20,6 +20,11 @@ from scalerl_api.source_rules import find_source_faults
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return `text` for a message, or its start and three dots in `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a document: path, found value, allowed values."""
@@ -242,5 +247,4 @@ def _show(value: object) -> str:
             return "a mapping"
         case list():
             return "a list"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shorten(repr(value), 80)

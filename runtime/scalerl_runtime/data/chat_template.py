@@ -8,7 +8,7 @@ from jinja2 import Environment, TemplateError, meta
 from jinja2.defaults import DEFAULT_NAMESPACE
 
 from scalerl_api.data import DataSpec, TemplateArguments
-from scalerl_api.validation import Fault, InvalidRun
+from scalerl_api.validation import Fault, InvalidRun, shorten
 from scalerl_runtime.data.messages import Message, build_turns
 from scalerl_runtime.hub import first_line
 
@@ -126,7 +126,7 @@ def _check_systems(tokenizer: ChatTokenizer, data: DataSpec) -> Iterator[Fault]:
             render_chat(build_turns(PROBE, text), tokenizer, data.template_arguments)
         except ValueError as error:
             allowed = f"none: {error}; text can stand in data.promptTemplate"
-            yield Fault(f"{path}.systemPrompt", text if len(text) <= 60 else f"{text[:57]}...", allowed)
+            yield Fault(f"{path}.systemPrompt", shorten(text, 60), allowed)
 
 
 def _takes_system(tokenizer: ChatTokenizer, data: DataSpec) -> bool:

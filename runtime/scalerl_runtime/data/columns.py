@@ -8,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 
 from scalerl_api.data import is_template, list_columns, parse_template
+from scalerl_api.validation import shorten
 
 NUM_SHOWN = 60  # characters of a value in a message
 NUM_COLUMNS = 30  # names in a message
@@ -116,5 +117,4 @@ def describe_columns(records: Iterable[Mapping[str, object]], column: str) -> st
 
 def show(value: object) -> str:
     """Return a value for a message, shortened."""
-    text = repr(value)
-    return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."
+    return shorten(repr(value), NUM_SHOWN)

@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from scalerl_api.validation import shorten
+
 
 @dataclass(frozen=True)
 class Step:
@@ -62,5 +64,4 @@ def _is_flag(value: object) -> bool:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shorten(repr(value), 80)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from scalerl_api.validation import shorten
 from scalerl_runtime.rewards.assertions import find_needed_names, list_assertions
 
 MAX_TESTS = 100  # inputs of one problem; the first count. TACO has up to thousands, which no time limit covers
@@ -260,5 +261,4 @@ def _as_text(value: object) -> str:
 
 
 def _show(value: object) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+    return repr(shorten(str(value), 60))

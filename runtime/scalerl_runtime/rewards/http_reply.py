@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from scalerl_api.reward import HttpJudge
+from scalerl_api.validation import shorten
 from scalerl_runtime.rewards.requests import GradeRequest
 
 DEFAULT_PROMPT = """You grade an answer. Between the lines of the tags stand a question, a reference answer and the \
@@ -172,4 +173,4 @@ def _scale(judge: HttpJudge, amount: re.Match[str]) -> float:
 def _show(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = " ".join(text.split())
-    return repr(text if len(text) <= 200 else f"{text[:197]}...")
+    return repr(shorten(text, 200))

@@ -3,7 +3,7 @@
 import queue
 import threading
 
-from scalerl_api.validation import Fault, InvalidRun
+from scalerl_api.validation import Fault, InvalidRun, shorten
 from scalerl_runtime.child_process import START_SECONDS, ChildProcess
 from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.types import Reward
@@ -96,7 +96,7 @@ class VerifierProcess:
         except VerifierLost as lost:
             error = str(lost)
         if error:
-            shown = trial.prompt if len(trial.prompt) <= NUM_SHOWN else f"{trial.prompt[: NUM_SHOWN - 3]}..."
+            shown = shorten(trial.prompt, NUM_SHOWN)
             allowed = f"a verifier that grades the first row, prompt {shown!r} with its reference as completion"
             raise InvalidRun([Fault("spec.reward.verifier", self._verifier, f"{allowed} ({error})")])
 

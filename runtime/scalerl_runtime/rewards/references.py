@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+from scalerl_api.validation import shorten
 from scalerl_runtime.data.prompts import parse_entry_answer
 from scalerl_runtime.rewards.code_reference import build_code_reference
 from scalerl_runtime.rewards.reading.choice_answers import read_choice
@@ -80,8 +81,7 @@ def _check_text(text: str) -> str:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."
+    return shorten(repr(value), NUM_SHOWN)
 
 
 BUILDERS: dict[str, BuildReference] = {

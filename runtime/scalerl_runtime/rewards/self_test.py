@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalerl_api.validation import Fault, InvalidRun
+from scalerl_api.validation import Fault, InvalidRun, shorten
 from scalerl_runtime.rewards.references import describe_reading
 from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.trials import build_trials
@@ -164,4 +164,4 @@ def _number(reward: Reward) -> str:
 
 
 def _show(text: str) -> str:
-    return repr(text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}...")
+    return repr(shorten(text, NUM_SHOWN))

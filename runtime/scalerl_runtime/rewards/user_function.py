@@ -12,6 +12,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Literal, Protocol, runtime_checkable
 
+from scalerl_api.validation import shorten
 from scalerl_runtime.rewards.requests import GradeRequest
 
 Kind = Literal["prompt", "completion", "reference", "source"]
@@ -248,5 +249,4 @@ def _peel(value: object) -> Iterator[object]:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return shorten(repr(value), 200)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from scalerl_api.validation import shorten
 from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
 from scalerl_runtime.rewards.reading.marked_answers import find_announced_answer, find_enclosed_answer
 from scalerl_runtime.rewards.reading.math_text import (
@@ -133,5 +134,4 @@ def _find_content(value: str) -> str:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= NUM_SHOWN else f"{text[: NUM_SHOWN - 3]}..."
+    return shorten(repr(value), NUM_SHOWN)
