@@ -136,7 +136,9 @@ def build_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
     """A tiny causal LM in float32 with random weights at which a dropped term is visible."""
     config = build_config(family, **changes)
     auto = AutoModelForCausalLM if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
-    model = auto.from_config(config, dtype=torch.float32).eval()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)  # of the parameters that `randomize` leaves
+        model = auto.from_config(config, dtype=torch.float32).eval()
     randomize(model, seed)
     return model
 

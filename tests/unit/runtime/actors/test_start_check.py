@@ -87,7 +87,7 @@ def test_a_dropped_term_is_found(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["qwen3_next", "falcon_h1", "mamba"])
 def test_state_that_runs_from_neighbour_to_neighbour_is_found(family: str, dtype: torch.dtype) -> None:
-    with pytest.raises(InvalidRun, match="a sequence changes by .* when its neighbour in a packed row does"):
+    with pytest.raises(InvalidRun, match="a sequence changes by .* when its neighbours in a packed row do"):
         make_checked_policy(build_model(family).to(dtype), precision="fp32", temperature=1.0)
 
 
