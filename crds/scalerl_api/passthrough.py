@@ -1,10 +1,15 @@
-"""Settings that go to DeepSpeed and vLLM under their own names, and those that scalerl sets itself. PURE.
+"""What a spec passes on under others' names: pod templates, settings of DeepSpeed and vLLM. PURE.
 
-The libraries check names and types of the rest, where they are installed: `scalerl validate` and the run's start.
+Settings that scalerl sets itself are listed here. The libraries check names and types of the rest, where they are
+installed: at `scalerl validate` and at the run's start.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic import Field
+
+from scalerl_api.base import ApiModel
 
 Settings = dict[str, bool | int | float | str | list[Any] | dict[str, Any]]
 
@@ -73,6 +78,25 @@ OWNED_ENGINE: Mapping[str, str] = {
     **dict.fromkeys(("data_parallel_backend", "data_parallel_hybrid_lb", "data_parallel_external_lb"), _NODES),
     **dict.fromkeys(("prefill_context_parallel_size", "decode_context_parallel_size"), _NODES),
 }
+
+
+class TemplateMetadata(ApiModel):
+    """Metadata that is added to a role's pods."""
+
+    labels: dict[str, str] = Field(default={}, max_length=50)
+    """Further labels; `scalerl.io/` and `app.kubernetes.io/` are reserved for the operator."""
+    annotations: dict[str, str] = Field(default={}, max_length=50)
+    """Further annotations."""
+
+
+class PodTemplate(ApiModel):
+    """A Kubernetes PodTemplateSpec that is merged into a role's pods."""
+
+    metadata: TemplateMetadata = TemplateMetadata()
+    """Labels and annotations."""
+    spec: dict[str, bool | int | str | list[Any] | dict[str, Any]] = Field(default={}, max_length=100)
+    """A PodSpec: nodeSelector, tolerations, volumes, priorityClassName, ... The container `runtime` is the role's own;
+    others run beside it. A field that the operator sets itself is refused by name. Only read on a cluster."""
 
 
 def find_owned(settings: Mapping[str, Any], owned: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:

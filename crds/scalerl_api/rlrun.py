@@ -6,8 +6,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.base import RUN_NAME_PATTERN, ApiModel
 from scalerl_api.data import DatasetSpec, DataSpec
-from scalerl_api.passthrough import Settings
-from scalerl_api.pod_template import PodTemplate
+from scalerl_api.passthrough import PodTemplate, Settings
 from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.reward import RewardSpec, WeightedVerifier
