@@ -1,4 +1,4 @@
-"""What a spec passes on under others' names: pod templates, settings of DeepSpeed and vLLM. PURE.
+"""Parts of a spec that others define: pod templates, settings of DeepSpeed and vLLM. PURE.
 
 Settings that scalerl sets itself are listed here. The libraries check names and types of the rest, where they are
 installed: at `scalerl validate` and at the run's start.
