@@ -149,9 +149,9 @@ def _check_source(sources: Collection[str], stored: StoredRollouts, query: Rollo
         return
     steps = sorted({name.step for name in stored.files})
     named = ", ".join(sorted(filter(None, sources)))
-    stored = f"their sources are {named}" if named else "a single source without a name, or stored by an older version"
+    words = f"their sources are {named}" if named else "a single source without a name, or stored by an older version"
     where = f"{describe_query(RolloutQuery(query.dataset))}, steps {_list(steps)}"
-    raise UsageError(f"--source {query.source}: no completion of {where} is of it; {stored}")
+    raise UsageError(f"--source {query.source}: no completion of {where} is of it; {words}")
 
 
 def _read(stored: StoredRollouts, keys: Sequence[RowKey]) -> Iterable[Rollout]:
