@@ -274,7 +274,7 @@ class Trainer:
         if self.options.transport == "gloo":
             return tuple(bucket_checksums(self._buckets, self._staged))
         # Not on the stream of the training step, which would wait for it and which it would wait for.
-        side = torch.cuda.Stream(self._engine.device)
+        side = torch.cuda.Stream(self._engine.device)  # type: ignore[no-untyped-call]
         side.wait_event(self._is_staged)
         with torch.cuda.stream(side):
             return tuple(bucket_checksums(self._buckets, self._staged))
