@@ -40,7 +40,7 @@ class SharedMemory:
         try:
             os.ftruncate(fd, num_bytes)
             self._map = mmap.mmap(fd, num_bytes)
-        except BaseException:
+        except (OSError, ValueError):
             os.close(fd)
             raise
         self.handle = SharedHandle(os.getpid(), fd, label, num_bytes)
