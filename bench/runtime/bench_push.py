@@ -8,6 +8,7 @@ update notices. The engine samples all the time unless `--idle`. Without `--mode
 
 import argparse
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from scalerl_runtime.types import SamplingRequest
 
 PROMPT = np.arange(40, 60, dtype=np.int32)
 SEQUENCES = 16
-START_SECONDS = 300.0  # of each phase, on a loaded machine
+SECONDS = 300.0  # deadline of each phase, on a loaded machine
+PAUSE_SECONDS = 2.0  # between updates
 PARTS = ("stage", "push", "send", "stall", "total")
 
 
@@ -39,7 +41,7 @@ def build_run(model: Path, generators: int) -> RLRun:
                 "reward": {"verifier": "math"},
                 "recipe": {
                     "promptsPerStep": 2,
-                    "length": {"control": "none", "promptTokens": 64, "answerTokens": 400},
+                    "length": {"control": "none", "promptTokens": 64, "thinkTokens": 1, "answerTokens": 400},
                 },
                 "budget": {"steps": 2},
                 "trainer": {"gpusPerReplica": 0},
@@ -52,23 +54,26 @@ def build_run(model: Path, generators: int) -> RLRun:
 async def measure(run: RLRun, model: Path, *, updates: int, is_idle: bool) -> list[dict[str, float]]:
     """Return the seconds of each part of each update."""
     fleet = Fleet(build_fleet_options(run, run.spec.resolved_recipe(), str(model), num_cpus=2, stop_ids=()))
-    members = frozenset(range(run.spec.generator.min_replicas))
-    await within(START_SECONDS, "starting the trainer", fleet.start())
+    try:
+        return await _measure(fleet, run.spec.generator.min_replicas, updates, is_idle)
+    finally:
+        await fleet.stop()
+
+
+async def _measure(fleet: Fleet, generators: int, updates: int, is_idle: bool) -> list[dict[str, float]]:
+    members = frozenset(range(generators))
+    await within(SECONDS, "starting the trainer", fleet.start())
     starts = [fleet.start_generator(index) for index in members]
-    await within(START_SECONDS, "starting the engines", asyncio.gather(*starts))
-    await within(START_SECONDS, "the first update", _update(fleet, members, 0))  # opens the group
+    await within(SECONDS, "starting the engines", asyncio.gather(*starts))
+    await within(SECONDS, "the first update", _update(fleet, members, 0))  # connects
     requests = [SamplingRequest(max_tokens=380, temperature=1.0, ignore_ends=True)] * SEQUENCES
     busy = [] if is_idle else [asyncio.ensure_future(_sample_for_ever(fleet, index, requests)) for index in members]
-    print("fleet is up", flush=True)
     found = []
-    try:
-        for version in range(1, updates + 1):
-            await asyncio.sleep(2.0)
-            found.append(await within(START_SECONDS, "an update", _update(fleet, members, version)))
-    finally:
-        for task in busy:
-            task.cancel()
-        await fleet.stop()
+    for version in range(1, updates + 1):
+        await asyncio.sleep(PAUSE_SECONDS)
+        found.append(await within(SECONDS, "an update", _update(fleet, members, version)))
+    for task in busy:
+        task.cancel()
     return found
 
 
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--idle", action="store_true", help="the engine samples nothing meanwhile")
     options = parser.parse_args()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else other work of the machine comes before Ray's processes
     model = options.model or chat_model_folder()
     run = build_run(model, options.generators)
     found = asyncio.run(measure(run, model, updates=options.updates, is_idle=options.idle))
