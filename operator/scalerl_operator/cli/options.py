@@ -78,6 +78,8 @@ class RolloutsOptions(LookupOptions):
     dataset: str | None
     """The evaluated set; implies `eval`."""
     prompt: int | None
+    source: str | None
+    """Name of a training source."""
     wrong: bool
     right: bool
     limit: int | None

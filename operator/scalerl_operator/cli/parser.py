@@ -182,6 +182,7 @@ def _rollouts() -> click.Command:
   scalerl rollouts quickstart --eval --prompt 17       one prompt over all evaluations
   scalerl rollouts quickstart --eval --prompts         pass rate of each prompt, the hardest first
   scalerl rollouts quickstart --step 12 --format json  all completions of a step, one JSON object a line
+  scalerl rollouts mixture --source code --wrong       wrong ones of a source, in the newest step that has it
   scalerl rollouts qwen -n research --eval             of a run on a cluster, while its coordinator runs
 """
     parameters = [
@@ -192,6 +193,7 @@ def _rollouts() -> click.Command:
             "--dataset", text="evaluated set: held_out (default), or the name of a downstream set; implies --eval"
         ),
         click.Option(["--prompt"], type=COUNT, metavar="ID", help="of this prompt only"),
+        text_option("--source", text="of this training source of a mixture (default: all)"),
         flag("--wrong", text="wrong completions only"),
         flag("--right", text="right completions only"),
         click.Option(["--limit"], type=AT_LEAST_ONE, metavar="N", help="at most N (default: 8; json: all)"),

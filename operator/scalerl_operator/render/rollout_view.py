@@ -60,17 +60,30 @@ def describe_query(query: RolloutQuery) -> str:
     """Return the selection in words."""
     words = [f"evaluation of {query.dataset}" if query.dataset is not None else "training"]
     words += [f"step {query.step}"] if query.step is not None else []
+    words += [f"source {query.source}"] if query.source is not None else []
     words += [f"prompt {query.prompt}"] if query.prompt is not None else []
     words += [query.grade] if query.grade is not None else []
     return ", ".join(words)
 
 
 def build_rates_table(rates: Sequence[PromptRates]) -> str:
-    """Return one line for each prompt, with its pass rate over time."""
-    header = ("PROMPT", "TEXT", "FIRST", "LAST", "MEAN", "COMPLETIONS", "STEPS", "OVER TIME")
+    """Return one line for each prompt, with its pass rate over time, and its source where sources have names."""
+    is_named = any(each.source for each in rates)
+    header = (
+        "PROMPT",
+        *(["SOURCE"] if is_named else []),
+        "TEXT",
+        "FIRST",
+        "LAST",
+        "MEAN",
+        "COMPLETIONS",
+        "STEPS",
+        "OVER TIME",
+    )
     rows = [
         (
             str(each.prompt_id),
+            *([each.source] if is_named else []),
             shorten(each.text, TABLE_CHARACTERS),
             f"{each.points[0].rate:.2f}",
             f"{each.points[-1].rate:.2f}",
@@ -106,10 +119,11 @@ def _headline(view: RolloutView) -> str:
     kind = "training" if query.dataset is None else f"evaluation of {query.dataset}"
     where = f"step {_range(view.steps[0], view.steps[-1])}"
     prompt = [f"prompt {query.prompt}"] if query.prompt is not None else []
+    source = [f"source {query.source}"] if query.source is not None else []
     graded = f"{counts.passed} of {counts.graded} right"
     graded += f" ({counts.passed / counts.graded:.3f})" if counts.graded else ""
     failed = counts.completions - counts.graded
-    parts = [view.run, kind, where, *prompt, graded, *([f"{failed} without a reward"] if failed else [])]
+    parts = [view.run, kind, where, *source, *prompt, graded, *([f"{failed} without a reward"] if failed else [])]
     if query.grade == "wrong":
         parts.append(f"{view.num_wanted} wrong")
     return " · ".join(parts)
@@ -141,7 +155,8 @@ def _numbers(rollout: Rollout) -> Text:
         errors = f", {rollout.tool_errors} with an error" if rollout.tool_errors else ""
         rest.append(f"{rollout.turns} turns{errors}")
     rest += [f"mean logp {rollout.mean_logp:.3f}"] if rollout.mean_logp is not None else []
-    place = f"step {rollout.step} · prompt {rollout.prompt_id} · sample {rollout.sample} · "
+    source = f"{rollout.source} · " if rollout.source else ""
+    place = f"step {rollout.step} · {source}prompt {rollout.prompt_id} · sample {rollout.sample} · "
     return Text.assemble((place, "bold"), (reward, style), (" · " + " · ".join(rest), "dim"))
 
 

@@ -9,6 +9,8 @@ from scalerl_api.rollouts import RolloutFileName
 
 Item = TypeVar("Item")
 
+SEARCHED = 8  # newest steps or evaluations in which a source is looked for: one of little weight is not in every step
+
 
 @dataclass(frozen=True)
 class RolloutQuery:
@@ -19,6 +21,8 @@ class RolloutQuery:
     step: int | None = None
     """None: the newest or, with `prompt`, every one."""
     prompt: int | None = None
+    source: str | None = None
+    """A training source or downstream set; None: all."""
     grade: Literal["wrong", "right"] | None = None
     """`wrong`: graded with a reward of at most 0; `right`: above 0; None: all, ungraded ones included."""
 
@@ -33,6 +37,8 @@ class RowKey:
     prompt_id: int
     sample: int
     reward: float | None
+    source: str = ""
+    """As `Rollout.source`."""
 
     @property
     def is_right(self) -> bool | None:
@@ -54,7 +60,21 @@ def choose_files(names: Iterable[RolloutFileName], query: RolloutQuery) -> list[
     found = sorted((name for name in names if name.dataset == query.dataset), key=lambda name: name.step)
     if query.step is not None:
         return [name for name in found if name.step == query.step]
-    return found if query.prompt is not None else found[-1:]
+    if query.prompt is not None:
+        return found
+    return found[-1:] if query.source is None else found[-SEARCHED:]
+
+
+def find_place(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
+    """Return the completions of the query's prompt and source, whatever their grade.
+
+    Without a prompt and a step, those of the newest step that has any.
+    """
+    found = [key for key in keys if _is_of(key, query)]
+    if query.source is None or query.step is not None or query.prompt is not None:
+        return found
+    newest = max((key.file.step for key in found), default=0)
+    return [key for key in found if key.file.step == newest]
 
 
 def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
@@ -117,7 +137,10 @@ def choose_evenly(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[round(index * last / (limit - 1))] for index in range(limit)] if limit > 1 else [items[last]]
 
 
+def _is_of(key: RowKey, query: RolloutQuery) -> bool:
+    """Whether it is of the query's prompt and source."""
+    return query.prompt in (None, key.prompt_id) and query.source in (None, key.source)
+
+
 def _is_wanted(key: RowKey, query: RolloutQuery) -> bool:
-    if query.prompt is not None and key.prompt_id != query.prompt:
-        return False
-    return query.grade is None or key.is_right is (query.grade == "right")
+    return _is_of(key, query) and (query.grade is None or key.is_right is (query.grade == "right"))

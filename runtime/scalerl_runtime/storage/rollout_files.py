@@ -268,6 +268,7 @@ def build_schema() -> Any:
             ("turns", pa.int32()),
             ("tool_errors", pa.int32()),
             ("observations", pa.list_(pa.list_(pa.int32(), 2))),
+            ("source", pa.string()),
             ("mean_logp", pa.float64()),
         ]
     )

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,15 @@ from scalerl_operator.cli.output import write_out
 from scalerl_operator.local.rollout_files import NoParquet, UnreadableRollouts, read_keys, read_prompts, read_rows
 from scalerl_operator.render.rollout_view import RolloutView, build_rates_table, build_rollouts, describe_query
 from scalerl_operator.run.prompt_rates import PromptRates, compute_prompt_rates
-from scalerl_operator.run.rollout_selection import RolloutQuery, RowKey, choose_files, choose_rows, choose_shown, count
+from scalerl_operator.run.rollout_selection import (
+    RolloutQuery,
+    RowKey,
+    choose_files,
+    choose_rows,
+    choose_shown,
+    count,
+    find_place,
+)
 
 TEXT_LIMIT = 8
 PIPE_WIDTH = 120  # without a terminal
@@ -40,7 +48,11 @@ def build_query(options: RolloutsOptions) -> RolloutQuery:
         raise UsageError("--prompts shows all prompts and completions; --prompt, --wrong and --right exclude it")
     dataset = options.dataset or (HELD_OUT if options.eval else None)
     return RolloutQuery(
-        dataset, options.step, options.prompt, "wrong" if options.wrong else "right" if options.right else None
+        dataset,
+        options.step,
+        options.prompt,
+        options.source,
+        "wrong" if options.wrong else "right" if options.right else None,
     )
 
 
@@ -74,13 +86,21 @@ def show(stored: StoredRollouts, options: RolloutsOptions) -> int:
 
 
 def _show_prompts(stored: StoredRollouts, options: RolloutsOptions) -> None:
-    rates = load_prompt_rates(stored)[: options.limit]
+    every = load_prompt_rates(stored)
+    _check_source({each.source for each in every}, stored, build_query(options))
+    rates = [each for each in every if options.source in (None, each.source)][: options.limit]
     if options.format == "text":
         write_out(build_rates_table(rates))
         return
     for each in rates:
         points = [{**asdict(point), "rate": point.rate} for point in each.points]
-        line = {"prompt_id": each.prompt_id, "prompt": each.text, "mean": each.mean, "points": points}
+        line = {
+            "prompt_id": each.prompt_id,
+            "source": each.source,
+            "prompt": each.text,
+            "mean": each.mean,
+            "points": points,
+        }
         write_out(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -100,8 +120,9 @@ def load_prompt_rates(stored: StoredRollouts) -> list[PromptRates]:
 
 def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
     query = build_query(options)
-    found = (key for name in stored.files for key in read_keys(stored.find(name), name))
-    every = [key for key in found if query.prompt is None or key.prompt_id == query.prompt]
+    found = [key for name in stored.files for key in read_keys(stored.find(name), name)]
+    _check_source({key.source for key in found}, stored, query)
+    every = find_place(found, query)
     wanted = choose_rows(every, query)
     if options.format == "json":
         in_order = sorted(wanted[: options.limit], key=lambda key: (key.file.step, key.row))  # read one by one
@@ -110,7 +131,8 @@ def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
         return
     shown = choose_shown(wanted, options.limit or TEXT_LIMIT)
     rollouts = sorted(_read(stored, shown), key=lambda each: (each.step, each.prompt_id, each.sample))
-    steps = tuple(name.step for name in stored.files)
+    is_part = query.source is not None and query.prompt is None
+    steps = tuple(sorted({key.file.step for key in every} if is_part else {name.step for name in stored.files}))
     view = RolloutView(stored.run, query, steps, count(every), len(wanted), rollouts, options.full)
     console = Console(
         file=sys.stdout,
@@ -119,6 +141,17 @@ def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
         width=None if sys.stdout.isatty() else PIPE_WIDTH,
     )
     console.print(build_rollouts(view))
+
+
+def _check_source(sources: Collection[str], stored: StoredRollouts, query: RolloutQuery) -> None:
+    """Raise UsageError if no completion is of the query's source; `sources`: those of the completions."""
+    if query.source is None or query.source in sources:
+        return
+    steps = sorted({name.step for name in stored.files})
+    named = ", ".join(sorted(filter(None, sources)))
+    words = f"their sources are {named}" if named else "a single source without a name, or stored by an older version"
+    where = f"{describe_query(RolloutQuery(query.dataset))}, steps {_list(steps)}"
+    raise UsageError(f"--source {query.source}: no completion of {where} is of it; {words}")
 
 
 def _read(stored: StoredRollouts, keys: Sequence[RowKey]) -> Iterable[Rollout]:
