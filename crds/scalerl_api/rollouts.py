@@ -83,6 +83,8 @@ class Rollout:
     mean_logp: float | None = None
     """Mean log-probability (nats) under the generator of its tokens, those of observations left out; None without a
     token."""
+    source: str = ""
+    """Name of the prompt's training source or downstream set; empty with a single source."""
 
     @property
     def segments(self) -> list[tuple[str, bool]]:

@@ -77,6 +77,8 @@ class RolloutsOptions(LookupOptions):
     """Completions of an evaluation, not of training."""
     dataset: str | None
     """The evaluated set; implies `eval`."""
+    source: str | None
+    """Training source of the prompts."""
     prompt: int | None
     wrong: bool
     right: bool

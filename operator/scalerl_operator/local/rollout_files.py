@@ -41,8 +41,11 @@ def find_file(run: Path, name: RolloutFileName) -> Path:
 
 def read_keys(path: Path, name: RolloutFileName) -> list[RowKey]:
     """Return place and grade of every completion. Raises NoParquet, UnreadableRollouts."""
-    rows = _read(path, ["prompt_id", "sample", "reward"])
-    return [RowKey(name, index, row["prompt_id"], row["sample"], row["reward"]) for index, row in enumerate(rows)]
+    rows = _read(path, ["prompt_id", "sample", "reward", "source"])
+    return [
+        RowKey(name, index, row["prompt_id"], row["sample"], row["reward"], row.get("source") or "")
+        for index, row in enumerate(rows)
+    ]
 
 
 def read_rows(path: Path, rows: Collection[int]) -> Iterator[tuple[int, Rollout]]:

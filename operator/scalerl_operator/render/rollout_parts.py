@@ -12,7 +12,7 @@ from scalerl_api.rollouts import Rollout
 from scalerl_operator.render.html import Excerpt, Excerpts, Picture
 from scalerl_operator.render.plots import BLUE, GREEN, GREY, ORANGE, clean_axes, png_of
 from scalerl_operator.render.report_data import RolloutReport
-from scalerl_operator.render.rollout_view import describe_reference
+from scalerl_operator.render.rollout_view import describe_prompt, describe_reference
 from scalerl_operator.render.text import escape
 from scalerl_operator.run.prompt_rates import PromptRates
 from scalerl_operator.run.rollout_selection import choose_evenly
@@ -111,7 +111,7 @@ def _excerpt(rollout: Rollout) -> Excerpt:
     reference = f" · reference {describe_reference(rollout.reference)}" if rollout.reference else ""
     right = rollout.is_right
     return Excerpt(
-        heading=f"step {rollout.step} · prompt {rollout.prompt_id} · {reward} · {rollout.num_tokens} tokens · {cut}"
+        heading=f"step {rollout.step} · {describe_prompt(rollout)} · {reward} · {rollout.num_tokens} tokens · {cut}"
         + reference,
         grade="none" if right is None else "right" if right else "wrong",
         prompt="".join(text for text, _ in cut_middle([(rollout.prompt, False)], PROMPT_ENDS)),

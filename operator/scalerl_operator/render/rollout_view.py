@@ -2,8 +2,9 @@
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -60,6 +61,7 @@ def describe_query(query: RolloutQuery) -> str:
     """Return the selection in words."""
     words = [f"evaluation of {query.dataset}" if query.dataset is not None else "training"]
     words += [f"step {query.step}"] if query.step is not None else []
+    words += [f"source {query.source}"] if query.source is not None else []
     words += [f"prompt {query.prompt}"] if query.prompt is not None else []
     words += [query.grade] if query.grade is not None else []
     return ", ".join(words)
@@ -85,12 +87,38 @@ def build_rates_table(rates: Sequence[PromptRates]) -> str:
 
 
 def describe_reference(reference: str, *, full: bool = False) -> str:
-    """Return the reference answer in one line; of a reasoning_gym record the answer alone."""
+    """Return the reference answer in one line; of a reasoning_gym record the answer alone, of `code` the tests."""
     try:
-        answer = ast.literal_eval(json.loads(reference)["record"])["answer"]
-    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError):
+        document = json.loads(reference)
+        answer = describe_tests(document) or ast.literal_eval(document["record"])["answer"]
+    except (ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError, MemoryError):
         answer = reference
     return escape(str(answer)) if full else shorten(str(answer), REFERENCE_CHARACTERS)
+
+
+def describe_tests(document: Mapping[str, Any]) -> str:
+    """Return the tests of a reference of the verifier `code` as a person writes them; empty for another reference.
+
+    Raises KeyError, TypeError for what only looks like one.
+    """
+    match document.get("kind"):
+        case "tests":
+            return str(document["tests"]).strip()
+        case "calls":
+            calls = (
+                f"{document['function']}({', '.join(map(repr, arguments))}) == {output!r}"
+                for arguments, output in zip(document["inputs"], document["outputs"], strict=True)
+            )
+            return "; ".join(calls)
+        case "stdio":
+            runs = zip(document["inputs"], document["outputs"], strict=True)
+            return "; ".join(f"{given!r} -> {wanted!r}" for given, wanted in runs)
+    return ""
+
+
+def describe_prompt(rollout: Rollout) -> str:
+    """Return the prompt's number, after its training source or downstream set if it has a name."""
+    return f"{rollout.source} · prompt {rollout.prompt_id}" if rollout.source else f"prompt {rollout.prompt_id}"
 
 
 def sparkline(rates: Sequence[float]) -> str:
@@ -105,7 +133,8 @@ def _headline(view: RolloutView) -> str:
     query, counts = view.query, view.counts
     kind = "training" if query.dataset is None else f"evaluation of {query.dataset}"
     where = f"step {_range(view.steps[0], view.steps[-1])}"
-    prompt = [f"prompt {query.prompt}"] if query.prompt is not None else []
+    prompt = [f"source {query.source}"] if query.source is not None else []
+    prompt += [f"prompt {query.prompt}"] if query.prompt is not None else []
     graded = f"{counts.passed} of {counts.graded} right"
     graded += f" ({counts.passed / counts.graded:.3f})" if counts.graded else ""
     failed = counts.completions - counts.graded
@@ -141,7 +170,7 @@ def _numbers(rollout: Rollout) -> Text:
         errors = f", {rollout.tool_errors} with an error" if rollout.tool_errors else ""
         rest.append(f"{rollout.turns} turns{errors}")
     rest += [f"mean logp {rollout.mean_logp:.3f}"] if rollout.mean_logp is not None else []
-    place = f"step {rollout.step} · prompt {rollout.prompt_id} · sample {rollout.sample} · "
+    place = f"step {rollout.step} · {describe_prompt(rollout)} · sample {rollout.sample} · "
     return Text.assemble((place, "bold"), (reward, style), (" · " + " · ".join(rest), "dim"))
 
 

@@ -21,6 +21,8 @@ class RolloutQuery:
     prompt: int | None = None
     grade: Literal["wrong", "right"] | None = None
     """`wrong`: graded with a reward of at most 0; `right`: above 0; None: all, ungraded ones included."""
+    source: str | None = None
+    """Training source of the prompts; None: all."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class RowKey:
     prompt_id: int
     sample: int
     reward: float | None
+    source: str = ""
+    """Training source of its prompt; empty with a single source."""
 
     @property
     def is_right(self) -> bool | None:
@@ -57,16 +61,27 @@ def choose_files(names: Iterable[RolloutFileName], query: RolloutQuery) -> list[
     return found if query.prompt is not None else found[-1:]
 
 
+def is_searched(key: RowKey, query: RolloutQuery) -> bool:
+    """Whether a row is of the wanted prompts, whatever its grade."""
+    return query.prompt in (None, key.prompt_id) and query.source in (None, key.source)
+
+
 def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
-    """Return the wanted rows: the first of each prompt and step, then the second of each, and so on."""
-    wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: key.sample)
-    counts: Counter[tuple[int, int]] = Counter()
+    """Return the wanted rows: the first of each prompt and step, then the second of each, and so on.
+
+    The prompts of the training sources take turns.
+    """
+    wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: (key.sample, key.prompt_id))
+    samples: Counter[tuple[int, int]] = Counter()
+    prompts: Counter[tuple[int, int, str]] = Counter()
     ranked = []
     for key in wanted:
-        place = key.file.step, key.prompt_id
-        ranked.append((counts[place], *place, key))
-        counts[place] += 1
-    return [key for *_, key in sorted(ranked, key=lambda each: each[:3])]
+        rank = samples[key.file.step, key.prompt_id]
+        samples[key.file.step, key.prompt_id] += 1
+        place = prompts[rank, key.file.step, key.source]
+        prompts[rank, key.file.step, key.source] += 1
+        ranked.append((rank, key.file.step, place, key.prompt_id, key))
+    return [key for *_, key in sorted(ranked, key=lambda each: each[:4])]
 
 
 def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
@@ -84,7 +99,8 @@ def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
 def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], list[RowKey]]:
     """Return the right completions with the highest reward and the wrong ones with the lowest, at most `limit` of each.
 
-    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each.
+    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each, and the
+    training sources take turns.
     """
     graded = [(key.reward, key) for key in keys if key.reward is not None]
     rewards: dict[int, list[bool]] = {}
@@ -99,7 +115,12 @@ def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], l
         by_prompt: dict[int, RowKey] = {}
         for _, key in found:
             by_prompt.setdefault(key.prompt_id, key)
-        return list(by_prompt.values())[:limit]
+        turns: Counter[str] = Counter()
+        ranked = []
+        for key in by_prompt.values():
+            ranked.append((turns[key.source], key))
+            turns[key.source] += 1
+        return [key for _, key in sorted(ranked, key=lambda each: each[0])][:limit]
 
     return choose(right=True), choose(right=False)
 
@@ -118,6 +139,4 @@ def choose_evenly(items: Sequence[Item], limit: int) -> list[Item]:
 
 
 def _is_wanted(key: RowKey, query: RolloutQuery) -> bool:
-    if query.prompt is not None and key.prompt_id != query.prompt:
-        return False
-    return query.grade is None or key.is_right is (query.grade == "right")
+    return is_searched(key, query) and (query.grade is None or key.is_right is (query.grade == "right"))

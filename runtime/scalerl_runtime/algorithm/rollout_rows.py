@@ -145,6 +145,7 @@ def _build_row(
         tool_errors=0 if episode is None else episode.errors,
         observations=() if episode is None or text != completion.text else episode.observations,
         mean_logp=_number(float(logps.mean())) if logps.size else None,
+        source=prompt.source,
     )
 
 

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stored_rollouts import write_rollouts
+from stored_rollouts import build_row, write_rollouts
 
+from scalerl_api.rollouts import ROLLOUTS
 from scalerl_operator.cli.main import main
+from scalerl_runtime.storage.rollout_files import RolloutStore
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -46,6 +49,27 @@ def test_text(name: str, capsys: pytest.CaptureFixture[str], request: pytest.Fix
         path.write_text(out)
     assert out == path.read_text()
     assert "\x1b" not in out, "no terminal, no escape sequences"
+
+
+def test_completions_of_one_source_of_a_mixture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "runs" / "sums"
+    store = RolloutStore(folder / ROLLOUTS, max_bytes=10**9, seed=1)
+    writer = store.open_eval(5, "held_out")
+    for prompt, source in ((1, "math"), (2, "math"), (3, "math"), (10**9 + 7, "code")):
+        writer.add([replace(build_row(5, prompt, 0, -1.0, "held_out"), source=source)])
+    store.save_eval(writer, 1)
+
+    shown = show(capsys, "--eval", "--limit", "2")
+    assert "step 5 · math · prompt 1 · sample 0" in shown
+    assert "step 5 · code · prompt 1000000007 · sample 0" in shown, "each source is among the first"
+    for command in (["--eval", "--source", "code"], ["--dataset", "held_out.code"]):
+        shown = show(capsys, *command)
+        assert "evaluation of held_out · step 5 · source code · 0 of 1 right" in shown
+        assert "math" not in shown
+    assert show(capsys, "--eval", "--source", "math", "--prompts").count("\n") == 4, "a header and three prompts"
+    for command in (["--source", "cod"], ["--source", "cod", "--prompts"]):
+        assert main(["rollouts", "sums", "--eval", *command]) == 2
+        assert "--source is 'cod'; allowed is one of code, math" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("run")

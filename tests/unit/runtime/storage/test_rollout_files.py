@@ -48,6 +48,7 @@ ROW = Rollout(
     tool_errors=2,
     observations=((1, 3), (8, 9)),
     mean_logp=-0.25,
+    source="sums",
 )
 LARGE = 10**9
 
