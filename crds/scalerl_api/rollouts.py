@@ -80,11 +80,12 @@ class Rollout:
     """Turns that the environment marked as errors."""
     observations: tuple[tuple[int, int], ...] = ()
     """Parts that the environment wrote: (first character, character after it) in `completion`."""
+    source: str = ""
+    """Name of the prompt's training source, or of its downstream set; empty: a single source without a name, or a file
+    of an older version."""
     mean_logp: float | None = None
     """Mean log-probability (nats) under the generator of its tokens, those of observations left out; None without a
     token."""
-    source: str = ""
-    """Name of the prompt's training source or downstream set; empty with a single source."""
 
     @property
     def segments(self) -> list[tuple[str, bool]]:

@@ -25,9 +25,11 @@ from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_mod
 from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
+from scalerl_runtime.weights.shared_memory import SharedMemory
 
 PHRASE = "time is up</think>"
 CONTEXT = 160
+CHUNKED = {"max_num_batched_tokens": 64, "enable_chunked_prefill": True}  # a user's: prompts enter in parts
 
 
 @dataclass
@@ -55,14 +57,19 @@ class Rig:
             flats.append(flat)
         return flats
 
-    async def push(self, kv_cache: str = "keep", *, spoil: bool = False) -> None:
-        """Send the model's present weights as the next version, as the fleet does."""
+    async def push(self, kv_cache: str = "keep", *, spoil: bool = False, shared: SharedMemory | None = None) -> None:
+        """Send the model's present weights as the next version, as the fleet does; in `shared` if given."""
         flats = self.flats()
-        sums = [value for b, flat in zip(self.buckets, flats, strict=True) for value in bucket_checksums(b, flat)]
+        sums = bucket_checksums(self.buckets, flats)
         sums[-1] += int(spoil)
         update = WeightUpdate(self.version + 1, self.buckets, tuple(sums), kv_cache, 30.0)  # type: ignore[arg-type]
         if self.generator.options.transport == "nccl":
             await asyncio.gather(self.generator.receive_and_load(update), asyncio.to_thread(self.send_singly, flats))
+        elif shared is not None:
+            for place, flat in zip(shared.split([bucket.num_bytes for bucket in self.buckets]), flats, strict=True):
+                place.copy_(flat)
+            await self.generator.begin_receive(self.buckets, shared.handle)
+            await self.generator.load_received(update)
         else:
             await self.generator.begin_receive(self.buckets)
             await asyncio.to_thread(lambda: [broadcast(self.group, flat) for flat in flats])  # type: ignore[arg-type]
@@ -104,7 +111,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    yield from start_rig(tmp_path_factory.mktemp("engine") / "model", {})
+    yield from start_rig(tmp_path_factory.mktemp("engine") / "model", {"engine_args": CHUNKED})
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +183,38 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(40, 1.0)] * 8))  # type: ignore[assignment]
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
+        assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_an_update_in_shared_memory_is_the_engines_own_once_it_is_loaded(rig: Rig) -> None:
+    prompt = encode("12 + 7 =<think>")
+    shared = SharedMemory(sum(bucket.num_bytes for bucket in rig.buckets))
+    other = replace(shared.handle, label="of another node")
+    assert rig.run(rig.generator.can_read(shared.handle)) is True
+    assert rig.run(rig.generator.can_read(other)) is False
+    for seed in (6, 7):  # the second time in the same memory
+        rig.change(seed)
+        rig.run(rig.push(shared=shared))
+        samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(20, 1.0)] * 4))  # type: ignore[assignment]
+        for sample in samples:
+            assert set(sample.versions.tolist()) == {rig.version}
+            assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+    for place in shared.split([bucket.num_bytes for bucket in rig.buckets]):
+        place.fill_(255)
+    (sample,) = rig.run(rig.generator.sample(prompt, [SamplingRequest(20, 1.0)]))  # type: ignore[misc]
+    assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+    version = rig.version
+    with pytest.raises(Exception, match="checksums"):
+        rig.run(rig.push(spoil=True, shared=shared))
+    assert rig.generator.version == version
+
+
+def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(rig: Rig) -> None:
+    scheduler = rig.generator._engine.vllm_config.scheduler_config
+    assert (scheduler.max_num_batched_tokens, scheduler.enable_chunked_prefill) == (64, True)
+    prompt = np.resize(encode("12 + 7 ="), 2 * 64 + 5)  # three parts
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(8, 1.0)] * 2))  # type: ignore[assignment]
+    for sample in samples:
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
 
 

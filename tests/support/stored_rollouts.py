@@ -9,7 +9,9 @@ from scalerl_runtime.storage.rollout_files import RolloutStore
 PHRASE = "time is up</think>"
 
 
-def build_row(step: int, prompt: int, sample: int, reward: float | None, dataset: str | None = None) -> Rollout:
+def build_row(
+    step: int, prompt: int, sample: int, reward: float | None, dataset: str | None = None, source: str = ""
+) -> Rollout:
     """Return a completion of `prompt + 1 =`; its second sample was interrupted."""
     head, forced = f"<think>{prompt} and 1; ", sample == 1
     answer = prompt + 1 if reward == 1.0 else prompt + 7
@@ -38,6 +40,7 @@ def build_row(step: int, prompt: int, sample: int, reward: float | None, dataset
         forced_end=9 if forced else None,
         forced_text_start=len(head) if forced else None,
         forced_text_end=len(head) + len(PHRASE) if forced else None,
+        source=source,
         mean_logp=-0.125,
     )
 

@@ -77,9 +77,9 @@ class RolloutsOptions(LookupOptions):
     """Completions of an evaluation, not of training."""
     dataset: str | None
     """The evaluated set; implies `eval`."""
-    source: str | None
-    """Training source of the prompts."""
     prompt: int | None
+    source: str | None
+    """Name of a training source."""
     wrong: bool
     right: bool
     limit: int | None

@@ -181,8 +181,8 @@ def _rollouts() -> click.Command:
   scalerl rollouts quickstart --eval --wrong           wrong ones of the newest evaluation
   scalerl rollouts quickstart --eval --prompt 17       one prompt over all evaluations
   scalerl rollouts quickstart --eval --prompts         pass rate of each prompt, the hardest first
-  scalerl rollouts mixture --eval --source code        those of one training source
   scalerl rollouts quickstart --step 12 --format json  all completions of a step, one JSON object a line
+  scalerl rollouts mixture --source code --wrong       wrong ones of a source, in the newest step that has it
   scalerl rollouts qwen -n research --eval             of a run on a cluster, while its coordinator runs
 """
     parameters = [
@@ -192,8 +192,8 @@ def _rollouts() -> click.Command:
         text_option(
             "--dataset", text="evaluated set: held_out (default), or the name of a downstream set; implies --eval"
         ),
-        text_option("--source", text="of this source of a mixture only"),
         click.Option(["--prompt"], type=COUNT, metavar="ID", help="of this prompt only"),
+        text_option("--source", text="of this training source of a mixture (default: all)"),
         flag("--wrong", text="wrong completions only"),
         flag("--right", text="right completions only"),
         click.Option(["--limit"], type=AT_LEAST_ONE, metavar="N", help="at most N (default: 8; json: all)"),

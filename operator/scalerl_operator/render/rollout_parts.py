@@ -12,7 +12,7 @@ from scalerl_api.rollouts import Rollout
 from scalerl_operator.render.html import Excerpt, Excerpts, Picture
 from scalerl_operator.render.plots import BLUE, GREEN, GREY, ORANGE, clean_axes, png_of
 from scalerl_operator.render.report_data import RolloutReport
-from scalerl_operator.render.rollout_view import describe_prompt, describe_reference
+from scalerl_operator.render.rollout_view import describe_reference
 from scalerl_operator.render.text import escape
 from scalerl_operator.run.prompt_rates import PromptRates
 from scalerl_operator.run.rollout_selection import choose_evenly
@@ -108,11 +108,14 @@ def _draw_shares(axes: Axes, matrix: Matrix, steps: Sequence[int]) -> None:
 def _excerpt(rollout: Rollout) -> Excerpt:
     reward = "no reward" if rollout.reward is None else f"reward {rollout.reward:+g}"
     cut = "cut at the limit" if rollout.finish == "length" else rollout.finish
+    source = f"{rollout.source} · " if rollout.source else ""
+    scores = ", ".join(f"{name} {value:+g}" for name, value in rollout.rewards.items())
+    reward += f" ({scores})" if len(rollout.rewards) > 1 else ""
     reference = f" · reference {describe_reference(rollout.reference)}" if rollout.reference else ""
     right = rollout.is_right
     return Excerpt(
-        heading=f"step {rollout.step} · {describe_prompt(rollout)} · {reward} · {rollout.num_tokens} tokens · {cut}"
-        + reference,
+        heading=f"step {rollout.step} · {source}prompt {rollout.prompt_id} · {reward} · {rollout.num_tokens} tokens"
+        + f" · {cut}{reference}",
         grade="none" if right is None else "right" if right else "wrong",
         prompt="".join(text for text, _ in cut_middle([(rollout.prompt, False)], PROMPT_ENDS)),
         segments=cut_middle(rollout.segments, COMPLETION_ENDS),

@@ -68,11 +68,23 @@ def describe_query(query: RolloutQuery) -> str:
 
 
 def build_rates_table(rates: Sequence[PromptRates]) -> str:
-    """Return one line for each prompt, with its pass rate over time."""
-    header = ("PROMPT", "TEXT", "FIRST", "LAST", "MEAN", "COMPLETIONS", "STEPS", "OVER TIME")
+    """Return one line for each prompt, with its pass rate over time, and its source where sources have names."""
+    is_named = any(each.source for each in rates)
+    header = (
+        "PROMPT",
+        *(["SOURCE"] if is_named else []),
+        "TEXT",
+        "FIRST",
+        "LAST",
+        "MEAN",
+        "COMPLETIONS",
+        "STEPS",
+        "OVER TIME",
+    )
     rows = [
         (
             str(each.prompt_id),
+            *([each.source] if is_named else []),
             shorten(each.text, TABLE_CHARACTERS),
             f"{each.points[0].rate:.2f}",
             f"{each.points[-1].rate:.2f}",
@@ -99,7 +111,7 @@ def describe_reference(reference: str, *, full: bool = False) -> str:
 def describe_tests(document: Mapping[str, Any]) -> str:
     """Return the tests of a reference of the verifier `code` as a person writes them; empty for another reference.
 
-    Raises KeyError, TypeError for what only looks like one.
+    Raises KeyError, TypeError, ValueError for what only looks like one.
     """
     match document.get("kind"):
         case "tests":
@@ -116,11 +128,6 @@ def describe_tests(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def describe_prompt(rollout: Rollout) -> str:
-    """Return the prompt's number, after its training source or downstream set if it has a name."""
-    return f"{rollout.source} · prompt {rollout.prompt_id}" if rollout.source else f"prompt {rollout.prompt_id}"
-
-
 def sparkline(rates: Sequence[float]) -> str:
     """Return a letter for each rate in [0, 1], for at most SPARK_POINTS of them, evenly chosen."""
     last = len(rates) - 1
@@ -133,12 +140,12 @@ def _headline(view: RolloutView) -> str:
     query, counts = view.query, view.counts
     kind = "training" if query.dataset is None else f"evaluation of {query.dataset}"
     where = f"step {_range(view.steps[0], view.steps[-1])}"
-    prompt = [f"source {query.source}"] if query.source is not None else []
-    prompt += [f"prompt {query.prompt}"] if query.prompt is not None else []
+    prompt = [f"prompt {query.prompt}"] if query.prompt is not None else []
+    source = [f"source {query.source}"] if query.source is not None else []
     graded = f"{counts.passed} of {counts.graded} right"
     graded += f" ({counts.passed / counts.graded:.3f})" if counts.graded else ""
     failed = counts.completions - counts.graded
-    parts = [view.run, kind, where, *prompt, graded, *([f"{failed} without a reward"] if failed else [])]
+    parts = [view.run, kind, where, *source, *prompt, graded, *([f"{failed} without a reward"] if failed else [])]
     if query.grade == "wrong":
         parts.append(f"{view.num_wanted} wrong")
     return " · ".join(parts)
@@ -170,7 +177,8 @@ def _numbers(rollout: Rollout) -> Text:
         errors = f", {rollout.tool_errors} with an error" if rollout.tool_errors else ""
         rest.append(f"{rollout.turns} turns{errors}")
     rest += [f"mean logp {rollout.mean_logp:.3f}"] if rollout.mean_logp is not None else []
-    place = f"step {rollout.step} · {describe_prompt(rollout)} · sample {rollout.sample} · "
+    source = f"{rollout.source} · " if rollout.source else ""
+    place = f"step {rollout.step} · {source}prompt {rollout.prompt_id} · sample {rollout.sample} · "
     return Text.assemble((place, "bold"), (reward, style), (" · " + " · ".join(rest), "dim"))
 
 

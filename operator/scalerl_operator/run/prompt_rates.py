@@ -28,6 +28,8 @@ class PromptRates:
     prompt_id: int
     text: str
     points: tuple[RatePoint, ...]
+    source: str = ""
+    """As `Rollout.source`."""
 
     @property
     def completions(self) -> int:
@@ -43,7 +45,9 @@ class PromptRates:
 def compute_prompt_rates(keys: Iterable[RowKey], texts: Mapping[int, str]) -> list[PromptRates]:
     """Return the rates of each prompt with a graded completion, those with the lowest newest rate first."""
     counts: dict[int, dict[int, list[int]]] = {}
+    sources: dict[int, str] = {}
     for key in keys:
+        sources[key.prompt_id] = key.source
         if key.is_right is not None:
             passed_graded = counts.setdefault(key.prompt_id, {}).setdefault(key.file.step, [0, 0])
             passed_graded[0] += key.is_right
@@ -53,6 +57,7 @@ def compute_prompt_rates(keys: Iterable[RowKey], texts: Mapping[int, str]) -> li
             prompt,
             texts.get(prompt, ""),
             tuple(RatePoint(step, passed, graded) for step, (passed, graded) in sorted(by_step.items())),
+            sources[prompt],
         )
         for prompt, by_step in counts.items()
     ]

@@ -9,6 +9,8 @@ from scalerl_api.rollouts import RolloutFileName
 
 Item = TypeVar("Item")
 
+SEARCHED = 8  # newest steps or evaluations in which a source is looked for: one of little weight is not in every step
+
 
 @dataclass(frozen=True)
 class RolloutQuery:
@@ -19,10 +21,10 @@ class RolloutQuery:
     step: int | None = None
     """None: the newest or, with `prompt`, every one."""
     prompt: int | None = None
+    source: str | None = None
+    """A training source or downstream set; None: all."""
     grade: Literal["wrong", "right"] | None = None
     """`wrong`: graded with a reward of at most 0; `right`: above 0; None: all, ungraded ones included."""
-    source: str | None = None
-    """Training source of the prompts; None: all."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class RowKey:
     sample: int
     reward: float | None
     source: str = ""
-    """Training source of its prompt; empty with a single source."""
+    """As `Rollout.source`."""
 
     @property
     def is_right(self) -> bool | None:
@@ -58,29 +60,38 @@ def choose_files(names: Iterable[RolloutFileName], query: RolloutQuery) -> list[
     found = sorted((name for name in names if name.dataset == query.dataset), key=lambda name: name.step)
     if query.step is not None:
         return [name for name in found if name.step == query.step]
-    return found if query.prompt is not None else found[-1:]
+    if query.prompt is not None:
+        return found
+    return found[-1:] if query.source is None else found[-SEARCHED:]
 
 
-def is_searched(key: RowKey, query: RolloutQuery) -> bool:
-    """Whether a row is of the wanted prompts, whatever its grade."""
-    return query.prompt in (None, key.prompt_id) and query.source in (None, key.source)
+def find_place(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
+    """Return the completions of the query's prompt and source, whatever their grade.
+
+    Without a prompt and a step, those of the newest step that has any.
+    """
+    found = [key for key in keys if _is_of(key, query)]
+    if query.source is None or query.step is not None or query.prompt is not None:
+        return found
+    newest = max((key.file.step for key in found), default=0)
+    return [key for key in found if key.file.step == newest]
 
 
 def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
     """Return the wanted rows: the first of each prompt and step, then the second of each, and so on.
 
-    The prompts of the training sources take turns.
+    The prompts of a mixture's sources take turns.
     """
     wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: (key.sample, key.prompt_id))
     samples: Counter[tuple[int, int]] = Counter()
     prompts: Counter[tuple[int, int, str]] = Counter()
     ranked = []
     for key in wanted:
-        rank = samples[key.file.step, key.prompt_id]
-        samples[key.file.step, key.prompt_id] += 1
-        place = prompts[rank, key.file.step, key.source]
-        prompts[rank, key.file.step, key.source] += 1
-        ranked.append((rank, key.file.step, place, key.prompt_id, key))
+        sample = key.file.step, key.prompt_id
+        prompt = samples[sample], key.file.step, key.source
+        ranked.append((samples[sample], key.file.step, prompts[prompt], key.prompt_id, key))
+        samples[sample] += 1
+        prompts[prompt] += 1
     return [key for *_, key in sorted(ranked, key=lambda each: each[:4])]
 
 
@@ -99,8 +110,8 @@ def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
 def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], list[RowKey]]:
     """Return the right completions with the highest reward and the wrong ones with the lowest, at most `limit` of each.
 
-    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each, and the
-    training sources take turns.
+    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each, and a
+    mixture's sources take turns.
     """
     graded = [(key.reward, key) for key in keys if key.reward is not None]
     rewards: dict[int, list[bool]] = {}
@@ -138,5 +149,10 @@ def choose_evenly(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[round(index * last / (limit - 1))] for index in range(limit)] if limit > 1 else [items[last]]
 
 
+def _is_of(key: RowKey, query: RolloutQuery) -> bool:
+    """Whether it is of the query's prompt and source."""
+    return query.prompt in (None, key.prompt_id) and query.source in (None, key.source)
+
+
 def _is_wanted(key: RowKey, query: RolloutQuery) -> bool:
-    return is_searched(key, query) and (query.grade is None or key.is_right is (query.grade == "right"))
+    return _is_of(key, query) and (query.grade is None or key.is_right is (query.grade == "right"))

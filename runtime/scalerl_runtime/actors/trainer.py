@@ -3,8 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from scalerl_api import InvalidRun
+from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
+from scalerl_api.rlrun import TrainerOffload
+from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
@@ -29,16 +32,16 @@ from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
     GlooSender,
+    StagedWeights,
     Transport,
-    WeightBucket,
     WeightSender,
     bucket_checksums,
 )
+from scalerl_runtime.weights.shared_memory import SharedMemory
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
-# bf16 sums over micro-batches and ranks lose small gradients, which AdamW turns into full steps. With ZeRO 1 this would
-# select an optimizer that applies an update of nan.
+# bf16 sums over micro-batches and ranks lose small gradients, which AdamW turns into full steps.
 FLOAT32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 
 
@@ -58,6 +61,9 @@ class TrainerOptions:
     transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
     cpu_threads: int = 1
     router_replay: bool = False  # routers use the experts of a row where it has some
+    activations: Activations = "checkpoint"
+    offload: TrainerOffload = TrainerOffload()
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's settings, none of which is set here
 
 
 class Trainer:
@@ -73,6 +79,7 @@ class Trainer:
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
         self._staged: list[Tensor] = []
+        self._shared: SharedMemory | None = None  # of the staged copy, where it is sent from host memory
 
     def address(self) -> tuple[str, int]:
         """Return this host and a free port on it; rank 0's are the rendezvous."""
@@ -112,9 +119,10 @@ class Trainer:
         )
         if options.router_replay:
             policy.replay = RouterReplay(policy.model)
+        arrange_activations(policy.model, options.activations)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
-            optimizer=_build_optimizer(policy, options.optimizer),
+            optimizer=_build_optimizer(policy, options),
             config=_deepspeed_config(options, self.world_size),
             dist_init_required=False,
         )
@@ -219,16 +227,35 @@ class Trainer:
         config = self._engine.module.model.config
         return attention_width(config) / self._copies.num_parameters
 
-    def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
-        """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
+    def stage_weights(self, *, reuse: bool) -> StagedWeights:
+        """Copy the weights into buckets on rank 0; return what is staged.
 
         Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. No generator is waited for:
         the copy is sent while the next step trains.
+
+        Args:
+            reuse: write into the memory of the copy before, which no engine reads any more.
         """
         began = time.monotonic()
-        where = self._engine.device if self.options.transport == "nccl" else torch.device("cpu")
-        self._staged = self._copies.copy(where, self._gathered, keep=self.rank == 0)
-        return self._version, self._buckets, time.monotonic() - began
+        if self.rank == 0 and not (reuse and self._staged):
+            self._staged = []  # first: one copy at a time
+            self._staged = self._allocate()
+        self._copies.copy(self._gathered, self._staged if self.rank == 0 else None)
+        if self.options.transport == "nccl":
+            self._is_staged = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._is_staged.record(torch.cuda.current_stream(self._engine.device))
+        handle = self._shared.handle if self._shared is not None else None
+        return StagedWeights(self._version, self._buckets, time.monotonic() - began, handle)
+
+    def _allocate(self) -> list[Tensor]:
+        """Zeroed bytes for every bucket, where the copy is sent from."""
+        sizes = [bucket.num_bytes for bucket in self._buckets]
+        if self.options.transport == "nccl":
+            return [torch.zeros(size, dtype=torch.uint8, device=self._engine.device) for size in sizes]
+        if self._shared is not None:
+            self._shared.close()
+        self._shared = SharedMemory(sum(sizes))
+        return self._shared.split(sizes)
 
     def _gathered(self, parameters: Sequence[nn.Parameter]) -> Any:
         import deepspeed
@@ -250,9 +277,13 @@ class Trainer:
 
     def sum_weights(self) -> tuple[int, ...]:
         """Rank 0 only: return checksums of the staged parameters, in order; runs in parallel with training."""
-        return tuple(
-            value for b, f in zip(self._buckets, self._staged, strict=True) for value in bucket_checksums(b, f)
-        )
+        if self.options.transport == "gloo":
+            return tuple(bucket_checksums(self._buckets, self._staged))
+        # Not on the stream of the training step, which would wait for it and which it would wait for.
+        side = torch.cuda.Stream(self._engine.device)  # type: ignore[no-untyped-call]
+        side.wait_event(self._is_staged)
+        with torch.cuda.stream(side):
+            return tuple(bucket_checksums(self._buckets, self._staged))
 
     def send_weights(self) -> float:
         """Rank 0 only: send the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""
@@ -285,8 +316,9 @@ def _own_address() -> str:
         return "127.0.0.1"
 
 
-def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimizer:
+def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:
     """AdamW; norms and biases do not decay."""
+    options = trainer.optimizer
     parameters = [p for p in policy.parameters() if p.requires_grad]
     matrices = [p for p in parameters if len(full_shape(p)) >= 2]
     vectors = [p for p in parameters if len(full_shape(p)) < 2]
@@ -295,22 +327,33 @@ def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimize
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
         eps=options.epsilon,
+        fused=trainer.offload.optimizer == "cpu" or None,  # vectorized on the host, where the loop of tensors is slow
     )
 
 
 def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:
-    return {
+    is_coarse = options.dtype == "bfloat16"
+    # DeepSpeed's stage 1 with float32 sums holds those of the whole model on every rank, and applies an update of nan.
+    stage = 2 if is_coarse and options.zero_stage == 1 else options.zero_stage
+    own = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the boundary is set by hand: the number of micro-batches varies
         "train_batch_size": world_size,
         "gradient_clipping": options.optimizer.grad_clip,
         # Without the check an update that is no number would be applied in bf16; in float32 DeepSpeed always checks.
-        "bf16": {"enabled": options.dtype == "bfloat16", "check_grad_overflow": True},
-        **({} if options.zero_stage == 1 else FLOAT32_SUMS),
+        "bf16": {"enabled": is_coarse, "check_grad_overflow": True},
+        **FLOAT32_SUMS,
         "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time
-        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": options.device == "cuda"},
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": options.device == "cuda",
+            "offload_optimizer": {"device": options.offload.optimizer},
+            "offload_param": {"device": options.offload.parameters},
+        },
         "steps_per_print": 2**31 - 1,
     }
+    return merge_settings(own, options.deepspeed)
 
 
 def _to_device(batch: MicroBatch, device: Any) -> dict[str, Tensor]:

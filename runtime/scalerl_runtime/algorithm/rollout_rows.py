@@ -144,8 +144,8 @@ def _build_row(
         turns=1 if episode is None else episode.turns,
         tool_errors=0 if episode is None else episode.errors,
         observations=() if episode is None or text != completion.text else episode.observations,
-        mean_logp=_number(float(logps.mean())) if logps.size else None,
         source=prompt.source,
+        mean_logp=_number(float(logps.mean())) if logps.size else None,
     )
 
 

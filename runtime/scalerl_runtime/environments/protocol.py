@@ -33,7 +33,9 @@ class Step:
 def check_reset(returned: object) -> None:
     """Raise TypeError for a `reset` that returns something: a first observation would be dropped without a word."""
     if returned is not None:
-        raise TypeError(f"reset returned {_show(returned)}; None is allowed: the row's prompt is all that is read first")
+        raise TypeError(
+            f"reset returned {_show(returned)}; None is allowed: the row's prompt is all that is read first"
+        )
 
 
 def parse_step(returned: object) -> Step:

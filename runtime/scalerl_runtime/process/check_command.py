@@ -8,6 +8,7 @@ import yaml
 
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, ModelFault, ModelVerdict
+from scalerl_runtime.models.passed_settings import require_settings
 from scalerl_runtime.models.source import ModelUnavailable, find_at_hand
 
 
@@ -24,6 +25,7 @@ def check_files(paths: Sequence[Path]) -> int:
 def _judge(path: Path) -> ModelVerdict:
     try:
         run = parse_run(yaml.safe_load(path.read_text(encoding="utf-8")))
+        require_settings(run)
         source = run.spec.model.source
         if source == "scratch":
             return ModelVerdict()  # made when the run starts, of an architecture that is known

@@ -21,7 +21,7 @@ MAX_FILES = 4096  # steps, however small: a reader lists the folder
 PART_SHARE = 8  # one step, or all sets of one evaluation, take at most this part of the bound
 EVAL_SHARE = 2  # all evaluations take at most this part of the bound
 ROWS_READ = 256  # at once, where a file is written again with fewer prompts
-DICTIONARY_COLUMNS = ["dataset", "prompt", "reference", "finish", "source"]  # few values: each text is stored once
+DICTIONARY_COLUMNS = ["dataset", "prompt", "reference", "finish"]  # few values: each text is stored once
 DICTIONARY_BYTES = 64 * 2**20
 
 
@@ -268,8 +268,8 @@ def build_schema() -> Any:
             ("turns", pa.int32()),
             ("tool_errors", pa.int32()),
             ("observations", pa.list_(pa.list_(pa.int32(), 2))),
-            ("mean_logp", pa.float64()),
             ("source", pa.string()),
+            ("mean_logp", pa.float64()),
         ]
     )
 

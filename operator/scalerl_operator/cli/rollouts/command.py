@@ -3,11 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
@@ -26,7 +25,7 @@ from scalerl_operator.run.rollout_selection import (
     choose_rows,
     choose_shown,
     count,
-    is_searched,
+    find_place,
 )
 
 TEXT_LIMIT = 8
@@ -50,8 +49,13 @@ def build_query(options: RolloutsOptions) -> RolloutQuery:
     dataset, source = options.dataset or (HELD_OUT if options.eval else None), options.source
     if dataset is not None and is_source_dataset(dataset):  # stored in the file of all held-out prompts
         dataset, source = HELD_OUT, source or source_of(dataset)
-    grade: Literal["wrong", "right"] | None = "wrong" if options.wrong else "right" if options.right else None
-    return RolloutQuery(dataset, options.step, options.prompt, grade, source)
+    return RolloutQuery(
+        dataset,
+        options.step,
+        options.prompt,
+        source,
+        "wrong" if options.wrong else "right" if options.right else None,
+    )
 
 
 def find_files(names: Iterable[RolloutFileName], options: RolloutsOptions, where: str) -> list[RolloutFileName]:
@@ -84,40 +88,44 @@ def show(stored: StoredRollouts, options: RolloutsOptions) -> int:
 
 
 def _show_prompts(stored: StoredRollouts, options: RolloutsOptions) -> None:
-    rates = load_prompt_rates(stored, build_query(options))[: options.limit]
+    every = load_prompt_rates(stored)
+    query = build_query(options)
+    _check_source({each.source for each in every}, stored, query)
+    rates = [each for each in every if query.source in (None, each.source)][: options.limit]
     if options.format == "text":
         write_out(build_rates_table(rates))
         return
     for each in rates:
         points = [{**asdict(point), "rate": point.rate} for point in each.points]
-        line = {"prompt_id": each.prompt_id, "prompt": each.text, "mean": each.mean, "points": points}
+        line = {
+            "prompt_id": each.prompt_id,
+            "source": each.source,
+            "prompt": each.text,
+            "mean": each.mean,
+            "points": points,
+        }
         write_out(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def load_prompt_rates(stored: StoredRollouts, query: RolloutQuery) -> list[PromptRates]:
-    """Return the pass rates of all prompts of the query. Raises NoParquet, UnreadableRollouts, UsageError."""
+def load_prompt_rates(stored: StoredRollouts) -> list[PromptRates]:
+    """Return the pass rates of all prompts. Raises NoParquet, UnreadableRollouts."""
     texts: dict[int, str] = {}
-    sources: set[str] = set()
 
     def read() -> Iterator[RowKey]:
         for name in stored.files:
             keys = read_keys(stored.find(name), name)
-            sources.update(key.source for key in keys)
-            keys = [key for key in keys if is_searched(key, query)]
             if not {key.prompt_id for key in keys} <= texts.keys():  # a file of an evaluation has all prompts
                 texts.update(read_prompts(stored.find(name)))
             yield from keys
 
-    rates = compute_prompt_rates(read(), texts)
-    _check_source(query, sources)
-    return rates
+    return compute_prompt_rates(read(), texts)
 
 
 def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
     query = build_query(options)
     found = [key for name in stored.files for key in read_keys(stored.find(name), name)]
-    _check_source(query, {key.source for key in found})
-    every = [key for key in found if is_searched(key, query)]
+    _check_source({key.source for key in found}, stored, query)
+    every = find_place(found, query)
     wanted = choose_rows(every, query)
     if options.format == "json":
         in_order = sorted(wanted[: options.limit], key=lambda key: (key.file.step, key.row))  # read one by one
@@ -126,7 +134,8 @@ def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
         return
     shown = choose_shown(wanted, options.limit or TEXT_LIMIT)
     rollouts = sorted(_read(stored, shown), key=lambda each: (each.step, each.prompt_id, each.sample))
-    steps = tuple(name.step for name in stored.files)
+    is_part = query.source is not None and query.prompt is None
+    steps = tuple(sorted({key.file.step for key in every} if is_part else {name.step for name in stored.files}))
     view = RolloutView(stored.run, query, steps, count(every), len(wanted), rollouts, options.full)
     console = Console(
         file=sys.stdout,
@@ -137,12 +146,15 @@ def _show_completions(stored: StoredRollouts, options: RolloutsOptions) -> None:
     console.print(build_rollouts(view))
 
 
-def _check_source(query: RolloutQuery, sources: Set[str]) -> None:
-    """Raise UsageError for a source that none of the read completions has."""
-    if query.source is not None and query.source not in sources:
-        names = ", ".join(sorted(sources - {""}))
-        allowed = f"one of {names}" if names else "none: these completions have a single source"
-        raise UsageError(f"--source is {query.source!r}; allowed is {allowed}")
+def _check_source(sources: Collection[str], stored: StoredRollouts, query: RolloutQuery) -> None:
+    """Raise UsageError if no completion is of the query's source; `sources`: those of the completions."""
+    if query.source is None or query.source in sources:
+        return
+    steps = sorted({name.step for name in stored.files})
+    named = ", ".join(sorted(filter(None, sources)))
+    words = f"their sources are {named}" if named else "a single source without a name, or stored by an older version"
+    where = f"{describe_query(RolloutQuery(query.dataset))}, steps {_list(steps)}"
+    raise UsageError(f"--source {query.source}: no completion of {where} is of it; {words}")
 
 
 def _read(stored: StoredRollouts, keys: Sequence[RowKey]) -> Iterable[Rollout]:

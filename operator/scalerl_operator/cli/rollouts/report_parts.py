@@ -17,7 +17,7 @@ from scalerl_operator.local.rollout_files import (
 )
 from scalerl_operator.render.report_data import RolloutReport
 from scalerl_operator.run.prompt_rates import PromptRates
-from scalerl_operator.run.rollout_selection import RolloutQuery, RowKey, choose_evenly, choose_extremes
+from scalerl_operator.run.rollout_selection import RowKey, choose_evenly, choose_extremes
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,7 @@ def load_rollout_report(run: Path) -> RolloutReport:
 
 
 def _load(run: Path, names: Sequence[RolloutFileName]) -> RolloutReport:
-    rates = load_prompt_rates(
-        StoredRollouts(run.name, names, lambda name: find_file(run, name)), RolloutQuery(HELD_OUT)
-    )
+    rates = load_prompt_rates(StoredRollouts(run.name, names, lambda name: find_file(run, name)))
     best, worst = choose_extremes(read_keys(find_file(run, names[-1]), names[-1]), NUM_SHOWN)
     return RolloutReport(
         best=_read(run, best),

@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from stored_rollouts import build_row, write_rollouts
 
-from scalerl_api.rollouts import ROLLOUTS
 from scalerl_operator.cli.main import main
 from scalerl_runtime.storage.rollout_files import RolloutStore
 
@@ -51,27 +50,6 @@ def test_text(name: str, capsys: pytest.CaptureFixture[str], request: pytest.Fix
     assert "\x1b" not in out, "no terminal, no escape sequences"
 
 
-def test_completions_of_one_source_of_a_mixture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = place / "runs" / "sums"
-    store = RolloutStore(folder / ROLLOUTS, max_bytes=10**9, seed=1)
-    writer = store.open_eval(5, "held_out")
-    for prompt, source in ((1, "math"), (2, "math"), (3, "math"), (10**9 + 7, "code")):
-        writer.add([replace(build_row(5, prompt, 0, -1.0, "held_out"), source=source)])
-    store.save_eval(writer, 1)
-
-    shown = show(capsys, "--eval", "--limit", "2")
-    assert "step 5 · math · prompt 1 · sample 0" in shown
-    assert "step 5 · code · prompt 1000000007 · sample 0" in shown, "each source is among the first"
-    for command in (["--eval", "--source", "code"], ["--dataset", "held_out.code"]):
-        shown = show(capsys, *command)
-        assert "evaluation of held_out · step 5 · source code · 0 of 1 right" in shown
-        assert "math" not in shown
-    assert show(capsys, "--eval", "--source", "math", "--prompts").count("\n") == 4, "a header and three prompts"
-    for command in (["--source", "cod"], ["--source", "cod", "--prompts"]):
-        assert main(["rollouts", "sums", "--eval", *command]) == 2
-        assert "--source is 'cod'; allowed is one of code, math" in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("run")
 def test_json_has_every_completion_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.loads(line) for line in show(capsys, "--step", "2", "--format", "json").splitlines()]
@@ -86,6 +64,87 @@ def test_json_has_every_completion_in_full(capsys: pytest.CaptureFixture[str]) -
     rates = [json.loads(line) for line in show(capsys, "--eval", "--prompts", "--format", "json").splitlines()]
     assert [rate["prompt_id"] for rate in rates] == [5, 4, 3, 2, 1, 0], "the hardest first"
     assert rates[1]["points"][-1] == {"step": 40, "passed": 2, "graded": 2, "rate": 1.0}
+
+
+@pytest.fixture
+def mixture(place: Path) -> Path:
+    """The folder of run `mixture`: prompt 0 is of `math`, prompt 1 of `code`, which step 3 has none of."""
+    folder = place / "runs" / "mixture"
+    store = RolloutStore(folder / "rollouts", max_bytes=10**9, seed=1)
+    for step, prompts in ((1, (0, 1)), (2, (0, 1)), (3, (0,))):
+        rows = [(prompt, sample, ("math", "code")[prompt]) for prompt in prompts for sample in (0, 1)]
+        store.save_step(step, [build_row(step, p, s, 1.0 - 2 * s, source=source) for p, s, source in rows])
+    writer = store.open_eval(2, "held_out")
+    writer.add([build_row(2, 0, 0, 1.0, "held_out", "math"), build_row(2, 1, 0, -1.0, "held_out", "code")])
+    store.save_eval(writer, 1)
+    (folder / "status.yaml").write_text("")
+    return folder
+
+
+def selected(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[tuple[int, int, str]]:
+    assert main(["rollouts", "mixture", "--format", "json", *arguments]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [(row["step"], row["sample"], row["source"]) for row in rows]
+
+
+@pytest.mark.usefixtures("mixture")
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        ([], [(3, 0, "math"), (3, 1, "math")]),
+        (["--source", "code"], [(2, 0, "code"), (2, 1, "code")]),
+        (["--source", "code", "--wrong"], [(2, 1, "code")]),
+        (["--source", "code", "--right", "--step", "1"], [(1, 0, "code")]),
+        (["--source", "math", "--step", "2", "--limit", "1"], [(2, 0, "math")]),
+        (["--source", "code", "--prompt", "1", "--right"], [(1, 0, "code"), (2, 0, "code")]),
+        (["--source", "math", "--eval"], [(2, 0, "math")]),
+        (["--dataset", "held_out.code"], [(2, 0, "code")]),
+        (["--source", "math", "--eval", "--wrong"], []),
+    ],
+)
+def test_a_source_is_selected_beside_step_prompt_and_grade(
+    arguments: list[str], rows: list[tuple[int, int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert selected(capsys, *arguments) == rows
+
+
+@pytest.mark.usefixtures("mixture")
+def test_a_source_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollouts", "mixture", "--source", "code", "--wrong"]) == 0
+    headline, _, _, numbers, *_ = capsys.readouterr().out.splitlines()
+    assert headline == "mixture · training · step 2 · source code · 1 of 2 right (0.500) · 1 wrong"
+    assert numbers.startswith("step 2 · code · prompt 1 · sample 1 · reward -1 · ")
+    assert main(["rollouts", "mixture", "--prompts", "--source", "code"]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header[:2] == ["PROMPT", "SOURCE"]
+    assert [row[:2] for row in rows] == [["1", "code"]]
+
+
+@pytest.mark.usefixtures("mixture", "run")
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "mixture",
+            [],
+            "--source sums: no completion of training, steps 1, 2, 3 is of it; their sources are code, math",
+        ),
+        ("mixture", ["--prompts"], "their sources are code, math"),
+        ("sums", [], "a single source without a name, or stored by an older version"),
+    ],
+)
+def test_a_source_that_does_not_exist_is_answered_with_those_that_do(
+    name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rollouts", name, "--source", "sums", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_of_an_older_version_has_no_sources(mixture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = mixture / "rollouts" / "step-000003.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["source"]), path)
+    assert selected(capsys) == [(3, 0, ""), (3, 1, "")]
+    assert selected(capsys, "--source", "math") == [(2, 0, "math"), (2, 1, "math")]
 
 
 REFUSED = [

@@ -16,6 +16,7 @@ from scalerl_operator.run.rollout_selection import (
     choose_rows,
     choose_shown,
     count,
+    find_place,
 )
 
 NAMES = [RolloutFileName(step, dataset) for step in (20, 3, 100) for dataset in (None, "held_out", "aime")]
@@ -31,6 +32,8 @@ NAMES = [RolloutFileName(step, dataset) for step in (20, 3, 100) for dataset in 
         (RolloutQuery(prompt=5), [RolloutFileName(3), RolloutFileName(20), RolloutFileName(100)]),
         (RolloutQuery(prompt=5, step=20), [RolloutFileName(20)]),
         (RolloutQuery("other", prompt=5), []),
+        (RolloutQuery(source="code"), [RolloutFileName(3), RolloutFileName(20), RolloutFileName(100)]),
+        (RolloutQuery(source="code", step=20), [RolloutFileName(20)]),
     ],
 )
 def test_files(query: RolloutQuery, files: list[RolloutFileName]) -> None:
@@ -53,12 +56,43 @@ def test_rows_are_chosen_by_grade_and_the_first_of_each_prompt_comes_first() -> 
     assert count(KEYS) == Counts(passed=2, graded=6, completions=8)
 
 
+def test_only_the_newest_steps_are_searched_for_a_source() -> None:
+    names = [RolloutFileName(step) for step in range(30)]
+    assert choose_files(names, RolloutQuery(source="code")) == names[-8:]
+
+
+MIXED = [
+    RowKey(RolloutFileName(step), row, 10 * row, 0, reward, source)
+    for step, source, row, reward in [
+        (4, "code", 0, 1.0),
+        (5, "code", 0, -1.0),
+        (5, "math", 1, 1.0),
+        (6, "math", 1, 1.0),
+    ]
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "steps"),
+    [
+        (RolloutQuery(source="math"), [6]),
+        (RolloutQuery(source="code"), [5]),
+        (RolloutQuery(source="code", grade="right"), [5]),
+        (RolloutQuery(source="code", prompt=0), [4, 5]),
+        (RolloutQuery(source="math", prompt=0), []),
+        (RolloutQuery(source="sums"), []),
+        (RolloutQuery(), [4, 5, 5, 6]),
+    ],
+)
+def test_the_newest_step_that_has_the_source_is_shown(query: RolloutQuery, steps: list[int]) -> None:
+    assert [key.file.step for key in find_place(MIXED, query)] == steps
+
+
 def test_sources_of_a_mixture_take_turns_in_what_is_shown() -> None:
     keys = [replace(key(7, prompt, 0, reward), source="sums") for prompt in (1, 2, 3) for reward in (1.0, -1.0)]
     keys += [replace(key(7, prompt, 0, reward), source="code") for prompt in (11, 12) for reward in (1.0, -1.0)]
     right = choose_rows(keys, RolloutQuery(grade="right"))
     assert [each.prompt_id for each in right] == [1, 11, 2, 12, 3]
-    assert [each.prompt_id for each in choose_rows(keys, RolloutQuery(grade="right", source="code"))] == [11, 12]
     for found in choose_extremes(keys, 4):
         assert [each.prompt_id for each in found] == [1, 11, 2, 12]
 

@@ -23,7 +23,7 @@ SOURCE = RowSource(attempt=3, seed=17, phrase="Stop now.</think>", share=1.0)
 
 
 def prompt(name, text="2 + 2 ="):
-    return Prompt(name, text, np.array([1], np.int32), "4")
+    return Prompt(name, text, np.array([1], np.int32), "4", source="sums")
 
 
 def completion(text="4", reward=1.0, *, versions=(5, 6, 6), forced=(), finish="stop"):
@@ -46,7 +46,7 @@ def test_rows_of_a_step():
     group = Group(prompt(12), 2, 5, (forced, completion("?", None, versions=(7,))))
     one, other = step_rows([group], [np.array([-0.5, math.nan])], SOURCE, step=9)
     assert (one.step, one.dataset, one.attempt, one.epoch, one.prompt_id, one.sample) == (9, None, 3, 2, 12, 0)
-    assert (one.prompt, one.reference, one.finish, one.num_tokens) == ("2 + 2 =", "4", "length", 3)
+    assert (one.prompt, one.source, one.reference, one.finish, one.num_tokens) == ("2 + 2 =", "sums", "4", "length", 3)
     assert (one.reward, one.rewards, one.excluded, one.advantage) == (-1.0, {"math": -1.0}, False, -0.5)
     assert (one.admitted_version, one.version_min, one.version_max, one.lag) == (5, 5, 6, 3), "version 8 is trained"
     assert (one.forced_start, one.forced_end) == (1, 3)

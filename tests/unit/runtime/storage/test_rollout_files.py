@@ -47,8 +47,8 @@ ROW = Rollout(
     turns=4,
     tool_errors=2,
     observations=((1, 3), (8, 9)),
-    mean_logp=-0.25,
     source="sums",
+    mean_logp=-0.25,
 )
 LARGE = 10**9
 
