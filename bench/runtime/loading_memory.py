@@ -1,7 +1,7 @@
 """Host memory that a trainer rank needs to load a model, beside the pages of its files.
 
-`python bench/runtime/loading_memory.py` makes a bf16 model and loads it in a process for each way: whole on the host, as
-transformers does; and a tensor at a time, each leaving the host at once, as it does for a device or for ZeRO-3's
+`python bench/runtime/loading_memory.py` makes a bf16 model and loads it in a process for each way: whole on the host,
+as transformers does; and a tensor at a time, each leaving the host at once, as it does for a device or for ZeRO-3's
 shares. Weights of the file's own type are the file's pages, which the ranks of a node share; of another type, copies.
 """
 
@@ -69,7 +69,7 @@ def _leave(parameter: nn.Parameter) -> None:
 
 
 def _stay(_parameter: nn.Parameter) -> None:
-    """What a trainer on the CPU does."""
+    """Leave it on the host, as a trainer on the CPU does."""
 
 
 def _own_megabytes() -> float:

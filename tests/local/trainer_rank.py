@@ -76,17 +76,17 @@ def sum_gradients(path: Path, rank: int, port: int, output: Path) -> None:
 def watch_loading(path: Path, rank: int, port: int, output: Path) -> None:
     """Leave the numbers of a model and of its largest tensor, and the most that the rank held at a time."""
     case = json.loads(path.read_text())
-    seen: list[torch.nn.Parameter] = []
+    loaded: list[torch.nn.Parameter] = []
     loading, checking = [0], [0]
 
     def held() -> int:
-        return sum(each.numel() + (each.ds_tensor.numel() if hasattr(each, "ds_tensor") else 0) for each in seen)
+        return sum(each.numel() + (each.ds_tensor.numel() if hasattr(each, "ds_tensor") else 0) for each in loaded)
 
     def make_place(*arguments: Any) -> Any:
         place = real_make_place(*arguments)
 
         def watch(parameter: torch.nn.Parameter) -> None:
-            seen.append(parameter)
+            loaded.append(parameter)
             loading.append(held())
             place(parameter)
 
@@ -101,7 +101,7 @@ def watch_loading(path: Path, rank: int, port: int, output: Path) -> None:
     real_make_place, real_gathered = trainer_module._make_place, Trainer._gathered
     trainer_module._make_place, Trainer._gathered = make_place, gathered
     start_trainer(case, rank, port, output)
-    sizes = [getattr(each, "ds_numel", each.numel()) for each in seen]
+    sizes = [getattr(each, "ds_numel", each.numel()) for each in loaded]
     found = {"all": sum(sizes), "largest": max(sizes), "loading": max(loading), "checking": max(checking)}
     path.with_suffix(f".{rank}.held").write_text(json.dumps(found))
 

@@ -106,9 +106,20 @@ class Trainer:
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
         config = _deepspeed_config(options, self.world_size)
-        model, info = load_model(
-            find_model(options.model), options.model, getattr(torch, options.dtype), _make_place(options, config)
+        policy = self._load_policy(config)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=policy,
+            optimizer=_build_optimizer(policy, options),
+            config=config,
+            dist_init_required=False,
         )
+        self._buckets = self._copies.plan()
+
+    def _load_policy(self, config: dict[str, Any]) -> Policy:
+        """Load the model and check it; it is in shares under ZeRO-3."""
+        options = self.options
+        place = _make_place(options, config)
+        model, info = load_model(find_model(options.model), options.model, getattr(torch, options.dtype), place)
         if faults := check_loading(options.model, info):
             raise InvalidRun(faults)
         self._copies = WeightCopies(model)
@@ -122,13 +133,7 @@ class Trainer:
         if options.router_replay:
             policy.replay = RouterReplay(policy.model)
         arrange_activations(policy.model, options.activations)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy,
-            optimizer=_build_optimizer(policy, options),
-            config=config,
-            dist_init_required=False,
-        )
-        self._buckets = self._copies.plan()
+        return policy
 
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
