@@ -29,6 +29,7 @@ from scalerl_operator.render.report_data import ReportData, SourceReport, rebuil
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
 from scalerl_operator.render.text import (
     describe_halfway,
+    find_rate_at,
     format_compute,
     format_error,
     format_mismatch,
@@ -214,7 +215,7 @@ def _rivals(newest: Forecast) -> Table:
 def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
     header = (
         *("set", "step", f"compute ({unit})", "pass rate", "standard error", "prompts", "samples"),
-        *("tokens", "excluded", "attempt"),
+        *("pass@k", "maj@k", "tokens", "excluded", "attempt"),
     )
     rows = [
         (
@@ -225,6 +226,7 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
             f"{point.standard_error:.4f}",
             str(point.prompts),
             f"mean@{point.samples}",
+            *_rates_at(point),
             f"{point.mean_tokens:.1f}",
             str(point.excluded),
             str(point.attempt),
@@ -232,6 +234,11 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
         for point in evals
     ]
     return Table("Evaluations", header, rows, note)
+
+
+def _rates_at(point: EvalPoint) -> list[str]:
+    rates = (find_rate_at(point, by_k) for by_k in (point.pass_at_k, point.maj_at_k))
+    return ["" if rate is None else f"{rate:.4f}" for rate in rates]
 
 
 def _conditions(run: RLRun) -> Table:

@@ -79,10 +79,17 @@ def format_mismatch(nats: float) -> str:
 
 def describe_eval(point: EvalPoint) -> str:
     """Return a measured point in one line."""
+    rates = [("pass", find_rate_at(point, point.pass_at_k)), ("maj", find_rate_at(point, point.maj_at_k))]
+    others = "".join(f", {name}@{point.samples} {rate:.3f}" for name, rate in rates if rate is not None)
     return (
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
-        f" (mean@{point.samples} of {point.prompts} prompts)"
+        f" (mean@{point.samples} of {point.prompts} prompts){others}"
     )
+
+
+def find_rate_at(point: EvalPoint, by_k: dict[str, float] | None) -> float | None:
+    """Return pass@k or maj@k of a point for k = all its completions; None: it has none."""
+    return (by_k or {}).get(str(point.samples))
 
 
 def describe_example(example: RolloutExample, folder: str) -> str:

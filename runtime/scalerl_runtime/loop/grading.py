@@ -1,5 +1,6 @@
 """Turns samples into graded completions: the reward, and the mask of the tokens that were forced. I/O."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +18,21 @@ class Grader(Protocol):
         ...
 
 
+class Voting(Protocol):
+    """Tells equal answers to one prompt from different ones."""
+
+    async def vote(self, prompt: Prompt, completions: Sequence[Completion]) -> list[int] | None:
+        """Return the number of each completion's answer (see `maj_at_k`); None: its verifier knows no equal answers."""
+        ...
+
+
 @dataclass(frozen=True)
 class GradedSample:
     """A completion with its reward."""
 
     completion: Completion
     mismatches: int = 0  # 1 if its forced phrase is at the wrong position, else 0
+    timed_out: bool = False  # see `Reward.timed_out`
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class SampleGrader:
         if isinstance(sample, Completion):
             return GradedSample(sample)
         reward, forced = await self.grade(prompt, sample.text), self._find_forced(prompt, sample, budget)
-        return GradedSample(build_completion(sample, reward, forced.mask), forced.mismatches)
+        completion = build_completion(sample, reward, forced.mask)
+        return GradedSample(completion, forced.mismatches, reward.timed_out)
 
     def _find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
         """Return which tokens of `sample` the engine forced."""

@@ -16,10 +16,11 @@ import numpy as np
 
 from scalerl_api.validation import InvalidRun
 from scalerl_runtime.algorithm.interruption import draw_budget
+from scalerl_runtime.algorithm.pace import RunningShare
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import Engine, EpisodePlayer
-from scalerl_runtime.loop.grading import Grader, SampleGrader
+from scalerl_runtime.loop.grading import Grader, SampleGrader, Voting
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import GeneratorFleet, InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
@@ -54,16 +55,19 @@ class Pool:
         now: Callable[[], float],
         tracer: Tracer = NO_TRACING,
         episodes: EpisodePlayer | None = None,
+        voting: Voting | None = None,
     ):
-        """`episodes`: plays the prompts whose source has an environment; None: there is none."""
+        """`episodes`: plays the prompts whose source has an environment; None: there is none. `voting`: for maj@k."""
         self.options = options
         self.fleet = fleet
         self.grader = SampleGrader(grade, options.interruption)
         self.tracer = tracer
         self.episodes = episodes
+        self.voting = voting
         self.slots = {slot.index: slot for slot in slots}
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()
+        self.running_share = RunningShare()
         self.groups = GroupBuffer(options.staleness, self.changed.set)
         self.refused: dict[int, str] = {}  # training prompts that an engine refused, by id, and its words
         self.fault: BaseException | None = None  # what ended a background task; `check` raises it
@@ -79,7 +83,9 @@ class Pool:
 
     def ready(self) -> list[Slot]:
         """Slots that may get prompts, the least loaded first."""
-        return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (s.load, s.index))
+        return sorted(
+            (s for s in self.slots.values() if s.state == "ready"), key=lambda s: (max(s.load, s.num_rollouts), s.index)
+        )
 
     async def wait_running(self, wanted: int) -> None:
         """Return when `wanted` generators run, with any weights. Raises the error that ended the pool."""
@@ -224,15 +230,15 @@ class Pool:
     def next_slot(self) -> Slot | None:
         """Return the slot that may get one more prompt now; None if none may.
 
-        Beyond the staleness bound two rules limit lag. An engine gets only what it can run concurrently, so it has no
-        queue. No group starts while a whole batch is complete, unless a cycle must be complete before it is trained.
+        Beyond the staleness bound two rules limit lag: the pace, and the room of an engine. It gets the groups of which
+        it can run all unfinished completions at once, so hardly any of them waits there.
         """
-        options = self.options
-        if not options.staleness.cycle and self.groups.num_completed >= options.staleness.prompts_per_step:
+        if self.groups.startable() == 0:
             return None
-        group = options.recipe.completions_per_prompt
+        group = self.options.recipe.completions_per_prompt
+        room = self.running_share.sequences(self.options.max_sequences)
         for slot in self.ready():
-            fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= options.max_sequences
+            fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= room
             if fits and self.groups.capacity(slot.version) > 0:
                 return slot
         return None
@@ -275,6 +281,7 @@ class Pool:
                 *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
             )
         group = Group(work.prompt, work.epoch, work.version, tuple(completions))
+        self.running_share = self.running_share.add([len(each.tokens) for each in completions])
         span.set(group_values, group)
         self.groups.complete(work, group)
 
@@ -353,6 +360,7 @@ class Pool:
         found = await self.grader.finish(prompt, sample, budget)
         self.counters.graded += 1
         self.counters.excluded += found.completion.reward is None
+        self.counters.timed_out += found.timed_out
         self.counters.forced_mismatches += found.mismatches
         return found.completion
 

@@ -44,6 +44,7 @@ from scalerl_runtime.process.model_check import check_model
 from scalerl_runtime.process.verifier_start import start_verifier
 from scalerl_runtime.rewards.references import build_reference
 from scalerl_runtime.rewards.verifier import Verifier
+from scalerl_runtime.rewards.voting import AnswerVoting
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.storage.journal import Journal
@@ -164,7 +165,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
     episodes = _build_episodes(inputs, environments, tokenizer, stop_ids)
-    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes)
+    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes, AnswerVoting(verifier))
     return Parts(tokenizer, stop_ids, data, digests, verifier, environments, fleet, pool)
 
 

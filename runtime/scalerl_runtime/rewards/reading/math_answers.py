@@ -11,6 +11,8 @@ from scalerl_runtime.rewards.reading.math_text import build_expression, find_las
 
 MAX_EXPRESSION = 1000  # characters; sympy's time grows fast, and no answer of a data set is as long
 NUMERAL = re.compile(r"-?\d{1,300}(?:\.\d{1,6})?")  # math-verify rounds after six decimals
+FRACTION = re.compile(r"^(-?)\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}$")
+PLAIN_NUMBER = re.compile(r"-?\d+(?:/\d+)?")
 EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)|\\equiv(?![A-Za-z])")
 APPROXIMATELY = re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])|≈")
 SYMBOL = re.compile(r"\s*[A-Za-z]\s*|\s*\\[A-Za-z]+\s*")
@@ -48,6 +50,28 @@ def read_words(answer: str) -> str:
     return normalize_words(sentence if stated is None else cut_sentence(stated[1]))
 
 
+def read_vote(answer: str, reference: str) -> str:
+    """Return what an answer stands for in a majority vote, alike for values that are written alike; empty: nothing.
+
+    Numbers have one form: `0.50`, `0.5` and `.5` are `1/2`. Raises ValueError for a bad reference.
+    """
+    first, *_ = parse_math_reference(reference)
+    if is_words(first):
+        return read_words(answer)
+    reading = read_mathematics(answer)
+    if not reading or len(reading) > MAX_EXPRESSION:
+        return ""
+    reading = _take_result(reading, first)
+    number = FRACTION.sub(r"\1\2/\3", re.sub(r"^(-?)(?=\.)", r"\g<1>0", reading))
+    is_number = NUMERAL.fullmatch(number) or PLAIN_NUMBER.fullmatch(number) and not re.search(r"/0+$", number)
+    return str(Fraction(number)) if is_number else reading
+
+
+def is_plain_value(vote: str) -> bool:
+    """Whether equal votes are written alike, so that they need no comparison: a number or words."""
+    return PLAIN_NUMBER.fullmatch(vote) is not None or is_words(vote)
+
+
 def _is_right(answer: str, reference: str) -> bool:
     if is_words(reference):
         return read_words(answer) == normalize_words(reference)
@@ -62,6 +86,8 @@ def _is_right(answer: str, reference: str) -> bool:
     if NUMERAL.fullmatch(reading) and NUMERAL.fullmatch(reference):
         return Fraction(reading) == Fraction(reference)  # as math-verify finds too, in a hundredth of its time
     gold, gold_operations = _parse_reference(reference)
+    if gold is None:
+        return _squeeze(reading) == _squeeze(reference)
     if not operations <= gold_operations:
         return False  # `5+7` is the question, not the answer 12
     from math_verify import verify
@@ -71,16 +97,21 @@ def _is_right(answer: str, reference: str) -> bool:
 
 
 @lru_cache(maxsize=1024)  # all completions of a group share one reference
-def _parse_reference(reference: str) -> tuple[object, frozenset[str]]:
-    """Return the parsed reference and its own undone operations. Raises ValueError if it is not mathematics."""
+def _parse_reference(reference: str) -> tuple[object | None, frozenset[str]]:
+    """Return the parsed reference, None if math-verify cannot read it, and its own undone operations.
+
+    Raises ValueError if it is too large to compare.
+    """
     try:
         operations = find_operations(_drop_left_side(reference))
     except TooLarge as error:
         raise ValueError(f"the reference answer {reference!r} is too large to compare: {error}") from error
-    gold = _parse(reference)
-    if gold is None:
-        raise ValueError(f"the reference answer {reference!r} is not mathematics")
-    return gold, operations
+    return _parse(reference), operations
+
+
+def _squeeze(expression: str) -> str:
+    """Return the written form that decides where a reference has no value: `3:30 p.m`, `\\textcircled{1}`."""
+    return re.sub(r"\s|\\(?:left|right)(?![A-Za-z])|[{}.]", "", expression).casefold()
 
 
 def _parse(expression: str) -> object | None:
