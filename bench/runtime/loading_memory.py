@@ -42,7 +42,7 @@ def make_model(folder: Path, layers: int) -> float:
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
     model.save_pretrained(folder, max_shard_size="50MB")
-    return sum(each.numel() * each.element_size() for each in model.parameters()) / 1e6
+    return float(sum(each.numel() * each.element_size() for each in model.parameters())) / 1e6
 
 
 def measure(folder: Path, way: str, dtype: str, results: Any) -> None:
