@@ -42,6 +42,7 @@ NOT_RECORDED = (
     "scalerl_run_source_predicted_low",
     "scalerl_run_source_predicted_high",
     "scalerl_run_source_verdict",
+    "scalerl_verifier_timeouts_total",
 )
 VARIABLES = {"run": STORY["variables"], "fleet": {"namespace": ".*"}}
 
