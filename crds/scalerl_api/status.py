@@ -120,6 +120,42 @@ class SourceForecastStatus(ForecastStatus):
     """The last measured pass rate of its held-out prompts, in [0, 1]."""
 
 
+class SelfTestStatus(ApiModel):
+    """How one verifier judged a sample of a source's rows before the engines started."""
+
+    verifier: str
+    """Label of the verifier."""
+    rows: int
+    """Rows that were tried."""
+    failed: int
+    """Rows that were not judged as expected."""
+    note: str = ""
+    """What a person should know; empty: nothing."""
+
+
+class SourceStatus(ApiModel):
+    """What the running attempt read of one source of prompts, and how its verifiers judged it."""
+
+    path: str
+    """Place of the source in the spec."""
+    name: str = ""
+    """Name of its results; empty: the only training source, without a name."""
+    rows: int
+    """Rows that were read, bad ones included."""
+    bad: int = 0
+    """Rows that could not be used."""
+    cut: str = ""
+    """Words on the rows that `size` left out; empty: there are none."""
+    train: int = 0
+    """Prompts to train on."""
+    held_out: int = 0
+    """Prompts that are never trained on."""
+    duplicates: int = 0
+    """Rows that left training: near duplicates of held-out or downstream prompts."""
+    self_tests: list[SelfTestStatus] = []
+    """The self-test of each of its verifiers."""
+
+
 class StopInput(ApiModel):
     """One evaluation that a policy used."""
 
@@ -246,6 +282,8 @@ class RLRunStatus(ApiModel):
     """The last forecast, of all held-out prompts together."""
     source_forecasts: list[SourceForecastStatus] = []
     """With several training sources: the last forecast of each."""
+    sources: list[SourceStatus] = []
+    """The data, as the last attempt read it."""
     stop: StopStatus | None = None
     """The stop policy that held."""
     checkpoint: CheckpointStatus | None = None

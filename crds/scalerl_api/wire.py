@@ -6,6 +6,7 @@ Each block of constants states its writer and its reader.
 from typing import Literal
 
 from scalerl_api.base import ApiModel
+from scalerl_api.status import SourceStatus
 
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0
@@ -246,6 +247,8 @@ class Progress(ApiModel):
     """Seconds since the last step ended or training began; absent before."""
     evals: list[EvalPoint] = []
     """Every point from index `since` on."""
+    sources: list[SourceStatus] = []
+    """The data, as this attempt read it; empty while it has not."""
     checkpoint: Checkpoint | None = None
     time: float
     """Unix seconds on the coordinator's clock."""
@@ -265,17 +268,21 @@ class Termination(ApiModel):
     """One line."""
 
 
-class ModelFault(ApiModel):
-    """One fault of a run's model: path of the field, found value, allowed values."""
+class RunFault(ApiModel):
+    """One fault of a run: path of the field, found value, allowed values."""
 
     path: str
     value: str
     allowed: str
 
 
-class ModelVerdict(ApiModel):
-    """Whether trainer and engine can represent a run's model (written by the runtime's check, read by the CLI)."""
+class RunVerdict(ApiModel):
+    """Whether a run's model can be represented, and its self-test (written by the runtime's check, read by the CLI)."""
 
-    faults: tuple[ModelFault, ...] = ()
+    faults: tuple[RunFault, ...] = ()
     unchecked: str = ""
-    """Why nothing was checked; empty if it was."""
+    """Why the model was not checked; empty if it was."""
+    untested: tuple[str, ...] = ()
+    """What of the data and its verifiers was not tested, and why."""
+    sources: tuple[SourceStatus, ...] = ()
+    """The data that was read, with the self-tests; empty if none was."""

@@ -36,6 +36,7 @@ from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
+from scalerl_runtime.process.verifier_start import describe_sources
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
 from scalerl_runtime.storage.writable_folder import check_writable
 from scalerl_runtime.trackers.points import build_config
@@ -81,6 +82,7 @@ class Coordinator:
 
     async def _run_parts(self, newest: tuple[Path, RunState] | None) -> EndReason:
         parts = await build_parts(self.inputs)
+        self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         following = asyncio.create_task(self.exports.follow())
         outcome = "Failed"
         try:
@@ -149,7 +151,7 @@ class Coordinator:
             self.inputs, self.storage, parts, trainer_clock=self.live.trainer_clock, quadratic=quadratic
         )
         pipeline = self.live.pipeline = Pipeline(deps, position, self.reporter, self.stopping)
-        self.reporter.describe_reading = parts.verifier.describe_reading
+        self.reporter.describe_reading = parts.judges.verifier.describe_reading
         self.reporter.trackers = self._start_trackers()
         self.server.is_ready = True
         self.reporter.on_phase("training", "")

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -160,14 +160,19 @@ def first_requests(data: Data) -> dict[str, GradeRequest]:
     return {name: GradeRequest(each.text, each.answer, each.answer, name) for name, each in first.items()}
 
 
-def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None) -> Verifier:
+def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None, skip: Collection[str] = ()) -> Verifier:
     """Return the verifier of `run`, with its processes started: one backend for each verifier that a source names.
 
-    `first`: a request of every source; a user's function is tried with that of the first source that names it.
+    Args:
+        run: with its sources and their verifiers.
+        first: a request of every source; a user's function is tried with that of the first source that names it.
+        skip: verifiers that are left out; what they alone grade cannot be graded.
 
     Raises InvalidRun if one cannot be used, VerifierLost if its process dies, SandboxUnavailable without a sandbox.
     """
-    sources = sources_by_name(run)
+    sources = {
+        name: [each for each in judges if each.verifier not in skip] for name, judges in sources_by_name(run).items()
+    }
     names = dict.fromkeys(each.verifier for judges in sources.values() for each in judges)
     backends: dict[str, VerifierBackend] = {}
     with ExitStack() as on_failure:
