@@ -5,8 +5,8 @@ a reader or a verifier that hangs must not keep the command from its answer.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -137,23 +137,13 @@ def limit_rows(run: RLRun, max_rows: int, seconds: float) -> RLRun:
 
 def run_within(seconds: float, what: str, call: Callable[[], T]) -> T:
     """Return the result of `call`, made in a thread that is left behind after `seconds`: then DeadlineExceeded."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def keep() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001  # raised again by the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=keep, name="data-check", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    threads = ThreadPoolExecutor(1, thread_name_prefix="data-check")
+    calling = threads.submit(call)
+    threads.shutdown(wait=False)
+    done, _ = wait([calling], timeout=seconds)
+    if not done:
         raise DeadlineExceeded(what, seconds)
-    if errors:
-        raise errors[0]
-    return results[0]
+    return calling.result()
 
 
 class _DataTest:

@@ -9,9 +9,8 @@ import numpy as np
 
 from scalerl_api.validation import Fault, InvalidRun, shorten
 from scalerl_runtime.rewards.references import describe_reading
-from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.trials import build_trials
-from scalerl_runtime.rewards.verifier import Judge, Verifier
+from scalerl_runtime.rewards.verifier import Judge, Verifier, build_request
 from scalerl_runtime.types import Prompt, Reward
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ async def test_verifiers(
 
 async def _test_judge(judge: Judge, source: TestedSource, rows: Sequence[Prompt], max_bad_share: float) -> SelfTest:
     first = source.prompts[0]
-    await judge.backend.check(_request(first, first.answer))
+    await judge.backend.check(build_request(first, first.answer))
     kind = judge.verifier.partition(":")[0]
     if kind == "python":
         return await _call_function(judge, source, rows[:NUM_CALLS])
@@ -126,7 +125,7 @@ async def _try_row(judge: Judge, prompt: Prompt) -> str:
 
 async def _try_right(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> str:
     for answer in answers:
-        reward = await judge.backend.grade(_request(prompt, answer))
+        reward = await judge.backend.grade(build_request(prompt, answer))
         if reward.error:
             return f"the verifier fails for {_show(answer)}: {reward.error}"
         if reward.reward != 1.0:
@@ -137,7 +136,7 @@ async def _try_right(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> st
 
 async def _try_wrong(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> str:
     for answer in answers:
-        reward = await judge.backend.grade(_request(prompt, answer))
+        reward = await judge.backend.grade(build_request(prompt, answer))
         if reward.error:
             return f"the verifier fails for {_show(answer)}: {reward.error}"
         if reward.reward is not None and reward.reward > 0.0:
@@ -149,7 +148,7 @@ async def _call_function(judge: Judge, source: TestedSource, rows: Sequence[Prom
     """Call a user's function with the reference and with nothing; raise InvalidRun if it fails for each row."""
     pairs = []
     for prompt in rows:
-        pairs.append([await judge.backend.grade(_request(prompt, answer)) for answer in (prompt.answer, "")])
+        pairs.append([await judge.backend.grade(build_request(prompt, answer)) for answer in (prompt.answer, "")])
     for index, answer in enumerate(("its reference", "an empty completion")):
         if all(pair[index].error for pair in pairs):
             found = [
@@ -167,10 +166,6 @@ async def _call_function(judge: Judge, source: TestedSource, rows: Sequence[Prom
         note = f"{note} {len(rows)} rows ({_number(pairs[0][0])})"
         log.warning("self-test of %s: %s", judge.label, note)
     return SelfTest(source.path, judge.label, len(rows), len(failed), note)
-
-
-def _request(prompt: Prompt, answer: str) -> GradeRequest:
-    return GradeRequest(prompt.text, answer, prompt.answer, prompt.source)
 
 
 def _name_row(source: TestedSource, prompt: Prompt, why: str) -> Fault:

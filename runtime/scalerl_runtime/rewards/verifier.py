@@ -139,7 +139,7 @@ class Verifier:
         answer = self._find_answer(judge, prompt, completion_text)
         if answer is None:
             return Reward(-1.0)
-        return await judge.backend.grade(GradeRequest(prompt.text, answer, prompt.answer, prompt.source))
+        return await judge.backend.grade(build_request(prompt, answer))
 
     def _find_answer(self, judge: Judge, prompt: Prompt, text: str) -> str | None:
         """Return the part of a completion's text that the judge grades; None if it is cut before."""
@@ -157,7 +157,12 @@ class Verifier:
 def first_requests(data: Data) -> dict[str, GradeRequest]:
     """Return the first row of every source, with its reference as the completion: what a function is tried with."""
     first = {prompt.source: prompt for prompt in reversed(data.prompts)}
-    return {name: GradeRequest(each.text, each.answer, each.answer, name) for name, each in first.items()}
+    return {name: build_request(each, each.answer) for name, each in first.items()}
+
+
+def build_request(prompt: Prompt, answer: str) -> GradeRequest:
+    """Return the request to grade `answer` as the completion of `prompt`."""
+    return GradeRequest(prompt.text, answer, prompt.answer, prompt.source, prompt.question)
 
 
 def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None, skip: Collection[str] = ()) -> Verifier:
