@@ -66,6 +66,8 @@ class ProgressStatus(ApiModel):
     """The last measured held-out pass rate, in [0, 1]."""
     compute_gpu_hours: float
     """GPU-hours spent (device-hours on CPU); warm start excluded."""
+    reward_by_judge: dict[str, float] = {}
+    """Mean reward of each verifier in the last step, in [-1, 1], by its label."""
     mismatch: float | None = None
     """Mean difference of log-probability between trainer and engine with the same weights (nats), as last measured:
     over a step's tokens of lag 0, else by the self-check."""
@@ -130,11 +132,11 @@ class SelfTestStatus(ApiModel):
     failed: int
     """Rows that were not judged as expected."""
     note: str = ""
-    """What a person should know; empty: nothing."""
+    """Remark for a person; empty: nothing."""
 
 
 class SourceStatus(ApiModel):
-    """What the running attempt read of one source of prompts, and how its verifiers judged it."""
+    """One source of prompts as the last attempt read it, and how its verifiers judged it."""
 
     path: str
     """Place of the source in the spec."""

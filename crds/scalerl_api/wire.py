@@ -283,6 +283,6 @@ class RunVerdict(ApiModel):
     unchecked: str = ""
     """Why the model was not checked; empty if it was."""
     untested: tuple[str, ...] = ()
-    """What of the data and its verifiers was not tested, and why."""
+    """Parts of the data and its verifiers that were not tested, and why."""
     sources: tuple[SourceStatus, ...] = ()
     """The data that was read, with the self-tests; empty if none was."""

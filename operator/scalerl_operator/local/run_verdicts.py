@@ -22,7 +22,7 @@ NO_FETCH = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class CheckScope:
-    """What is checked beside the models."""
+    """The checks beside those of the models."""
 
     self_test: bool = True
     """Read the data and try the verifiers on it."""

@@ -1,10 +1,10 @@
-"""What a run read of its sources, and how its verifiers judged it, as text and as rows of a table. PURE."""
+"""A run's sources as they were read, and how the verifiers judged them, as text and as rows of a table. PURE."""
 
 from collections.abc import Sequence
 
 from scalerl_api.status import SelfTestStatus, SourceStatus
 
-HEADER = ("source", "rows", "bad", "near duplicates", "train", "held out", "self-test")
+SOURCE_HEADER = ("source", "rows", "bad", "near duplicates", "train", "held out", "self-test")
 
 
 def describe_source_data(source: SourceStatus) -> str:
@@ -20,7 +20,7 @@ def describe_source_data(source: SourceStatus) -> str:
 
 
 def source_data_rows(sources: Sequence[SourceStatus]) -> list[tuple[str, ...]]:
-    """Return the cells under HEADER of each source."""
+    """Return the cells under SOURCE_HEADER of each source."""
     return [
         (
             each.name or each.path.removeprefix("spec.data."),

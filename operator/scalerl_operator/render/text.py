@@ -67,9 +67,16 @@ def set_rows(evals: Sequence[EvalPoint]) -> list[tuple[str, str]]:
     """Return (label, text) of the last pass rates beside the pooled one: by source, and of downstream sets."""
     last = {name: surviving(evals, name)[-1] for name in list_datasets(evals)}
     sources = [f"{source_of(name)} {last[name].pass_rate:.3f}" for name in list_source_sets(evals)]
-    others = [f"{name} {last[name].pass_rate:.3f} (mean@{last[name].samples})" for name in list_downstream_sets(evals)]
+    others = [f"{name} {describe_rate(last[name])}" for name in list_downstream_sets(evals)]
     rows = [("by source", ", ".join(sources)), ("downstream", ", ".join(others))]
     return [row for row in rows if row[1]]
+
+
+def describe_rate(point: EvalPoint) -> str:
+    """Return a pass rate with its number of samples, and the chance that one of all samples passes."""
+    k = max(point.pass_at_k or {}, key=int, default=None)
+    best = f", pass@{k} {point.pass_at_k[k]:.3f}" if point.pass_at_k is not None and k is not None else ""
+    return f"{point.pass_rate:.3f} (mean@{point.samples}{best})"
 
 
 def format_mismatch(nats: float) -> str:

@@ -44,7 +44,7 @@ class LoadingContext:
 
 @dataclass(frozen=True)
 class LoadedSource:
-    """What was read of one source."""
+    """The prompts and the bad rows of one source."""
 
     prompts: Sequence[Prompt]
     bad_rows: Sequence[Fault]

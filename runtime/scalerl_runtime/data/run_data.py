@@ -61,7 +61,7 @@ class Data:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What was read of every source, by its path in the spec."""
+    """Every source as it was read, by its path in the spec."""
 
     sources: Mapping[str, LoadedSource]
 

@@ -17,7 +17,7 @@ from scalerl_runtime.process.data_check import Consent, LocalModel, check_run_da
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is checked beside the model."""
+    """The checks beside that of the model."""
 
     self_test: bool = False
     """Read the data and try the verifiers."""

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Consent:
-    """What a check may do beyond reading files and running the verifiers of ours."""
+    """Acts that a check may do beyond reading files and running the verifiers of ours."""
 
     user_code: bool = False
     """Run `python:` functions and `env:` classes."""
@@ -55,7 +55,7 @@ class Consent:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was tested, and what was not."""
+    """The parts that were tested, and those that were not."""
 
     sources: tuple[SourceStatus, ...] = ()
     untested: tuple[str, ...] = ()

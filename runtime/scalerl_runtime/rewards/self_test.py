@@ -44,7 +44,7 @@ class SelfTest:
     judge: str  # label of the verifier
     num_rows: int  # that were tried
     num_failed: int
-    note: str = ""  # what a person should know; empty: nothing
+    note: str = ""  # remark for a person; empty: none
 
 
 async def test_verifiers(
