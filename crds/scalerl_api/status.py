@@ -243,6 +243,10 @@ class AttemptStatus(ApiModel):
     """Reason in the coordinator's termination message."""
     error: str = ""
     """Error in the termination message: one line."""
+    refused_data: str = ""
+    """Digest of data, tokenizer and model that the attempt refused, because its checkpoint has others."""
+    accepted_data: str = ""
+    """That digest, if the run's annotation accepts it for this attempt."""
     step: int = 0
     """Optimizer steps at its end."""
     checkpoint_step: int | None = None

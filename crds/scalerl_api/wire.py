@@ -27,8 +27,11 @@ ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choo
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
 ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # path to which the coordinator writes its Termination
 
-ENV_ACCEPT_DATA = "SCALERL_ACCEPT_NEW_DATA"  # ACCEPT_DATA: resume with other data than the checkpoint's
-ACCEPT_DATA = "true"
+ENV_ACCEPT_DATA = "SCALERL_ACCEPT_NEW_DATA"  # resume with other data than the checkpoint's: ACCEPT_DATA, or a digest
+ACCEPT_DATA = "true"  # any data
+# Annotation of an RLRun with the digest of the data, tokenizer and model that it may resume with (written by the user,
+# read by the operator); the refusal has the digest, so an old annotation accepts no later change.
+ANNOTATION_ACCEPT_DATA = "scalerl.io/accept-new-data"
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
@@ -264,6 +267,8 @@ class Termination(ApiModel):
     last_eval: EvalPoint | None = None
     self_check: SelfCheck | None = None
     """The last self-check of this attempt."""
+    refused_data: str = ""
+    """Digest of data, tokenizer and model, if the attempt ends because they are not the checkpoint's."""
     error: str = ""
     """One line."""
 

@@ -174,8 +174,8 @@ class Coordinator:
         """The training prompts that are as the checkpoint had them; None: all. Raises InvalidRun for other data."""
         environment = self.inputs.environment
         stored = None if newest is None else newest[1].fingerprint
-        accepts = environment.accepts_new_data
-        checking = asyncio.to_thread(check_inputs, environment.folder, parts.digests, stored, accepts_change=accepts)
+        accepted = environment.accepted_data
+        checking = asyncio.to_thread(check_inputs, environment.folder, parts.digests, stored, accepted=accepted)
         return await within(self._deadlines.start_seconds, "comparing the data with the checkpoint's", checking)
 
     def _due(self, step: int) -> frozenset[str]:

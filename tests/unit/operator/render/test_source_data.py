@@ -1,4 +1,4 @@
-"""What a run read of its sources, as a line and as cells."""
+"""A source as it was read, as a line and as cells."""
 
 from scalerl_api.status import SelfTestStatus, SourceStatus
 from scalerl_operator.render.source_data import SOURCE_HEADER, describe_source_data, source_data_rows
