@@ -32,11 +32,13 @@ KNOWN_ONLY_BY = {
         "runtime/scalerl_runtime/actors/generator.py",  # the main process
         "runtime/scalerl_runtime/actors/thinking_budget.py",  # the worker process
         "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
+        "runtime/scalerl_runtime/models/passed_settings.py",  # the types of its arguments
         "runtime/scalerl_runtime/weights/nccl_sender.py",  # the trainer
     },
     "deepspeed": {
         "runtime/scalerl_runtime/actors/trainer.py",
         "runtime/scalerl_runtime/export/checkpoint_weights.py",  # reads what it has partitioned
+        "runtime/scalerl_runtime/models/passed_settings.py",  # the types of its configuration
     },
     "kopf": {"operator/scalerl_operator/controller/watches.py"},
 }

@@ -133,6 +133,19 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
+        blamed="trainer.offload.parameters",
+        cel="self.trainer.offload.parameters == 'none' || "
+        "(self.trainer.zeroStage == 3 && self.trainer.offload.optimizer == 'cpu')",
+        holds=lambda it: (
+            it.trainer.offload.parameters == "none"
+            or (it.trainer.zero_stage == 3 and it.trainer.offload.optimizer == "cpu")
+        ),
+        found="{it.trainer.offload.parameters}",
+        allowed="only with zeroStage 3 and optimizer cpu (zeroStage is {it.trainer.zero_stage}, optimizer "
+        "{it.trainer.offload.optimizer})",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
         blamed="warmStart",
         cel="self.model.source != 'scratch' || has(self.warmStart)",
         holds=lambda it: it.model.source != "scratch" or it.warm_start is not None,

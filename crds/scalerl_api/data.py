@@ -70,13 +70,21 @@ class DatasetSpec(VerifiedSpec):
     split: str = Field(default="train", min_length=1, max_length=100)
     """Split of a hub data set."""
     prompt_field: str = Field(default="prompt", min_length=1, max_length=1000)
-    """Column of the prompt, a text or a list of messages with `role` and `content`; a dotted path into nested columns;
-    or a template over several: `{Body} {Question}`."""
+    """Column of the prompt, a text or a list of messages with `role` and `content`, or `from` and `value`; a dotted
+    path into nested columns; or a template over several: `{Body} {Question}`."""
     answer_field: str = Field(default="answer", min_length=1, max_length=1000)
-    """Column, dotted path or template of the reference answer (for `code`: the tests)."""
+    """Column, dotted path or template of the reference answer (for `code`: the tests, also of several columns,
+    `{public_tests}{private_tests}`). Of a list of messages the assistant's last turn is the answer."""
     options_field: str | None = Field(default=None, min_length=1, max_length=1000)
     """Column of the options of a multiple-choice question, or several, `{opa}{opb}`; they are written below the prompt,
     a letter each, and the answer becomes a letter."""
+    first_option: int | None = Field(default=None, ge=0, le=1)
+    """Number of the first option, where answers are positions: 0 (MMLU) or 1 (WinoGrande). Unset: found in the data."""
+    shuffle_options: bool | None = None
+    """Whether the options of a row are shuffled, always in the same way. Unset: if `answerField` is one of the columns
+    of `optionsField`, which would be right in each row (GPQA)."""
+    where: dict[str, int | float | str | bool] = Field(default={}, max_length=20)
+    """Rows to read: those with these values in these columns or paths, such as `ability: math`; empty: all."""
     system_prompt: str | None = Field(default=None, min_length=1, max_length=10_000)
     """System turn before each prompt of this source, with `promptFormat: chat`; unset: `data.systemPrompt`."""
     size: int | None = Field(default=None, ge=1, le=100_000_000)
@@ -89,6 +97,16 @@ class DatasetSpec(VerifiedSpec):
         """The fields that name columns, and their values; those that are unset are left out."""
         fields = (("promptField", self.prompt_field), ("answerField", self.answer_field))
         return fields if self.options_field is None else (*fields, ("optionsField", self.options_field))
+
+    @property
+    def has_answer_option(self) -> bool:
+        """Whether the right option has a column of its own, which is also one of the columns of the options (GPQA)."""
+        if self.options_field is None or not is_template(self.options_field):
+            return False
+        try:
+            return self.answer_field in list_columns(self.options_field)
+        except ValueError:  # a template that is refused
+            return False
 
     @property
     def is_generated(self) -> bool:

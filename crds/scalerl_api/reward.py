@@ -102,8 +102,8 @@ class RewardSpec(VerifiedSpec):
     """`math`, `choice`, `reasoning_gym`, `code`, `http:<name>`, `python:package.module:function`, or
     `env:package.module:Class`. May be unset if every source has its own."""
     timeout_seconds: float = Field(default=10.0, ge=0.1, le=3600.0)
-    """Longest check of one completion. A longer check counts as a failure of the verifier, not as a wrong answer;
-    a program under `code` that runs longer is wrong."""
+    """Longest check of one completion. A program under `code` that runs longer is wrong, and so is an answer whose
+    comparison (`math`, `choice`, `reasoning_gym`) takes longer twice; for `python:` it is a failure of the verifier."""
     memory_megabytes: int = Field(default=512, ge=16, le=1_000_000)
     """`code`: memory of the program under test."""
     packages: list[Package] = Field(default=[], max_length=20)

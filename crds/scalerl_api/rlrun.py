@@ -6,7 +6,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from scalerl_api.base import RUN_NAME_PATTERN, ApiModel
 from scalerl_api.data import DatasetSpec, DataSpec
-from scalerl_api.pod_template import PodTemplate
+from scalerl_api.passthrough import PodTemplate, Settings
 from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.reward import RewardSpec, WeightedVerifier
@@ -103,6 +103,17 @@ class BudgetSpec(ApiModel):
     checkpoint."""
 
 
+class TrainerOffload(ApiModel):
+    """State of the trainer that is kept in host memory, by DeepSpeed's ZeRO-Offload."""
+
+    optimizer: Literal["none", "cpu"] = "none"
+    """`cpu`: AdamW's moments and float32 weights, 12 bytes a parameter over all ranks, in host memory; the update is
+    computed there."""
+    parameters: Literal["none", "cpu"] = "none"
+    """`cpu`: the shares of the weights in host memory; a layer's are on the device while it is computed. Only with
+    `zeroStage: 3` and `optimizer: cpu`."""
+
+
 class TrainerSpec(ApiModel):
     """The trainer group (DeepSpeed): a gang."""
 
@@ -111,9 +122,18 @@ class TrainerSpec(ApiModel):
     gpus_per_replica: int = Field(default=1, ge=0, le=16)
     """GPUs of one replica; 0 trains on the CPU, one rank per replica."""
     zero_stage: Literal[1, 2, 3] = 1
-    """State that DeepSpeed shards over the ranks: 1 the optimizer, 2 gradients too, 3 weights too."""
+    """State that DeepSpeed shards over the ranks: 1 the optimizer, 2 gradients too, 3 weights too. In bfloat16 1 shards
+    gradients too: their sums are float32, 4 bytes a parameter."""
     micro_batch_tokens: int = Field(default=16_384, ge=16, le=10_000_000)
     """Token budget of one packed micro-batch; the longest sequence must fit."""
+    activations: Literal["checkpoint", "offload", "keep"] = "checkpoint"
+    """Memory of the forward pass: `checkpoint` keeps the input of each decoder layer and computes the layer again in
+    the backward pass; `offload` does the same and keeps the inputs in host memory; `keep` computes nothing twice."""
+    offload: TrainerOffload = TrainerOffload()
+    """State in host memory."""
+    deepspeed: Settings = Field(default={}, max_length=50)
+    """Further settings of DeepSpeed, under its names: `zero_optimization: {reduce_bucket_size: 200000000}`. A setting
+    that scalerl sets itself is refused by name, and one that DeepSpeed does not know; docs/gpu.md has examples."""
     template: PodTemplate = PodTemplate()
     """Additions to the pods of the group, on a cluster."""
 
@@ -142,6 +162,9 @@ class GeneratorSpec(ApiModel):
     refused on a cluster, where two pods cannot share a device."""
     kv_cache_megabytes: int = Field(default=256, ge=16, le=10_000_000)
     """Key-value cache of an engine on the CPU."""
+    engine_args: Settings = Field(default={}, max_length=50)
+    """Further arguments of vLLM's engine, under its names: `kv_cache_dtype: fp8`. An argument that scalerl sets itself
+    is refused by name, and one that vLLM does not know; docs/gpu.md has examples."""
     template: PodTemplate = PodTemplate()
     """Additions to the pods of the pool, on a cluster."""
 

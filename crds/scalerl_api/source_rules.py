@@ -73,6 +73,7 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
     if "reasoning_gym" in judges and not source.is_generated:
         yield f"{path}.source", source.source, "verifier reasoning_gym needs reasoning_gym:<task>"
     yield from _check_columns(path, source)
+    yield from _check_options(path, source)
     if source.is_generated:
         yield from _check_hub_fields(path, source)
     if source.task and not source.is_generated:
@@ -95,7 +96,20 @@ def _check_columns(path: str, source: DatasetSpec) -> Iterator[Finding]:
             yield f"{path}.{name}", value, f"a column, a path or a template; this one has {error}"
 
 
+def _check_options(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    if source.options_field is None:
+        if source.first_option is not None:
+            yield f"{path}.firstOption", str(source.first_option), "only with optionsField"
+        if source.shuffle_options is not None:
+            yield f"{path}.shuffleOptions", str(source.shuffle_options).lower(), "only with optionsField"
+    elif source.shuffle_options is False and source.has_answer_option:
+        allowed = "true or unset: the right option stands in the same column of each row, so its letter never changes"
+        yield f"{path}.shuffleOptions", "false", allowed
+
+
 def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    if source.where:
+        yield f"{path}.where", ", ".join(source.where), "only with rows of a file or of the hub"
     if source.config is not None:
         yield f"{path}.config", source.config, "only with a data set of the hub"
     if source.split != DatasetSpec.model_fields["split"].default:

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from scalerl_api.base import NAME_ALLOWED, NAME_PATTERN, RUN_NAME_ALLOWED, RUN_NAME_PATTERN
 from scalerl_api.cross_field_rules import CRD_RULES, POLICY_RULES, Resolved, Rule
+from scalerl_api.passthrough import DEEPSPEED_PATH, ENGINE_PATH, OWNED_DEEPSPEED, OWNED_ENGINE, find_owned
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, TAG_ALLOWED, TAG_PATTERN, Recipe, merge
 from scalerl_api.reward import PACKAGE_PATTERN, URL_PATTERN, VARIABLE_PATTERN, VERIFIER_PATTERN
@@ -90,6 +91,8 @@ def check_run(run: RLRun, recipe: Recipe) -> Iterator[Fault]:
     yield from _check_names("spec.stopPolicies", [each.name for each in run.spec.stop_policies])
     yield from _check_names("spec.failurePolicy.rules", [each.name for each in run.spec.failure_policy.rules])
     yield from (Fault(*each) for each in find_source_faults(run))
+    yield from _check_settings(DEEPSPEED_PATH, run.spec.trainer.deepspeed, OWNED_DEEPSPEED)
+    yield from _check_settings(ENGINE_PATH, run.spec.generator.engine_args, OWNED_ENGINE)
     for rule in CRD_RULES:
         for path, part in _find_parts(run, "", rule.at.split(".")):
             yield from _try_rule(rule, path, part)
@@ -102,6 +105,11 @@ def _check_names(path: str, names: Sequence[str]) -> Iterator[Fault]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Fault(f"{path}[{index}].name", name, "every name once")
+
+
+def _check_settings(path: str, settings: Mapping[str, Any], owned: Mapping[str, str]) -> Iterator[Fault]:
+    for name, value, reason in find_owned(settings, owned):
+        yield Fault(f"{path}.{name}", _show(value), f"cannot be set here: {reason}")
 
 
 def _try_rule(rule: Rule[Any], path: str, part: object) -> Iterator[Fault]:

@@ -33,12 +33,13 @@ def count_processes() -> int:
 class ChildProcess:
     """The parent's side of a process; one request at a time."""
 
-    def __init__(self, module: str, *arguments: str, lost: type[RuntimeError]):
+    def __init__(self, module: str, *arguments: str, lost: type[RuntimeError], slow: type[RuntimeError] | None = None):
         """Start `python -m module FIRST DESCRIPTOR OTHERS...`; DESCRIPTOR is the child's end of the connection.
 
         `arguments`: FIRST and OTHERS. `lost`: raised when the process ends or does not reply in time.
         """
         self._lost = lost
+        self._slow = lost if slow is None else slow
         self._connection, child_end = Pipe()
         first, *others = arguments
         with child_end:
@@ -65,7 +66,7 @@ class ChildProcess:
         """Return the next message, the first of which says whether the process can be used. Raises `lost`."""
         try:
             if not self._connection.poll(timeout_seconds):
-                raise self._lost(f"{failure} within {timeout_seconds:g} s")
+                raise self._slow(f"{failure} within {timeout_seconds:g} s")
             reply: Reply = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise self._lost(f"{failure}: its process ended") from error

@@ -34,6 +34,7 @@ class Reward:
     reward: float | None  # in [-1, 1]; None: a verifier failed
     error: str = ""  # why there is no reward
     by_judge: Mapping[str, float] = field(default_factory=dict)  # each verifier's reward by its label
+    timed_out: bool = False  # it is wrong because a comparison took longer than `reward.timeoutSeconds`, twice
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_chec
 
 PHRASE = "time is up</think>"
 CONTEXT = 160
+CHUNKED = {"max_num_batched_tokens": 64, "enable_chunked_prefill": True}  # a user's: prompts enter in parts
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    yield from start_rig(tmp_path_factory.mktemp("engine") / "model", {})
+    yield from start_rig(tmp_path_factory.mktemp("engine") / "model", {"engine_args": CHUNKED})
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,15 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(40, 1.0)] * 8))  # type: ignore[assignment]
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
+        assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(rig: Rig) -> None:
+    scheduler = rig.generator._engine.vllm_config.scheduler_config
+    assert (scheduler.max_num_batched_tokens, scheduler.enable_chunked_prefill) == (64, True)
+    prompt = np.resize(encode("12 + 7 ="), 2 * 64 + 5)  # three parts
+    samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(8, 1.0)] * 2))  # type: ignore[assignment]
+    for sample in samples:
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
 
 

@@ -1,13 +1,16 @@
-"""One trainer rank: `work(CASE.json, rank, port, output)` leaves its losses and weights beside CASE."""
+"""One trainer rank: `work(CASE.json, rank, port, output)` leaves its losses and weights beside CASE; and others."""
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from scalerl_api.recipe import Loss, Optimizer
+from scalerl_api.rlrun import TrainerOffload
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.step import pack
@@ -31,12 +34,11 @@ def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> lis
     ]
 
 
-def work(path: Path, rank: int, port: int, output: Path) -> None:
-    """Be the rank, in a process of its own; what it prints goes to `output`."""
+def start_trainer(case: dict[str, Any], rank: int, port: int, output: Path) -> Trainer:
+    """The rank's trainer, in a process of its own; what it prints goes to `output`."""
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    case = json.loads(path.read_text())
     options = TrainerOptions(
         model=case["model"],
         dtype=case.get("dtype", "float32"),
@@ -47,9 +49,32 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
         temperature=1.0,
         seed=0,
         device="cpu",
+        activations=case.get("activations", "checkpoint"),
+        offload=TrainerOffload(**case.get("offload", {})),
+        deepspeed=case.get("deepspeed", {}),
     )
     trainer = Trainer(options, rank, case["ranks"])
     trainer.start("127.0.0.1", port)
+    return trainer
+
+
+def sum_gradients(path: Path, rank: int, port: int, output: Path) -> None:
+    """Leave the gradients' norms of the case's `sums`: equal micro-batches of each rank, their number and weight."""
+    case = json.loads(path.read_text())
+    norms = []
+    for stage in case["stages"]:
+        trainer = start_trainer({**case, "stage": stage}, rank, port, output)
+        (sequence,) = make_sequences(np.random.default_rng(7), 1, 90)
+        for count, weight in (each[rank] for each in case["sums"]):
+            batch = build_micro_batch([replace(sequence, weight=weight)])
+            norms.append(trainer.train_supervised([batch] * count, learning_rate=0.0).grad_norm)
+    path.with_suffix(f".{rank}.norms").write_text(json.dumps(norms))
+
+
+def work(path: Path, rank: int, port: int, output: Path) -> None:
+    """Be the rank: train, and leave losses and weights."""
+    case = json.loads(path.read_text())
+    trainer = start_trainer(case, rank, port, output)
     losses = []
     first = 0
     if case.get("resume"):

@@ -16,7 +16,7 @@ from scalerl_runtime.rewards.pool import VerifierPool
 from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.sandbox import ProgramResult
 from scalerl_runtime.rewards.verifier import Judge, SandboxBackend, Verifier, make_verifier
-from scalerl_runtime.rewards.verifier_process import grade_request
+from scalerl_runtime.rewards.verifier_process import grade_request, is_right_within_limits
 from scalerl_runtime.types import Prompt, Reward
 
 USER_MODULE = '''
@@ -290,6 +290,29 @@ def test_close_ends_every_process_and_releases_waiting_threads():
     with pytest.raises(ProcessLookupError):
         os.kill(process._process._process.pid, 0)
     pool.close()
+
+
+@pytest.mark.usefixtures("user_module")
+def test_an_answer_that_makes_a_comparison_hang_twice_is_wrong(tmp_path, caplog):
+    """Excluded, it would cost a policy nothing. The first time the machine may have been slow."""
+    pool = VerifierPool("python:my_rewards:says", timeout_seconds=0.3, num_processes=1, hanging_is_wrong=True)
+    pool.start()
+    tries = tmp_path / "tries"
+    count = f"open({str(tries)!r}, 'a').write('x')"
+    hangs = pool.grade(GradeRequest("?", f"[{count}, time.sleep(900)]", ""))
+    assert (hangs, tries.read_text()) == (Reward(-1.0, timed_out=True), "xx")
+    assert "wrong, because" in caplog.text
+    slow = f"[{count}, len(open({str(tries)!r}).read()) < 4 and time.sleep(900), 1.0][-1]"
+    assert pool.grade(GradeRequest("?", slow, "")) == Reward(1.0), "the second process was fast enough"
+    assert pool.grade(GradeRequest("?", "1.0", "")) == Reward(1.0), "no answer hinders the next"
+    pool.close()
+
+
+def test_a_comparison_without_memory_is_wrong():
+    def fail(_answer: str, _reference: str) -> bool:
+        raise MemoryError
+
+    assert is_right_within_limits(fail, GradeRequest("", "9^9", "5")) is False
 
 
 def test_an_error_names_its_exception():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from scalerl_api import Fault, RLRun
 from scalerl_api.cross_field_rules import COLOCATED_ALLOWED, COLOCATED_PATH
-from scalerl_api.pod_template import PodTemplate
+from scalerl_api.passthrough import PodTemplate
 from scalerl_api.wire import (
     ENV_ACCEPT_DATA,
     ENV_ATTEMPT,

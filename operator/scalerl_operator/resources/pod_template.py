@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from scalerl_api import Fault
-from scalerl_api.pod_template import PodTemplate
+from scalerl_api.passthrough import PodTemplate
 from scalerl_api.wire import PORT_HTTP
 from scalerl_operator.resources.names import (
     CONTAINER,

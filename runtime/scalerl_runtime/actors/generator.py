@@ -3,14 +3,15 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from scalerl_api.passthrough import merge_settings
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.deadlines import while_alive
@@ -50,6 +51,7 @@ class EngineOptions:
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
     worker_extension: str = "scalerl_runtime.actors.vllm_worker.WorkerExtension"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)  # the user's, none of which is set here
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     else:
         arguments["tensor_parallel_size"] = options.tensor_parallel
         arguments["gpu_memory_utilization"] = options.gpu_memory_share
-    return arguments
+    return merge_settings(arguments, options.engine_args)
 
 
 def _budget_arguments(request: SamplingRequest) -> dict[str, Any] | None:

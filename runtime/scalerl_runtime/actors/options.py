@@ -85,6 +85,9 @@ def build_fleet_options(
             transport=transport,
             cpu_threads=threads,
             router_replay=recipe.router_replay,
+            activations=spec.trainer.activations,
+            offload=spec.trainer.offload,
+            deepspeed=spec.trainer.deepspeed,
         ),
         engine=_build_engine_options(run, recipe, model, threads=threads, stop_ids=stop_ids),
         ranks=spec.trainer.ranks,
@@ -116,6 +119,7 @@ def _build_engine_options(
         seed=spec.seed,
         transport=choose_transport(run),
         cpu_threads=threads,
+        engine_args=spec.generator.engine_args,
     )
 
 

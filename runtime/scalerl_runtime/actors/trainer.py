@@ -3,8 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from scalerl_api import InvalidRun
+from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
+from scalerl_api.rlrun import TrainerOffload
+from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
@@ -37,8 +40,7 @@ from scalerl_runtime.weights.buckets import (
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
-# bf16 sums over micro-batches and ranks lose small gradients, which AdamW turns into full steps. With ZeRO 1 this would
-# select an optimizer that applies an update of nan.
+# bf16 sums over micro-batches and ranks lose small gradients, which AdamW turns into full steps.
 FLOAT32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 
 
@@ -58,6 +60,9 @@ class TrainerOptions:
     transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
     cpu_threads: int = 1
     router_replay: bool = False  # routers use the experts of a row where it has some
+    activations: Activations = "checkpoint"
+    offload: TrainerOffload = TrainerOffload()
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's settings, none of which is set here
 
 
 class Trainer:
@@ -112,9 +117,10 @@ class Trainer:
         )
         if options.router_replay:
             policy.replay = RouterReplay(policy.model)
+        arrange_activations(policy.model, options.activations)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
-            optimizer=_build_optimizer(policy, options.optimizer),
+            optimizer=_build_optimizer(policy, options),
             config=_deepspeed_config(options, self.world_size),
             dist_init_required=False,
         )
@@ -285,8 +291,9 @@ def _own_address() -> str:
         return "127.0.0.1"
 
 
-def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimizer:
+def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:
     """AdamW; norms and biases do not decay."""
+    options = trainer.optimizer
     parameters = [p for p in policy.parameters() if p.requires_grad]
     matrices = [p for p in parameters if len(full_shape(p)) >= 2]
     vectors = [p for p in parameters if len(full_shape(p)) < 2]
@@ -295,22 +302,33 @@ def _build_optimizer(policy: Policy, options: Optimizer) -> torch.optim.Optimize
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
         eps=options.epsilon,
+        fused=trainer.offload.optimizer == "cpu" or None,  # vectorized on the host, where the loop of tensors is slow
     )
 
 
 def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:
-    return {
+    is_coarse = options.dtype == "bfloat16"
+    # DeepSpeed's stage 1 with float32 sums holds those of the whole model on every rank, and applies an update of nan.
+    stage = 2 if is_coarse and options.zero_stage == 1 else options.zero_stage
+    own = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the boundary is set by hand: the number of micro-batches varies
         "train_batch_size": world_size,
         "gradient_clipping": options.optimizer.grad_clip,
         # Without the check an update that is no number would be applied in bf16; in float32 DeepSpeed always checks.
-        "bf16": {"enabled": options.dtype == "bfloat16", "check_grad_overflow": True},
-        **({} if options.zero_stage == 1 else FLOAT32_SUMS),
+        "bf16": {"enabled": is_coarse, "check_grad_overflow": True},
+        **FLOAT32_SUMS,
         "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own needs a compiler at run time
-        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": options.device == "cuda"},
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": options.device == "cuda",
+            "offload_optimizer": {"device": options.offload.optimizer},
+            "offload_param": {"device": options.offload.parameters},
+        },
         "steps_per_print": 2**31 - 1,
     }
+    return merge_settings(own, options.deepspeed)
 
 
 def _to_device(batch: MicroBatch, device: Any) -> dict[str, Tensor]:

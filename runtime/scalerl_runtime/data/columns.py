@@ -1,8 +1,12 @@
 """Reads columns of a record: dotted paths, templates over several, numbers as text. PURE."""
 
+import ast
 import difflib
+import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
@@ -24,12 +28,29 @@ class BadValue(ValueError):
         self.allowed = allowed
 
 
+@dataclass(frozen=True)
+class ColumnValues:
+    """The values of several columns that a template names without a text between them, such as two of tests."""
+
+    names: tuple[str, ...]
+    values: tuple[object, ...]
+
+    def join(self) -> str:
+        """Return them as one text. Raises BadValue for a value that has none."""
+        return "".join(spell(value, name) for name, value in zip(self.names, self.values, strict=True))
+
+
 def find_field(record: Mapping[str, object], name: str) -> object:
-    """Return the field `name`, or the value at the dotted path `name` (`metadata.expression`); None if missing."""
+    """Return the field `name`, or the value at the dotted path `name` (`metadata.expression`); None if missing.
+
+    A path also goes into the JSON text of an object or a list (`verification_info.ground_truth`).
+    """
     if name in record:
         return record[name]
     value: object = record
     for part in name.split("."):
+        if isinstance(value, str):
+            value = parse_list(value)
         if isinstance(value, Mapping):
             value = value.get(part)
         elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
@@ -40,7 +61,10 @@ def find_field(record: Mapping[str, object], name: str) -> object:
 
 
 def read_value(record: Mapping[str, object], name: str) -> object:
-    """Return the value of a column or a path, plain; the text of a template. Raises BadValue if it is missing."""
+    """Return the value of a column or a path, plain; the text of a template. Raises BadValue if it is missing.
+
+    A list of texts and numbers in a template is written as JSON: `[19, 36, 55, 7]`.
+    """
     if name in record or not is_template(name):
         value = simplify(find_field(record, name))
         if value is None:
@@ -50,8 +74,38 @@ def read_value(record: Mapping[str, object], name: str) -> object:
     for piece in parse_template(name):
         text += piece.text
         if piece.column is not None:
-            text += spell(read_value(record, piece.column), piece.column)
+            text += _spell_plainly(read_value(record, piece.column), piece.column)
     return text
+
+
+def read_columns(record: Mapping[str, object], name: str) -> object:
+    """Return what `read_value` does; of a template of columns alone, such as `{public}{private}`, all their values."""
+    if name in record or not is_template(name):
+        return read_value(record, name)
+    pieces = parse_template(name)
+    columns = tuple(piece.column for piece in pieces if piece.column is not None)
+    if len(columns) < 2 or any(piece.text.strip() for piece in pieces):
+        return read_value(record, name)
+    values = [None if record.get(column, "") is None else read_value(record, column) for column in columns]
+    if all(value is None for value in values):
+        raise BadValue(f"{name} is missing", TEXT_ALLOWED)
+    return ColumnValues(columns, tuple(values))
+
+
+def parse_list(text: str) -> object:
+    """Return the list or mapping that `text` is, as JSON or as Python writes it; None if it is neither."""
+    if not text.lstrip().startswith(("[", "{")) or not text.rstrip().endswith(("]", "}")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of a backslash in a text that is no list
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
 
 
 def simplify(value: object) -> object:
@@ -78,6 +132,17 @@ def spell(value: object, name: str) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return f"{Decimal(repr(value)):f}" if not value.is_integer() else str(int(value))
     raise BadValue(f"{name} is {show(value)}", TEXT_ALLOWED)
+
+
+def _spell_plainly(value: object, name: str) -> str:
+    if not isinstance(value, list | tuple):
+        return spell(value, name)
+    texts = [spell(simplify(each), f"{name}[{place}]") for place, each in enumerate(value)]
+    quoted = [
+        json.dumps(each, ensure_ascii=False) if isinstance(each, str) else text
+        for each, text in zip(value, texts, strict=True)
+    ]
+    return f"[{', '.join(quoted)}]"
 
 
 def check_text(text: str, name: str) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,19 +12,29 @@ from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.data.columns import describe_columns, find_missing
+from scalerl_runtime.data.choices.answers import find_first_option
+from scalerl_runtime.data.columns import describe_columns, find_field, find_missing, show, simplify
 from scalerl_runtime.data.file_lists import SourceFault, find_files
 from scalerl_runtime.data.generated import READING_ERRORS, generate_records
 from scalerl_runtime.data.hub_datasets import fetch_hub, find_name_fault
 from scalerl_runtime.data.prompts import Tokenizer, render_rows
 from scalerl_runtime.data.readers import Record, RecordTable, describe_cut, read_files, take
-from scalerl_runtime.data.rows import BuildAnswer, BuildReference, Row, bind_verifiers, parse_row, spell_reference
+from scalerl_runtime.data.rows import (
+    BuildAnswer,
+    BuildReference,
+    Row,
+    bind_verifiers,
+    is_selected,
+    parse_row,
+    spell_reference,
+)
 from scalerl_runtime.hub import first_line, is_transient
 from scalerl_runtime.types import Prompt
 
 log = logging.getLogger(__name__)
 
 NUM_NAMED = 10  # bad rows in an error; more would hide its message
+SAME_LETTERS = 20  # rows; two options in random order would have one letter with a chance of one in half a million
 CHUNK_ROWS = 4096  # parsed and tokenized at once; of their records nothing but the prompts is kept
 
 
@@ -67,9 +78,12 @@ def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: in
     build_answer = bind_verifiers(context.build_reference, verifiers)
     prompts: list[Prompt] = []
     faults: list[Fault] = []
+    letters: Counter[str] = Counter()
     num_read = 0
     while chunk := list(itertools.islice(records, CHUNK_ROWS)):
+        spec = _number_options(chunk, spec, path) if num_read == 0 else spec
         rows, bad = parse_records(chunk, spec, build_answer, first=num_read)
+        letters.update(row.letter for row in rows)
         if not rows:
             check_columns(chunk, spec, path)
         made, refused = render_rows(
@@ -85,8 +99,28 @@ def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: in
         prompts += [replace(prompt, source=spec.label) for prompt in made]
         faults += [*bad, *refused]
     check_bad_share(faults, num_read, path=path, source=spec.source, max_share=data.max_bad_share)
+    _check_letters(letters, spec, path)
     log.info("%s: %s: %d rows are read, %d of them are bad", path, spec.source, num_read, len(faults))
     return LoadedSource(prompts, faults, num_read, "".join(cuts))
+
+
+def _number_options(chunk: Sequence[Record], spec: DatasetSpec, path: str) -> DatasetSpec:
+    """Return the spec with the number of the first option, which the first rows show unless it is set."""
+    if spec.options_field is None or spec.first_option is not None:
+        return spec
+    found = find_first_option((record for _, record in chunk), spec)
+    if found is None:
+        return spec
+    log.info("%s.answerField: answers are positions of options, which count from %d", path, found)
+    return spec.model_copy(update={"first_option": found})
+
+
+def _check_letters(letters: Counter[str], spec: DatasetSpec, path: str) -> None:
+    """Raise InvalidRun if the right option has one letter in each of many rows: a constant answer would be right."""
+    ((letter, count), *others) = letters.most_common() or [("", 0)]
+    if letter and not others and count >= SAME_LETTERS:
+        allowed = f"true: {letter} is right in each of {count} rows"
+        raise InvalidRun([Fault(f"{path}.shuffleOptions", str(spec.shuffle_options or "unset").lower(), allowed)])
 
 
 def parse_records(
@@ -135,6 +169,8 @@ def read_records(spec: DatasetSpec, path: str, on_cut: Callable[[str], None] = l
     """
     with reading(spec, path):
         table = _open_source(spec, path)
+        if spec.where:
+            table = replace(table, records=_select(table, spec, path), num_rows=None)
         num_read = 0
         for record in take(table, spec.num_wanted):
             num_read += 1
@@ -143,6 +179,29 @@ def read_records(spec: DatasetSpec, path: str, on_cut: Callable[[str], None] = l
         if cut is not None:
             log.info("%s.size: %s: %s", path, spec.source, cut)
             on_cut(cut)
+
+
+def _select(table: RecordTable, spec: DatasetSpec, path: str) -> Iterator[Record]:
+    """Yield the records that `where` takes, and those that are bad. Raises InvalidRun if it takes none."""
+    num_taken, num_left = 0, 0
+    values: dict[str, dict[str, None]] = {name: {} for name in spec.where}
+    for where, record in table.records:
+        if is_selected(record, spec):
+            num_taken += 1
+            yield where, record
+            continue
+        num_left += 1
+        for name, found in values.items():
+            if len(found) < NUM_NAMED and isinstance(record, Mapping):
+                found[show(simplify(find_field(record, name)))] = None
+    if num_taken == 0 and num_left:
+        raise InvalidRun(
+            [
+                Fault(f"{path}.where.{name}", str(spec.where[name]), f"a value of this column: {', '.join(found)}")
+                for name, found in values.items()
+            ]
+        )
+    log.info("%s.where: %d rows are taken, %d are left out", path, num_taken, num_left)
 
 
 def _open_source(spec: DatasetSpec, path: str) -> RecordTable:

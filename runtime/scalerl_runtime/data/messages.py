@@ -1,16 +1,22 @@
 """Prompts as lists of messages: the system, user and assistant turns before the answer. PURE."""
 
-import ast
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from scalerl_runtime.data.columns import BadValue, check_text, show
+from scalerl_runtime.data.columns import BadValue, check_text, parse_list, show
 
 Role = Literal["system", "user", "assistant"]
-ROLES: dict[object, Role] = {role: role for role in get_args(Role)}
+# ShareGPT's names beside those of the field.
+ROLES: dict[object, Role] = {role: role for role in get_args(Role)} | {
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+}
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value")
 # Fields of a message beside its text; without them the prompt would be another one.
 ATTACHMENTS = ("tool_calls", "function_call", "images", "image", "audio", "videos", "video")
 
@@ -26,15 +32,15 @@ class Message:
 def parse_messages(value: object, name: str) -> tuple[Message, ...] | None:
     """Return the turns of a list of messages or of JSON text of one; None for any other text.
 
-    Raises BadValue for a list that is no conversation which a user's turn ends.
+    An assistant's turn at the end is the data set's own solution, and left out. Raises BadValue for a list that is no
+    conversation with a user's turn before that.
     """
-    if isinstance(value, str):
-        value = parse_list(value)
-        if not isinstance(value, list) or not all(_is_message(each) for each in value):
-            return None
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, Mapping) for each in value):
+    messages = _as_list(value)
+    if messages is None:
         return None
-    turns = tuple(_parse_message(each, f"{name}[{place}]") for place, each in enumerate(value))
+    if len(messages) > 1 and _find_role(messages[-1]) == "assistant":
+        messages = messages[:-1]
+    turns = tuple(_parse_message(each, f"{name}[{place}]") for place, each in enumerate(messages))
     for place, turn in enumerate(turns):
         if turn.role == "system" and place > 0:
             raise BadValue(f"{name}[{place}] is a system turn", "a system turn at the beginning only")
@@ -45,20 +51,22 @@ def parse_messages(value: object, name: str) -> tuple[Message, ...] | None:
     return turns
 
 
-def parse_list(text: str) -> object:
-    """Return the list or mapping that `text` is, as JSON or as Python writes it; None if it is neither."""
-    if not text.lstrip().startswith(("[", "{")) or not text.rstrip().endswith(("]", "}")):
+def _as_list(value: object) -> Sequence[Mapping[str, object]] | None:
+    """A list of objects, which in a text must all be messages; None for anything else."""
+    is_text = isinstance(value, str)
+    value = parse_list(value) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, Mapping) for each in value):
         return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of a backslash in a text that is no list
-        try:
-            return ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
+    return value if not is_text or all(map(_is_message, value)) else None
+
+
+def find_last_reply(value: object) -> str | None:
+    """Return the text of the assistant's last turn, which ends a list of messages; None for anything else."""
+    value = parse_list(value) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not value or not all(_is_message(each) for each in value):
+        return None
+    last = value[-1]
+    return _read_content(_get_content(last), "content") if _find_role(last) == "assistant" else None
 
 
 def get_last_text(prompt: str | tuple[Message, ...]) -> str:
@@ -87,19 +95,33 @@ def build_turns(prompt: str | tuple[Message, ...], system_prompt: str | None) ->
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+    return isinstance(value, Mapping) and any(
+        {role, content} <= set(value) for role, content in zip(ROLE_KEYS, CONTENT_KEYS, strict=True)
+    )
+
+
+def _find_role(message: Mapping[str, object]) -> Role | None:
+    role = next((message[key] for key in ROLE_KEYS if message.get(key) is not None), None)
+    return ROLES.get(role) if isinstance(role, str) else None
+
+
+def _get_content(message: Mapping[str, object]) -> object:
+    return next((message[key] for key in CONTENT_KEYS if message.get(key) is not None), None)
 
 
 def _parse_message(message: Mapping[str, object], name: str) -> Message:
     if not _is_message(message):
-        raise BadValue(f"{name} is {show(dict(message))}", "a message with role and content")
-    role = ROLES.get(message["role"]) if isinstance(message["role"], str) else None
+        raise BadValue(f"{name} is {show(dict(message))}", "a message with role and content, or with from and value")
+    role_key, content_key = next(
+        pair for pair in zip(ROLE_KEYS, CONTENT_KEYS, strict=True) if set(pair) <= set(message)
+    )
+    role = _find_role(message)
     if role is None:
-        raise BadValue(f"{name}.role is {show(message['role'])}", f"one of {', '.join(get_args(Role))}")
+        raise BadValue(f"{name}.{role_key} is {show(message[role_key])}", f"one of {', '.join(map(str, ROLES))}")
     for attachment in ATTACHMENTS:
         if message.get(attachment):
             raise BadValue(f"{name} has {attachment}", "messages of text alone")
-    return Message(role, _read_content(message["content"], f"{name}.content"))
+    return Message(role, _read_content(_get_content(message), f"{name}.{content_key}"))
 
 
 def _read_content(content: object, name: str) -> str:

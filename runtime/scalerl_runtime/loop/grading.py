@@ -23,6 +23,7 @@ class GradedSample:
 
     completion: Completion
     mismatches: int = 0  # 1 if its forced phrase is at the wrong position, else 0
+    timed_out: bool = False  # see `Reward.timed_out`
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class SampleGrader:
         if isinstance(sample, Completion):
             return GradedSample(sample)
         reward, forced = await self.grade(prompt, sample.text), self._find_forced(prompt, sample, budget)
-        return GradedSample(build_completion(sample, reward, forced.mask), forced.mismatches)
+        completion = build_completion(sample, reward, forced.mask)
+        return GradedSample(completion, forced.mismatches, reward.timed_out)
 
     def _find_forced(self, prompt: Prompt, sample: EngineOutput, budget: int | None) -> ForcedTokens:
         """Return which tokens of `sample` the engine forced."""

@@ -353,6 +353,7 @@ class Pool:
         found = await self.grader.finish(prompt, sample, budget)
         self.counters.graded += 1
         self.counters.excluded += found.completion.reward is None
+        self.counters.timed_out += found.timed_out
         self.counters.forced_mismatches += found.mismatches
         return found.completion
 

@@ -67,6 +67,7 @@ class PoolCounters:
     forced_mismatches: int = 0
     graded: int = 0
     excluded: int = 0
+    timed_out: int = 0  # completions that are wrong because their comparison took too long
     tokens: int = 0
     refused: int = 0  # prompts that an engine refused, each once
 

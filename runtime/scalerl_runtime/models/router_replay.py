@@ -125,7 +125,7 @@ def find_moe_layers(model: Any) -> tuple[MoeLayer, ...]:
     body = find_body(model)
     found = []
     for name, module in body.named_modules():
-        if not _is_experts(module):
+        if not is_experts(module):
             continue
         number, parent = LAYER_NUMBER.search(name), name.rpartition(".")[0]
         num_experts = getattr(module, "num_experts", None)
@@ -139,7 +139,8 @@ def find_moe_layers(model: Any) -> tuple[MoeLayer, ...]:
     return tuple(found)
 
 
-def _is_experts(module: nn.Module) -> bool:
+def is_experts(module: nn.Module) -> bool:
+    """Whether `module` holds the experts of a layer, of the kinds whose choice is an argument."""
     return tuple(inspect.signature(type(module).forward).parameters)[2:4] in EXPERT_ARGUMENTS
 
 

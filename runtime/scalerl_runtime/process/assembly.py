@@ -34,6 +34,7 @@ from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.warm_start import WarmStart
+from scalerl_runtime.models.passed_settings import require_settings
 from scalerl_runtime.models.source import LocatedModel, locate_model
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.process.input_check import RunInputs, describe_inputs
@@ -127,6 +128,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
+    await within(seconds, "checking the settings of the libraries", asyncio.to_thread(require_settings, run))
     checking = asyncio.to_thread(check_model, run, model.folder)
     candidate = await within(seconds, "checking the model", checking)
     tokenizer = candidate.tokenizer

@@ -11,6 +11,7 @@ import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, RunFault, RunVerdict
+from scalerl_runtime.models.passed_settings import require_settings
 from scalerl_runtime.models.source import ModelUnavailable, find_at_hand
 from scalerl_runtime.process.data_check import Consent, LocalModel, check_run_data
 
@@ -38,6 +39,7 @@ def check_files(paths: Sequence[Path], options: CheckOptions, stream: BinaryIO) 
 def _judge(path: Path, options: CheckOptions) -> RunVerdict:
     try:
         run = parse_run(yaml.safe_load(path.read_text(encoding="utf-8")))
+        require_settings(run)
         if run.spec.model.source == "scratch":
             return _judge_scratch(run, options)
         folder = find_at_hand(run.spec.model.source)

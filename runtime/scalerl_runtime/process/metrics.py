@@ -105,6 +105,7 @@ STATE_METRICS = (
     Metric("forced_mismatches_total", "counter", "", "completions whose forced phrase is at the wrong position"),
     Metric("refused_prompts_total", "counter", "", "prompts that an engine refused: left out, and named in the log"),
     Metric("verifier_failures_total", "counter", "", "completions for which the verifier failed"),
+    Metric("verifier_timeouts_total", "counter", "", "completions that are wrong because their check took too long"),
     Metric("reward_by_judge", "gauge", "-1..1", "last step's mean reward of one verifier", ("judge",)),
     Metric("mismatch_kl_by_lag", "gauge", "nats", "k3 estimate, split by token lag", ("lag",)),
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),

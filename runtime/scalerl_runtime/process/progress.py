@@ -194,6 +194,7 @@ class ProgressReporter:
             publisher.raise_to("forced_mismatches_total", live.counters.forced_mismatches)
             publisher.raise_to("refused_prompts_total", live.counters.refused)
             publisher.raise_to("verifier_failures_total", live.counters.excluded)
+            publisher.raise_to("verifier_timeouts_total", live.counters.timed_out)
         return publisher.render()
 
     def close_trackers(self, outcome: str) -> None:

@@ -7,14 +7,29 @@ Formats: asserts as text or as a list (MBPP), `check(candidate)` (HumanEval), un
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from scalerl_api.validation import shorten
+from scalerl_runtime.data.columns import ColumnValues
 from scalerl_runtime.rewards.assertions import find_needed_names, list_assertions
+from scalerl_runtime.rewards.compressed_tests import decompress_tests
+from scalerl_runtime.rewards.program import find_program
 
 MAX_TESTS = 100  # inputs of one problem; the first count. TACO has up to thousands, which no time limit covers
+# Where tests stand in an object of a verifier: SYNTHETIC-1, Skywork-OR1.
+NESTED_KEYS = ("test_cases", "test_code", "tests")
+SOLUTION_KEYS = (
+    "canonical_solution",
+    "reference_solution",
+    "gold_standard_solution",
+    "code",
+    "solution",
+    "solutions",
+    "completion",
+)
+PROMPT_KEYS = ("prompt", "complete_prompt")
 FUNCTION_KEYS = ("fn_name", "func_name", "function_name", "entry_point")
 
 
@@ -51,21 +66,51 @@ def build_code_reference(record: Mapping[str, object], value: object) -> str:
 
     Raises ValueError, with words, for what is no test: a program that does nothing would pass it.
     """
-    read = _read_json(value)
-    if isinstance(read, Mapping) and "test_cases" in read:
-        read = _read_json(read["test_cases"])
-    if isinstance(read, Mapping) and read.get("kind") in ("tests", "calls", "stdio"):
-        return json.dumps(read, sort_keys=True)
-    if isinstance(read, Mapping):
-        reference = _read_pairs(record, read)
-    elif isinstance(read, Sequence) and not isinstance(read, str):
-        reference = _read_list(record, list(read))
-    elif isinstance(read, str):
-        reference = _read_tests(record, read)
+    if isinstance(value, ColumnValues):
+        reference = _merge([_read_reference(record, each) for each in value.values if not _is_empty(each)])
     else:
-        raise ValueError(f"{_show(value)} is no test of a program; tests must run at least one assertion")
+        read = _read_json(value)
+        if isinstance(read, Mapping) and read.get("kind") in ("tests", "calls", "stdio"):
+            return json.dumps(read, sort_keys=True)
+        reference = _read_reference(record, read)
     fields = {**asdict(reference), "solution": find_solution(record) or ""}
     return json.dumps({key: each for key, each in fields.items() if each}, sort_keys=True)
+
+
+def _read_reference(record: Mapping[str, object], value: object) -> CodeReference:
+    read = _read_json(value)
+    nested = next((key for key in NESTED_KEYS if isinstance(read, Mapping) and key in read), None)
+    if nested is not None and isinstance(read, Mapping):
+        record, read = {**record, **{str(key): each for key, each in read.items()}}, _read_json(read[nested])
+    if isinstance(read, Mapping):
+        return _read_pairs(record, read)
+    if isinstance(read, Sequence) and not isinstance(read, str):
+        return _read_list(record, list(read))
+    if isinstance(read, str):
+        return _read_tests(record, read)
+    raise ValueError(f"{_show(value)} is no test of a program; tests must run at least one assertion")
+
+
+def _merge(parts: Sequence[CodeReference]) -> CodeReference:
+    """Return the tests of several columns together; the first MAX_TESTS count."""
+    if not parts:
+        raise ValueError("every column of tests is empty; tests must run at least one assertion")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if {(each.kind, each.function) for each in parts} != {(first.kind, first.function)} or first.kind == "tests":
+        raise ValueError("several columns of tests are joined only if each has inputs and outputs of one kind")
+    inputs = [each for part in parts for each in part.inputs][:MAX_TESTS]
+    outputs = [each for part in parts for each in part.outputs][:MAX_TESTS]
+    return replace(first, inputs=tuple(inputs), outputs=tuple(outputs), wrapped=all(each.wrapped for each in parts))
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a column has no tests: nothing, or empty lists, as CodeContests has them."""
+    read = _read_json(value)
+    if isinstance(read, Mapping):
+        return "inputs" in read and not read["inputs"] or "input" in read and not read["input"]
+    return not read
 
 
 @lru_cache(maxsize=1024)  # all completions of a group share one reference
@@ -86,30 +131,41 @@ def do_nothing_programs(reference: str) -> tuple[str, ...]:
 
 
 def find_solution(record: Mapping[str, object]) -> str | None:
-    """Return a row's own solution as a program, if it has one."""
-    for key in ("canonical_solution", "reference_solution", "code", "solution", "solutions"):
-        found = _first_text(_read_json(record.get(key), lists_only=True))
-        if found is None or not found.strip():
-            continue
-        prompt = record.get("prompt")
-        continues = found.lstrip("\r\n")[0] in " \t" and isinstance(prompt, str)
-        return f"{prompt}{found}" if continues else found
+    """Return a row's own solution, the first that is a program of Python 3, if it has one."""
+    for key in SOLUTION_KEYS:
+        for found in _list_texts(_read_json(record.get(key), lists_only=True)):
+            prompt = _find_prompt(record)
+            continues = bool(found.strip() and prompt) and found.lstrip("\r\n")[0] in " \t"
+            program = f"{prompt}{found}" if continues else found
+            if _is_program(find_program(program)):
+                return program
     return None
 
 
-def _first_text(value: object) -> str | None:
+def _find_prompt(record: Mapping[str, object]) -> str:
+    """The program that an answer may continue; BigCodeBench calls it `complete_prompt`."""
+    return next((str(record[key]) for key in PROMPT_KEYS if isinstance(record.get(key), str)), "")
+
+
+def _list_texts(value: object) -> list[str]:
+    """The texts of a column of solutions: one, a list, or CodeContests' lists, whose language 3 is Python 3."""
     if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):  # CodeContests: language 3 is Python 3
+        return [value]
+    if isinstance(value, Mapping):
         languages, texts = value.get("language"), value.get("solution")
         if isinstance(languages, Sequence) and isinstance(texts, Sequence):
-            return next((str(text) for language, text in zip(languages, texts, strict=False) if language == 3), None)
-        return _first_text(texts)
-    return _first_text(value[0]) if isinstance(value, Sequence) and value else None
+            return [str(text) for language, text in zip(languages, texts, strict=False) if language == 3]
+        return _list_texts(texts)
+    return [str(each) for each in value if isinstance(each, str)] if isinstance(value, Sequence) else []
 
 
 def _read_json(value: object, *, lists_only: bool = False) -> Any:
-    """Return the value of JSON text, of JSON in JSON, and of a Python list's text; any other value as it is."""
+    """Return the value of JSON text, of JSON in JSON, of a Python list's text, and of compressed tests.
+
+    Any other value is returned as it is.
+    """
+    if isinstance(value, str) and not lists_only:
+        value = decompress_tests(value) or value
     for _ in range(2):
         if not isinstance(value, str) or not value.lstrip().startswith(("[", "{") if lists_only else ("[", "{", '"')):
             break
@@ -216,7 +272,7 @@ def _read_tests(record: Mapping[str, object], text: str) -> CodeReference:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"{_show(text)} is no test of a program ({error}); Python with asserts is allowed") from error
     entry = str(record.get("entry_point") or "")
-    prompt = _as_text(record.get("prompt"))
+    prompt = _find_prompt(record)
     prompt = prompt if entry and _is_program(prompt) else ""
     found = list_assertions(tree)
     if "check" in found.defined and "check" not in found.called:

@@ -42,4 +42,5 @@ def combine(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Rewa
         return Reward(None, "every verifier returned None: no opinion", by_judge)
     total = sum(weights[name] for name in by_judge)
     mean = sum(weights[name] * reward for name, reward in by_judge.items()) / total
-    return Reward(min(1.0, max(-1.0, mean)), "", by_judge)
+    timed_out = any(each.timed_out for each in rewards.values())
+    return Reward(min(1.0, max(-1.0, mean)), "", by_judge, timed_out)

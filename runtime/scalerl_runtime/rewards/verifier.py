@@ -226,6 +226,7 @@ def _start_backend(run: RLRun, name: str, trial: GradeRequest | None) -> tuple[B
         timeout_seconds=spec.timeout_seconds,
         num_processes=num_processes,
         trial=trial if is_users else None,
+        hanging_is_wrong=not is_users,
     )
     with ExitStack() as on_failure:
         on_failure.callback(pool.close)

@@ -50,7 +50,15 @@ def load_function(verifier: str) -> VerifyFunction:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     judges = {"math": is_right_mathematics, "choice": is_right_choice, "reasoning_gym": is_right_entry}
     is_right = judges[verifier]
-    return lambda request: is_right(request.answer, request.reference)
+    return lambda request: is_right_within_limits(is_right, request)
+
+
+def is_right_within_limits(is_right: Callable[[str, str], bool], request: GradeRequest) -> bool:
+    """An answer whose comparison needs more memory or depth than there is, is wrong: the fault is the answer's."""
+    try:
+        return is_right(request.answer, request.reference)
+    except (MemoryError, RecursionError, OverflowError):
+        return False
 
 
 def grade_request(verify: VerifyFunction, request: GradeRequest) -> dict[str, float | str | None]:

@@ -25,9 +25,11 @@ MAX_TEXT_LENGTH = 100  # characters; languages without spaces have no other boun
 SOLUTION_LENGTH = 80  # a longer text is a solution, whose last `the answer is` counts
 # Words of a column that has no answers: such a text would be compared, and nobody would ever be right.
 PLACEHOLDER = re.compile(
-    r"\s*(?:see|refer|cf|consult|check)\b|\b(?:appendix|omitted|todo|tbd|placeholder|unknown)\b|\s*(?:n/?a|nan|null)\s*$",
+    r"\s*(?:see|refer|cf|consult|check)\b|\b(?:appendix|omitted|todo|tbd|placeholder|unknown)\b"
+    r"|\s*(?:n/?a|nan|null|proof|not\s?found)\s*$",
     re.IGNORECASE,
 )
+TRUTH_WORDS = {True: ("yes", "true"), False: ("no", "false")}  # of a column of truth values, such as BoolQ's
 MAPPING = re.compile(r"""\{\s*(?:["'].*?["']|\w+)\s*:""", re.DOTALL)
 
 
@@ -38,7 +40,9 @@ def build_math_reference(value: object) -> str:
     """
     if isinstance(value, list | tuple):
         return _join_alternatives(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool):
+        return json.dumps({"any_of": list(TRUTH_WORDS[value])})
+    if not isinstance(value, str | int | float):
         raise ValueError(f"{_show(value)} is neither text nor a number")
     if isinstance(value, str):
         return _build_text(value)

@@ -37,6 +37,10 @@ UNITS = re.compile(
     rf"(?<=[\d}}%)])(?:\s+|(?=(?:[kcmdn]m|[mk]g|m[lL]|ft|lbs?|oz|mph|kph|hrs?|mins?|secs?|[kMG]Hz|GB|MB)\b)){UNIT}(?:\^?\{{?-?\d\}}?)?(?:\s*/\s*{UNIT}(?:\^?\{{?\d\}}?)?)?(?![A-Za-z0-9_^(])"
 )
 CELSIUS = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*)?[CF](?![A-Za-z])\s*\}?")
+# `12 (inches, snow)`, `51 (trucks)`: what was counted, behind the number. `2(ab)` is a product.
+COUNTED = re.compile(
+    rf"(?<=\d)\s+\((?!(?:{FUNCTION_WORDS}|pi|theta|alpha|beta)\b)[^\W\d_]{{2,}}(?:[\s,'’/-]+[^\W\d_]{{2,}})*\)\s*$"
+)
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}(?:['’.-][^\W\d_]+)*(?:\^\{?\d\}?)?", re.UNICODE)
 ARTICLE = re.compile(r"(?<![\\A-Za-z])(?:a|an|A|I)\s+(?=[A-Za-z]{2,})")
 OPERATOR_BEFORE = re.compile(r"[-+*/^_({|]\s*$")
@@ -99,7 +103,7 @@ def build_expression(content: str) -> str:
     text = UNICODE_ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     text = SPACING.sub(" ", text)
     text = THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
-    text = CELSIUS.sub(" ", text)
+    text = COUNTED.sub("", CELSIUS.sub(" ", text))
     text = CURRENCY.sub("", text)
     text = PERCENT.sub(r"\\%", AND_OR.sub(", ", text))
     text = _strip_units(text)

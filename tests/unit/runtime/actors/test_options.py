@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from scalerl_api import parse_run
+from scalerl_api.passthrough import merge_settings
 from scalerl_runtime.actors.options import Environment, build_fleet_options, choose_transport, context_tokens
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -80,6 +81,37 @@ def test_a_shared_device_uses_gloo():
     assert choose_transport(run) == "gloo"
     found = build_fleet_options(run, recipe, "hub/id", num_cpus=16, stop_ids=())
     assert (found.colocated, found.engine.gpu_memory_share, found.transport) == (True, 0.35, "gloo")
+
+
+def test_memory_and_the_users_own_settings_reach_trainer_and_engine():
+    document = yaml.safe_load((EXAMPLES / "qwen3-8b-math.yaml").read_text())
+    deepspeed, engine = {"zero_optimization": {"reduce_bucket_size": 77}}, {"kv_cache_dtype": "fp8"}
+    document["spec"]["trainer"] |= {
+        "zeroStage": 3,
+        "activations": "offload",
+        "offload": {"optimizer": "cpu", "parameters": "cpu"},
+        "deepspeed": deepspeed,
+    }
+    document["spec"]["generator"]["engineArgs"] = engine
+    run = parse_run(document)
+    found = build_fleet_options(run, run.spec.resolved_recipe(), "m", num_cpus=1, stop_ids=())
+    assert (found.trainer.activations, found.trainer.zero_stage) == ("offload", 3)
+    assert (found.trainer.offload.optimizer, found.trainer.offload.parameters) == ("cpu", "cpu")
+    assert (found.trainer.deepspeed, found.engine.engine_args) == (deepspeed, engine)
+
+
+def test_a_users_mapping_is_merged_into_ours():
+    ours = {"zero_optimization": {"stage": 2, "offload_param": {"device": "none"}}, "steps_per_print": 9}
+    users = {"zero_optimization": {"offload_param": {"pin_memory": False}, "overlap_comm": True}, "dump_state": True}
+    assert merge_settings(ours, users) == {
+        "zero_optimization": {
+            "stage": 2,
+            "offload_param": {"device": "none", "pin_memory": False},
+            "overlap_comm": True,
+        },
+        "steps_per_print": 9,
+        "dump_state": True,
+    }
 
 
 def test_without_interruptions_no_phrase_is_forced():

@@ -27,6 +27,12 @@ RECORDS = {
         "204",
     ),
     "aime-25": ({"problem": "Sum of bases?", "answer": "70", "id": "0"}, "Sum of bases?", "70"),
+    "amc-23": ({"id": 0, "answer": 27.0, "url": "u", "question": "Miles?"}, "Miles?", "27"),
+    "olympiadbench": (
+        {"id": 1606, "context": None, "question": "Moves?", "solution": ["..."], "final_answer": ["$2$"], "unit": None},
+        "Moves?",
+        "2",
+    ),
     "svamp": (
         {
             "ID": "chal-1",
@@ -57,6 +63,38 @@ RECORDS = {
         {"question": "Degree?", "subject": "algebra", "choices": ["0", "4", "2"], "answer": 1},
         "Degree?\n" + LINES.format("0", "4", "2"),
         "B",
+    ),
+    "mmlu-pro": (
+        {"question": "Which?", "options": ["coal", "sunlight", "wind"], "answer": "B", "answer_index": 1},
+        "Which?\n" + LINES.format("coal", "sunlight", "wind"),
+        "B",
+    ),
+    "gpqa-diamond": (
+        {
+            "Question": "Which?",
+            "Correct Answer": "wind",
+            "Incorrect Answer 1": "coal",
+            "Incorrect Answer 2": "oil",
+            "Incorrect Answer 3": "gas",
+        },
+        "Which?\nA) gas\nB) wind\nC) oil\nD) coal",
+        "B",
+    ),
+    "winogrande": (
+        {"sentence": "_ barks.", "option1": "The cat", "option2": "The dog", "answer": "1"},
+        "_ barks.\nWhich option fits in place of the underscore?\nA) The cat\nB) The dog",
+        "A",
+    ),
+    "humaneval-plus": (
+        {
+            "task_id": "HumanEval/0",
+            "prompt": "def add(a, b):\n",
+            "canonical_solution": "    return a + b\n",
+            "test": "def check(candidate):\n    for i, e in zip([[1, 2]], [3]):\n        assert candidate(*i) == e\n",
+            "entry_point": "add",
+        },
+        "def add(a, b):\n",
+        None,
     ),
     "mbpp": (
         {

@@ -44,6 +44,9 @@ def test_what_has_several_spellings_or_none_is_refused(value):
     [
         ("{Body} {Question}", "There are 3. How many?", "columns in order"),
         ("Q: {Question}\n{m.n}", "Q: How many?\n3", "a path, and a number"),
+        ("Use {m.list}.", 'Use [3, "b", 0.5].', "a list, as JSON"),
+        ("{text.a.0}", "7", "a path into JSON text"),
+        ("{python.a}", "8", "and into what Python writes"),
         ("{Empty}{Body}", "There are 3.", "an empty text is text"),
         (r"{Body} \boxed{{}}", r"There are 3. \boxed{}", "doubled braces"),
         ("{odd}", "braces in a name", "a column of this very name"),
@@ -53,7 +56,9 @@ def test_a_template_over_columns(name, expected, rule):
     record = {
         "Body": "There are 3.",
         "Question": "How many?",
-        "m": {"n": 3.0},
+        "m": {"n": 3.0, "list": [3.0, "b", 0.5]},
+        "text": '{"a": [7]}',
+        "python": "{'a': 8}",
         "Empty": "",
         "{odd}": "braces in a name",
     }
@@ -62,11 +67,11 @@ def test_a_template_over_columns(name, expected, rule):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("{Body} {Gone}", "Gone is missing"), ("{list}", r"list is \['a', 'b'\]"), ("{Body} {gap}", "gap is missing")],
+    [("{Body} {Gone}", "Gone is missing"), ("{list}", r"list\[1\] is \{'a': 1\}"), ("{Body} {gap}", "gap is missing")],
 )
 def test_a_template_without_a_text_is_a_bad_row(name, words):
     with pytest.raises(BadValue, match=words):
-        read_value({"Body": "x", "list": ["a", "b"], "gap": float("nan")}, name)
+        read_value({"Body": "x", "list": ["a", {"a": 1}], "gap": float("nan")}, name)
 
 
 RECORDS = [{"Question": "q", "reward": {"truth": 1}}, {"Question": "q", "Body": None}]

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from scalerl_runtime.data.columns import BadValue
-from scalerl_runtime.data.messages import Message, build_turns, parse_messages, replace_last_text
+from scalerl_runtime.data.messages import Message, build_turns, find_last_reply, parse_messages, replace_last_text
 
 USER = {"role": "user", "content": "2+2?"}
 SYSTEM = {"role": "system", "content": "Be short."}
@@ -29,6 +29,16 @@ def say(content):
             ["system", "user"],
             "no system prompt, not even the template's own",
         ),
+        ([{"from": "human", "value": "x"}], ["user"], "ShareGPT"),
+        (
+            [{"from": "system", "value": "x"}, {"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+            ["system", "user"],
+            "ShareGPT, with a solution, which is left out",
+        ),
+        ([{"from": "human", "value": "x"}, {"from": "assistant", "ground_truth": {"value": "4"}}], ["user"], "ORZ"),
+        ([{**USER, "from": None, "value": None}], ["user"], "empty fields of the other form"),
+        ([USER, ANSWER], ["user"], "the data set's own solution is left out"),
+        ([USER, ANSWER, USER, ANSWER], ["user", "assistant", "user"], "the last one alone"),
         (say([{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}]), ["user"], "parts of type text"),
     ],
 )
@@ -51,11 +61,13 @@ def test_other_values_are_no_messages(value):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([USER, ANSWER], "ends with a turn of assistant"),
+        ([ANSWER], "ends with a turn of assistant"),
+        ([USER, SYSTEM, ANSWER], "a system turn"),
+        ([{"from": "observation", "value": "x"}, USER], r"prompt\[0\].from is 'observation', one of system, user"),
         ([SYSTEM], "ends with a turn of system"),
         ([{"role": "tool", "content": "4"}, USER], r"prompt\[0\].role is 'tool', one of system, user, assistant"),
         ([{"role": ["user"], "content": "4"}], "role is"),
-        ([{"from": "human", "value": "x"}], "a message with role and content"),
+        ([{"from": "human", "content": "x"}, USER], "a message with role and content"),
         ([USER, SYSTEM, USER], r"prompt\[1\] is a system turn"),
         (say([IMAGE]), "a part of type text"),
         (say([{"type": "text", "text": None}]), "a part of type text"),
@@ -82,3 +94,20 @@ def test_a_system_prompt_is_there_once():
 def test_the_template_surrounds_the_last_turn():
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     assert replace_last_text(turns, "Q: c") == (*turns[:2], Message("user", "Q: c"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "rule"),
+    [
+        ([USER, ANSWER], "4", "the last turn"),
+        ([{"from": "human", "value": "x"}, {"from": "gpt", "value": "5"}], "5", "ShareGPT"),
+        (json.dumps([USER, ANSWER]), "4", "JSON text"),
+        ([ANSWER], "4", "TRL's `completion`"),
+        ([USER], None, "a question"),
+        ([], None, "no turn"),
+        ("4", None, "a text"),
+        ([{"a": 1}], None, "other objects"),
+    ],
+)
+def test_the_last_reply_is_an_answer(value, text, rule):
+    assert find_last_reply(value) == text, rule

@@ -217,3 +217,68 @@ def test_a_copy_of_a_benchmark_needs_no_split(tmp_path):
     copy = write(tmp_path, [{"question": "c", "answer": "1"}], "gsm8k.jsonl")
     data = load(path, downstream=[{"name": "gsm8k", "benchmark": "gsm8k", "source": str(copy)}])
     assert len(data.downstream["gsm8k"]) == 1
+
+
+MIXED = [
+    {"prompt": "a", "answer": "1", "kind": "math", "info": {"level": 3}, "good": True},
+    {"prompt": "b", "answer": "2", "kind": "code", "info": {"level": 3.0}, "good": False},
+    {"prompt": "c", "answer": "3", "kind": "math", "info": None, "good": True},
+    {"prompt": "d", "answer": "4", "kind": None, "info": {"level": 4}, "good": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"kind": "math"}, ["a", "c"]),
+        ({"info.level": 3}, ["a", "b"]),
+        ({"good": True}, ["a", "c"]),
+        ({"kind": "math", "good": True}, ["a", "c"]),
+        ({}, ["a", "b", "c", "d"]),
+    ],
+)
+def test_rows_are_chosen_by_their_columns(tmp_path, where, expected, caplog):
+    with caplog.at_level(logging.INFO):
+        data = load({"source": str(write(tmp_path, MIXED)), "where": where}, promptFormat="plain")
+    assert texts(data) == expected
+    left_out = f"spec.data.train.where: {len(expected)} rows are taken, {4 - len(expected)} are left out"
+    assert (left_out in caplog.messages) == bool(where)
+
+
+def test_size_counts_chosen_rows(tmp_path):
+    source = {"source": str(write(tmp_path, MIXED)), "where": {"kind": "math"}, "size": 2}
+    assert texts(load(source, promptFormat="plain")) == ["a", "c"]
+
+
+def test_a_choice_of_no_row_names_the_values_that_there_are(tmp_path):
+    assert faults({"source": str(write(tmp_path, MIXED)), "where": {"kind": "maths"}}) == [
+        "spec.data.train.where.kind: maths, a value of this column: 'math', 'code', None"
+    ]
+
+
+def test_a_bad_line_is_no_chosen_row_and_still_counts(tmp_path):
+    path = write(tmp_path, MIXED)
+    path.write_text(path.read_text() + "\nno JSON")
+    data = load({"source": str(path), "where": {"kind": "math"}}, promptFormat="plain", maxBadShare=0.5)
+    assert (texts(data), len(data.bad_rows)) == (["a", "c"], 1)
+
+
+@pytest.mark.parametrize("count", [19, 20])
+def test_a_source_with_one_right_letter_throughout_is_refused(tmp_path, count):
+    rows = [{"prompt": f"Q{i}", "options": ["a", "b"], "answer": "A"} for i in range(count)]
+    source = {"source": str(write(tmp_path, rows)), "optionsField": "options", "verifier": "choice"}
+    if count < 20:
+        assert len(texts(load(source, promptFormat="plain"))) == count
+    else:
+        assert faults(source) == ["spec.data.train.shuffleOptions: unset, true: A is right in each of 20 rows"]
+        load({**source, "shuffleOptions": True}, promptFormat="plain")
+
+
+def test_positions_that_count_from_one_are_found_and_logged(tmp_path, caplog):
+    rows = [{"prompt": f"Q{i}", "options": ["cat", "dog"], "answer": 1 + i % 2} for i in range(4)]
+    source = {"source": str(write(tmp_path, rows)), "optionsField": "options", "verifier": "choice"}
+    with caplog.at_level(logging.INFO):
+        data = load(source, promptFormat="plain")
+    answers = [each.answer for each in sorted((*data.train, *data.held_out), key=lambda each: each.id)]
+    assert answers == ["A", "B", "A", "B"]
+    assert "spec.data.train.answerField: answers are positions of options, which count from 1" in caplog.messages

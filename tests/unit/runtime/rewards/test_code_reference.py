@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from scalerl_runtime.data.columns import ColumnValues
 from scalerl_runtime.rewards.code_reference import (
     MAX_TESTS,
     build_code_reference,
@@ -155,3 +156,47 @@ def test_programs_that_do_nothing_define_what_the_tests_need():
 )
 def test_outputs(printed, expected, same, rule):
     assert is_same_output(printed, expected) is same, rule
+
+
+A, B = {"input": ["1\n"], "output": ["2\n"]}, [{"input": "3\n", "output": "4\n"}]
+
+
+@pytest.mark.parametrize("empty", [None, "", "[]", [], {"input": [], "output": []}, {"inputs": [], "outputs": []}])
+def test_several_columns_of_tests_are_joined(empty):
+    value = ColumnValues(("public", "private", "generated"), (A, B, empty))
+    reference = parse_code_reference(build_code_reference({}, value))
+    assert (reference.inputs, reference.outputs) == (("1\n", "3\n"), ("2\n", "4\n"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((A, "assert f(1) == 2"), "of one kind"),
+        (("assert f(1) == 2", "assert f(2) == 3"), "of one kind"),
+        (([], None), "every column of tests is empty"),
+        ((A, "two words"), "no test of a program"),
+    ],
+)
+def test_columns_that_are_no_tests_together_are_a_bad_row(values, words):
+    with pytest.raises(ValueError, match=words):
+        build_code_reference({}, ColumnValues(("a", "b"), values))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected", "rule"),
+    [
+        ({"solutions": ["print 5", "print(5)"]}, "print(5)", "the first one in Python 3"),
+        ({"solutions": json.dumps(["#include <x>", "print(5)"])}, "print(5)", "of other languages too"),
+        ({"solution": "We add both."}, None, "prose"),
+        ({"gold_standard_solution": "```python\nprint(5)\n```"}, "```python\nprint(5)\n```", "in a fence"),
+        ({"completion": "print(5)"}, "print(5)", "LeetCodeDataset"),
+        (
+            {"complete_prompt": "def f():\n", "canonical_solution": "    return 1\n"},
+            "def f():\n    return 1\n",
+            "BigCode",
+        ),
+        ({"solutions": {"language": [2, 3], "solution": ["int x;", "print(5)"]}}, "print(5)", "CodeContests"),
+    ],
+)
+def test_a_rows_own_solution(record, expected, rule):
+    assert find_solution(record) == expected, rule

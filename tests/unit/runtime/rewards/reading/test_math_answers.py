@@ -68,6 +68,16 @@ RIGHT = [
     (r"\mathrm{12}", "12"),
     (r"\textbf{12}", "12"),
     ("12.5", "12.5"),
+    ("12 (inches, snow)", "12"),
+    ("51 (trucks)", "The answer is 51."),
+    ("13 (ink cartridges)", "13"),
+    ("2 (pi)", r"2\pi"),
+    ("2(ab)", "2ab"),
+    # written forms that have no value
+    ("3:30 p.m.", r"\boxed{3:30 p.m.}"),
+    (r"\oslash", r"$\oslash$"),
+    (r"\{x|-2\leq x < 1\}", r"\boxed{\{x|-2\leq x<1\}}"),
+    (r"\textcircled{1}\textcircled{3}", r"\boxed{\textcircled{1} \textcircled{3}}"),
     # text
     (r"\text{Monday}", "Monday"),
     ("Monday", r"\boxed{\text{Monday}}"),

@@ -1,7 +1,8 @@
 import pytest
 
+from scalerl_runtime.data.choices.answers import find_letter
+from scalerl_runtime.data.choices.options import append_options, read_options
 from scalerl_runtime.data.columns import BadValue
-from scalerl_runtime.data.options import append_options, find_letter, read_options
 
 PLAIN = ["cat", "dog", "eel"]
 ARC = {"text": ["cat", "dog", "eel"], "label": ["1", "2", "3"]}
