@@ -14,6 +14,7 @@ import torch
 from scalerl_runtime.actors.generator import EngineOptions, WeightUpdate
 from scalerl_runtime.types import EngineOutput, Ints, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group
+from scalerl_runtime.weights.shared_memory import SharedHandle
 
 TOKEN_SECONDS = 0.002  # completions must be under way when a process is killed
 
@@ -65,16 +66,17 @@ class StandInGenerator:
 
         self._group = await asyncio.to_thread(join)
 
-    async def begin_receive(self, buckets: tuple[WeightBucket, ...]) -> None:
+    async def can_read(self, shared: SharedHandle) -> bool:  # noqa: ARG002 # its updates are sent
+        return False
+
+    async def begin_receive(self, buckets: tuple[WeightBucket, ...], shared: SharedHandle | None = None) -> None:  # noqa: ARG002
         self._incoming = self._thread.submit(self._receive, buckets)
 
     def _receive(self, buckets: tuple[WeightBucket, ...]) -> list[int]:
-        sums: list[int] = []
-        for bucket in buckets:
-            flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        flats = [torch.empty(bucket.num_bytes, dtype=torch.uint8) for bucket in buckets]
+        for flat in flats:
             broadcast(self._group, flat)  # type: ignore[arg-type]
-            sums += bucket_checksums(bucket, flat)
-        return sums
+        return bucket_checksums(buckets, flats)
 
     async def load_received(self, update: WeightUpdate) -> float:
         assert self._incoming is not None

@@ -25,6 +25,7 @@ from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_mod
 from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
+from scalerl_runtime.weights.shared_memory import SharedMemory
 
 PHRASE = "time is up</think>"
 CONTEXT = 160
@@ -56,14 +57,19 @@ class Rig:
             flats.append(flat)
         return flats
 
-    async def push(self, kv_cache: str = "keep", *, spoil: bool = False) -> None:
-        """Send the model's present weights as the next version, as the fleet does."""
+    async def push(self, kv_cache: str = "keep", *, spoil: bool = False, shared: SharedMemory | None = None) -> None:
+        """Send the model's present weights as the next version, as the fleet does; in `shared` if given."""
         flats = self.flats()
-        sums = [value for b, flat in zip(self.buckets, flats, strict=True) for value in bucket_checksums(b, flat)]
+        sums = bucket_checksums(self.buckets, flats)
         sums[-1] += int(spoil)
         update = WeightUpdate(self.version + 1, self.buckets, tuple(sums), kv_cache, 30.0)  # type: ignore[arg-type]
         if self.generator.options.transport == "nccl":
             await asyncio.gather(self.generator.receive_and_load(update), asyncio.to_thread(self.send_singly, flats))
+        elif shared is not None:
+            for place, flat in zip(shared.split([bucket.num_bytes for bucket in self.buckets]), flats, strict=True):
+                place.copy_(flat)
+            await self.generator.begin_receive(self.buckets, shared.handle)
+            await self.generator.load_received(update)
         else:
             await self.generator.begin_receive(self.buckets)
             await asyncio.to_thread(lambda: [broadcast(self.group, flat) for flat in flats])  # type: ignore[arg-type]
@@ -175,6 +181,29 @@ def test_fp32_head_tied_embeddings_agree_with_the_trainer_after_an_update(rig: R
     for sample in samples:
         assert set(sample.versions.tolist()) == {rig.version}
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+
+
+def test_an_update_in_shared_memory_is_the_engines_own_once_it_is_loaded(rig: Rig) -> None:
+    prompt = encode("12 + 7 =<think>")
+    shared = SharedMemory(sum(bucket.num_bytes for bucket in rig.buckets))
+    other = replace(shared.handle, label="of another node")
+    assert rig.run(rig.generator.can_read(shared.handle)) is True
+    assert rig.run(rig.generator.can_read(other)) is False
+    for seed in (6, 7):  # the second time in the same memory
+        rig.change(seed)
+        rig.run(rig.push(shared=shared))
+        samples: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [SamplingRequest(20, 1.0)] * 4))  # type: ignore[assignment]
+        for sample in samples:
+            assert set(sample.versions.tolist()) == {rig.version}
+            assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+    for place in shared.split([bucket.num_bytes for bucket in rig.buckets]):
+        place.fill_(255)
+    (sample,) = rig.run(rig.generator.sample(prompt, [SamplingRequest(20, 1.0)]))  # type: ignore[misc]
+    assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
+    version = rig.version
+    with pytest.raises(Exception, match="checksums"):
+        rig.run(rig.push(spoil=True, shared=shared))
+    assert rig.generator.version == version
 
 
 def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(rig: Rig) -> None:

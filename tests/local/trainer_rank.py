@@ -98,12 +98,13 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
         if case.get("save") and step == 1:
             trainer.save(Path(case["save"]))
-    version, buckets, _ = trainer.stage_weights()
-    assert version == 4
+    trainer.stage_weights(reuse=True)
+    staged = trainer.stage_weights(reuse=True)
+    assert staged.version == 4
     if rank == 0:
         weights = {
             entry.name: view(flat, entry).clone()
-            for bucket, flat in zip(buckets, trainer._staged, strict=True)
+            for bucket, flat in zip(staged.buckets, trainer._staged, strict=True)
             for entry in bucket.entries
         }
         torch.save(weights, path.with_suffix(".weights"))

@@ -103,18 +103,23 @@ def measure(family: str, folder: Path) -> dict[str, Any]:
 
 
 def load(engine: Any, copies: WeightCopies) -> list[str]:
-    """Load the copy as `load_received` loads an update that has arrived."""
+    """Load the copy as `load_received` loads an update that has arrived; its bytes are overwritten afterwards."""
     from contextlib import nullcontext
 
     from vllm.config import set_current_vllm_config
 
-    from scalerl_runtime.actors.engine_loading import load_update
+    from scalerl_runtime.actors.engine_loading import load_update, own_weights
 
-    flats = copies.copy(torch.device("cpu"), lambda _: nullcontext(), keep=True)
+    flats = [torch.zeros(bucket.num_bytes, dtype=torch.uint8) for bucket in copies.buckets]
+    copies.copy(lambda _: nullcontext(), flats)
     weights = ((e.name, view(flat, e)) for b, flat in zip(copies.buckets, flats, strict=True) for e in b.entries)
     worker = engine.llm_engine.model_executor.driver_worker.worker
     with set_current_vllm_config(worker.vllm_config):
-        return load_update(worker.model_runner.model, worker.model_runner.model_config, weights)
+        gaps = load_update(worker.model_runner.model, worker.model_runner.model_config, weights)
+    own_weights(worker.model_runner.model, flats)
+    for flat in flats:
+        flat.fill_(255)
+    return gaps
 
 
 def compare(engine: Any, model: Any) -> float:

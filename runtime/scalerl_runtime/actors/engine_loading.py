@@ -168,6 +168,14 @@ class _DirectCopies(TorchFunctionMode):
         layerwise.make_online_process_loader(place.module, place.key)(place.tensor, value)
 
 
+def own_weights(model: nn.Module, flats: Iterable[Tensor]) -> None:
+    """Copy what `model` did not copy while loading: the next update overwrites the bytes `flats` under it."""
+    arrived = {flat.untyped_storage().data_ptr() for flat in flats}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.untyped_storage().data_ptr() in arrived:
+            tensor.data = tensor.data.clone()
+
+
 def refresh_shared_weights(model: nn.Module) -> None:
     """Prepack layers again whose weight is another layer's: the reload updates the weight, not their CPU copy of it.
 

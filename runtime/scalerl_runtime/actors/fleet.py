@@ -28,6 +28,7 @@ from scalerl_runtime.types import (
     TrainerLost,
 )
 from scalerl_runtime.weights.buckets import StagedWeights, Transport
+from scalerl_runtime.weights.shared_memory import SharedHandle
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class Fleet:
         self._trainers: list[Any] = []
         self._generators: dict[int, Any] = {}
         self._num_starts: dict[int, int] = {}
-        self._members: frozenset[int] = frozenset()
+        self._members: frozenset[int] = frozenset()  # connected, and the last update reached them
+        self._near: frozenset[int] = frozenset()  # members that read the trainer's copy where it lies
+        self._is_read = True  # no engine reads the staged copy
         self._folder: str | None = None
 
     async def start(self) -> None:
@@ -182,8 +185,9 @@ class Fleet:
 
     async def stage(self) -> StagedWeights:
         """Copy the weights into buckets; training may continue while the copy is sent."""
-        results = await self._on_ranks("stage_weights")
-        return StagedWeights(*results[0])
+        results = await self._on_ranks("stage_weights", reuse=self._is_read)
+        staged: StagedWeights = results[0]
+        return staged
 
     async def probe(self, index: int) -> None:
         """Return when the generator's engine answers."""
@@ -192,21 +196,26 @@ class Fleet:
     async def push(self, members: frozenset[int], staged: StagedWeights) -> SyncReport:
         """Send the staged weights to `members` and wait until they use them. Raises SyncFailed.
 
-        The transfer group is built again when the members changed, or when the last update failed.
+        Engines on the trainer's node read them where they lie. The transfer group of the others is built again when the
+        members changed, or when the last update failed.
         """
         connected, self._members = self._members, frozenset()
+        self._is_read = False
         if members != connected:
-            await self._connect(members)
+            await self._connect(members, staged.shared)
         sums = await self._trainer(self._on_sender("sum_weights"))
         update = WeightUpdate(staged.version, staged.buckets, sums, self.options.kv_cache, GROUP_TIMEOUT_SECONDS)
         if self.options.transport == "nccl":  # vLLM receives and loads in one call: the trainer sends meanwhile
             calls = self._calls(members, "receive_and_load", update)
             (sent, *stalls) = await self._settle(members, [self._send(), *calls], num_trainer_calls=1)
         else:
-            await self._settle(members, self._calls(members, "begin_receive", staged.buckets))
-            (sent,) = await self._settle(members, [self._send()], num_trainer_calls=1)
+            places = {index: staged.shared if index in self._near else None for index in sorted(members)}
+            receiving = [self._generator(i, "begin_receive", staged.buckets, place) for i, place in places.items()]
+            await self._settle(members, receiving)
+            sends = [self._send()] if members - self._near else []
+            sent = sum(await self._settle(members, sends, num_trainer_calls=len(sends)))
             stalls = await self._settle(members, self._calls(members, "load_received", update))
-        self._members = members
+        self._members, self._is_read = members, True
         return SyncReport(
             version=staged.version,
             num_bytes=staged.num_bytes,
@@ -222,17 +231,24 @@ class Fleet:
     async def _send(self) -> float:
         return float(await self._trainer(self._on_sender("send_weights")))
 
-    async def _connect(self, members: frozenset[int]) -> None:
-        num_trainer_calls = self._trainers[0]
-        address, port = await self._trainer(num_trainer_calls.address.remote())
+    async def _connect(self, members: frozenset[int], shared: SharedHandle | None) -> None:
+        """Find the members that can read the trainer's copy, and open a transfer group of the others."""
+        self._near = frozenset()
+        if shared is not None:
+            can_read = await self._settle(members, self._calls(members, "can_read", shared))
+            self._near = frozenset(index for index, can in zip(sorted(members), can_read, strict=True) if can)
+        far = sorted(members - self._near)
+        if not far:
+            return
+        address, port = await self._trainer(self._trainers[0].address.remote())
         each = max(1, self.options.engine.tensor_parallel)
-        world_size = 1 + each * len(members)
+        world_size = 1 + each * len(far)
         opened = self._trainer(self._on_sender("join_weights", address, port, world_size, GROUP_TIMEOUT_SECONDS))
         joined = [
             self._generator(index, "join_weights", address, port, 1 + each * place, world_size, GROUP_TIMEOUT_SECONDS)
-            for place, index in enumerate(sorted(members))
+            for place, index in enumerate(far)
         ]
-        await self._settle(members, [opened, *joined], num_trainer_calls=1)
+        await self._settle(frozenset(far), [opened, *joined], num_trainer_calls=1)
 
     def _calls(self, members: frozenset[int], method: str, *arguments: object) -> list[Awaitable[Any]]:
         return [self._generator(index, method, *arguments) for index in sorted(members)]
@@ -287,9 +303,10 @@ class Fleet:
         ]
         return await gather_ranks([self._trainer(call) for call in calls])
 
-    async def _on_ranks(self, method: str, *arguments: object) -> list[Any]:
+    async def _on_ranks(self, method: str, *arguments: object, **options: object) -> list[Any]:
         calls = [
-            getattr(trainer, method).options(concurrency_group="train").remote(*arguments) for trainer in self._trainers
+            getattr(trainer, method).options(concurrency_group="train").remote(*arguments, **options)
+            for trainer in self._trainers
         ]
         return await gather_ranks([self._trainer(call) for call in calls])
 

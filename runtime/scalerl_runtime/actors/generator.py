@@ -20,6 +20,7 @@ from scalerl_runtime.models.router_replay import REPLAY_FIELD
 from scalerl_runtime.models.source import FIELD, find_model, load_tokenizer
 from scalerl_runtime.types import EngineOutput, Experts, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
+from scalerl_runtime.weights.shared_memory import SharedHandle
 
 T = TypeVar("T")
 
@@ -157,9 +158,16 @@ class Generator:
         else:
             await self._rpc("join_weights", address, port, rank, world_size, timeout_seconds)
 
-    async def begin_receive(self, buckets: tuple[WeightBucket, ...]) -> None:
-        """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns."""
-        await self._rpc("begin_receive", _layout(buckets))
+    async def can_read(self, shared: SharedHandle) -> bool:
+        """Return whether the engine's workers can read the trainer's copy where it lies: they are on its node."""
+        return all(await self._rpc("can_read", asdict(shared)))
+
+    async def begin_receive(self, buckets: tuple[WeightBucket, ...], shared: SharedHandle | None = None) -> None:
+        """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns.
+
+        With `shared`, which this engine can read, nothing is sent.
+        """
+        await self._rpc("begin_receive", _layout(buckets), asdict(shared) if shared is not None else None)
 
     async def load_received(self, update: WeightUpdate) -> float:
         """Load the received update; return the seconds for which the engine made no token.
@@ -181,12 +189,15 @@ class Generator:
         """Have the worker run `method`, then set the version of the new weights.
 
         `keep`: running completions continue with the cache that older weights computed. `recompute`: their cache is
-        dropped and recomputed with the new weights.
+        dropped and recomputed with the new weights. A device's engine pauses for both: it schedules a batch while the
+        one before runs, which would read half an update and get the new version's label.
         """
+        is_recomputed = update.kv_cache == "recompute"
+        pauses = is_recomputed or self.options.transport == "nccl"
         clock = asyncio.get_running_loop().time
         began = clock()
-        if update.kv_cache == "recompute":
-            await self._answered(self._engine.pause_generation(mode="keep", clear_cache=True))
+        if pauses:
+            await self._answered(self._engine.pause_generation(mode="keep", clear_cache=is_recomputed))
         try:
             # The version follows in the engine's queue before it steps again: no token is labelled wrongly.
             by_worker, _ = await asyncio.gather(
@@ -202,7 +213,7 @@ class Generator:
             # The update failed, and the core still runs.
             if self.version != update.version and not self._engine.errored:
                 await self._answered(self._engine.update_weight_version(str(self.version)))
-            if update.kv_cache == "recompute" and not self._engine.errored:
+            if pauses and not self._engine.errored:
                 await self._answered(self._engine.resume_generation())
         return clock() - began
 

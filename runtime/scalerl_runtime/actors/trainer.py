@@ -32,11 +32,12 @@ from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
     GlooSender,
+    StagedWeights,
     Transport,
-    WeightBucket,
     WeightSender,
     bucket_checksums,
 )
+from scalerl_runtime.weights.shared_memory import SharedMemory
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
@@ -78,6 +79,7 @@ class Trainer:
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
         self._staged: list[Tensor] = []
+        self._shared: SharedMemory | None = None  # of the staged copy, where it is sent from host memory
 
     def address(self) -> tuple[str, int]:
         """Return this host and a free port on it; rank 0's are the rendezvous."""
@@ -225,16 +227,35 @@ class Trainer:
         config = self._engine.module.model.config
         return attention_width(config) / self._copies.num_parameters
 
-    def stage_weights(self) -> tuple[int, tuple[WeightBucket, ...], float]:
-        """Copy the weights into buckets on rank 0; return version, layout and the seconds taken.
+    def stage_weights(self, *, reuse: bool) -> StagedWeights:
+        """Copy the weights into buckets on rank 0; return what is staged.
 
         Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. No generator is waited for:
         the copy is sent while the next step trains.
+
+        Args:
+            reuse: write into the memory of the copy before, which no engine reads any more.
         """
         began = time.monotonic()
-        where = self._engine.device if self.options.transport == "nccl" else torch.device("cpu")
-        self._staged = self._copies.copy(where, self._gathered, keep=self.rank == 0)
-        return self._version, self._buckets, time.monotonic() - began
+        if self.rank == 0 and not (reuse and self._staged):
+            self._staged = []  # first: one copy at a time
+            self._staged = self._allocate()
+        self._copies.copy(self._gathered, self._staged if self.rank == 0 else None)
+        if self.options.transport == "nccl":
+            self._is_staged = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._is_staged.record(torch.cuda.current_stream(self._engine.device))
+        handle = self._shared.handle if self._shared is not None else None
+        return StagedWeights(self._version, self._buckets, time.monotonic() - began, handle)
+
+    def _allocate(self) -> list[Tensor]:
+        """Zeroed bytes for every bucket, where the copy is sent from."""
+        sizes = [bucket.num_bytes for bucket in self._buckets]
+        if self.options.transport == "nccl":
+            return [torch.zeros(size, dtype=torch.uint8, device=self._engine.device) for size in sizes]
+        if self._shared is not None:
+            self._shared.close()
+        self._shared = SharedMemory(sum(sizes))
+        return self._shared.split(sizes)
 
     def _gathered(self, parameters: Sequence[nn.Parameter]) -> Any:
         import deepspeed
@@ -256,9 +277,13 @@ class Trainer:
 
     def sum_weights(self) -> tuple[int, ...]:
         """Rank 0 only: return checksums of the staged parameters, in order; runs in parallel with training."""
-        return tuple(
-            value for b, f in zip(self._buckets, self._staged, strict=True) for value in bucket_checksums(b, f)
-        )
+        if self.options.transport == "gloo":
+            return tuple(bucket_checksums(self._buckets, self._staged))
+        # Not on the stream of the training step, which would wait for it and which it would wait for.
+        side = torch.cuda.Stream(self._engine.device)  # type: ignore[no-untyped-call]
+        side.wait_event(self._is_staged)
+        with torch.cuda.stream(side):
+            return tuple(bucket_checksums(self._buckets, self._staged))
 
     def send_weights(self) -> float:
         """Rank 0 only: send the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from vllm.config import set_current_vllm_config
 
-from scalerl_runtime.actors.engine_loading import load_update, recorded, refresh_shared_weights
+from scalerl_runtime.actors.engine_loading import load_update, own_weights, recorded, refresh_shared_weights
 from scalerl_runtime.actors.expert_recorder import install_recorder
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
@@ -23,9 +23,10 @@ from scalerl_runtime.weights.buckets import (
     bucket_checksums,
     gloo_group,
     parse_buckets,
-    tensor_checksum,
     view,
 )
+from scalerl_runtime.weights.checksums import checksums
+from scalerl_runtime.weights.shared_memory import SharedHandle, open_shared
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -62,9 +63,21 @@ class WorkerExtension:
             }
         )
 
-    def begin_receive(self, layout: list[dict[str, Any]]) -> None:
-        """Receive one update into host memory, in a thread: the engine keeps generating with its present weights."""
-        self._incoming = self._thread().submit(_receive, self._weight_group, parse_buckets(layout))
+    def can_read(self, shared: dict[str, Any]) -> bool:
+        """Return whether this process can read the trainer's copy where it lies."""
+        _die_with_parent()
+        return open_shared(SharedHandle(**shared)) is not None
+
+    def begin_receive(self, layout: list[dict[str, Any]], shared: dict[str, Any] | None) -> None:
+        """Receive one update into host memory, in a thread: the engine keeps generating with its present weights.
+
+        With `shared` the update is read where the trainer holds it; its checksums are computed in the thread.
+        """
+        buckets = parse_buckets(layout)
+        if shared is None:
+            self._incoming = self._thread().submit(_receive, self._weight_group, buckets)
+        else:
+            self._incoming = self._thread().submit(_read, SharedHandle(**shared), buckets)
 
     def load_received(self, sums: list[int], timeout_seconds: float) -> list[str]:
         """Load what `begin_receive` received; return what did not fit the engine's model.
@@ -77,7 +90,9 @@ class WorkerExtension:
         runner = self.model_runner  # type: ignore[attr-defined] # the worker's
         weights = ((entry.name, view(flat, entry)) for bucket, flat in received for entry in bucket.entries)
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # the worker's
-            return load_update(runner.model, runner.model_config, weights)
+            gaps = load_update(runner.model, runner.model_config, weights)
+        own_weights(runner.model, [flat for _, flat in received])
+        return gaps
 
     def receive_and_load(self, layout: list[dict[str, Any]], sums: list[int]) -> list[str]:
         """Receive one update by vLLM's own engine, which loads parameters as they arrive; return what did not fit.
@@ -92,7 +107,7 @@ class WorkerExtension:
 
         def load_and_sum(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
             arrived = list(weights)
-            found.extend(tensor_checksum(tensor) for _, tensor in arrived)
+            found.extend(checksums(tensor for _, tensor in arrived))
             return record.load(load, arrived)
 
         model.load_weights = load_and_sum  # on the instance: it hides the class's until it is deleted
@@ -147,7 +162,17 @@ def _receive(
         flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
         broadcast(group, flat)
         received.append((bucket, flat))
-    return received, [value for bucket, flat in received for value in bucket_checksums(bucket, flat)]
+    return received, bucket_checksums(buckets, [flat for _, flat in received])
+
+
+def _read(
+    shared: SharedHandle, buckets: tuple[WeightBucket, ...]
+) -> tuple[list[tuple[WeightBucket, torch.Tensor]], list[int]]:
+    memory = open_shared(shared)
+    if memory is None:
+        raise RuntimeError(f"the trainer's copy of the weights is gone: {shared.path}")
+    flats = torch.split(memory, [bucket.num_bytes for bucket in buckets])
+    return list(zip(buckets, flats, strict=True)), bucket_checksums(buckets, flats)
 
 
 def _compare(found: list[int], sent: list[int]) -> None:

@@ -58,19 +58,19 @@ class WeightCopies:
         """Number of trained values; a tied one counts once."""
         return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in self._parameters.values())
 
-    def copy(self, where: torch.device, gathering: Gathering, *, keep: bool) -> list[Tensor]:
-        """Return the bytes of every bucket, in order, on `where`; nothing unless `keep`, on ranks that only gather."""
-        copied: list[Tensor] = []
+    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
+        """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather.
+
+        Bytes between parameters are left as they are; their checksums need zeros there.
+        """
+        rest = iter(flats or ())
         for groups, buckets in self._batches:
             with self._gathered(groups, gathering) as values:
-                if not keep:
+                if flats is None:
                     continue
-                flats = [torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=where) for bucket in buckets]
-                places = [view(f, entry) for b, f in zip(buckets, flats, strict=True) for entry in b.entries]
+                places = [view(flat, entry) for b, flat in zip(buckets, rest, strict=False) for entry in b.entries]
                 for place, tensor in zip(places, self._convert(groups, values), strict=True):
                     place.copy_(tensor)
-            copied += flats
-        return copied
 
     def _tensors(self) -> dict[str, Tensor]:
         """Buffers are looked up: moving a model to a device replaces them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from scalerl_runtime.algorithm.pace import groups_to_start
 from scalerl_runtime.algorithm.staleness import Admission, StalenessBound, capacity, plan_resume, select_batch
 from scalerl_runtime.loop.slots import InFlightGroup
 from scalerl_runtime.types import Group
@@ -57,6 +58,10 @@ class GroupBuffer:
     def capacity(self, generator_version: int) -> int:
         """Groups that may be admitted now on a generator that runs `generator_version`."""
         return capacity(self._bound, self._admission, generator_version)
+
+    def startable(self) -> int:
+        """Groups that the pace lets start now."""
+        return groups_to_start(self._bound, self.num_completed, self.num_in_flight)
 
     # -- generation ------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from scalerl_api.validation import InvalidRun
 from scalerl_runtime.algorithm.interruption import draw_budget
+from scalerl_runtime.algorithm.pace import RunningShare
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import Engine, EpisodePlayer
@@ -64,6 +65,7 @@ class Pool:
         self.slots = {slot.index: slot for slot in slots}
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()
+        self.running_share = RunningShare()
         self.groups = GroupBuffer(options.staleness, self.changed.set)
         self.refused: dict[int, str] = {}  # training prompts that an engine refused, by id, and its words
         self.fault: BaseException | None = None  # what ended a background task; `check` raises it
@@ -79,7 +81,9 @@ class Pool:
 
     def ready(self) -> list[Slot]:
         """Slots that may get prompts, the least loaded first."""
-        return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (s.load, s.index))
+        return sorted(
+            (s for s in self.slots.values() if s.state == "ready"), key=lambda s: (max(s.load, s.num_rollouts), s.index)
+        )
 
     async def wait_running(self, wanted: int) -> None:
         """Return when `wanted` generators run, with any weights. Raises the error that ended the pool."""
@@ -224,15 +228,15 @@ class Pool:
     def next_slot(self) -> Slot | None:
         """Return the slot that may get one more prompt now; None if none may.
 
-        Beyond the staleness bound two rules limit lag. An engine gets only what it can run concurrently, so it has no
-        queue. No group starts while a whole batch is complete, unless a cycle must be complete before it is trained.
+        Beyond the staleness bound two rules limit lag: the pace, and the room of an engine. It gets the groups of which
+        it can run all unfinished completions at once, so hardly any of them waits there.
         """
-        options = self.options
-        if not options.staleness.cycle and self.groups.num_completed >= options.staleness.prompts_per_step:
+        if self.groups.startable() == 0:
             return None
-        group = options.recipe.completions_per_prompt
+        group = self.options.recipe.completions_per_prompt
+        room = self.running_share.sequences(self.options.max_sequences)
         for slot in self.ready():
-            fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= options.max_sequences
+            fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= room
             if fits and self.groups.capacity(slot.version) > 0:
                 return slot
         return None
@@ -275,6 +279,7 @@ class Pool:
                 *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
             )
         group = Group(work.prompt, work.epoch, work.version, tuple(completions))
+        self.running_share = self.running_share.add([len(each.tokens) for each in completions])
         span.set(group_values, group)
         self.groups.complete(work, group)
 

@@ -17,11 +17,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]  # torch exports it so
 
+from scalerl_runtime.weights.checksums import WORD_BYTES, checksums
+from scalerl_runtime.weights.shared_memory import SharedHandle
+
 PACKED_BUFFER_BYTES = 512 * 2**20  # `nccl`: of vLLM's packed buffers, which both ends must agree on
 PACKED_BUFFERS = 2
 BUCKET_BYTES = 256 * 2**20  # large enough to hide latency, small beside the model
-CHECKSUM_CHUNK = 2**22  # int64 words at a time: bounds the temporary at 32 MiB
-WORD_BYTES = 8  # parameters begin at multiples of it, so that they can be summed word by word
 
 Transport = Literal["gloo", "nccl"]
 
@@ -33,7 +34,7 @@ class TensorEntry:
     name: str  # the Hugging Face name
     dtype: str  # torch's name without the prefix: "float32"
     shape: tuple[int, ...]
-    offset: int  # bytes from the bucket's start, a multiple of 8
+    offset: int  # bytes from the bucket's start, a multiple of 8, so that a device sums words
 
     @property
     def num_bytes(self) -> int:
@@ -90,33 +91,9 @@ def view(flat: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
     return flat[entry.offset : entry.offset + entry.num_bytes].view(dtype).view(entry.shape)
 
 
-def bucket_checksums(bucket: WeightBucket, flat: torch.Tensor) -> list[int]:
-    """Return the checksum of each parameter in the bucket's bytes `flat`, in order."""
-    return [checksum(flat[e.offset : e.offset + _whole_words(e.num_bytes)]) for e in bucket.entries]
-
-
-def tensor_checksum(tensor: torch.Tensor) -> int:
-    """Return the checksum of a parameter outside a bucket; the same value as inside."""
-    flat = tensor.contiguous().view(-1).view(torch.uint8)
-    missing = _whole_words(flat.numel()) - flat.numel()
-    # A view into a larger buffer may begin between two words, which cannot be read as words.
-    if missing or flat.storage_offset() % WORD_BYTES:
-        flat = torch.cat([flat, flat.new_zeros(missing)])
-    return checksum(flat)
-
-
-def checksum(flat: torch.Tensor) -> int:
-    """Return a position-dependent checksum of the bytes `flat` [n], n a multiple of 8, on any device.
-
-    The sum of the 8-byte words, each times its odd position weight, modulo 2**64: swapped or shifted words change it.
-    """
-    words = flat.view(torch.int64)
-    total = 0
-    for start in range(0, words.numel(), CHECKSUM_CHUNK):
-        chunk = words[start : start + CHECKSUM_CHUNK]
-        weight = torch.arange(start, start + chunk.numel(), device=flat.device, dtype=torch.int64) * 2 + 1
-        total += int((chunk * weight).sum())
-    return total & (2**64 - 1)
+def bucket_checksums(buckets: Sequence[WeightBucket], flats: Sequence[torch.Tensor]) -> list[int]:
+    """Return the checksum of each parameter in the buckets' bytes `flats`, in order."""
+    return checksums(view(flat, entry) for b, flat in zip(buckets, flats, strict=True) for entry in b.entries)
 
 
 def _whole_words(num_bytes: int) -> int:
@@ -170,6 +147,7 @@ class StagedWeights:
     version: int
     buckets: tuple[WeightBucket, ...]
     seconds: float  # gathering and copying
+    shared: SharedHandle | None = None  # where engines of the trainer's node read it; None if it lies on a device
 
     @property
     def num_bytes(self) -> int:

@@ -6,14 +6,13 @@ import json
 import logging
 import random
 import re
-import selectors
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from trace_receiver import receive_traces
+from virtual_clock import play
 
 from scalerl_api import Fault, InvalidRun, parse_run
 from scalerl_api.recipe import merge
@@ -74,49 +73,6 @@ RUN = {
     },
 }
 DEADLINES = {"startSeconds": 11, "generateSeconds": 90, "trainSeconds": 13, "syncSeconds": 14, "checkpointSeconds": 15}
-
-
-THREAD_SECONDS = 30.0  # for a thread to be scheduled on a busy machine; waited out only by a test that fails
-
-
-class LeapingSelector(selectors.DefaultSelector):
-    """A selector that never waits: it advances the clock to the next timer."""
-
-    now = 0.0
-
-    def select(self, timeout=None):
-        if timeout is None:  # only a thread could wake the loop: the one by which it closes its executor does
-            woken = super().select(THREAD_SECONDS)
-            assert woken, "every task waits, and no timer can wake one"
-            return woken
-        self.now += timeout
-        return super().select(0)
-
-
-class Inline(ThreadPoolExecutor):
-    """An executor that runs the call inline: the virtual clock must not advance meanwhile."""
-
-    def submit(self, function, /, *arguments, **keywords):
-        future = Future()
-        try:
-            future.set_result(function(*arguments, **keywords))
-        except Exception as error:  # noqa: BLE001 # the caller gets it from the future
-            future.set_exception(error)
-        return future
-
-
-def make_loop():
-    selector = LeapingSelector()
-    loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now
-    loop.set_default_executor(Inline(1))
-    return loop
-
-
-def play(coroutine):
-    """Run to the end on virtual time; remaining tasks are cancelled, as at a process's end."""
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        return runner.run(coroutine)
 
 
 class FakeFleet:

@@ -11,13 +11,12 @@ from scalerl_runtime.weights.buckets import (
     WeightBucket,
     broadcast,
     bucket_checksums,
-    checksum,
     gloo_group,
     parse_buckets,
     plan_buckets,
-    tensor_checksum,
     view,
 )
+from scalerl_runtime.weights.checksums import checksums
 
 
 def free_port():
@@ -71,49 +70,13 @@ def test_view_writes_through():
     assert flat.view(torch.float32).tolist() == [0, 0, 1, 2, 3, 4, 0, 0]
 
 
-def test_checksum_by_hand():
-    flat = torch.tensor([5, 7, -1], dtype=torch.int64).view(torch.uint8)
-    assert checksum(flat) == 5 * 1 + 7 * 3 - 1 * 5
-    assert checksum(torch.tensor([-1], dtype=torch.int64).view(torch.uint8)) == 2**64 - 1, "modulo 2**64"
-
-
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        (lambda words: words[[1, 0, 2, 3]], "swapped words"),
-        (lambda words: words.roll(1), "shifted words"),
-        (lambda words: words ^ torch.tensor([0, 0, 1, 0]), "a flipped bit"),
-    ],
-)
-def test_checksum_differs(change, rule):
-    words = torch.tensor([11, 22, 33, 44])
-    assert checksum(change(words).view(torch.uint8)) != checksum(words.view(torch.uint8)), rule
-
-
-def test_checksum_of_chunks_counts_positions_through(monkeypatch):
-    monkeypatch.setattr("scalerl_runtime.weights.buckets.CHECKSUM_CHUNK", 2)
-    assert checksum(torch.tensor([1, 1, 1], dtype=torch.int64).view(torch.uint8)) == 1 + 3 + 5
-
-
-def test_checksums_of_a_bucket_are_those_of_its_parameters():
-    """3 bfloat16 ones are the 6 bytes 80 3f ..., padded with zeros to a word; the float32 pair follows at byte 8."""
+def test_checksums_of_buckets_are_those_of_their_parameters():
     bucket = WeightBucket((TensorEntry("a", "bfloat16", (3,), 0), TensorEntry("b", "float32", (1, 2), 8)), 16)
     flat = torch.zeros(16, dtype=torch.uint8)
     a, b = torch.ones(3, dtype=torch.bfloat16), torch.tensor([[1.0, -2.0]])
     view(flat, bucket.entries[0]).copy_(a)
     view(flat, bucket.entries[1]).copy_(b)
-    assert bucket_checksums(bucket, flat) == [0x3F803F803F80, 0xC0000000_3F800000]
-    assert [tensor_checksum(a), tensor_checksum(b)] == bucket_checksums(bucket, flat), "the same outside of a bucket"
-
-
-def test_checksum_of_a_view_between_two_words():
-    """vLLM's packed buffers put parameters end to end.
-
-    One may begin at any even byte, where it cannot be read as words.
-    """
-    packed = torch.arange(40, dtype=torch.uint8)
-    assert tensor_checksum(packed[6:22]) == tensor_checksum(packed[6:22].clone())
-    assert tensor_checksum(packed[6:22].view(torch.bfloat16).view(2, 4)) == tensor_checksum(packed[6:22].clone())
+    assert bucket_checksums([bucket, bucket], [flat, flat]) == checksums([a, b, a, b]), "the same outside of a bucket"
 
 
 def test_the_gloo_sender_sends_every_bucket():
