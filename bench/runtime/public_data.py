@@ -1,7 +1,8 @@
 """Loads published data sets from a folder and judges all their rows: right answers, wrong ones. Prints a table. I/O.
 
 `python bench/runtime/public_data.py FOLDER [--rows N]`. FOLDER has the files of FILES, as their publishers write them;
-those that it lacks are left out. Each row's own answer must be right in every form in which it is written here, and the
+those that it lacks are left out. For programs, the size of the references in memory and the part of the rows' own
+solutions are printed too. Each row's own answer must be right in every form in which it is written here, and the
 empty answer, a refusal and the next row's answer (where it differs) must be wrong.
 """
 
@@ -26,6 +27,20 @@ from scalerl_runtime.rewards.sandbox import Sandbox
 from scalerl_runtime.types import Prompt
 
 FILES: dict[str, dict[str, Any]] = {
+    # Of Qwen2.5-Math's evaluation data: `<set>/test.jsonl`.
+    "amc23/test.jsonl": {"promptField": "question", "verifier": "math"},
+    "asdiv/test.jsonl": {"promptField": "{body} {question}", "verifier": "math"},
+    "carp_en/test.jsonl": {"promptField": "content", "verifier": "math"},
+    "mawps/test.jsonl": {"promptField": "input", "answerField": "target", "verifier": "math"},
+    "minerva_math/test.jsonl": {"promptField": "problem", "answerField": "solution", "verifier": "math"},
+    "mmlu_stem/test.jsonl": {"promptField": "question", "optionsField": "choices", "verifier": "choice"},
+    "olympiadbench/test.jsonl": {"promptField": "question", "answerField": "final_answer", "verifier": "math"},
+    "sat_math/test.jsonl": {
+        "promptField": "question",
+        "optionsField": "options",
+        "answerField": "Answer",
+        "verifier": "choice",
+    },
     "gsm8k_train.jsonl": {"promptField": "question", "verifier": "math"},
     "gsm8k_test.jsonl": {"promptField": "question", "verifier": "math"},
     "svamp.jsonl": {"promptField": "{Body} {Question}", "answerField": "Answer", "verifier": "math"},
@@ -96,6 +111,13 @@ def judge_rows(verifier: str, prompts: Sequence[Prompt], is_right: Callable[[str
     return tally
 
 
+def describe_sizes(name: str, prompts: Sequence[Prompt]) -> str:
+    """Return how large the references are that a run keeps in memory, and the share of the rows' own solutions."""
+    total = sum(len(prompt.answer.encode()) for prompt in prompts)
+    solutions = sum(len(parse_code_reference(prompt.answer).solution.encode()) for prompt in prompts)
+    return f"{name}: {total / len(prompts):,.0f} bytes a reference, {solutions / total:.1%} of them the row's solution"
+
+
 def main() -> int:
     """Print the table; return 1 if an answer was misjudged or a row is bad."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -110,6 +132,7 @@ def main() -> int:
     }
     print(HEADER, "|---" * 8 + "|", sep="\n")
     num_faults = 0
+    sizes: list[str] = []
     for name, fields in FILES.items():
         path = options.folder / name
         if not path.exists():
@@ -120,6 +143,9 @@ def main() -> int:
         num_faults += bad + tally.right_refused + tally.wrong_taken
         cells = (len(prompts), bad, tally.right, tally.right_refused, tally.wrong, tally.wrong_taken)
         print(f"| {name} | {' | '.join(map(str, cells))} | {time.monotonic() - began:.0f} |", flush=True)
+        if fields["verifier"] == "code":
+            sizes.append(describe_sizes(name, prompts))
+    print(*sizes, sep="\n")
     return 1 if num_faults else 0
 
 

@@ -135,6 +135,9 @@ class EvalPoint(ApiModel):
     pass_at_k: dict[str, float] | None = None
     """Chance that one of k completions passes, by k: 1, 2, 4, ... and `samples`; the unbiased estimate of Chen et al.
     2021. Absent with one completion per prompt, and in points of older versions."""
+    maj_at_k: dict[str, float] | None = None
+    """Chance that the most frequent of k answers is right, by k as above. Absent unless the verifier of every prompt is
+    `math` or `choice` alone, with one completion per prompt, and in points of older versions."""
     mean_tokens: float = 0.0
     """Mean completion length."""
     truncation_share: float | None = None

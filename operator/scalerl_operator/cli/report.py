@@ -30,6 +30,7 @@ from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_ra
 from scalerl_operator.render.source_data import SOURCE_HEADER, source_data_rows
 from scalerl_operator.render.text import (
     describe_halfway,
+    find_rate_at,
     format_compute,
     format_error,
     format_mismatch,
@@ -218,7 +219,7 @@ def _rivals(newest: Forecast) -> Table:
 def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
     header = (
         *("set", "step", f"compute ({unit})", "pass rate", "standard error", "prompts", "samples"),
-        *("pass@k", "tokens", "excluded", "attempt"),
+        *("pass@k", "maj@k", "tokens", "excluded", "attempt"),
     )
     rows = [
         (
@@ -229,7 +230,7 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
             f"{point.standard_error:.4f}",
             str(point.prompts),
             f"mean@{point.samples}",
-            _pass_at_k(point),
+            *_rates_at(point),
             f"{point.mean_tokens:.1f}",
             str(point.excluded),
             str(point.attempt),
@@ -239,10 +240,9 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
     return Table("Evaluations", header, rows, note)
 
 
-def _pass_at_k(point: EvalPoint) -> str:
-    """Return the chance that one of k completions passes, by k."""
-    rates = point.pass_at_k or {}
-    return ", ".join(f"{k}: {rates[k]:.3f}" for k in sorted(rates, key=int)) or "-"
+def _rates_at(point: EvalPoint) -> list[str]:
+    rates = (find_rate_at(point, by_k) for by_k in (point.pass_at_k, point.maj_at_k))
+    return ["" if rate is None else f"{rate:.4f}" for rate in rates]
 
 
 def _judge_tables(steps: Sequence[StepRecord]) -> list[Table]:

@@ -73,10 +73,13 @@ def set_rows(evals: Sequence[EvalPoint]) -> list[tuple[str, str]]:
 
 
 def describe_rate(point: EvalPoint) -> str:
-    """Return a pass rate with its number of samples, and the chance that one of all samples passes."""
-    k = max(point.pass_at_k or {}, key=int, default=None)
-    best = f", pass@{k} {point.pass_at_k[k]:.3f}" if point.pass_at_k is not None and k is not None else ""
-    return f"{point.pass_rate:.3f} (mean@{point.samples}{best})"
+    """Return a pass rate with its number of samples, and pass@k and maj@k of all of them."""
+    return f"{point.pass_rate:.3f} (mean@{point.samples}{_describe_others(point)})"
+
+
+def _describe_others(point: EvalPoint) -> str:
+    rates = [("pass", find_rate_at(point, point.pass_at_k)), ("maj", find_rate_at(point, point.maj_at_k))]
+    return "".join(f", {name}@{point.samples} {rate:.3f}" for name, rate in rates if rate is not None)
 
 
 def format_mismatch(nats: float) -> str:
@@ -88,8 +91,13 @@ def describe_eval(point: EvalPoint) -> str:
     """Return a measured point in one line."""
     return (
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
-        f" (mean@{point.samples} of {point.prompts} prompts)"
+        f" (mean@{point.samples} of {point.prompts} prompts){_describe_others(point)}"
     )
+
+
+def find_rate_at(point: EvalPoint, by_k: dict[str, float] | None) -> float | None:
+    """Return pass@k or maj@k of a point for k = all its completions; None: it has none."""
+    return (by_k or {}).get(str(point.samples))
 
 
 def describe_example(example: RolloutExample, folder: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_api.wire import EvalPoint, source_dataset
 from scalerl_runtime.algorithm.interruption import draw_budget
+from scalerl_runtime.algorithm.majority import maj_at_k
 from scalerl_runtime.algorithm.pass_at_k import pass_at_k
 from scalerl_runtime.deadlines import all_or_none
 from scalerl_runtime.loop.eval_sets import EvalSet
@@ -76,9 +77,10 @@ class EvalSample:
     surprise: float  # sum of the negative log-probabilities (nats) of the tokens that the model chose
     chosen: int  # number of these tokens; forced ones are not among them
     cut: bool  # at the length limit
+    vote: int | None = None  # number of its answer in a majority vote; None: its verifier has none
 
 
-def measure_completion(completion: Completion) -> EvalSample:
+def measure_completion(completion: Completion, vote: int | None = None) -> EvalSample:
     """Return the numbers of one completion."""
     return EvalSample(
         reward=np.nan if completion.reward is None else completion.reward,
@@ -86,6 +88,7 @@ def measure_completion(completion: Completion) -> EvalSample:
         surprise=-float(completion.logps[~completion.forced].sum(dtype=np.float64)),
         chosen=int(np.count_nonzero(~completion.forced)),
         cut=completion.finish == "length",
+        vote=vote,
     )
 
 
@@ -140,11 +143,19 @@ def measure_set(dataset: str, results: Sequence[Sequence[EvalSample]], plan: Eva
         standard_error=found.standard_error,
         excluded=found.excluded,
         pass_at_k=pass_at_k(rewards) if plan.samples > 1 else None,
+        maj_at_k=_count_votes(results, plan.samples) if plan.samples > 1 else None,
         mean_tokens=float(np.mean([each.tokens for each in sampled])),
         truncation_share=float(np.mean([each.cut for each in sampled])),
         entropy=mean_surprise(sampled),
         attempt=plan.attempt,
     )
+
+
+def _count_votes(results: Sequence[Sequence[EvalSample]], samples: int) -> dict[str, float] | None:
+    """Return maj@k of a set; None if the verifier of any prompt has no vote."""
+    graded = [[each.vote for each in row if not np.isnan(each.reward)] for row in results]
+    votes = [[vote for vote in row if vote is not None] for row in graded]
+    return maj_at_k(votes, samples) if votes == graded and any(votes) else None
 
 
 def _measure_part(
@@ -198,4 +209,5 @@ async def _sample(
     )
     completions = [each.completion for each in graded]
     await recording.add(prompt, completions)
-    return [measure_completion(each) for each in completions]
+    votes = await pool.voting.vote(prompt, completions) if pool.voting is not None and plan.samples > 1 else None
+    return [measure_completion(each, None if votes is None else votes[place]) for place, each in enumerate(completions)]

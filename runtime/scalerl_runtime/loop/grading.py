@@ -1,5 +1,6 @@
 """Turns samples into graded completions: the reward, and the mask of the tokens that were forced. I/O."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,14 @@ class Grader(Protocol):
 
     async def __call__(self, prompt: Prompt, text: str) -> Reward:
         """Reward of one completion. An error that it raises ends the attempt."""
+        ...
+
+
+class Voting(Protocol):
+    """Tells equal answers to one prompt from different ones."""
+
+    async def vote(self, prompt: Prompt, completions: Sequence[Completion]) -> list[int] | None:
+        """Return the number of each completion's answer (see `maj_at_k`); None: its verifier knows no equal answers."""
         ...
 
 

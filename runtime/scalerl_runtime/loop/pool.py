@@ -20,7 +20,7 @@ from scalerl_runtime.algorithm.pace import RunningShare
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import Engine, EpisodePlayer
-from scalerl_runtime.loop.grading import Grader, SampleGrader
+from scalerl_runtime.loop.grading import Grader, SampleGrader, Voting
 from scalerl_runtime.loop.group_buffer import GroupBuffer
 from scalerl_runtime.loop.slots import GeneratorFleet, InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
@@ -55,13 +55,15 @@ class Pool:
         now: Callable[[], float],
         tracer: Tracer = NO_TRACING,
         episodes: EpisodePlayer | None = None,
+        voting: Voting | None = None,
     ):
-        """`episodes`: plays the prompts whose source has an environment; None: there is none."""
+        """`episodes`: plays the prompts whose source has an environment; None: there is none. `voting`: for maj@k."""
         self.options = options
         self.fleet = fleet
         self.grader = SampleGrader(grade, options.interruption)
         self.tracer = tracer
         self.episodes = episodes
+        self.voting = voting
         self.slots = {slot.index: slot for slot in slots}
         self.counters = PoolCounters()
         self.changed = ChangeNotifier()

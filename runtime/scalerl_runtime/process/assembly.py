@@ -40,6 +40,7 @@ from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.process.input_check import RunInputs, describe_inputs
 from scalerl_runtime.process.model_check import check_model, make_start_model
 from scalerl_runtime.process.verifier_start import Judges, load_run_data, start_judges
+from scalerl_runtime.rewards.voting import AnswerVoting
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
 from scalerl_runtime.storage.journal import Journal
@@ -155,7 +156,8 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
     episodes = _build_episodes(inputs, judges.environments, tokenizer, stop_ids)
-    pool = Pool(pool_options, fleet, judges.verifier.verify, slots, time.monotonic, tracer, episodes)
+    verifier = judges.verifier
+    pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes, AnswerVoting(verifier))
     return Parts(tokenizer, stop_ids, data, digests, judges, fleet, pool)
 
 

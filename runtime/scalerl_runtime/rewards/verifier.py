@@ -125,7 +125,7 @@ class Verifier:
         """Return what each verifier of the prompt's source reads in a completion's text, in words."""
         words = []
         for judge in self.judges_of(prompt.source):
-            answer = self._find_answer(judge, prompt, text)
+            answer = self.find_answer(judge, prompt, text)
             reading = "cut in its thinking" if answer is None else describe_reading(judge.verifier, answer)
             words.append(f"{reading} ({judge.label})")
         return ", ".join(words) or "played in an environment"
@@ -136,12 +136,12 @@ class Verifier:
         A completion that is cut in its thinking has no answer and is wrong without a request, except where a `python:`
         function grades whole completions.
         """
-        answer = self._find_answer(judge, prompt, completion_text)
+        answer = self.find_answer(judge, prompt, completion_text)
         if answer is None:
             return Reward(-1.0)
         return await judge.backend.grade(build_request(prompt, answer))
 
-    def _find_answer(self, judge: Judge, prompt: Prompt, text: str) -> str | None:
+    def find_answer(self, judge: Judge, prompt: Prompt, text: str) -> str | None:
         """Return the part of a completion's text that the judge grades; None if it is cut before."""
         if judge.takes_thinking:
             return text

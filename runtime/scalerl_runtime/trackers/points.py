@@ -37,6 +37,9 @@ def build_eval_point(points: Sequence[EvalPoint], seconds: float) -> TrackedPoin
         for name in EVAL_VALUES
         if (value := getattr(point, name)) is not None
     }
+    for point in points:
+        for name, by_k in (("pass", point.pass_at_k), ("maj", point.maj_at_k)):
+            values |= {f"{point.dataset}/{name}_at_{k}": value for k, value in (by_k or {}).items()}
     values["compute_gpu_hours"] = points[0].compute_gpu_hours
     return TrackedPoint("eval", points[0].step, values, seconds)
 

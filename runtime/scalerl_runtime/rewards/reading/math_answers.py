@@ -11,6 +11,8 @@ from scalerl_runtime.rewards.reading.math_text import build_expression, find_las
 
 MAX_EXPRESSION = 1000  # characters; sympy's time grows fast, and no answer of a data set is as long
 NUMERAL = re.compile(r"-?\d{1,300}(?:\.\d{1,6})?")  # math-verify rounds after six decimals
+FRACTION = re.compile(r"^(-?)\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}$")
+PLAIN_NUMBER = re.compile(r"-?\d+(?:/\d+)?")
 EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)|\\equiv(?![A-Za-z])")
 APPROXIMATELY = re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])|≈")
 SYMBOL = re.compile(r"\s*[A-Za-z]\s*|\s*\\[A-Za-z]+\s*")
@@ -46,6 +48,28 @@ def read_words(answer: str) -> str:
     sentence = re.split(r"(?<=[.!?])\s+", sentence)[-1]
     stated = STATED_WORDS.search(sentence)
     return normalize_words(sentence if stated is None else cut_sentence(stated[1]))
+
+
+def read_vote(answer: str, reference: str) -> str:
+    """Return what an answer stands for in a majority vote, alike for values that are written alike; empty: nothing.
+
+    Numbers have one form: `0.50`, `0.5` and `.5` are `1/2`. Raises ValueError for a bad reference.
+    """
+    first, *_ = parse_math_reference(reference)
+    if is_words(first):
+        return read_words(answer)
+    reading = read_mathematics(answer)
+    if not reading or len(reading) > MAX_EXPRESSION:
+        return ""
+    reading = _take_result(reading, first)
+    number = FRACTION.sub(r"\1\2/\3", re.sub(r"^(-?)(?=\.)", r"\g<1>0", reading))
+    is_number = NUMERAL.fullmatch(number) or PLAIN_NUMBER.fullmatch(number) and not re.search(r"/0+$", number)
+    return str(Fraction(number)) if is_number else reading
+
+
+def is_plain_value(vote: str) -> bool:
+    """Whether equal votes are written alike, so that they need no comparison: a number or words."""
+    return PLAIN_NUMBER.fullmatch(vote) is not None or is_words(vote)
 
 
 def _is_right(answer: str, reference: str) -> bool:

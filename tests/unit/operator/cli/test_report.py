@@ -126,7 +126,7 @@ def test_data_self_tests_rewards_by_verifier_and_pass_at_k_are_listed(run_folder
     text = write_report_data(data, run_folder.path).read_text()
     assert "<td>train</td><td>7,473</td><td>2</td><td>71</td><td>7,000</td>" in text
     assert "<td>exact: 63 of 64 rows as expected</td>" in text
-    assert "<td>1: 0.250, 4: 0.625</td>" in text
+    assert "<td>mean@4</td><td>0.6250</td>" in text
     first, last = steps[0].step, steps[-1].step
     assert f"<td>exact</td><td>{first / 1000:+.3f} (step {first})</td><td>{last / 1000:+.3f} (step {last})</td>" in text
     assert "<td>-0.500 over 10</td>" in text

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from scalerl_runtime.loop.evaluation import mean_surprise, measure_completion, score
+from scalerl_runtime.loop.evaluation import EvalPlan, EvalSample, mean_surprise, measure_completion, measure_set, score
 from scalerl_runtime.types import Completion
 
 NAN = math.nan
@@ -46,3 +46,24 @@ def test_forced_tokens_are_no_part_of_the_entropy():
     assert mean_surprise([measure_completion(long), measure_completion(short)]) == pytest.approx(0.65)
     assert mean_surprise([measure_completion(completion([], []))]) == 0.0
     assert measure_completion(long).tokens == 56
+
+
+def samples(*votes):
+    """Completions with these votes; `x`: the verifier failed."""
+    rewards = {"x": NAN, 0: 1.0}
+    return [
+        EvalSample(rewards.get(vote, -1.0), 1, 1.0, 1, cut=False, vote=0 if vote == "x" else vote) for vote in votes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("results", "expected", "rule"),
+    [
+        ([samples(0, 1), samples(2, 2)], {"1": 0.25, "2": 0.25}, "a tie, and a wrong answer"),
+        ([samples(0, "x"), samples(0, 0)], {"1": 1.0, "2": 1.0}, "a completion without a reward is left out"),
+        ([samples(0, 0), samples(None, None)], None, "one prompt is of a verifier without votes"),
+    ],
+)
+def test_a_point_has_maj_at_k_if_each_prompt_has_votes(results, expected, rule):
+    point = measure_set("held_out", results, EvalPlan(0, 0.0, 1, 1, samples=2))
+    assert point.maj_at_k == (expected if expected is None else pytest.approx(expected)), rule

@@ -41,6 +41,13 @@ def test_an_evaluation_of_several_sets_is_one_point():
     assert "held_out/entropy" not in found.values, "absent in points of older versions"
 
 
+def test_an_evaluation_has_pass_and_maj_at_each_k():
+    measured = point(8, 0.25).model_copy(update={"pass_at_k": {"1": 0.25, "4": 0.75}, "maj_at_k": {"4": 0.5}})
+    values = build_eval_point([measured], 77.0).values
+    found = {name: value for name, value in values.items() if "_at_" in name}
+    assert found == {"held_out/pass_at_1": 0.25, "held_out/pass_at_4": 0.75, "held_out/maj_at_4": 0.5}
+
+
 def test_the_summary_names_the_best_step():
     found = build_summary(
         "Finished", 12, 1.5, [point(4, 0.5), point(8, 0.75), point(12, 0.625), point(12, 1.0, "other")]
