@@ -82,7 +82,6 @@ class Coordinator:
 
     async def _run_parts(self, newest: tuple[Path, RunState] | None) -> EndReason:
         parts = await build_parts(self.inputs)
-        self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         following = asyncio.create_task(self.exports.follow())
         outcome = "Failed"
         try:
@@ -137,6 +136,7 @@ class Coordinator:
 
     async def _train(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         start, fleet = self._deadlines.start_seconds, parts.fleet
+        self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         kept = await self._check_inputs(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
         await within(start, "starting the trainer", fleet.start())
