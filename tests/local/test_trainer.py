@@ -15,7 +15,7 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.data.scratch_model import make_scratch_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_rank import sum_gradients, work  # noqa: E402
+from trainer_rank import sum_gradients, watch_loading, work  # noqa: E402
 
 # Ranks are forked from one process that has imported DeepSpeed, and what it imports while it starts.
 RANKS = multiprocessing.get_context("forkserver")
@@ -134,6 +134,19 @@ def test_bf16_gradients_are_summed_in_float32(folder: Path) -> None:
     for stage, one, many, both in zip(stages, norms[::3], norms[1::3], norms[2::3], strict=True):
         assert many / one == pytest.approx(80, rel=1e-5), stage
         assert both / one == pytest.approx(1 + tiny, rel=1e-5), stage
+
+
+def test_no_rank_holds_more_than_its_share_and_one_layer(folder: Path) -> None:
+    """While it loads: its share, and one tensor. In the start check, by the model's own forward: and one layer."""
+    deep = ScratchModel(hidden_size=64, layers=8)
+    make_scratch_model(folder / "deep", deep, context_tokens=64, seed=3)
+    case = {"ranks": 2, "stage": 3, "model": str(folder / "deep"), "dtype": "bfloat16"}
+    path = run_ranks(folder, "held", watch_loading, case)
+    for rank in (0, 1):
+        held = json.loads(path.with_suffix(f".{rank}.held").read_text())
+        assert held["all"] > 20 * held["largest"], "else a share and a tensor are nearly the model"
+        assert held["all"] / 2 <= held["loading"] <= held["all"] / 2 + held["largest"]
+        assert held["loading"] < held["checking"] < held["all"] / 2 + held["all"] / deep.layers
 
 
 def test_restart_from_a_checkpoint_repeats_the_run(folder: Path, whole: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import TrainerOffload
+from scalerl_runtime.actors import trainer as trainer_module
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.step import pack
@@ -69,6 +71,39 @@ def sum_gradients(path: Path, rank: int, port: int, output: Path) -> None:
             batch = build_micro_batch([replace(sequence, weight=weight)])
             norms.append(trainer.train_supervised([batch] * count, learning_rate=0.0).grad_norm)
     path.with_suffix(f".{rank}.norms").write_text(json.dumps(norms))
+
+
+def watch_loading(path: Path, rank: int, port: int, output: Path) -> None:
+    """Leave the numbers of a model and of its largest tensor, and the most that the rank held at a time."""
+    case = json.loads(path.read_text())
+    loaded: list[torch.nn.Parameter] = []
+    loading, checking = [0], [0]
+
+    def held() -> int:
+        return sum(each.numel() + (each.ds_tensor.numel() if hasattr(each, "ds_tensor") else 0) for each in loaded)
+
+    def make_place(*arguments: Any) -> Any:
+        place = real_make_place(*arguments)
+
+        def watch(parameter: torch.nn.Parameter) -> None:
+            loaded.append(parameter)
+            loading.append(held())
+            place(parameter)
+
+        return watch
+
+    @contextmanager
+    def gathered(self: Trainer, parameters: Any) -> Any:
+        with real_gathered(self, parameters):
+            checking.append(held())
+            yield
+
+    real_make_place, real_gathered = trainer_module._make_place, Trainer._gathered
+    trainer_module._make_place, Trainer._gathered = make_place, gathered
+    start_trainer(case, rank, port, output)
+    sizes = [getattr(each, "ds_numel", each.numel()) for each in loaded]
+    found = {"all": sum(sizes), "largest": max(sizes), "loading": max(loading), "checking": max(checking)}
+    path.with_suffix(f".{rank}.held").write_text(json.dumps(found))
 
 
 def work(path: Path, rank: int, port: int, output: Path) -> None:

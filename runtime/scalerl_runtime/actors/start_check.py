@@ -4,7 +4,8 @@ A model that the packed row does not represent would train silently wrong. So a 
 by transformers' eager attention, one sequence at a time, through the model's own head; and packed, by the policy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
+from scalerl_runtime.actors.weight_copies import full_shape
 from scalerl_runtime.algorithm.head import Precision
 from scalerl_runtime.models.head_transform import measure_transform
 from scalerl_runtime.models.parts import find_body
+
+Running = Callable[[Any], AbstractContextManager[Any]]
 
 MODEL_PATH = "spec.model.source"
 ALLOWED = "a model whose own forward the trainer's packed rows represent; docs/models.md lists the families"
@@ -60,7 +64,12 @@ class StartReport:
 
 
 def make_checked_policy(
-    model: Any, *, precision: Precision, temperature: float, device: torch.device | str = "cpu"
+    model: Any,
+    *,
+    precision: Precision,
+    temperature: float,
+    device: torch.device | str = "cpu",
+    running: Running = nullcontext,
 ) -> Policy:
     """Return the policy of `model`, whose attention and head it replaces.
 
@@ -68,11 +77,12 @@ def make_checked_policy(
         model: with its own head; any attention. It is moved to `device`.
         precision, temperature: of the policy's head.
         device: where it trains, so that the kernels are those of training.
+        running: see `compare`.
 
     Raises:
         InvalidRun: the policy cannot run, or does not compute what the model's own forward computes.
     """
-    policy, report = compare(model.to(device))
+    policy, report = compare(model.to(device), running)
     if report.faults:
         raise _invalid(model, "; ".join(report.faults))
     policy.head.precision, policy.head.temperature = precision, temperature
@@ -87,10 +97,11 @@ def freeze_unused(policy: Policy) -> None:
         parameter.requires_grad_(id(parameter) in used)
 
 
-def compare(model: Any) -> tuple[Policy, StartReport]:
+def compare(model: Any, running: Running = nullcontext) -> tuple[Policy, StartReport]:
     """Replace attention and head of `model`; return the policy and how far it is from what the model was.
 
     The head computes in float32 at temperature 1 here, as nothing else is comparable with the model's own.
+    `running` is a context in which a module may run; under ZeRO-3 its parameters are gathered there.
 
     Raises:
         InvalidRun: the policy cannot run.
@@ -100,16 +111,18 @@ def compare(model: Any) -> tuple[Policy, StartReport]:
     try:
         sequences = plan_sequences(model)
         model.set_attn_implementation("eager")
-        alone = logprobs_alone(model, sequences)
-        noise = _rounding_noise(model, sequences, alone)
-        transform = measure_transform(model, sequences[0][:4])
+        with running(model):
+            alone = logprobs_alone(model, sequences)
+            noise = _rounding_noise(model, sequences, alone)
+            transform = measure_transform(model, sequences[0][:4])
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
         if find_body(model).config._attn_implementation != ATTENTION_NAME:
             raise ValueError("its layers have an attention of their own, not by transformers' interface")
         policy = Policy(model, precision="fp32", temperature=1.0, transform=transform)
-        packed = logprobs_packed(policy, sequences)
-        changed = logprobs_packed(policy, [each if i % 2 else each.flip(0) for i, each in enumerate(sequences)])
+        with running(policy):
+            packed = logprobs_packed(policy, sequences)
+            changed = logprobs_packed(policy, [each if i % 2 else each.flip(0) for i, each in enumerate(sequences)])
     except UNREPRESENTABLE as error:
         raise _invalid(model, " ".join(str(error).split()) or repr(error)) from error
     policy.train(was_training)
@@ -127,7 +140,7 @@ def plan_sequences(model: Any) -> list[Tensor]:
     longest = [LENGTHS[0], *(window + LENGTHS[0] for window in windows if isinstance(window, int))]
     lengths = (max(length for length in longest if length <= MAX_LENGTH), *LENGTHS[1:])
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    ordinary = torch.ones(min(embeddings.shape[0], head.weight.shape[0]))
+    ordinary = torch.ones(min(full_shape(embeddings)[0], full_shape(head.weight)[0]))
     # Ids of images and the like stand for inputs that are not there.
     special = [value for name, value in _numbers(model.config) if name.endswith(("token_id", "token_index"))]
     ordinary[[value for value in special if 0 <= value < len(ordinary)]] = 0.0

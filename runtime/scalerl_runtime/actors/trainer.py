@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
 from scalerl_runtime.algorithm.loss import LossStats, objective
@@ -25,9 +27,8 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
 from scalerl_runtime.models.dimensions import attention_width
-from scalerl_runtime.models.parts import auto_class
 from scalerl_runtime.models.router_replay import RouterReplay
-from scalerl_runtime.models.source import find_model, load_config, loading
+from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
@@ -106,27 +107,35 @@ class Trainer:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.manual_seed(options.seed)
         deepspeed.init_distributed(dist_backend="nccl" if options.device == "cuda" else "gloo", verbose=False)
-        with loading(options.model, "the trainer's model"):
-            folder = find_model(options.model)
-            model, info = auto_class(load_config(folder, options.model)).from_pretrained(
-                folder, dtype=getattr(torch, options.dtype), attn_implementation="eager", output_loading_info=True
-            )
+        config = _deepspeed_config(options, self.world_size)
+        policy = self._load_policy(config)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=policy,
+            optimizer=_build_optimizer(policy, options),
+            config=config,
+            dist_init_required=False,
+        )
+        self._buckets = self._copies.plan()
+
+    def _load_policy(self, config: dict[str, Any]) -> Policy:
+        """Load the model and check it; it is in shares under ZeRO-3."""
+        options = self.options
+        place = _make_place(options, config)
+        model, info = load_model(find_model(options.model), options.model, getattr(torch, options.dtype), place)
         if faults := check_loading(options.model, info):
             raise InvalidRun(faults)
         self._copies = WeightCopies(model)
         policy = make_checked_policy(
-            model, precision=options.head, temperature=options.temperature, device=options.device
+            model,
+            precision=options.head,
+            temperature=options.temperature,
+            device=options.device,
+            running=partial(gathered_by_layer, gathering=self._gathered),
         )
         if options.router_replay:
             policy.replay = RouterReplay(policy.model)
         arrange_activations(policy.model, options.activations)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy,
-            optimizer=_build_optimizer(policy, options),
-            config=_deepspeed_config(options, self.world_size),
-            dist_init_required=False,
-        )
-        self._buckets = self._copies.plan()
+        return policy
 
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
@@ -314,6 +323,20 @@ def _own_address() -> str:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
         return "127.0.0.1"
+
+
+def _make_place(options: TrainerOptions, config: dict[str, Any]) -> Place:
+    """Return what is done with a parameter that was loaded: it is cut into shares under ZeRO-3, else moved."""
+    import deepspeed
+
+    if options.zero_stage == 3:
+        init = deepspeed.zero.Init(config_dict_or_path=config)  # not entered: modules are built as usual
+        return lambda parameter: init._convert_to_zero_parameters([parameter])
+
+    def move(parameter: nn.Parameter) -> None:
+        parameter.data = parameter.data.to(options.device)
+
+    return move
 
 
 def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ def measure_transform(model: Any, tokens: Tensor) -> HeadTransform:
     """
     head = model.get_submodule(find_head(model))
     states: list[Tensor] = []
-    probe = _probe(head.weight.shape[0], len(tokens)).to(head.weight.device)
+    probe = _probe(head.out_features, len(tokens)).to(head.weight.device)
     handles = [
         find_body(model).register_forward_hook(lambda _module, _args, out: states.append(_hidden(out))),
         head.register_forward_pre_hook(lambda _module, args: states.append(args[0])),
