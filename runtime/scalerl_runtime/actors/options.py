@@ -18,6 +18,7 @@ from scalerl_api.wire import (
 )
 from scalerl_runtime.actors.fleet import FleetOptions
 from scalerl_runtime.actors.generator import EngineOptions
+from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.trainer import TrainerOptions
 from scalerl_runtime.weights.buckets import Transport
 
@@ -95,6 +96,7 @@ def build_fleet_options(
         kv_cache=recipe.asynchrony.kv_cache,
         transport=transport,
         colocated=spec.generator.colocated,
+        object_store_bytes=object_store_bytes(recipe),
     )
 
 
