@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo real calculator test unit local check generate golden lock bench bench-forecast gpu clean
+.PHONY: help setup demo real calculator mixture test unit local check generate golden lock bench bench-forecast gpu clean
 .PHONY: prometheus-test panels record cluster-test cluster-up cluster-down cluster-repeat images e2e
 .PHONY: models bench-cluster bench-apply bench-takeover kill-matrix
 
@@ -26,6 +26,9 @@ real: needs-setup-engines setup ## train a real pre-trained chat model of 135M p
 
 calculator: needs-setup-engines setup ## train a small model with a calculator and without it: half an hour on two cores
 	@$(PYTHON) bench/runtime/calculator.py $(ARGS)
+
+mixture: needs-setup-engines setup ## train a small model on sums and on functions to write, two curves: half an hour on two cores
+	@$(PYTHON) bench/runtime/mixture.py $(ARGS)
 
 test: needs-setup-prometheus-cluster-engines check ## run all tests that need no GPU
 	@scripts/beside 'prometheus-test cluster-test' local

@@ -1,96 +1,111 @@
-"""Trains SmolLM2-135M on a mixture of sums and of functions to write, two sources with two verifiers. I/O.
+"""Trains examples/mixture.yaml, sums and functions to write, two sources with two verifiers: `make mixture`. I/O.
 
-`python bench/runtime/mixture.py [--steps N]`: a curve and a forecast for each source. The rows are written below runs/.
+With --write it copies the picture of both curves to docs/images.
 """
 
 import argparse
+import csv
 import json
 import random
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from chat_model import chat_model_folder
 from run_file import run_file
 
-FOLDER = Path("runs/mixture-data")
-NUM_ROWS = 1500
-SUMS = "7 + 5 = 12\n13 - 24 = -11\n"
-FUNCTIONS = "def plus_2(x):\n    return x + 2\n\n\ndef times_5(x):\n    return x * 5\n\n\n"
-OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
+EXAMPLE = Path("examples/mixture.yaml")
+FOLDER = Path("runs/mixture-data")  # the sources that EXAMPLE names
+RUN = Path("runs/mixture.yaml")
+IMAGE = Path("docs/images/mixture.png")
+NUM_ROWS = 4000  # of each source
+WRONG_SHARE = 0.67  # of the demonstrations: what RL has to find out
+SIGNS = {"plus": "+", "minus": "-", "times": "*"}
+TRIED = (-3, 2, 11)  # arguments of the tests
 
 
-def write_rows(rng: random.Random) -> dict[str, Path]:
-    """Write sums and functions, a file each; the functions have the columns of HumanEval."""
-    sums, functions = [], []
-    for _ in range(NUM_ROWS):
-        a, b = rng.randint(1, 99), rng.randint(1, 99)
-        word, first, second = rng.choice(sorted(OPERATORS)), rng.randint(2, 99), rng.randint(2, 99)
-        sums.append({"prompt": f"{SUMS}{a} + {b} =", "answer": a + b})
-        second_word = rng.choice(sorted(OPERATORS))
-        name = f"{word}_{first}_{second_word}_{second}"
-        inner = f"(x {OPERATORS[word]} {first}) {OPERATORS[second_word]} {second}"
-        checks = "\n".join(f"    assert candidate({x}) == {eval(inner, {'x': x})}" for x in (3, 10, 41))  # noqa: S307
-        functions.append(
-            {
-                "prompt": f"{FUNCTIONS}def {name}(x):\n    return",
-                "entry_point": name,
-                "canonical_solution": f" {inner}\n",
-                "test": f"def check(candidate):\n{checks}\n",
-            }
-        )
+@dataclass(frozen=True)
+class Change:
+    """One operation of a function, such as `times 3`."""
+
+    word: str
+    number: int
+
+    def apply(self, text: str) -> str:
+        """Return the Python of this operation on `text`."""
+        return f"{text} {SIGNS[self.word]} {self.number}"
+
+
+def draw_change(rng: random.Random) -> Change:
+    """Return an operation with a number from 2 to 30."""
+    return Change(rng.choice(sorted(SIGNS)), rng.randint(2, 30))
+
+
+def write_function(first: Change, second: Change) -> str:
+    """Return the program that carries out `first`, then `second`."""
+    inner = first.apply("x")
+    return f"def f(x): return {second.apply(f'({inner})')}"
+
+
+def miss_function(first: Change, second: Change, rng: random.Random) -> str:
+    """Return a program with another operation in one place."""
+    while True:
+        other = Change(rng.choice(sorted(SIGNS)), second.number)
+        if other != second:
+            return write_function(*rng.choice([(first, other), (other, second)]))
+
+
+def build_function(rng: random.Random) -> tuple[dict[str, object], dict[str, str]]:
+    """Return a row of the source `functions`, and its demonstration."""
+    first, second = draw_change(rng), draw_change(rng)
+    program = write_function(first, second)
+    scope: dict[str, object] = {}
+    exec(program, scope)  # noqa: S102 (written here)
+    tests = [f"assert f({x}) == {eval(f'f({x})', scope)}" for x in TRIED]  # noqa: S307 (written here)
+    prompt = f"f(x): {first.word} {first.number}, then {second.word} {second.number}"
+    shown = miss_function(first, second, rng) if rng.random() < WRONG_SHARE else program
+    return {"prompt": prompt, "tests": tests, "solution": program}, {"prompt": prompt, "completion": shown}
+
+
+def build_sum(rng: random.Random) -> tuple[dict[str, object], dict[str, str]]:
+    """Return a row of the source `sums`, and its demonstration."""
+    left, right = rng.randint(10, 99), rng.randint(10, 99)
+    ones = left % 10
+    total = left + right
+    shown = total + rng.choice((-10, -1, 1, 10)) if rng.random() < WRONG_SHARE else total
+    question = f"{left} + {right}"
+    working = f"{right} + {ones} = {right + ones}\n#### {shown}"
+    return {"question": question, "answer": total}, {"prompt": question, "completion": working}
+
+
+def write_sources(rng: random.Random) -> None:
+    """Write the files that EXAMPLE reads."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    paths = {"sums": FOLDER / "sums.jsonl", "functions": FOLDER / "functions.jsonl"}
-    for name, rows in (("sums", sums), ("functions", functions)):
-        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return paths
+    sums, functions = ([build(rng) for _ in range(NUM_ROWS)] for build in (build_sum, build_function))
+    with (FOLDER / "sums.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["question", "answer"])
+        table.writeheader()
+        table.writerows(row for row, _ in sums)
+    write_lines(FOLDER / "functions.jsonl", [row for row, _ in functions])
+    write_lines(FOLDER / "demonstrations.jsonl", [shown for _, shown in (*sums, *functions)])
 
 
-def build_run(paths: dict[str, Path], steps: int) -> dict[str, object]:
-    """Return the run."""
-    train = [
-        {"name": "sums", "source": str(paths["sums"]), "verifier": "math", "weight": 1},
-        {
-            "name": "functions",
-            "source": str(paths["functions"]),
-            "answerField": "test",
-            "verifier": "code",
-            "weight": 1,
-        },
-    ]
-    recipe = {
-        "preset": "scalerl",
-        "promptsPerStep": 16,
-        "completionsPerPrompt": 8,
-        "stopTokens": ["\n"],
-        "optimizer": {"learningRate": 1.0e-5, "warmupSteps": 5},
-        "length": {"control": "none", "promptTokens": 96, "thinkTokens": 12, "answerTokens": 12},
-    }
-    spec = {
-        "model": {"source": str(chat_model_folder()), "dtype": "bfloat16"},
-        "data": {
-            "train": train,
-            "heldOut": {"prompts": 96, "samplesPerPrompt": 2},
-            "promptFormat": "plain",
-        },
-        "reward": {"timeoutSeconds": 20},
-        "recipe": recipe,
-        "budget": {"steps": steps, "evalEverySteps": 6},
-        "trainer": {"gpusPerReplica": 0, "microBatchTokens": 4096},
-        "generator": {"gpusPerReplica": 0},
-    }
-    return {"apiVersion": "scalerl.io/v1alpha1", "kind": "RLRun", "metadata": {"name": "mixture"}, "spec": spec}
+def write_lines(path: Path, rows: list[dict[str, object]] | list[dict[str, str]]) -> None:
+    """Write one JSON object a line."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def main() -> int:
     """Carry out the run; return the exit code of `scalerl run`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--write", action="store_true", help=f"copy the picture to {IMAGE}")
     options = parser.parse_args()
-    document = build_run(write_rows(random.Random(0)), options.steps)
-    file = FOLDER.with_name("mixture.yaml")
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return run_file(file)
+    write_sources(random.Random(7))
+    shutil.copyfile(EXAMPLE, RUN)
+    code = run_file(RUN)
+    if code == 0 and options.write:
+        shutil.copyfile(RUN.with_suffix("") / "sources.png", IMAGE)
+    return code
 
 
 if __name__ == "__main__":

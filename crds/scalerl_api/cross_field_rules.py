@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic.alias_generators import to_camel
 
-from scalerl_api.data import DataSpec
+from scalerl_api.data import DataSpec, NamedDatasetSpec
 from scalerl_api.policies import Bound, FailureRule, SetBound, StopCondition
-from scalerl_api.recipe import Recipe
+from scalerl_api.recipe import MIN_TEMPERATURE, Recipe
 from scalerl_api.rlrun import RLRunSpec, ScratchModel, WarmStartSpec
 
 Part = TypeVar("Part")
@@ -208,6 +208,14 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         found="{it.num_places} places",
         allowed="must hold {{prompt}} once",
         derived={"it.num_places": "(self.promptTemplate.split('{prompt}').size() - 1)"},
+    ),
+    Rule[NamedDatasetSpec](
+        at="spec.data.downstream[]",
+        blamed="temperature",
+        cel=f"!has(self.temperature) || self.temperature == 0.0 || self.temperature >= {MIN_TEMPERATURE}",
+        holds=lambda it: it.temperature is None or it.temperature == 0.0 or it.temperature >= MIN_TEMPERATURE,
+        found="{it.temperature}",
+        allowed=f"0 (the likeliest token), or at least {MIN_TEMPERATURE}: the engine raises smaller ones to it",
     ),
     Rule[StopCondition](
         at="spec.stopPolicies[].when",

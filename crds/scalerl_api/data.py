@@ -171,11 +171,20 @@ class NamedDatasetSpec(DatasetSpec):
     benchmark: BenchmarkName | None = None
     """A published test set: its source, columns, verifier and samples, which the other fields override."""
     samples_per_prompt: int | None = Field(default=None, ge=1, le=1024)
-    """Completions per prompt; unset: the benchmark's, else `heldOut.samplesPerPrompt`."""
+    """Completions per prompt; unset: 1 at temperature 0, else the benchmark's, else `heldOut.samplesPerPrompt`."""
     temperature: float | None = Field(default=None, ge=0.0, le=10.0)
-    """Of its completions; unset: the recipe's."""
+    """Of its completions: 0, which takes the likeliest token each time, or at least 0.01; unset: the recipe's."""
     every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
     """Steps between its evaluations, a multiple of `budget.evalEverySteps`; unset: at each evaluation."""
+
+    def count_samples(self, held_out: int) -> int:
+        """Return the completions per prompt; `held_out`: those of the held-out prompts.
+
+        The likeliest tokens are the same each time, so one completion at temperature 0 says all.
+        """
+        if self.samples_per_prompt is not None:
+            return self.samples_per_prompt
+        return 1 if self.temperature == 0.0 else held_out
 
     @property
     def label(self) -> str:
@@ -259,4 +268,6 @@ def _with_benchmark(entry: Any) -> Any:
     published = BENCHMARKS[entry["benchmark"]]
     if "source" in entry:  # a copy of one's own has no configurations and splits, unless it says so
         published = {name: value for name, value in published.items() if name not in ("config", "split")}
+    if entry.get("temperature") == 0:
+        published = {name: value for name, value in published.items() if name != "samplesPerPrompt"}
     return {**published, **entry}

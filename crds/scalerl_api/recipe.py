@@ -15,6 +15,7 @@ PresetName = Literal["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"]
 CLOSE_PLACE = "{close}"  # in the phrase: the tag that closes the thinking
 # The paper's phrase (section 3.2). It ends the thinking, so the answer follows it.
 INTERRUPTION_PHRASE = f"Okay, time is up. Let me stop thinking and formulate a final answer now. {CLOSE_PLACE}"
+MIN_TEMPERATURE = 0.01  # vLLM raises a smaller one, above 0, to it
 TAG_PATTERN = r"^\S(.*\S)?$"  # tokenizers move white space at the ends of a text
 TAG_ALLOWED = "one line of text without white space at its ends"
 
@@ -166,7 +167,7 @@ class Recipe(ApiModel):
     """Prompts (groups) in one optimizer step."""
     completions_per_prompt: int = Field(default=16, ge=2, le=1024)
     """Completions in one group."""
-    temperature: float = Field(default=1.0, ge=0.01, le=2.0)
+    temperature: float = Field(default=1.0, ge=MIN_TEMPERATURE, le=2.0)
     """Sampling temperature, for training and evaluation. Not stated in the paper. Top-p and top-k are always off."""
     optimizer: Optimizer = Optimizer()
     """Optimizer."""

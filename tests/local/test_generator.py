@@ -91,19 +91,22 @@ class Rig:
 
     def logps(self, prompt: np.ndarray, sample: EngineOutput) -> np.ndarray:
         """The trainer's log-probabilities of a sample's tokens."""
-        tokens = torch.from_numpy(np.concatenate([prompt, sample.tokens]).astype(np.int64))
+        targets = torch.from_numpy(sample.tokens.astype(np.int64))
         with torch.no_grad():
-            hidden = forward_hidden(
-                self.model,
-                tokens,
-                torch.arange(len(tokens)),
-                torch.tensor([0, len(tokens)]),  # type: ignore[arg-type]
-            )
-            first = len(prompt)
-            logp, _ = linear_logprob(
-                hidden[first - 1 : -1], self.model.lm_head.weight, tokens[first:], precision="fp32", chunk=64
-            )
+            hidden, weight = self.hidden(prompt, sample), self.model.lm_head.weight
+            logp, _ = linear_logprob(hidden, weight, targets, precision="fp32", chunk=64)
         return logp.numpy()
+
+    def likeliest(self, prompt: np.ndarray, sample: EngineOutput) -> np.ndarray:
+        """The trainer's likeliest token at each place of a sample."""
+        with torch.no_grad():
+            return (self.hidden(prompt, sample) @ self.model.lm_head.weight.T).argmax(-1).numpy()
+
+    def hidden(self, prompt: np.ndarray, sample: EngineOutput) -> torch.Tensor:
+        """The trainer's hidden states before each token of a sample."""
+        tokens = torch.from_numpy(np.concatenate([prompt, sample.tokens]).astype(np.int64))
+        bounds = torch.tensor([0, len(tokens)])
+        return forward_hidden(self.model, tokens, torch.arange(len(tokens)), bounds)[len(prompt) - 1 : -1]  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +320,28 @@ def test_forced_tokens_are_where_the_mask_says(rig: Rig) -> None:
             # The log-probability is the model's own, not the 0 of a forced choice: it must be masked, not trusted.
             assert sample.logps[found.mask].max() < -0.5
     assert interrupted > 0
+
+
+@pytest.mark.parametrize("budget", [None, 12])
+def test_greedy_completions_repeat_and_are_the_likeliest_tokens(rig: Rig, budget: int | None) -> None:
+    """A downstream set's temperature 0, in one batch with sampled completions and without; the phrase is forced too."""
+    prompt = encode("1 + 1 =<think>")
+    thinking = {"think_budget": budget, "think_tokens": None if budget is None else 0}
+    greedy, sampled = (SamplingRequest(40, temperature, **thinking) for temperature in (0.0, 1.0))  # type: ignore[arg-type]
+    mixed: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [greedy, sampled, greedy, sampled]))  # type: ignore[assignment]
+    alone: list[EngineOutput] = rig.run(rig.generator.sample(prompt, [greedy]))  # type: ignore[assignment]
+    first, again = mixed[0], alone[0]
+    assert first.tokens.tolist() == mixed[2].tokens.tolist() == again.tokens.tolist()
+    assert mixed[1].tokens.tolist() != mixed[3].tokens.tolist(), "the others are still sampled"
+    chosen = np.ones(len(first.tokens), dtype=bool)
+    if budget is not None:
+        interruption = Interruption.build("<think>", "</think>", PHRASE, build_tokenizer(CONTEXT))
+        chosen = ~forced_mask(first.tokens, interruption, budget, 0).mask
+        assert (~chosen).sum() == len(ids(PHRASE))
+    for sample in (first, again):
+        assert np.isfinite(sample.logps).all()
+        assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4, "the model's own, as at temperature 1"
+        assert (first.tokens == rig.likeliest(prompt, sample))[chosen].all()
 
 
 def test_natural_end_is_never_interrupted_in_the_answer(rig: Rig) -> None:

@@ -55,6 +55,10 @@ class Picky(Later):
     def __init__(self):
         raise OSError("no licence")
 
+class Greets(Later):
+    async def reset(self, prompt, reference):
+        return "Welcome to " + prompt
+
 class NeedsText(Later):
     async def step(self, message):
         return Step(done=True, reward=float(len(message.split()[0])))
@@ -190,6 +194,7 @@ def test_a_closed_pool_fails_its_episodes(make):
         ("NoStep", {}, "NoStep in my_world has no method step"),
         ("Echo", {"tries": 3}, "unexpected keyword argument 'tries'"),
         ("Picky", {}, "OSError: no licence"),
+        ("Greets", {}, "TypeError: reset returned 'Welcome to ?'; None is allowed"),
         ("NeedsText", {}, "takes a training row and an empty turn (IndexError"),
     ],
 )

@@ -8,6 +8,7 @@ FAKE_COORDINATOR holds its scenario as JSON; attempts are strings:
     spawn: starts processes in own sessions.   silent: never writes its address.
     torn: a cut line in evals.jsonl where it crashes.   until_polled: crashes only once polls have returned all its
     points.
+    sources: [name]: of a mixture, whose points come with the pooled ones.
 """
 
 import json
@@ -115,9 +116,15 @@ class FakeCoordinator:
     def evaluate(self) -> None:
         if any(point.step == self.step for point in self.evals):
             return
+        sources = [wire.source_dataset(name) for name in self.scenario.get("sources", [])]
+        for dataset in (*sources, wire.HELD_OUT):
+            self.measure(dataset)
+
+    def measure(self, dataset: str) -> None:
         rate = 0.2 + 0.5 / (1 + math.exp(-(self.step - 30) / 8))
         point = wire.EvalPoint(
             index=len(self.evals),
+            dataset=dataset,
             step=self.step,
             version=self.step,
             compute_gpu_hours=self.step * COMPUTE_PER_STEP,

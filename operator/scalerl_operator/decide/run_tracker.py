@@ -148,7 +148,8 @@ class RunTracker:
         return missing
 
     def add_source_forecasts(self, lines: Mapping[str, ForecastLine]) -> None:
-        """Add forecasts of sources, which the next assessment takes up."""
+        """Add forecasts of sources, which the next assessment takes up; the one before is out of date."""
+        self._assessed = ()
         new = {dataset: line.without_draws() for dataset, line in lines.items()}
         self.source_forecasts = {**self.source_forecasts, **new}
 

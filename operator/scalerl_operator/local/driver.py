@@ -216,10 +216,16 @@ class _Driver:
             line = self.fits.pop(key).result()
             append_line(self.folder.forecasts, line.to_line())
             self.tracker.add_forecasts(self.run, [line])
-        for dataset in [name for name, fit in self.source_fits.items() if wait or fit.done()]:
-            self.tracker.add_source_forecasts({dataset: self.source_fits.pop(dataset).result()})
+        self._take_source_fits(wait=wait)
+        if wait:  # a fit that was under way had fewer points than there are now
+            self._submit_fits()
+            self._take_source_fits(wait=True)
         if not self.fits and not self.tracker.is_assessed(0):  # a source's forecast, or another set's evaluation
             self.tracker.add_forecasts(self.run, [])
+
+    def _take_source_fits(self, *, wait: bool) -> None:
+        for dataset in [name for name, fit in self.source_fits.items() if wait or fit.done()]:
+            self.tracker.add_source_forecasts({dataset: self.source_fits.pop(dataset).result()})
 
     def _submit_fits(self) -> None:
         for prefix in self.tracker.missing_prefixes(self.run):

@@ -2,8 +2,9 @@
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -98,12 +99,33 @@ def build_rates_table(rates: Sequence[PromptRates]) -> str:
 
 
 def describe_reference(reference: str, *, full: bool = False) -> str:
-    """Return the reference answer in one line; of a reasoning_gym record the answer alone."""
+    """Return the reference answer in one line; of a reasoning_gym record the answer alone, of `code` the tests."""
     try:
-        answer = ast.literal_eval(json.loads(reference)["record"])["answer"]
-    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError):
+        document = json.loads(reference)
+        answer = describe_tests(document) or ast.literal_eval(document["record"])["answer"]
+    except (ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError, MemoryError):
         answer = reference
     return escape(str(answer)) if full else shorten(str(answer), REFERENCE_CHARACTERS)
+
+
+def describe_tests(document: Mapping[str, Any]) -> str:
+    """Return the tests of a reference of the verifier `code` as a person writes them; empty for another reference.
+
+    Raises KeyError, TypeError, ValueError for what only looks like one.
+    """
+    match document.get("kind"):
+        case "tests":
+            return str(document["tests"]).strip()
+        case "calls":
+            calls = (
+                f"{document['function']}({', '.join(map(repr, arguments))}) == {output!r}"
+                for arguments, output in zip(document["inputs"], document["outputs"], strict=True)
+            )
+            return "; ".join(calls)
+        case "stdio":
+            runs = zip(document["inputs"], document["outputs"], strict=True)
+            return "; ".join(f"{given!r} -> {wanted!r}" for given, wanted in runs)
+    return ""
 
 
 def sparkline(rates: Sequence[float]) -> str:

@@ -78,15 +78,21 @@ def find_place(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
 
 
 def choose_rows(keys: Iterable[RowKey], query: RolloutQuery) -> list[RowKey]:
-    """Return the wanted rows: the first of each prompt and step, then the second of each, and so on."""
-    wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: key.sample)
-    counts: Counter[tuple[int, int]] = Counter()
+    """Return the wanted rows: the first of each prompt and step, then the second of each, and so on.
+
+    The prompts of a mixture's sources take turns.
+    """
+    wanted = sorted((key for key in keys if _is_wanted(key, query)), key=lambda key: (key.sample, key.prompt_id))
+    samples: Counter[tuple[int, int]] = Counter()
+    prompts: Counter[tuple[int, int, str]] = Counter()
     ranked = []
     for key in wanted:
-        place = key.file.step, key.prompt_id
-        ranked.append((counts[place], *place, key))
-        counts[place] += 1
-    return [key for *_, key in sorted(ranked, key=lambda each: each[:3])]
+        sample = key.file.step, key.prompt_id
+        prompt = samples[sample], key.file.step, key.source
+        ranked.append((samples[sample], key.file.step, prompts[prompt], key.prompt_id, key))
+        samples[sample] += 1
+        prompts[prompt] += 1
+    return [key for *_, key in sorted(ranked, key=lambda each: each[:4])]
 
 
 def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
@@ -104,7 +110,8 @@ def choose_shown(rows: Sequence[RowKey], limit: int) -> list[RowKey]:
 def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], list[RowKey]]:
     """Return the right completions with the highest reward and the wrong ones with the lowest, at most `limit` of each.
 
-    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each.
+    Among equals those of the prompts with the lowest pass rate come first; a prompt occurs once in each, and a
+    mixture's sources take turns.
     """
     graded = [(key.reward, key) for key in keys if key.reward is not None]
     rewards: dict[int, list[bool]] = {}
@@ -119,7 +126,12 @@ def choose_extremes(keys: Sequence[RowKey], limit: int) -> tuple[list[RowKey], l
         by_prompt: dict[int, RowKey] = {}
         for _, key in found:
             by_prompt.setdefault(key.prompt_id, key)
-        return list(by_prompt.values())[:limit]
+        turns: Counter[str] = Counter()
+        ranked = []
+        for key in by_prompt.values():
+            ranked.append((turns[key.source], key))
+            turns[key.source] += 1
+        return [key for _, key in sorted(ranked, key=lambda each: each[0])][:limit]
 
     return choose(right=True), choose(right=False)
 

@@ -50,6 +50,7 @@ class FleetOptions:
     kv_cache: Literal["keep", "recompute"]
     transport: Transport
     colocated: bool  # trainer and generator share one device
+    object_store_bytes: int  # of Ray's objects, where the fleet starts Ray itself
 
 
 def engine_seed(seed: int, index: int, num_starts: int) -> int:
@@ -105,7 +106,7 @@ class Fleet:
                 "address": "local",
                 "num_cpus": self.options.ranks + self.options.generators,
                 "include_dashboard": False,
-                "object_store_memory": 512 * 2**20,
+                "object_store_memory": self.options.object_store_bytes,
                 "_temp_dir": self._folder,
             }
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}

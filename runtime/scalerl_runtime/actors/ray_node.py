@@ -36,6 +36,7 @@ from scalerl_api.wire import (
     PORT_RAY_OBJECTS,
     PORTS_RAY_WORKERS,
 )
+from scalerl_runtime.actors.object_store import object_store_bytes
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ JOIN_RETRY_SECONDS = 5.0
 END_SECONDS = 20.0  # grace period of Ray's processes after SIGTERM
 PROBE_SECONDS = 1.0  # timeout of a member's probe of Ray's head after SIGTERM, and the pause between two probes
 PROBE_MISSES = 3  # consecutive: one failed connection does not count, and a dead head is still noticed in seconds
-OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights' headers; it lies in /dev/shm
 
 
 class JoinFailed(RuntimeError):
@@ -66,6 +66,8 @@ class NodeRole:
     """Number of actors of its role that fit: a trainer's ranks, or one engine."""
     save_seconds: float
     """Seconds for which it still serves after SIGTERM: all trainers write a checkpoint together. 0 for generators."""
+    object_store_bytes: int
+    """Of Ray's objects, in /dev/shm."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str], run: RLRun) -> "NodeRole":
@@ -78,6 +80,7 @@ class NodeRole:
             address=variables[ENV_POD_IP],
             capacity=max(1, run.spec.trainer.gpus_per_replica) if trains else 1,
             save_seconds=run.spec.deadlines.checkpoint_seconds if trains else 0.0,
+            object_store_bytes=object_store_bytes(run.spec.resolved_recipe()),
         )
 
 
@@ -104,7 +107,7 @@ def build_node_command(node: NodeRole, *, head: bool, num_cpus: int, folder: str
         f"--max-worker-port={last}",
         f"--num-cpus={num_cpus}",
         f"--resources={json.dumps({node.role: node.capacity})}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--object-store-memory={node.object_store_bytes}",
         # The monitor only scales clusters that Ray creates, and would log the same lines every 5 s.
         *(["--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}"] if head else []),
         "--disable-usage-stats",

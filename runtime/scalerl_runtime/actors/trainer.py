@@ -22,7 +22,7 @@ from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
-from scalerl_runtime.algorithm.loss import LossStats, objective
+from scalerl_runtime.algorithm.loss import LossStats, objective, supervised_objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
@@ -170,8 +170,7 @@ class Trainer:
         """Run one supervised step; its loss is minus the weighted log-likelihood of the trained tokens."""
 
         def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:
-            value = -(batch["weight"].to(logp.dtype) * logp).sum()
-            return value, LossStats(tokens=len(logp), loss=float(value.detach()), entropy=float(entropy.detach().sum()))
+            return supervised_objective(logp, entropy, batch["weight"])
 
         return self._step(batches, loss, learning_rate)
 
@@ -214,7 +213,7 @@ class Trainer:
             stats=sum(stats, LossStats()),
             grad_norm=float(norm if norm is not None else float("nan")),
             seconds=time.monotonic() - began,
-            tokens=sum(len(b.tokens) for b in batches),
+            tokens=sum(len(b.tokens) for b in batches if not b.is_stand_in),
             logp=np.concatenate(logps)[:MISMATCH_TOKENS],
             logp_gen=np.concatenate([b.logp_gen for b in batches])[:MISMATCH_TOKENS],
             lag=np.concatenate([b.lag for b in batches])[:MISMATCH_TOKENS],

@@ -112,6 +112,17 @@ def objective(
     return total, _stats(loss, total, kl, entropy, _Tokens(logp, logp_gen, advantage, completion, mask))
 
 
+def supervised_objective(logp: Tensor, entropy: Tensor, weight: Tensor) -> tuple[Tensor, LossStats]:
+    """Return minus the weighted log-likelihood, a scalar, and its stats; all arguments [N], of the targets.
+
+    A token of weight 0 is a stand-in row's and is counted nowhere.
+    """
+    counted = weight != 0.0
+    value = -(weight.to(logp.dtype) * logp).sum()
+    entropies = float(entropy.detach()[counted].sum())
+    return value, LossStats(tokens=int(counted.sum()), loss=float(value.detach()), entropy=entropies)
+
+
 @dataclass(frozen=True)
 class _Tokens:
     """Inputs of a micro-batch's statistics, all [N]."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from scalerl_runtime.child_process import Reply, load_callable, open_connection, send, serve
-from scalerl_runtime.environments.protocol import parse_step
+from scalerl_runtime.environments.protocol import check_reset, parse_step
 
 
 def main(arguments: list[str]) -> None:
@@ -62,7 +62,7 @@ class Episodes:
         try:
             if operation == "reset":
                 environment = self.make()
-                self._call(environment, "reset", *texts)
+                check_reset(self._call(environment, "reset", *texts))
                 self._open[number] = environment
                 return {"done": True}
             if operation == "step":

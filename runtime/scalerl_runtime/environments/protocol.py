@@ -30,6 +30,14 @@ class Step:
     """The policy's turn failed, for example a call of a tool with bad arguments: it is counted."""
 
 
+def check_reset(returned: object) -> None:
+    """Raise TypeError for a `reset` that returns something: a first observation would be dropped without a word."""
+    if returned is not None:
+        raise TypeError(
+            f"reset returned {_show(returned)}; None is allowed: the row's prompt is all that is read first"
+        )
+
+
 def parse_step(returned: object) -> Step:
     """Return a user's reply, checked. Any object with the four attributes is a Step. Raises TypeError, ValueError."""
     names = ("observation", "done", "reward", "error")

@@ -32,7 +32,7 @@ def list_eval_sets(spec: RLRunSpec, data: Data, step: int) -> list[EvalSet]:
             EvalSet(
                 each.name,
                 data.downstream[each.name],
-                each.samples_per_prompt if each.samples_per_prompt is not None else samples,
+                each.count_samples(samples),
                 each.temperature,
             )
             for each in spec.data.downstream

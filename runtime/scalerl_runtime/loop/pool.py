@@ -83,9 +83,9 @@ class Pool:
 
     def ready(self) -> list[Slot]:
         """Slots that may get prompts, the least loaded first."""
-        return sorted(
-            (s for s in self.slots.values() if s.state == "ready"), key=lambda s: (max(s.load, s.num_rollouts), s.index)
-        )
+        # A submitted group counts at once; its requests only when its task has begun to run.
+        loads = {s.index: max(s.load, s.num_rollouts) for s in self.slots.values()}
+        return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (loads[s.index], s.index))
 
     async def wait_running(self, wanted: int) -> None:
         """Return when `wanted` generators run, with any weights. Raises the error that ended the pool."""

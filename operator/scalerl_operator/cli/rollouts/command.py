@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from scalerl_api.rollouts import Rollout, RolloutFileName
-from scalerl_api.wire import HELD_OUT
+from scalerl_api.wire import HELD_OUT, is_source_dataset, source_of
 from scalerl_operator.cli.exit_codes import EXIT_FAILED, EXIT_FINISHED, CommandError, UsageError
 from scalerl_operator.cli.options import RolloutsOptions
 from scalerl_operator.cli.output import write_out
@@ -46,12 +46,14 @@ def build_query(options: RolloutsOptions) -> RolloutQuery:
     """Return the query that the options mean. Raises UsageError."""
     if options.prompts and (options.wrong or options.right or options.prompt is not None):
         raise UsageError("--prompts shows all prompts and completions; --prompt, --wrong and --right exclude it")
-    dataset = options.dataset or (HELD_OUT if options.eval else None)
+    dataset, source = options.dataset or (HELD_OUT if options.eval else None), options.source
+    if dataset is not None and is_source_dataset(dataset):  # stored in the file of all held-out prompts
+        dataset, source = HELD_OUT, source or source_of(dataset)
     return RolloutQuery(
         dataset,
         options.step,
         options.prompt,
-        options.source,
+        source,
         "wrong" if options.wrong else "right" if options.right else None,
     )
 
@@ -87,8 +89,9 @@ def show(stored: StoredRollouts, options: RolloutsOptions) -> int:
 
 def _show_prompts(stored: StoredRollouts, options: RolloutsOptions) -> None:
     every = load_prompt_rates(stored)
-    _check_source({each.source for each in every}, stored, build_query(options))
-    rates = [each for each in every if options.source in (None, each.source)][: options.limit]
+    query = build_query(options)
+    _check_source({each.source for each in every}, stored, query)
+    rates = [each for each in every if query.source in (None, each.source)][: options.limit]
     if options.format == "text":
         write_out(build_rates_table(rates))
         return

@@ -27,7 +27,9 @@ PHRASE = re.compile(
     r"|\banswer[*_`]*\s*\n)[:：]?",
     re.IGNORECASE,
 )
-SENTENCE_END = re.compile(r"\.(?=\s|$|[*_`\"'])|[。！]|[!?](?=\s|$)|\n")
+# No end of a sentence is the full stop of `Mrs. Hilt` and `36 sq. inches`.
+ABBREVIATED = "".join(rf"(?<!\b{word})" for word in ("Mr", "mr", "Mrs", "mrs", "Ms", "Dr", "dr", "St", "sq", "cu"))
+SENTENCE_END = re.compile(ABBREVIATED + r"\.(?=\s|$|[*_`\"'])|[。！]|[!?](?=\s|$)|\n")
 REASON = re.compile(
     r",?\s+(?:because|since|as|so|for|which|where|when|hence|thus|therefore|but|not|if)\b|[,，]\s*(?:因为|所以)",
     re.IGNORECASE,

@@ -7,15 +7,20 @@ from functools import lru_cache
 from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
 from scalerl_runtime.rewards.reading.marked_answers import cut_sentence, find_marked_answer
 from scalerl_runtime.rewards.reading.math_references import parse_math_reference
-from scalerl_runtime.rewards.reading.math_text import build_expression, find_last_expression, is_words, normalize_words
+from scalerl_runtime.rewards.reading.math_text import (
+    SYMBOL,
+    build_expression,
+    find_last_expression,
+    is_words,
+    normalize_words,
+    take_exact,
+)
 
 MAX_EXPRESSION = 1000  # characters; sympy's time grows fast, and no answer of a data set is as long
 NUMERAL = re.compile(r"-?\d{1,300}(?:\.\d{1,6})?")  # math-verify rounds after six decimals
 FRACTION = re.compile(r"^(-?)\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}$")
 PLAIN_NUMBER = re.compile(r"-?\d+(?:/\d+)?")
 EQUALS = re.compile(r"(?<![<>!=\\:])=(?!=)|\\equiv(?![A-Za-z])")
-APPROXIMATELY = re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])|≈")
-SYMBOL = re.compile(r"\s*[A-Za-z]\s*|\s*\\[A-Za-z]+\s*")
 STATED_WORDS = re.compile(r"(?:\b(?:is|was|are|be|on)\b|[:=：是])\s*([^:=：]+)$", re.IGNORECASE)
 
 
@@ -127,7 +132,7 @@ def _parse(expression: str) -> object | None:
 
 def _take_result(reading: str, reference: str) -> str:
     """Return what an equation such as `5+7=12` says; whole if the reference is an equation or there are several."""
-    exact = next((part for part in APPROXIMATELY.split(reading) if part.strip()), reading)
+    exact = take_exact(reading)
     if EQUALS.search(reference) or re.search(r"[,;]", exact):
         return exact
     return _drop_left_side(exact)

@@ -11,6 +11,7 @@ from scalerl_api.validation import shorten
 from scalerl_runtime.rewards.reading.arithmetic import TooLarge, find_operations
 from scalerl_runtime.rewards.reading.marked_answers import find_announced_answer, find_enclosed_answer
 from scalerl_runtime.rewards.reading.math_text import (
+    APPROXIMATELY,
     MAX_TEXT_WORDS,
     MAX_UNIT_WORDS,
     TEXT,
@@ -18,6 +19,7 @@ from scalerl_runtime.rewards.reading.math_text import (
     build_expression,
     is_words,
     normalize_words,
+    take_exact,
 )
 
 NUM_SHOWN = 60  # characters of a value in a message
@@ -85,6 +87,10 @@ def _build_text(value: str) -> str:
     if is_words(content):
         return normalize_words(content)
     expression = build_expression(content)
+    approximations = list(APPROXIMATELY.finditer(expression))
+    is_single = len(approximations) == 1 and ("," not in expression or approximations[0].start() == 0)
+    if is_single:  # of a list the first value alone would be left
+        expression = take_exact(expression)
     if not expression:
         raise ValueError(f"{_show(content)} is not mathematics")
     try:

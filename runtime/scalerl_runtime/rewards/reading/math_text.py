@@ -39,7 +39,7 @@ UNITS = re.compile(
 CELSIUS = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*)?[CF](?![A-Za-z])\s*\}?")
 # `12 (inches, snow)`, `51 (trucks)`: what was counted, behind the number. `2(ab)` is a product.
 COUNTED = re.compile(
-    rf"(?<=\d)\s+\((?!(?:{FUNCTION_WORDS}|pi|theta|alpha|beta)\b)[^\W\d_]{{2,}}(?:[\s,'’/-]+[^\W\d_]{{2,}})*\)\s*$"
+    rf"(?<=\d)\s+\((?!(?:{FUNCTION_WORDS}|pi|theta|alpha|beta)\b)[^\W\d_]{{2,}}(?:[\s,.'’/-]+[^\W\d_]{{2,}})*\)\s*$"
 )
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}(?:['’.-][^\W\d_]+)*(?:\^\{?\d\}?)?", re.UNICODE)
 ARTICLE = re.compile(r"(?<![\\A-Za-z])(?:a|an|A|I)\s+(?=[A-Za-z]{2,})")
@@ -47,6 +47,8 @@ OPERATOR_BEFORE = re.compile(r"[-+*/^_({|]\s*$")
 OPERATOR_AFTER = re.compile(r"\s*[-+*/^_)}(|]")
 NAMED_SIDE = re.compile(r"^[^=<>]*[^\W\d_]{3,}[^=<>]*=(?![=<>])")
 CURRENCY = re.compile(r"\\?[$]|[€£¥₹₽₩]|\bUSD\b|\bRs\.?(?=\s*\d)")
+APPROXIMATELY = re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])|≈")
+SYMBOL = re.compile(r"\s*[A-Za-z]\s*|\s*\\[A-Za-z]+\s*")
 HAS_LATEX = re.compile(r"\\[A-Za-z]+")
 SINGLE_LETTER = re.compile(r"(?<![\w\\'’])[^\W\d_](?![\w'’])")
 CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]+")
@@ -113,6 +115,12 @@ def build_expression(content: str) -> str:
     text = text.replace("**", "^").replace(r"\,", " ")
     text = re.sub(r"\s+", " ", text).rstrip(" .,;:!?。'\"*_`").lstrip(" ,;:'\"*_`")
     return text if re.search(r"[\dA-Za-z\\]", text) else ""
+
+
+def take_exact(expression: str) -> str:
+    """Return the value before its approximation; of `x \\approx 1.31` and `\\approx 1.31` the number."""
+    parts = [part.strip() for part in APPROXIMATELY.split(expression) if part.strip()]
+    return next((part for part in parts if not SYMBOL.fullmatch(part)), expression)
 
 
 def find_last_expression(text: str) -> str:

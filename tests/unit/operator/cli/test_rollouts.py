@@ -98,6 +98,7 @@ def selected(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[tuple[
         (["--source", "math", "--step", "2", "--limit", "1"], [(2, 0, "math")]),
         (["--source", "code", "--prompt", "1", "--right"], [(1, 0, "code"), (2, 0, "code")]),
         (["--source", "math", "--eval"], [(2, 0, "math")]),
+        (["--dataset", "held_out.code"], [(2, 0, "code")]),
         (["--source", "math", "--eval", "--wrong"], []),
     ],
 )

@@ -128,6 +128,14 @@ def test_a_run_finishes_with_all_points_forecast_once_each(stage: Stage) -> None
     assert {c.type: c.status for c in status.conditions}["Complete"] == "True"
 
 
+def test_at_the_end_every_source_has_the_forecast_of_all_its_points(stage: Stage) -> None:
+    """A fit is under way when the last evaluation arrives; its own follows it."""
+    assert stage.play({"sources": ["code", "math"]}).outcome == "Finished"
+    status = records.load_run(stage.folder).status
+    assert status is not None
+    assert {each.name: each.points for each in status.source_forecasts} == {"code": 6, "math": 6}
+
+
 def test_one_completion_is_shown_early(stage: Stage) -> None:
     assert stage.play({}).outcome == "Finished"
     (shown,) = (event for event in stage.recorder.events if "completions right" in event)

@@ -14,6 +14,7 @@ from scalerl_api.rollouts import Rollout
 from scalerl_operator.render.rollout_view import RolloutView, build_rollouts, describe_reference, sparkline
 from scalerl_operator.render.text import escape, shorten
 from scalerl_operator.run.rollout_selection import Counts, RolloutQuery
+from scalerl_runtime.rewards.code_reference import build_code_reference
 
 
 def draw(*rollouts: Rollout, full: bool = False, colours: bool = False) -> str:
@@ -80,9 +81,24 @@ def test_shortened_text_is_one_line() -> None:
     assert shorten("x" * 50, 9) == "xxxxxxxx…"
 
 
+@pytest.mark.parametrize(
+    ("tests", "shown"),
+    [
+        (["assert f(1) == 2", "assert f(2) == 3"], "assert f(1) == 2 assert f(2) == 3"),
+        ({"inputs": [[1, "a"]], "outputs": [[2]], "fn_name": "f"}, "f(1, 'a') == [2]"),
+        ({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}, r"'1 2\n' -> '3\n'; '3 4\n' -> '7\n'"),
+    ],
+)
+def test_reference_of_a_program_is_its_tests(tests: object, shown: str) -> None:
+    reference = build_code_reference({"prompt": "Write f.", "solution": "def f(x): return x + 1"}, tests)
+    assert describe_reference(reference) == shown
+
+
 def test_reference_of_a_generated_task_is_its_answer() -> None:
     record = json.dumps({"task": "chain_sum", "options": {}, "record": "{'question': '1 + 1', 'answer': '2'}"})
     assert describe_reference(record) == "2"
     for other in ("19", "{", '{"record": 3}', '{"record": "open("}', "[1]"):
         assert describe_reference(other) == other
+    for other in ('{"kind": "calls"}', '{"kind": "stdio", "inputs": 3}', '{"kind": ["tests"]}'):
+        assert describe_reference(other) == other, "only looks like tests"
     assert len(describe_reference("assert f(1)\n" * 100)) == 200

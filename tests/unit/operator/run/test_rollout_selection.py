@@ -1,5 +1,7 @@
 """Which stored completions are searched and shown, and the prompts' pass rates."""
 
+from dataclasses import replace
+
 import pytest
 
 from scalerl_api.rollouts import RolloutFileName
@@ -84,6 +86,15 @@ MIXED = [
 )
 def test_the_newest_step_that_has_the_source_is_shown(query: RolloutQuery, steps: list[int]) -> None:
     assert [key.file.step for key in find_place(MIXED, query)] == steps
+
+
+def test_sources_of_a_mixture_take_turns_in_what_is_shown() -> None:
+    keys = [replace(key(7, prompt, 0, reward), source="sums") for prompt in (1, 2, 3) for reward in (1.0, -1.0)]
+    keys += [replace(key(7, prompt, 0, reward), source="code") for prompt in (11, 12) for reward in (1.0, -1.0)]
+    right = choose_rows(keys, RolloutQuery(grade="right"))
+    assert [each.prompt_id for each in right] == [1, 11, 2, 12, 3]
+    for found in choose_extremes(keys, 4):
+        assert [each.prompt_id for each in found] == [1, 11, 2, 12]
 
 
 def test_of_many_steps_evenly_spaced_ones_are_shown() -> None:

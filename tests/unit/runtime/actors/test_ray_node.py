@@ -26,7 +26,12 @@ VARIABLES = {
     "SCALERL_POD_IP": "10.4.5.6",
 }
 NODE = NodeRole(
-    role="generator", coordinator="trainer-0.qwen.research.svc", address="10.4.5.6", capacity=3, save_seconds=0.0
+    role="generator",
+    coordinator="trainer-0.qwen.research.svc",
+    address="10.4.5.6",
+    capacity=3,
+    save_seconds=0.0,
+    object_store_bytes=721_420_288,
 )
 MEMBER = replace(NODE, role="trainer", save_seconds=307.0)
 
@@ -49,6 +54,13 @@ def test_capacity_is_a_trainers_ranks_or_one_engine(run: RLRun) -> None:
         4,
     )
     assert NodeRole.parse({**VARIABLES, "SCALERL_ROLE": "generator"}, run).capacity == 1
+
+
+@pytest.mark.parametrize("role", ["trainer", "generator"])
+def test_every_node_has_an_object_store_for_the_largest_batch(run: RLRun, role: str) -> None:
+    """The quickstart's batch: 24 x 8 completions of 24 + 32 + 24 tokens, 14 bytes each."""
+    node = NodeRole.parse({**VARIABLES, "SCALERL_ROLE": role}, run)
+    assert node.object_store_bytes == 536_870_912 + 24 * 8 * 80 * 14
 
 
 def test_a_trainer_serves_for_the_checkpoint_deadline_and_a_generator_not_at_all(run: RLRun) -> None:
@@ -134,7 +146,7 @@ def test_every_port_is_fixed() -> None:
         "--max-worker-port=10999",
         "--num-cpus=7",
         '--resources={"generator": 3}',
-        "--object-store-memory=536870912",
+        "--object-store-memory=721420288",
         "--disable-usage-stats",
         "--no-redirect-output",
     ]

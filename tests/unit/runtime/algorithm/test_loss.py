@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from scalerl_api.recipe import Loss
-from scalerl_runtime.algorithm.loss import LossStats, kl_k3, objective, token_loss
+from scalerl_runtime.algorithm.loss import LossStats, kl_k3, objective, supervised_objective, token_loss
+from scalerl_runtime.algorithm.microbatch import build_micro_batch
 
 torch.set_num_threads(1)
 
@@ -319,3 +320,27 @@ def test_a_micro_batch_without_a_trained_token_is_zero_and_differentiable(loss, 
     assert (logp.grad == 0).all()
     assert stats == LossStats()
     assert stats.mean(stats.kl) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["cispo", "dapo", "gspo", "grpo", "supervised"])
+@pytest.mark.parametrize("logp", [-9.0, 0.0, 3.0])
+def test_a_stand_in_row_adds_nothing_to_any_statistic(kind, logp):
+    """The row of a rank without a sequence; its token's values are arbitrary."""
+    row = {name: torch.from_numpy(value) for name, value in vars(build_micro_batch([])).items() if value is not None}
+    policy, entropy = torch.full((1,), logp, requires_grad=True), torch.full((1,), 7.0)
+    if kind == "supervised":
+        value, stats = supervised_objective(policy, entropy, row["weight"])
+    else:
+        loss, counted = Loss(kind=kind, entropy_bonus=0.5), row["weight"] != 0.0
+        given = (row["logp_gen"], entropy, row["advantage"], row["completion"], counted, row["weight"])
+        value, stats = objective(loss, 0.3, policy, *given)
+    value.backward()
+    assert stats == LossStats()
+    assert policy.grad.tolist() == [0.0]
+
+
+def test_supervised_by_hand():
+    logp, weight = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.25, 0.0], dtype=torch.float64)
+    value, stats = supervised_objective(logp, torch.tensor([3.0, 5.0, 7.0]), weight)
+    assert float(value) == 1.0
+    assert stats == LossStats(tokens=2, loss=1.0, entropy=8.0)

@@ -1,9 +1,11 @@
+import dataclasses
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from scalerl_runtime.algorithm.microbatch import OWN_CHOICE, TrainSequence, build_micro_batch
+from scalerl_runtime.algorithm.microbatch import OWN_CHOICE, PACKED_TOKEN_BYTES, TrainSequence, build_micro_batch
 
 
 def sequence(tokens, trained, advantage, weight, lag):
@@ -59,3 +61,55 @@ def test_impossible_sequence_is_refused(tokens, trained, rule):
     lag = [0] * len(tokens)
     with pytest.raises(ValueError, match=f"a sequence of {len(tokens)} tokens cannot train its first token"):
         assert sequence(tokens, trained, 1.0, 1.0, lag) is None, rule
+
+
+def drawn(rng, *, trained, experts=False):
+    """A sequence of random numbers; `trained`: the share of its tokens that are targets."""
+    length = int(rng.integers(2, 60))
+    flags = rng.random(length) < trained
+    flags[0] = False
+    return TrainSequence(
+        tokens=rng.integers(0, 200_000, length).astype(np.int32),
+        trained=flags,
+        logp_gen=-rng.random(length).astype(np.float32),
+        advantage=float(rng.standard_normal()),
+        weight=float(rng.random()) + 1e-9,
+        lag=rng.integers(0, 65, length).astype(np.int32),
+        experts=rng.integers(0, 128, (length - 1, 3, 2)).astype(np.uint8) if experts else None,
+    )
+
+
+ROWS = [
+    pytest.param([1.0], False, id="one sequence"),
+    pytest.param([0.5] * 7, False, id="tokens that were forced"),
+    pytest.param([0.9, 0.0, 0.9, 0.0], False, id="sequences without a target, also the last"),
+    pytest.param([0.8] * 3, True, id="experts"),
+    pytest.param([], False, id="a stand-in"),
+]
+
+
+@pytest.mark.parametrize(("shares", "experts"), ROWS)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_row_arrives_as_it_was_sent(shares, experts, seed):
+    rng = np.random.default_rng(seed)
+    row = build_micro_batch([drawn(rng, trained=share, experts=experts) for share in shares])
+    arrived = pickle.loads(pickle.dumps(row, protocol=5))
+    for field in dataclasses.fields(row):
+        sent, found = getattr(row, field.name), getattr(arrived, field.name)
+        if sent is None:
+            assert found is None
+        else:
+            assert found.dtype == sent.dtype, field.name
+            assert found.tobytes() == sent.tobytes(), field.name
+
+
+def test_a_row_travels_in_as_many_bytes_as_the_object_store_counts_on():
+    rng = np.random.default_rng(0)
+    row = build_micro_batch([replace(drawn(rng, trained=1.0)) for _ in range(2000)])
+    sent = len(pickle.dumps(row, protocol=5)) - 20 * 2000  # of each sequence: its end, advantage and weight, 16 bytes
+    assert 0.9 * PACKED_TOKEN_BYTES < sent / len(row.tokens) <= PACKED_TOKEN_BYTES
+
+
+def test_only_a_stand_in_is_one():
+    assert build_micro_batch([]).is_stand_in
+    assert not build_micro_batch([sequence([1, 2], [0, 1], 0.0, 0.25, [0, 0])]).is_stand_in, "an advantage of 0"

@@ -164,6 +164,22 @@ def test_the_final_answer_of_gsm8k_is_its_reference():
     assert row.answer.endswith("4")
 
 
+@pytest.mark.parametrize(
+    ("entry", "samples"),
+    [
+        ({}, 32),
+        ({"temperature": 0.6}, 32),
+        ({"temperature": 0}, 1),
+        ({"temperature": 0.0, "samplesPerPrompt": 4}, 4),
+    ],
+)
+def test_one_completion_at_temperature_0_unless_more_are_asked_for(entry, samples):
+    (spec,) = make_run("aime-24", **entry).spec.data.downstream
+    assert spec.count_samples(held_out=16) == samples
+    own = make_run("aime-24", benchmark=None, source="a.jsonl", **entry).spec.data.downstream[0]
+    assert own.count_samples(held_out=16) == {32: 16}.get(samples, samples)
+
+
 def test_a_benchmark_is_read_from_a_file_of_one_s_own(tmp_path):
     """Without network: the file takes the place of the hub's data set, the columns stay."""
     path = tmp_path / "svamp.jsonl"
@@ -172,5 +188,6 @@ def test_a_benchmark_is_read_from_a_file_of_one_s_own(tmp_path):
     (spec,) = run.spec.data.downstream
     assert (spec.samples_per_prompt, spec.answer_field) == (4, "Answer")
     context = LoadingContext(run, run.spec.resolved_recipe(), build_tokenizer(512), None, build_reference)
-    ((prompt,), bad) = load_prompts(context, "spec.data.downstream[0]", spec, 0)
+    loaded = load_prompts(context, "spec.data.downstream[0]", spec, 0)
+    (prompt,), bad = loaded.prompts, loaded.bad_rows
     assert (prompt.question, prompt.source, bad) == ("There are 6 figs. How many is half?", "test", [])

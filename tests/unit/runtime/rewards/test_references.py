@@ -31,6 +31,11 @@ def test_reference_of_a_value(verifier, value, reference, rule):
     assert build_reference(verifier, {}, value) == reference, rule
 
 
+@pytest.mark.parametrize("value", [r"x \approx 4.2, x \approx 5.5", r"\frac{1}{3} \approx 0.33, 6"])
+def test_approximations_in_a_list_stay(value):
+    assert build_reference("math", {}, value) == value
+
+
 @pytest.mark.parametrize(
     ("verifier", "value", "words"),
     [
