@@ -55,9 +55,10 @@ class HttpJudge(ApiModel):
     """Named by the verifier `http:<name>`."""
     url: str = Field(pattern=URL_PATTERN, max_length=2000)
     """Address of the request, such as `http://judge:8000/v1/chat/completions`; without a token."""
-    api: Literal["chat", "scores"] = "chat"
-    """`chat`: OpenAI-compatible chat completions; the reply holds a score. `scores`: prompt, completion and reference
-    are sent as JSON, and a `score` comes back."""
+    api: Literal["chat", "scores", "pooling", "classify", "score", "rerank", "rewards"] = "chat"
+    """Form of request and reply. `chat`: OpenAI-compatible chat completions; the reply's text holds a score. `scores`:
+    prompt, completion and reference are sent as JSON, and a `score` comes back. `pooling`, `classify`, `score`,
+    `rerank`: the routes of vLLM with these names. `rewards`: OpenRLHF's remote reward model."""
     model: str = Field(default="", max_length=500)
     """Name of the model in the request."""
     prompt: str = Field(default="", max_length=10_000)

@@ -66,6 +66,8 @@ class ProgressStatus(ApiModel):
     """The last measured held-out pass rate, in [0, 1]."""
     compute_gpu_hours: float
     """GPU-hours spent (device-hours on CPU); warm start excluded."""
+    reward_by_judge: dict[str, float] = {}
+    """Mean reward of each verifier in the last step, in [-1, 1], by its label."""
     mismatch: float | None = None
     """Mean difference of log-probability between trainer and engine with the same weights (nats), as last measured:
     over a step's tokens of lag 0, else by the self-check."""
@@ -118,6 +120,42 @@ class SourceForecastStatus(ForecastStatus):
     """Name of the source."""
     pass_rate: float | None = None
     """The last measured pass rate of its held-out prompts, in [0, 1]."""
+
+
+class SelfTestStatus(ApiModel):
+    """How one verifier judged a sample of a source's rows before the engines started."""
+
+    verifier: str
+    """Label of the verifier."""
+    rows: int
+    """Rows that were tried."""
+    failed: int
+    """Rows that were not judged as expected."""
+    note: str = ""
+    """Remark for a person; empty: nothing."""
+
+
+class SourceStatus(ApiModel):
+    """One source of prompts as the last attempt read it, and how its verifiers judged it."""
+
+    path: str
+    """Place of the source in the spec."""
+    name: str = ""
+    """Name of its results; empty: the only training source, without a name."""
+    rows: int
+    """Rows that were read, bad ones included."""
+    bad: int = 0
+    """Rows that could not be used."""
+    cut: str = ""
+    """Words on the rows that `size` left out; empty: there are none."""
+    train: int = 0
+    """Prompts to train on."""
+    held_out: int = 0
+    """Prompts that are never trained on."""
+    duplicates: int = 0
+    """Rows that left training: near duplicates of held-out or downstream prompts."""
+    self_tests: list[SelfTestStatus] = []
+    """The self-test of each of its verifiers."""
 
 
 class StopInput(ApiModel):
@@ -205,6 +243,10 @@ class AttemptStatus(ApiModel):
     """Reason in the coordinator's termination message."""
     error: str = ""
     """Error in the termination message: one line."""
+    refused_data: str = ""
+    """Digest of data, tokenizer and model that the attempt refused, because its checkpoint has others."""
+    accepted_data: str = ""
+    """That digest, if the run's annotation accepts it for this attempt."""
     step: int = 0
     """Optimizer steps at its end."""
     checkpoint_step: int | None = None
@@ -246,6 +288,8 @@ class RLRunStatus(ApiModel):
     """The last forecast, of all held-out prompts together."""
     source_forecasts: list[SourceForecastStatus] = []
     """With several training sources: the last forecast of each."""
+    sources: list[SourceStatus] = []
+    """The data, as the last attempt read it."""
     stop: StopStatus | None = None
     """The stop policy that held."""
     checkpoint: CheckpointStatus | None = None

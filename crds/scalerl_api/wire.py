@@ -6,6 +6,7 @@ Each block of constants states its writer and its reader.
 from typing import Literal
 
 from scalerl_api.base import ApiModel
+from scalerl_api.status import SourceStatus
 
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0
@@ -26,8 +27,11 @@ ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choo
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
 ENV_TERMINATION_FILE = "SCALERL_TERMINATION_FILE"  # path to which the coordinator writes its Termination
 
-ENV_ACCEPT_DATA = "SCALERL_ACCEPT_NEW_DATA"  # ACCEPT_DATA: resume with other data than the checkpoint's
-ACCEPT_DATA = "true"
+ENV_ACCEPT_DATA = "SCALERL_ACCEPT_NEW_DATA"  # resume with other data than the checkpoint's: ACCEPT_DATA, or a digest
+ACCEPT_DATA = "true"  # any data
+# Annotation of an RLRun with the digest of the data, tokenizer and model that it may resume with (written by the user,
+# read by the operator); the refusal has the digest, so an old annotation accepts no later change.
+ANNOTATION_ACCEPT_DATA = "scalerl.io/accept-new-data"
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
@@ -249,6 +253,8 @@ class Progress(ApiModel):
     """Seconds since the last step ended or training began; absent before."""
     evals: list[EvalPoint] = []
     """Every point from index `since` on."""
+    sources: list[SourceStatus] = []
+    """The data, as this attempt read it; empty while it has not."""
     checkpoint: Checkpoint | None = None
     time: float
     """Unix seconds on the coordinator's clock."""
@@ -264,21 +270,27 @@ class Termination(ApiModel):
     last_eval: EvalPoint | None = None
     self_check: SelfCheck | None = None
     """The last self-check of this attempt."""
+    refused_data: str = ""
+    """Digest of data, tokenizer and model, if the attempt ends because they are not the checkpoint's."""
     error: str = ""
     """One line."""
 
 
-class ModelFault(ApiModel):
-    """One fault of a run's model: path of the field, found value, allowed values."""
+class RunFault(ApiModel):
+    """One fault of a run: path of the field, found value, allowed values."""
 
     path: str
     value: str
     allowed: str
 
 
-class ModelVerdict(ApiModel):
-    """Whether trainer and engine can represent a run's model (written by the runtime's check, read by the CLI)."""
+class RunVerdict(ApiModel):
+    """Whether a run's model can be represented, and its self-test (written by the runtime's check, read by the CLI)."""
 
-    faults: tuple[ModelFault, ...] = ()
+    faults: tuple[RunFault, ...] = ()
     unchecked: str = ""
-    """Why nothing was checked; empty if it was."""
+    """Why the model was not checked; empty if it was."""
+    untested: tuple[str, ...] = ()
+    """Parts of the data and its verifiers that were not tested, and why."""
+    sources: tuple[SourceStatus, ...] = ()
+    """The data that was read, with the self-tests; empty if none was."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -29,18 +30,35 @@ def main() -> int:
         roles.add_parser("export", help="writes a checkpoint as a model that other programs can load")
     )
     check = roles.add_parser("check", help="prints verdicts on the models of RLRuns as JSON")
-    check.add_argument("files", nargs="+", type=Path, metavar="SPEC", help="YAML files of RLRuns")
+    _add_check_arguments(check)
     arguments = parser.parse_args()
     if arguments.role == "check":
-        from scalerl_runtime.process.check_command import check_files
-
-        return check_files(arguments.files)
+        _check(arguments)
     if arguments.role == "export":
         from scalerl_runtime.process.export_command import claim_stdout, run_export
 
         return run_export(arguments, os.environ, claim_stdout())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return asyncio.run(_coordinate(os.environ) if arguments.role == "coordinator" else _work(os.environ))
+
+
+def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `check`."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="SPEC", help="YAML files of RLRuns")
+    parser.add_argument("--self-test", action="store_true", help="read the data and try the verifiers too")
+    parser.add_argument("--run-user-code", action="store_true", help="try functions and environments of the user's")
+    parser.add_argument("--ask-judges", action="store_true", help="ask judges behind an URL")
+
+
+def _check(arguments: argparse.Namespace) -> NoReturn:
+    from scalerl_runtime.process.check_command import CheckOptions, check_files
+    from scalerl_runtime.process.data_check import Consent
+    from scalerl_runtime.process.export_command import claim_stdout
+
+    consent = Consent(user_code=arguments.run_user_code, http_judges=arguments.ask_judges)
+    code = check_files(arguments.files, CheckOptions(arguments.self_test, consent), claim_stdout())
+    sys.stderr.flush()
+    os._exit(code)  # a reader that was left behind at its deadline would hold the exit
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:

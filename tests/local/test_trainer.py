@@ -154,3 +154,13 @@ def test_restart_from_a_checkpoint_repeats_the_run(folder: Path, whole: Any) -> 
     assert [step[0] for step in losses] == [step[0] for step in whole[0][2:]], "bit for bit"
     for key, value in whole[1].items():
         assert torch.equal(weights[key], value), key
+
+
+def test_restart_in_shares_repeats_the_run(folder: Path) -> None:
+    """Under ZeRO 3 a rank loads the model in shares, then its part of the checkpoint over them."""
+    case: dict[str, Any] = {"ranks": 2, "stage": 3, "budget": 60}
+    path = str(folder / "checkpoint-3")
+    losses, weights = run_case(folder, "first3", **case, save=path)
+    again, resumed = run_case(folder, "resumed3", **case, resume=path)
+    assert again == losses[2:], "bit for bit"
+    assert all(torch.equal(resumed[name], value) for name, value in weights.items())

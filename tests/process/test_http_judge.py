@@ -67,6 +67,32 @@ def test_scores_are_asked_with_prompt_completion_and_reference():
     assert "Authorization" not in stub.headers[0]
 
 
+SERVERS = {
+    "pooling": ({"data": [{"index": 0, "object": "pooling", "data": [[1.0]]}]}, {"messages"}),
+    "classify": ({"data": [{"index": 0, "label": None, "probs": [1.0], "num_classes": 1}]}, {"messages"}),
+    "score": ({"data": [{"index": 0, "object": "score", "score": 1.0}]}, {"text_1", "text_2"}),
+    "rerank": ({"results": [{"index": 0, "relevance_score": 1.0}]}, {"query", "documents"}),
+    "rewards": ({"rewards": [1.0]}, {"query", "prompts", "labels"}),
+}
+
+
+@pytest.mark.parametrize("api", SERVERS)
+def test_reward_models_behind_public_servers(api):
+    """A server that is not asked in its own form refuses, as vLLM does."""
+    reply, fields = SERVERS[api]
+
+    def serve(body, _):
+        return Reply(json.dumps(reply)) if fields <= body.keys() else Reply("missing fields", 422)
+
+    assert ask_stub(serve, once, api=api)[0] == Reward(1.0)
+
+
+@pytest.mark.parametrize("api", SERVERS)
+def test_a_reply_that_cannot_be_read_is_a_fault_at_the_start(api):
+    with pytest.raises(InvalidRun, match="no score in"):
+        ask_stub(lambda *_: Reply('{"detail": "ok"}'), lambda backend: backend.check(REQUEST), api=api, retries=0)
+
+
 @pytest.mark.parametrize(
     ("first", "slept", "rule"),
     [

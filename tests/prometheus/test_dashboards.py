@@ -43,6 +43,11 @@ NOT_RECORDED = (
     "scalerl_run_source_predicted_high",
     "scalerl_run_source_verdict",
     "scalerl_verifier_timeouts_total",
+    "scalerl_reward_by_judge",
+    "scalerl_episode_turns_mean",
+    "scalerl_observation_share",
+    "scalerl_tool_errors",
+    "scalerl_cut_observations",
 )
 VARIABLES = {"run": STORY["variables"], "fleet": {"namespace": ".*"}}
 
@@ -108,6 +113,18 @@ def test_alert_has_data(recording: Recording, expr: str) -> None:
 def test_what_is_not_recorded_is_a_metric(name: str) -> None:
     of_runs = {f"run_{metric.name}" for metric in RUN_METRICS}
     assert name.removeprefix("scalerl_") in {metric.name for metric in (*STEP_METRICS, *STATE_METRICS)} | of_runs
+
+
+@pytest.mark.parametrize("name", sorted({*NOT_RECORDED} - {"scalerl_mismatch_bound"}))  # of an alert
+def test_what_is_not_recorded_has_a_panel_with_a_description(name: str) -> None:
+    found = [
+        panel.description
+        for dashboard in VARIABLES
+        for panel in load_panels(dashboard)
+        if any(re.search(rf"{name}\b", target.expr) for target in panel.targets)
+    ]
+    assert found
+    assert all(found)
 
 
 @pytest.mark.parametrize("name", ["namespace", "run"])

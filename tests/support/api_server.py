@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,11 +34,16 @@ class InMemoryApiServer:
         self.delay_seconds = 0.0
         """Pause before a replace takes effect."""
         self._versions = itertools.count(1)
+        self._deleted: Counter[Name] = Counter()
 
     def store(self, plural: str, document: Json) -> Json:
         """Store an object, under a new resourceVersion; its uid and its time of creation stay."""
         metadata = document["metadata"]
-        known = {"uid": f"uid-{metadata['name']}", "creationTimestamp": "2026-05-04T12:00:00Z"}
+        earlier = self._deleted[plural, metadata.get("namespace", ""), metadata["name"]]  # another object, another uid
+        known = {
+            "uid": f"uid-{metadata['name']}" + f"-{earlier}" * (earlier > 0),
+            "creationTimestamp": "2026-05-04T12:00:00Z",
+        }
         stored = {**document, "metadata": {**known, **metadata, "resourceVersion": str(next(self._versions))}}
         self.objects[plural, metadata.get("namespace", ""), metadata["name"]] = copy.deepcopy(stored)
         return stored
@@ -136,6 +142,7 @@ class InMemoryApiServer:
         found = self.objects.pop((resource.plural, namespace, name), None)
         if found is None or found["metadata"]["uid"] != options["preconditions"]["uid"]:
             raise KubeError("delete", 404, "NotFound", name)
+        self._deleted[resource.plural, namespace, name] += 1
         return {"kind": "Status", "metadata": {}}
 
 

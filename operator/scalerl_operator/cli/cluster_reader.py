@@ -129,12 +129,14 @@ async def fetch_overview(kube: KubeClient, access: Access, name: str, now: datet
     pods = await _if_allowed(fetch_pods(kube, found.key))
     about = f"involvedObject.kind={found.run.kind},involvedObject.uid={found.observed.uid}"
     events = await _if_allowed(_fetch_events(kube, found.key[0], about))
+    curve = await _if_allowed(_read_curve(kube, found))
     return Overview(
         run=found.run,
         location=f"namespace {found.key[0]} of {access.place}",
         now=now,
         started=found.created,
         attempts=load_history(found.run.status).listed,
+        evals=parse_curve(curve).evals if not isinstance(curve, str) else (),
         pods=pods if isinstance(pods, str) else await _with_reasons(kube, found.key[0], pods),
         events=events,
     )
@@ -193,14 +195,19 @@ async def fetch_report_data(kube: KubeClient, access: Access, name: str, now: da
 
 async def _fetch_curve(kube: KubeClient, found: StoredRun, access: Access) -> dict[str, str]:
     """Return the data of the run's ConfigMap; empty while the run has none. Raises KubeError, CommandError."""
-    name = curve_name(found.key[1])
     try:
-        stored = await find_object(kube, CONFIG_MAPS, found.key[0], name)
+        return await _read_curve(kube, found)
     except KubeError as error:
         if error.status == 403:
+            name = curve_name(found.key[1])
             text = f"the run's curve is in ConfigMap {name}, which Kubernetes' role view may read. {error.message}"
             raise CommandError(f"forbidden on {access.place}: {text}", EXIT_FAILED) from error
         raise
+
+
+async def _read_curve(kube: KubeClient, found: StoredRun) -> dict[str, str]:
+    """Return the data of the run's ConfigMap; empty while the run has none. Raises KubeError."""
+    stored = await find_object(kube, CONFIG_MAPS, found.key[0], curve_name(found.key[1]))
     if stored is None:
         return {}
     owners = {each["uid"] for each in stored["metadata"].get("ownerReferences", [])}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from scalerl_api import Fault, InvalidRun, RLRun, parse_run
-from scalerl_api.wire import BEST_MODEL, FINAL_MODEL, ModelVerdict
+from scalerl_api.wire import BEST_MODEL, FINAL_MODEL, RunVerdict
 from scalerl_operator.cli.exit_codes import (
     EXIT_FAILED,
     EXIT_FINISHED,
@@ -40,10 +40,11 @@ from scalerl_operator.controller.options import OperatorOptions
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
-from scalerl_operator.local.model_verdicts import fetch_verdicts
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
+from scalerl_operator.local.run_verdicts import CheckScope, fetch_verdicts
 from scalerl_operator.local.writable_folder import make_writable
 from scalerl_operator.local.yaml_document import load_document
+from scalerl_operator.render.source_data import describe_source_data
 from scalerl_operator.run.conditions import COMPLETE
 
 _EXIT_CODES = {
@@ -71,8 +72,8 @@ class CliDeps:
     """Command that starts a coordinator; None: the runtime's own."""
     poll_seconds: float = 1.0
     limits: Limits = Limits()
-    fetch_verdicts: Callable[[Sequence[Path]], list[ModelVerdict]] = fetch_verdicts
-    """Verdicts on the models of valid files, for `scalerl validate`."""
+    fetch_verdicts: Callable[[Sequence[Path], CheckScope], list[RunVerdict]] = fetch_verdicts
+    """Verdicts on models and data of valid files, for `scalerl validate`."""
 
 
 def run_command(options: Options, deps: CliDeps | None) -> int:
@@ -131,7 +132,8 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
             valid.append((path, parse_run(load_document(path))))
         except InvalidRun as error:
             code = _report_faults(path, error.faults, options.files)
-    for (path, run), verdict in zip(valid, deps.fetch_verdicts([path for path, _ in valid]), strict=True):
+    scope = CheckScope(not options.no_self_test, options.run_user_code, options.ask_judges)
+    for (path, run), verdict in zip(valid, deps.fetch_verdicts([path for path, _ in valid], scope), strict=True):
         if verdict.faults:
             faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
             code = _report_faults(path, faults, options.files)
@@ -139,6 +141,8 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
         write_out(f"{path}: RLRun {run.name} is valid\n")
         if verdict.unchecked:
             write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
+        for line in (*map(describe_source_data, verdict.sources), *verdict.untested):
+            write_out(f"{path}: {line}\n")
     return code
 
 

@@ -77,6 +77,7 @@ def _describe(folder: RunFolder) -> str:
         started=attempts[0].started if attempts else None,
         state=shown_state(run.status, records.is_driven(folder)),
         attempts=attempts,
+        evals=records.load_evals(folder),
     )
     return build_overview(view)
 

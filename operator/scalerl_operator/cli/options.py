@@ -23,6 +23,10 @@ class ValidateOptions:
     """Options of `scalerl validate`."""
 
     files: tuple[Path, ...]
+    no_self_test: bool
+    """Do not read the data and try the verifiers."""
+    run_user_code: bool
+    ask_judges: bool
 
 
 @dataclass(frozen=True, kw_only=True)

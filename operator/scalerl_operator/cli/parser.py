@@ -138,10 +138,22 @@ Ctrl-C once saves a checkpoint and ends the run; twice kills it at once.
 
 
 def _validate() -> click.Command:
-    examples = "  scalerl validate run.yaml\n  scalerl validate examples/*.yaml\n"
+    examples = """\
+  scalerl validate run.yaml
+  scalerl validate examples/*.yaml --no-self-test    the specs and the models alone
+
+Where model and data are on this machine, the verifiers are tried on the rows that the run's start tries. Nothing is
+fetched.
+"""
     files = click.Argument(["files"], type=FILE, metavar="FILE...", nargs=-1, required=True, help="RLRuns, YAML files")
-    text = "check RLRuns and print every fault, without starting anything"
-    return build_command(text, [files], ValidateOptions, examples, name="validate")
+    parameters: Parameters = [
+        files,
+        flag("--no-self-test", text="do not read the data and try the verifiers on it"),
+        flag("--run-user-code", text="try functions (python:) and environments (env:) of your own too"),
+        flag("--ask-judges", text="ask judges behind an URL (http:) one question each"),
+    ]
+    text = "check RLRuns and print every fault, without starting a run"
+    return build_command(text, parameters, ValidateOptions, examples, name="validate")
 
 
 def _status() -> click.Command:

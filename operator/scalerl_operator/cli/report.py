@@ -27,6 +27,7 @@ from scalerl_operator.render.fit_tables import rival_rows
 from scalerl_operator.render.html import Page, Picture, Table, build_page
 from scalerl_operator.render.report_data import ReportData, SourceReport, rebuild_sources
 from scalerl_operator.render.rollout_parts import build_excerpts, draw_prompt_rates
+from scalerl_operator.render.source_data import SOURCE_HEADER, source_data_rows
 from scalerl_operator.render.text import (
     describe_halfway,
     find_rate_at,
@@ -41,6 +42,7 @@ from scalerl_operator.run.progress import budget_gpu_hours, compute_unit
 from scalerl_operator.run.state import format_ceiling, state_word
 
 REPORT_FILE = "report.html"
+NEWEST_STEPS = 10  # whose mean is shown
 _PACKAGES = (
     "scalerl",
     "torch",
@@ -95,6 +97,8 @@ def write_report_data(data: ReportData, target: Path) -> Path:
         Table("The forecast made at half of the compute", ("", ""), _halfway_rows(halfway, compute_unit(run))),
         *([_rivals(newest)] if newest is not None and newest.rivals else []),
         *([_source_table(sources)] if sources else []),
+        *_judge_tables(data.steps),
+        *_data_tables(run),
         _eval_table(evals, compute_unit(run), data.note),
         _conditions(run),
         _attempts(data.attempts),
@@ -239,6 +243,29 @@ def _eval_table(evals: Sequence[EvalPoint], unit: str, note: str) -> Table:
 def _rates_at(point: EvalPoint) -> list[str]:
     rates = (find_rate_at(point, by_k) for by_k in (point.pass_at_k, point.maj_at_k))
     return ["" if rate is None else f"{rate:.4f}" for rate in rates]
+
+
+def _judge_tables(steps: Sequence[StepRecord]) -> list[Table]:
+    """Return the table of rewards by verifier; none without records of them."""
+    graded = [each for each in steps if each.reward_by_judge]
+    if not graded:
+        return []
+    names = dict.fromkeys(name for each in graded for name in each.reward_by_judge)
+    rows = []
+    for name in names:
+        found = [(each.step, each.reward_by_judge[name]) for each in graded if name in each.reward_by_judge]
+        newest = [reward for _, reward in found[-NEWEST_STEPS:]]
+        mean = f"{sum(newest) / len(newest):+.3f} over {len(newest)}"
+        rows.append((name, *(f"{reward:+.3f} (step {step})" for step, reward in (found[0], found[-1])), mean))
+    header = ("verifier", "first step", "last step", "mean of the last steps")
+    return [Table("Rewards by verifier", header, rows, "Mean over the completions of a step that it graded.")]
+
+
+def _data_tables(run: RLRun) -> list[Table]:
+    """Return the table of the sources as the last attempt read them; none without a report of them."""
+    found = run.status.sources if run.status is not None else []
+    note = "As the last attempt read it. The self-test judges a sample of each source's rows before the engines start."
+    return [Table("Data", SOURCE_HEADER, source_data_rows(found), note)] if found else []
 
 
 def _conditions(run: RLRun) -> Table:

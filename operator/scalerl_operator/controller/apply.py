@@ -182,7 +182,8 @@ class KubeCluster:
 
     def _owner(self, observed: ObservedRun, run: RLRun) -> Owner:
         document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
-        return Owner(run, observed.uid, document, derive_token(self._deps.token_key, observed.uid))
+        token = derive_token(self._deps.token_key, observed.uid)
+        return Owner(run, observed.uid, document, token, observed.accepted_data)
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
         """Create or apply the shared objects whose digest has changed since this operator last wrote them."""

@@ -67,7 +67,9 @@ def _attempts(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
     for attempt in new.attempts:
         known = before.get(attempt.number)
         if known is None:
-            yield Event("AttemptCreated", f"attempt {attempt.number}: {attempt.replicas} trainer pods")
+            accepted = f", with the changed data {attempt.accepted_data}" if attempt.accepted_data else ""
+            message = f"attempt {attempt.number}: {attempt.replicas} trainer pods{accepted}"
+            yield Event("AttemptCreated", message[:MESSAGE_LENGTH])
         if attempt.stop_cause is not None and (known is None or known.stop_cause is None):
             why = f" ({attempt.stop_message})" if attempt.stop_message else ""
             message = f"attempt {attempt.number} is asked to save and end: {attempt.stop_cause}{why}"

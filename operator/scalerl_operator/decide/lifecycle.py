@@ -9,13 +9,16 @@ from datetime import datetime, timedelta
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopCause
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
+from scalerl_api.validation import shorten
+from scalerl_api.wire import ANNOTATION_ACCEPT_DATA, EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
 from scalerl_operator.decide.restart_budget import count_failures, is_free
 from scalerl_operator.decide.status import Standing, build_status
 from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import active_seconds, describe_exit
 from scalerl_operator.run.conditions import Outcome
 from scalerl_operator.run.observed import Assessment, ObservedState
+
+DIGEST_LENGTH = 64  # shown of an annotation's value
 
 # Causes for which no checkpoint can be saved: the grace period is `exit_seconds` alone.
 HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
@@ -191,12 +194,23 @@ def _after_exit(run: RLRun, observed: ObservedState, assessment: Assessment, now
     if last.exit_code == EXIT_FINISHED and (last.said == "Finished" or is_unrequested):
         step = last.step if last.said is not None else run.spec.budget.steps
         return Done("Finished", f"budget spent at step {step}")
-    ending = _verdict(run, last, error) or _ending(run, observed, assessment, now)
+    if observed.is_data_accepted:
+        return _ending(run, observed, assessment, now) or Start(last.number + 1)
+    ending = _verdict(run, last, _describe_other(observed) + error) or _ending(run, observed, assessment, now)
     if ending is not None:
         return ending
     if last.stop_cause == "StoppedByPolicy":  # the policy no longer holds, but its request was carried out
         return Done("StoppedByPolicy", "stopped by a policy")
     return _plan_restart(run, observed, now, limits)
+
+
+def _describe_other(observed: ObservedState) -> str:
+    """Return that the annotation accepts other data than the last attempt has refused; empty if it does not."""
+    last = observed.attempts[-1]
+    if not last.refused_data or not observed.accepted_data:
+        return ""
+    given = shorten(observed.accepted_data, DIGEST_LENGTH)
+    return f"{ANNOTATION_ACCEPT_DATA} is {given}, and the refused data is {last.refused_data}; "
 
 
 def _describe_solved(step: int) -> Done:
@@ -251,7 +265,8 @@ def describe_standing(action: Action, observed: ObservedState) -> Standing:
         case Kill(cause):
             return "Stopping", _describe_asked(cause, running.stop_message if running is not None else "")
         case Start(number) if number > 1:
-            return "Restarting", f"attempt {number}, from the newest checkpoint"
+            accepted = f", with the changed data {observed.accepted_data}" if observed.is_data_accepted else ""
+            return "Restarting", f"attempt {number}, from the newest checkpoint{accepted}"
         case Wait(until) if running is None and until is not None:
             return "BackingOff", f"{describe_exit(observed.attempts[-1])}; next try at {until:%H:%M:%S}"
         case Wait() if running is not None and running.stop_cause is not None:

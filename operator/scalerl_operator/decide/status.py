@@ -52,6 +52,7 @@ def build_status(
         progress=_progress(progress, observed) if progress is not None else old.progress,
         forecast=assessment.forecast or old.forecast,
         source_forecasts=list(assessment.sources) or old.source_forecasts,
+        sources=(progress.sources if progress is not None else []) or old.sources,
         stop=assessment.stop,
         checkpoint=_checkpoint(observed) or old.checkpoint,
         cost=_cost(progress, old.cost) if progress is not None else old.cost,
@@ -166,9 +167,16 @@ def _progress(progress: Progress, observed: ObservedState) -> ProgressStatus:
         version=progress.version,
         pass_rate=round(measured[-1].pass_rate, 4) if measured else None,
         compute_gpu_hours=float(f"{progress.compute_gpu_hours:.4g}"),  # kubectl prints what is stored
+        reward_by_judge=_rewards(progress),
         mismatch=_round(last_mismatch(progress)),
         eta_seconds=observed.eta_seconds,
     )
+
+
+def _rewards(progress: Progress) -> dict[str, float]:
+    """The last step's rewards by verifier, in three digits."""
+    found = progress.latest.reward_by_judge if progress.latest is not None else {}
+    return {name: round(reward, 3) for name, reward in found.items()}
 
 
 def _round(value: float | None) -> float | None:

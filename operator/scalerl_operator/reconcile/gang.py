@@ -30,9 +30,9 @@ def trim(history: History, run: RLRun, now: datetime) -> History:
     return History(history.listed[-LISTED:], summed)
 
 
-def begin(history: History, number: int, run: RLRun, now: datetime) -> History:
-    """Return the history with a new attempt, of which no pod exists yet."""
-    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now)
+def begin(history: History, number: int, run: RLRun, now: datetime, accepted_data: str = "") -> History:
+    """Return the history with a new attempt, of which no pod exists yet; `accepted_data`: what it was begun for."""
+    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now, accepted_data=accepted_data)
     return trim(History((*history.listed, new), history.earlier), run, now)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
+from scalerl_api.wire import ANNOTATION_ACCEPT_DATA
 from scalerl_operator.resources.pod import check_pods
 
 Key = tuple[str, str]
@@ -39,6 +40,11 @@ class ObservedRun:
     """Why a status that is not empty cannot be parsed."""
     created: datetime | None = None
     """By the API server's clock."""
+
+    @property
+    def accepted_data(self) -> str:
+        """Digest of changed data that the user accepts; empty without the annotation."""
+        return self.annotations.get(ANNOTATION_ACCEPT_DATA, "").strip()
 
     @property
     def is_status_foreign(self) -> bool:

@@ -100,10 +100,21 @@ def plan_pods(snapshot: Snapshot, now: datetime, limits: Limits) -> PodPlan:
     if stored.deleting or stored.managed_by != MANAGED_BY or stored.is_status_foreign:
         return PodPlan()
     if is_over(stored.status):
-        return _plan_finished(snapshot, now)
+        return _plan_over(snapshot, now, limits)
     if stored.run is None:
         return PodPlan(describe_invalid(stored.status, stored.generation, stored.faults, now))
     return _plan_active(snapshot, stored.run, now, limits)
+
+
+def _plan_over(snapshot: Snapshot, now: datetime, limits: Limits) -> PodPlan:
+    """Return the plan of a run that is over; it goes on if it has refused changed data that are accepted now."""
+    finished, run = _plan_finished(snapshot, now), snapshot.run.run
+    last = load_history(snapshot.run.status).last
+    if run is None or last is None or not last.refused_data or not snapshot.run.accepted_data:
+        return finished
+    active = _plan_active(snapshot, run, now, limits)
+    # Not accepted, the status says why; suspended, it is no longer over.
+    return active if isinstance(active.action, Start) else replace(finished, status=active.status)
 
 
 def _plan_active(snapshot: Snapshot, run: RLRun, now: datetime, limits: Limits) -> PodPlan:
@@ -182,6 +193,7 @@ def _observe(snapshot: Snapshot, history: History) -> ObservedState:
         evals=merge_evals(poll.evals, last_evals(snapshot.pods)),
         last_checkpoint=last_checkpoint(snapshot.pods, since=poll.attempt or 0),
         eta_seconds=poll.eta_seconds if is_current else None,
+        accepted_data=snapshot.run.accepted_data,
         members_serve=history.running is not None and members_serve(history.running, snapshot.pods),
     )
 
@@ -222,7 +234,8 @@ def _remember(inputs: _Inputs, action: Action) -> History:
     history = inputs.history
     match action:
         case Start(number):
-            return begin(history, number, inputs.run, inputs.now)
+            accepted = inputs.observed.accepted_data if inputs.observed.is_data_accepted else ""
+            return begin(history, number, inputs.run, inputs.now, accepted)
         case Terminate(cause, message):
             return ask_to_end(history, cause, message, inputs.now)
         case Kill(cause):

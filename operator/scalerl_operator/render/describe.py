@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from scalerl_api import RLRun, RLRunStatus
+from scalerl_api.evaluations import surviving
 from scalerl_api.status import AttemptStatus, Condition
+from scalerl_api.wire import EvalPoint
 from scalerl_operator.reconcile.pod_view import EventView, PodView
+from scalerl_operator.render.source_data import SOURCE_HEADER, source_data_rows
 from scalerl_operator.render.text import (
     describe_forecast,
+    describe_rate,
     format_compute,
     format_duration,
     format_mismatch,
     format_rows,
     format_table,
+    set_rows,
     source_forecast_rows,
 )
 from scalerl_operator.run.attempts import describe_exit
@@ -36,6 +41,7 @@ class Overview:
     state: str | None = None
     """Shown instead of the state in the status."""
     attempts: Sequence[AttemptStatus] = ()
+    evals: Sequence[EvalPoint] = ()
     pods: Sequence[PodView] | str | None = None
     """None: not applicable, as on this machine; a text: the reason why they could not be read."""
     events: Sequence[EventView] | str | None = None
@@ -59,6 +65,12 @@ def _rows(view: Overview, status: RLRunStatus) -> Iterator[tuple[str, str]]:
         law = f"{status.forecast.law}, " if status.forecast.law else ""
         yield "because", f"{status.forecast.reason} ({law}{status.forecast.points} evaluations)"
     yield from source_forecast_rows(status, unit)
+    held_out = surviving(view.evals)
+    if held_out:
+        yield "held out", f"{describe_rate(held_out[-1])}, step {held_out[-1].step}"
+    yield from (row for row in set_rows(view.evals) if row[0] != "by source")
+    if status.progress is not None and status.progress.reward_by_judge:
+        yield "rewards", ", ".join(f"{name} {value:+.3f}" for name, value in status.progress.reward_by_judge.items())
     if status.stop is not None:
         saved = status.stop.saved_gpu_hours
         ended = "saved" if status.stop.mode == "Enforce" else "would be saved"
@@ -112,6 +124,8 @@ def _ago(time: datetime, now: datetime) -> str:
 def _tables(view: Overview, status: RLRunStatus) -> Iterator[str]:
     if status.conditions:
         yield format_table(("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), _conditions(status, view.now))
+    if status.sources:
+        yield format_table([each.upper() for each in SOURCE_HEADER], source_data_rows(status.sources))
     if status.roles:
         rows = [(each.name, str(each.desired), str(each.ready), str(each.restarts)) for each in status.roles]
         yield format_table(("ROLE", "WANTED", "READY", "RESTARTS"), rows)

@@ -67,9 +67,19 @@ def set_rows(evals: Sequence[EvalPoint]) -> list[tuple[str, str]]:
     """Return (label, text) of the last pass rates beside the pooled one: by source, and of downstream sets."""
     last = {name: surviving(evals, name)[-1] for name in list_datasets(evals)}
     sources = [f"{source_of(name)} {last[name].pass_rate:.3f}" for name in list_source_sets(evals)]
-    others = [f"{name} {last[name].pass_rate:.3f} (mean@{last[name].samples})" for name in list_downstream_sets(evals)]
+    others = [f"{name} {describe_rate(last[name])}" for name in list_downstream_sets(evals)]
     rows = [("by source", ", ".join(sources)), ("downstream", ", ".join(others))]
     return [row for row in rows if row[1]]
+
+
+def describe_rate(point: EvalPoint) -> str:
+    """Return a pass rate with its number of samples, and pass@k and maj@k of all of them."""
+    return f"{point.pass_rate:.3f} (mean@{point.samples}{_describe_others(point)})"
+
+
+def _describe_others(point: EvalPoint) -> str:
+    rates = [("pass", find_rate_at(point, point.pass_at_k)), ("maj", find_rate_at(point, point.maj_at_k))]
+    return "".join(f", {name}@{point.samples} {rate:.3f}" for name, rate in rates if rate is not None)
 
 
 def format_mismatch(nats: float) -> str:
@@ -79,11 +89,9 @@ def format_mismatch(nats: float) -> str:
 
 def describe_eval(point: EvalPoint) -> str:
     """Return a measured point in one line."""
-    rates = [("pass", find_rate_at(point, point.pass_at_k)), ("maj", find_rate_at(point, point.maj_at_k))]
-    others = "".join(f", {name}@{point.samples} {rate:.3f}" for name, rate in rates if rate is not None)
     return (
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
-        f" (mean@{point.samples} of {point.prompts} prompts){others}"
+        f" (mean@{point.samples} of {point.prompts} prompts){_describe_others(point)}"
     )
 
 

@@ -19,6 +19,8 @@ class Owner:
     """The run's YAML, as the coordinator reads it: without status."""
     token: str
     """The bearer token of the coordinator's /v1, and Ray."""
+    accepted_data: str = ""
+    """Digest of changed data that the coordinator may resume with; empty: none."""
 
     @property
     def name(self) -> str:

@@ -3,12 +3,14 @@
 Pods are as restricted as the pod security standard of that name asks. Their environment holds names and paths only.
 """
 
+import re
 from collections.abc import Iterator
 
 from scalerl_api import Fault, RLRun
 from scalerl_api.cross_field_rules import COLOCATED_ALLOWED, COLOCATED_PATH
 from scalerl_api.passthrough import PodTemplate
 from scalerl_api.wire import (
+    ENV_ACCEPT_DATA,
     ENV_ATTEMPT,
     ENV_COORDINATOR,
     ENV_FOLDER,
@@ -24,10 +26,11 @@ from scalerl_api.wire import (
     PORT_HTTP,
 )
 from scalerl_operator.resources import names
-from scalerl_operator.resources.names import COORDINATOR, PodRole, Role
+from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
-from scalerl_operator.resources.pod_template import GPU, Json, check_template, merge_template
+from scalerl_operator.resources.pod_template import GPU, Json, check_template, drop_variables, merge_template
 
+DIGEST = re.compile(r"[0-9a-f]{32}")
 USER = 1000  # of the runtime's image; the claim's files belong to this group
 _VOLUME_SPEC = f"{names.VOLUME_PREFIX}spec"
 TOKEN_VOLUME = f"{names.VOLUME_PREFIX}token"
@@ -77,11 +80,15 @@ def build_pod(owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions
             "volumes": list(_volumes(owner)),
         },
     }
-    return merge_template(pod, _template(owner, pod_role.role))
+    return merge_template(pod, _template(owner, pod_role))
 
 
-def _template(owner: Owner, role: Role) -> PodTemplate:
-    return owner.run.spec.trainer.template if role == "trainer" else owner.run.spec.generator.template
+def _template(owner: Owner, pod_role: PodRole) -> PodTemplate:
+    """Return the role's template; but for the coordinator's pod, which asks the judges, without their tokens."""
+    spec = owner.run.spec
+    template = spec.trainer.template if pod_role.role == "trainer" else spec.generator.template
+    tokens = {each.token_variable for each in spec.reward.http if each.token_variable is not None}
+    return template if pod_role == COORDINATOR or not tokens else drop_variables(template, tokens)
 
 
 def _container(owner: Owner, pod_role: PodRole, attempt: int, gpus: int, options: PodOptions) -> Json:
@@ -130,6 +137,9 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
         yield {"name": ENV_TERMINATION_FILE, "value": f"{names.SCRATCH_FOLDER}/termination.json"}
         yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
+        # Only a digest: on one machine the variable may also accept any data.
+        if DIGEST.fullmatch(owner.accepted_data):
+            yield {"name": ENV_ACCEPT_DATA, "value": owner.accepted_data}
 
 
 def _mounts(owner: Owner) -> Iterator[Json]:

@@ -3,7 +3,7 @@
 Ours wins nowhere silently: what the operator owns is refused by name, everything else of the user's passes through.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from scalerl_api import Fault
@@ -64,6 +64,18 @@ def check_template(template: PodTemplate, path: str) -> list[Fault]:
         *_check_volumes(template.spec.get("volumes"), f"{spec}.volumes"),
         *_check_containers(template.spec.get("containers"), f"{spec}.containers"),
     ]
+
+
+def drop_variables(template: PodTemplate, variables: Collection[str]) -> PodTemplate:
+    """Return `template` without these environment variables in any of its containers."""
+    found: Any = template.spec.get("containers")
+    if not found:
+        return template
+    containers = [
+        {**each, "env": [entry for entry in each["env"] if entry["name"] not in variables]} if each.get("env") else each
+        for each in found
+    ]
+    return template.model_copy(update={"spec": {**template.spec, "containers": containers}})
 
 
 def _check_metadata(template: PodTemplate, path: str) -> Iterator[Fault]:

@@ -62,7 +62,12 @@ def termination_fields(termination: Termination | None) -> dict[str, object]:
     """Return the fields of an attempt that its coordinator's termination message sets; none without a message."""
     if termination is None:
         return {}
-    return {"said": termination.reason, "step": termination.step, "error": termination.error}
+    return {
+        "said": termination.reason,
+        "step": termination.step,
+        "error": termination.error,
+        "refused_data": termination.refused_data,
+    }
 
 
 def start_attempt(number: int, now: datetime) -> AttemptStatus:
@@ -70,7 +75,15 @@ def start_attempt(number: int, now: datetime) -> AttemptStatus:
     return AttemptStatus(number=number, replicas=0, created=now, started=now)
 
 
-_NOT_IN_LINES = {"replicas", "created", "seen", "said", "step"}  # of pods, or in the termination message
+_NOT_IN_LINES = {
+    "replicas",
+    "created",
+    "seen",
+    "said",
+    "step",
+    "refused_data",
+    "accepted_data",
+}  # of pods, or in the termination message
 
 
 def format_attempt(attempt: AttemptStatus, termination: Termination | None = None) -> str:

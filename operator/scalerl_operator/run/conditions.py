@@ -88,7 +88,9 @@ STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
     "InvalidSpec": (
         "The spec is invalid: as a document (a running attempt continues), or refused by the runtime (exit code 64: "
         "model, tokenizer, data, verifier or folders are not what the spec says), with `Failed`. No retry.",
-        "Correct the fields that the message names. A document is read again at once; after `Failed` create a new run.",
+        "Correct the fields that the message names. A document is read again at once; after `Failed` create a new run. "
+        "Data that have changed since the checkpoint are accepted by the annotation `scalerl.io/accept-new-data` with "
+        "the digest that the message has: the run then goes on.",
     ),
     "Finished": ("The budget is spent.", ""),
     "AllPromptsSolved": (

@@ -33,6 +33,8 @@ class ObservedState:
     """Predicted time to the end of the budget."""
     members_serve: bool = False
     """On a cluster: every other trainer still runs, so that the coordinator can save a checkpoint with them."""
+    accepted_data: str = ""
+    """On a cluster: digest of changed data that the run's annotation accepts; empty without one."""
     interrupts: int = 0
     """Interrupts by the user: one ends the run gracefully, two end it at once."""
 
@@ -40,6 +42,12 @@ class ObservedState:
     def running(self) -> AttemptStatus | None:
         """The attempt that is not over."""
         return self.attempts[-1] if self.attempts and not self.attempts[-1].over else None
+
+    @property
+    def is_data_accepted(self) -> bool:
+        """Whether the last attempt has refused changed data that the user has accepted since."""
+        last = self.attempts[-1] if self.attempts else None
+        return last is not None and last.over and last.refused_data != "" and last.refused_data == self.accepted_data
 
     @property
     def current(self) -> tuple[AttemptStatus, ...]:

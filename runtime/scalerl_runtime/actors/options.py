@@ -7,7 +7,6 @@ from pathlib import Path
 from scalerl_api import RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_api.wire import (
-    ACCEPT_DATA,
     ENV_ACCEPT_DATA,
     ENV_ATTEMPT,
     ENV_CLUSTER,
@@ -36,8 +35,8 @@ class Environment:
     termination_file: Path
     cluster: str | None = None
     """Address of Ray's head where the run is spread over pods; None: a cluster of this process."""
-    accepts_new_data: bool = False
-    """Resume with other data, tokenizer or model than the checkpoint's."""
+    accepted_data: str = ""
+    """Digest of other data, tokenizer and model than the checkpoint's to resume with; ACCEPT_DATA: any."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -50,7 +49,7 @@ class Environment:
             token_file=Path(variables[ENV_TOKEN_FILE]),
             termination_file=Path(variables[ENV_TERMINATION_FILE]),
             cluster=variables.get(ENV_CLUSTER) or None,
-            accepts_new_data=variables.get(ENV_ACCEPT_DATA, "") == ACCEPT_DATA,
+            accepted_data=variables.get(ENV_ACCEPT_DATA, ""),
         )
 
 

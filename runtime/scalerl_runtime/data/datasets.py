@@ -4,7 +4,7 @@ import itertools
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -53,17 +53,28 @@ class LoadingContext:
     build_reference: BuildReference = field(default=spell_reference)
 
 
-def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: int) -> tuple[list[Prompt], list[Fault]]:
+@dataclass(frozen=True)
+class LoadedSource:
+    """The prompts and the bad rows of one source."""
+
+    prompts: Sequence[Prompt]
+    bad_rows: Sequence[Fault]
+    num_read: int  # rows, bad ones included
+    cut: str  # words on the rows that `size` left out; empty: there are none
+
+
+def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: int) -> LoadedSource:
     """Return the prompts and the bad rows of one source; `path` is its place in the run's spec.
 
     Raises InvalidRun, DataUnavailable.
     """
     data, length = context.run.spec.data, context.recipe.length
     verifiers = [each.verifier for each in context.run.spec.judges_of(spec)]
+    cuts: list[str] = []
     if spec.is_generated:
         records: Iterator[Record] = generate_records(spec, path, seed, whole="reasoning_gym" in verifiers)
     else:
-        records = read_records(spec, path)
+        records = read_records(spec, path, cuts.append)
     build_answer = bind_verifiers(context.build_reference, verifiers)
     prompts: list[Prompt] = []
     faults: list[Fault] = []
@@ -90,7 +101,7 @@ def load_prompts(context: LoadingContext, path: str, spec: DatasetSpec, seed: in
     check_bad_share(faults, num_read, path=path, source=spec.source, max_share=data.max_bad_share)
     _check_letters(letters, spec, path)
     log.info("%s: %s: %d rows are read, %d of them are bad", path, spec.source, num_read, len(faults))
-    return prompts, faults
+    return LoadedSource(prompts, faults, num_read, "".join(cuts))
 
 
 def _number_options(chunk: Sequence[Record], spec: DatasetSpec, path: str) -> DatasetSpec:
@@ -151,8 +162,8 @@ def check_bad_share(faults: Sequence[Fault], num_read: int, *, path: str, source
     raise InvalidRun([Fault("spec.data.maxBadShare", summary, allowed), *faults[:NUM_NAMED]])
 
 
-def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
-    """Yield the first `size` records of files or of a hub data set; a cut is logged.
+def read_records(spec: DatasetSpec, path: str, on_cut: Callable[[str], None] = lambda _: None) -> Iterator[Record]:
+    """Yield the first `size` records of files or of a hub data set; a cut is logged, and `on_cut` gets its words.
 
     Raises InvalidRun, DataUnavailable.
     """
@@ -167,6 +178,7 @@ def read_records(spec: DatasetSpec, path: str) -> Iterator[Record]:
         cut = describe_cut(table, spec.num_wanted, num_read)
         if cut is not None:
             log.info("%s.size: %s: %s", path, spec.source, cut)
+            on_cut(cut)
 
 
 def _select(table: RecordTable, spec: DatasetSpec, path: str) -> Iterator[Record]:

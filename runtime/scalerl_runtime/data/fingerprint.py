@@ -41,6 +41,11 @@ class Fingerprint:
         """Digest of all sets together."""
         return _digest(json.dumps(sorted(self.data.items())).encode()).hex()
 
+    @property
+    def key(self) -> str:
+        """Digest of all inputs together."""
+        return _digest(self.model.encode(), self.tokenizer.encode(), self.data_key.encode()).hex()
+
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-able value for `from_dict`."""
         return asdict(self)

@@ -1,7 +1,7 @@
 """Loads every prompt of a run: training, held-out and downstream. I/O."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.chat_template import check_template
-from scalerl_runtime.data.datasets import LoadingContext, load_prompts
+from scalerl_runtime.data.datasets import LoadedSource, LoadingContext, load_prompts
 from scalerl_runtime.data.held_out import Split, collect_keys, remove_near_duplicates, share_out, split_prompts
 from scalerl_runtime.data.prompts import Tokenizer
 from scalerl_runtime.data.rows import BuildReference, spell_reference
@@ -24,6 +24,20 @@ SOURCE_IDS = 1_000_000_000
 
 
 @dataclass(frozen=True)
+class SourceCounts:
+    """How many rows of one source were read, and what became of them."""
+
+    path: str  # in the spec
+    label: str  # as its prompts carry it
+    num_read: int
+    num_bad: int
+    cut: str  # words on the rows that `size` left out; empty: there are none
+    num_held_out: int  # prompts that are never trained on
+    num_train: int
+    num_duplicates: int  # removed from training: near duplicates of held-out or downstream prompts
+
+
+@dataclass(frozen=True)
 class Data:
     """Every prompt of a run. A prompt's `source` says of which training source or downstream set it is."""
 
@@ -32,6 +46,7 @@ class Data:
     downstream: Mapping[str, tuple[Prompt, ...]]  # by name; no near duplicate of a prompt is in `train`
     bad_rows: tuple[Fault, ...]  # skipped; at most `maxBadShare` of each source
     num_removed: int  # training rows that are near duplicates of a held-out or downstream prompt
+    sources: tuple[SourceCounts, ...] = ()  # in the order of the spec
 
     @property
     def tested(self) -> tuple[Prompt, ...]:
@@ -46,10 +61,13 @@ class Data:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The prompts of every source, by its path in the spec."""
+    """Every source as it was read, by its path in the spec."""
 
-    prompts: Mapping[str, Sequence[Prompt]]
-    bad_rows: tuple[Fault, ...]
+    sources: Mapping[str, LoadedSource]
+
+    @property
+    def bad_rows(self) -> tuple[Fault, ...]:
+        return tuple(fault for each in self.sources.values() for fault in each.bad_rows)
 
 
 def load_data(
@@ -77,7 +95,8 @@ def load_data(
     loaded = _load_sources(LoadingContext(run, recipe, tokenizer, vocab_size, build_reference), seed)
     splits = [_split_source(run, loaded, index, seed) for index in range(len(spec.train))]
     downstream = {
-        each.name: tuple(loaded.prompts[f"spec.data.downstream[{index}]"]) for index, each in enumerate(spec.downstream)
+        each.name: tuple(loaded.sources[f"spec.data.downstream[{index}]"].prompts)
+        for index, each in enumerate(spec.downstream)
     }
     held_out = tuple(prompt for split in splits for prompt in split.held_out)
     tested = [*held_out, *(prompt for prompts in downstream.values() for prompt in prompts)]
@@ -89,18 +108,40 @@ def load_data(
         log.info("%s: %s", spec.train_path(index), _describe(split, len(train)))
     num_removed = sum(len(split.rest) - len(train) for split, train in zip(splits, kept, strict=True))
     every = tuple(prompt for prompts in kept for prompt in prompts)
-    return Data(every, held_out, downstream, loaded.bad_rows, num_removed)
+    counts = tuple(_count_sources(run, loaded, splits, kept))
+    return Data(every, held_out, downstream, loaded.bad_rows, num_removed, counts)
+
+
+def _count_sources(
+    run: RLRun, loaded: _Loaded, splits: Sequence[Split], kept: Sequence[Sequence[Prompt]]
+) -> Iterator[SourceCounts]:
+    """Yield the counts of every source; `splits`, `kept`: of each training source."""
+    train = {run.spec.data.train_path(index): index for index in range(len(run.spec.data.train))}
+    for path, source in run.spec.data.sources:
+        found = loaded.sources[path]
+        index = train.get(path)
+        num_train = len(kept[index]) if index is not None else 0
+        num_rest = len(splits[index].rest) if index is not None else 0
+        yield SourceCounts(
+            path=path,
+            label=found.prompts[0].source if found.prompts else source.label,
+            num_read=found.num_read,
+            num_bad=len(found.bad_rows),
+            cut=found.cut,
+            num_held_out=len(found.prompts) - num_rest,
+            num_train=num_train,
+            num_duplicates=num_rest - num_train,
+        )
 
 
 def _load_sources(context: LoadingContext, seed: int) -> _Loaded:
-    prompts: dict[str, list[Prompt]] = {}
-    bad_rows: list[Fault] = []
+    sources: dict[str, LoadedSource] = {}
     for number, path, source, first_id, label in _list_sources(context.run):
-        found, bad = load_prompts(context, path, source, derive_seed(seed, number))
-        prompts[path] = [replace(prompt, id=first_id + prompt.id, source=label) for prompt in found]
-        bad_rows += bad
-    assert set(prompts) == {path for path, _ in context.run.spec.data.sources}, "every source is loaded once"
-    return _Loaded(prompts, tuple(bad_rows))
+        found = load_prompts(context, path, source, derive_seed(seed, number))
+        prompts = [replace(prompt, id=first_id + prompt.id, source=label) for prompt in found.prompts]
+        sources[path] = replace(found, prompts=prompts)
+    assert set(sources) == {path for path, _ in context.run.spec.data.sources}, "every source is loaded once"
+    return _Loaded(sources)
 
 
 def _list_sources(run: RLRun) -> list[tuple[int, str, DatasetSpec, int, str]]:
@@ -129,9 +170,9 @@ def _split_source(run: RLRun, loaded: _Loaded, index: int, seed: int) -> Split:
     """Return one training source's prompts, split. Raises InvalidRun if it has too few different ones."""
     spec = run.spec.data
     path, source = spec.train_path(index), spec.train[index]
-    prompts = loaded.prompts[path]
+    prompts = loaded.sources[path].prompts
     if source.validation is not None:
-        return Split(tuple(prompts), tuple(loaded.prompts[f"{path}.validation"]))
+        return Split(tuple(prompts), tuple(loaded.sources[f"{path}.validation"].prompts))
     wanted = plan_held_out(run)[index]
     number = len(spec.train) + len(spec.downstream) + index
     split = split_prompts(prompts, num_held_out=wanted, rng=np.random.default_rng(derive_seed(seed, number)))

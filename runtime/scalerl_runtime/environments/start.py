@@ -1,6 +1,6 @@
 """Starts a run's environments and tries each on one of its rows. I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -22,12 +22,13 @@ class Environments:
             pool.close()
 
 
-def start_environments(run: RLRun, prompts: Sequence[Prompt]) -> Environments:
+def start_environments(run: RLRun, prompts: Sequence[Prompt], skip: Collection[str] = ()) -> Environments:
     """Return the started environments of `run`; none for a run without one.
 
     Args:
         run: with its sources and `reward.environment`.
         prompts: of the run, one or more of each source; the first of a source is tried.
+        skip: environments that are left out.
 
     Raises InvalidRun if an environment cannot be used, EnvironmentFailed if its process dies.
     """
@@ -36,7 +37,7 @@ def start_environments(run: RLRun, prompts: Sequence[Prompt]) -> Environments:
         name: judge
         for name, judges in run.spec.judges_by_source().items()
         for judge in judges
-        if judge.verifier.startswith(ENVIRONMENT)
+        if judge.verifier.startswith(ENVIRONMENT) and judge.verifier not in skip
     }
     with ExitStack() as on_failure:
         pools: dict[tuple[str, str], EnvironmentPool] = {}

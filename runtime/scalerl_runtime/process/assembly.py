@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ from scalerl_api.recipe import Length, Recipe
 from scalerl_api.rollouts import ROLLOUTS
 from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
-from scalerl_runtime.actors.options import Environment, build_fleet_options, context_tokens
+from scalerl_runtime.actors.options import Environment, build_fleet_options
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.demonstrations import load_demonstrations
-from scalerl_runtime.data.run_data import Data, load_data
-from scalerl_runtime.data.scratch_model import make_scratch_model
+from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.data.turn_markup import build_turn_markup
 from scalerl_runtime.deadlines import within
-from scalerl_runtime.environments.start import Environments, start_environments
+from scalerl_runtime.environments.start import Environments
 from scalerl_runtime.export.model_files import save_model_files
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import EpisodePlayer, EpisodeRules
@@ -37,13 +35,11 @@ from scalerl_runtime.loop.run_state import Journals
 from scalerl_runtime.loop.slots import PoolOptions, Slot
 from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.models.passed_settings import require_settings
-from scalerl_runtime.models.source import LocatedModel, locate_model, vocab_size
+from scalerl_runtime.models.source import LocatedModel, locate_model
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
 from scalerl_runtime.process.input_check import RunInputs, describe_inputs
-from scalerl_runtime.process.model_check import check_model
-from scalerl_runtime.process.verifier_start import start_verifier
-from scalerl_runtime.rewards.references import build_reference
-from scalerl_runtime.rewards.verifier import Verifier
+from scalerl_runtime.process.model_check import check_model, make_start_model
+from scalerl_runtime.process.verifier_start import Judges, load_run_data, start_judges
 from scalerl_runtime.rewards.voting import AnswerVoting
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
@@ -85,8 +81,7 @@ class Parts:
     stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
     data: Data
     digests: RunInputs
-    verifier: Verifier
-    environments: Environments
+    judges: Judges
     fleet: Fleet
     pool: Pool
 
@@ -94,8 +89,7 @@ class Parts:
         """End every process and task of the attempt."""
         await self.pool.close()
         await self.fleet.stop()
-        await self.verifier.close()
-        await asyncio.to_thread(self.environments.close)
+        await self.judges.close()
         await asyncio.to_thread(self.pool.tracer.close)
 
 
@@ -131,7 +125,7 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
 async def build_parts(inputs: AttemptInputs) -> Parts:
     """Check the model, load its tokenizer and the data, start the verifier, and build fleet and pool.
 
-    Raises InvalidRun, ModelUnavailable, DataUnavailable, DeadlineExceeded, and as `start_verifier`.
+    Raises InvalidRun, ModelUnavailable, DataUnavailable, DeadlineExceeded, and as `start_judges`.
     """
     run, seconds = inputs.run, inputs.run.spec.deadlines.start_seconds
     model = await within(seconds, "finding the model", asyncio.to_thread(_find_model, inputs))
@@ -143,10 +137,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     spec = inputs.environment.spec.read_text()
     storing = asyncio.to_thread(save_model_files, inputs.environment.folder / MODEL_PARTS, tokenizer, spec, stop_ids)
     await within(seconds, "storing the tokenizer", storing)
-    rows = vocab_size(model.folder)
-    loading = asyncio.to_thread(
-        load_data, run, inputs.recipe, tokenizer, run.spec.seed, vocab_size=rows, build_reference=build_reference
-    )
+    loading = asyncio.to_thread(load_run_data, run, tokenizer, model.folder)
     data = await within(seconds, "loading the data", loading)
     describing = asyncio.to_thread(describe_inputs, run, model.folder, tokenizer, data)
     digests = await within(seconds, "computing digests of the data", describing)
@@ -158,26 +149,16 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     num_cpus = os.cpu_count() or 1
     fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
-    # The verifier's processes start last: an error above leaves none of them behind.
-    verifier, environments = await _start_judges(run, data, seconds)
+    # The judges' processes start last: an error above leaves none of them behind.
+    judges = await start_judges(run, data)
     fleet = Fleet(fleet_options, inputs.environment.cluster)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
-    episodes = _build_episodes(inputs, environments, tokenizer, stop_ids)
+    episodes = _build_episodes(inputs, judges.environments, tokenizer, stop_ids)
+    verifier = judges.verifier
     pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes, AnswerVoting(verifier))
-    return Parts(tokenizer, stop_ids, data, digests, verifier, environments, fleet, pool)
-
-
-async def _start_judges(run: RLRun, data: Data, seconds: float) -> tuple[Verifier, Environments]:
-    """Start the verifier and the environments; if one fails, the other is ended."""
-    starting = asyncio.to_thread(start_environments, run, data.prompts)
-    environments = await within(seconds, "starting the environments", starting)
-    with ExitStack() as on_failure:
-        on_failure.callback(environments.close)
-        verifier = await start_verifier(run, data)
-        on_failure.pop_all()
-    return verifier, environments
+    return Parts(tokenizer, stop_ids, data, digests, judges, fleet, pool)
 
 
 def _build_episodes(
@@ -200,12 +181,9 @@ def _find_model(inputs: AttemptInputs) -> LocatedModel:
     spec = inputs.run.spec.model
     if spec.source != "scratch":
         return locate_model(spec.source)
-    assert spec.scratch is not None, "validation requires its sizes"
     folder = inputs.environment.folder / SCRATCH_MODEL
     if not folder.exists():
-        tokens = context_tokens(inputs.recipe)
-        seed, tags = inputs.run.spec.seed, inputs.recipe.length.think_tags
-        make_scratch_model(folder, spec.scratch, context_tokens=tokens, seed=seed, tags=tags)
+        make_start_model(inputs.run, folder)
     return LocatedModel(folder, str(folder))
 
 

@@ -16,6 +16,7 @@ from scalerl_runtime.environments.pool import EnvironmentFailed
 from scalerl_runtime.hub import is_transient
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.process.coordinator import Coordinator
+from scalerl_runtime.process.input_check import DataRefused
 from scalerl_runtime.rewards.http_judge import JudgeUnavailable
 from scalerl_runtime.rewards.pool import VerifierLost
 from scalerl_runtime.rewards.sandbox import SandboxUnavailable
@@ -51,7 +52,9 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
         reason = await coordinator.run_attempt()
     except InvalidRun as error:
         log.error("%s", error)
-        return _terminate(environment, coordinator.reporter.termination("Invalid", str(error)), EXIT_INVALID)
+        message = coordinator.reporter.termination("Invalid", str(error))
+        refused = error.digest if isinstance(error, DataRefused) else ""
+        return _terminate(environment, message.model_copy(update={"refused_data": refused}), EXIT_INVALID)
     except RETRYABLE as error:
         log.error("%s", error)
         return _terminate(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)

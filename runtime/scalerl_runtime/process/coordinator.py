@@ -36,6 +36,7 @@ from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
+from scalerl_runtime.process.verifier_start import describe_sources
 from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
 from scalerl_runtime.storage.writable_folder import check_writable
 from scalerl_runtime.trackers.points import build_config
@@ -135,6 +136,7 @@ class Coordinator:
 
     async def _train(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         start, fleet = self._deadlines.start_seconds, parts.fleet
+        self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         kept = await self._check_inputs(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
         await within(start, "starting the trainer", fleet.start())
@@ -149,7 +151,7 @@ class Coordinator:
             self.inputs, self.storage, parts, trainer_clock=self.live.trainer_clock, quadratic=quadratic
         )
         pipeline = self.live.pipeline = Pipeline(deps, position, self.reporter, self.stopping)
-        self.reporter.describe_reading = parts.verifier.describe_reading
+        self.reporter.describe_reading = parts.judges.verifier.describe_reading
         self.reporter.trackers = self._start_trackers()
         self.server.is_ready = True
         self.reporter.on_phase("training", "")
@@ -172,8 +174,8 @@ class Coordinator:
         """The training prompts that are as the checkpoint had them; None: all. Raises InvalidRun for other data."""
         environment = self.inputs.environment
         stored = None if newest is None else newest[1].fingerprint
-        accepts = environment.accepts_new_data
-        checking = asyncio.to_thread(check_inputs, environment.folder, parts.digests, stored, accepts_change=accepts)
+        accepted = environment.accepted_data
+        checking = asyncio.to_thread(check_inputs, environment.folder, parts.digests, stored, accepted=accepted)
         return await within(self._deadlines.start_seconds, "comparing the data with the checkpoint's", checking)
 
     def _due(self, step: int) -> frozenset[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scalerl_api.status import SourceStatus
 from scalerl_api.wire import (
     SERIES_EARLIER,
     SERIES_PHASE,
@@ -58,6 +59,8 @@ class ProgressReporter:
         """Called after an evaluation is recorded."""
         self.describe_reading: Callable[[Prompt, str], str] = lambda _prompt, _text: "not read yet"
         """Words for the verifiers' reading of a completion's text; the coordinator sets it when training starts."""
+        self.sources: Sequence[SourceStatus] = ()
+        """The data, as this attempt read it; the coordinator sets it when the judges have been tried."""
         self._publisher = Publisher()
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
@@ -172,6 +175,7 @@ class ProgressReporter:
             self_check=self._self_check,
             still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],
+            sources=list(self.sources),
             checkpoint=self._checkpoint,
             time=time.time(),
         )

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
 from scalerl_api.reward import HttpJudge
 from scalerl_api.validation import shorten
@@ -35,6 +36,18 @@ NAMED = re.compile(
 )
 DOUBLE_BRACKETS = re.compile(rf"\[\[\s*({NUMBER})\s*\]\]")
 JSON_SCORES = ("score", "reward", "rating")
+# Where a server that is no chat puts its number, outermost last: a list of one, or an object with one of these.
+SCORE_KEYS = (
+    *JSON_SCORES,
+    "relevance_score",  # an entry of `results`: /rerank of vLLM, Cohere, Jina
+    "rewards",  # OpenRLHF's serve_rm: one for each query
+    "scores",
+    "probs",  # an entry of `data`: vLLM's /classify
+    "embedding",  # an entry of `data`: a reward model behind /v1/embeddings; SGLang's /classify
+    "data",  # vLLM's /pooling has it twice: entries, and the numbers of one
+    "results",
+)
+MAX_DEPTH = 8  # of a number in a reply
 RIGHT_WORDS = frozenset(("yes", "true", "correct", "right", "pass", "passed", "a"))
 WRONG_WORDS = frozenset(("no", "false", "incorrect", "wrong", "fail", "failed", "b"))
 VERDICT = re.compile(r"(?:(?:final )?(?:verdict|answer|judg[e]?ment|decision)\s*(?:is)?\s*:?)?\s*(\w+)")
@@ -48,11 +61,28 @@ class Unreadable(ValueError):
 def build_body(judge: HttpJudge, request: GradeRequest, *, sets_temperature: bool = True) -> dict[str, object]:
     """Return the JSON of the HTTP request; `sets_temperature`: the judge's model takes the temperature 0."""
     model: dict[str, object] = {"model": judge.model} if judge.model else {}
-    if judge.api == "scores":
-        fields = {"prompt": request.prompt, "completion": request.answer, "reference": request.reference}
-        return model | fields
+    if judge.api != "chat":
+        return model | _build_fields(judge.api, request)
     message = {"role": "user", "content": fill_prompt(judge, request)}
     return model | {"messages": [message]} | ({"temperature": 0} if sets_temperature else {})
+
+
+def _build_fields(api: str, request: GradeRequest) -> dict[str, object]:
+    """Return the fields that a server of this kind reads, beside the model.
+
+    vLLM's chat template, or its template of pairs, writes the markup: it gets the question before its rendering.
+    """
+    question, answer = request.question or request.prompt, request.answer
+    conversation = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    fields: dict[str, dict[str, object]] = {
+        "scores": {"prompt": request.prompt, "completion": answer, "reference": request.reference},
+        "pooling": {"messages": conversation},
+        "classify": {"messages": conversation},
+        "score": {"text_1": question, "text_2": answer},
+        "rerank": {"query": question, "documents": [answer]},
+        "rewards": {"query": [request.prompt + answer], "prompts": [request.prompt], "labels": [request.reference]},
+    }
+    return fields[api]
 
 
 def fill_prompt(judge: HttpJudge, request: GradeRequest) -> str:
@@ -70,7 +100,7 @@ def read_reward(judge: HttpJudge, reply: str) -> float:
         document = json.loads(reply)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the reply is no JSON: {_show(reply)}") from error
-    score = _find_score(document) if judge.api == "scores" else read_score(judge, _find_message(document))
+    score = read_score(judge, _find_message(document)) if judge.api == "chat" else _find_score(judge.api, document)
     if not judge.lowest <= score <= judge.highest:
         raise Unreadable(f"the score {score:g} is not between {judge.lowest:g} and {judge.highest:g}")
     return 2.0 * (score - judge.lowest) / (judge.highest - judge.lowest) - 1.0
@@ -87,20 +117,27 @@ def _find_message(document: object) -> str:
     return text
 
 
-def _find_score(document: object) -> float:
-    """Return the score of a `scores` reply: a number, `{"score": x}`, or a list of one of these below `data`."""
+def _find_score(api: str, document: object) -> float:
+    """Return the one number of a reply that is no chat's; SCORE_KEYS has where it may be."""
     value = document
-    for _ in range(6):
+    for _ in range(MAX_DEPTH):
         if isinstance(value, Mapping):
-            found = [value[each] for each in (*JSON_SCORES, "scores", "data") if each in value]
-            value = found[0] if found else None
+            value = next((value[key] for key in SCORE_KEYS if key in value), None)
         elif isinstance(value, list) and len(value) == 1:
             value = value[0]
+        elif api == "pooling" and _is_by_token(value):
+            value = value[-1]  # a value for each token: that of the last one is about the whole
         else:
             break
+    if isinstance(value, list) and len(value) > 1:
+        raise Unreadable(f"{len(value)} numbers where one score is needed in {_show(document)}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Unreadable(f"no score in {_show(document)}")
     return float(value)
+
+
+def _is_by_token(value: object) -> TypeGuard[list[list[object]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, list) and len(each) == 1 for each in value)
 
 
 def read_score(judge: HttpJudge, text: str) -> float:

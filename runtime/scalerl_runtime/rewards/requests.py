@@ -15,6 +15,7 @@ class GradeRequest:
     answer: str  # the completion without its thinking; for `python:`, the whole completion
     reference: str
     source: str = ""  # name of the training source or downstream set
+    question: str = ""  # the prompt before its rendering; empty: it is `prompt`
 
     def to_list(self) -> list[str]:
         """Return the fields in order, for JSON."""

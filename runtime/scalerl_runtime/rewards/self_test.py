@@ -9,9 +9,8 @@ import numpy as np
 
 from scalerl_api.validation import Fault, InvalidRun, shorten
 from scalerl_runtime.rewards.references import describe_reading
-from scalerl_runtime.rewards.requests import GradeRequest
 from scalerl_runtime.rewards.trials import build_trials
-from scalerl_runtime.rewards.verifier import Judge, Verifier
+from scalerl_runtime.rewards.verifier import Judge, Verifier, build_request
 from scalerl_runtime.types import Prompt, Reward
 
 log = logging.getLogger(__name__)
@@ -37,10 +36,28 @@ class TestedSource:
     prompts: Sequence[Prompt]
 
 
+@dataclass(frozen=True)
+class SelfTest:
+    """How one verifier judged the rows of one source."""
+
+    path: str  # of the source in the spec
+    judge: str  # label of the verifier
+    num_rows: int  # that were tried
+    num_failed: int
+    note: str = ""  # remark for a person; empty: none
+
+
 async def test_verifiers(
-    verifier: Verifier, sources: Sequence[TestedSource], *, max_bad_share: float, seed: int
+    verifier: Verifier,
+    sources: Sequence[TestedSource],
+    *,
+    max_bad_share: float,
+    seed: int,
+    on_result: Callable[[SelfTest], None],
 ) -> None:
-    """Raise InvalidRun if a verifier misjudges more than `max_bad_share` of a source's sample.
+    """Call `on_result` with how each verifier judged a sample of each source.
+
+    Raises InvalidRun if it misjudges more than `max_bad_share` of the sample.
 
     A sample has FIRST_ROWS rows or all, and MOST_ROWS at most. Raises JudgeUnavailable for a judge that is down.
     """
@@ -49,20 +66,21 @@ async def test_verifiers(
             order = np.random.default_rng([seed, 5]).permutation(len(source.prompts))
             rows = [source.prompts[index] for index in order[:MOST_ROWS]]
             for judge in verifier.judges_of(source.name):
-                await _test_judge(judge, source, rows, max_bad_share)
+                on_result(await _test_judge(judge, source, rows, max_bad_share))
 
 
-async def _test_judge(judge: Judge, source: TestedSource, rows: Sequence[Prompt], max_bad_share: float) -> None:
+async def _test_judge(judge: Judge, source: TestedSource, rows: Sequence[Prompt], max_bad_share: float) -> SelfTest:
     first = source.prompts[0]
-    await judge.backend.check(_request(first, first.answer))
+    await judge.backend.check(build_request(first, first.answer))
     kind = judge.verifier.partition(":")[0]
     if kind == "python":
-        await _call_function(judge, source, rows[:NUM_CALLS])
-    elif kind in CHECKED:
-        await _try_rows(judge, source, rows, max_bad_share)
+        return await _call_function(judge, source, rows[:NUM_CALLS])
+    if kind in CHECKED:
+        return await _try_rows(judge, source, rows, max_bad_share)
+    return SelfTest(source.path, judge.label, 1, 0, "one question is answered with a score")
 
 
-async def _try_rows(judge: Judge, source: TestedSource, rows: Sequence[Prompt], max_bad_share: float) -> None:
+async def _try_rows(judge: Judge, source: TestedSource, rows: Sequence[Prompt], max_bad_share: float) -> SelfTest:
     """Try rows until few enough of them fail, or all are tried."""
     words: list[str] = []
     faults: list[Fault] = []
@@ -82,6 +100,7 @@ async def _try_rows(judge: Judge, source: TestedSource, rows: Sequence[Prompt], 
     for fault in faults:
         log.warning("self-test of %s: %s", name, fault)
     log.info("self-test of %s: %d of %d rows as expected", name, len(words) - len(faults), len(words))
+    return SelfTest(source.path, judge.label, len(words), len(faults))
 
 
 async def _each(prompts: Sequence[Prompt], call: Callable[[Prompt], Coroutine[None, None, str]]) -> list[str]:
@@ -106,7 +125,7 @@ async def _try_row(judge: Judge, prompt: Prompt) -> str:
 
 async def _try_right(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> str:
     for answer in answers:
-        reward = await judge.backend.grade(_request(prompt, answer))
+        reward = await judge.backend.grade(build_request(prompt, answer))
         if reward.error:
             return f"the verifier fails for {_show(answer)}: {reward.error}"
         if reward.reward != 1.0:
@@ -117,7 +136,7 @@ async def _try_right(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> st
 
 async def _try_wrong(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> str:
     for answer in answers:
-        reward = await judge.backend.grade(_request(prompt, answer))
+        reward = await judge.backend.grade(build_request(prompt, answer))
         if reward.error:
             return f"the verifier fails for {_show(answer)}: {reward.error}"
         if reward.reward is not None and reward.reward > 0.0:
@@ -125,11 +144,11 @@ async def _try_wrong(judge: Judge, prompt: Prompt, answers: Sequence[str]) -> st
     return ""
 
 
-async def _call_function(judge: Judge, source: TestedSource, rows: Sequence[Prompt]) -> None:
+async def _call_function(judge: Judge, source: TestedSource, rows: Sequence[Prompt]) -> SelfTest:
     """Call a user's function with the reference and with nothing; raise InvalidRun if it fails for each row."""
     pairs = []
     for prompt in rows:
-        pairs.append([await judge.backend.grade(_request(prompt, answer)) for answer in (prompt.answer, "")])
+        pairs.append([await judge.backend.grade(build_request(prompt, answer)) for answer in (prompt.answer, "")])
     for index, answer in enumerate(("its reference", "an empty completion")):
         if all(pair[index].error for pair in pairs):
             found = [
@@ -138,20 +157,15 @@ async def _call_function(judge: Judge, source: TestedSource, rows: Sequence[Prom
             ]
             summary = f"{len(rows)} of {len(rows)} rows of {source.name or source.path} get no reward for {answer}"
             raise InvalidRun([Fault(source.path, summary, "a function that returns numbers"), *found[:NUM_NAMED]])
+    note = ""
     failed = [error for pair in pairs for error in [pair[0].error or pair[1].error] if error]
     if failed:
         log.warning("self-test of %s: it failed for %d of %d rows: %s", judge.label, len(failed), len(rows), failed[0])
     elif all(pair[0].reward == pair[1].reward for pair in pairs):
-        log.warning(
-            "self-test of %s: the reference and an empty completion get the same reward on each of %d rows (%s)",
-            judge.label,
-            len(rows),
-            _number(pairs[0][0]),
-        )
-
-
-def _request(prompt: Prompt, answer: str) -> GradeRequest:
-    return GradeRequest(prompt.text, answer, prompt.answer, prompt.source)
+        note = "the reference and an empty completion get the same reward on each of"
+        note = f"{note} {len(rows)} rows ({_number(pairs[0][0])})"
+        log.warning("self-test of %s: %s", judge.label, note)
+    return SelfTest(source.path, judge.label, len(rows), len(failed), note)
 
 
 def _name_row(source: TestedSource, prompt: Prompt, why: str) -> Fault:

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ class Verifier:
         answer = self.find_answer(judge, prompt, completion_text)
         if answer is None:
             return Reward(-1.0)
-        return await judge.backend.grade(GradeRequest(prompt.text, answer, prompt.answer, prompt.source))
+        return await judge.backend.grade(build_request(prompt, answer))
 
     def find_answer(self, judge: Judge, prompt: Prompt, text: str) -> str | None:
         """Return the part of a completion's text that the judge grades; None if it is cut before."""
@@ -157,17 +157,27 @@ class Verifier:
 def first_requests(data: Data) -> dict[str, GradeRequest]:
     """Return the first row of every source, with its reference as the completion: what a function is tried with."""
     first = {prompt.source: prompt for prompt in reversed(data.prompts)}
-    return {name: GradeRequest(each.text, each.answer, each.answer, name) for name, each in first.items()}
+    return {name: build_request(each, each.answer) for name, each in first.items()}
 
 
-def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None) -> Verifier:
+def build_request(prompt: Prompt, answer: str) -> GradeRequest:
+    """Return the request to grade `answer` as the completion of `prompt`."""
+    return GradeRequest(prompt.text, answer, prompt.answer, prompt.source, prompt.question)
+
+
+def make_verifier(run: RLRun, first: Mapping[str, GradeRequest] | None = None, skip: Collection[str] = ()) -> Verifier:
     """Return the verifier of `run`, with its processes started: one backend for each verifier that a source names.
 
-    `first`: a request of every source; a user's function is tried with that of the first source that names it.
+    Args:
+        run: with its sources and their verifiers.
+        first: a request of every source; a user's function is tried with that of the first source that names it.
+        skip: verifiers that are left out; what they alone grade cannot be graded.
 
     Raises InvalidRun if one cannot be used, VerifierLost if its process dies, SandboxUnavailable without a sandbox.
     """
-    sources = sources_by_name(run)
+    sources = {
+        name: [each for each in judges if each.verifier not in skip] for name, judges in sources_by_name(run).items()
+    }
     names = dict.fromkeys(each.verifier for judges in sources.values() for each in judges)
     backends: dict[str, VerifierBackend] = {}
     with ExitStack() as on_failure:

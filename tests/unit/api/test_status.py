@@ -30,6 +30,8 @@ progress:
   version: 7299
   passRate: 0.5925
   computeGpuHours: 9750.5
+  rewardByJudge:
+    style: -0.25
   mismatch: 0.0121
   etaSeconds: null
 forecast:
@@ -68,6 +70,20 @@ sourceForecasts:
   updatedAt: '2026-03-01T08:07:00Z'
   name: code
   passRate: 0.27
+sources:
+- path: spec.data.train[1]
+  name: code
+  rows: 7000
+  bad: 3
+  cut: read the first 7,000 of 7,473 rows
+  train: 6500
+  heldOut: 400
+  duplicates: 97
+  selfTests:
+  - verifier: style
+    rows: 64
+    failed: 1
+    note: the same reward on each row
 stop:
   policy: flat
   mode: Enforce
@@ -107,6 +123,8 @@ attempts:
   ruled: Count
   said: Stopped
   error: 'RuntimeError: no space left'
+  refusedData: 0123456789abcdef0123456789abcdef
+  acceptedData: fedcba9876543210fedcba9876543210
   step: 7299
   checkpointStep: 7250
 earlier:

@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import yaml
 
+from scalerl_api.status import SelfTestStatus, SourceStatus
+from scalerl_api.wire import RunFault, RunVerdict
 from scalerl_operator.cli.commands import CliDeps
 from scalerl_operator.cli.main import main
 from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
+from scalerl_operator.local.run_verdicts import CheckScope
 
 Document = Callable[..., dict[str, object]]
 SHORT = {"steps": 40, "evalEverySteps": 10}
@@ -190,7 +193,7 @@ def test_validate_prints_every_fault_of_every_file(
     good, bad = write_run(), write_run("bad.yaml", budget={"steps": 0, "evalEverySteps": "often"})
     torn = place / "torn.yaml"
     torn.write_text("a: [1\n")
-    assert main(["validate", str(good), str(bad), str(torn), "no.yaml"]) == 64
+    assert main(["validate", "--no-self-test", str(good), str(bad), str(torn), "no.yaml"]) == 64
     out, err = capsys.readouterr()
     assert out == f"{good}: RLRun tiny is valid\n"
     lines = err.splitlines()
@@ -199,7 +202,35 @@ def test_validate_prints_every_fault_of_every_file(
     assert lines[2].startswith(f"{torn}:2:1: ")
     assert lines[3].startswith("no.yaml: No such file or directory, ")
     assert len(lines) == 4
-    assert main(["validate", str(good)]) == 0
+    assert main(["validate", "--no-self-test", str(good)]) == 0
+
+
+def test_validate_prints_what_was_tested_and_what_was_not(
+    write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = SelfTestStatus(verifier="math", rows=64, failed=1)
+    tested = SourceStatus(
+        path="spec.data.train", rows=7473, bad=2, train=7000, held_out=400, duplicates=71, self_tests=[test]
+    )
+    refused = RunFault(path="spec.data.maxBadShare", value="9 of 64 rows fail the self-test", allowed="0.01")
+    verdicts = [RunVerdict(sources=(tested,), untested=("http:rm was not asked",)), RunVerdict(faults=(refused,))]
+    scopes = []
+
+    def fetch(files: Sequence[Path], scope: CheckScope) -> list[RunVerdict]:
+        scopes.append(scope)
+        return verdicts[: len(files)]
+
+    good, bad = write_run(), write_run("bad.yaml")
+    assert main(["validate", "--run-user-code", str(good), str(bad)], deps=CliDeps(fetch_verdicts=fetch)) == 64
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"{good}: RLRun tiny is valid",
+        f"{good}: spec.data.train: 7,473 rows, 2 bad, 71 near duplicates removed, 7,000 to train on, 400 held out;"
+        " math: 63 of 64 rows as expected",
+        f"{good}: http:rm was not asked",
+    ]
+    assert err == f"{bad}: spec.data.maxBadShare: 9 of 64 rows fail the self-test, 0.01\n"
+    assert scopes == [CheckScope(user_code=True)]
 
 
 def test_status_lists_the_runs_and_finds_one(

@@ -4,6 +4,7 @@ import io
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from PIL import Image
 from stored_rollouts import write_rollouts
 
 from scalerl_api.evaluations import held_out
+from scalerl_api.status import SelfTestStatus, SourceStatus
 from scalerl_api.wire import EVALS_FILE, METRICS_FILE, source_dataset
-from scalerl_operator.cli.report import write_report
+from scalerl_operator.cli.report import load_report_data, write_report, write_report_data
 from scalerl_operator.forecast import Points, fit_forecast, points
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.run_folder import RunFolder
@@ -107,6 +109,27 @@ def test_each_source_of_a_mixture_has_its_curve_and_its_forecast(run_folder: Run
         assert "the 90 % band" in error
     assert "<td>held_out.math</td>" in text, "its evaluations are listed"
     assert "<td>mean@4</td>" in text
+
+
+def test_data_self_tests_rewards_by_verifier_and_pass_at_k_are_listed(run_folder: RunFolder) -> None:
+    run = records.load_run(run_folder)
+    test = SelfTestStatus(verifier="exact", rows=64, failed=1)
+    source = SourceStatus(path="spec.data.train", rows=7473, bad=2, train=7000, duplicates=71, self_tests=[test])
+    evals = [each.model_copy(update={"pass_at_k": {"1": 0.25, "4": 0.625}}) for each in records.load_evals(run_folder)]
+    steps = [
+        each.model_copy(update={"reward_by_judge": {"exact": each.step / 1000, "style": -0.5}})
+        for each in records.load_steps(run_folder)
+    ]
+    assert run.status is not None
+    described = run.model_copy(update={"status": run.status.model_copy(update={"sources": [source]})})
+    data = replace(load_report_data(run_folder), run=described, evals=evals, steps=steps)
+    text = write_report_data(data, run_folder.path).read_text()
+    assert "<td>train</td><td>7,473</td><td>2</td><td>71</td><td>7,000</td>" in text
+    assert "<td>exact: 63 of 64 rows as expected</td>" in text
+    assert "<td>mean@4</td><td>0.6250</td>" in text
+    first, last = steps[0].step, steps[-1].step
+    assert f"<td>exact</td><td>{first / 1000:+.3f} (step {first})</td><td>{last / 1000:+.3f} (step {last})</td>" in text
+    assert "<td>-0.500 over 10</td>" in text
 
 
 def test_a_source_with_one_evaluation_is_drawn_without_a_fit(run_folder: RunFolder) -> None:

@@ -141,6 +141,73 @@ def test_wrong_training_data_is_refused_in_one_pass_in_the_words_of_validate(
     assert found.messages("InvalidSpec") == [progressing["message"]]
 
 
+DIGEST, OTHER = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+REFUSAL = f"spec.data: changed since the checkpoint: 1 prompts added, accepted by scalerl.io/accept-new-data={DIGEST}"
+
+
+def end_refusing(found: Lab) -> None:
+    """End the coordinator, which refuses its data."""
+    message = Termination(reason="Invalid", error=REFUSAL, refused_data=DIGEST)
+    stored = found.server.objects["pods", KEY[0], "tiny-trainer-0"]
+    state = {"terminated": {"exitCode": 64, "reason": "Error", "message": message.model_dump_json(by_alias=True)}}
+    status = {"phase": "Failed", "containerStatuses": [{"name": "runtime", "restartCount": 0, "state": state}]}
+    found.server.store("pods", {**stored, "status": {**stored.get("status", {}), **status}})
+
+
+def progressing(found: Lab) -> str:
+    conditions = found.server.objects["rlruns", *KEY]["status"]["conditions"]
+    return str(next(each["message"] for each in conditions if each["type"] == "Progressing"))
+
+
+def coordinator_variables(found: Lab) -> dict[str, str]:
+    spec = found.server.objects["pods", KEY[0], "tiny-trainer-0"]["spec"]
+    return {each["name"]: each.get("value", "") for each in spec["containers"][0]["env"]}
+
+
+def test_a_run_that_refused_changed_data_goes_on_when_its_digest_is_annotated(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
+
+    async def story() -> None:
+        await found.go(passes=2)
+        end_refusing(found)
+        await found.go(passes=3)
+        assert (found.state, progressing(found)) == ("InvalidSpec", REFUSAL)
+        assert "SCALERL_ACCEPT_NEW_DATA" not in coordinator_variables(found)
+
+        found.edit({"metadata": {"annotations": {"scalerl.io/accept-new-data": OTHER}}})
+        found.now += timedelta(minutes=5)
+        await found.go(passes=3)
+        words = f"scalerl.io/accept-new-data is {OTHER}, and the refused data is {DIGEST}; {REFUSAL}"
+        assert (found.state, progressing(found)) == ("InvalidSpec", words)
+
+        found.edit({"metadata": {"annotations": {"scalerl.io/accept-new-data": DIGEST}}})
+        found.now += timedelta(minutes=5)
+        await found.go(passes=4)
+
+    play(story())
+    assert found.state not in ("InvalidSpec", "Failed")
+    attempts = found.server.objects["rlruns", *KEY]["status"]["attempts"]
+    assert [each["number"] for each in attempts] == [1, 2]
+    assert (attempts[0]["refusedData"], attempts[1]["acceptedData"]) == (DIGEST, DIGEST)
+    assert coordinator_variables(found)["SCALERL_ACCEPT_NEW_DATA"] == DIGEST
+    assert found.messages("AttemptCreated")[-1] == f"attempt 2: 2 trainer pods, with the changed data {DIGEST}"
+
+
+def test_an_old_annotation_accepts_no_later_change(make_lab: Callable[..., Lab]) -> None:
+    found = make_lab()
+    found.edit({"metadata": {"annotations": {"scalerl.io/accept-new-data": OTHER}}})
+
+    async def story() -> None:
+        await found.go(passes=2)
+        end_refusing(found)
+        await found.go(passes=4)
+
+    play(story())
+    assert found.state == "InvalidSpec"
+    assert progressing(found).startswith(f"scalerl.io/accept-new-data is {OTHER}, and the refused data is {DIGEST}")
+    assert len(found.server.objects["rlruns", *KEY]["status"]["attempts"]) == 1
+
+
 def test_an_idle_run_costs_nothing(make_lab: Callable[..., Lab]) -> None:
     found = make_lab()
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from scalerl_api import Fault, RLRun, RLRunStatus
-from scalerl_api.status import ForecastStatus, StopStatus
-from scalerl_api.wire import Checkpoint, EvalPoint, Progress
+from scalerl_api.status import ForecastStatus, SourceStatus, StopStatus
+from scalerl_api.wire import Checkpoint, EvalPoint, Progress, StepRecord
 from scalerl_operator.decide.status import build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import start_attempt
@@ -163,6 +163,22 @@ def test_progress_has_the_last_held_out_rate_and_nothing_of_a_downstream_set(
     progress = build_status(make_run(), observed, Assessment(), RUNNING, NOW).progress
     assert progress is not None
     assert (progress.step, progress.version, progress.pass_rate, progress.eta_seconds) == (40, 39, 0.37, 77.0)
+
+
+def test_the_data_as_read_and_the_rewards_by_verifier_are_kept_until_the_next_attempt_reports(
+    make_run: Callable[..., RLRun],
+) -> None:
+    source = SourceStatus(path="spec.data.train", rows=7473, bad=2)
+    record = StepRecord(
+        step=31, time=1.0, attempt=1, compute_gpu_hours=0.5, reward_by_judge={"style": -0.12345}, values={}
+    )
+    answered = snapshot(latest=record, sources=[source])
+    status = build_status(make_run(), answered, Assessment(), RUNNING, NOW)
+    assert status.sources == [source]
+    assert status.progress is not None
+    assert status.progress.reward_by_judge == {"style": -0.123}
+    run = make_run().model_copy(update={"status": status})
+    assert build_status(run, snapshot("starting"), Assessment(), RUNNING, LATER).sources == [source]
 
 
 def test_a_coordinator_that_has_not_answered_yet_erases_nothing(make_run: Callable[..., RLRun]) -> None:

@@ -155,8 +155,12 @@ def test_rates_of_sources_and_downstream_sets_have_their_names(point: Callable[.
         point(2, dataset="held_out.math", pass_rate=0.412),
         point(3, dataset="held_out.code", pass_rate=0.221),
         point(4, dataset="aime-24", pass_rate=0.1, samples=32),
+        point(5, dataset="mbpp", pass_rate=0.3, samples=16, pass_at_k={"1": 0.3, "2": 0.4, "16": 0.75}),
     ]
-    assert set_rows(evals) == [("by source", "code 0.221, math 0.412"), ("downstream", "aime-24 0.100 (mean@32)")]
+    assert set_rows(evals) == [
+        ("by source", "code 0.221, math 0.412"),
+        ("downstream", "aime-24 0.100 (mean@32), mbpp 0.300 (mean@16, pass@16 0.750)"),
+    ]
     assert set_rows(evals[:1]) == []
 
 

@@ -1,6 +1,7 @@
 """The objects of a run, compared whole with golden/*.yaml; no value there is a default, and no two are the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from scalerl_api import RLRun
 from scalerl_api.wire import (
+    ENV_ACCEPT_DATA,
     PORT_HTTP,
     PORT_RAY_AGENT,
     PORT_RAY_DASHBOARD_GRPC,
@@ -75,6 +77,56 @@ def dump(value: object) -> str:
 
 def test_the_coordinators_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:
     golden("pod_coordinator.yaml", dump(build_pod(owner(), PodRole("trainer", 0), 12, OPTIONS)))
+
+
+DIGEST = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("place", "annotation", "accepted"),
+    [
+        (PodRole("trainer", 0), DIGEST, [DIGEST]),
+        (PodRole("trainer", 0), "", []),
+        (PodRole("trainer", 0), "true", []),
+        (PodRole("trainer", 0), f"{DIGEST}\n", []),
+        (PodRole("trainer", 1), DIGEST, []),
+        (PodRole("generator", 0), DIGEST, []),
+    ],
+)
+def test_the_coordinator_alone_gets_the_digest_of_accepted_data(
+    owner: Callable[..., Owner], place: PodRole, annotation: str, accepted: list[str]
+) -> None:
+    pod = build_pod(replace(owner(), accepted_data=annotation), place, 3, OPTIONS)
+    found = [each["value"] for each in pod["spec"]["containers"][0]["env"] if each["name"] == ENV_ACCEPT_DATA]
+    assert found == accepted
+
+
+SECRET = {"name": "GRADER_TOKEN", "valueFrom": {"secretKeyRef": {"name": "grader", "key": "token"}}}
+
+
+def test_a_judges_secret_is_a_reference_in_the_coordinators_pod_alone(owner: Callable[..., Owner]) -> None:
+    """The operator reads no Secret, so its value is in no object; no other pod names it."""
+    judge = {"name": "grader", "url": "http://judge/", "tokenVariable": "GRADER_TOKEN"}
+    reward = {"verifier": "http:grader", "http": [judge]}
+    other = {"name": "HF_HOME", "value": "/models"}
+    template = {"spec": {"containers": [{"name": "runtime", "env": [SECRET, other]}]}}
+    given = owner(
+        reward=reward,
+        trainer={"replicas": 2, "gpusPerReplica": 0, "template": template},
+        generator={"minReplicas": 1, "maxReplicas": 1, "gpusPerReplica": 0, "template": template},
+    )
+    assert check_pods(given.run) == []
+
+    def variables(place: PodRole) -> list[dict[str, Any]]:
+        pod = build_pod(given, place, 3, OPTIONS)
+        return [each for container in pod["spec"]["containers"] for each in container["env"]]
+
+    assert [each for each in variables(PodRole("trainer", 0)) if each["name"] == "GRADER_TOKEN"] == [SECRET]
+    for place in (PodRole("trainer", 1), PodRole("generator", 0)):
+        assert "grader" not in dump(build_pod(given, place, 3, OPTIONS)).lower()
+        assert other in variables(place), "other variables stay"
+    for shared in build_common(given, OPTIONS):
+        assert "secretKeyRef" not in dump(shared)
 
 
 def test_a_members_pod(owner: Callable[..., Owner], golden: Callable[[str, str], None]) -> None:

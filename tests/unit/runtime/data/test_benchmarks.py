@@ -188,5 +188,6 @@ def test_a_benchmark_is_read_from_a_file_of_one_s_own(tmp_path):
     (spec,) = run.spec.data.downstream
     assert (spec.samples_per_prompt, spec.answer_field) == (4, "Answer")
     context = LoadingContext(run, run.spec.resolved_recipe(), build_tokenizer(512), None, build_reference)
-    ((prompt,), bad) = load_prompts(context, "spec.data.downstream[0]", spec, 0)
+    loaded = load_prompts(context, "spec.data.downstream[0]", spec, 0)
+    (prompt,), bad = loaded.prompts, loaded.bad_rows
     assert (prompt.question, prompt.source, bad) == ("There are 6 figs. How many is half?", "test", [])

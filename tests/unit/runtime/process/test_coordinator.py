@@ -24,6 +24,7 @@ class Closing:
     def __init__(self, start):
         self.fleet = SimpleNamespace(start=start)
         self.digests = RunInputs(Fingerprint("model", "tokenizer", {}), {})
+        self.data, self.judges = SimpleNamespace(sources=()), SimpleNamespace(self_tests=())
         self.closed = False
 
     async def close(self):

@@ -1,4 +1,5 @@
 import logging
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from scalerl_api import InvalidRun
 from scalerl_runtime.data.fingerprint import digest_model, digest_tokenizer
 from scalerl_runtime.data.run_data import Data
-from scalerl_runtime.process.input_check import check_inputs, describe_inputs
+from scalerl_runtime.process.input_check import DataRefused, check_inputs, describe_inputs
 from scalerl_runtime.types import Prompt
 
 RUN = SimpleNamespace(spec=SimpleNamespace(model=SimpleNamespace(source="some/model")))
@@ -37,8 +38,8 @@ def describe(tmp_path, found=None, tokenizer=None, config=b"{}"):
     return describe_inputs(RUN, tmp_path, tokenizer or FakeTokenizer(), found or data())
 
 
-def check(tmp_path, inputs, stored, *, accepts=False):
-    return check_inputs(tmp_path, inputs, stored, accepts_change=accepts)
+def check(tmp_path, inputs, stored, *, accepted=""):
+    return check_inputs(tmp_path, inputs, stored, accepted=accepted)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_chat_template_is_part_of_the_tokenizer():
 def test_accepted_data_goes_on_with_the_prompts_that_are_as_they_were(tmp_path, stored, caplog):
     found = data(train=[0, 1, 9, 3])
     inputs = describe(tmp_path, found)
-    assert check(tmp_path, inputs, stored, accepts=True) == {0, 1, 3}
+    assert check(tmp_path, inputs, stored, accepted="true") == {0, 1, 3}
     assert "accepted, though changed" in caplog.text
     # An attempt that ends before its first checkpoint leaves the older fingerprint: the next can still count.
     with pytest.raises(InvalidRun, match="1 prompts added, 3 removed"):
@@ -118,10 +119,40 @@ def test_accepted_data_goes_on_with_the_prompts_that_are_as_they_were(tmp_path, 
 def test_accepted_data_whose_digests_are_gone_keeps_no_prompt(tmp_path, stored):
     for path in tmp_path.glob("prompt-digests-*"):
         path.unlink()
-    assert check(tmp_path, describe(tmp_path, data(train=range(7))), stored, accepts=True) == frozenset()
+    assert check(tmp_path, describe(tmp_path, data(train=range(7))), stored, accepted="true") == frozenset()
 
 
 def test_a_checkpoint_of_an_older_version_goes_on_with_a_line(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     assert check(tmp_path, describe(tmp_path), {}) is None
     assert "no digest of its data" in caplog.text
+
+
+def test_a_digest_accepts_one_change_and_no_later_one(tmp_path, stored):
+    first, later = describe(tmp_path, data(train=range(7))), describe(tmp_path, data(train=range(8)))
+    with pytest.raises(DataRefused) as caught:
+        check(tmp_path, first, stored)
+    digest = caught.value.digest
+    assert re.fullmatch("[0-9a-f]{32}", digest)
+    assert f"kubectl annotate rlrun NAME --overwrite scalerl.io/accept-new-data={digest}" in str(caught.value)
+    assert check(tmp_path, first, stored, accepted=digest) == frozenset(range(6))
+    with pytest.raises(DataRefused, match=rf"\(what is accepted, {digest}, is another change\)") as again:
+        check(tmp_path, later, stored, accepted=digest)
+    assert again.value.digest != digest
+
+
+@pytest.mark.parametrize("changed", ["tokenizer", "model", "data"])
+def test_every_input_is_in_the_digest(tmp_path, changed):
+    same = describe(tmp_path).fingerprint.key
+    assert same == describe(tmp_path).fingerprint.key
+    others = {
+        "tokenizer": {"tokenizer": FakeTokenizer(c=2)},
+        "model": {"config": b"[]"},
+        "data": {"found": data(downstream=(21,))},
+    }
+    assert describe(tmp_path, **others[changed]).fingerprint.key != same
+
+
+def test_a_long_change_leaves_room_for_the_digest():
+    refused = DataRefused("; ".join(f"downstream set-{i}: 1 prompts added, 1 removed" for i in range(40)), "d" * 32)
+    assert "d" * 32 in str(refused)[:1000]

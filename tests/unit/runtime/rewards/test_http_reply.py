@@ -1,6 +1,7 @@
 """Scores in judges' replies: the forms that judges are asked for, and those they write anyway."""
 
 import json
+from typing import get_args
 
 import pytest
 
@@ -109,10 +110,60 @@ def test_replies_of_reward_models(reply, reward):
     assert read_reward(SCORES, json.dumps(reply)) == reward
 
 
-@pytest.mark.parametrize("reply", [{}, {"score": None}, {"score": "5"}, {"scores": [1, 2]}, [], True, {"data": []}])
+@pytest.mark.parametrize(
+    "reply", [{}, {"score": None}, {"score": "5"}, {"scores": [1, 2]}, [], True, {"data": []}, {"data": [{"data": ""}]}]
+)
 def test_replies_without_one_score(reply):
-    with pytest.raises(Unreadable, match="no score"):
+    with pytest.raises(Unreadable, match="no score|one score is needed"):
         read_reward(SCORES, json.dumps(reply))
+
+
+def judge_of(api):
+    return HttpJudge(name="rm", url="http://judge/", api=api, model="m", lowest=-10.0, highest=10.0)
+
+
+USAGE = {"prompt_tokens": 9, "total_tokens": 9, "completion_tokens": 0}
+HEAD = {"id": "x-1", "object": "list", "created": 1760000000, "model": "m", "usage": USAGE}
+RERANKED = {"index": 0, "document": {"text": "C", "multi_modal": None}, "relevance_score": 5.0}
+PUBLISHED = {
+    "vLLM /pooling, one number": ("pooling", {**HEAD, "data": [{"index": 0, "object": "pooling", "data": [5.0]}]}),
+    "vLLM /pooling, of a token": ("pooling", {**HEAD, "data": [{"index": 0, "object": "pooling", "data": [[5.0]]}]}),
+    "vLLM /pooling, of each token": ("pooling", {**HEAD, "data": [{"index": 0, "data": [[1.0], [-3.0], [5.0]]}]}),
+    "vLLM /classify": ("classify", {**HEAD, "data": [{"index": 0, "label": None, "probs": [5.0], "num_classes": 1}]}),
+    "vLLM /score": ("score", {**HEAD, "data": [{"index": 0, "object": "score", "score": 5.0}]}),
+    "vLLM /rerank": ("rerank", {"id": "r-1", "model": "m", "usage": {"total_tokens": 9}, "results": [RERANKED]}),
+    "Cohere rerank": ("rerank", {"id": "r-1", "results": [{"index": 0, "relevance_score": 5.0}], "meta": {}}),
+    "TEI /rerank": ("rerank", [{"index": 0, "score": 5.0}]),
+    "OpenRLHF": ("rewards", {"rewards": [5.0]}),
+    "OpenRLHF with scores": ("rewards", {"rewards": [5.0], "scores": [0.5], "extra_logs": {"format": [1.0]}}),
+    "OpenRLHF, a column": ("rewards", {"rewards": [[5.0]]}),
+    "a reward model behind /v1/embeddings": ("scores", {**HEAD, "data": [{"index": 0, "embedding": [5.0]}]}),
+    "SGLang /classify": ("classify", [{"embedding": [5.0], "meta_info": {"prompt_tokens": 9}}]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_replies_are_read(name):
+    api, reply = PUBLISHED[name]
+    assert read_reward(judge_of(api), json.dumps(reply)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("api", "reply", "words"),
+    [
+        ("classify", {"data": [{"probs": [0.2, 0.8], "label": "LABEL_1", "num_classes": 2}]}, "2 numbers where one"),
+        ("pooling", {"data": [{"data": [0.1, 0.2, 0.3]}]}, "3 numbers where one score"),
+        ("pooling", {"data": [{"data": [[0.1, 0.9], [0.2, 0.8]]}]}, "2 numbers where one score"),
+        ("pooling", {"data": [{"data": "AACgQA=="}]}, "no score in"),
+        ("score", {"data": [{"score": 1.0}, {"score": 2.0}]}, "2 numbers where one score"),
+        ("rerank", {"results": []}, "no score in"),
+        ("rewards", {"choices": [{"message": {"content": "Score: 5"}}]}, "no score in"),
+        ("classify", {"data": [[1.0], [5.0]]}, "2 numbers where one score"),
+    ],
+)
+def test_a_reply_of_another_shape_is_a_failure_that_shows_it(api, reply, words):
+    with pytest.raises(Unreadable, match=words):
+        read_reward(judge_of(api), json.dumps(reply))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +193,31 @@ def test_bodies():
     assert build_body(judge, request) == {"model": "m", "messages": [message], "temperature": 0}
     assert build_body(judge, request, sets_temperature=False) == {"model": "m", "messages": [message]}
     assert build_body(SCORES, request) == {"prompt": "Q", "completion": "C", "reference": "R"}
+
+
+TURNS = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "C"}]
+
+
+@pytest.mark.parametrize(
+    ("api", "fields"),
+    [
+        ("scores", {"prompt": "<user>Q?", "completion": "C", "reference": "R"}),
+        ("pooling", {"messages": TURNS}),
+        ("classify", {"messages": TURNS}),
+        ("score", {"text_1": "Q?", "text_2": "C"}),
+        ("rerank", {"query": "Q?", "documents": ["C"]}),
+        ("rewards", {"query": ["<user>Q?C"], "prompts": ["<user>Q?"], "labels": ["R"]}),
+    ],
+)
+def test_each_kind_of_server_gets_the_fields_that_it_reads(api, fields):
+    """A server with a template of its own gets the question without the policy's markup."""
+    request = GradeRequest("<user>Q?", "C", "R", "", "Q?")
+    assert build_body(judge_of(api), request) == {"model": "m", **fields}
+
+
+def test_every_api_has_its_request_and_its_published_replies():
+    known = get_args(HttpJudge.model_fields["api"].annotation)
+    assert {api for api, _ in PUBLISHED.values()} | {"chat"} == set(known)
 
 
 def reply_of(text):

@@ -9,7 +9,7 @@ import pytest
 
 from scalerl_api import InvalidRun
 from scalerl_api.recipe import ThinkTags
-from scalerl_runtime.rewards.self_test import TestedSource, test_verifiers
+from scalerl_runtime.rewards.self_test import SelfTest, TestedSource, test_verifiers
 from scalerl_runtime.rewards.verifier import Judge, Verifier
 from scalerl_runtime.types import Prompt, Reward
 
@@ -49,7 +49,9 @@ def run(grade, *, verifier="math", count=100, share=0.01):
     backend = Scripted(grade)
     judges = Verifier({"": [Judge("it", verifier, 1.0, backend)]}, ThinkTags())
     source = TestedSource("spec.data.train", "", rows(count))
-    asyncio.run(test_verifiers(judges, [source], max_bad_share=share, seed=3))
+    results = []
+    asyncio.run(test_verifiers(judges, [source], max_bad_share=share, seed=3, on_result=results.append))
+    backend.results = results
     return backend
 
 
@@ -63,6 +65,7 @@ def test_a_sound_verifier_passes_with_a_sample(caplog):
     assert len({request.reference for request in backend.requests}) == 64
     assert "64 of 64 rows as expected" in caplog.text
     assert len(backend.checked) == 1
+    assert backend.results == [SelfTest("spec.data.train", "it", num_rows=64, num_failed=0)]
 
 
 def test_few_rows_are_all_tried():
@@ -98,6 +101,15 @@ def test_a_small_share_of_bad_rows_is_logged_and_passes(caplog):
     bad = {f"{i}" for i in range(0, 1000, 200)}
     run(fail_for(bad), count=1000)
     assert caplog.text.count("its own reference is not right") <= 5
+
+
+def test_a_result_counts_the_rows_that_failed():
+    (result,) = run(fail_for({"3", "7"}), count=40, share=0.1).results
+    assert (result.num_rows, result.num_failed) == (40, 2)
+    (liked,) = run(lambda _: 0.25, verifier="python:m:style").results
+    assert "the same reward on each of 8 rows (+0.25)" in liked.note
+    (asked,) = run(sound, verifier="http:rm").results
+    assert (asked.num_rows, asked.note) == (1, "one question is answered with a score")
 
 
 def test_a_share_of_bad_rows_above_the_limit_ends_the_run():
