@@ -8,7 +8,6 @@ update notices. The engine samples all the time unless `--idle`. Without `--mode
 
 import argparse
 import asyncio
-import os
 import time
 from pathlib import Path
 
@@ -101,7 +100,6 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--idle", action="store_true", help="the engine samples nothing meanwhile")
     options = parser.parse_args()
-    os.environ.setdefault("RAY_worker_niceness", "0")  # else other work of the machine comes before Ray's processes
     model = options.model or chat_model_folder()
     run = build_run(model, options.generators)
     found = asyncio.run(measure(run, model, updates=options.updates, is_idle=options.idle))

@@ -108,6 +108,8 @@ class Fleet:
                 "include_dashboard": False,
                 "object_store_memory": self.options.object_store_bytes,
                 "_temp_dir": self._folder,
+                # Ray's default is 15: on a machine that is shared, trainer and engines would get what others leave.
+                "_system_config": {"worker_niceness": 0},
             }
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         try:
