@@ -31,9 +31,9 @@ def load(public, path):
     tokenizer = build_tokenizer(4096)
     tokenizer.chat_template = TEMPLATE
     context = LoadingContext(run, run.spec.resolved_recipe(), tokenizer, None, build_reference)
-    prompts, bad = load_prompts(context, "spec.data.train", run.spec.data.train[0], 0)
-    assert bad == []
-    return prompts
+    loaded = load_prompts(context, "spec.data.train", run.spec.data.train[0], 0)
+    assert list(loaded.bad_rows) == []
+    return loaded.prompts
 
 
 def write(public, kind, folder):
