@@ -20,7 +20,7 @@ from scalerl_runtime.actors.options import Environment, build_fleet_options
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
-from scalerl_runtime.data.demonstrations import load_demonstrations
+from scalerl_runtime.data.demonstrations import DemonstrationSource, load_demonstrations
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.data.turn_markup import build_turn_markup
 from scalerl_runtime.deadlines import within
@@ -216,17 +216,29 @@ def start_generators(parts: Parts) -> None:
         parts.pool.follow_capacity(parts.fleet.generator_capacity)
 
 
+async def load_warm_start(inputs: AttemptInputs, parts: Parts, num_done: int) -> DemonstrationSource | None:
+    """The demonstrations of the supervised stage, read before a device is taken; None once its steps are done.
+
+    Raises InvalidRun or DataUnavailable on them.
+    """
+    run = inputs.run
+    if run.spec.warm_start is None or num_done >= run.spec.warm_start.steps:
+        return None
+    rng = np.random.default_rng(run.spec.seed)
+    loading = asyncio.to_thread(load_demonstrations, run, parts.tokenizer, parts.data, rng, stop_id=parts.stop_ids[0])
+    return await within(run.spec.deadlines.start_seconds, "loading the demonstrations", loading)
+
+
 def build_warm_start(
     inputs: AttemptInputs,
     parts: Parts,
+    source: DemonstrationSource,
     quadratic: float,
     *,
     save: Callable[[int], Awaitable[None]],
     tell: Callable[[str], None],
 ) -> WarmStart:
-    """The supervised stage. Raises InvalidRun or DataUnavailable on its demonstrations."""
-    rng = np.random.default_rng(inputs.run.spec.seed)
-    source = load_demonstrations(inputs.run, parts.tokenizer, parts.data, rng, stop_id=parts.stop_ids[0])
+    """The supervised stage."""
     return WarmStart(
         run=inputs.run, fleet=parts.fleet, source=source, quadratic=quadratic, save=save, report_progress=tell
     )

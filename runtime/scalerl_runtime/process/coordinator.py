@@ -11,6 +11,7 @@ from scalerl_api import RLRun
 from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
+from scalerl_runtime.data.demonstrations import DemonstrationSource
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.loop.eval_sets import list_due_datasets
 from scalerl_runtime.loop.pipeline import Pipeline
@@ -28,6 +29,7 @@ from scalerl_runtime.process.assembly import (
     build_parts,
     build_pipeline_deps,
     build_warm_start,
+    load_warm_start,
     open_storage,
     start_generators,
 )
@@ -138,6 +140,7 @@ class Coordinator:
         start, fleet = self._deadlines.start_seconds, parts.fleet
         self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         kept = await self._check_inputs(parts, newest)
+        demonstrations = await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
         self.reporter.on_phase("starting", "trainer and generators")
         await within(start, "starting the trainer", fleet.start())
         self.handle_signals()
@@ -145,7 +148,8 @@ class Coordinator:
         self.live.pool = parts.pool
         position, fresh = await self._restore(parts, newest, kept)
         quadratic = await within(start, "asking for the model's size", fleet.quadratic_work())
-        await self._warm_start(parts, position, quadratic)
+        if demonstrations is not None:
+            await self._warm_start(parts, position, demonstrations, quadratic)
         await self._wait_for_generators(parts)
         deps = build_pipeline_deps(
             self.inputs, self.storage, parts, trainer_clock=self.live.trainer_clock, quadratic=quadratic
@@ -203,11 +207,10 @@ class Coordinator:
         parts.pool.groups.restore(state.step, state.consumed, buffer, state.in_flight)
         return position, not position.num_evals and not position.pending
 
-    async def _warm_start(self, parts: Parts, position: TrainingState, quadratic: float) -> None:
+    async def _warm_start(
+        self, parts: Parts, position: TrainingState, demonstrations: DemonstrationSource, quadratic: float
+    ) -> None:
         """The supervised stage; its end is step 0 of the run, and its checkpoints are of step 0 too."""
-        spec = self.inputs.run.spec.warm_start
-        if spec is None or position.warm_steps >= spec.steps:
-            return
         saver = Saver(self.storage.checkpoints, parts.fleet.save, self._deadlines.checkpoint_seconds)
 
         def take() -> tuple[RunState, list[Group]]:
@@ -221,7 +224,7 @@ class Coordinator:
         def tell(text: str) -> None:
             self.reporter.on_phase("warmStart", text)
 
-        stage = build_warm_start(self.inputs, parts, quadratic, save=save, tell=tell)
+        stage = build_warm_start(self.inputs, parts, demonstrations, quadratic, save=save, tell=tell)
         position.warm_steps = await stage.train_from(position.warm_steps)
 
     async def _wait_for_generators(self, parts: Parts) -> None:

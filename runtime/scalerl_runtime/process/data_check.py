@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from scalerl_api import InvalidRun, RLRun
 from scalerl_api.reward import ENVIRONMENT
 from scalerl_api.status import SourceStatus
 from scalerl_runtime.data.datasets import DataUnavailable
+from scalerl_runtime.data.demonstrations import load_demonstrations
 from scalerl_runtime.data.prompts import Tokenizer
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.deadlines import DeadlineExceeded
@@ -162,15 +165,19 @@ class _DataTest:
         return [] if self._data is None else describe_sources(self._data, tuple(self._tests))
 
     def run(self) -> None:
-        """Do it. Raises as `load_run_data` and `start_judges`."""
+        """Do it. Raises as `load_run_data`, `load_demonstrations` and `start_judges`."""
         run = self._run
         if self._model is None:
             spec = run.spec.data.model_copy(update={"template_arguments": {}})  # of a template that is not here
             run = run.model_copy(update={"spec": run.spec.model_copy(update={"data": spec})})
-            data = load_run_data(run, WordTokenizer(), None)
+            tokenizer: Tokenizer = WordTokenizer()
+            data = load_run_data(run, tokenizer, None)
         else:
-            data = load_run_data(run, self._model.tokenizer, self._model.folder)
+            tokenizer = self._model.tokenizer
+            data = load_run_data(run, tokenizer, self._model.folder)
         self._data = data
+        if run.spec.warm_start is not None:
+            load_demonstrations(run, tokenizer, data, np.random.default_rng(0), stop_id=0)
         asyncio.run(self._try_judges(run, data))
 
     async def _try_judges(self, run: RLRun, data: Data) -> None:

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from scalerl_api import parse_run
+from scalerl_api import Fault, InvalidRun, parse_run
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.data.fingerprint import Fingerprint
 from scalerl_runtime.process import coordinator as module
+from scalerl_runtime.process.assembly import load_warm_start
 from scalerl_runtime.process.coordinator import Coordinator
 from scalerl_runtime.process.input_check import RunInputs
 from scalerl_runtime.types import TrainerLost
@@ -48,6 +49,7 @@ def test_a_stop_before_the_training_cancels_the_start(coordinator, monkeypatch):
 
     parts = Closing(start)
     monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    monkeypatch.setattr(module, "load_warm_start", lambda *_: asyncio.sleep(0))
     assert asyncio.run(coordinator.run_attempt()) == "Stopped"
     assert parts.closed
 
@@ -58,6 +60,33 @@ def test_a_failed_start_closes_the_parts(coordinator, monkeypatch):
 
     parts = Closing(start)
     monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    monkeypatch.setattr(module, "load_warm_start", lambda *_: asyncio.sleep(0))
     with pytest.raises(TrainerLost):
         asyncio.run(coordinator.run_attempt())
     assert parts.closed
+
+
+def test_demonstrations_are_read_before_a_process_starts(coordinator, monkeypatch):
+    """Else a file that does not exist would be found when trainer and engines hold their devices."""
+    fault = InvalidRun([Fault("spec.warmStart.source", "missing.jsonl", "a file")])
+    loaded_from = []
+
+    async def load(_inputs, _parts, num_done):
+        loaded_from.append(num_done)
+        raise fault
+
+    async def start():
+        raise AssertionError("the trainer is started")
+
+    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, Closing(start)))
+    monkeypatch.setattr(module, "load_warm_start", load)
+    with pytest.raises(InvalidRun) as raised:
+        asyncio.run(coordinator.run_attempt())
+    assert raised.value is fault
+    assert loaded_from == [0]
+
+
+def test_demonstrations_are_not_read_once_their_steps_are_done(coordinator):
+    """Their file may be gone by then."""
+    steps = coordinator.inputs.run.spec.warm_start.steps
+    assert asyncio.run(load_warm_start(coordinator.inputs, SimpleNamespace(), steps)) is None

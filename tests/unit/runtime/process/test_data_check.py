@@ -79,6 +79,30 @@ def test_a_verifier_that_fails_the_self_test_is_refused_with_three_rows(tmp_path
     assert ["its own reference is not right" in each for each in words[1:]] == [True, True, True]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "spec.warmStart.source"),
+        ('{"question": "What is 1 plus 1?", "reply": "2"}', "spec.warmStart"),
+        ("", "spec.warmStart"),
+    ],
+    ids=["no file", "no column of completions", "no row"],
+)
+def test_demonstrations_that_cannot_be_used_are_refused(tmp_path, content, words):
+    file = tmp_path / "demonstrations.jsonl"
+    if content is not None:
+        file.write_text(content)
+    run = run_on(write_rows(tmp_path, "rows.jsonl", 20), warmStart={"source": str(file), "steps": 5})
+    assert any(words in each for each in refusal(lambda: check_run_data(run, None, Consent(), seconds=SECONDS)))
+
+
+def test_generated_demonstrations_need_the_tasks_own_verifier():
+    task = {"source": "reasoning_gym:chain_sum", "size": 50, "promptField": "question"}
+    run = run_on("unused", data={"train": task}, warmStart={"source": "reasoning_gym:chain_sum", "steps": 5})
+    (words,) = refusal(lambda: check_run_data(run, None, Consent(), seconds=SECONDS))
+    assert words.startswith("spec.reward.verifier: math")
+
+
 CODE = "python:no_such_module:f"
 
 
