@@ -222,11 +222,13 @@ def test_every_head_equals_dense_float64(case: _Case) -> None:
     (used[case.part] if case.part in used else used["logp"] + used["entropy"]).backward()
     (exact_logp @ upstream[0].double() + exact_entropy @ upstream[1].double()).backward()
     low = case.precision == "bf16" or case.dtype == torch.bfloat16
+    # The backward computes the product again in other pieces; scale and temperature multiply what it rounds otherwise.
+    limit = 2**-7 if low else 1e-5 * max(1.0, case.transform.scale / case.temperature)
     for leaf, reference in zip(leaves, exact, strict=True):
         assert leaf.grad is not None
         assert reference.grad is not None
         assert leaf.grad.dtype == leaf.dtype
-        assert float((leaf.grad - reference.grad).norm() / reference.grad.norm()) < (2**-7 if low else 1e-5)
+        assert float((leaf.grad - reference.grad).norm() / reference.grad.norm()) < limit
 
 
 def test_low_precision_weight_is_cast_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
