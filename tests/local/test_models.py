@@ -130,7 +130,7 @@ def test_what_the_audit_found_wrong_is_trained(measured: dict[str, dict[str, str
 
 def test_state_between_tokens_outside_attention_is_refused(measured: dict[str, dict[str, str]]) -> None:
     names = ["qwen3_next", "qwen3_5_text", "falcon_h1", "mamba", "jamba", "bamba", "lfm2_moe", "recurrent_gemma"]
-    assert all("neighbour in a packed row" in measured[name]["trainer"] for name in names)
+    assert all("neighbours in a packed row" in measured[name]["trainer"] for name in names)
 
 
 @pytest.mark.parametrize("family", LOW_PRECISION)
