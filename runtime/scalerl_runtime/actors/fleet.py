@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from scalerl_api.validation import InvalidRun
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
@@ -33,7 +35,6 @@ from scalerl_runtime.weights.shared_memory import SharedHandle
 log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
-SEED_STRIDE = 7919  # between the seeds of two engines; more than an engine is ever restarted
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
 MESSAGE_CHARACTERS = 1000  # of an error's first line
 DEATH_REPORT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
@@ -53,20 +54,24 @@ class FleetOptions:
     object_store_bytes: int  # of Ray's objects, where the fleet starts Ray itself
 
 
-def engine_seed(seed: int, index: int, num_starts: int) -> int:
-    """Return the seed of generator `index` that was started `num_starts` times before.
+def engine_seed(seed: int, attempt: int, index: int, num_starts: int) -> int:
+    """Return the seed of generator `index` that was started `num_starts` times before in this attempt, in [0, 2**32).
 
     With equal seeds the k-th request of all engines would be sampled with the same noise.
     """
-    return seed + SEED_STRIDE * index + num_starts
+    return int(np.random.SeedSequence([seed, attempt, index, num_starts]).generate_state(1)[0])
 
 
 class Fleet:
     """The Ray actors. Calls raise GeneratorLost, TrainerLost or InvalidRun; callers set the deadlines."""
 
-    def __init__(self, options: FleetOptions, cluster: str | None = None):
-        """Use `cluster`, whose nodes offer their role as a resource; None: a cluster of this process."""
+    def __init__(self, options: FleetOptions, cluster: str | None = None, *, attempt: int = 1):
+        """Use `cluster`, whose nodes offer their role as a resource; None: a cluster of this process.
+
+        Engines of another `attempt` sample with other noise.
+        """
         self.options = options
+        self._attempt = attempt
         self.cluster = cluster
         self._trainers: list[Any] = []
         self._generators: dict[int, Any] = {}
@@ -134,7 +139,8 @@ class Fleet:
         )
         num_starts = self._num_starts.get(index, 0)
         self._num_starts[index] = num_starts + 1
-        options = replace(self.options.engine, seed=engine_seed(self.options.engine.seed, index, num_starts))
+        seed = engine_seed(self.options.engine.seed, self._attempt, index, num_starts)
+        options = replace(self.options.engine, seed=seed)
         started = self._generators[index] = actor.remote(options)
         self._members = self._members - {index}
         try:

@@ -1,7 +1,7 @@
 """From the groups of a step to weighted training sequences, and the step's statistics. PURE."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class BatchStats:
     truncation_share: float  # of the completions, those cut at the limit
     forced_tokens: int  # by interruptions
     episodes: EpisodeStats | None  # None: no completion is an episode
-    excluded: int  # completions for which the verifier failed
+    excluded: int  # completions without a reward: their verifier failed, or a log-probability is not finite
     completion_tokens_mean: float
     lag_tokens: tuple[int, ...]  # tokens by lag 0, 1, ...
     lag_mean: float
@@ -62,6 +62,20 @@ class Batch:
     decision: StepDecision
     stats: BatchStats
     advantages: tuple[NDArray[np.float64], ...]  # [G] of each group; NaN where a completion is not in the loss
+
+
+def leave_out_unsound(completions: Sequence[Completion]) -> tuple[Completion, ...]:
+    """Take the reward from completions with a log-probability that is not finite: they give no sequence then.
+
+    If all completions of a prompt are such, the weights or the engine are broken: they stay, and `build_batch` raises.
+    """
+    if not any(_is_sound(each) for each in completions):
+        return tuple(completions)
+    return tuple(each if _is_sound(each) else replace(each, reward=None, by_judge={}) for each in completions)
+
+
+def _is_sound(completion: Completion) -> bool:
+    return bool(np.isfinite(completion.logps[~completion.forced]).all())
 
 
 def step_rewards(group: Group, length: Length) -> NDArray[np.float64]:
@@ -174,7 +188,7 @@ def _check(group: Group, version: int) -> None:
             raise ValueError(
                 f"{name} has tokens of versions {oldest}..{newest}; need {group.admitted_version}..{version}"
             )
-        if not np.isfinite(completion.logps[~completion.forced]).all():
+        if completion.reward is not None and not _is_sound(completion):
             raise ValueError(f"{name} has a log-probability that is not finite at a token that was not forced")
 
 

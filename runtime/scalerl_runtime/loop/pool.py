@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 import numpy as np
 
 from scalerl_api.validation import InvalidRun
+from scalerl_runtime.algorithm.batch import leave_out_unsound
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.algorithm.pace import RunningShare
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
@@ -280,7 +281,9 @@ class Pool:
             completions = await asyncio.gather(
                 *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
             )
-        group = Group(work.prompt, work.epoch, work.version, tuple(completions))
+        group = Group(work.prompt, work.epoch, work.version, leave_out_unsound(completions))
+        if any(kept is not each for kept, each in zip(group.completions, completions, strict=True)):
+            log.warning("prompt %d: a completion with a log-probability that is not finite is left out", work.prompt.id)
         self.running_share = self.running_share.add([len(each.tokens) for each in completions])
         span.set(group_values, group)
         self.groups.complete(work, group)

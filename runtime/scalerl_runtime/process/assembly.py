@@ -151,7 +151,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     pool_options = _build_pool_options(inputs, tokenizer)
     # The judges' processes start last: an error above leaves none of them behind.
     judges = await start_judges(run, data)
-    fleet = Fleet(fleet_options, inputs.environment.cluster)
+    fleet = Fleet(fleet_options, inputs.environment.cluster, attempt=inputs.environment.attempt)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)

@@ -62,7 +62,12 @@ STEP_METRICS = (
     Metric("tool_errors", "gauge", "turns", "turns that the environment marked as errors"),
     Metric("observation_share", "gauge", "0..1", "tokens of episodes that the environment wrote, masked from the loss"),
     Metric("cut_observations", "gauge", "observations", "observations cut at `observationTokens`"),
-    Metric("excluded_completions", "gauge", "completions", "completions for which the verifier failed"),
+    Metric(
+        "excluded_completions",
+        "gauge",
+        "completions",
+        "left out: no reward, or a log-probability is not finite",
+    ),
     Metric("lag_mean", "gauge", "steps", "mean over tokens of trained version less sampled version"),
     Metric("lag_max", "gauge", "steps", "largest lag of a token"),
     Metric("ratio_clipped_share", "gauge", "0..1", "trained tokens whose importance ratio was capped or clipped"),

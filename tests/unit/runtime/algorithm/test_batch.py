@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scalerl_api.recipe import Length, Recipe
-from scalerl_runtime.algorithm.batch import build_batch
+from scalerl_runtime.algorithm.batch import build_batch, leave_out_unsound
 from scalerl_runtime.types import Completion, Group, Prompt
 
 VERSION = 9
@@ -195,6 +195,28 @@ def test_forced_tokens_may_hold_anything():
     bad = completion(3, 1.0, forced=[1], logps=[-1.0, -math.inf, -1.0])
     batch = build_batch([group(1, bad, completion(2, -1.0))], Recipe(), version=VERSION)
     assert batch.sequences[0].trained.tolist() == [False, False, True, False, True]
+
+
+def test_a_completion_that_is_not_sound_costs_itself_only():
+    bad, good = completion(2, 1.0, logps=[-1.0, math.nan]), [completion(2, 1.0), completion(3, -1.0)]
+    kept = leave_out_unsound([bad, *good])
+    batch = build_batch([group(4, *kept)], Recipe(), version=VERSION)
+    assert [len(each.tokens) for each in batch.sequences] == [len(s.tokens) for s in _sequences_of(good)]
+    assert batch.stats.excluded == 1
+    assert all(np.isfinite(each.logp_gen).all() for each in batch.sequences)
+    forced = completion(3, 1.0, forced=[1], logps=[-1.0, -math.inf, -1.0])
+    assert leave_out_unsound([forced])[0] is forced
+
+
+def test_a_prompt_without_a_sound_completion_ends_the_run():
+    """The engine or its weights are broken; to train on nothing for ever would hide it."""
+    bad = [completion(2, reward, logps=[math.nan, -1.0]) for reward in (1.0, -1.0)]
+    with pytest.raises(ValueError, match="not finite"):
+        build_batch([group(4, *leave_out_unsound(bad))], Recipe(), version=VERSION)
+
+
+def _sequences_of(completions):
+    return build_batch([group(4, *completions)], Recipe(), version=VERSION).sequences
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ class FakeFleet:
         name, begun = int(prompt[0]), self.generators.get(index)
         # Of all requests only those of the self-check have a seed.
         call = "check" if requests[0].seed is not None else "evaluate" if name >= HELD_OUT else "sample"
+        fault = self.faults.get((call, self.calls[call] + 1))
         alive = await self._take(call, index)
         if begun is None or not alive:
             raise GeneratorLost(index, "killed")
@@ -126,7 +127,11 @@ class FakeFleet:
         tokens, logps = np.array([1, 2, 3], np.int32), np.full(3, -0.5, np.float32)
         cut = [name >= HELD_OUT and i == 0 for i in range(len(requests))]  # every second one of an evaluation
         finish = ["length" if each else "stop" for each in cut]
-        return [EngineOutput(tokens, logps, versions, f"{name}/{i}", word) for i, word in enumerate(finish)]
+        unsound = {"nan": {0}, "all nan": set(range(len(requests)))}.get(fault, set())
+        return [
+            EngineOutput(tokens, logps * (np.nan if i in unsound else 1.0), versions, f"{name}/{i}", word)
+            for i, word in enumerate(finish)
+        ]
 
     async def train(self, batches, *, version, **_rates):
         await self._take("train")
@@ -375,6 +380,18 @@ def test_run_continues_without_a_lost_generator(tmp_path, faults, rule, seed):
     assert_whole_history(attempt), rule
     restarts = sum(attempt.fleet.starts.values()) - 2
     assert restarts == attempt.pipeline.deps.pool.counters.restarts >= 1, rule
+
+
+def test_a_completion_without_a_finite_log_probability_costs_itself(tmp_path):
+    attempt = Attempt(tmp_path, FakeFleet(1, {("sample", 5): "nan"}))
+    play(attempt.go())
+    assert_whole_history(attempt)
+    assert sum(record.values["excluded_completions"] for record in attempt.observer.records) == 1
+
+
+def test_a_prompt_without_a_finite_log_probability_ends_the_attempt(tmp_path):
+    with pytest.raises(ValueError, match="log-probability that is not finite"):
+        play(Attempt(tmp_path, FakeFleet(1, {("sample", 5): "all nan"})).go())
 
 
 # -- the self-check --------------------------------------------------------------------------------------------------
