@@ -15,11 +15,11 @@ from torch import nn
 from transformers import core_model_loading
 
 from scalerl_runtime.actors.activations import find_layers
+from scalerl_runtime.actors.weight_copies import Gathering
 from scalerl_runtime.models.parts import auto_class
 from scalerl_runtime.models.source import load_config, loading
 
 Place = Callable[[nn.Parameter], None]
-Gathering = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]  # within it parameters have their values
 
 SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"  # else threads read ahead of the conversion, up to the whole model
 

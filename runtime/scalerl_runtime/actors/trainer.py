@@ -256,10 +256,10 @@ class Trainer:
         return StagedWeights(self._version, self._buckets, time.monotonic() - began, handle)
 
     def _allocate(self) -> list[Tensor]:
-        """Zeroed bytes for every bucket, where the copy is sent from."""
+        """Bytes for every bucket, where the copy is sent from."""
         sizes = [bucket.num_bytes for bucket in self._buckets]
         if self.options.transport == "nccl":
-            return [torch.zeros(size, dtype=torch.uint8, device=self._engine.device) for size in sizes]
+            return [torch.empty(size, dtype=torch.uint8, device=self._engine.device) for size in sizes]
         if self._shared is not None:
             self._shared.close()
         self._shared = SharedMemory(sum(sizes))

@@ -59,10 +59,7 @@ class WeightCopies:
         return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in self._parameters.values())
 
     def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
-        """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather.
-
-        Bytes between parameters are left as they are; their checksums need zeros there.
-        """
+        """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather."""
         rest = iter(flats or ())
         for groups, buckets in self._batches:
             with self._gathered(groups, gathering) as values:

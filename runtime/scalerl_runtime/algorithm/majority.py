@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scalerl_runtime.algorithm.pass_at_k import list_ks
+
 RIGHT = 0  # the vote of every right answer; other answers have numbers from 1, equal ones the same
 NO_VOTE = -1  # of a completion that names no answer
 
@@ -22,9 +24,8 @@ def maj_at_k(votes: Sequence[Sequence[int]], samples: int) -> dict[str, float]:
     without any vote is wrong. The mean is over the prompts with at least one block; a k without such a prompt is left
     out. Source: Wang et al. 2022, arXiv:2203.11171; maj1@k of Lewkowycz et al. 2022, arXiv:2206.14858.
     """
-    powers = [2**power for power in range(samples.bit_length())]
     found = {}
-    for k in sorted({*(k for k in powers if k <= samples), samples}):
+    for k in list_ks(samples):
         values = [
             float(np.mean([_count_vote(row[start : start + k]) for start in range(0, len(row) - k + 1, k)]))
             for row in votes

@@ -95,9 +95,13 @@ def build_turns(prompt: str | tuple[Message, ...], system_prompt: str | None) ->
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and any(
-        {role, content} <= set(value) for role, content in zip(ROLE_KEYS, CONTENT_KEYS, strict=True)
-    )
+    return isinstance(value, Mapping) and _find_keys(value) is not None
+
+
+def _find_keys(message: Mapping[str, object]) -> tuple[str, str] | None:
+    """The names of role and content in a message; None if it is none."""
+    pairs = zip(ROLE_KEYS, CONTENT_KEYS, strict=True)
+    return next((pair for pair in pairs if set(pair) <= set(message)), None)
 
 
 def _find_role(message: Mapping[str, object]) -> Role | None:
@@ -110,11 +114,10 @@ def _get_content(message: Mapping[str, object]) -> object:
 
 
 def _parse_message(message: Mapping[str, object], name: str) -> Message:
-    if not _is_message(message):
+    keys = _find_keys(message)
+    if keys is None:
         raise BadValue(f"{name} is {show(dict(message))}", "a message with role and content, or with from and value")
-    role_key, content_key = next(
-        pair for pair in zip(ROLE_KEYS, CONTENT_KEYS, strict=True) if set(pair) <= set(message)
-    )
+    role_key, content_key = keys
     role = _find_role(message)
     if role is None:
         raise BadValue(f"{name}.{role_key} is {show(message[role_key])}", f"one of {', '.join(map(str, ROLES))}")
