@@ -1,9 +1,11 @@
 """Loads published data sets from a folder and judges all their rows: right answers, wrong ones. Prints a table. I/O.
 
-`python bench/runtime/public_data.py FOLDER [--rows N]`. FOLDER has the files of FILES, as their publishers write them;
-those that it lacks are left out. For programs, the size of the references in memory and the part of the rows' own
-solutions are printed too. Each row's own answer must be right in every form in which it is written here, and the
-empty answer, a refusal and the next row's answer (where it differs) must be wrong.
+`PYTHONPATH=tests/support python bench/runtime/public_data.py FOLDER [--rows N]`
+
+FOLDER has the files of FILES, as their publishers write them; those that it lacks are left out. For programs, the size
+of the references in memory and the part of the rows' own solutions are printed too. Each row's own answer must be right
+in every form in which it is written here, and the empty answer, a refusal and the next row's answer (where it differs)
+must be wrong.
 """
 
 import argparse

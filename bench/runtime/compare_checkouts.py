@@ -1,4 +1,6 @@
-"""The quickstart under two checkouts, in turns: `bench_pair.py BEFORE AFTER [--pairs N] [--steps N]`. I/O.
+"""Runs the quickstart of two checkouts in turns. I/O.
+
+`python bench/runtime/compare_checkouts.py BEFORE AFTER [--pairs N] [--steps N]`
 
 BEFORE, AFTER: folders of checkouts; both use this interpreter's packages. CPU-seconds are those of all processes of
 a run, so they compare where other work shares the cores; steps per second do not.
