@@ -14,13 +14,13 @@ from scalerl_operator.capacity.lengths import Lengths
 from scalerl_operator.capacity.work import ModelWork
 
 # Fitted to the ML.ENERGY leaderboard's medians for Qwen3 8B, 14B and 32B in bfloat16 on H100 (task lm-arena-chat,
-# commit 0cd52da, 2026-02): the intercepts of 8B, 14B and 32B on one GPU are a line of 2.94 TB/s (.88 of the data sheet's)
-# from 1.9 ms; 32B on two GPUs adds 1 ms for the 128 all-reduces of its 64 layers; slopes of 8B, 14B and 32B leave .047 ms
-# a sequence beside its products and its cache.
+# commit 0cd52da, 2026-02). The intercepts of 8B, 14B and 32B on one GPU are a line of 2.94 TB/s (.88 of the data sheet's)
+# from 1.9 ms; 32B on two GPUs adds 1 ms for the 128 all-reduces of its 64 layers; a running sequence adds .036 ms beside
+# its products and its cache, which is scheduling, sampling and output.
 BANDWIDTH_SHARE = 0.88
 STEP_SECONDS = 1.9e-3
 ALL_REDUCE_SECONDS = 8e-6
-SEQUENCE_SECONDS = 0.047e-3
+SEQUENCE_SECONDS = 0.036e-3
 ALL_REDUCES_PER_LAYER = 2
 DECODE_FLOPS_SHARE = 0.8  # of the sheet's, for a decoding step's products; prompts the same
 

@@ -165,7 +165,7 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
         checkpoint=checkpoint,
         budget=time_budget(run, seconds, evaluation.seconds),
         basis=basis,
-        mfu=train.model_flops / (train.seconds * trainer.ranks * device.bf16_flops),
+        mfu=train.flops.model / (train.seconds * trainer.ranks * device.bf16_flops),
     )
 
 
@@ -192,7 +192,7 @@ def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare
         work=work,
         ranks=trainer.ranks,
         flops=device.bf16_flops * (2 / item),
-        flops_share=share.value,
+        share=share,
         memory_bandwidth=device.memory_bandwidth,
         link_bandwidth=device.link_bandwidth if within_node else device.network_bandwidth,
         weight_bytes=item,
