@@ -1,4 +1,4 @@
-"""What the decoder layers of each model family are made of: biases, norms, MLP, experts.
+"""Parts of the decoder layers of each model family: biases, norms, MLP, experts.
 
 One entry a `model_type` of transformers. `tests/unit/runtime/models/test_planned_shapes.py` compares the counts of
 every family with transformers' own model, for several configurations.
