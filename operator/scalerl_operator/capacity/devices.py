@@ -162,8 +162,8 @@ def _parse_device(name: str, values: object, faults: list[Fault]) -> Device:
         faults += [Fault(f"{DEVICES_PATH}.{name}.{each}", "unknown", f"one of {sorted(known)}") for each in extra]
         for each in ("memoryGiB", "gpusPerNode", *_NUMBERS):
             if not _is_positive(values.get(each)):
-                seen = repr(values.get(each)) if each in values else "missing"
-                faults.append(Fault(f"{DEVICES_PATH}.{name}.{each}", seen, "a number above 0"))
+                found = repr(values.get(each)) if each in values else "missing"
+                faults.append(Fault(f"{DEVICES_PATH}.{name}.{each}", found, "a number above 0"))
     numbers = {each: _number(values.get(each)) for each in ("memoryGiB", "gpusPerNode", *_NUMBERS)}
     products = values.get("products") or []
     if not isinstance(products, list) or not all(isinstance(each, str) for each in products):
