@@ -141,7 +141,8 @@ def main() -> None:
         unit = TITLES[TABLES[kind][0]]
         used = "fitted" if row.get("used") == "fit" else "check"
         miss = f"{predicted / published - 1:+.0%}"
-        print(f"| {row['source']} | {row['model']} | {setting} | {published:g} {unit} | {predicted:.4g} | {miss} | {used} |")
+        cells = (row["source"], row["model"], setting, f"{published:g} {unit}", f"{predicted:.4g}", miss, used)
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from scalerl_operator.capacity.lengths import Lengths
 from scalerl_operator.capacity.work import ModelWork
 
 # Fitted to the ML.ENERGY leaderboard's medians for Qwen3 8B, 14B and 32B in bfloat16 on H100 (task lm-arena-chat,
-# commit 0cd52da, 2026-02). The intercepts of 8B, 14B and 32B on one GPU are a line of 2.94 TB/s (.88 of the data sheet's)
-# from 1.9 ms; 32B on two GPUs adds 1 ms for the 128 all-reduces of its 64 layers; a running sequence adds .036 ms beside
-# its products and its cache, which is scheduling, sampling and output.
+# commit 0cd52da, 2026-02). The intercepts of 8B, 14B and 32B on one GPU are a line of 2.94 TB/s (.88 of the data
+# sheet's) from 1.9 ms; 32B on two GPUs adds 1 ms for the 128 all-reduces of its 64 layers; a running sequence adds
+# .036 ms beside its products and its cache, which is scheduling, sampling and output.
 BANDWIDTH_SHARE = 0.88
 STEP_SECONDS = 1.9e-3
 ALL_REDUCE_SECONDS = 8e-6

@@ -126,19 +126,11 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
     """Return the times of a run whose trainer and generators have GPUs of one kind."""
     spec, recipe, lengths = run.spec, run.spec.resolved_recipe(), basis.lengths
     engine, trainer = build_engine(run, work, device, lengths), build_trainer(run, work, device, basis.flops_share)
-    sequences_fit = basis.cache_bytes / engine.cache_bytes if math.isfinite(basis.cache_bytes) else math.inf
-    sequences = max(1.0, min(spec.generator.max_sequences, sequences_fit))
+    sequences = max(1.0, min(spec.generator.max_sequences, basis.cache_bytes / engine.cache_bytes))
     completions = recipe.prompts_per_step * recipe.completions_per_prompt
     train = time_training(trainer, lengths, basis.trained_share * completions)
     push, checkpoint = time_push(run, work, device), time_checkpoint(run, work)
-    samples = count_eval_samples(run)
-    demand = Demand(
-        recipe.prompts_per_step,
-        recipe.completions_per_prompt,
-        recipe.asynchrony,
-        lengths,
-        extra_share=samples / completions / spec.budget.eval_every_steps,
-    )
+    demand = build_demand(run, lengths)
     supply = Supply(
         engines=spec.generator.max_replicas,
         max_sequences=sequences,
@@ -148,14 +140,14 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
         stall_seconds=push.transfer_seconds,
     )
     step = _time_colocated(demand, supply) if spec.generator.colocated else time_step(demand, supply)
-    evaluation = time_evaluation(run, demand, supply, step, samples)
+    evaluation = time_evaluation(run, demand, supply, step)
     seconds = max(step.seconds, evaluation.seconds / spec.budget.eval_every_steps)
     return RunTime(
         step=step,
         train=train,
         seconds=seconds,
         trainer_gpus=spec.trainer.ranks,
-        generator_gpus=0 if spec.generator.colocated else spec.generator.max_replicas * engine.gpus,
+        generator_gpus=count_generator_gpus(run),
         engines=spec.generator.max_replicas,
         sequences=sequences,
         sequence_limit="maxSequences" if sequences == spec.generator.max_sequences else "cache",
@@ -167,6 +159,20 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
         basis=basis,
         mfu=train.flops.model / (train.seconds * trainer.ranks * device.bf16_flops),
     )
+
+
+def build_demand(run: RLRun, lengths: Lengths) -> Demand:
+    """Return what a step of the run needs, its share of the evaluations included."""
+    recipe = run.spec.resolved_recipe()
+    completions = recipe.prompts_per_step * recipe.completions_per_prompt
+    extra = count_eval_samples(run) / completions / run.spec.budget.eval_every_steps
+    return Demand(recipe.prompts_per_step, recipe.completions_per_prompt, recipe.asynchrony, lengths, extra)
+
+
+def count_generator_gpus(run: RLRun) -> int:
+    """Return the GPUs of the engines; 0 where they are the trainer's."""
+    generator = run.spec.generator
+    return 0 if generator.colocated else generator.max_replicas * max(1, generator.gpus_per_replica)
 
 
 def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) -> EngineSpeed:
@@ -218,7 +224,7 @@ def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
         copy += num_bytes / (link * LINK_SHARE)
     if spec.generator.colocated:
         return PushTime(num_bytes, num_bytes / PCIE_BANDWIDTH, num_bytes / PCIE_BANDWIDTH)
-    gpus = spec.trainer.ranks + spec.generator.max_replicas * max(1, spec.generator.gpus_per_replica)
+    gpus = spec.trainer.ranks + count_generator_gpus(run)
     link = device.link_bandwidth if gpus <= device.gpus_per_node else device.network_bandwidth
     return PushTime(num_bytes, copy, num_bytes / (link * LINK_SHARE))
 
@@ -242,9 +248,9 @@ def count_eval_samples(run: RLRun) -> int:
     )
 
 
-def time_evaluation(run: RLRun, demand: Demand, supply: Supply, step: StepTime, samples: int) -> EvalTime:
+def time_evaluation(run: RLRun, demand: Demand, supply: Supply, step: StepTime) -> EvalTime:
     """Return the time of an evaluation beside the training: one engine, half of its sequences (note 082)."""
-    half = max(1.0, supply.max_sequences / 2)
+    samples, half = count_eval_samples(run), max(1.0, supply.max_sequences / 2)
     beside = min(half, step.running)
     own = Supply(
         engines=1,
@@ -260,10 +266,9 @@ def time_evaluation(run: RLRun, demand: Demand, supply: Supply, step: StepTime, 
 def time_budget(run: RLRun, step_seconds: float, last_seconds: float) -> BudgetTime:
     """Return the whole run: the steps, and the last evaluation, for which the run waits. Starts are not counted."""
     spec, budget = run.spec, run.spec.budget
-    gpus = spec.trainer.ranks
-    if not spec.generator.colocated:
-        gpus += spec.generator.max_replicas * max(1, spec.generator.gpus_per_replica)
-    steps, ends_by = budget.steps, "steps"
+    gpus = spec.trainer.ranks + count_generator_gpus(run)
+    steps = budget.steps
+    ends_by: Literal["steps", "gpuHours"] = "steps"
     if budget.gpu_hours is not None:
         allowed = int(budget.gpu_hours * 3600 / gpus // step_seconds)
         if allowed < steps:

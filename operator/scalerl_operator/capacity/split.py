@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_operator.capacity.run_time import count_generator_gpus
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,4 @@ def best_split(run: RLRun, seconds_of: Callable[[RLRun], float | None]) -> Split
     if not found:
         return None
     seconds, best = min(found, key=lambda pair: pair[0])
-    generator = best.spec.generator
-    gpus = generator.max_replicas * max(1, generator.gpus_per_replica)
-    return Split(best.spec.trainer.ranks, gpus, seconds, best)
+    return Split(best.spec.trainer.ranks, count_generator_gpus(best), seconds, best)

@@ -1,5 +1,8 @@
 """The times of a run as lines of text. PURE."""
 
+from collections.abc import Sequence
+
+from scalerl_operator.capacity.cpu_rates import CpuTime
 from scalerl_operator.capacity.run_time import RunTime
 from scalerl_operator.capacity.split import Split
 from scalerl_operator.capacity.trainer_speed import FlopsShare
@@ -88,14 +91,17 @@ def _trainer(found: RunTime) -> str:
         "host memory": train.offload,
         "launches": train.launches,
     }
-    named = ", ".join(f"{name} {format_seconds(value)}" for name, value in parts.items() if value >= 0.005 * train.seconds)
+    named = ", ".join(
+        f"{name} {format_seconds(value)}" for name, value in parts.items() if value >= 0.005 * train.seconds
+    )
     rate = train.tokens / train.seconds
     return f"{rate:,.0f} tokens/s, {rate / found.trainer_gpus:,.0f} a GPU, MFU {found.mfu:.2f}; {named}"
 
 
 def _generators(found: RunTime) -> str:
     full = f"{found.engines} engines of {found.sequences:.0f} sequences (the limit is {found.sequence_limit})"
-    return f"{full}: {found.engine_tokens_per_second:,.0f} tokens/s each when full; {found.step.running:.0f} run on average"
+    rate = f"{found.engine_tokens_per_second:,.0f} tokens/s each when full"
+    return f"{full}: {rate}; {found.step.running:.0f} run on average"
 
 
 def _push(found: RunTime) -> str:
@@ -109,8 +115,8 @@ def _push(found: RunTime) -> str:
 def _checkpoint(found: RunTime) -> str:
     checkpoint = found.checkpoint
     return (
-        f"{checkpoint.num_bytes / 1e9:.0f} GB; the trainer waits {format_seconds(checkpoint.pause_seconds)} for the copy, "
-        f"once in {1 / checkpoint.per_step:.0f} steps"
+        f"{checkpoint.num_bytes / 1e9:.0f} GB; the trainer waits {format_seconds(checkpoint.pause_seconds)} for the "
+        f"copy, once in {1 / checkpoint.per_step:.0f} steps"
     )
 
 
@@ -126,3 +132,32 @@ def _split(found: RunTime, split: Split) -> str:
     if split.seconds >= found.seconds * 0.99:
         return f"{now}; no other split of these GPUs is faster"
     return f"{now}; {split.trainer_gpus}:{split.generator_gpus} would give {format_seconds(split.seconds)}"
+
+
+def describe_cpu_time(found: CpuTime, basis: Sequence[str], *, price: float | None) -> list[str]:
+    """Return the lines of a run on CPU cores. `basis`: what the numbers rest on."""
+    cpu = found.cpu
+    cost = "" if price is None else f"; cost {found.device_hours * price:,.2f} at {price:g} a device-hour"
+    rows = [
+        (
+            "step",
+            f"{format_seconds(found.seconds)} on {found.cores} cores, {found.tokens_per_second:,.0f} sampled tokens/s",
+        ),
+        (
+            "CPU-seconds",
+            f"{cpu.total:.3g} a step: trainer {cpu.trainer:.3g}, engine {cpu.engine:.3g}, "
+            f"loop and verifiers {cpu.loop:.3g}",
+        ),
+        ("engine", f"{found.running:.0f} sequences at once"),
+        (
+            "evaluation",
+            f"{format_seconds(found.evaluation_seconds)} for {found.evaluation_samples:,} completions, "
+            f"{found.evaluation_share:.0%} of all work",
+        ),
+        (
+            "whole run",
+            f"{format_seconds(found.whole_seconds)}, {found.device_hours:.3g} device-hours{cost}; starts not counted",
+        ),
+        *(("assumed", line) for line in basis),
+    ]
+    return [f"{name:{LABEL_WIDTH}}{text}" for name, text in rows]

@@ -1,7 +1,8 @@
 """Time of an optimizer step from operations, bytes and links. PURE.
 
-Operations of a token: 2 a parameter forward, 4 backward, and 2 more where activations are computed again; the fused head
-computes its logits again in any case. Attention is quadratic in a sequence's length; its backward takes 2.5 forwards.
+Operations of a token: 2 a parameter forward, 4 backward, and 2 more where activations are computed again; the fused
+head computes its logits again in any case. Attention is quadratic in a sequence's length; its backward takes 2.5
+forwards.
 Sums of gradients and collected weights travel beside the computation; the longer of the two counts.
 """
 
@@ -43,8 +44,8 @@ class StepFlops:
     """Of both, without what is computed again: the numerator of MFU."""
 
 
-# Fitted to MosaicML's table (llm-foundry, scripts/train/benchmarking: MPT 7B and 13B at 4k to 32k tokens, recomputed, FSDP
-# on 8 GPUs): .61 and .19 on H100 and .80 and .34 on A100 meet it within 2 %. torchtitan's Llama 3.1 8B, on H100 of
+# Fitted to MosaicML's table (llm-foundry, scripts/train/benchmarking: MPT 7B and 13B at 4k to 32k tokens, recomputed,
+# FSDP on 8 GPUs): .61 and .19 on H100 and .80 and .34 on A100 meet it within 2 %. torchtitan's Llama 3.1 8B, on H100 of
 # 500 W, is at .45 of products. Taken is a little less than MosaicML's, as our kernels are transformers', not fused.
 _MOSAIC = "MosaicML llm-foundry's MPT 7B and 13B with FSDP, a tenth less for products"
 _PRIME = "prime-rl's SFT of Qwen3-4B at 16k and 65k tokens on 8 B200"
@@ -62,7 +63,9 @@ EXPERTS_FACTOR = 0.67  # of products, with experts: prime-rl's SFT of Qwen3-30B-
 HEAD_PASSES = 4  # the logits are computed twice; their gradient takes two products
 ATTENTION_BACKWARD = 2.5
 LINK_SHARE = 0.8  # of a link's or a memory's sheet value that long transfers reach
-OPTIMIZER_BYTES = 34  # a parameter: reads gradient 4, weight 4, moments 8; writes weight 4, moments 8, gradient 4, bf16 2
+OPTIMIZER_BYTES = (
+    34  # a parameter: reads gradient 4, weight 4, moments 8; writes weight 4, moments 8, gradient 4, bf16 2
+)
 GRADIENT_BYTES = 4  # sums of gradients are float32
 PCIE_BANDWIDTH = 25e9  # bytes a second in one direction: what PCIe 4.0 x16 reaches; 5.0 about twice as much
 HOST_ADAM_SECONDS = 1.0e-9  # a parameter, with the cores of an eighth of a node: 34 bytes at 34 GB/s
@@ -151,7 +154,9 @@ def find_flops_share(device: str, *, has_experts: bool) -> FlopsShare:
     found = FLOPS_SHARES.get(device.split("-")[0], OTHER_SHARE)
     if not has_experts:
         return found
-    return replace(found, products=found.products * EXPERTS_FACTOR, source=f"{found.source}; {EXPERTS_FACTOR} for experts")
+    return replace(
+        found, products=found.products * EXPERTS_FACTOR, source=f"{found.source}; {EXPERTS_FACTOR} for experts"
+    )
 
 
 def count_flops(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> StepFlops:

@@ -62,7 +62,7 @@ class ModelWork:
         return sum(context if each is None else min(context, each) for each in windows)
 
     def read_parameters(self, running: float) -> float:
-        """Return the values that a decoding step of so many tokens reads: each matrix once, the experts that are chosen.
+        """Return the values that a decoding step of so many tokens reads: each matrix once, and the chosen experts.
 
         With independent, even choices an expert is missed by n tokens with the chance (1 - chosen / number)^n.
         """
@@ -70,7 +70,8 @@ class ModelWork:
         if self.experts is None:
             return float(once)
         share = self.experts.chosen / self.experts.number
-        return once + self.experts.parameters * (1 - (1 - share) ** max(1.0, running) - share)
+        missed = float((1 - share) ** max(1.0, running))
+        return once + self.experts.parameters * (1 - missed - share)
 
 
 def bytes_of(dtype: str) -> int:

@@ -32,7 +32,15 @@ from scalerl_operator.cli.options import (
     StatusOptions,
     ValidateOptions,
 )
-from scalerl_operator.cli.value_types import AT_LEAST_ONE, COUNT, FILE, parse_positive, parse_share, parse_url
+from scalerl_operator.cli.value_types import (
+    AT_LEAST_ONE,
+    COUNT,
+    FILE,
+    parse_positive,
+    parse_share,
+    parse_share_above_zero,
+    parse_url,
+)
 from scalerl_operator.controller.options import OperatorOptions
 
 PROGRAM = "scalerl"
@@ -355,6 +363,18 @@ With the full recipe first and a run without each of its parts after it, this is
     return build_command(text, parameters, CompareOptions, examples, name="compare")
 
 
+def _assumptions() -> Parameters:
+    mean = "mean tokens of a completion (default: 40 % of the longest)"
+    mfu = "MFU of the trainer (default: the device's, in docs/plan.md)"
+    return [
+        click.Option(["--mean-tokens"], type=parse_positive, metavar="N", help=mean),
+        path_option("--like", metavar="FOLDER", text="take the lengths from this run's folder"),
+        click.Option(["--mfu"], type=parse_share_above_zero, metavar="SHARE", help=mfu),
+        click.Option(["--price"], type=parse_positive, metavar="X", help="price of a GPU-hour, in any currency"),
+        flag("--calibrate", text="measure this machine's cores with the run's model first: two short runs"),
+    ]
+
+
 def _plan() -> click.Command:
     examples = """\
   scalerl plan run.yaml --device H100        what the run needs, and whether it fits
@@ -378,6 +398,7 @@ def _plan() -> click.Command:
         text_option("--device", text=device),
         path_option("--devices", metavar="YAML", text="your own table of devices: see docs/plan.md"),
         path_option("--model-config", metavar="JSON", text=config),
+        *_assumptions(),
         path_option("--json", metavar="JSON", text="write the plan into this file"),
     ]
     return build_command(text, parameters, PlanOptions, examples, name="plan")

@@ -1,7 +1,7 @@
 """Measures the rates of a run's model on this machine's cores by two short runs, and keeps them. I/O.
 
-The runs are real ones: the run's own file with two sizes of step, in a temporary folder. Each ends by Ctrl-C's signal as soon
-as enough steps are measured. What is measured are CPU-seconds, so other work on the machine disturbs little.
+The runs are real ones: the run's own file with two sizes of step, in a temporary folder. Each ends by Ctrl-C's signal
+as soon as enough steps are measured. What is measured are CPU-seconds, so other work on the machine disturbs little.
 """
 
 import copy
@@ -86,7 +86,9 @@ def describe_machine() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     return f"{model or platform.machine()}, {count_cores()} cores"
 
 
@@ -118,7 +120,9 @@ def calibrate(run: RLRun, document: Mapping[str, Any], cache: Path, report: Call
     samples = []
     with tempfile.TemporaryDirectory(prefix="scalerl-calibration-") as folder:
         for size in SIZES:
-            report(f"calibrating with {size.name} steps: starts trainer and engine, then measures {MEASURED_SECONDS:.0f} s")
+            report(
+                f"calibrating with {size.name} steps: starts trainer and engine, then measures {MEASURED_SECONDS:.0f} s"
+            )
             samples.append(measure_run(build_short_run(document, size), Path(folder) / size.name))
             report(f"  {samples[-1].seconds.total:.2f} CPU-seconds a step")
     date = time.strftime("%Y-%m-%d", time.gmtime())
@@ -187,7 +191,9 @@ def _watch(process: "subprocess.Popen[bytes]", usage: RoleUsage, records: Path) 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             log = records.parent / "output"
-            raise CalibrationFailed(f"the short run ended with code {process.returncode}: {log.read_text()[-500:].strip()}")
+            raise CalibrationFailed(
+                f"the short run ended with code {process.returncode}: {log.read_text()[-500:].strip()}"
+            )
         try:
             usage.sample()
         except psutil.NoSuchProcess:

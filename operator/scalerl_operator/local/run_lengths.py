@@ -51,7 +51,8 @@ def read_measured_run(folder: Path) -> MeasuredRun:
     mean = sum(counts) / len(counts)
     # The packed rows hold the prompts too. Dropped groups may have other lengths, so this is an estimate.
     prompt = max(1.0, packed / (kept * recipe.completions_per_prompt) - mean) if kept else 1.0
-    source = f"lengths of the newest {len(newest)} steps of {folder}: completions of {mean:,.0f} tokens, prompts of {prompt:,.0f}"
+    source = f"lengths of the newest {len(newest)} steps of {folder}"
+    source += f": completions of {mean:,.0f} tokens, prompts of {prompt:,.0f}"
     return MeasuredRun(measured_lengths(counts, prompt, source), min(1.0, max(0.01, kept / recipe.prompts_per_step)))
 
 
