@@ -8,7 +8,7 @@ from scalerl_operator.capacity.run_time import count_generator_gpus
 
 
 @dataclass(frozen=True)
-class Split:
+class GpuSplit:
     """GPUs of each side, and the step that they give."""
 
     trainer_gpus: int
@@ -33,7 +33,7 @@ def list_splits(run: RLRun) -> Iterator[RLRun]:
             yield run.model_copy(update={"spec": spec.model_copy(update={"trainer": trainer, "generator": generator})})
 
 
-def best_split(run: RLRun, seconds_of: Callable[[RLRun], float | None]) -> Split | None:
+def best_split(run: RLRun, seconds_of: Callable[[RLRun], float | None]) -> GpuSplit | None:
     """Return the split with the shortest step; of equal ones that with the fewest trainer GPUs.
 
     `seconds_of`: the step of a run, None where a side does not fit. None: colocated, or no split fits.
@@ -44,4 +44,4 @@ def best_split(run: RLRun, seconds_of: Callable[[RLRun], float | None]) -> Split
     if not found:
         return None
     seconds, best = min(found, key=lambda pair: pair[0])
-    return Split(best.spec.trainer.ranks, count_generator_gpus(best), seconds, best)
+    return GpuSplit(best.spec.trainer.ranks, count_generator_gpus(best), seconds, best)

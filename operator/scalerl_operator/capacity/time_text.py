@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from scalerl_operator.capacity.cpu_rates import CpuTime
 from scalerl_operator.capacity.run_time import RunTime
-from scalerl_operator.capacity.split import Split
+from scalerl_operator.capacity.split import GpuSplit
 from scalerl_operator.capacity.trainer_speed import FlopsShare
 
 LABEL_WIDTH = 16
@@ -16,7 +16,7 @@ LIMITS = {
 }
 
 
-def describe_time(found: RunTime, *, price: float | None, split: Split | None) -> list[str]:
+def describe_time(found: RunTime, *, price: float | None, split: GpuSplit | None) -> list[str]:
     """Return the lines. `price`: of a GPU-hour, in any currency; `split`: the best one of the same number of GPUs."""
     rows = [
         ("step", _step(found)),
@@ -127,7 +127,7 @@ def _budget(found: RunTime, price: float | None) -> str:
     return text if price is None else f"{text}; cost {budget.gpu_hours * price:,.0f} at {price:g} a GPU-hour"
 
 
-def _split(found: RunTime, split: Split) -> str:
+def _split(found: RunTime, split: GpuSplit) -> str:
     now = f"now {found.trainer_gpus}:{found.generator_gpus}, {format_seconds(found.seconds)} a step"
     if split.seconds >= found.seconds * 0.99:
         return f"{now}; no other split of these GPUs is faster"

@@ -12,7 +12,7 @@ from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.lengths import assume_lengths, longest_completion
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.run_time import RunTime, TimeBasis, time_run
-from scalerl_operator.capacity.split import Split, best_split
+from scalerl_operator.capacity.split import GpuSplit, best_split
 from scalerl_operator.capacity.time_text import describe_cpu_time, describe_time
 from scalerl_operator.capacity.trainer_speed import find_flops_share
 from scalerl_operator.capacity.work import measure_work
@@ -75,7 +75,7 @@ def find_lengths(run: RLRun, options: PlanOptions) -> MeasuredRun:
     return MeasuredRun(lengths, 1.0)
 
 
-def time_on_gpus(planned: PlannedRun, measured: MeasuredRun, options: PlanOptions) -> tuple[RunTime, Split | None]:
+def time_on_gpus(planned: PlannedRun, measured: MeasuredRun, options: PlanOptions) -> tuple[RunTime, GpuSplit | None]:
     """Return the times on GPUs and the best split of as many."""
     work = measure_work(planned.shape)
     share = find_flops_share(planned.device.name, has_experts=planned.shape.has_experts)
@@ -140,7 +140,7 @@ def _find_rates(planned: PlannedRun, options: PlanOptions) -> Calibration | None
         raise UsageError(f"--calibrate: {error}") from error
 
 
-def list_values(found: RunTime, split: Split | None, price: float | None) -> dict[str, Json]:
+def list_values(found: RunTime, split: GpuSplit | None, price: float | None) -> dict[str, Json]:
     """Return the section's values for --json: seconds, tokens, bytes, shares."""
     return {
         "stepSeconds": found.seconds,
