@@ -17,8 +17,6 @@ from transformers import AutoModelForCausalLM
 
 from scalerl_api import InvalidRun
 from scalerl_api.rlrun import ScratchModel
-from scalerl_runtime.actors.engine.engine_process import EngineProcess
-from scalerl_runtime.actors.engine.engine_thread import EngineThread
 from scalerl_runtime.actors.engine.interface import EngineDied
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
@@ -524,9 +522,9 @@ def test_a_dead_core_is_noticed_under_an_update(native_rig: Rig) -> None:
 
 
 def test_an_engine_on_a_cpu_is_a_thread_and_one_with_workers_a_process(rig: Rig, native_rig: Rig) -> None:
-    assert isinstance(rig.generator._engine, EngineThread)
+    assert type(rig.generator._engine).__name__ == "EngineThread"
     assert not rig.processes
-    assert isinstance(native_rig.generator._engine, EngineProcess)
+    assert type(native_rig.generator._engine).__name__ == "EngineProcess"
     assert native_rig.processes
 
 
