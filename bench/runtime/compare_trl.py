@@ -79,7 +79,7 @@ def make_trl_environment() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = folder / Path(shared).relative_to(sys.prefix)
-    # What this interpreter sees: the packages of cpu.txt and the checkout's own.
+    # The packages of cpu.txt, and those of the checkout's own environment.
     (packages / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")) + "\n")
     (packages / "checkout.pth").write_text("\n".join(str(ROOT / name) for name in ("crds", "operator", "runtime")))
     uv = shutil.which("uv") or next(iter(sorted(cache.glob("uv-*/bin/uv"))), None)

@@ -1,4 +1,4 @@
-"""What a generator needs of its engine: requests and weights in, completions out. PURE."""
+"""The engine as its generator uses it: requests and weights in, completions out. PURE."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
