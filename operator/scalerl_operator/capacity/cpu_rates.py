@@ -21,7 +21,7 @@ ENGINE_CORES = 2  # an engine's processes besides its computing threads: front e
 
 @dataclass(frozen=True)
 class StepWork:
-    """What one step does, in the units of the rates."""
+    """The work of one step, in the units of the rates."""
 
     completions: float
     sampled_tokens: float

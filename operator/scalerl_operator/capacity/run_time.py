@@ -25,7 +25,7 @@ OPTIMIZER_STATE_BYTES = 12  # of a parameter in a checkpoint, beside the weight 
 
 @dataclass(frozen=True)
 class TimeBasis:
-    """What the spec does not say."""
+    """Numbers that the spec does not have."""
 
     lengths: Lengths
     flops_share: FlopsShare

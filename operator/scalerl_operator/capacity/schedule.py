@@ -26,7 +26,7 @@ DRAIN_STEPS = 200  # of the integral over the end of a batch
 
 @dataclass(frozen=True)
 class Demand:
-    """What a step needs, from the recipe."""
+    """The needs of a step, from the recipe."""
 
     prompts: int
     """Groups of a step."""
@@ -60,7 +60,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Supply:
-    """What trainer and engines can do."""
+    """The abilities of trainer and engines."""
 
     engines: int
     max_sequences: float

@@ -1,4 +1,4 @@
-"""What one token costs a model: operations, bytes of weights and of cache. PURE."""
+"""Costs of one token: operations, bytes of weights and of cache. PURE."""
 
 from dataclasses import dataclass
 

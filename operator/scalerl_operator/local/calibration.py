@@ -1,7 +1,7 @@
 """Measures the rates of a run's model on this machine's cores by two short runs, and keeps them. I/O.
 
 The runs are real ones: the run's own file with two sizes of step, in a temporary folder. Each ends by Ctrl-C's signal
-as soon as enough steps are measured. What is measured are CPU-seconds, so other work on the machine disturbs little.
+as soon as enough steps are measured. CPU-seconds are measured, so other work on the machine disturbs little.
 """
 
 import copy

@@ -22,7 +22,7 @@ class NoRecords(Exception):
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a run's own steps were like."""
+    """The lengths and shares of a run's own steps."""
 
     lengths: Lengths
     trained_share: float
