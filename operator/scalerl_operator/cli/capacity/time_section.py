@@ -65,8 +65,8 @@ def find_lengths(run: RLRun, options: PlanOptions) -> MeasuredRun:
         except (NoRecords, NoParquet, UnreadableRollouts) as error:
             raise UsageError(f"--like: {error}") from error
         if found.lengths.longest > limit:
-            seen = f"{options.like} has a completion of {found.lengths.longest:,.0f} tokens"
-            raise UsageError(f"--like: {seen}; this run's recipe lets through {limit:,}")
+            held = f"{options.like} has a completion of {found.lengths.longest:,.0f} tokens"
+            raise UsageError(f"--like: {held}; this run's recipe lets through {limit:,}")
         return found
     try:
         lengths = assume_lengths(run.spec.resolved_recipe().length, mean_tokens=options.mean_tokens)
