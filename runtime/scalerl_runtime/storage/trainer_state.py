@@ -161,7 +161,7 @@ class HostCopy:
             torch.cuda.synchronize()
 
     def _copy(self, key: tuple[int, str], values: Tensor) -> list[Tensor]:
-        pieces = values.split(BLOCK_VALUES)
+        pieces = torch.split(values, BLOCK_VALUES)
         if key not in self._blocks:
             pinned = values.is_cuda
             self._blocks[key] = [torch.empty(p.numel(), dtype=p.dtype, pin_memory=pinned) for p in pieces]
