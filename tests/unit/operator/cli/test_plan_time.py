@@ -8,7 +8,7 @@ import yaml
 
 from scalerl_api import parse_run
 from scalerl_operator.capacity.cpu_rates import CpuSample, CpuSeconds, StepWork
-from scalerl_operator.cli.commands import run_command
+from scalerl_operator.cli.commands import CliDeps, run_command
 from scalerl_operator.cli.parser import parse_arguments
 from scalerl_operator.local import calibration
 
@@ -17,7 +17,7 @@ BIG, QUICKSTART = EXAMPLES / "qwen3-8b-math.yaml", EXAMPLES / "quickstart.yaml"
 
 
 def run(*arguments):
-    return run_command(parse_arguments([str(each) for each in arguments]))
+    return run_command(parse_arguments([str(each) for each in arguments]), CliDeps())
 
 
 @pytest.fixture(autouse=True)
@@ -75,15 +75,6 @@ def test_an_impossible_number_is_refused_by_the_command_line(name, value):
     with pytest.raises(SystemExit) as error:
         parse_arguments(["plan", str(BIG), name, value])
     assert error.value.code == 2
-
-
-def test_a_run_on_one_kind_of_each_has_no_time(tmp_path, capsys):
-    document = yaml.safe_load(BIG.read_text())
-    document["spec"]["generator"] |= {"gpusPerReplica": 0}
-    file = tmp_path / "mixed.yaml"
-    file.write_text(yaml.safe_dump(document))
-    assert run("plan", file) == 0
-    assert "one side has GPUs and the other has none" in capsys.readouterr().out
 
 
 def test_cores_that_were_not_measured_have_no_time(capsys):
