@@ -1,9 +1,9 @@
 """The plan's time on this machine against real runs: `bench/runtime/plan_time.py FOLDER [--only NAME...]`. I/O.
 
-For two models: two short runs calibrate, as `scalerl plan --calibrate` does; then runs of other settings are measured in
-the same way. Compared are CPU-seconds of a step, which other work on the machine disturbs less than its clock. The
-lengths are those that the measured run had. About three minutes for each of the seven runs on two cores. Measured runs
-stay in FOLDER and are not repeated.
+For two models: two short runs calibrate, as `scalerl plan --calibrate` does; then runs of other settings are measured
+in the same way. Compared are CPU-seconds of a step, which other work on the machine disturbs less than its clock. The
+lengths are those that the measured run had. About three minutes for each of the seven runs on two cores. Measured
+runs stay in FOLDER and are not repeated.
 """
 
 import argparse
