@@ -13,7 +13,12 @@ from scalerl_runtime.models.adapter_check import examine_adapters
 from scalerl_runtime.models.adapters import LORA_FIELD, require_peft
 from scalerl_runtime.models.architecture import MODEL_ERRORS, Unrepresentable, examine
 from scalerl_runtime.models.dimensions import context_limit, head_dim, rotary_switch
-from scalerl_runtime.models.engine_support import adapter_architectures, cpu_head_sizes, engine_architectures, engine_name
+from scalerl_runtime.models.engine_support import (
+    adapter_architectures,
+    cpu_head_sizes,
+    engine_architectures,
+    engine_name,
+)
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.router_replay import REPLAY_FIELD, examine_replay
 from scalerl_runtime.models.source import FIELD

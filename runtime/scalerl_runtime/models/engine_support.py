@@ -75,7 +75,9 @@ def _find_import(module: ast.Module, path: Path, name: str) -> tuple[Path, str] 
         for alias in node.names:
             if own and (alias.asname or alias.name) == name:
                 inner = node.module.removeprefix(_MODELS).replace(".", "/")
-                folder = path.parents[node.level - 1] if node.level else path.parents[path.parts[::-1].index("models") - 1]
+                folder = (
+                    path.parents[node.level - 1] if node.level else path.parents[path.parts[::-1].index("models") - 1]
+                )
                 return folder / f"{inner}.py", alias.name
     return None
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from scalerl_api import InvalidRun
 from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.actors.activations import Activations, arrange_activations
-from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.start_check import make_checked_policy, pack_all, plan_sequences
+from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.actors.weight_copies import AdapterCopies
 from scalerl_runtime.models.adapter_check import examine_adapters
 from scalerl_runtime.models.adapters import (
@@ -85,7 +85,9 @@ def test_log_probabilities_and_gradients_are_those_of_peft(family: str) -> None:
         assert parameter.grad is not None
         wanted = theirs[name].grad
         assert float((parameter.grad - wanted).norm()) <= 1e-3 * float(wanted.norm()), name
-    others = [name for name, p in policy.named_parameters() if p.requires_grad and name.removeprefix("model.") not in ours]
+    others = [
+        name for name, p in policy.named_parameters() if p.requires_grad and name.removeprefix("model.") not in ours
+    ]
     assert others == []
 
 
