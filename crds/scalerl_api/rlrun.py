@@ -41,7 +41,7 @@ class ScratchModel(ApiModel):
 
 
 class LoraSpec(ApiModel):
-    """Low-rank adapters (LoRA): they are trained, stored and sent to the generators; the model itself stays as it is."""
+    """Low-rank adapters (LoRA): they are trained, stored and sent to generators; the model stays as it is."""
 
     rank: int = Field(default=16, ge=1, le=MAX_LORA_RANK)
     """Rank of every adapter. An adapter of a layer from n to m numbers has rank * (n + m) trained values."""

@@ -128,7 +128,7 @@ def _build_engine_options(
 
 
 def choose_transport(run: RLRun) -> Transport:
-    """NCCL between devices; gloo on CPUs, where trainer and engine share a device, which NCCL refuses, and for adapters.
+    """NCCL between devices; gloo on CPUs, on a device that trainer and engine share, and for adapters.
 
     Adapters are small, and vLLM's own transfer loads weights of a model only.
     """

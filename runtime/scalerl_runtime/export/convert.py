@@ -145,7 +145,7 @@ def _small_files(folder: Path, files: Mapping[str, Sequence[DiskGroup]], card: s
 
 
 def _adapter_files(folder: Path, config: bytes, card: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the adapters' configuration, the tokenizer, and the card: the model itself is where the run took it from."""
+    """Yield the adapters' configuration, the tokenizer, and the card; the model is where the run took it from."""
     yield ADAPTER_CONFIG, config
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*_OWN_FILES, "config.json", "generation_config.json"):

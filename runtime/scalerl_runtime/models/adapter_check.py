@@ -41,7 +41,7 @@ def _find_dead(config: Any, lora: LoraSpec, forward: PackedForward) -> set[str]:
         parameter.data = torch.randn(parameter.shape, generator=generator)
     tokens = torch.randint(8, 120, (PROBE_TOKENS,), generator=generator)
     hidden = forward.hidden(small, tokens, torch.arange(PROBE_TOKENS), torch.tensor([0, PROBE_TOKENS]))
-    (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
+    (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()  # type: ignore[no-untyped-call]  # torch
     return {
         name.partition(".lora_")[0].rpartition(".")[2]
         for name, parameter in adapters.items()

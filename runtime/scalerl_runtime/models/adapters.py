@@ -125,7 +125,7 @@ def build_peft_config(lora: LoraSpec, targets: Iterable[str]) -> Any:
 
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # PEFT's annotation says int; it divides
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it
         use_rslora=lora.use_rslora,
         target_modules=sorted(targets),
         lora_dropout=0.0,

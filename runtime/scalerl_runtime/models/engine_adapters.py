@@ -1,7 +1,7 @@
 """What vLLM's engine is given for adapters: its arguments, and the one adapter's name and configuration. PURE.
 
-There is one adapter. An update replaces its matrices where they lie, so that requests which run go on with the new ones,
-as they do when a model's weights change.
+There is one adapter. An update replaces its matrices where they lie, so running requests go on with the new ones, as they do
+when a model's weights change.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def engine_arguments(lora: LoraSpec, config: Any) -> dict[str, Any]:
     """Return arguments of vLLM's engine for a model of transformers' configuration `config`.
 
-    The layers are named, so that vLLM leaves all others as they are: experts, for one, whose kernels a CPU does not have.
+    The layers are named, so that vLLM leaves all others as they are: a CPU has no kernels for adapters of experts.
 
     Raises InvalidRun as `find_targets` does.
     """
