@@ -63,7 +63,6 @@ async def follow(folder: Path) -> None:
     generator = Generator(options)
     await generator.start()
     try:
-        seen = []
         for version in range(4):
             if version:
                 with torch.no_grad():
@@ -74,7 +73,6 @@ async def follow(folder: Path) -> None:
             assert {int(each) for output in outputs for each in output.versions} == {version}
             differences = [np.abs(trainer_logps(model, output) - output.logps) for output in outputs]
             assert np.concatenate(differences).mean() < 1e-6
-            seen.append(trainer_logps(model, outputs[0]))
         with torch.no_grad():
             for parameter in adapters.values():
                 parameter.zero_()

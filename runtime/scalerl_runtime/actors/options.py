@@ -65,7 +65,6 @@ def build_fleet_options(
 
     Args:
         run, recipe: the run and its recipe, resolved.
-        model: a folder or hub id.
         num_cpus: on a CPU the processes share them evenly.
         stop_ids: tokens that end a completion.
     """

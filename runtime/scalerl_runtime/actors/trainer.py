@@ -18,7 +18,7 @@ from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
-from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.policy import Policy, build_optimizer
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import AdapterCopies, WeightCopies, count_parameters
@@ -37,7 +37,6 @@ from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerSta
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender, bucket_checksums
 from scalerl_runtime.weights.shared_memory import SharedMemory
-from scalerl_runtime.weights.zero_partitions import full_shape
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
@@ -112,7 +111,7 @@ class Trainer:
         policy = self._load_policy(config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
-            optimizer=_build_optimizer(policy, options),
+            optimizer=build_optimizer(policy, options.optimizer, on_host=options.offload.optimizer == "cpu"),
             config=config,
             dist_init_required=False,
         )
@@ -361,25 +360,6 @@ def _make_place(options: TrainerOptions, config: dict[str, Any]) -> Place:
         parameter.data = parameter.data.to(options.device)
 
     return move
-
-
-def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
-    options = trainer.optimizer
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if len(full_shape(p)) >= 2]
-    vectors = [p for p in parameters if len(full_shape(p)) < 2]
-    groups = [
-        {"params": matrices, "weight_decay": options.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],  # adapters are matrices only
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.epsilon,
-        fused=trainer.offload.optimizer == "cpu" or None,  # vectorized on the host, where the loop of tensors is slow
-    )
 
 
 def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:

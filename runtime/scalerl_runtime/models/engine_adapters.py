@@ -1,4 +1,4 @@
-"""What vLLM's engine is given for adapters: its arguments, and the one adapter's name and configuration. PURE.
+"""Adapters in vLLM's engine: its arguments, and the one adapter's name and configuration. PURE.
 
 There is one adapter. An update replaces its matrices where they lie, so running requests go on with the new ones, as
 they do when a model's weights change.
