@@ -186,6 +186,15 @@ class PlanOptions:
     devices: Path | None
     """The user's own table."""
     model_config: Path | None
+    mean_tokens: float | None
+    """Of a completion; None: a share of the longest."""
+    like: Path | None
+    """Folder of a run with such lengths."""
+    mfu: float | None
+    """Of the trainer; None: the device's."""
+    price: float | None
+    """Of a GPU-hour, in any currency."""
+    calibrate: bool
     json: Path | None
 
     @property
