@@ -142,10 +142,10 @@ class Coordinator:
         kept = await self._check_inputs(parts, newest)
         demonstrations = await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
         self.reporter.on_phase("starting", "trainer and generators")
-        await within(start, "starting the trainer", fleet.start())
+        await within(start, "starting Ray", fleet.start())
         self.handle_signals()
-        start_generators(parts)  # beside the warm start
         self.live.pool = parts.pool
+        await self._start_roles(parts)
         position, fresh = await self._restore(parts, newest, kept)
         quadratic = await within(start, "asking for the model's size", fleet.quadratic_work())
         if demonstrations is not None:
@@ -163,6 +163,16 @@ class Coordinator:
         if self.stopping.is_set():
             return "Stopped"
         return "AllPromptsSolved" if pipeline.is_solved else "Finished"
+
+    async def _start_roles(self, parts: Parts) -> None:
+        """Start the trainer, and the generators beside it and beside the warm start."""
+        starting = within(self._deadlines.start_seconds, "starting the trainer", parts.fleet.start_trainer())
+        if parts.fleet.options.colocated:  # vLLM measures the memory of its device, on which the trainer is then whole
+            await starting
+            start_generators(parts)
+        else:
+            start_generators(parts)
+            await starting
 
     def _start_trackers(self) -> Trackers:
         run, folder = self.inputs.run, self.inputs.environment.folder
