@@ -69,7 +69,7 @@ def watched(phase: str, original: Any) -> Any:
 
 
 def watched_sealing(original: Any) -> Any:
-    """Strike when all ranks have written, before the manifest exists. What is struck is the coordinator."""
+    """Strike when all ranks have written, before the manifest exists. Only the coordinator does this."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         calls["sealing"] += 1

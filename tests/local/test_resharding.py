@@ -71,7 +71,7 @@ def run(folder: Path, name: str, target: Any, trainers: dict[str, dict[str, Any]
 
 
 def found(folder: Path, name: str, ranks: int) -> dict[str, Any]:
-    """What the ranks left: losses summed, the weights of rank 0, all parts."""
+    """Return the ranks' results: losses summed, the weights of rank 0, all parts."""
     parts = [torch.load(folder / f"{name}.{rank}.pt", weights_only=False) for rank in range(ranks)]
     losses = [sum(step) for step in zip(*(part["losses"] for part in parts), strict=True)]
     return {**parts[0], "losses": losses, "parts": [part.get("part") for part in parts]}

@@ -167,7 +167,7 @@ def staged_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 def save_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:
     """For each of the case's trainers: save after two steps, twice, train on while it is written, and leave it all.
 
-    What is saved first, before any step, has no moments.
+    The first one, before any step, has no moments.
     """
     cases = json.loads(path.read_text())
     for name, case in cases["trainers"].items():

@@ -179,7 +179,7 @@ class Coordinator:
     async def _prepare(
         self, parts: Parts, newest: tuple[Path, RunState] | None
     ) -> tuple[frozenset[int] | None, DemonstrationSource | None]:
-        """What is read of the run's data to go on from `newest`; raises InvalidRun before a device is taken."""
+        """Read all that is needed to go on from `newest`. Raises InvalidRun, before a device is taken."""
         kept = await self._check_inputs(parts, newest)
         return kept, await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
 

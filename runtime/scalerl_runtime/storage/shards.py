@@ -55,7 +55,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class WrittenChunks:
-    """What a rank has written below one folder."""
+    """The chunks that a rank has written below one folder."""
 
     plan: SavePlan
     results: list[WriteResult]

@@ -21,7 +21,7 @@ from scalerl_runtime.storage.shards import (
     seal_chunks,
     write_chunks,
 )
-from scalerl_runtime.weights.zero_partitions import Gathering, Partition, Span, ZeroState, full_shape
+from scalerl_runtime.weights.zero_partitions import Gathering, ParameterSpan, Partition, ZeroState, full_shape
 
 FACTS = "trainer.json"
 BLOCK_VALUES = 2**26  # of the copy: 256 MiB, a power of two, to which pinned memory is rounded up
@@ -39,7 +39,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class TrainerFacts:
-    """What is known of the trainer that wrote a checkpoint."""
+    """The trainer that wrote a checkpoint."""
 
     version: int
     ranks: int
@@ -75,7 +75,7 @@ def describe_change(checkpoint: Path, ranks: int, zero_stage: int) -> str:
 
 @dataclass(frozen=True)
 class RankPart:
-    """What a rank has written of a checkpoint."""
+    """A rank's part of a checkpoint, as it was written."""
 
     weights: WrittenChunks
     optimizer: WrittenChunks
@@ -224,13 +224,13 @@ def _fill(partition: Partition, flat: Tensor, stored: StoredTensors, prefix: str
                 place.copy_(values)
 
 
-def _cut(span: Span) -> Iterator[Span]:
+def _cut(span: ParameterSpan) -> Iterator[ParameterSpan]:
     """Yield the parts of a span that lie in one block each."""
     done = 0
     while done < span.length:
         place = span.place + done
         length = min(span.length - done, BLOCK_VALUES - place % BLOCK_VALUES)
-        yield Span(span.name, span.numel, span.start + done, place, length)
+        yield ParameterSpan(span.name, span.numel, span.start + done, place, length)
         done += length
 
 

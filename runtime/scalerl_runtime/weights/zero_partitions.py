@@ -18,7 +18,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Span:
+class ParameterSpan:
     """A run of a parameter's values in a partition."""
 
     name: str
@@ -37,7 +37,7 @@ class Partition:
     """A flat float32 tensor of master weights, and the parameters that lie in it; the rest of it is padding."""
 
     masters: Tensor
-    spans: tuple[Span, ...]
+    spans: tuple[ParameterSpan, ...]
 
 
 class ZeroState:
@@ -62,12 +62,12 @@ class ZeroState:
             for flat, spans in zip(flats, found, strict=True)
         )
 
-    def _span_of_share(self, parameter: Any, name: str) -> Span | None:
+    def _span_of_share(self, parameter: Any, name: str) -> ParameterSpan | None:
         _, place, _ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
         share = parameter.partition_numel()
         start = share * self._optimizer._get_param_partition_rank(parameter)
         length = min(share, parameter.ds_numel - start)  # the last shares are padding
-        return Span(name, parameter.ds_numel, start, place, length) if length > 0 else None
+        return ParameterSpan(name, parameter.ds_numel, start, place, length) if length > 0 else None
 
     def steps(self) -> int:
         """Return AdamW's number of steps; 0 before the first one. Raises RuntimeError if partitions differ in it."""
@@ -115,12 +115,12 @@ class ZeroState:
         self._optimizer.checkpoint_event_epilogue()
 
 
-def _span_of_run(parameter: Any, name: str) -> Span | None:
+def _span_of_run(parameter: Any, name: str) -> ParameterSpan | None:
     mapping = parameter._hp_mapping
     if mapping is None or mapping.lp_fragment_address.numel == 0:
         return None
     inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-    return Span(name, parameter.numel(), inside.start, flat.start, inside.numel)
+    return ParameterSpan(name, parameter.numel(), inside.start, flat.start, inside.numel)
 
 
 def full_shape(tensor: Tensor) -> tuple[int, ...]:

@@ -626,7 +626,8 @@ def test_refill_replaces_groups_without_variance(tmp_path, seed):
     ("call", "number", "phase"),
     [
         ("train", 2, "training step 2"),
-        ("save", 2, "saving a checkpoint"),
+        ("copy", 2, "copying a checkpoint"),
+        ("save", 2, "writing a checkpoint"),
         ("stage", 2, "staging weights"),
         ("set_version", 1, "naming a version"),
     ],
