@@ -422,10 +422,9 @@ def test_pending_pods_are_released_and_retried(lab: Lab) -> None:
 
 
 def test_a_restarted_run_goes_on_with_the_trainers_that_have_room(lab: Lab) -> None:
-    """A node is gone: the second attempt's last pod stays unscheduled. Once there is room, the next restart is whole."""
-    lab.until_training(
-        "smaller", trainer={**SPEC["trainer"], "replicas": 2, "minReplicas": 1}, deadlines={"gangSeconds": 3}
-    )
+    """A node is gone: the second attempt's last pod stays unscheduled. With room again, the next restart is whole."""
+    trainer = {**SPEC["trainer"], "replicas": 2, "minReplicas": 1}
+    lab.until_training("smaller", trainer=trainer, deadlines={"gangSeconds": 3})
     lab.behave("smaller", exit=75, lost=True, room=1, words={"reason": "Retry", "step": 3, "error": "a rank is lost"})
     lab.until("it is given up", lambda: len(lab.attempts("smaller")) >= 3)
     lab.until("the third attempt trains", lambda: lab.state("smaller") == "Training")
