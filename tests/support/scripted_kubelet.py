@@ -75,7 +75,7 @@ class ScriptedKubelet(Kubelet):
         room = self.behaviour.get(labels["scalerl.io/run"], {}).get("room")
         if room is None or int(labels.get("scalerl.io/attempt", 1)) == 1:
             return True
-        return int(labels["scalerl.io/index"]) < room
+        return int(labels["scalerl.io/index"]) < int(room)
 
     def _behaviour_of(self, pod: Json) -> Json:
         """Return the script of this pod; empty for members and for other attempts."""
