@@ -15,7 +15,8 @@ conditions:
 - type: Complete
   status: 'True'
   reason: StoppedByPolicy
-  message: flat held for 3 evaluations
+  replicas: 5
+  room: 4
   lastTransitionTime: '2026-11-23T09:24:05Z'
   observedGeneration: 2
 roles:
