@@ -15,8 +15,7 @@ conditions:
 - type: Complete
   status: 'True'
   reason: StoppedByPolicy
-  replicas: 5
-  room: 4
+  message: flat held for 3 evaluations
   lastTransitionTime: '2026-11-23T09:24:05Z'
   observedGeneration: 2
 roles:
@@ -111,6 +110,7 @@ cost:
 attempts:
 - number: 2
   replicas: 5
+  room: 4
   created: '2026-11-22T08:00:00Z'
   started: '2026-11-22T08:01:30Z'
   seen: true
