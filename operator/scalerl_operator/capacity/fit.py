@@ -19,7 +19,7 @@ TRAINER_PATH, ENGINE_PATH = "spec.trainer", "spec.generator"
 
 
 @dataclass(frozen=True)
-class Change:
+class SpecChange:
     """A change of the spec, and the run with it."""
 
     text: str
@@ -35,9 +35,9 @@ class RunFit:
     engine: EngineMemory | None
     """None: engines on CPUs."""
     faults: tuple[Fault, ...]
-    trainer_changes: tuple[Change, ...]
+    trainer_changes: tuple[SpecChange, ...]
     """The mildest first; each makes the trainer fit."""
-    engine_changes: tuple[Change, ...]
+    engine_changes: tuple[SpecChange, ...]
 
     @property
     def fits(self) -> bool:
@@ -63,12 +63,12 @@ def fit_run(shape: ModelShape, run: RLRun, trainer_device: Device, engine_device
         *_check_node(run, "generator", engine_device),
         *_check_colocated(trainers, engine, run, trainer_device),
     ]
-    changes: tuple[Change, ...] = ()
+    changes: tuple[SpecChange, ...] = ()
     if trainer_faults:
         changes = _first(
             _trainer_changes(run, trainer_device), lambda each: trainer_fits(shape, each.run, trainer_device)
         )
-    engine_changes: tuple[Change, ...] = ()
+    engine_changes: tuple[SpecChange, ...] = ()
     if engine_faults:
         engine_changes = _first(
             _engine_changes(run, engine_device), lambda each: engine_fits(shape, each.run, engine_device)
@@ -77,16 +77,16 @@ def fit_run(shape: ModelShape, run: RLRun, trainer_device: Device, engine_device
     return RunFit(trainers, engine, faults, changes, engine_changes)
 
 
-def _say(faults: Sequence[Fault], changes: Sequence[Change]) -> list[Fault]:
+def _say(faults: Sequence[Fault], changes: Sequence[SpecChange]) -> list[Fault]:
     """Return the faults with the mildest change."""
     if not changes:
         return list(faults)
     return [Fault(each.path, each.value, f"{each.allowed}. It fits with {changes[0].text}") for each in faults]
 
 
-def _first(groups: Iterator[Sequence[Change]], fits: Callable[[Change], bool]) -> tuple[Change, ...]:
+def _first(groups: Iterator[Sequence[SpecChange]], fits: Callable[[SpecChange], bool]) -> tuple[SpecChange, ...]:
     """Return the first change of each group that fits, at most MAX_SUGGESTIONS."""
-    found: dict[str, Change] = {}
+    found: dict[str, SpecChange] = {}
     for group in groups:
         change = next((each for each in group if fits(each) and is_valid(each.run)), None)
         if change is not None:
@@ -111,11 +111,11 @@ def engine_fits(shape: ModelShape, run: RLRun, device: Device) -> bool:
     return not _check_engine(engine_memory(shape, run, device), shape, run, device)
 
 
-def find_devices(shape: ModelShape, run: RLRun, devices: Iterable[Device]) -> dict[str, Change]:
+def find_devices(shape: ModelShape, run: RLRun, devices: Iterable[Device]) -> dict[str, SpecChange]:
     """Return the devices on which the trainer fits, as it is (a change without text) or with the mildest change."""
     found = {}
     for device in devices:
-        groups = chain([[Change("", run)]], _trainer_changes(run, device))
+        groups = chain([[SpecChange("", run)]], _trainer_changes(run, device))
         tried = (
             each for group in groups for each in group if trainer_fits(shape, each.run, device) and is_valid(each.run)
         )
@@ -186,18 +186,18 @@ def _check_colocated(
     return [Fault(f"{ENGINE_PATH}.gpuMemoryShare", found, allowed)]
 
 
-def _trainer_changes(run: RLRun, device: Device) -> Iterator[Sequence[Change]]:
+def _trainer_changes(run: RLRun, device: Device) -> Iterator[Sequence[SpecChange]]:
     """Changes of the trainer, the mildest first. Of each group the first that fits is said."""
     alone, together = _with_settings(run)
     yield alone
     yield together
-    last = together[-1] if together else alone[-1] if alone else Change("", run)
+    last = together[-1] if together else alone[-1] if alone else SpecChange("", run)
     sharded = _set_trainer(run, zero_stage=3) if run.spec.trainer.ranks > 1 else run
     stage = "zeroStage: 3, " if sharded.spec.trainer.zero_stage > run.spec.trainer.zero_stage else ""
     on_host = {"optimizer": "cpu"}
     yield [
-        Change(f"{stage}offload: {{optimizer: cpu}}", _set_trainer(sharded, offload=on_host)),
-        Change(_join(last.text, "offload: {optimizer: cpu}"), _set_trainer(last.run, offload=on_host)),
+        SpecChange(f"{stage}offload: {{optimizer: cpu}}", _set_trainer(sharded, offload=on_host)),
+        SpecChange(_join(last.text, "offload: {optimizer: cpu}"), _set_trainer(last.run, offload=on_host)),
     ]
     yield _with_more_ranks(run, "", device)
     yield _with_more_ranks(last.run, last.text, device)
@@ -205,14 +205,14 @@ def _trainer_changes(run: RLRun, device: Device) -> Iterator[Sequence[Change]]:
         last.run, zero_stage=3, activations="offload", offload={"optimizer": "cpu", "parameters": "cpu"}
     )
     text = "zeroStage: 3, activations: offload, offload: {optimizer: cpu, parameters: cpu}"
-    yield [Change(text, all_on_host)]
+    yield [SpecChange(text, all_on_host)]
 
 
 def _join(*texts: str) -> str:
     return ", ".join(filter(None, texts))
 
 
-def _with_settings(run: RLRun) -> tuple[list[Change], list[Change]]:
+def _with_settings(run: RLRun) -> tuple[list[SpecChange], list[SpecChange]]:
     """Each setting alone; and two, three ... of them together, in the same order."""
     trainer, steps = run.spec.trainer, dict[str, dict[str, Any]]()
     longest = run.spec.resolved_recipe().length.sequence_tokens
@@ -224,15 +224,15 @@ def _with_settings(run: RLRun) -> tuple[list[Change], list[Change]]:
         steps["zeroStage: 3"] = {"zero_stage": 3}
     if trainer.activations != "offload":
         steps["activations: offload"] = {"activations": "offload"}
-    alone = [Change(text, _set_trainer(run, **values)) for text, values in steps.items()]
-    together, found = Change("", run), []
+    alone = [SpecChange(text, _set_trainer(run, **values)) for text, values in steps.items()]
+    together, found = SpecChange("", run), []
     for text, values in steps.items():
-        together = Change(_join(together.text, text), _set_trainer(together.run, **values))
+        together = SpecChange(_join(together.text, text), _set_trainer(together.run, **values))
         found.append(together)
     return alone, found[1:]
 
 
-def _with_more_ranks(run: RLRun, text: str, device: Device) -> list[Change]:
+def _with_more_ranks(run: RLRun, text: str, device: Device) -> list[SpecChange]:
     """More ranks, on whole nodes, as many as the prompts of a step are a multiple of; weights are shared by all."""
     trainer, found = run.spec.trainer, []
     start = text if trainer.zero_stage == 3 else _join(text, "zeroStage: 3")
@@ -240,7 +240,7 @@ def _with_more_ranks(run: RLRun, text: str, device: Device) -> list[Change]:
     for replicas in range(1, prompts // gpus + 1):
         if prompts % (replicas * gpus) == 0 and replicas * gpus >= trainer.ranks:
             more = _set_trainer(run, zero_stage=3, replicas=replicas, gpus_per_replica=gpus)
-            found.append(Change(_join(start, f"replicas: {replicas}, gpusPerReplica: {gpus}"), more))
+            found.append(SpecChange(_join(start, f"replicas: {replicas}, gpusPerReplica: {gpus}"), more))
     return found
 
 
@@ -252,15 +252,15 @@ def _set_trainer(run: RLRun, *, offload: Mapping[str, str] | None = None, **valu
     return run.model_copy(update={"spec": spec})
 
 
-def _engine_changes(run: RLRun, device: Device) -> Iterator[Sequence[Change]]:
+def _engine_changes(run: RLRun, device: Device) -> Iterator[Sequence[SpecChange]]:
     spec = run.spec.generator
     if spec.colocated:
         return
     if spec.gpu_memory_share < USUAL_SHARE:
-        yield [Change(f"gpuMemoryShare: {USUAL_SHARE}", _set_engine(run, gpu_memory_share=USUAL_SHARE))]
+        yield [SpecChange(f"gpuMemoryShare: {USUAL_SHARE}", _set_engine(run, gpu_memory_share=USUAL_SHARE))]
     gpus = max(1, spec.gpus_per_replica)
     more, less = range(gpus + 1, device.gpus_per_node + 1), range(min(gpus - 1, device.gpus_per_node), 0, -1)
-    yield [Change(f"gpusPerReplica: {each}", _set_engine(run, gpus_per_replica=each)) for each in (*more, *less)]
+    yield [SpecChange(f"gpusPerReplica: {each}", _set_engine(run, gpus_per_replica=each)) for each in (*more, *less)]
 
 
 def _set_engine(run: RLRun, **values: object) -> RLRun:

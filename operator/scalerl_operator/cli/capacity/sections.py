@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_operator.capacity.devices import DEVICES, Device
 from scalerl_operator.capacity.engine_memory import EngineMemory
-from scalerl_operator.capacity.fit import Change, RunFit, find_devices, fit_run, trainer_fits
+from scalerl_operator.capacity.fit import RunFit, SpecChange, find_devices, fit_run, trainer_fits
 from scalerl_operator.capacity.memory import Part, RankMemory, host_memory, trainer_memory
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.forecast.result import Json
@@ -71,7 +71,7 @@ def describe_fit(fit: RunFit, device: Device) -> str:
     return "\n".join(lines)
 
 
-def _describe_changes(name: str, changes: Sequence[Change]) -> list[str]:
+def _describe_changes(name: str, changes: Sequence[SpecChange]) -> list[str]:
     if not changes:
         return []
     return [f"What would fit, under spec.{name}, the mildest first:", *(f"  {each.text}" for each in changes)]
