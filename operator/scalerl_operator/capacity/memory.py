@@ -134,7 +134,7 @@ def _buckets(shape: ModelShape, run: RLRun) -> Part:
 
 
 def _kept(shape: ModelShape, run: RLRun) -> Part:
-    """What the forward pass keeps: inputs of layers, or all that the backward needs."""
+    """Tensors that the forward pass keeps: inputs of layers, or all that the backward needs."""
     trainer, item = run.spec.trainer, item_bytes(run)
     tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
     if trainer.activations == "keep":

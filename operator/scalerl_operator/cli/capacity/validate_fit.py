@@ -23,11 +23,11 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class FitReport:
-    """What was found of one run."""
+    """Findings about one run."""
 
     faults: Sequence[Fault] = ()
     lines: Sequence[str] = ()
-    """What was checked, or not, in sentences."""
+    """Sentences about each thing that was checked, or not."""
 
 
 def make_check(options: ValidateOptions) -> Callable[[RLRun], FitReport]:
