@@ -245,6 +245,9 @@ class Deadlines(ApiModel):
     """On a cluster: from the creation of an attempt's trainer pods until all of them run. Then all pods are deleted,
     which frees their devices for other runs, and created again after the backoff; this costs no restart. Unset: no
     limit, for clusters where runs queue for devices."""
+    gang_seconds: int = Field(default=300, ge=1, le=31_536_000)
+    """On a cluster, with `trainer.minReplicas`: from the creation of a restarted attempt's trainer pods until it is
+    given up for one with as many as have room. Only pods that cannot be scheduled count as having none."""
     start_seconds: int = Field(default=1800, ge=1, le=604_800)
     """From the start of the processes until the engines respond."""
     active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)

@@ -85,7 +85,7 @@ class Fleet:
         self._folder: str | None = None
 
     async def start(self) -> None:
-        """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
+        """Start Ray and the trainer's processes; then generators may be started, one by one, by `start_generator`."""
         import ray
 
         await self._join()
@@ -97,6 +97,10 @@ class Fleet:
         )
         ranks = self.options.ranks
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        await self._trainer(self._trainers[0].address.remote())  # once it answers, it has its place
+
+    async def start_trainer(self) -> None:
+        """Have the trainer's ranks load the model and connect to each other."""
         address, port = await self._trainer(self._trainers[0].address.remote())
         await self._on_ranks("start", address, port)
 
