@@ -1,6 +1,6 @@
 """RLRun, the custom resource: the spec that a user writes. The CRD is generated from these classes. PURE."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -40,6 +40,9 @@ class ScratchModel(ApiModel):
     """Input and output embeddings are one matrix."""
 
 
+LayerName = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class LoraSpec(ApiModel):
     """Low-rank adapters (LoRA): they are trained, stored and sent to generators; the model stays as it is."""
 
@@ -49,12 +52,12 @@ class LoraSpec(ApiModel):
     """An adapter's output is scaled by alpha / rank; with `useRslora` by alpha / sqrt(rank)."""
     use_rslora: bool = False
     """Scale by the square root of the rank (arXiv:2312.03732), for ranks of 64 and more."""
-    target_modules: list[str] | None = Field(default=None, min_length=1, max_length=50)
+    target_modules: list[LayerName] | None = Field(default=None, min_length=1, max_length=20)
     """Last names of the linear layers that get an adapter: `[q_proj, v_proj]`. Unset: all linear layers of the decoder
     blocks, without routers and experts. docs/lora.md lists what a model has."""
     dropout: float = Field(default=0.0, ge=0.0, le=1.0)
     """Always 0: generators have no dropout, so their log-probabilities would be another policy's."""
-    modules_to_save: list[str] = Field(default=[], max_length=50)
+    modules_to_save: list[LayerName] = Field(default=[], max_length=20)
     """Always empty: only adapters are trained and sent."""
 
 
