@@ -27,6 +27,7 @@ from scalerl_operator.decide.lifecycle import (
 )
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
+from scalerl_operator.reconcile.excluded_nodes import is_refused, update_excluded
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.observed_pod import ObservedPod, last_checkpoint, last_evals
 from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
@@ -247,6 +248,8 @@ def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunSta
     written = inputs.snapshot.run.status or RLRunStatus()
     old = written.model_copy(update={"observed_generation": inputs.snapshot.run.generation})
     observed, run = _advance(inputs.observed, history, action), inputs.run.model_copy(update={"status": old})
+    excluded = update_excluded(old.excluded_nodes, inputs.pods, inputs.snapshot.run.annotations, inputs.now)
+    run = run.model_copy(update={"status": old.model_copy(update={"excluded_nodes": excluded})})
     status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     poll = inputs.snapshot.poll
@@ -313,7 +316,9 @@ def _with_changes(plan: PodPlan, inputs: _Inputs, history: History) -> PodPlan:
         *_plan_generators(wanted, last.number if last is not None else 1, stored, now),
         *_plan_overdue(stored, now),
     ]
-    waits = [_generator_due(each) for each in stored if each.pod_role.role == "generator" and each.over]
+    waits = [
+        _generator_due(each) for each in stored if each.pod_role.role == "generator" and (each.over or is_refused(each))
+    ]
     waits += [each.deleting + timedelta(seconds=OVERDUE_SECONDS) for each in stored if each.deleting is not None]
     until = min((each for each in [plan.until, *waits] if each is not None and each > now), default=None)
     return replace(plan, changes=tuple(changes), until=until)
@@ -357,7 +362,7 @@ def _plan_generators(wanted: int, attempt: int, stored: Sequence[ObservedPod], n
     """Yield changes that keep the lowest `wanted` indices; a generator that ended is replaced alone."""
     there = {each.pod_role.index: each for each in stored if each.pod_role.role == "generator"}
     for index, pod in sorted(there.items()):
-        dead = pod.over and now >= _generator_due(pod)
+        dead = (pod.over or is_refused(pod)) and now >= _generator_due(pod)
         if pod.deleting is None and (index >= wanted or dead):
             yield Delete(pod.name, pod.uid)
     for index in range(wanted):

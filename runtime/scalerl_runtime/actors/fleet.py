@@ -18,6 +18,7 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
+from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
 from scalerl_runtime.types import (
     ClusterUnavailable,
     EngineOutput,
@@ -81,8 +82,11 @@ class Fleet:
         self._is_read = True  # no engine reads the staged copy
         self._folder: str | None = None
 
-    async def start(self) -> None:
-        """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
+    async def open(self, seconds: float) -> None:
+        """Start Ray and the trainer ranks' processes, none of which loads a model yet.
+
+        Raises PreflightFailed with the ranks that no node has started within `seconds`.
+        """
         import ray
 
         await self._join()
@@ -94,6 +98,22 @@ class Fleet:
         )
         ranks = self.options.ranks
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        calls = [asyncio.ensure_future(self._trainer(each.address.remote())) for each in self._trainers]
+        _, waiting = await asyncio.wait(calls, timeout=seconds)
+        for call in waiting:
+            call.cancel()
+        if waiting:
+            late = ", ".join(str(rank) for rank, call in enumerate(calls) if call in waiting)
+            raise PreflightFailed(f"trainer ranks that no node has started within {seconds:g} s: {late}")
+        await asyncio.gather(*calls)
+
+    async def measure_ranks(self, seconds: float) -> list[RankReading]:
+        """Measure every rank's device and network; the ranks wait `seconds` for each other. Raises PreflightFailed."""
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        return await self._on_ranks("measure", address, port, seconds)
+
+    async def start(self) -> None:
+        """Load the model on the trainer ranks; generators are started one by one, by `start_generator`."""
         address, port = await self._trainer(self._trainers[0].address.remote())
         await self._on_ranks("start", address, port)
 
@@ -327,7 +347,7 @@ class Fleet:
         except RayActorError as error:
             raise TrainerLost(f"a trainer rank is lost: {first_line(error, MESSAGE_CHARACTERS)}") from error
         except RayTaskError as error:
-            if isinstance(error.cause, InvalidRun | ModelUnavailable):
+            if isinstance(error.cause, InvalidRun | ModelUnavailable | PreflightFailed):
                 raise error.cause from error
             raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
 

@@ -11,6 +11,7 @@ from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_CLUSTER,
     ENV_FOLDER,
+    ENV_NODE,
     ENV_PORT,
     ENV_SPEC,
     ENV_TERMINATION_FILE,
@@ -37,6 +38,8 @@ class Environment:
     """Address of Ray's head where the run is spread over pods; None: a cluster of this process."""
     accepted_data: str = ""
     """Digest of other data, tokenizer and model than the checkpoint's to resume with; ACCEPT_DATA: any."""
+    node: str = ""
+    """Name of the pod's node; empty without pods."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -50,6 +53,7 @@ class Environment:
             termination_file=Path(variables[ENV_TERMINATION_FILE]),
             cluster=variables.get(ENV_CLUSTER) or None,
             accepted_data=variables.get(ENV_ACCEPT_DATA, ""),
+            node=variables.get(ENV_NODE, ""),
         )
 
 

@@ -30,6 +30,8 @@ from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
+from scalerl_runtime.preflight.rank import Rendezvous, measure_rank
+from scalerl_runtime.preflight.readings import RankReading
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import (
     GlooSender,
@@ -88,6 +90,12 @@ class Trainer:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         return _own_address(), port
+
+    def measure(self, address: str, port: int, seconds: float) -> RankReading:
+        """Measure this rank's device and network, before `start`. Raises PreflightFailed."""
+        torch.set_num_threads(self.options.cpu_threads)
+        rendezvous = Rendezvous(address, port, self.rank, self.world_size, seconds)
+        return measure_rank(rendezvous, self.options.device)
 
     def start(self, address: str, port: int) -> None:
         """Join the gang, load the model and build the engine."""

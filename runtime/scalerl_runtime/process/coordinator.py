@@ -9,6 +9,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
+from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.demonstrations import DemonstrationSource
@@ -23,6 +24,7 @@ from scalerl_runtime.loop.run_state import (
     resume_state,
     snapshot,
 )
+from scalerl_runtime.preflight.pod import check_pod
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -33,6 +35,7 @@ from scalerl_runtime.process.assembly import (
     open_storage,
     start_generators,
 )
+from scalerl_runtime.process.gang_preflight import check_gang
 from scalerl_runtime.process.http import HttpServer
 from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
@@ -73,6 +76,7 @@ class Coordinator:
         await self.server.start(host, environment.port, environment.folder / ADDRESS_FILE)
         try:
             check_packages(self.inputs.run.spec.trackers)
+            await self._check_pod()
             path = self.inputs.run.spec.checkpoint.path
             if path is not None:
                 await asyncio.to_thread(check_writable, Path(path), "spec.checkpoint.path")
@@ -142,6 +146,8 @@ class Coordinator:
         kept = await self._check_inputs(parts, newest)
         demonstrations = await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
         self.reporter.on_phase("starting", "trainer and generators")
+        await fleet.open(start)
+        self.reporter.on_preflight(await check_gang(self.inputs.run, fleet))
         await within(start, "starting the trainer", fleet.start())
         self.handle_signals()
         start_generators(parts)  # beside the warm start
@@ -167,6 +173,12 @@ class Coordinator:
     def _start_trackers(self) -> Trackers:
         run, folder = self.inputs.run, self.inputs.environment.folder
         return Trackers.build(run.spec.trackers, run.name, folder, build_config(run, self.inputs.recipe))
+
+    async def _check_pod(self) -> None:
+        environment, recipe = self.inputs.environment, self.inputs.recipe
+        role = "trainer" if environment.cluster is not None else None
+        store = object_store_bytes(recipe)
+        await check_pod(self.inputs.run, node=environment.node, role=role, shared_memory_bytes=store)
 
     async def _find_checkpoint(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint and its state; None if there is none."""
