@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scalerl_runtime.actors.activations import arrange_activations
-from scalerl_runtime.actors.packed_row import plan_row
+from scalerl_runtime.actors.packed_row import PackedRow, plan_row
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, attend_row, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob, plan_chunk
@@ -89,8 +89,8 @@ def measure_attention(sizes: Sizes) -> Numbers:
             for _ in range(3)
         )
 
-        def step(row: object = row, parts: tuple[Tensor, ...] = (query, key, value)) -> None:
-            attend_row(*parts, row).sum().backward()  # type: ignore[arg-type] # a PackedRow
+        def step(row: PackedRow = row, parts: tuple[Tensor, ...] = (query, key, value)) -> None:
+            torch.autograd.backward([attend_row(*parts, row).sum()])
 
         work = (
             3.5 * 2.0 * sizes.tokens * (sizes.tokens // count) * sizes.heads * 128
@@ -108,7 +108,7 @@ def measure_head(sizes: Sizes) -> Numbers:
 
     def step() -> None:
         logp, _ = linear_logprob(hidden, weight, target, precision="fp32", chunk=chunk)
-        logp.sum().backward()
+        torch.autograd.backward([logp.sum()])
 
     seconds, peak = time_call(step, sizes), peak_bytes(step, sizes)
     return {"head with backward, fp32 (ms)": 1e3 * seconds, "head, memory beside its inputs (GiB)": peak / 2**30}
@@ -155,10 +155,10 @@ def measure_optimizer(sizes: Sizes) -> Numbers:
 def measure_training(sizes: Sizes) -> Numbers:
     """Return speed and memory of forward and backward over a packed row, by `trainer.activations`."""
     found: Numbers = {}
-    predicted = {each: measure_kept(SHAPES[sizes.shape], each) for each in ("keep", "checkpoint")}  # type: ignore[arg-type] # Activations
+    predicted = {each: measure_kept(SHAPES[sizes.shape], each) for each in ("keep", "checkpoint")}
     for activations in ("keep", "checkpoint"):
         policy = make_policy(sizes)
-        arrange_activations(policy.model, activations)  # type: ignore[arg-type] # Activations
+        arrange_activations(policy.model, activations)
         step = partial(train_once, policy, make_row(sizes))
         seconds = time_call(step, sizes)
         peak = peak_bytes(step, sizes)
@@ -203,7 +203,7 @@ def make_row(sizes: Sizes) -> tuple[Tensor, ...]:
 def train_once(policy: Policy, row: tuple[Tensor, ...]) -> None:
     """Run one forward and backward."""
     logp, _ = policy(*row)
-    logp.mean().backward()
+    torch.autograd.backward([logp.mean()])
 
 
 PARTS: Mapping[str, Callable[[Sizes], Numbers]] = {

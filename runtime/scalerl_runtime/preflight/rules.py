@@ -188,6 +188,6 @@ def parse_network(log: str) -> str:
 def asks_rdma(template: PodTemplate) -> bool:
     """Whether the template's container of our processes has a device of a fast network: `rdma/hca`, `.../efa`."""
     containers: Any = template.spec.get("containers") or []
-    found = next((each for each in containers if each["name"] == CONTAINER), {})
+    found: Mapping[str, Any] = next((each for each in containers if each["name"] == CONTAINER), {})
     limits: Mapping[str, object] = (found.get("resources") or {}).get("limits") or {}
     return any(word in name.lower() for name in limits for word in _RDMA_WORDS)
