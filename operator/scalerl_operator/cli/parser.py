@@ -8,6 +8,7 @@ from typing import cast
 
 import click
 
+from scalerl_operator.cli.capacity.plan_parameters import build_plan_command
 from scalerl_operator.cli.command_parts import (
     SEVERAL,
     Parameters,
@@ -25,7 +26,6 @@ from scalerl_operator.cli.options import (
     FitOptions,
     LogsOptions,
     Options,
-    PlanOptions,
     PreflightOptions,
     ReportOptions,
     RolloutsOptions,
@@ -33,7 +33,14 @@ from scalerl_operator.cli.options import (
     StatusOptions,
     ValidateOptions,
 )
-from scalerl_operator.cli.value_types import AT_LEAST_ONE, COUNT, FILE, parse_positive, parse_share, parse_url
+from scalerl_operator.cli.value_types import (
+    AT_LEAST_ONE,
+    COUNT,
+    FILE,
+    parse_positive,
+    parse_share,
+    parse_url,
+)
 from scalerl_operator.controller.options import OperatorOptions
 
 PROGRAM = "scalerl"
@@ -109,7 +116,7 @@ def build_program() -> click.Group:
         _fit(),
         _operator(),
         _compare(),
-        _plan(),
+        build_plan_command(_columns(required=False)),
     ]
     return _CliGroup(
         name=PROGRAM,
@@ -271,11 +278,11 @@ def _export() -> click.Command:
     return build_command(text, parameters, ExportCommandOptions, examples, name="export")
 
 
-def _columns() -> Parameters:
+def _columns(*, required: bool = True) -> Parameters:
     completions = "prompts times samples behind each pass rate; its standard error is then binomial"
     return [
-        click.Option(["--x"], required=True, metavar="COLUMN", help="compute, in any unit, at least 0"),
-        click.Option(["--y"], required=True, metavar="COLUMN", help="pass rate, in [0, 1]"),
+        click.Option(["--x"], required=required, metavar="COLUMN", help="compute, in any unit, at least 0"),
+        click.Option(["--y"], required=required, metavar="COLUMN", help="pass rate, in [0, 1]"),
         text_option("--stderr", metavar="COLUMN", text="standard error of the pass rate over repeats"),
         click.Option(["--completions"], type=AT_LEAST_ONE, metavar="N", help=completions),
     ]
@@ -360,27 +367,6 @@ With the full recipe first and a run without each of its parts after it, this is
         path_option("--json", metavar="JSON", text="write the comparison into this file"),
     ]
     return build_command(text, parameters, CompareOptions, examples, name="compare")
-
-
-def _plan() -> click.Command:
-    examples = """\
-  scalerl plan pilot.csv --x gpu_hours --y pass_rate --budget 16000
-  scalerl plan base.csv arm*.csv --x gpu_hours --y pass_rate --split 30000 --json plan.json
-"""
-    text = "plan from pilots: when a ceiling will be known, where to stop, how to split a budget"
-    width = "width of the ceiling's 90 % interval at which it counts as known (default: 0.1, as for Identified)"
-    loss = "pass rate that an earlier stop may lose against the end of the budget (default: 0.01)"
-    split = "compute that all runs together may still spend, split for the largest sum of their pass rates"
-    parameters: Parameters = [
-        _curves("the points of one run so far in each file"),
-        *_columns(),
-        click.Option(["--width"], type=parse_share, metavar="Y", default=0.1, help=width),
-        click.Option(["--budget"], type=parse_positive, metavar="X", help="compute at which each run would end"),
-        click.Option(["--loss"], type=parse_share, metavar="Y", default=0.01, help=loss),
-        click.Option(["--split"], type=parse_positive, metavar="X", help=split),
-        path_option("--json", metavar="JSON", text="write the plan into this file"),
-    ]
-    return build_command(text, parameters, PlanOptions, examples, name="plan")
 
 
 def _curves(text: str) -> click.Argument:

@@ -1,10 +1,11 @@
-"""Runs inside vLLM's worker process: receives weights. I/O.
+"""Runs where vLLM's worker does, in a process of its own or the actor's: receives weights. I/O.
 
 vLLM imports this module as `worker_extension_cls` before the model loads. All of it depends on vLLM 0.32's
 internals; tests/local/test_generator.py fails when a new version changes them.
 """
 
 import ctypes
+import multiprocessing
 import signal
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -149,9 +150,10 @@ class WorkerExtension:
 
 def _die_with_parent() -> None:
     """Have the kernel end this process with its engine core: inside a collective it would notice nothing, outlive the
-    core, and hold the device memory that the replacement engine needs.
+    core, and hold the device memory that the replacement engine needs. In the actor's own process there is no need.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if multiprocessing.parent_process() is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _receive(
