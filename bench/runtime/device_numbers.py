@@ -90,7 +90,7 @@ def measure_attention(sizes: Sizes) -> Numbers:
         )
 
         def step(row: PackedRow = row, parts: tuple[Tensor, ...] = (query, key, value)) -> None:
-            torch.autograd.backward([attend_row(*parts, row).sum()])
+            torch.autograd.backward([attend_row(parts[0], parts[1], parts[2], row).sum()])
 
         work = (
             3.5 * 2.0 * sizes.tokens * (sizes.tokens // count) * sizes.heads * 128
