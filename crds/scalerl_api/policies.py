@@ -292,5 +292,5 @@ class Deadlines(ApiModel):
     @property
     def step_seconds(self) -> int:
         """Longest time between steps that these deadlines allow: evaluation, checkpoint, weights, batch, step."""
-        saving = 2 * self.checkpoint_seconds  # written, then sealed
+        saving = 3 * self.checkpoint_seconds  # the one before is written, then sealed; then the copy
         return self.eval_seconds + saving + self.sync_seconds + self.batch_seconds + self.train_seconds

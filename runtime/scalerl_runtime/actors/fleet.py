@@ -19,6 +19,9 @@ from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
 from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
+from scalerl_runtime.storage.checkpoint import CheckpointError
+from scalerl_runtime.storage.shards import ShardsError
+from scalerl_runtime.storage.trainer_state import RankPart
 from scalerl_runtime.types import (
     ClusterUnavailable,
     EngineOutput,
@@ -92,8 +95,8 @@ class Fleet:
         await self._join()
         own = 1.0 if self.options.trainer.device == "cuda" else 0.0
         gpus = COLOCATED_GPUS if self.options.colocated else own
-        # Three threads: training, sending a copy of the weights meanwhile, and short calls.
-        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
+        # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
+        actor = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer).options(
             num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
         )
         ranks = self.options.ranks
@@ -309,12 +312,21 @@ class Fleet:
                 raise SyncFailed(members, result)
         return results
 
-    async def save(self, folder: Path) -> None:
-        """Every rank writes its share under `folder`."""
-        await self._on_ranks("save", folder)
+    async def copy_state(self) -> float:
+        """Copy every rank's share of a checkpoint to host memory; return the seconds of the slowest rank."""
+        return float(max(await self._on_ranks("copy_state")))
+
+    async def write_copy(self, folder: Path) -> list[RankPart]:
+        """Every rank writes its copy under `folder`, beside training; return what was written."""
+        calls = [trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers]
+        return await gather_ranks([self._trainer(call) for call in calls])
+
+    async def find_damage(self, folder: Path) -> str | None:
+        """Compare the checkpoint with its manifest, each rank a share of it; return what differs."""
+        return next((each for each in await self._on_ranks("find_damage", folder) if each is not None), None)
 
     async def load(self, folder: Path, version: int) -> None:
-        """Every rank loads its share of `version`."""
+        """Every rank loads its share of `version`; see `find_damage`. Raises CheckpointError, InvalidRun."""
         await self._on_ranks("load", folder, version)
 
     async def stop(self) -> None:
@@ -347,7 +359,7 @@ class Fleet:
         except RayActorError as error:
             raise TrainerLost(f"a trainer rank is lost: {first_line(error, MESSAGE_CHARACTERS)}") from error
         except RayTaskError as error:
-            if isinstance(error.cause, InvalidRun | ModelUnavailable | PreflightFailed):
+            if isinstance(error.cause, InvalidRun | ModelUnavailable | PreflightFailed | CheckpointError | ShardsError):
                 raise error.cause from error
             raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
 

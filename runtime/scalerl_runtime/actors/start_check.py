@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
-from scalerl_runtime.actors.weight_copies import full_shape
 from scalerl_runtime.algorithm.head import Precision
 from scalerl_runtime.models.head_transform import measure_transform
 from scalerl_runtime.models.parts import find_body
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 Running = Callable[[Any], AbstractContextManager[Any]]
 

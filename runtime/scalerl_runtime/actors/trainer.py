@@ -21,7 +21,7 @@ from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
-from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
+from scalerl_runtime.actors.weight_copies import WeightCopies
 from scalerl_runtime.algorithm.loss import LossStats, objective, supervised_objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
@@ -32,15 +32,13 @@ from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
 from scalerl_runtime.preflight.rank import Rendezvous, measure_rank
 from scalerl_runtime.preflight.readings import RankReading
+from scalerl_runtime.storage.checkpoint import find_damaged_part
+from scalerl_runtime.storage.deepspeed_layout import is_old_layout, load_old
+from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerState, load_state
 from scalerl_runtime.types import Floats
-from scalerl_runtime.weights.buckets import (
-    GlooSender,
-    StagedWeights,
-    Transport,
-    WeightSender,
-    bucket_checksums,
-)
+from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender, bucket_checksums
 from scalerl_runtime.weights.shared_memory import SharedMemory
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
@@ -83,6 +81,7 @@ class Trainer:
         self._sender: WeightSender | None = None
         self._staged: list[Tensor] = []
         self._shared: SharedMemory | None = None  # of the staged copy, where it is sent from host memory
+        self._host_copy = HostCopy()  # of the next checkpoint
 
     def address(self) -> tuple[str, int]:
         """Return this host and a free port on it; rank 0's are the rendezvous."""
@@ -309,19 +308,35 @@ class Trainer:
         self._sender.send(self._buckets, self._staged)
         return time.monotonic() - began
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of model, optimizer and generators of randomness under `folder`."""
-        self._engine.save_checkpoint(str(folder), tag="deepspeed", client_state={"torch_rng": torch.get_rng_state()})
+    def copy_state(self) -> float:
+        """Copy this rank's share of a checkpoint to host memory; return the seconds. Training may go on then."""
+        began = time.monotonic()
+        self._host_copy.take(self._state(), self._gathered, version=self._version, zero_stage=self.options.zero_stage)
+        return time.monotonic() - began
+
+    def write_copy(self, folder: Path) -> RankPart:
+        """Write what `copy_state` copied under `folder`; runs in parallel with training."""
         if self.rank == 0:
             save_config(self._engine.module.model, folder, self.options.dtype)
+        return self._host_copy.write(folder)
+
+    def find_damage(self, folder: Path) -> str | None:
+        """Compare this rank's share of the files with the manifest; return what differs."""
+        return find_damaged_part(folder, self.rank, self.world_size)
 
     def load(self, folder: Path, version: int) -> None:
-        """Load what `save` wrote at `version`; the number of ranks must be the same."""
-        path, client = self._engine.load_checkpoint(str(folder), tag="deepspeed")
-        if path is None:
-            raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
-        torch.set_rng_state(client["torch_rng"])
+        """Load the checkpoint of `version`, which any number of ranks of any stage wrote.
+
+        Raises InvalidRun on one of an older layout that other ranks wrote, ShardsError on one of another model.
+        """
+        if is_old_layout(folder):
+            load_old(folder, self._engine, ranks=self.world_size, is_sharded=self.options.zero_stage == 3)
+        else:
+            load_state(folder, self._state())
         self._version = version
+
+    def _state(self) -> TrainerState:
+        return TrainerState(self._optimizer, self._copies.tensors(), self.rank, self.world_size)
 
 
 def _own_address() -> str:

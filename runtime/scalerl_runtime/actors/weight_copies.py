@@ -1,8 +1,7 @@
 """Copies of a trained model for the engines, in buckets, under the names of its folder. PURE."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from scalerl_runtime.models.weight_names import (
     plan_groups,
 )
 from scalerl_runtime.weights.buckets import BUCKET_BYTES, WeightBucket, plan_buckets, view
-
-Gathering = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]  # within it parameters have their values
+from scalerl_runtime.weights.zero_partitions import Gathering, full_shape
 
 
 class WeightCopies:
@@ -38,7 +36,7 @@ class WeightCopies:
         """Lay the tensors out in buckets of `limit` bytes, once dtypes and shares are final; return the layout."""
         shapes = [
             TensorShape(name, str(tensor.dtype).removeprefix("torch."), full_shape(tensor))
-            for name, tensor in self._tensors().items()
+            for name, tensor in self.tensors().items()
         ]
         batches = []
         for groups in batch_groups(plan_groups(self._model, shapes), limit=limit):
@@ -69,8 +67,11 @@ class WeightCopies:
                 for place, tensor in zip(places, self._convert(groups, values), strict=True):
                     place.copy_(tensor)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Buffers are looked up: moving a model to a device replaces them."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and persistent buffers by their name in the model, a tied one once.
+
+        Buffers are looked up: moving a model to a device replaces them.
+        """
         return {**self._parameters, **{name: self._model.get_buffer(name) for name in self._buffers}}
 
     def _convert(self, groups: Sequence[WeightGroup], values: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -80,12 +81,7 @@ class WeightCopies:
     @contextmanager
     def _gathered(self, groups: Sequence[WeightGroup], gathering: Gathering) -> Iterator[dict[str, Tensor]]:
         """The groups' tensors, with their full values."""
-        held = self._tensors()
+        held = self.tensors()
         tensors = {name: held[name] for group in groups for name in group.sources}
         with gathering([t for t in tensors.values() if isinstance(t, nn.Parameter)]):
             yield {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def full_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the tensor's full shape; under ZeRO-3 DeepSpeed keeps it, and a parameter is an empty placeholder."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))

@@ -60,5 +60,5 @@ def test_examples_on_the_pages_are_valid(block: str, edit: Callable[[dict[str, A
 
 
 def test_the_page_on_policies_states_the_default_bound_of_a_step() -> None:
-    assert Deadlines().step_seconds == 18_600  # 5 h 10 min
+    assert Deadlines().step_seconds == 20_400  # 5 h 40 min
     assert "5 h 10 min" in (EXAMPLES.parent / "docs/policies.md").read_text()

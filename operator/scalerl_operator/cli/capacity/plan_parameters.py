@@ -9,7 +9,7 @@ from scalerl_operator.cli.value_types import FILE, parse_positive, parse_share, 
 
 def _assumptions() -> Parameters:
     mean = "mean tokens of a completion (default: 40 % of the longest)"
-    mfu = "MFU of the trainer (default: the device's, in docs/plan.md)"
+    mfu = "MFU of the trainer (default: the device's, in docs/plan-time.md)"
     return [
         click.Option(["--mean-tokens"], type=parse_positive, metavar="N", help=mean),
         path_option("--like", metavar="FOLDER", text="take the lengths from this run's folder"),

@@ -42,10 +42,7 @@ class PlannedRun:
 def build_time_section(planned: PlannedRun, options: PlanOptions) -> PlanSection:
     """Return the section. Raises UsageError, InvalidRun."""
     measured = find_lengths(planned.run, options)
-    trainer, generator = planned.run.spec.trainer, planned.run.spec.generator
-    if bool(trainer.gpus_per_replica) != bool(generator.gpus_per_replica):
-        return PlanSection(SECTION, "time: unknown, as one side has GPUs and the other has none", {})
-    if trainer.gpus_per_replica == 0:
+    if planned.run.spec.trainer.gpus_per_replica == 0:
         return _cpu_section(planned, measured, options)
     if options.calibrate:
         raise UsageError("--calibrate measures this machine's cores; this run has GPUs (gpusPerReplica)")
