@@ -18,6 +18,7 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
+from scalerl_runtime.preflight.joining import all_started
 from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
 from scalerl_runtime.storage.checkpoint import CheckpointError
 from scalerl_runtime.storage.shards import ShardsError
@@ -101,14 +102,7 @@ class Fleet:
         )
         ranks = self.options.ranks
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
-        calls = [asyncio.ensure_future(self._trainer(each.address.remote())) for each in self._trainers]
-        _, waiting = await asyncio.wait(calls, timeout=seconds)
-        for call in waiting:
-            call.cancel()
-        if waiting:
-            late = ", ".join(str(rank) for rank, call in enumerate(calls) if call in waiting)
-            raise PreflightFailed(f"trainer ranks that no node has started within {seconds:g} s: {late}")
-        await asyncio.gather(*calls)
+        await all_started([self._trainer(each.address.remote()) for each in self._trainers], seconds)
 
     async def measure_ranks(self, seconds: float) -> list[RankReading]:
         """Measure every rank's device and network; the ranks wait `seconds` for each other. Raises PreflightFailed."""

@@ -93,8 +93,7 @@ class Trainer:
     def measure(self, address: str, port: int, seconds: float) -> RankReading:
         """Measure this rank's device and network, before `start`. Raises PreflightFailed."""
         torch.set_num_threads(self.options.cpu_threads)
-        rendezvous = Rendezvous(address, port, self.rank, self.world_size, seconds)
-        return measure_rank(rendezvous, self.options.device)
+        return measure_rank(Rendezvous(address, port, self.rank, self.world_size, seconds), self.options.device)
 
     def start(self, address: str, port: int) -> None:
         """Join the gang, load the model and build the engine."""
@@ -117,10 +116,7 @@ class Trainer:
         config = _deepspeed_config(options, self.world_size)
         policy = self._load_policy(config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy,
-            optimizer=_build_optimizer(policy, options),
-            config=config,
-            dist_init_required=False,
+            model=policy, optimizer=_build_optimizer(policy, options), config=config, dist_init_required=False
         )
         self._buckets = self._copies.plan()
 
