@@ -87,20 +87,16 @@ class Fleet:
         self._folder: str | None = None
 
     async def open(self, seconds: float) -> None:
-        """Start Ray and the trainer ranks' processes, none of which loads a model yet.
-
-        Raises PreflightFailed with the ranks that no node has started within `seconds`.
-        """
+        """Start Ray and the trainer ranks' processes. Raises PreflightFailed with those that are late."""
         import ray
 
         await self._join()
         own = 1.0 if self.options.trainer.device == "cuda" else 0.0
         gpus = COLOCATED_GPUS if self.options.colocated else own
         # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
-        actor = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
-        )
-        ranks = self.options.ranks
+        ranks, place = self.options.ranks, self._role_resource("trainer")
+        trainer = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer)
+        actor = trainer.options(num_cpus=1, num_gpus=gpus, max_restarts=0, resources=place)
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
         await all_started([self._trainer(each.address.remote()) for each in self._trainers], seconds)
 

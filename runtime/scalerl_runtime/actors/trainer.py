@@ -30,8 +30,7 @@ from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
-from scalerl_runtime.preflight.rank import Rendezvous, measure_rank
-from scalerl_runtime.preflight.readings import RankReading
+from scalerl_runtime.preflight.rank import RankReading, Rendezvous, measure_rank
 from scalerl_runtime.storage.checkpoint import find_damaged_part
 from scalerl_runtime.storage.deepspeed_layout import is_old_layout, load_old
 from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerState, load_state

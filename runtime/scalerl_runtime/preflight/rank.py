@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from scalerl_api.wire import ENV_NODE
-from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
+from scalerl_runtime.preflight.readings import PreflightFailed
+from scalerl_runtime.preflight.readings import RankReading as RankReading
 from scalerl_runtime.preflight.rules import parse_network
 
 REPEATS = 5  # the best counts: another process of the machine only slows one down
