@@ -133,16 +133,20 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
             valid.append((path, parse_run(load_document(path))))
         except InvalidRun as error:
             code = _report_faults(path, error.faults, options.files)
+    from scalerl_operator.cli.capacity.validate_fit import make_check
+
+    check_fit = make_check(options)
     scope = CheckScope(not options.no_self_test, options.run_user_code, options.ask_judges)
     for (path, run), verdict in zip(valid, deps.fetch_verdicts([path for path, _ in valid], scope), strict=True):
-        if verdict.faults:
-            faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
-            code = _report_faults(path, faults, options.files)
+        faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
+        fit = check_fit(run)
+        if faults or fit.faults:
+            code = _report_faults(path, [*faults, *fit.faults], options.files)
             continue
         write_out(f"{path}: RLRun {run.name} is valid\n")
         if verdict.unchecked:
             write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
-        for line in (*map(describe_source_data, verdict.sources), *verdict.untested):
+        for line in (*fit.lines, *map(describe_source_data, verdict.sources), *verdict.untested):
             write_out(f"{path}: {line}\n")
     return code
 

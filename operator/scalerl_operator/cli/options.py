@@ -27,6 +27,13 @@ class ValidateOptions:
     """Do not read the data and try the verifiers."""
     run_user_code: bool
     ask_judges: bool
+    device: str | None = None
+    """Check memory on this kind of GPU."""
+    devices: Path | None = None
+    model_config: Path | None = None
+    cluster: bool = False
+    """Check that the pods can be placed on the nodes of a cluster, and memory on their GPUs."""
+    context: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

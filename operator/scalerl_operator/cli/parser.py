@@ -150,6 +150,8 @@ def _validate() -> click.Command:
     examples = """\
   scalerl validate run.yaml
   scalerl validate examples/*.yaml --no-self-test    the specs and the models alone
+  scalerl validate run.yaml --device H100            also whether it fits the memory of these GPUs
+  scalerl validate run.yaml --cluster                also whether the cluster's nodes can hold its pods
 
 Where model and data are on this machine, the verifiers are tried on the rows that the run's start tries. Nothing is
 fetched.
@@ -160,6 +162,11 @@ fetched.
         flag("--no-self-test", text="do not read the data and try the verifiers on it"),
         flag("--run-user-code", text="try functions (python:) and environments (env:) of your own too"),
         flag("--ask-judges", text="ask judges behind an URL (http:) one question each"),
+        text_option("--device", text="refuse a run that does not fit this GPU, a name of the table in docs/plan.md"),
+        flag("--cluster", text="refuse a run that the nodes of the cluster cannot hold, or whose memory does not fit"),
+        text_option("--context", text="with --cluster: context of the kubeconfig (default: the current one)"),
+        path_option("--devices", metavar="YAML", text="your own table of devices: see docs/plan.md"),
+        path_option("--model-config", metavar="JSON", text="config.json of the runs' model, where it is not known"),
     ]
     text = "check RLRuns and print every fault, without starting a run"
     return build_command(text, parameters, ValidateOptions, examples, name="validate")

@@ -86,8 +86,8 @@ class Fleet:
         self._is_read = True  # no engine reads the staged copy
         self._folder: str | None = None
 
-    async def open(self, seconds: float) -> None:
-        """Start Ray and the trainer ranks' processes. Raises PreflightFailed with those that are late."""
+    async def start(self, seconds: float) -> None:
+        """Start Ray and the ranks' processes; then generators may start. Raises PreflightFailed with late ranks."""
         import ray
 
         await self._join()
@@ -105,8 +105,8 @@ class Fleet:
         address, port = await self._trainer(self._trainers[0].address.remote())
         return await self._on_ranks("measure", address, port, seconds)
 
-    async def start(self) -> None:
-        """Load the model on the trainer ranks; generators are started one by one, by `start_generator`."""
+    async def start_trainer(self) -> None:
+        """Have the trainer's ranks load the model and connect to each other."""
         address, port = await self._trainer(self._trainers[0].address.remote())
         await self._on_ranks("start", address, port)
 

@@ -150,12 +150,11 @@ class Coordinator:
         self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         kept, demonstrations = await self._prepare(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
-        await fleet.open(start)
+        await fleet.start(start)
         self.reporter.on_preflight(await check_gang(self.inputs.run, fleet))
-        await within(start, "starting the trainer", fleet.start())
         self.handle_signals()
-        start_generators(parts)  # beside the warm start
         self.live.pool = parts.pool
+        await self._start_roles(parts)
         while newest is not None and await self._is_damaged(parts, newest[0]):
             newest = await self._find_checkpoint(before=newest[1].step)
             self.reporter.on_resume(newest)
@@ -177,6 +176,16 @@ class Coordinator:
         if self.stopping.is_set():
             return "Stopped"
         return "AllPromptsSolved" if pipeline.is_solved else "Finished"
+
+    async def _start_roles(self, parts: Parts) -> None:
+        """Start the trainer, and the generators beside it and beside the warm start."""
+        starting = within(self._deadlines.start_seconds, "starting the trainer", parts.fleet.start_trainer())
+        if parts.fleet.options.colocated:  # vLLM measures the memory of its device, on which the trainer is then whole
+            await starting
+            start_generators(parts)
+        else:
+            start_generators(parts)
+            await starting
 
     def _start_trackers(self) -> Trackers:
         run, folder = self.inputs.run, self.inputs.environment.folder
