@@ -34,7 +34,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured; `repeats` calls are timed after one that is not."""
+    """The sizes of the measurements; `repeats` calls are timed after one that is not."""
 
     device: str
     rows: int  # of square matrices

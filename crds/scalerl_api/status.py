@@ -167,7 +167,7 @@ class SourceStatus(ApiModel):
 
 
 class PreflightStatus(ApiModel):
-    """What the preflight measured of an attempt's trainer ranks before the model was loaded."""
+    """Measurements of an attempt's trainer ranks before the model was loaded."""
 
     ranks: int
     """Ranks that were checked."""
@@ -197,7 +197,7 @@ class ExcludedNode(ApiModel):
     name: str
     """Name of the node."""
     reason: str
-    """What was measured, and what is allowed."""
+    """The measured and the allowed value."""
     time: datetime
     """When it was excluded."""
 

@@ -274,7 +274,7 @@ class UnfitNode(ApiModel):
 
     node: str
     reason: str
-    """What was measured, and what is allowed."""
+    """The measured and the allowed value."""
 
 
 class Termination(ApiModel):

@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# What the device's image lacks of pydantic, which the product's types are made of; versions as requirements/cpu.txt has.
+# Packages of pydantic, which the device's image lacks, which the product's types are made of; versions as requirements/cpu.txt has.
 wheels() { grep -oE '^(pydantic|pydantic-core|annotated-types|typing-inspection)==[^ ]+' requirements/cpu.txt; }
 python=python3 sizes=() limit=420 slower=1
 case ${1-} in

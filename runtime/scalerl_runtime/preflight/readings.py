@@ -1,4 +1,4 @@
-"""What the preflight reads of a pod and measures on a trainer rank, and what it finds. PURE."""
+"""The preflight's readings of a pod, measurements of a trainer rank, and findings. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class DeviceReading:
     failed_repair: bool | None = None
     """A row could not be replaced."""
     recovery: str = ""
-    """What the driver asks for after an Xid error: `reset`, `reboot`, `drain`; empty: nothing."""
+    """Recovery that the driver asks for after an Xid error: `reset`, `reboot`, `drain`; empty: nothing."""
     slowdowns: tuple[str, ...] = ()
     """Reasons in the hardware for a lower clock: heat, power brake."""
 
@@ -72,7 +72,7 @@ class RankReading:
 
 @dataclass(frozen=True)
 class PodLimits:
-    """What a pod's node must have."""
+    """Bounds for a pod's node."""
 
     shared_memory_bytes: int
     min_free_memory_share: float
@@ -84,7 +84,7 @@ class PodLimits:
 
 @dataclass(frozen=True)
 class GangLimits:
-    """What the trainer ranks must reach."""
+    """Bounds for the trainer ranks."""
 
     max_slowdown: float
     min_bandwidth: float | None
