@@ -101,6 +101,14 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
+        blamed="trainer.minReplicas",
+        cel="!has(self.trainer.minReplicas) || self.trainer.minReplicas <= self.trainer.replicas",
+        holds=lambda it: it.trainer.min_replicas is None or it.trainer.min_replicas <= it.trainer.replicas,
+        found="{it.trainer.min_replicas}",
+        allowed="at most replicas ({it.trainer.replicas})",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
         blamed="generator.maxReplicas",
         cel="self.generator.maxReplicas >= self.generator.minReplicas",
         holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,

@@ -262,6 +262,9 @@ class Deadlines(ApiModel):
     """On a cluster: from the creation of an attempt's trainer pods until all of them run. Then all pods are deleted,
     which frees their devices for other runs, and created again after the backoff; this costs no restart. Unset: no
     limit, for clusters where runs queue for devices."""
+    gang_seconds: int = Field(default=300, ge=1, le=31_536_000)
+    """On a cluster, with `trainer.minReplicas`: from the creation of a restarted attempt's trainer pods until it is
+    given up for one with as many as have room. Only pods that cannot be scheduled count as having none."""
     preflight_seconds: int = Field(default=300, ge=1, le=86_400)
     """The check of the trainer ranks' nodes, once all ranks have started."""
     start_seconds: int = Field(default=1800, ge=1, le=604_800)

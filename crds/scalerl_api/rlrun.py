@@ -119,6 +119,10 @@ class TrainerSpec(ApiModel):
 
     replicas: int = Field(default=1, ge=1, le=4096)
     """Pods (processes on CPU)."""
+    min_replicas: int | None = Field(default=None, ge=1, le=4096)
+    """On a cluster: fewest pods with which a restarted run goes on, when there is no room for all of them
+    (`deadlines.gangSeconds`); the next restart asks for all again. The batch stays the same. Fewer ranks hold more
+    each, so they need more memory. Unset: all."""
     gpus_per_replica: int = Field(default=1, ge=0, le=16)
     """GPUs of one replica; 0 trains on the CPU, one rank per replica."""
     zero_stage: Literal[1, 2, 3] = 1

@@ -11,6 +11,7 @@ StopCause = Literal[
     "StoppedByPolicy",
     "DeadlineExceeded",
     "PendingDeadline",
+    "GangIncomplete",
     "Stuck",
     "GangBroken",
     "WatchdogRestart",
@@ -260,7 +261,9 @@ class AttemptStatus(ApiModel):
     number: int
     """1 for the run's first attempt."""
     replicas: int
-    """Number of trainer pods."""
+    """Number of trainer pods; fewer than `trainer.replicas` where not all had room."""
+    room: int | None = None
+    """Number of its pods that had room, if it was given up for a smaller one."""
     created: datetime
     """When its pods were requested."""
     started: datetime | None = None

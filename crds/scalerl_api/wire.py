@@ -38,6 +38,7 @@ ANNOTATION_ACCEPT_DATA = "scalerl.io/accept-new-data"
 ANNOTATION_FIT_NODES = "scalerl.io/fit-nodes"
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
+ENV_REPLICAS = "SCALERL_TRAINER_REPLICAS"  # of an attempt with fewer trainer pods than the spec has; else not set
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
 ENV_COORDINATOR = "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set if the run has several pods

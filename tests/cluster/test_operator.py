@@ -444,6 +444,27 @@ def test_pending_pods_are_released_and_retried(lab: Lab) -> None:
     assert len(lab.attempts("late")) == 2
 
 
+def test_a_restarted_run_goes_on_with_the_trainers_that_have_room(lab: Lab) -> None:
+    """A node is gone: the second attempt's last pod stays unscheduled. With room again, the next restart is whole."""
+    trainer = {**SPEC["trainer"], "replicas": 2, "minReplicas": 1}
+    lab.until_training("smaller", trainer=trainer, deadlines={"gangSeconds": 3})
+    lab.behave("smaller", exit=75, lost=True, room=1, words={"reason": "Retry", "step": 3, "error": "a rank is lost"})
+    lab.until("it is given up", lambda: len(lab.attempts("smaller")) >= 3)
+    lab.until("the third attempt trains", lambda: lab.state("smaller") == "Training")
+    lab.until("on one trainer", lambda: {each for each in lab.pods("smaller") if "trainer" in each} == {"trainer-0"})
+    first, second, third = lab.attempts("smaller")
+    assert (first["replicas"], second["replicas"], third["replicas"]) == (2, 2, 1)
+    assert (second["stopCause"], second["room"]) == ("GangIncomplete", 1)
+    assert "trainer-1: Unschedulable: 0/1 nodes" in second["stopMessage"]
+    assert lab.condition("smaller", "Progressing")["message"].startswith("1 of 2 trainer pods")
+    (container,) = lab.core.read_namespaced_pod("smaller-trainer-0", lab.namespace).spec.containers
+    assert {each.name: each.value for each in container.env}["SCALERL_TRAINER_REPLICAS"] == "1"
+    lab.behave("smaller", attempt=3, exit=75, lost=True, words={"reason": "Retry", "step": 5, "error": "again"})
+    lab.until("the fourth is whole", lambda: len(lab.attempts("smaller")) == 4 and lab.state("smaller") == "Training")
+    assert lab.attempts("smaller")[-1]["replicas"] == 2
+    assert "AskedToEnd" in lab.events("smaller")
+
+
 def test_a_strangers_secret_is_left_alone_and_reported(lab: Lab) -> None:
     def secret() -> Any:
         return lab.core.read_namespaced_secret("github-token", lab.namespace)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_operator.capacity.fit import is_valid
 from scalerl_operator.capacity.run_time import count_generator_gpus
 
 
@@ -18,7 +19,7 @@ class GpuSplit:
 
 
 def list_splits(run: RLRun) -> Iterator[RLRun]:
-    """Yield the run with every division of its GPUs into whole replicas of both sides that uses all it can.
+    """Yield the run with every valid division of its GPUs into whole replicas of both sides, with as many as there are.
 
     The sizes of a replica stay: an engine's are its tensor parallelism, a trainer's are those of a node.
     """
@@ -30,7 +31,10 @@ def list_splits(run: RLRun) -> Iterator[RLRun]:
         if engines >= 1:
             trainer = spec.trainer.model_copy(update={"replicas": replicas})
             generator = spec.generator.model_copy(update={"min_replicas": engines, "max_replicas": engines})
-            yield run.model_copy(update={"spec": spec.model_copy(update={"trainer": trainer, "generator": generator})})
+            changed = spec.model_copy(update={"trainer": trainer, "generator": generator})
+            divided = run.model_copy(update={"spec": changed})
+            if is_valid(divided):  # a batch has the same number of prompts for every rank
+                yield divided
 
 
 def best_split(run: RLRun, seconds_of: Callable[[RLRun], float | None]) -> GpuSplit | None:

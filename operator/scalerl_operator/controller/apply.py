@@ -23,7 +23,8 @@ from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, K
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.observed_pod import parse_observed_pod
 from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run, run_key
-from scalerl_operator.reconcile.pod_plan import Create, Delete, PodPlan
+from scalerl_operator.reconcile.pod_changes import Create, Delete
+from scalerl_operator.reconcile.pod_plan import PodPlan
 from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import is_due, wanted_annotations
 from scalerl_operator.resources.names import COORDINATOR, FIELD_MANAGER, FORECAST_ANNOTATIONS
@@ -205,7 +206,7 @@ class KubeCluster:
 
     async def _create(self, run: ObservedRun, owner: Owner, change: Create) -> None:
         """Create a pod. An apply would change a terminating pod of the same name."""
-        pod = build_pod(owner, change.pod_role, change.attempt, self._deps.options)
+        pod = build_pod(owner, change.pod_role, change.attempt, self._deps.options, replicas=change.replicas)
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:

@@ -7,6 +7,9 @@ from scalerl_operator.run.observed import ObservedState
 # These ends count as the run's own failure, whoever requested them.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
 
+# No failure of anything: each is followed by a new attempt at once.
+UNCOUNTED: tuple[StopCause, ...] = ("Suspended", "GangIncomplete")
+
 
 def count_failures(observed: ObservedState, *, every_steps: int = 1) -> tuple[int, int]:
     """Return (failures that cost a restart, retries that cost none) since the last attempt with a new checkpoint.
@@ -25,7 +28,7 @@ def count_failures(observed: ObservedState, *, every_steps: int = 1) -> tuple[in
         if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
             spent, retries = 0, 0
         known = max(known, reached)
-        if attempt.stop_cause == "Suspended":
+        if attempt.stop_cause in UNCOUNTED:
             continue
         if is_free(attempt):
             retries += 1

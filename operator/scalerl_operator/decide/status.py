@@ -153,13 +153,14 @@ def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list
 
 def _roles(run: RLRun, observed: ObservedState) -> list[RoleStatus]:
     progress = observed.progress
-    alive = observed.running is not None and progress is not None
+    running = observed.running
+    alive = running is not None and progress is not None
     training = progress is not None and progress.phase in ("training", "evaluating")
     return [
         RoleStatus(
             name="trainer",
             desired=run.spec.trainer.replicas,
-            ready=run.spec.trainer.replicas if alive and training else 0,
+            ready=(running.replicas or run.spec.trainer.replicas) if running is not None and alive and training else 0,
             restarts=max(0, observed.attempts[-1].number - 1) if observed.attempts else 0,
         ),
         RoleStatus(

@@ -32,8 +32,17 @@ def trim(history: History, run: RLRun, now: datetime) -> History:
 
 def begin(history: History, number: int, run: RLRun, now: datetime, accepted_data: str = "") -> History:
     """Return the history with a new attempt, of which no pod exists yet; `accepted_data`: what it was begun for."""
-    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now, accepted_data=accepted_data)
+    replicas = plan_replicas(history.last, run)
+    new = AttemptStatus(number=number, replicas=replicas, created=now, accepted_data=accepted_data)
     return trim(History((*history.listed, new), history.earlier), run, now)
+
+
+def plan_replicas(last: AttemptStatus | None, run: RLRun) -> int:
+    """Return the number of trainer pods of the attempt after `last`: all, or those that had room a moment ago."""
+    trainer = run.spec.trainer
+    if last is None or last.stop_cause != "GangIncomplete" or last.room is None or trainer.min_replicas is None:
+        return trainer.replicas
+    return min(max(last.room, trainer.min_replicas), trainer.replicas)
 
 
 def refresh(

@@ -190,6 +190,10 @@ CAUSES: Mapping[StopCause, tuple[str, str]] = {
     "StoppedByPolicy": ("An enforced stop policy.", "nothing: the run is over"),
     "DeadlineExceeded": ("`deadlines.activeSeconds`.", "nothing: the run is over"),
     "PendingDeadline": ("`deadlines.pendingSeconds`: some of its pods did not start.", "a retry"),
+    "GangIncomplete": (
+        "`deadlines.gangSeconds`: no room for all pods of a restarted run, but for `trainer.minReplicas`.",
+        "nothing: the next attempt is smaller",
+    ),
     "Stuck": ("The coordinator does not answer: 600 s, or `deadlines.startSeconds` at its start.", "a restart"),
     "GangBroken": ("A trainer's pod is gone.", "as that pod's end"),
     "WatchdogRestart": ("`spec.watchdog`, action `Restart`.", "a restart"),

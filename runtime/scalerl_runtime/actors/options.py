@@ -13,6 +13,7 @@ from scalerl_api.wire import (
     ENV_FOLDER,
     ENV_NODE,
     ENV_PORT,
+    ENV_REPLICAS,
     ENV_SPEC,
     ENV_TERMINATION_FILE,
     ENV_TOKEN_FILE,
@@ -36,6 +37,8 @@ class Environment:
     termination_file: Path
     cluster: str | None = None
     """Address of Ray's head where the run is spread over pods; None: a cluster of this process."""
+    replicas: int | None = None
+    """Trainer pods of this attempt, where they are fewer than the spec has."""
     accepted_data: str = ""
     """Digest of other data, tokenizer and model than the checkpoint's to resume with; ACCEPT_DATA: any."""
     node: str = ""
@@ -52,9 +55,18 @@ class Environment:
             token_file=Path(variables[ENV_TOKEN_FILE]),
             termination_file=Path(variables[ENV_TERMINATION_FILE]),
             cluster=variables.get(ENV_CLUSTER) or None,
+            replicas=int(variables[ENV_REPLICAS]) if ENV_REPLICAS in variables else None,
             accepted_data=variables.get(ENV_ACCEPT_DATA, ""),
             node=variables.get(ENV_NODE, ""),
         )
+
+
+def apply_replicas(run: RLRun, replicas: int | None) -> RLRun:
+    """Return the run of an attempt with `replicas` trainer pods; None: as the spec has it. Ranks and compute follow."""
+    if replicas is None:
+        return run
+    trainer = run.spec.trainer.model_copy(update={"replicas": replicas})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"trainer": trainer})})
 
 
 def context_tokens(recipe: Recipe) -> int:

@@ -8,7 +8,7 @@ import yaml
 
 from scalerl_api import InvalidRun, parse_run
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY, EXIT_UNFIT, Termination
-from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.actors.options import Environment, apply_replicas
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
@@ -45,7 +45,7 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
     """Run the attempt to its end, write the termination message and return the exit code."""
     environment = Environment.parse(variables)
     try:
-        run = parse_run(yaml.safe_load(environment.spec.read_text()))
+        run = apply_replicas(parse_run(yaml.safe_load(environment.spec.read_text())), environment.replicas)
         coordinator = Coordinator(environment, run)
     except InvalidRun as error:
         return _terminate(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)

@@ -110,6 +110,7 @@ cost:
 attempts:
 - number: 2
   replicas: 5
+  room: 4
   created: '2026-11-22T08:00:00Z'
   started: '2026-11-22T08:01:30Z'
   seen: true

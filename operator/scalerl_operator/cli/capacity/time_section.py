@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scalerl_api import Fault, InvalidRun, RLRun
+from scalerl_api import RLRun
 from scalerl_operator.capacity.cpu_rates import CpuTime, time_cpu_run
 from scalerl_operator.capacity.devices import Device
+from scalerl_operator.capacity.engine_memory import engine_memory
+from scalerl_operator.capacity.fit import trainer_fits
 from scalerl_operator.capacity.lengths import assume_lengths, longest_completion
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.run_time import RunTime, TimeBasis, time_run
@@ -26,7 +28,6 @@ from scalerl_operator.local.rollout_files import NoParquet, UnreadableRollouts
 from scalerl_operator.local.run_lengths import MeasuredRun, NoRecords, read_measured_run
 
 SECTION = "time"
-ENGINE_OVERHEAD_BYTES = 3e9  # of a GPU: activations of vLLM's profile run and CUDA graphs
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,21 @@ class PlannedRun:
 
 
 def build_time_section(planned: PlannedRun, options: PlanOptions) -> PlanSection:
-    """Return the section. Raises UsageError, InvalidRun."""
+    """Return the section. Raises UsageError."""
     measured = find_lengths(planned.run, options)
     if planned.run.spec.trainer.gpus_per_replica == 0:
         return _cpu_section(planned, measured, options)
     if options.calibrate:
         raise UsageError("--calibrate measures this machine's cores; this run has GPUs (gpusPerReplica)")
-    found, split = time_on_gpus(planned, measured, options)
+    found, split = time_on_gpus(planned, measured, options.mfu)
+    if found is None:
+        return PlanSection(SECTION, "time: unknown, as an engine has no room for its cache", {})
     lines = describe_time(found, price=options.price, split=split)
     return PlanSection(SECTION, "\n".join(lines), list_values(found, split, options.price))
 
 
 def find_lengths(run: RLRun, options: PlanOptions) -> MeasuredRun:
-    """Return lengths from a run's folder, or assumed ones. Raises UsageError, InvalidRun."""
+    """Return lengths from a run's folder, or assumed ones. Raises UsageError."""
     if options.like is not None and options.mean_tokens is not None:
         raise UsageError("--like and --mean-tokens both give the lengths: use one")
     limit = longest_completion(run.spec.resolved_recipe().length)
@@ -72,38 +75,26 @@ def find_lengths(run: RLRun, options: PlanOptions) -> MeasuredRun:
     return MeasuredRun(lengths, 1.0)
 
 
-def time_on_gpus(planned: PlannedRun, measured: MeasuredRun, options: PlanOptions) -> tuple[RunTime, GpuSplit | None]:
-    """Return the times on GPUs and the best split of as many."""
-    work = measure_work(planned.shape)
-    share = find_flops_share(planned.device.name, has_experts=planned.shape.has_experts)
-    if options.mfu is not None:
-        share = replace(share, mfu=options.mfu, source="given")
+def time_on_gpus(
+    planned: PlannedRun, measured: MeasuredRun, mfu: float | None
+) -> tuple[RunTime | None, GpuSplit | None]:
+    """Return the times on GPUs, None where an engine has no room for its cache, and the best split of as many."""
+    shape, device = planned.shape, planned.device
+    share = find_flops_share(device.name, has_experts=shape.has_experts)
+    if mfu is not None:
+        share = replace(share, mfu=mfu, source="given")
 
     def time_of(run: RLRun) -> RunTime | None:
-        room = engine_cache_bytes(run, planned.shape, planned.device)
+        room = engine_memory(shape, run, device).cache * max(1, run.spec.generator.gpus_per_replica)
         basis = TimeBasis(measured.lengths, share, room, measured.trained_share)
-        return time_run(run, work, planned.device, basis) if room > 0 else None
-
-    found = time_of(planned.run)
-    if found is None:
-        allowed = "a device, or generator.gpusPerReplica, with room for the weights"
-        raise InvalidRun(
-            [Fault("spec.generator.gpusPerReplica", str(planned.run.spec.generator.gpus_per_replica), allowed)]
-        )
+        return time_run(run, measure_work(shape), device, basis) if room > 0 else None
 
     def seconds_of(run: RLRun) -> float | None:
         timed = time_of(run)
-        return None if timed is None else timed.seconds
+        return timed.seconds if timed is not None and trainer_fits(shape, run, device) else None
 
-    return found, best_split(planned.run, seconds_of)
-
-
-def engine_cache_bytes(run: RLRun, shape: ModelShape, device: Device) -> float:
-    """Return the bytes that an engine has for its key-value cache, on all its GPUs."""
-    generator = run.spec.generator
-    gpus = max(1, generator.gpus_per_replica)
-    item = 2 if run.spec.model.dtype == "bfloat16" else 4
-    return gpus * (device.memory_bytes * generator.gpu_memory_share - ENGINE_OVERHEAD_BYTES) - item * shape.parameters
+    found = time_of(planned.run)
+    return found, None if found is None else best_split(planned.run, seconds_of)
 
 
 def cache_folder() -> Path:

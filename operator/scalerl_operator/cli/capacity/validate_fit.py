@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_operator.capacity.devices import DEVICES, Device, find_device
 from scalerl_operator.capacity.fit import RunFit, fit_run
+from scalerl_operator.capacity.lengths import assume_lengths
+from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.placement import GroupPlace, place_run
+from scalerl_operator.capacity.time_text import describe_evaluation
 from scalerl_operator.cli.capacity.cluster_nodes import fetch_nodes
 from scalerl_operator.cli.capacity.model_config import find_shape
 from scalerl_operator.cli.capacity.plan_command import load_devices
+from scalerl_operator.cli.capacity.time_section import PlannedRun, time_on_gpus
 from scalerl_operator.cli.exit_codes import UsageError
 from scalerl_operator.cli.options import ValidateOptions
+from scalerl_operator.local.run_lengths import MeasuredRun
 
 GIB = 2**30
 
@@ -75,7 +80,19 @@ def _check_memory(run: RLRun, trainer: Device, generator: Device, options: Valid
     except InvalidRun as error:
         return FitReport(lines=[f"memory was not checked: {error}"])
     fit = fit_run(shape, run, trainer, generator)
-    return FitReport(fit.faults, [] if fit.faults else [_say_room(fit, trainer, generator)])
+    if fit.faults:
+        return FitReport(fit.faults)
+    lines = [_say_room(fit, trainer, generator)]
+    if fit.trainers and fit.engine is not None and trainer == generator:
+        lines.append(_say_evaluation(run, shape, trainer))
+    return FitReport(lines=lines)
+
+
+def _say_evaluation(run: RLRun, shape: ModelShape, device: Device) -> str:
+    measured = MeasuredRun(assume_lengths(run.spec.resolved_recipe().length), 1.0)
+    found, _ = time_on_gpus(PlannedRun(run, {}, shape, device), measured, None)
+    assert found is not None, "an engine that fits has room for its cache"
+    return f"an evaluation takes about {describe_evaluation(found)}; scalerl plan says more"
 
 
 def _say_room(fit: RunFit, trainer: Device, generator: Device) -> str:

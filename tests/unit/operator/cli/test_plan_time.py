@@ -111,3 +111,26 @@ def test_a_short_run_that_ends_by_itself_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(calibration, "measure_run", fail)
     assert run("plan", QUICKSTART, "--calibrate") == 2
     assert "no memory" in capsys.readouterr().err
+
+
+def test_a_split_whose_trainer_does_not_fit_is_not_printed(tmp_path):
+    document = yaml.safe_load(BIG.read_text())
+    document["spec"]["trainer"] |= {"microBatchTokens": 131_072, "activations": "checkpoint"}
+    file = tmp_path / "large.yaml"
+    file.write_text(yaml.safe_dump(document))
+    found = plan(tmp_path, file)
+    assert found["bestTrainerGpus"] is None  # no number of ranks shrinks a micro-batch's activations
+
+
+def test_an_engine_without_room_has_no_time(tmp_path, capsys):
+    document = yaml.safe_load(BIG.read_text())
+    document["spec"]["generator"] |= {"gpuMemoryShare": 0.06}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(document))
+    assert plan(tmp_path, file) == {}
+    assert "no room for its cache" in capsys.readouterr().out
+
+
+def test_validate_says_how_long_an_evaluation_takes(capsys):
+    assert run("validate", BIG, "--no-self-test", "--device", "H100") == 0
+    assert "an evaluation takes about" in capsys.readouterr().out

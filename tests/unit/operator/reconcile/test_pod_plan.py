@@ -14,7 +14,8 @@ from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.reconcile.excluded_nodes import update_excluded
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.observed_run import ObservedRun
-from scalerl_operator.reconcile.pod_plan import Change, Create, Delete, PodPlan, plan_pods
+from scalerl_operator.reconcile.pod_changes import Change, Create, Delete
+from scalerl_operator.reconcile.pod_plan import PodPlan, plan_pods
 from scalerl_operator.reconcile.snapshot import PollResult, Snapshot
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.run.observed import Assessment
@@ -103,10 +104,10 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
     return make
 
 
-def create(*places: str, number: int = 4) -> Changes:
+def create(*places: str, number: int = 4, replicas: int | None = None) -> Changes:
     found = [place.split("-") for place in places]
     roles: Any = [(role, int(index)) for role, index in found]
-    return tuple(Create(PodRole(role, index), number) for role, index in roles)
+    return tuple(Create(PodRole(role, index), number, replicas if role == "trainer" else None) for role, index in roles)
 
 
 def delete(*places: str, now: bool = False) -> Changes:
@@ -131,6 +132,30 @@ ASKED = attempt(stop_cause="StoppedByPolicy", stop_time=ago(20))
 BROKEN_MEMBER = (pod("trainer-0"), ended("trainer-1", 137, reason="OOMKilled"), *GENERATORS)
 DRAINED_MEMBER = (pod("trainer-0"), pod("trainer-1", deleting=NOW + timedelta(seconds=330)), *GENERATORS)
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
+
+FOUR = {"trainer": {"replicas": 4, "minReplicas": 2, "gpusPerReplica": 0}}
+NO_ROOM = (
+    *(pod(f"trainer-{index}") for index in range(3)),
+    pod("trainer-3", phase="Pending", started=None, unscheduled=FULL),
+)
+
+
+def restarted(seconds: int, least: int | None = 2, number: int = 4, **changes: Any) -> dict[str, Any]:
+    """A gang of four, asked for 510 s ago, whose last pod has no node; `seconds`: how long it may wait for it."""
+    trainer = {"replicas": 4, "gpusPerReplica": 0} | ({"minReplicas": least} if least is not None else {})
+    pods = tuple(replace(each, attempt=number) for each in NO_ROOM)
+    return {
+        "trainer": trainer,
+        "deadlines": {"checkpointSeconds": 300, "gangSeconds": seconds},
+        "attempts": (attempt(number, replicas=4),),
+        "pods": (*pods, *GENERATORS),
+        "poll": replace(ANSWERED, attempt=number),
+        **changes,
+    }
+
+
+NO_ROOM_ENDED = attempt(replicas=4, room=3, stop_cause="GangIncomplete", stop_time=ago(9), ended=ago(1))
+SMALLER = attempt(5, replicas=3, started=ago(300), exit_code=75, ended=ago(99), checkpoint_step=9)
 
 ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "poll": PollResult()},
@@ -222,6 +247,21 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      delete("generator-0", "generator-1", "generator-2"), "BackingOff"),
     ("and is tried again", {"pods": (), "attempts": (attempt(ended=ago(10), stop_cause="PendingDeadline"),)},
      create("trainer-1", "trainer-0", "generator-0", "generator-1", "generator-2", number=5), "Pending"),
+    ("a restarted gang without room for all is given up", restarted(510), delete("trainer-0"), "Stopping"),
+    ("a second earlier it is not", restarted(511), (), "Training"),
+    ("the first attempt waits for all", restarted(510, number=1), (), "Training"),
+    ("without minReplicas a restarted one does too", restarted(510, None), (), "Training"),
+    ("with room for fewer than minReplicas it waits", restarted(510, 4), (), "Training"),
+    ("a pod that has a node is waited for", restarted(510, pods=(
+        *NO_ROOM[:3], pod("trainer-3", phase="Pending", started=None),
+        *GENERATORS)), (), "Training"),
+    ("the next attempt has as many as had room", restarted(510, attempts=(NO_ROOM_ENDED,), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-0", number=5, replicas=3), "Pending"),
+    ("though never fewer than minReplicas is now", restarted(510, 4, attempts=(NO_ROOM_ENDED,), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-3", "trainer-0", number=5), "Pending"),
+    ("the restart after that asks for all again",
+     restarted(510, attempts=(NO_ROOM_ENDED, SMALLER), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-3", "trainer-0", number=6), "Pending"),
     ("a rule fails the run at the first crash",
      {"pods": (ended("trainer-0", 42), *ALL[1:]), "failurePolicy": {"maxRestarts": 9, "rules": [
          {"name": "data", "action": "FailRun", "onExitCodes": {"operator": "In", "values": [42]}}]}},
@@ -433,6 +473,25 @@ def test_why_it_is_ended_is_written_with_the_intention(snapshot: Callable[..., S
         plan = plan_pods(found, NOW, LIMITS)
         assert plan.status is not None
         assert (plan.status.attempts[-1].stop_cause, plan.status.attempts[-1].stop_message) == (cause, message)
+
+
+def test_a_smaller_gang_is_written_down(snapshot: Callable[..., Snapshot]) -> None:
+    """With the intention to end the one before, in its own entry, and in the message of the run that trains."""
+    status = plan_pods(snapshot(**restarted(510)), NOW, LIMITS).status
+    assert status is not None
+    (given_up,) = status.attempts
+    assert (given_up.stop_cause, given_up.room) == ("GangIncomplete", 3)
+    assert given_up.stop_message == f"3 of 4 trainer pods run; trainer-3: {FULL}"
+    status = plan_pods(snapshot(**restarted(510, attempts=(NO_ROOM_ENDED,), pods=GENERATORS)), NOW, LIMITS).status
+    assert status is not None
+    assert [each.replicas for each in status.attempts] == [4, 3]
+    smaller = snapshot(**FOUR, attempts=(attempt(replicas=2),))
+    status = plan_pods(smaller, NOW, LIMITS).status
+    assert status is not None
+    progressing = next(each for each in status.conditions if each.type == "Progressing")
+    assert progressing.message == "2 of 4 trainer pods until the next restart"
+    trainer = next(each for each in status.roles if each.name == "trainer")
+    assert (trainer.desired, trainer.ready) == (4, 2)
 
 
 def test_a_rule_is_written_down_with_the_end_that_it_fits(snapshot: Callable[..., Snapshot]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from scalerl_api import RLRun
 from scalerl_api.wire import (
     ENV_ACCEPT_DATA,
+    ENV_REPLICAS,
     PORT_HTTP,
     PORT_RAY_AGENT,
     PORT_RAY_DASHBOARD_GRPC,
@@ -80,6 +81,21 @@ def test_the_coordinators_pod(owner: Callable[..., Owner], golden: Callable[[str
 
 
 DIGEST = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("place", "replicas", "found"),
+    [
+        (PodRole("trainer", 0), None, []),
+        (PodRole("trainer", 0), 3, ["3"]),
+        (PodRole("trainer", 1), 3, []),
+    ],
+)
+def test_the_coordinator_is_told_the_size_of_a_smaller_gang(
+    owner: Callable[..., Owner], place: PodRole, replicas: int | None, found: list[str]
+) -> None:
+    container = build_pod(owner(), place, 3, OPTIONS, replicas=replicas)["spec"]["containers"][0]
+    assert [each["value"] for each in container["env"] if each["name"] == ENV_REPLICAS] == found
 
 
 @pytest.mark.parametrize(
