@@ -33,11 +33,11 @@ def judge_pod(reading: PodReading, limits: PodLimits) -> Findings:
 
 
 def _device_faults(reading: PodReading, limits: PodLimits) -> Iterator[str]:
-    asked, seen = reading.devices_asked, len(reading.devices)
+    asked, visible = reading.devices_asked, len(reading.devices)
     if asked and reading.device_fault:
         yield f"NVML does not work: {reading.device_fault}; need {asked} devices"
-    elif seen < asked:
-        yield f"{seen} devices are visible; need {asked}"
+    elif visible < asked:
+        yield f"{visible} devices are visible; need {asked}"
     driver, runtime = reading.driver_cuda, reading.runtime_cuda
     if driver is not None and runtime is not None and driver[0] < runtime[0]:
         yield f"the driver runs CUDA {_version(driver)}; need {_version(runtime)}"
