@@ -7,7 +7,7 @@ from pydantic import Field, model_serializer, model_validator
 from scalerl_api.base import RUN_NAME_PATTERN, ApiModel
 from scalerl_api.data import DatasetSpec, DataSpec
 from scalerl_api.passthrough import PodTemplate, Settings
-from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, StopPolicy, Watchdog
+from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, PreflightSpec, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.reward import RewardSpec, WeightedVerifier
 from scalerl_api.status import RLRunStatus
@@ -281,6 +281,8 @@ class RLRunSpec(ApiModel):
     """Rules for a run that goes wrong without ending."""
     failure_policy: FailurePolicy = FailurePolicy()
     """Restarts."""
+    preflight: PreflightSpec = PreflightSpec()
+    """Checks of nodes."""
     deadlines: Deadlines = Deadlines()
     """Longest waits."""
     trackers: list[Literal["wandb", "tensorboard", "mlflow"]] = Field(default=[], max_length=3)

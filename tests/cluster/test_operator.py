@@ -283,6 +283,29 @@ def test_an_evicted_coordinator_costs_no_restart(lab: Lab) -> None:
     assert lab.attempts("evicted")[0]["infrastructure"] is True
 
 
+def test_an_unfit_node_is_excluded_from_the_next_attempt(lab: Lab) -> None:
+    lab.until_training("unfit", failurePolicy={"maxRestarts": 0, "backoffSeconds": 1})
+    words = {"reason": "Unfit", "unfitNodes": [{"node": "gpu-3", "reason": "rank 3 computes 480 TFLOP/s"}]}
+    lab.behave("unfit", attempt=1, exit=76, words=words)
+    lab.until("the second attempt trains", lambda: lab.run("unfit")["status"]["attempt"] == 2)
+    lab.until("it trains", lambda: lab.state("unfit") == "Training")
+    (found,) = lab.run("unfit")["status"]["excludedNodes"]
+    assert (found["name"], found["reason"]) == ("gpu-3", "rank 3 computes 480 TFLOP/s")
+    assert lab.condition("unfit", "NodesFit")["status"] == "False"
+    assert "NodeExcluded" in lab.events("unfit")
+    selector = "scalerl.io/run=unfit,scalerl.io/attempt=2"
+    pods = lab.core.list_namespaced_pod(lab.namespace, label_selector=selector).items
+    assert len(pods) == 2
+    for pod in pods:
+        required = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+        (requirement,) = required.node_selector_terms[0].match_expressions
+        assert (requirement.key, requirement.operator, requirement.values) == (
+            "kubernetes.io/hostname",
+            "NotIn",
+            ["gpu-3"],
+        )
+
+
 def test_a_spent_restart_budget_fails_the_run(lab: Lab) -> None:
     lab.until_training("spent", failurePolicy={"maxRestarts": 0})
     lab.behave("spent", attempt=1, exit=3, words={"reason": "Failed", "step": 3})

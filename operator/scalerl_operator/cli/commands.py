@@ -28,6 +28,7 @@ from scalerl_operator.cli.options import (
     LookupOptions,
     Options,
     PlanOptions,
+    PreflightOptions,
     ReportOptions,
     RolloutsOptions,
     RunOptions,
@@ -41,7 +42,7 @@ from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
-from scalerl_operator.local.run_verdicts import CheckScope, fetch_verdicts
+from scalerl_operator.local.run_verdicts import CheckScope, fetch_verdicts, run_preflight
 from scalerl_operator.local.writable_folder import make_writable
 from scalerl_operator.local.yaml_document import load_document
 from scalerl_operator.render.source_data import describe_source_data
@@ -99,8 +100,8 @@ def _dispatch(options: Options, deps: CliDeps) -> int:
     match options:
         case RunOptions():
             return _run(options, deps)
-        case ValidateOptions():
-            return _validate(options, deps)
+        case ValidateOptions() | PreflightOptions():
+            return _validate(options, deps) if isinstance(options, ValidateOptions) else _preflight()
         case StatusOptions() | ReportOptions() | RolloutsOptions() | LogsOptions():
             return _look_up(options)
         case ExportCommandOptions():
@@ -147,6 +148,13 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
             write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
         for line in (*fit.lines, *map(describe_source_data, verdict.sources), *verdict.untested):
             write_out(f"{path}: {line}\n")
+    return code
+
+
+def _preflight() -> int:
+    code = run_preflight()
+    if code is None:
+        raise CommandError("the runtime is not installed here: run `scalerl preflight` where runs train", EXIT_RETRY)
     return code
 
 

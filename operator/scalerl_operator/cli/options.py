@@ -37,6 +37,11 @@ class ValidateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreflightOptions:
+    """`scalerl preflight` has no option."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LookupOptions:
     """Options that find runs, on this machine or on a cluster."""
 
@@ -215,6 +220,7 @@ class CompletionOptions:
 Options = (
     RunOptions
     | ValidateOptions
+    | PreflightOptions
     | StatusOptions
     | ReportOptions
     | LogsOptions

@@ -26,6 +26,7 @@ from scalerl_operator.cli.options import (
     FitOptions,
     LogsOptions,
     Options,
+    PreflightOptions,
     ReportOptions,
     RolloutsOptions,
     RunOptions,
@@ -106,6 +107,7 @@ def build_program() -> click.Group:
     commands = [
         _run(),
         _validate(),
+        _preflight(),
         _status(),
         _report(),
         _rollouts(),
@@ -168,6 +170,11 @@ fetched.
     ]
     text = "check RLRuns and print every fault, without starting a run"
     return build_command(text, parameters, ValidateOptions, examples, name="validate")
+
+
+def _preflight() -> click.Command:
+    text = "check this machine's devices and memory as the start of a run does; prints JSON"
+    return build_command(text, [], PreflightOptions, "  scalerl preflight\n", name="preflight")
 
 
 def _status() -> click.Command:

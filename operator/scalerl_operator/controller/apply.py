@@ -165,7 +165,7 @@ class KubeCluster:
     async def _change(self, snapshot: Snapshot, plan: PodPlan, written: _Written) -> None:
         owner = None
         if snapshot.run.run is not None and any(isinstance(each, Create) for each in plan.changes):
-            owner = self._owner(snapshot.run, snapshot.run.run)
+            owner = self._owner(snapshot.run, snapshot.run.run, plan.status)
             await self._share(snapshot.run, owner, written)
         tasks = [self._one(snapshot.run, owner, change) for change in plan.changes if not _is_coordinators(change)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
@@ -181,10 +181,11 @@ class KubeCluster:
             case Delete():
                 await self._delete(run, change)
 
-    def _owner(self, observed: ObservedRun, run: RLRun) -> Owner:
+    def _owner(self, observed: ObservedRun, run: RLRun, status: RLRunStatus | None) -> Owner:
         document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
         token = derive_token(self._deps.token_key, observed.uid)
-        return Owner(run, observed.uid, document, token, observed.accepted_data)
+        excluded = tuple(each.name for each in status.excluded_nodes) if status is not None else ()
+        return Owner(run, observed.uid, document, token, observed.accepted_data, excluded)
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
         """Create or apply the shared objects whose digest has changed since this operator last wrote them."""

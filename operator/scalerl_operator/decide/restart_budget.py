@@ -1,7 +1,7 @@
 """Which ends of attempts spend the restart budget. PURE."""
 
 from scalerl_api.status import AttemptStatus, StopCause
-from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
+from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY, EXIT_UNFIT
 from scalerl_operator.run.observed import ObservedState
 
 # These ends count as the run's own failure, whoever requested them.
@@ -43,4 +43,4 @@ def is_free(attempt: AttemptStatus) -> bool:
         return attempt.ruled == "Ignore"
     if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
         return True
-    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
+    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_UNFIT, EXIT_FINISHED)

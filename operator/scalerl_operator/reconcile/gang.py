@@ -5,7 +5,7 @@ from datetime import datetime
 
 from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus, EarlierAttempts
-from scalerl_api.wire import EXIT_RETRY
+from scalerl_api.wire import EXIT_RETRY, EXIT_UNFIT
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.reconcile.observed_pod import ObservedPod, parse_termination
@@ -102,7 +102,7 @@ def _close(attempt: AttemptStatus, coordinator: ObservedPod, members: Sequence[O
     member = _culprit(attempt, coordinator, members)
     if member is not None:
         lost = member.lost or member.deleting is not None or member.exit_code is None
-        error = f"{member.pod_role.hostname} ended: {member.reason or member.phase}"
+        error = f"{member.pod_role.hostname} ended: {_why(member)}"
         return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
     if termination is None and coordinator.reason not in ("Completed", "Error"):
         found["error"] = coordinator.reason
@@ -110,6 +110,11 @@ def _close(attempt: AttemptStatus, coordinator: ObservedPod, members: Sequence[O
     # A coordinator on a lost node first stops answering; the stop that follows is not its own failure.
     lost = coordinator.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
     return found | {"exit_code": coordinator.exit_code, "infrastructure": lost}
+
+
+def _why(member: ObservedPod) -> str:
+    refusal = parse_termination(member) if member.exit_code == EXIT_UNFIT else None
+    return refusal.error[:MAX_MESSAGE_LENGTH] if refusal is not None else member.reason or member.phase
 
 
 def is_broken(pod: ObservedPod) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from scalerl_api.status import AttemptStatus
+from scalerl_operator.reconcile.excluded_nodes import is_refused
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.run.attempts import History
@@ -55,7 +56,7 @@ def plan_generators(wanted: int, attempt: int, stored: Sequence[ObservedPod], no
     """Yield changes that keep the lowest `wanted` indices; a generator that ended is replaced alone."""
     there = {each.pod_role.index: each for each in stored if each.pod_role.role == "generator"}
     for index, pod in sorted(there.items()):
-        dead = pod.over and now >= generator_due(pod)
+        dead = (pod.over or is_refused(pod)) and now >= generator_due(pod)
         if pod.deleting is None and (index >= wanted or dead):
             yield Delete(pod.name, pod.uid)
     for index in range(wanted):

@@ -27,6 +27,7 @@ from scalerl_operator.decide.lifecycle import (
 )
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
+from scalerl_operator.reconcile.excluded_nodes import is_refused, update_excluded
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.observed_pod import ObservedPod, last_checkpoint, last_evals
 from scalerl_operator.reconcile.pending import count_begun, count_room, describe_waits, gang_until, pending_until
@@ -243,6 +244,8 @@ def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunSta
     written = inputs.snapshot.run.status or RLRunStatus()
     old = written.model_copy(update={"observed_generation": inputs.snapshot.run.generation})
     observed, run = _advance(inputs.observed, history, action), inputs.run.model_copy(update={"status": old})
+    excluded = update_excluded(old.excluded_nodes, inputs.pods, inputs.snapshot.run.annotations, inputs.now)
+    run = run.model_copy(update={"status": old.model_copy(update={"excluded_nodes": excluded})})
     status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     poll = inputs.snapshot.poll
@@ -320,7 +323,9 @@ def _with_changes(plan: PodPlan, inputs: _Inputs, history: History) -> PodPlan:
         *plan_generators(wanted, last.number if last is not None else 1, stored, now),
         *plan_overdue(stored, now),
     ]
-    waits = [generator_due(each) for each in stored if each.pod_role.role == "generator" and each.over]
+    waits = [
+        generator_due(each) for each in stored if each.pod_role.role == "generator" and (each.over or is_refused(each))
+    ]
     waits += [each.deleting + timedelta(seconds=OVERDUE_SECONDS) for each in stored if each.deleting is not None]
     until = min((each for each in [plan.until, *waits] if each is not None and each > now), default=None)
     return replace(plan, changes=tuple(changes), until=until)

@@ -15,6 +15,7 @@ from scalerl_api.wire import (
     ENV_COORDINATOR,
     ENV_FOLDER,
     ENV_INDEX,
+    ENV_NODE,
     ENV_POD_IP,
     ENV_PORT,
     ENV_REPLICAS,
@@ -29,7 +30,14 @@ from scalerl_api.wire import (
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
-from scalerl_operator.resources.pod_template import GPU, Json, check_template, drop_variables, merge_template
+from scalerl_operator.resources.pod_template import (
+    GPU,
+    Json,
+    check_template,
+    drop_variables,
+    exclude_nodes,
+    merge_template,
+)
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
 USER = 1000  # of the runtime's image; the claim's files belong to this group
@@ -85,7 +93,7 @@ def build_pod(
             "volumes": list(_volumes(owner)),
         },
     }
-    return merge_template(pod, _template(owner, pod_role))
+    return exclude_nodes(merge_template(pod, _template(owner, pod_role)), owner.excluded_nodes)
 
 
 def _template(owner: Owner, pod_role: PodRole) -> PodTemplate:
@@ -129,6 +137,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | 
     yield {"name": ENV_ROLE, "value": pod_role.role}
     yield {"name": ENV_INDEX, "value": str(pod_role.index)}
     yield {"name": ENV_COORDINATOR, "value": names.coordinator_host(owner.name, owner.namespace)}
+    yield {"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
     yield {"name": ENV_FOLDER, "value": names.RUN_FOLDER}
@@ -137,6 +146,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | 
     yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
+    yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
     if pod_role == COORDINATOR:
         yield {"name": ENV_ATTEMPT, "value": str(attempt)}
         if replicas is not None:
@@ -144,7 +154,6 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | 
         yield {"name": ENV_PORT, "value": str(PORT_HTTP)}
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
         yield {"name": ENV_TERMINATION_FILE, "value": f"{names.SCRATCH_FOLDER}/termination.json"}
-        yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
         # Only a digest: on one machine the variable may also accept any data.
         if DIGEST.fullmatch(owner.accepted_data):
             yield {"name": ENV_ACCEPT_DATA, "value": owner.accepted_data}

@@ -18,6 +18,8 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
+from scalerl_runtime.preflight.joining import all_started
+from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
 from scalerl_runtime.storage.checkpoint import CheckpointError
 from scalerl_runtime.storage.shards import ShardsError
 from scalerl_runtime.storage.trainer_state import RankPart
@@ -84,20 +86,24 @@ class Fleet:
         self._is_read = True  # no engine reads the staged copy
         self._folder: str | None = None
 
-    async def start(self) -> None:
-        """Start Ray and the trainer's processes; then generators may be started, one by one, by `start_generator`."""
+    async def start(self, seconds: float) -> None:
+        """Start Ray and the ranks' processes; then generators may start. Raises PreflightFailed with late ranks."""
         import ray
 
         await self._join()
         own = 1.0 if self.options.trainer.device == "cuda" else 0.0
         gpus = COLOCATED_GPUS if self.options.colocated else own
         # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
-        actor = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
-        )
-        ranks = self.options.ranks
+        ranks, place = self.options.ranks, self._role_resource("trainer")
+        trainer = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer)
+        actor = trainer.options(num_cpus=1, num_gpus=gpus, max_restarts=0, resources=place)
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
-        await self._trainer(self._trainers[0].address.remote())  # once it answers, it has its place
+        await all_started([self._trainer(each.address.remote()) for each in self._trainers], seconds)
+
+    async def measure_ranks(self, seconds: float) -> list[RankReading]:
+        """Measure every rank's device and network; the ranks wait `seconds` for each other. Raises PreflightFailed."""
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        return await self._on_ranks("measure", address, port, seconds)
 
     async def start_trainer(self) -> None:
         """Have the trainer's ranks load the model and connect to each other."""
@@ -343,7 +349,7 @@ class Fleet:
         except RayActorError as error:
             raise TrainerLost(f"a trainer rank is lost: {first_line(error, MESSAGE_CHARACTERS)}") from error
         except RayTaskError as error:
-            if isinstance(error.cause, InvalidRun | ModelUnavailable | CheckpointError | ShardsError):
+            if isinstance(error.cause, InvalidRun | ModelUnavailable | PreflightFailed | CheckpointError | ShardsError):
                 raise error.cause from error
             raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
 

@@ -11,6 +11,7 @@ from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_CLUSTER,
     ENV_FOLDER,
+    ENV_NODE,
     ENV_PORT,
     ENV_REPLICAS,
     ENV_SPEC,
@@ -40,6 +41,8 @@ class Environment:
     """Trainer pods of this attempt, where they are fewer than the spec has."""
     accepted_data: str = ""
     """Digest of other data, tokenizer and model than the checkpoint's to resume with; ACCEPT_DATA: any."""
+    node: str = ""
+    """Name of the pod's node; empty without pods."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -54,6 +57,7 @@ class Environment:
             cluster=variables.get(ENV_CLUSTER) or None,
             replicas=int(variables[ENV_REPLICAS]) if ENV_REPLICAS in variables else None,
             accepted_data=variables.get(ENV_ACCEPT_DATA, ""),
+            node=variables.get(ENV_NODE, ""),
         )
 
 

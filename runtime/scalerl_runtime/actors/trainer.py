@@ -31,6 +31,7 @@ from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
+from scalerl_runtime.preflight.rank import RankReading, Rendezvous, measure_rank
 from scalerl_runtime.storage.checkpoint import find_damaged_part
 from scalerl_runtime.storage.deepspeed_layout import is_old_layout, load_old
 from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerState, load_state
@@ -88,6 +89,11 @@ class Trainer:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         return _own_address(), port
+
+    def measure(self, address: str, port: int, seconds: float) -> RankReading:
+        """Measure this rank's device and network, before `start`. Raises PreflightFailed."""
+        torch.set_num_threads(self.options.cpu_threads)
+        return measure_rank(Rendezvous(address, port, self.rank, self.world_size, seconds), self.options.device)
 
     def start(self, address: str, port: int) -> None:
         """Join the gang, load the model and build the engine."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
+from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.demonstrations import DemonstrationSource
@@ -25,6 +26,7 @@ from scalerl_runtime.loop.run_state import (
     snapshot,
 )
 from scalerl_runtime.loop.saver import Saver
+from scalerl_runtime.preflight.pod import check_pod
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -35,6 +37,7 @@ from scalerl_runtime.process.assembly import (
     open_storage,
     start_generators,
 )
+from scalerl_runtime.process.gang_preflight import check_gang
 from scalerl_runtime.process.http import HttpServer
 from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
@@ -78,6 +81,7 @@ class Coordinator:
         await self.server.start(host, environment.port, environment.folder / ADDRESS_FILE)
         try:
             check_packages(self.inputs.run.spec.trackers)
+            await self._check_pod()
             path = self.inputs.run.spec.checkpoint.path
             if path is not None:
                 await asyncio.to_thread(check_writable, Path(path), "spec.checkpoint.path")
@@ -146,7 +150,8 @@ class Coordinator:
         self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
         kept, demonstrations = await self._prepare(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
-        await within(start, "starting Ray", fleet.start())
+        await fleet.start(start)
+        self.reporter.on_preflight(await check_gang(self.inputs.run, fleet))
         self.handle_signals()
         self.live.pool = parts.pool
         await self._start_roles(parts)
@@ -185,6 +190,12 @@ class Coordinator:
     def _start_trackers(self) -> Trackers:
         run, folder = self.inputs.run, self.inputs.environment.folder
         return Trackers.build(run.spec.trackers, run.name, folder, build_config(run, self.inputs.recipe))
+
+    async def _check_pod(self) -> None:
+        environment, recipe = self.inputs.environment, self.inputs.recipe
+        role = "trainer" if environment.cluster is not None else None
+        store = object_store_bytes(recipe)
+        await check_pod(self.inputs.run, node=environment.node, role=role, shared_memory_bytes=store)
 
     async def _prepare(
         self, parts: Parts, newest: tuple[Path, RunState] | None

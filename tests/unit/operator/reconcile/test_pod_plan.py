@@ -9,8 +9,9 @@ import pytest
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopStatus
-from scalerl_api.wire import EvalPoint, Progress
+from scalerl_api.wire import EXIT_UNFIT, EvalPoint, Progress, Termination, UnfitNode
 from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.reconcile.excluded_nodes import update_excluded
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.observed_run import ObservedRun
 from scalerl_operator.reconcile.pod_changes import Change, Create, Delete
@@ -532,3 +533,68 @@ def test_when_to_look_again(snapshot: Callable[..., Snapshot]) -> None:
     )
     short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}
     assert plan_pods(snapshot(pods=WAITING, deadlines=short), NOW, LIMITS).until == NOW + timedelta(seconds=50)
+
+
+SLOW = UnfitNode(node="gpu-3", reason="rank 7 computes 480 TFLOP/s")
+REFUSED = (ended("trainer-0", EXIT_UNFIT, unfit_nodes=(SLOW,)), pod("trainer-1"), *GENERATORS)
+
+
+def test_an_unfit_node_ends_the_attempt_at_no_cost_and_is_excluded(snapshot: Callable[..., Snapshot]) -> None:
+    plan = plan_pods(snapshot(pods=REFUSED, failurePolicy={"maxRestarts": 0}), NOW, LIMITS)
+    assert plan.status is not None
+    assert state_word(plan.status) == "BackingOff", "no restart is left, and none is needed"
+    (found,) = plan.status.excluded_nodes
+    assert (found.name, found.reason, found.time) == ("gpu-3", SLOW.reason, NOW)
+    condition = next(each for each in plan.status.conditions if each.type == "NodesFit")
+    assert (condition.status, condition.reason) == ("False", "NodesExcluded")
+    assert condition.message == "gpu-3: rank 7 computes 480 TFLOP/s"
+
+
+def test_a_member_that_refuses_its_node_costs_no_restart_either(snapshot: Callable[..., Snapshot]) -> None:
+    words = Termination(reason="Unfit", error="NodeUnfit: node gpu-3: 2 devices are visible; need 8")
+    member = ended("trainer-1", EXIT_UNFIT, unfit_nodes=(SLOW,), termination_message=words.model_dump_json())
+    stopped_by_it = attempt(stop_cause="GangBroken", stop_time=ago(5))
+    pods = (ended("trainer-0", 0), member, *GENERATORS)
+    found = snapshot(pods=pods, attempts=(stopped_by_it,), failurePolicy={"maxRestarts": 0})
+    plan = plan_pods(found, NOW, LIMITS)
+    assert plan.status is not None
+    assert state_word(plan.status) == "BackingOff"
+    assert [each.name for each in plan.status.excluded_nodes] == ["gpu-3"]
+    last = plan.status.attempts[-1]
+    assert (last.exit_code, last.infrastructure) == (EXIT_UNFIT, False)
+    assert last.error == "trainer-1 ended: NodeUnfit: node gpu-3: 2 devices are visible; need 8"
+
+
+def test_an_excluded_node_stays_so_until_the_annotation_names_it(snapshot: Callable[..., Snapshot]) -> None:
+    later = plan_pods(snapshot(pods=REFUSED), NOW, LIMITS).status
+    assert later is not None
+
+    def excluded(annotation: str | None, pods: Sequence[ObservedPod] = ALL) -> list[str]:
+        found = snapshot(pods=pods)
+        annotations = {} if annotation is None else {"scalerl.io/fit-nodes": annotation}
+        run = replace(found.run, status=later.model_copy(update={"attempts": [attempt()]}), annotations=annotations)
+        plan = plan_pods(replace(found, run=run), NOW + timedelta(seconds=60), LIMITS)
+        assert plan.status is not None
+        return [each.name for each in plan.status.excluded_nodes]
+
+    assert excluded(None) == excluded("gpu-30, gpu-4") == ["gpu-3"]
+    assert excluded("gpu-4, gpu-3") == excluded("*") == excluded("*", REFUSED) == []
+
+
+def test_a_generator_that_refuses_its_node_is_made_again_elsewhere(snapshot: Callable[..., Snapshot]) -> None:
+    values = {"unfit_nodes": (SLOW,), "started": None, "restarts": 1}
+    waiting = pod("generator-1", container_state="waiting", **values)
+    plan = plan_pods(snapshot(pods=(*ALL[:3], waiting, ALL[4])), NOW, LIMITS)
+    assert plan.changes == delete("generator-1")
+    assert plan.status is not None
+    assert [each.name for each in plan.status.excluded_nodes] == ["gpu-3"]
+    again = pod("generator-1", container_state="running", **values)
+    assert plan_pods(snapshot(pods=(*ALL[:3], again, ALL[4])), NOW, LIMITS).changes == (), "it tries once more"
+
+
+def test_the_list_of_excluded_nodes_is_bounded() -> None:
+    pods = [pod(f"generator-{n}", unfit_nodes=(UnfitNode(node=f"gpu-{n}", reason="hot"),)) for n in range(20)]
+    found = update_excluded([], pods, {}, NOW)
+    assert [each.name for each in found] == [f"gpu-{n}" for n in range(4, 20)]
+    again = update_excluded(found, pods[4:], {}, NOW + timedelta(seconds=9))
+    assert again == found, "the first time and reason stay"
