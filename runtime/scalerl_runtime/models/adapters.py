@@ -5,6 +5,7 @@ PEFT makes the adapters, in the model itself: a linear layer becomes a layer tha
 """
 
 import importlib.util
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -110,10 +111,14 @@ def add_adapters(model: Any, lora: LoraSpec, *, seed: int) -> dict[str, nn.Param
 
     targets = find_targets(model, lora)
     dtype = next(iter(targets.values())).weight.dtype
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of ranks of experts, which have no adapter here
         torch.manual_seed(seed)
         inject_adapter_in_model(build_peft_config(lora, targets), model, adapter_name=ADAPTER)
     found = adapter_parameters(model)
+    made = {name.partition(".lora_")[0] for name in found}
+    if odd := made ^ set(targets):
+        raise InvalidRun([Fault(TARGETS_FIELD, list_names({_last(name) for name in odd}), "layers that PEFT adapts")])
     for parameter in found.values():
         parameter.data = parameter.data.to(dtype)
     return found
