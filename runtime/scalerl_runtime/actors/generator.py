@@ -12,12 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from scalerl_api.passthrough import merge_settings
+from scalerl_api.rlrun import LoraSpec
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.actors.engine.interface import Engine, EngineRequest, FinishedRequest
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
 from scalerl_runtime.hub import first_line
+from scalerl_runtime.models.engine_adapters import ADAPTER_ID, ADAPTER_NAME, NO_PATH, engine_arguments, engine_config
 from scalerl_runtime.models.router_replay import REPLAY_FIELD
-from scalerl_runtime.models.source import FIELD, find_model, load_tokenizer
+from scalerl_runtime.models.source import FIELD, find_model, load_config, load_tokenizer
 from scalerl_runtime.types import EngineOutput, Experts, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 from scalerl_runtime.weights.shared_memory import SharedHandle
@@ -46,6 +48,7 @@ class EngineOptions:
     tags: tuple[str, str] = ("<think>", "</think>")  # around the thinking
     stop_ids: tuple[int, ...] = ()  # tokens that end a completion, besides the tokenizer's end of sequence
     router_replay: bool = False  # return the experts of each token
+    lora: LoraSpec | None = None  # updates are adapters; the weights are those of the folder
     cpu_threads: int = 1
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
@@ -125,7 +128,7 @@ class Generator:
         )
         name = f"r{next(self._ids)}"
         # The salt keeps a new request from reading prefixes that older weights computed.
-        made = EngineRequest(name, prompt.tolist(), parameters, cache_salt=f"v{self.version}")
+        made = EngineRequest(name, prompt.tolist(), parameters, cache_salt=f"v{self.version}", adapter=self._adapter())
         with _refusing_prompts(lambda: bool(self._engine.errored)):
             finished: FinishedRequest = await self._engine.complete(made)
         if not self.options.router_replay:
@@ -133,6 +136,14 @@ class Generator:
         found = await self._take_experts(name) if self._on_cpu else finished.experts
         tokens = finished.output.tokens
         return replace(finished.output, experts=_require_experts(found, len(prompt) + len(tokens) - 1))
+
+    def _adapter(self) -> Any:
+        """vLLM's name of the adapter that requests use: the same for all versions, whose weights replace each other."""
+        if self.options.lora is None or self.version < 0:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(ADAPTER_NAME, ADAPTER_ID, lora_path=NO_PATH)
 
     async def _take_experts(self, name: str) -> Any:
         ((content, dtype, shape),) = await self._engine.call("take_experts", name)
@@ -173,7 +184,8 @@ class Generator:
         Raises when the update did not arrive whole; the engine then keeps its old weights and still works. Raises
         InvalidRun when the engine's model and the update differ in their tensors.
         """
-        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
+        lora = None if self.options.lora is None else engine_config(self.options.lora)
+        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds, lora)
 
     async def receive_and_load(self, update: WeightUpdate) -> float:
         """Transport `nccl`: receive and load the broadcast; return the seconds without a token.
@@ -191,7 +203,7 @@ class Generator:
         one before runs, which would read half an update and get the new version's label.
         """
         is_recomputed = update.kv_cache == "recompute"
-        pauses = is_recomputed or self.options.transport == "nccl"
+        pauses = is_recomputed or not self._on_cpu
         clock = asyncio.get_running_loop().time
         began = clock()
         if pauses:
@@ -305,6 +317,8 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         from vllm.config import WeightTransferConfig
 
         arguments["weight_transfer_config"] = WeightTransferConfig(backend=options.native_backend)
+    if options.lora is not None:
+        arguments |= engine_arguments(options.lora, load_config(Path(options.model), options.model))
     if options.head == "fp32":
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     if options.phrase is not None:

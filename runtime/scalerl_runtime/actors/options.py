@@ -81,7 +81,6 @@ def build_fleet_options(
 
     Args:
         run, recipe: the run and its recipe, resolved.
-        model: a folder or hub id.
         num_cpus: on a CPU the processes share them evenly.
         stop_ids: tokens that end a completion.
     """
@@ -103,6 +102,7 @@ def build_fleet_options(
             cpu_threads=threads,
             router_replay=recipe.router_replay,
             activations=spec.trainer.activations,
+            lora=spec.model.lora,
             offload=spec.trainer.offload,
             deepspeed=spec.trainer.deepspeed,
         ),
@@ -134,6 +134,7 @@ def _build_engine_options(
         tags=(recipe.length.think_tags.open, recipe.length.think_tags.close),
         stop_ids=stop_ids,
         router_replay=recipe.router_replay,
+        lora=spec.model.lora,
         seed=spec.seed,
         transport=choose_transport(run),
         cpu_threads=threads,
@@ -142,5 +143,10 @@ def _build_engine_options(
 
 
 def choose_transport(run: RLRun) -> Transport:
-    """NCCL between devices; gloo on CPUs, and where trainer and engine share a device, which NCCL refuses."""
-    return "nccl" if run.spec.trainer.gpus_per_replica and not run.spec.generator.colocated else "gloo"
+    """NCCL between devices; gloo on CPUs, on a device that trainer and engine share, and for adapters.
+
+    Adapters are small, and vLLM's own transfer loads weights of a model only.
+    """
+    spec = run.spec
+    is_native = spec.trainer.gpus_per_replica and not spec.generator.colocated and spec.model.lora is None
+    return "nccl" if is_native else "gloo"

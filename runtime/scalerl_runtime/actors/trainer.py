@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from scalerl_api import InvalidRun
 from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_api.rlrun import TrainerOffload
+from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
-from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.policy import Policy, build_optimizer
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
-from scalerl_runtime.actors.weight_copies import WeightCopies
+from scalerl_runtime.actors.weight_copies import AdapterCopies, WeightCopies, count_parameters
 from scalerl_runtime.algorithm.loss import LossStats, objective, supervised_objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
+from scalerl_runtime.models.adapters import add_adapters
 from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model
@@ -37,7 +38,6 @@ from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerSta
 from scalerl_runtime.types import Floats
 from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender, bucket_checksums
 from scalerl_runtime.weights.shared_memory import SharedMemory
-from scalerl_runtime.weights.zero_partitions import full_shape
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
@@ -62,6 +62,7 @@ class TrainerOptions:
     cpu_threads: int = 1
     router_replay: bool = False  # routers use the experts of a row where it has some
     activations: Activations = "checkpoint"
+    lora: LoraSpec | None = None  # adapters are trained, and sent, in place of the weights
     offload: TrainerOffload = TrainerOffload()
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's settings, none of which is set here
 
@@ -115,7 +116,10 @@ class Trainer:
         config = _deepspeed_config(options, self.world_size)
         policy = self._load_policy(config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy, optimizer=_build_optimizer(policy, options), config=config, dist_init_required=False
+            model=policy,
+            optimizer=build_optimizer(policy, options.optimizer, on_host=options.offload.optimizer == "cpu"),
+            config=config,
+            dist_init_required=False,
         )
         self._buckets = self._copies.plan()
 
@@ -126,7 +130,8 @@ class Trainer:
         model, info = load_model(find_model(options.model), options.model, getattr(torch, options.dtype), place)
         if faults := check_loading(options.model, info):
             raise InvalidRun(faults)
-        self._copies = WeightCopies(model)
+        self._num_parameters = count_parameters(model)
+        self._copies = self._add_adapters(model, place) if options.lora is not None else WeightCopies(model)
         policy = make_checked_policy(
             model,
             precision=options.head,
@@ -138,6 +143,13 @@ class Trainer:
             policy.replay = RouterReplay(policy.model)
         arrange_activations(policy.model, options.activations)
         return policy
+
+    def _add_adapters(self, model: Any, place: Place) -> AdapterCopies:
+        assert self.options.lora is not None
+        adapters = add_adapters(model, self.options.lora, seed=self.options.seed)
+        for parameter in adapters.values():
+            place(parameter)
+        return AdapterCopies(model, adapters)
 
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
@@ -235,7 +247,7 @@ class Trainer:
         The work of attention per squared token over that of the rest per token.
         """
         config = self._engine.module.model.config
-        return attention_width(config) / self._copies.num_parameters
+        return attention_width(config) / self._num_parameters
 
     def stage_weights(self, *, reuse: bool) -> StagedWeights:
         """Copy the weights into buckets on rank 0; return what is staged.
@@ -354,21 +366,6 @@ def _make_place(options: TrainerOptions, config: dict[str, Any]) -> Place:
         parameter.data = parameter.data.to(options.device)
 
     return move
-
-
-def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
-    options = trainer.optimizer
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if len(full_shape(p)) >= 2]
-    vectors = [p for p in parameters if len(full_shape(p)) < 2]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.epsilon,
-        fused=trainer.offload.optimizer == "cpu" or None,  # vectorized on the host, where the loop of tensors is slow
-    )
 
 
 def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from vllm.config import set_current_vllm_config
 
-from scalerl_runtime.actors.engine_loading import load_update, own_weights, recorded, refresh_shared_weights
+from scalerl_runtime.actors.engine_loading import (
+    load_adapter,
+    load_update,
+    own_weights,
+    recorded,
+    refresh_shared_weights,
+)
 from scalerl_runtime.actors.expert_recorder import install_recorder
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
@@ -80,8 +86,10 @@ class WorkerExtension:
         else:
             self._incoming = self._thread().submit(_read, SharedHandle(**shared), buckets)
 
-    def load_received(self, sums: list[int], timeout_seconds: float) -> list[str]:
+    def load_received(self, sums: list[int], timeout_seconds: float, lora: dict[str, Any] | None) -> list[str]:
         """Load what `begin_receive` received; return what did not fit the engine's model.
+
+        With `lora`, an adapter's configuration, the update is the adapter.
 
         A fault of the transfer is raised before the model is changed, so a failed transfer leaves a working engine of
         the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
@@ -90,6 +98,8 @@ class WorkerExtension:
         _compare(found, sums)
         runner = self.model_runner  # type: ignore[attr-defined] # the worker's
         weights = ((entry.name, view(flat, entry)) for bucket, flat in received for entry in bucket.entries)
+        if lora is not None:
+            return load_adapter(runner, lora, weights)
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # the worker's
             gaps = load_update(runner.model, runner.model_config, weights)
         own_weights(runner.model, [flat for _, flat in received])

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from scalerl_runtime.models.adapters import engine_names
 from scalerl_runtime.models.weight_names import (
     TensorShape,
     WeightGroup,
@@ -51,11 +52,6 @@ class WeightCopies:
         """The layout of one copy."""
         return tuple(bucket for _, buckets in self._batches for bucket in buckets)
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained values; a tied one counts once."""
-        return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in self._parameters.values())
-
     def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
         """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather."""
         rest = iter(flats or ())
@@ -85,3 +81,44 @@ class WeightCopies:
         tensors = {name: held[name] for group in groups for name in group.sources}
         with gathering([t for t in tensors.values() if isinstance(t, nn.Parameter)]):
             yield {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+class AdapterCopies:
+    """The same of a model's adapters alone, under the engine's names."""
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]):
+        """Note the adapters `parameters` of `model`, by their names in it."""
+        self._parameters = dict(parameters)
+        self._names = engine_names(model, parameters)
+        self.buckets: tuple[WeightBucket, ...] = ()
+
+    def plan(self, *, limit: int = BUCKET_BYTES) -> tuple[WeightBucket, ...]:
+        """See `WeightCopies.plan`."""
+        self.buckets = plan_buckets(
+            (
+                (self._names[name], str(p.dtype).removeprefix("torch."), full_shape(p), p.dtype.itemsize)
+                for name, p in self._parameters.items()
+            ),
+            limit=limit,
+        )
+        return self.buckets
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the adapters' parameters by their name in the model: all that a checkpoint stores."""
+        return dict(self._parameters)
+
+    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
+        """See `WeightCopies.copy`."""
+        rest = iter(self._parameters.values())
+        for place, bucket in enumerate(self.buckets):
+            parameters = [next(rest) for _ in bucket.entries]
+            with gathering(parameters):
+                if flats is None:
+                    continue
+                for entry, parameter in zip(bucket.entries, parameters, strict=True):
+                    view(flats[place], entry).copy_(parameter.detach())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of values of all parameters; a tied one counts once."""
+    return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in model.parameters())

@@ -35,7 +35,8 @@ class EngineProcess:
         inputs = tokens_input(request.prompt, cache_salt=request.cache_salt)
         final: Any = None
         try:
-            async for output in self._engine.generate(inputs, request.parameters, request.name):
+            outputs = self._engine.generate(inputs, request.parameters, request.name, lora_request=request.adapter)
+            async for output in outputs:
                 final = output
         except EngineDeadError as error:
             raise EngineDied("the engine's core died") from error

@@ -94,7 +94,9 @@ class EngineThread:
         """See `Engine`."""
         self._require_alive()
         inputs = tokens_input(request.prompt, cache_salt=request.cache_salt)
-        made = self._inputs.process_inputs(request.name, inputs, request.parameters, supported_tasks=self._tasks)
+        made = self._inputs.process_inputs(
+            request.name, inputs, request.parameters, lora_request=request.adapter, supported_tasks=self._tasks
+        )
         sampled = _Sampled(self._future())
         self._orders.put(lambda: self._add(made, sampled))
         try:

@@ -18,6 +18,7 @@ class EngineRequest:
     prompt: list[int]
     parameters: Any  # vLLM's SamplingParams
     cache_salt: str  # requests of another salt share no cached prefix
+    adapter: Any = None  # vLLM's LoRARequest; None: the model as it is
 
 
 @dataclass(frozen=True)
