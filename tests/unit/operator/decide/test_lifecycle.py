@@ -175,7 +175,9 @@ RUNNING_ROWS = [
         "a policy goes before the watchdog",
     ),
     (
-        ObservedState((running(stop_cause="WatchdogRestart", stop_time=ago(1829)),), progress=still(1300), answered=NOW),
+        ObservedState(
+            (running(stop_cause="WatchdogRestart", stop_time=ago(1829)),), progress=still(1300), answered=NOW
+        ),
         Assessment(),
         Wait(NOW + timedelta(seconds=1)),
         "whom the watchdog ends may save: 6 x 300 + 30 s",
