@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine import FinishReason
@@ -22,9 +21,8 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.executor import Executor
 
-from scalerl_runtime.actors.engine.detokenize import detokenize
+from scalerl_runtime.actors.engine.detokenize import build_output
 from scalerl_runtime.actors.engine.interface import EngineDied, EngineRequest, FinishedRequest
-from scalerl_runtime.types import EngineOutput
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +104,12 @@ class EngineThread:
             raise
         if sampled.finish not in (FinishReason.STOP, FinishReason.LENGTH):
             raise RuntimeError(f"the engine gave a completion up: {sampled.finish}")
-        stopped = sampled.finish == FinishReason.STOP
-        text = detokenize(self._inputs.tokenizer, request.prompt, sampled.tokens, made.sampling_params, stopped=stopped)
-        output = EngineOutput(
-            tokens=np.asarray(sampled.tokens, dtype=np.int32),
-            logps=np.asarray(sampled.logps, dtype=np.float32),
-            versions=np.asarray(sampled.versions, dtype=np.int32),
-            text=text,
-            finish="stop" if stopped else "length",
+        output = build_output(
+            self._inputs.tokenizer,
+            request.prompt,
+            made.sampling_params,
+            (sampled.tokens, sampled.logps, sampled.versions),
+            stopped=sampled.finish == FinishReason.STOP,
         )
         return FinishedRequest(output)
 
