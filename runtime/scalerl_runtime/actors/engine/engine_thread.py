@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine import FinishReason
 from vllm.v1.engine.core import EngineCore
@@ -30,6 +31,9 @@ IDLE_SECONDS = 0.001  # between steps that compute nothing although requests wai
 END_SECONDS = 10.0  # for the step in progress; a thread that hangs ends with its process
 OWN_CLIENT = 0  # index of the only client in vLLM's outputs
 Order = Callable[[], object]
+
+_live: "set[EngineThread]" = set()  # whose threads run: they share vLLM's process groups, which are this process's
+_live_lock = threading.Lock()
 
 
 @dataclass
@@ -191,6 +195,8 @@ class EngineThread:
     # -- the thread's side -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with _live_lock:
+            _live.add(self)
         try:
             torch.set_num_threads(self._num_threads)  # of this thread: vLLM forbids it afterwards
             self._core = EngineCore(self.vllm_config, Executor.get_class(self.vllm_config), log_stats=False)
@@ -201,8 +207,17 @@ class EngineThread:
         except BaseException as error:  # noqa: BLE001 # the thread's top: nobody else would learn of it
             self._error = error
             log.error("the engine failed", exc_info=error)
+        finally:
+            self._release_process_groups()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail_waiting)
+
+    def _release_process_groups(self) -> None:
+        """Destroy vLLM's process groups with the last engine: those of a failed one would be taken for the next one's."""
+        with _live_lock:
+            _live.discard(self)
+            if not _live:
+                cleanup_dist_env_and_memory()
 
     def _take_orders(self) -> None:
         """Carry out the orders that wait; without work for the engine, wait for one."""
