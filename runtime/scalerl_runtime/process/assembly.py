@@ -144,6 +144,10 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
     if warning is not None and run.spec.warm_start is None:
         log.warning(warning)
+    sizes = {HELD_OUT: len(data.held_out), **{name: len(prompts) for name, prompts in data.downstream.items()}}
+    late = measure_eval_load(run.spec, sizes).warning
+    if late:
+        log.warning("spec.budget: %s", late)
     for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
         log.warning("bad row left out: %s", fault)
     num_cpus = os.cpu_count() or 1
@@ -199,6 +203,7 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
         max_sequences=spec.generator.max_sequences,
         devices=max(1, spec.generator.gpus_per_replica),
         max_bad_share=spec.data.max_bad_share,
+        eval_share=spec.budget.eval_share,
     )
 
 
