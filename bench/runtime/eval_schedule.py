@@ -21,7 +21,7 @@ from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.loop.device_time import RoleClock
-from scalerl_runtime.loop.eval_work import EvalProgress
+from scalerl_runtime.loop.eval_sets import EvalProgress
 from scalerl_runtime.loop.evaluator import Evaluator
 from scalerl_runtime.loop.interfaces import PipelineDeps
 from scalerl_runtime.loop.pool import Pool
@@ -156,9 +156,12 @@ class EvalFleet(SimulatedFleet):
     async def probe(self, index: int) -> None:
         """Answer."""
 
-    async def load(self, _path: Path, version: int) -> None:
+    async def load(self, step: int) -> None:
         """Load a checkpoint."""
-        self.version = version
+        self.version = step
+
+    async def settle(self, step: int) -> None:
+        """Have every checkpoint written."""
 
 
 @dataclass
@@ -225,7 +228,7 @@ class EvalSimulation(Simulation):
             scenario.run.max_sequences,
             eval_share=scenario.share,
         )
-        self.fleet = EvalFleet(scenario)
+        self.fleet = self.engines = EvalFleet(scenario)
         slots = [Slot(index, RoleClock(1)) for index in range(scenario.run.engines)]
         self.pool = pool_type(options, self.fleet, grade, slots, clock)
         self.observer, self.stopping = QuietObserver(), asyncio.Event()
@@ -251,7 +254,7 @@ class EvalSimulation(Simulation):
         )
         self.state = state or initial_state(recipe)
         self.syncer = Syncer(self.fleet, self.pool, FOREVER, lambda _report: None)
-        self.evaluator = Evaluator(self.deps, self.state, self.observer, self.syncer, self.stopping)  # type: ignore[arg-type] # quiet
+        self.evaluator = Evaluator(self.deps, self.state, self.observer, self.syncer, self.fleet, self.stopping)  # type: ignore[arg-type] # quiet
         self.began_evals: dict[int, float] = {}
         self.waits: list[float] = []
         self.waited, self.lags, self.began = 0.0, [], 0.0
@@ -269,7 +272,7 @@ class EvalSimulation(Simulation):
             if self.stopping.is_set():
                 break
             await self._train(step)
-            self.state.step = self.fleet.version = step + 1
+            self.state.step = self.engines.version = step + 1
             began = clock()
             if (step + 1) % self.evals.every_steps == 0 or step + 1 == self.scenario.steps:
                 await self._begin_eval(step + 1)
@@ -278,7 +281,7 @@ class EvalSimulation(Simulation):
         trained = clock()
         if not self.stopping.is_set():
             await self.evaluator.finish()
-            await self.evaluator.catch_up(self.fleet.load)
+            await self.evaluator.catch_up()
         for task in background:
             task.cancel()
         await self.pool.close()
@@ -298,7 +301,7 @@ class EvalSimulation(Simulation):
             if index < 0:
                 self.stopping.set()
                 continue
-            self.fleet.kill(index)
+            self.engines.kill(index)
             self.pool.mark_lost(index, "killed")
         await asyncio.Event().wait()
 
@@ -322,7 +325,7 @@ class EvalSimulation(Simulation):
             points=points,
             waits=tuple(self.waits),
             restarts=self.pool.counters.restarts,
-            sampled=tuple(self.fleet.sampled),
+            sampled=tuple(self.engines.sampled),
         )
 
 

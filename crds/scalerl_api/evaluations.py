@@ -76,7 +76,7 @@ def count_leases(num_engines: int, share: float) -> int:
 
 @dataclass(frozen=True)
 class EvalLoad:
-    """What an evaluation needs of the engines, by numbers of completions."""
+    """Completions of an evaluation and of the steps up to the next one."""
 
     eval_samples: int
     """Completions of an evaluation of all test sets."""

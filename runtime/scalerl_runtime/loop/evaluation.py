@@ -15,8 +15,7 @@ from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.algorithm.majority import maj_at_k
 from scalerl_runtime.algorithm.pass_at_k import pass_at_k
 from scalerl_runtime.deadlines import DeadlineExceeded
-from scalerl_runtime.loop.eval_sets import EvalSet
-from scalerl_runtime.loop.eval_work import SAMPLES, EvalProgress, EvalTask, EvalWork, derive_rng, draw_seeds
+from scalerl_runtime.loop.eval_sets import SAMPLES, EvalProgress, EvalSet, EvalTask, EvalWork, derive_rng, draw_seeds
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import EvalRecording, RolloutRecorder
 from scalerl_runtime.loop.slots import Draw, Slot
@@ -185,7 +184,7 @@ def _check_refused(name: str, results: Results, max_bad_share: float) -> None:
 
 @dataclass
 class _Member:
-    """An engine that samples for an evaluation. Mutable; only `Evaluation` writes it."""
+    """An engine that samples for an evaluation. Mutable, by its own methods."""
 
     slot: Slot
     restarts: int  # of the slot when it joined: a later engine has other weights
@@ -195,6 +194,16 @@ class _Member:
     @property
     def is_alive(self) -> bool:
         return self.slot.restarts == self.restarts and self.slot.state == "ready"
+
+    def count(self, completions: int) -> None:
+        """Count completions that begin, or end where negative."""
+        self.load += completions
+
+    def free(self, release: Callable[[Slot], None]) -> None:
+        """End the lease, once."""
+        if self.is_leased and self.is_alive:
+            release(self.slot)
+        self.is_leased = False
 
 
 class TooFewPrompts(RuntimeError):
@@ -255,7 +264,7 @@ class Evaluation:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for member in self._members:
-                self._free(member)
+                member.free(self._release)
 
     def _measure(self) -> list[EvalPoint]:
         for each, found in zip(self._sets, self._rows, strict=True):
@@ -291,7 +300,7 @@ class Evaluation:
             self._work.end()
             if not self.plan.whole:
                 for member in self._members:
-                    self._free(member)
+                    member.free(self._release)
         elif not self.plan.whole:
             raise TooFewPrompts(f"only {self._work.num_done} prompts are sampled")
 
@@ -307,11 +316,11 @@ class Evaluation:
             if found is None:
                 return
             task = self._work.begin()
-            found.load += self._sets[task.set_index].samples
+            found.count(self._sets[task.set_index].samples)
             self._tasks.add(asyncio.create_task(self._sample(found, task, files[task.set_index])))
         for member in self._members:
             if not member.load:
-                self._free(member)
+                member.free(self._release)
 
     def _choose_member(self) -> _Member | None:
         """Return the engine with the most room for another prompt; one without any of this evaluation has room."""
@@ -323,11 +332,6 @@ class Evaluation:
         samples = max(each.samples for each in self._sets)
         free = [(room, member) for room, member in rooms if room >= samples or not member.load]
         return max(free, key=lambda each: (each[0], -each[1].slot.index))[1] if free else None
-
-    def _free(self, member: _Member) -> None:
-        if member.is_leased and member.is_alive:
-            self._release(member.slot)
-        member.is_leased = False
 
     async def _sample(self, member: _Member, task: EvalTask, file: EvalRecording) -> None:
         """Sample, grade and record one prompt's completions; a lost engine's prompt is sampled on another one."""
@@ -344,7 +348,7 @@ class Evaluation:
             if self._work.is_report_due:
                 self._report(self._progress())
         finally:
-            member.load -= own.samples
+            member.count(-own.samples)
             self._pool.changed.set()
 
     async def _sample_prompt(

@@ -6,8 +6,8 @@ small a part stays in the checkpoints' state, and is repeated when training is o
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Protocol
 
 from scalerl_api.wire import HELD_OUT, EvalPoint
 from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
@@ -25,6 +25,18 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 3  # of one evaluation while nothing else runs, before the attempt ends
 
 
+class Checkpoints(Protocol):
+    """The saver's calls that evaluations use."""
+
+    async def settle(self, step: int) -> None:
+        """Wait until the checkpoint of `step` is not being written any more. Raises its fault."""
+        ...
+
+    async def load(self, step: int) -> None:
+        """Load the trainer's part of a checkpoint."""
+        ...
+
+
 class Evaluator:
     """The evaluations of one attempt."""
 
@@ -34,12 +46,14 @@ class Evaluator:
         state: TrainingState,
         observer: Observer,
         syncer: Syncer,
+        saver: Checkpoints,
         stopping: asyncio.Event,
     ):
         self._deps = deps
         self._state = state
         self._observer = observer
         self._syncer = syncer
+        self._saver = saver
         self._stopping = stopping
         self._running: Evaluation | None = None  # the newest one
         self._tasks: set[asyncio.Task[None]] = set()  # it, and earlier ones whose last completions are in flight
@@ -49,8 +63,8 @@ class Evaluator:
     async def begin(self, pending: PendingEval, *, whole: bool) -> None:
         """Evaluate the trainer's present weights, those of `pending`; the evaluation before ends with its part.
 
-        `whole`: on all engines, as nothing is trained any more; the evaluation before is awaited. The caller has saved
-        a checkpoint.
+        `whole`: on all engines, as nothing is trained any more; the evaluation before is awaited. The caller has begun
+        to save a checkpoint.
         """
         if whole:
             await self.finish()
@@ -90,14 +104,14 @@ class Evaluator:
             await first_of(asyncio.wait(self._tasks), self._stopping.wait())
         self._deps.pool.check()
 
-    async def catch_up(self, load: Callable[[Path, int], Awaitable[None]]) -> None:
+    async def catch_up(self) -> None:
         """Evaluate earlier steps from their checkpoints; the caller then loads the present weights again.
 
         Raises RuntimeError if a step cannot be evaluated. Returns early when the run is being stopped.
         """
         for pending in list(self._state.pending):
             self._observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
-            await load(self._deps.store.path(pending.step), pending.step)
+            await self._saver.load(pending.step)
             await self._syncer.discard_staged()
             for _ in range(MAX_TRIES):
                 await self.begin(pending, whole=True)
@@ -124,6 +138,7 @@ class Evaluator:
             finally:
                 if self._running in (running, None):
                     self._observer.on_eval_progress(None)
+            await self._saver.settle(pending.step)  # what is recorded has a checkpoint to go on from
             self._record(pending, points)
 
     async def _measure(self, running: Evaluation, lease: "asyncio.Future[list[Slot]]") -> list[EvalPoint]:

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 
 from scalerl_api.wire import StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
@@ -25,10 +24,11 @@ from scalerl_runtime.loop.evaluator import Evaluator
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.prompt_supply import PromptSupply
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
+from scalerl_runtime.loop.saver import Saver
 from scalerl_runtime.loop.self_check import SelfChecker
 from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
-from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
+from scalerl_runtime.storage.checkpoint import PendingEval, RunState
 from scalerl_runtime.trackers.tracing import TraceSpan
 from scalerl_runtime.types import Group
 
@@ -47,10 +47,11 @@ class Pipeline:
         self.last_sync: SyncReport | None = None
         self.is_solved = False  # no prompt is left to train on: the run ends early
         self.supply = PromptSupply(deps.data.train, deps.recipe, deps.run.spec)
-        self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
-        self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
+        waits, flush = deps.run.spec.deadlines, deps.rollouts.flush
+        self.saver = Saver(deps.store, deps.fleet, waits.checkpoint_seconds, observer.on_checkpoint, flush)
+        self.syncer = Syncer(deps.fleet, deps.pool, waits.sync_seconds, self._on_sync)
         self.checker = SelfChecker(deps, observer, stopping)
-        self.evaluator = Evaluator(deps, state, observer, self.syncer, stopping)
+        self.evaluator = Evaluator(deps, state, observer, self.syncer, self.saver, stopping)
         self._is_checked = asyncio.Event()  # no prompt is generated for before an engine has passed its self-check
         self._tokens_reported = 0
         self._dropped = 0  # groups of the current step that a refill replaces
@@ -65,13 +66,15 @@ class Pipeline:
         self.deps.pool.start_clocks()
         self.deps.trainer_clock.start(self.deps.now())
         self.deps.trainer_clock.switch("wait", self.deps.now())
-        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._submit_prompts())]
+        works = self.syncer.run(), self._submit_prompts(), self.saver.watch()
+        background = [asyncio.create_task(work) for work in works]
         try:
             await self._guarded(self._main(fresh=fresh), background)
         finally:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await self.saver.close()
             await self.deps.pool.close()
 
     async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
@@ -99,13 +102,13 @@ class Pipeline:
                     span.fail("Stopped")
                     break
         if self.stopping.is_set():
-            await self._save("stopping")
+            await self._save("stopping", wait=True)
             return
         if not self.evaluator.is_evaluated():  # all prompts are solved, or the GPU-hours are spent
             await self._begin_eval()
         await self.evaluator.finish()
         await self._catch_up_evals()
-        await self._save("stopping" if self.stopping.is_set() else "the end")
+        await self._save("stopping" if self.stopping.is_set() else "the end", wait=True)
 
     def _is_done(self) -> bool:
         budget = self.deps.run.spec.budget
@@ -307,31 +310,29 @@ class Pipeline:
         """Evaluate earlier steps from their checkpoints, then load the present weights again."""
         if not self.state.pending or self.stopping.is_set():
             return
-        here = self.state.step
-        present = self.deps.store.path(here)
-        if here not in self.deps.store.steps():
-            present = await self._save("before late evaluations")
-        await self.evaluator.catch_up(self._load)
-        await self._load(present, here)
+        await self.saver.settle()
+        if (here := self.state.step) not in self.deps.store.steps():
+            await self._save("before late evaluations", wait=True)
+        await self.evaluator.catch_up()
+        await self.saver.load(here)
         await self.syncer.discard_staged()
         if not self.stopping.is_set():
             self.observer.on_phase("training", "")
 
     # -- durability ------------------------------------------------------------------------------------------------
 
-    async def _save(self, why: str) -> Path:
+    async def _save(self, why: str, *, wait: bool = False) -> None:
+        """Copy the state for a checkpoint, which is written while training goes on, or with `wait` at once."""
         deps = self.deps
         before = deps.trainer_clock.switch("save", deps.now())
-        protect = frozenset(p.step for p in self.state.pending) | {self.state.step}
-        await deps.rollouts.flush()
         with self.tracer.span("scalerl.checkpoint", {"scalerl.step": self.state.step}):
-            path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
+            await self.saver.begin(self.state.step, self._contents, protect=self._steps_to_evaluate, why=why)
+            if wait:
+                await self.saver.settle()
         deps.trainer_clock.switch(before, deps.now())
-        self.observer.on_checkpoint(self.state.step, path)
-        return path
 
-    async def _load(self, path: Path, step: int) -> None:
-        await within(self.saver.seconds, f"loading {path.name}", self.deps.fleet.load(path, step))
+    def _steps_to_evaluate(self) -> frozenset[int]:
+        return frozenset(each.step for each in self.state.pending)
 
     def _contents(self) -> tuple[RunState, list[Group]]:
         """Return the coordinator's part of a checkpoint, and the groups that wait for a step."""

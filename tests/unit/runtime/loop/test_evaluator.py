@@ -10,8 +10,15 @@ from eval_schedule import HELD_OUT_ID, EvalScenario, EvalSimulation, simulate_ev
 from schedule_model import Lengths, Scenario
 from virtual_clock import play
 
-from scalerl_runtime.loop.eval_sets import EvalSet
-from scalerl_runtime.loop.eval_work import MIN_PROMPTS, EvalProgress, EvalWork, derive_rng, draw_seeds, order_prompts
+from scalerl_runtime.loop.eval_sets import (
+    MIN_PROMPTS,
+    EvalProgress,
+    EvalSet,
+    EvalWork,
+    derive_rng,
+    draw_seeds,
+    order_prompts,
+)
 from scalerl_runtime.storage.checkpoint import PendingEval
 from scalerl_runtime.types import Prompt
 
@@ -94,7 +101,7 @@ def test_a_stop_leaves_what_is_due_in_the_state(engines, stop):
             simulation.pool.start_slot(slot)
         await simulation.pool.wait_running(1)
         task = asyncio.create_task(simulation.syncer.run())
-        await simulation.evaluator.catch_up(simulation.fleet.load)
+        await simulation.evaluator.catch_up()
         task.cancel()
         return [line for line in simulation.deps.journals.evals.read()]
 
