@@ -267,18 +267,18 @@ class EvalSimulation(Simulation):
         background = [asyncio.create_task(each) for each in (self.syncer.run(), self._feed(), self._lose())]
         await self.syncer.publish(0)
         clock = asyncio.get_running_loop().time
+        trained = 0.0
         await self._begin_eval(0)
         for step in range(self.scenario.steps):
             if self.stopping.is_set():
                 break
             await self._train(step)
             self.state.step = self.engines.version = step + 1
-            began = clock()
+            trained = began = clock()
             if (step + 1) % self.evals.every_steps == 0 or step + 1 == self.scenario.steps:
                 await self._begin_eval(step + 1)
             self.waits.append(clock() - began if step + 1 < self.scenario.steps else 0.0)
             await self.syncer.publish(step + 1)
-        trained = clock()
         if not self.stopping.is_set():
             await self.evaluator.finish()
             await self.evaluator.catch_up()
@@ -317,7 +317,7 @@ class EvalSimulation(Simulation):
         beside = [ends[step] - self.began_evals[step] for step in ends if step < self.scenario.steps]
         return EvalSchedule(
             step_seconds=trained / max(1, self.state.step),
-            trainer_idle=(self.waited + sum(self.waits)) / trained,
+            trainer_idle=(self.waited + sum(self.waits)) / max(trained, 1e-9),
             eval_seconds=float(np.mean(beside)) if beside else 0.0,
             whole_share=float(np.mean([not each.unsampled for each in points])) if points else 0.0,
             evaluating=float(busy),

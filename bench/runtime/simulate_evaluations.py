@@ -13,7 +13,7 @@ from schedule_model import Lengths, Scenario
 WIDE, SHORT = Lengths("lognormal", 5000, 0.7), Lengths("lognormal", 32, 0.35, limit=56)
 FLUID = (0.006, 0.00024)  # seconds of a decoding step, and more of it for each running sequence, for a quarter of them
 CPU = (0.006, 0.00018)
-LARGE = Scenario(WIDE, 36, *FLUID, max_sequences=64, prompts_per_step=12, steps=210)  # 16 engines
+LARGE = Scenario(WIDE, 36, *FLUID, max_sequences=64, prompts_per_step=12, steps=200)  # 16 engines
 SMALL = Scenario(
     SHORT, 0.35, *CPU, engines=1, prompts_per_step=24, completions=8, sync_seconds=0.1, steps=60, warmup_steps=0
 )
