@@ -195,8 +195,8 @@ def find_damaged_part(path: Path, rank: int, num_ranks: int) -> str | None:
     """
     try:
         names = sorted(name for name in _read_manifest(path) if _is_trainers(name))
-    except UNREADABLE:
-        return "no readable manifest"
+    except UNREADABLE as error:
+        return f"{MANIFEST}: {error}"
     mine = frozenset(names[rank::num_ranks])
     return find_damage(path, lambda name: name in mine)
 
@@ -208,8 +208,8 @@ def find_damage(path: Path, is_hashed: Callable[[str], bool] = lambda _name: Tru
     """
     try:
         entries = _read_manifest(path)
-    except UNREADABLE:
-        return "no readable manifest"
+    except UNREADABLE as error:
+        return f"{MANIFEST}: {error}"
     for name, entry in entries.items():
         difference = find_difference(path / name, entry, hashed=is_hashed(name))
         if difference is not None:
