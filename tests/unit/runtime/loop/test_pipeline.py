@@ -337,8 +337,9 @@ def assert_whole_history(attempt, steps=9, points=(0, 4, 8, 9), bound=2, epoch_o
         step: [0, 0, 1, 1, 2, 2] for step in points
     }, "each evaluation once, in full"
     assert all(lag.min() >= 0 and lag.max() <= bound for _, lag in attempt.fleet.trained)
-    # An evaluation's slot is leased: nothing was begun on one version and ended on another. The only engine is updated.
-    if attempt.run.spec.generator.min_replicas > 1:
+    # An evaluation's slot is leased: nothing was begun on one version and ended on another. An engine that is the only
+    # one, or becomes it because the other is lost, is updated; test_evaluator.py checks that its versions are recorded.
+    if attempt.run.spec.generator.min_replicas > 1 and not attempt.pipeline.deps.pool.counters.restarts:
         tested = [(begun, ended) for name, begun, ended in attempt.fleet.sampled if name >= HELD_OUT]
         assert all(begun == ended for begun, ended in tested)
         assert {begun for begun, _ in tested} <= set(points)
