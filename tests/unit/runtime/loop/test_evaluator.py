@@ -84,7 +84,7 @@ def test_a_deadline_ends_an_evaluation_and_no_engine(engines, seconds):
 @pytest.mark.parametrize("engines", [1, 2, 16])
 @pytest.mark.parametrize("stop", [2.0, 9.5, 20.0])
 def test_a_stop_leaves_what_is_due_in_the_state(engines, stop):
-    """What is recorded is whole; what is not is pending, and the next attempt makes it up from the checkpoint."""
+    """Recorded points are whole; the others are pending, and the next attempt makes them up from their checkpoints."""
 
     async def run():
         simulation = EvalSimulation(make_scenario(engines, LONG, stop_at=stop))
@@ -171,11 +171,11 @@ SETS = [make_set("held_out", {"math": 300, "code": 100}, ("math", "code")), make
 def test_every_beginning_of_the_order_has_the_same_share_of_each_set_and_source():
     order = order_prompts(SETS, seed=1, step=10)
     assert len(set(order)) == 450
-    seen = collections.Counter()
+    counts = collections.Counter()
     for count, task in enumerate(order, 1):
-        seen[SETS[task.set_index].prompts[task.row].source] += 1
+        counts[SETS[task.set_index].prompts[task.row].source] += 1
         for source, size in (("math", 300), ("code", 100), ("near", 50)):
-            assert abs(seen[source] - count * size / 450) <= 1.5
+            assert abs(counts[source] - count * size / 450) <= 1.5
 
 
 def test_order_and_seeds_differ_by_step_and_repeat():
