@@ -289,8 +289,9 @@ class Deadlines(ApiModel):
 
     @property
     def stop_seconds(self) -> int:
-        """From a request to end until all is saved: a checkpoint first, then the models made of it."""
-        return 2 * self.checkpoint_seconds
+        """From a request to end until all is saved: checkpoints first, then the models made of the last."""
+        before, last = 2, 3  # written and sealed; copied, written and sealed
+        return (before + last + 1) * self.checkpoint_seconds
 
     @property
     def step_seconds(self) -> int:

@@ -192,7 +192,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("an operator that died after writing it down: the next one asks", {"attempts": (ASKED,)}, delete("trainer-0"),
      "Stopping"),
     ("who takes longer than the checkpoint may is killed",
-     {"attempts": (attempt(stop_cause="StoppedByPolicy", stop_time=ago(630)),)}, delete("trainer-0", now=True),
+     {"attempts": (attempt(stop_cause="StoppedByPolicy", stop_time=ago(1830)),)}, delete("trainer-0", now=True),
      "Stopping"),
     ("suspended: the coordinator saves", {"suspend": True}, delete("trainer-0"), "Stopping"),
     ("suspended and saved: all devices are free",

@@ -201,7 +201,9 @@ def test_every_port_has_one_user() -> None:
 
 def test_the_kubelets_patience_is_the_plans(owner: Callable[..., Owner]) -> None:
     pod = build_pod(owner(), PodRole("trainer", 0), 1, PodOptions("image", Limits().exit_seconds))
-    assert pod["spec"]["terminationGracePeriodSeconds"] == 2 * 307 + Limits().exit_seconds, "checkpoint, then models"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 6 * 307 + Limits().exit_seconds, (
+        "two checkpoints, then models"
+    )
 
 
 def test_the_longest_name_still_fits() -> None:
