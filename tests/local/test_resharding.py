@@ -1,8 +1,6 @@
 """Checkpoints of real DeepSpeed ranks on the CPU: whatever ranks, stage and offload wrote one, every other loads it."""
 
 import json
-import multiprocessing
-import socket
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -19,13 +17,9 @@ from scalerl_runtime.storage.checkpoint import CheckpointStore, RunState
 from scalerl_runtime.storage.deepspeed_layout import require_same_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
+from rank_processes import BOTH, NONE_STAYS, OPTIMIZER, run_ranks  # noqa: E402
 from trainer_rank import load_and_go_on, save_and_go_on  # noqa: E402
 
-RANKS = multiprocessing.get_context("forkserver")
-RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])
-
-NONE_STAYS = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-OPTIMIZER, BOTH = {"optimizer": "cpu"}, {"optimizer": "cpu", "parameters": "cpu"}
 TRAINERS: dict[str, dict[str, Any]] = {
     "one": {"ranks": 1, "stage": 1},
     "one-3": {"ranks": 1, "stage": 3},
@@ -58,16 +52,8 @@ def run(folder: Path, name: str, target: Any, trainers: dict[str, dict[str, Any]
         cases = {each: trainers[each] for each in group}
         path = folder / f"{name}.json"
         path.write_text(json.dumps({"model": str(folder / "model"), "ranks": count, "trainers": cases}))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         outputs = [folder / f"{name}.{count}.{rank}.log" for rank in range(count)]
-        ranks = [RANKS.Process(target=target, args=(path, rank, port, output)) for rank, output in enumerate(outputs)]
-        for process in ranks:
-            process.start()
-        for process, output in zip(ranks, outputs, strict=True):
-            process.join(900)
-            assert process.exitcode == 0, output.read_text()[-3000:]
+        run_ranks(target, path, outputs, seconds=900)
 
 
 def found(folder: Path, name: str, ranks: int) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import multiprocessing
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,8 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.data.scratch_model import make_scratch_model
 
 sys.path.insert(0, str(Path(__file__).parent))
+from rank_processes import BOTH, NONE_STAYS, OPTIMIZER, run_ranks  # noqa: E402
 from trainer_rank import sum_gradients, watch_loading, work  # noqa: E402
-
-# Ranks are forked from one process that has imported DeepSpeed, and what it imports while it starts.
-RANKS = multiprocessing.get_context("forkserver")
-NONE_STAYS = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-OPTIMIZER, BOTH = {"optimizer": "cpu"}, {"optimizer": "cpu", "parameters": "cpu"}
-RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +24,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_ranks(folder: Path, name: str, target: Any, case: dict[str, Any]) -> Path:
+def run_on_ranks(folder: Path, name: str, target: Any, case: dict[str, Any]) -> Path:
     """Run `target` on the ranks of `case`; return the path that what they leave is named after."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"model": str(folder / "model"), **case}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     outputs = [path.with_suffix(f".{rank}.log") for rank in range(case["ranks"])]
-    ranks = [RANKS.Process(target=target, args=(path, rank, port, output)) for rank, output in enumerate(outputs)]
-    for process in ranks:
-        process.start()
-    for process, output in zip(ranks, outputs, strict=True):
-        process.join(600)
-        assert process.exitcode == 0, output.read_text()[-3000:]
+    run_ranks(target, path, outputs, seconds=600)
     return path
 
 
 def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """Losses (summed over ranks), gradient norms and micro-batches by step; and the weights after the last one."""
-    path = run_ranks(folder, name, work, case)
+    path = run_on_ranks(folder, name, work, case)
     by_rank = [json.loads(path.with_suffix(f".{rank}.losses").read_text()) for rank in range(case["ranks"])]
     losses = [[sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)]
     return losses, torch.load(path.with_suffix(".weights"))
@@ -87,6 +72,41 @@ def test_same_loss_curve_and_weights(folder: Path, whole: Any, name: str, case: 
     for key, value in reference.items():
         assert weights[key].shape == value.shape
         torch.testing.assert_close(weights[key], value, atol=2e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+# The largest epsilon: small gradients give small updates then, so equal adapters are equal gradients; with a small one
+# AdamW makes full steps of the last digits of gradients that are nearly zero. B starts as zeros, and A's gradient is as
+# small as B: with this rate both move.
+ADAPTERS = {"lora": {"rank": 6, "alpha": 9.0}, "epsilon": 0.01, "rate": 0.1}
+
+
+@pytest.fixture(scope="module")
+def whole_adapters(folder: Path) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    return run_case(folder, "whole-lora", ranks=1, stage=1, budget=100_000, activations="keep", **ADAPTERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        pytest.param("lora1", {"stage": 1}, id="ZeRO 1"),
+        pytest.param("lora2", {"stage": 2}, id="ZeRO 2"),
+        pytest.param("lora3", {"stage": 3, "deepspeed": NONE_STAYS}, id="ZeRO 3, no weight stays whole"),
+        pytest.param("lora-moments1", {"stage": 1, "offload": OPTIMIZER}, id="ZeRO 1, optimizer on the host"),
+        pytest.param("lora-moments2", {"stage": 2, "offload": OPTIMIZER}, id="ZeRO 2, optimizer on the host"),
+        pytest.param("lora-both3", {"stage": 3, "offload": BOTH}, id="ZeRO 3, optimizer and weights on the host"),
+    ],
+)
+def test_same_loss_curve_and_adapters(folder: Path, whole_adapters: Any, name: str, case: dict[str, Any]) -> None:
+    """Two ranks against one; the model's own weights stay as they are, bit for bit, which `work` asserts."""
+    losses, adapters = run_case(folder, name, ranks=2, budget=60, check=True, **ADAPTERS, **case)
+    expected, reference = whole_adapters
+    assert losses[0][2] > 1, "the case must cut the batch up"
+    assert [step[0] for step in losses] == pytest.approx([step[0] for step in expected], abs=2e-6)
+    assert [step[1] for step in losses] == pytest.approx([step[1] for step in expected], rel=1e-4)
+    assert set(adapters) == set(reference)
+    for key, value in reference.items():
+        assert value.abs().mean() > 1e-3, "B must have moved"
+        torch.testing.assert_close(adapters[key], value, atol=1e-6, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +146,7 @@ def test_bf16_gradients_are_summed_in_float32(folder: Path) -> None:
     tiny, stages = 2.0**-10, (1, 2, 3)
     over_micro_batches, over_ranks = [[80, 1.0], [80, 0.0]], [[1, 1.0], [1, tiny]]
     case = {"ranks": 2, "dtype": "bfloat16", "stages": stages}
-    path = run_ranks(
+    path = run_on_ranks(
         folder, "sums", sum_gradients, {**case, "sums": [[[1, 1.0], [1, 0.0]], over_micro_batches, over_ranks]}
     )
     norms = json.loads(path.with_suffix(".0.norms").read_text())
@@ -140,7 +160,7 @@ def test_no_rank_holds_more_than_its_share_and_one_layer(folder: Path) -> None:
     deep = ScratchModel(hidden_size=64, layers=8)
     make_scratch_model(folder / "deep", deep, context_tokens=64, seed=3)
     case = {"ranks": 2, "stage": 3, "model": str(folder / "deep"), "dtype": "bfloat16"}
-    path = run_ranks(folder, "held", watch_loading, case)
+    path = run_on_ranks(folder, "held", watch_loading, case)
     for rank in (0, 1):
         held = json.loads(path.with_suffix(f".{rank}.held").read_text())
         assert held["all"] > 20 * held["largest"], "else a share and a tensor are nearly the model"

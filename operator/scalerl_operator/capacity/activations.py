@@ -6,6 +6,7 @@ a number. Counted for real widths by `bench/runtime/activation_memory.py`.
 
 from scalerl_api import RLRun
 from scalerl_operator.capacity.model_shape import LayerShape, ModelShape
+from scalerl_operator.capacity.work import bytes_of
 
 # `runtime/scalerl_runtime/algorithm/head.py` has these.
 CHUNK_BYTES = 128 * 2**20
@@ -62,7 +63,7 @@ def head_bytes(shape: ModelShape, run: RLRun) -> tuple[float, float]:
 
     All tokens of a micro-batch count as trained ones.
     """
-    rows, item = run.spec.trainer.micro_batch_tokens, 2 if run.spec.model.dtype == "bfloat16" else 4
+    rows, item = run.spec.trainer.micro_batch_tokens, bytes_of(run.spec.model.dtype)
     is_gpu, vocabulary, hidden = bool(run.spec.trainer.gpus_per_replica), shape.vocabulary, shape.hidden
     chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
     logits = 4.0 * min(rows, chunk) * vocabulary

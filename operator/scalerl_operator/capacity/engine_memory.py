@@ -64,13 +64,17 @@ def cache_bytes(shape: ModelShape, run: RLRun, tokens: int) -> float:
 
     Heads of keys are split over the GPUs, at least one on each; the latent of DeepSeek's attention is on all.
     """
-    kind = run.spec.generator.engine_args.get("kv_cache_dtype", "auto")
-    item = 1 if isinstance(kind, str) and kind.startswith("fp8") else item_bytes(run)
     split = max(1, run.spec.generator.gpus_per_replica)
     numbers = shape.kv_numbers
     if not shape.is_latent:
         numbers = shape.kv_numbers // shape.kv_heads * -(-shape.kv_heads // split)
-    return float(item * numbers * shape.kv_tokens(tokens))
+    return float(cache_item_bytes(run) * numbers * shape.kv_tokens(tokens))
+
+
+def cache_item_bytes(run: RLRun) -> int:
+    """Bytes of a number in an engine's cache."""
+    kind = run.spec.generator.engine_args.get("kv_cache_dtype", "auto")
+    return 1 if isinstance(kind, str) and kind.startswith("fp8") else item_bytes(run)
 
 
 def _workspace(shape: ModelShape, run: RLRun, split: int) -> float:

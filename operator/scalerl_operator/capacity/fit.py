@@ -7,14 +7,13 @@ from typing import Any
 
 from scalerl_api import Fault, RLRun
 from scalerl_api.validation import check_run
-from scalerl_operator.capacity.devices import Device
+from scalerl_operator.capacity.devices import GIB, Device
 from scalerl_operator.capacity.engine_memory import EngineMemory, engine_memory
 from scalerl_operator.capacity.memory import RankMemory, trainer_memory
 from scalerl_operator.capacity.model_shape import ModelShape
 
 MAX_SUGGESTIONS = 3
 USUAL_SHARE = 0.9
-GIB = 2**30
 TRAINER_PATH, ENGINE_PATH = "spec.trainer", "spec.generator"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_operator.capacity.activations import head_bytes, input_bytes, layer_bytes
 from scalerl_operator.capacity.model_shape import ModelShape
+from scalerl_operator.capacity.work import bytes_of
 
 REDUCE_BUCKET = 500_000_000  # DeepSpeed's default, in numbers
 GATHERED_LIVE = 1_000_000_000  # `stage3_max_live_parameters` of DeepSpeed: whole weights that wait under stage 3
@@ -85,8 +86,8 @@ def host_memory(shape: ModelShape, run: RLRun) -> float:
 
 
 def item_bytes(run: RLRun) -> int:
-    """Bytes of a weight: 2 in bfloat16, 4 in float32."""
-    return 2 if run.spec.model.dtype == "bfloat16" else 4
+    """Bytes of a weight."""
+    return bytes_of(run.spec.model.dtype)
 
 
 def _static_parts(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part, ...]:

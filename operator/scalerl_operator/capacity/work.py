@@ -42,6 +42,10 @@ class ModelWork:
         """Active values without the head."""
         return self.active_parameters - self.head_parameters
 
+    @property
+    def _windows_of_layers(self) -> tuple[int | None, ...]:
+        return (*self.windows, *[None] * (self.layers - len(self.windows)))
+
     def attention_flops(self, sequences: float, mean: float, mean_square: float) -> float:
         """Return the operations of one forward's causal attention.
 
@@ -52,14 +56,13 @@ class ModelWork:
         A sequence of T tokens has T^2 / 2 pairs of a query and a key, with a window of w at most T w. Scores and values
         take 2 operations for each pair and unit of width.
         """
-        windows = (*self.windows, *[None] * (self.layers - len(self.windows)))
-        pairs = sum(mean_square / 2 if each is None else min(mean_square / 2, mean * each) for each in windows)
+        half = mean_square / 2
+        pairs = sum(half if each is None else min(half, mean * each) for each in self._windows_of_layers)
         return 4.0 * self.attention_width * sequences * pairs
 
     def cached_layer_tokens(self, context: float) -> float:
         """Return the tokens that a sequence's cache holds and a step reads, summed over the layers."""
-        windows = (*self.windows, *[None] * (self.layers - len(self.windows)))
-        return sum(context if each is None else min(context, each) for each in windows)
+        return sum(context if each is None else min(context, each) for each in self._windows_of_layers)
 
     def read_parameters(self, running: float) -> float:
         """Return the values that a decoding step of so many tokens reads: each matrix once, and the chosen experts.

@@ -157,13 +157,13 @@ def engine_names(model: Any, names: Iterable[str]) -> dict[str, str]:
     renamings, converters = reverse_rules(model)
     found, other = {}, []
     for name in names:
-        module, _, end = name.partition(f".{PARTS[0]}.") if f".{PARTS[0]}." in name else name.partition(f".{PARTS[1]}.")
+        part = next(each for each in PARTS if f".{each}." in name)
+        module, _, end = name.partition(f".{part}.")
         key, pattern = rename_source_key(f"{module}.weight", renamings, converters, reverse=True)
         if pattern is not None:
             other.append(module)
-        part = PARTS[0] if f".{PARTS[0]}." in name else PARTS[1]
         found[name] = f"{FILE_PREFIX}{key.removesuffix('.weight')}.{part}.{end.removeprefix(ADAPTER + '.')}"
     if other:
-        allowed = f"not {list_names({_last(name) for name in other})}: the model's folder holds it in another form"
-        raise InvalidRun([Fault(TARGETS_FIELD, list_names({_last(name) for name in other}), allowed)])
+        layers = list_names({_last(name) for name in other})
+        raise InvalidRun([Fault(TARGETS_FIELD, layers, f"not {layers}: the model's folder holds it in another form")])
     return found

@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
-from scalerl_operator.capacity.devices import DEVICES, Device
+from scalerl_operator.capacity.devices import DEVICES, GIB, Device
 from scalerl_operator.capacity.engine_memory import EngineMemory
 from scalerl_operator.capacity.fit import RunFit, SpecChange, find_devices, fit_run, trainer_fits
 from scalerl_operator.capacity.memory import Part, RankMemory, host_memory, trainer_memory
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.forecast.result import Json
 from scalerl_operator.render.text import format_table
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,8 @@ class PlanSection:
     values: Mapping[str, Json]
 
 
-def build_sections(run: RLRun, shape: ModelShape, device: Device) -> list[PlanSection]:
-    """Return the sections in the order of print."""
-    return [_memory_section(run, shape, device)]
-
-
-def _memory_section(run: RLRun, shape: ModelShape, device: Device) -> PlanSection:
+def build_memory_section(run: RLRun, shape: ModelShape, device: Device) -> PlanSection:
+    """Return the section on memory: its parts, whether it fits, and what to change."""
     fit = fit_run(shape, run, device)
     trainers = fit.trainers or (trainer_memory(shape, run, is_first=True),)
     blocks = [_describe_trainers(trainers, device if fit.trainers else None)]
@@ -74,7 +68,7 @@ def describe_fit(fit: RunFit, device: Device) -> str:
 def _describe_changes(name: str, changes: Sequence[SpecChange]) -> list[str]:
     if not changes:
         return []
-    return [f"What would fit, under spec.{name}, the mildest first:", *(f"  {each.text}" for each in changes)]
+    return [f"These changes under spec.{name} would fit, the mildest first:", *(f"  {each.text}" for each in changes)]
 
 
 def _describe_trainers(ranks: Sequence[RankMemory], device: Device | None) -> str:

@@ -47,9 +47,10 @@ def build_time_section(planned: PlannedRun, options: PlanOptions) -> PlanSection
         return _cpu_section(planned, measured, options)
     if options.calibrate:
         raise UsageError("--calibrate measures this machine's cores; this run has GPUs (gpusPerReplica)")
-    found, split = time_on_gpus(planned, measured, options.mfu)
+    found = time_on_gpus(planned, measured, options.mfu)
     if found is None:
         return PlanSection(SECTION, "time: unknown, as an engine has no room for its cache", {})
+    split = _find_split(planned, measured, options.mfu)
     lines = describe_time(found, price=options.price, split=split)
     return PlanSection(SECTION, "\n".join(lines), list_values(found, split, options.price))
 
@@ -75,26 +76,27 @@ def find_lengths(run: RLRun, options: PlanOptions) -> MeasuredRun:
     return MeasuredRun(lengths, 1.0)
 
 
-def time_on_gpus(
-    planned: PlannedRun, measured: MeasuredRun, mfu: float | None
-) -> tuple[RunTime | None, GpuSplit | None]:
-    """Return the times on GPUs, None where an engine has no room for its cache, and the best split of as many."""
-    shape, device = planned.shape, planned.device
+def time_on_gpus(planned: PlannedRun, measured: MeasuredRun, mfu: float | None) -> RunTime | None:
+    """Return the times on GPUs; None where an engine has no room for its cache."""
+    run, shape, device = planned.run, planned.shape, planned.device
+    room = engine_memory(shape, run, device).cache * max(1, run.spec.generator.gpus_per_replica)
+    if room <= 0:
+        return None
     share = find_flops_share(device.name, has_experts=shape.has_experts)
     if mfu is not None:
         share = replace(share, mfu=mfu, source="given")
+    basis = TimeBasis(measured.lengths, share, room, measured.trained_share)
+    return time_run(run, measure_work(shape), device, basis)
 
-    def time_of(run: RLRun) -> RunTime | None:
-        room = engine_memory(shape, run, device).cache * max(1, run.spec.generator.gpus_per_replica)
-        basis = TimeBasis(measured.lengths, share, room, measured.trained_share)
-        return time_run(run, measure_work(shape), device, basis) if room > 0 else None
+
+def _find_split(planned: PlannedRun, measured: MeasuredRun, mfu: float | None) -> GpuSplit | None:
+    """Return the best split of the run's GPUs."""
 
     def seconds_of(run: RLRun) -> float | None:
-        timed = time_of(run)
-        return timed.seconds if timed is not None and trainer_fits(shape, run, device) else None
+        timed = time_on_gpus(replace(planned, run=run), measured, mfu)
+        return timed.seconds if timed is not None and trainer_fits(planned.shape, run, planned.device) else None
 
-    found = time_of(planned.run)
-    return found, None if found is None else best_split(planned.run, seconds_of)
+    return best_split(planned.run, seconds_of)
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scalerl_api import Fault, InvalidRun, RLRun
-from scalerl_operator.capacity.devices import DEVICES, Device, find_device
+from scalerl_operator.capacity.devices import DEVICES, GIB, Device, find_device
 from scalerl_operator.capacity.fit import RunFit, fit_run
 from scalerl_operator.capacity.lengths import assume_lengths
 from scalerl_operator.capacity.model_shape import ModelShape
@@ -17,8 +17,6 @@ from scalerl_operator.cli.capacity.time_section import PlannedRun, time_on_gpus
 from scalerl_operator.cli.exit_codes import UsageError
 from scalerl_operator.cli.options import ValidateOptions
 from scalerl_operator.local.run_lengths import MeasuredRun
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _check_memory(run: RLRun, trainer: Device, generator: Device, options: Valid
 
 def _say_evaluation(run: RLRun, shape: ModelShape, device: Device) -> str:
     measured = MeasuredRun(assume_lengths(run.spec.resolved_recipe().length), 1.0)
-    found, _ = time_on_gpus(PlannedRun(run, {}, shape, device), measured, None)
+    found = time_on_gpus(PlannedRun(run, {}, shape, device), measured, None)
     assert found is not None, "an engine that fits has room for its cache"
     return f"an evaluation takes about {describe_evaluation(found)}; scalerl plan says more"
 

@@ -1,9 +1,37 @@
-"""The text of a whole completion as vLLM writes it token by token. I/O: imports vLLM."""
+"""A whole completion, with its text as vLLM writes it token by token. I/O: imports vLLM."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+from scalerl_runtime.types import EngineOutput
+
+
+def build_output(
+    tokenizer: Any,
+    prompt: list[int],
+    parameters: Any,
+    sampled: tuple[list[int], Sequence[float], Sequence[int]],
+    *,
+    stopped: bool,
+) -> EngineOutput:
+    """Return the output of a completion that ended.
+
+    Args:
+        tokenizer, prompt, parameters, stopped: see `detokenize`.
+        sampled: ids, log-probabilities (nats) and versions of the tokens.
+    """
+    tokens, logps, versions = sampled
+    return EngineOutput(
+        tokens=np.asarray(tokens, dtype=np.int32),
+        logps=np.asarray(logps, dtype=np.float32),
+        versions=np.asarray(versions, dtype=np.int32),
+        text=detokenize(tokenizer, prompt, tokens, parameters, stopped=stopped),
+        finish="stop" if stopped else "length",
+    )
 
 
 def detokenize(tokenizer: Any, prompt: list[int], tokens: list[int], parameters: Any, *, stopped: bool) -> str:

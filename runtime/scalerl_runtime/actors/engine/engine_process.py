@@ -4,15 +4,13 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-import numpy as np
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from scalerl_runtime.actors.engine.detokenize import detokenize
+from scalerl_runtime.actors.engine.detokenize import build_output
 from scalerl_runtime.actors.engine.interface import EngineDied, EngineRequest, FinishedRequest
 from scalerl_runtime.deadlines import while_alive
-from scalerl_runtime.types import EngineOutput
 
 T = TypeVar("T")
 
@@ -41,16 +39,11 @@ class EngineProcess:
         except EngineDeadError as error:
             raise EngineDied("the engine's core died") from error
         found = final.outputs[0]
-        stopped = found.finish_reason == "stop"
         tokens = list(found.token_ids)
-        tokenizer = self._engine.renderer.tokenizer
-        output = EngineOutput(
-            tokens=np.asarray(tokens, dtype=np.int32),
-            logps=np.asarray([found.logprobs.logprobs[at] for at in found.logprobs.start_indices], dtype=np.float32),
-            versions=_spell_versions(found.weight_versions, len(tokens)),
-            text=detokenize(tokenizer, request.prompt, tokens, request.parameters, stopped=stopped),
-            finish="stop" if stopped else "length",
-        )
+        logps = [found.logprobs.logprobs[at] for at in found.logprobs.start_indices]
+        sampled = tokens, logps, _spell_versions(found.weight_versions, len(tokens))
+        tokenizer, stopped = self._engine.renderer.tokenizer, found.finish_reason == "stop"
+        output = build_output(tokenizer, request.prompt, request.parameters, sampled, stopped=stopped)
         return FinishedRequest(output, found.routed_experts)
 
     async def call(self, method: str, *arguments: object) -> list[Any]:
@@ -84,9 +77,10 @@ class EngineProcess:
         return await while_alive(call, lambda: self.errored, "the engine's core")
 
 
-def _spell_versions(spans: Any, num_tokens: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _spell_versions(spans: Any, num_tokens: int) -> list[int]:
     """The version of each token; -1 before the first weights."""
-    versions = np.full(num_tokens, -1, dtype=np.int32)
+    versions = [-1] * num_tokens
     for span in spans or ():
-        versions[span.start : span.end] = int(span.version) if span.version.lstrip("-").isdigit() else -1
+        version = int(span.version) if span.version.lstrip("-").isdigit() else -1
+        versions[span.start : span.end] = [version] * len(versions[span.start : span.end])
     return versions

@@ -14,17 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine import FinishReason
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.executor import Executor
 
-from scalerl_runtime.actors.engine.detokenize import detokenize
+from scalerl_runtime.actors.engine.detokenize import build_output
 from scalerl_runtime.actors.engine.interface import EngineDied, EngineRequest, FinishedRequest
-from scalerl_runtime.types import EngineOutput
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,9 @@ IDLE_SECONDS = 0.001  # between steps that compute nothing although requests wai
 END_SECONDS = 10.0  # for the step in progress; a thread that hangs ends with its process
 OWN_CLIENT = 0  # index of the only client in vLLM's outputs
 Order = Callable[[], object]
+
+_live: "set[EngineThread]" = set()  # whose threads run: they share vLLM's process groups, which are this process's
+_live_lock = threading.Lock()
 
 
 @dataclass
@@ -106,14 +108,12 @@ class EngineThread:
             raise
         if sampled.finish not in (FinishReason.STOP, FinishReason.LENGTH):
             raise RuntimeError(f"the engine gave a completion up: {sampled.finish}")
-        stopped = sampled.finish == FinishReason.STOP
-        text = detokenize(self._inputs.tokenizer, request.prompt, sampled.tokens, made.sampling_params, stopped=stopped)
-        output = EngineOutput(
-            tokens=np.asarray(sampled.tokens, dtype=np.int32),
-            logps=np.asarray(sampled.logps, dtype=np.float32),
-            versions=np.asarray(sampled.versions, dtype=np.int32),
-            text=text,
-            finish="stop" if stopped else "length",
+        output = build_output(
+            self._inputs.tokenizer,
+            request.prompt,
+            made.sampling_params,
+            (sampled.tokens, sampled.logps, sampled.versions),
+            stopped=sampled.finish == FinishReason.STOP,
         )
         return FinishedRequest(output)
 
@@ -195,6 +195,8 @@ class EngineThread:
     # -- the thread's side -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with _live_lock:
+            _live.add(self)
         try:
             torch.set_num_threads(self._num_threads)  # of this thread: vLLM forbids it afterwards
             self._core = EngineCore(self.vllm_config, Executor.get_class(self.vllm_config), log_stats=False)
@@ -205,8 +207,17 @@ class EngineThread:
         except BaseException as error:  # noqa: BLE001 # the thread's top: nobody else would learn of it
             self._error = error
             log.error("the engine failed", exc_info=error)
+        finally:
+            self._release_process_groups()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fail_waiting)
+
+    def _release_process_groups(self) -> None:
+        """Destroy vLLM's process groups with the last engine: the next one would take over those of a failed one."""
+        with _live_lock:
+            _live.discard(self)
+            if not _live:
+                cleanup_dist_env_and_memory()
 
     def _take_orders(self) -> None:
         """Carry out the orders that wait; without work for the engine, wait for one."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scalerl_api.wire import RunVerdict
 from scalerl_operator.cli.commands import CliDeps, run_command
@@ -92,6 +93,17 @@ def test_validate_refuses_with_the_sum(capsys: pytest.CaptureFixture[str]) -> No
     assert "It fits with zeroStage: 3" in error
     assert run("validate", BIG, "--device", "H100") == 0
     assert "memory fits: trainer" in capsys.readouterr().out
+
+
+def test_adapters_get_no_sum_of_the_whole_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(BIG.read_text())
+    document["spec"]["model"]["lora"] = {"rank": 8}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert run("plan", path, "--device", "L40S") == 64
+    assert "spec.model.lora: set" in capsys.readouterr().err
+    assert run("validate", path, "--device", "L40S") == 0, "nothing is known to be wrong"
+    assert "memory was not checked: spec.model.lora" in capsys.readouterr().out
 
 
 def test_validate_without_a_cluster_says_so(
