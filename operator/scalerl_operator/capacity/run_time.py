@@ -218,7 +218,7 @@ def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
     through host memory twice.
     """
     spec = run.spec
-    num_bytes = work.parameters * bytes_of(spec.model.dtype)
+    num_bytes = work.trained_parameters * bytes_of(spec.model.dtype)
     copy = 2 * num_bytes / (device.memory_bandwidth * LINK_SHARE)
     if spec.trainer.zero_stage == 3:
         link = device.link_bandwidth if spec.trainer.replicas == 1 else device.network_bandwidth
@@ -234,10 +234,10 @@ def time_checkpoint(run: RLRun, work: ModelWork) -> CheckpointTime:
     """Return the size and the pause of a checkpoint. Each rank copies its share; the weights are the first rank's."""
     spec = run.spec
     item = bytes_of(spec.model.dtype)
-    own = work.parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
+    own = work.trained_parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
     every, evals = spec.checkpoint.every_steps, spec.budget.eval_every_steps
     per_step = 1 / every + 1 / evals - 1 / math.lcm(every, evals)
-    return CheckpointTime(work.parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
+    return CheckpointTime(work.trained_parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
 
 
 def count_eval_samples(run: RLRun) -> int:
