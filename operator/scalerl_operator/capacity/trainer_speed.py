@@ -1,7 +1,8 @@
 """Time of an optimizer step from operations, bytes and links. PURE.
 
 Operations of a token: 2 a parameter forward, 4 backward, and 2 more where activations are computed again; the fused
-head computes its logits again in any case. With adapters the model's own weights take no gradient: 2 backward. Attention is quadratic in a sequence's length; its backward takes 2.5
+head computes its logits again in any case. With adapters the model's own weights take no gradient: 2 backward.
+Attention is quadratic in a sequence's length; its backward takes 2.5
 forwards.
 Sums of gradients and collected weights travel beside the computation; the longer of the two counts.
 """

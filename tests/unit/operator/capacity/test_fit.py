@@ -35,7 +35,7 @@ def test_parts_of_the_8b_example_are_the_sums_by_hand() -> None:
     assert parts["optimizer"] == 12 * count / 16
     assert parts["sums of gradients"] == 4 * count / 16
     assert parts["inputs of layers"] == 2 * 4096 * 16_384 * 36
-    # bench/runtime/activation_memory.py counts 230.3 KiB a token on a CPU, with copies of what attention takes and gives.
+    # bench/runtime/activation_memory.py counts 230.3 KiB a token on a CPU, with copies of what attention reads.
     counted = 230.3 * 1024 - 2 * (4096 + 2 * 1024 + 4096)
     assert parts["the layer that is computed again"] / 16_384 == pytest.approx(counted, rel=0.02)
 
