@@ -87,7 +87,7 @@ def test_a_models_folder_and_the_hubs_cache_are_read(tmp_path: Path, capsys: pyt
 
 
 def test_validate_refuses_with_the_sum(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("validate", BIG, "--device", "L40S") == 64
+    assert run("validate", BIG, "--device", "A100-40GB") == 64
     error = capsys.readouterr().err
     assert "spec.trainer: zeroStage 1 on 16 GPUs: trainer rank 0 needs" in error
     assert "It fits with zeroStage: 3" in error
