@@ -211,9 +211,10 @@ def test_an_update_in_shared_memory_is_the_engines_own_once_it_is_loaded(rig: Ri
     assert rig.generator.version == version
 
 
+@pytest.mark.filterwarnings("ignore:Tensor .* exceeds buffer_size_bytes")
 @pytest.mark.parametrize("limit", [1, 100, 4096, 2**16, 2**30])
 def test_packets_are_those_of_vllms_receiver(limit: int) -> None:
-    from vllm.distributed.weight_transfer.packed_tensor import pack_tensors, unpack_tensor
+    from vllm.distributed.weight_transfer.packed_tensor import pack_tensors
 
     generator = torch.Generator().manual_seed(3)
     shapes = [(7, 3), (64, 64), (5,), (), (300, 40), (2, 2), (64, 64), (9,)]
@@ -227,15 +228,14 @@ def test_packets_are_those_of_vllms_receiver(limit: int) -> None:
             view(flat, entry).copy_(tensors[entry.name])
     packets = plan_packets(buckets, limit=limit)
     buffer = torch.zeros(max(packet.num_bytes for packet in packets), dtype=torch.uint8)
-    rest, found = iter(tensors.items()), {}
+    rest = iter(tensors.items())
     for packet in packets:
         chunk = pack_tensors(rest, lambda item: item[1], limit)
         assert chunk is not None
         sent = fill_packet(packet, flats, buffer)
         assert torch.equal(sent, chunk.packed_tensor)
-        found |= dict(unpack_tensor(sent.clone(), chunk.names, chunk.shapes, chunk.dtypes, chunk.tensor_sizes))
+        assert [entry.name for _, entry in packet.pieces] == chunk.names
     assert pack_tensors(rest, lambda item: item[1], limit) is None, "both ends make the same number of packets"
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(rig: Rig) -> None:
