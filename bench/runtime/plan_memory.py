@@ -131,7 +131,7 @@ def measure(folder: Path, run: RLRun, vocabulary: int) -> dict[str, int]:
     found = {
         "weights": storage_bytes(engine.module.parameters()),
         "optimizer": storage_bytes([*masters, *states]),
-        "copy for the generators": storage_bytes(trainer._staged),
+        "copy for the generators": storage_bytes(trainer._staged.flats),
     }
     for name in ("forward", "backward", "step"):
         setattr(engine, name, counted.run_in(name, getattr(engine, name)))

@@ -131,6 +131,10 @@ class BudgetSpec(ApiModel):
     eval_every_steps: int = Field(default=100, ge=1, le=1_000_000)
     """Steps between evaluations. Step 0 and the last step are always evaluated. Each evaluated step has a
     checkpoint."""
+    eval_share: float = Field(default=0.5, ge=0.01, le=1.0)
+    """Share of the engines that an evaluation takes while training goes on: that many of them, rounded up but not the
+    last one, keep the evaluated weights until it is done. With one engine it is a share of its sequences, and the
+    weights are updated meanwhile. docs/evaluations.md has the consequences."""
 
 
 class TrainerOffload(ApiModel):

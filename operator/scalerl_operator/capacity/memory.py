@@ -16,7 +16,8 @@ from scalerl_operator.capacity.work import bytes_of
 
 REDUCE_BUCKET = 500_000_000  # DeepSpeed's default, in numbers
 GATHERED_LIVE = 1_000_000_000  # `stage3_max_live_parameters` of DeepSpeed: whole weights that wait under stage 3
-COPY_BUCKET_BYTES = 64 * 2**20  # of weights that are gathered at a time for the generators
+PACKET_BYTES = 512 * 2**20  # of weights on their way to the generators; a packet has one tensor more
+PACKETS = 2  # one comes from the host while the other is sent
 # Not of tensors: CUDA's context, NCCL's channels, and what the allocator cannot use. An assumption, not measured.
 CONTEXT_BYTES = 2 * 2**30
 FRAGMENTATION = 0.05  # of the tensors
@@ -47,7 +48,7 @@ class RankMemory:
 
 
 def trainer_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> RankMemory:
-    """Return the memory of a trainer rank; the first rank holds the copy for the generators too.
+    """Return the memory of a trainer rank; on a GPU the first one also has weights on their way to the generators.
 
     Three moments may be the largest: the head's forward, the backward pass, and the optimizer's update, when no
     activation is left. On a CPU the process's memory is meant, without Python and libraries.
@@ -68,23 +69,29 @@ def trainer_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> RankMemo
     return RankMemory(role, largest, tuple(part for part in parts if part.num_bytes))
 
 
-def host_memory(shape: ModelShape, run: RLRun) -> float:
-    """Return the bytes of host memory that the tensors of one trainer pod need: what is offloaded, by its ranks.
+def host_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part, ...]:
+    """Return the host memory of the tensors of one trainer pod with GPUs, by part; the first pod's has rank 0's copy.
 
-    On a CPU everything is on the host: see `trainer_memory`.
+    On a CPU everything is on the host: see `trainer_memory`. Python, libraries and the pages of files are not in it.
     """
-    trainer = run.spec.trainer
-    ranks = max(1, trainer.gpus_per_replica)
-    total = 0.0
+    trainer, held, trained = run.spec.trainer, count_held(shape, run), count_trained(shape, run)
+    share = max(1, trainer.gpus_per_replica) / trainer.ranks
+    tokens, item = trainer.micro_batch_tokens, item_bytes(run)
+    parts = [
+        Part("copy of a checkpoint", 12 * trained * share, "float32 weights, two moments: its ranks' share, pinned")
+    ]
+    if is_first:
+        parts.append(Part("copy for the generators", item * trained, f"{item} bytes a parameter, pinned"))
     if trainer.offload.optimizer == "cpu":
-        total += ranks * 16 * count_trained(shape, run) / trainer.ranks
+        parts.append(
+            Part("optimizer and sums of gradients", 16 * trained * share, "16 bytes a parameter: its ranks' share")
+        )
     if trainer.offload.parameters == "cpu":
-        total += ranks * item_bytes(run) * count_held(shape, run) / trainer.ranks
+        parts.append(Part("weights", item * held * share, f"{item} bytes a parameter: its ranks' share"))
     if trainer.activations == "offload":
-        total += ranks * input_bytes(shape, run.spec.trainer.micro_batch_tokens, item_bytes(run))
-    if run.spec.generator.colocated:
-        total += item_bytes(run) * count_trained(shape, run)
-    return total
+        inputs = trainer.gpus_per_replica * input_bytes(shape, tokens, item)
+        parts.append(Part("inputs of layers", inputs, f"{trainer.gpus_per_replica} ranks"))
+    return tuple(parts)
 
 
 def item_bytes(run: RLRun) -> int:
@@ -93,7 +100,7 @@ def item_bytes(run: RLRun) -> int:
 
 
 def _static_parts(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part, ...]:
-    """Weights, optimizer and the staged copy: there from the first step to the last."""
+    """Weights, optimizer, and what rank 0 has for the generators: there from the first step to the last."""
     trainer, item, held, trained = run.spec.trainer, item_bytes(run), count_held(shape, run), count_trained(shape, run)
     ranks, is_gpu = trainer.ranks, bool(trainer.gpus_per_replica)
     if trainer.zero_stage < 3:
@@ -107,9 +114,21 @@ def _static_parts(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Par
     parts = [Part("weights", weights, note)]
     if not (is_gpu and trainer.offload.optimizer == "cpu"):
         parts.append(Part("optimizer", 12 * trained / ranks, f"float32 weights, two moments: 12 bytes over {ranks}"))
-    if is_first and not run.spec.generator.colocated:
+    if is_first and not is_gpu:
         parts.append(Part("copy for the generators", item * trained, f"{item} bytes a parameter"))
+    elif is_first and not run.spec.generator.colocated and run.spec.model.lora is None:  # else by the host's memory
+        parts.append(_packets(shape, item))
     return tuple(parts)
+
+
+def _packets(shape: ModelShape, item: int) -> Part:
+    """Buffers on the device for weights on their way; the copy itself is on the host."""
+    widest = max(max(each.width, each.shared_width) for each in shape.layer_shapes)
+    largest = item * max(shape.head_parameters, shape.hidden * widest)
+    size = min(item * shape.parameters, PACKET_BYTES + largest)
+    return Part(
+        "weights on their way to the generators", PACKETS * size, f"{PACKETS} packets of {size / 2**30:.1f} GiB"
+    )
 
 
 def _sums(shape: ModelShape, run: RLRun) -> Part:

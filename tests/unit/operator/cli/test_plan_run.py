@@ -87,7 +87,7 @@ def test_a_models_folder_and_the_hubs_cache_are_read(tmp_path: Path, capsys: pyt
 
 
 def test_validate_refuses_with_the_sum(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("validate", BIG, "--device", "L40S") == 64
+    assert run("validate", BIG, "--device", "A100-40GB") == 64
     error = capsys.readouterr().err
     assert "spec.trainer: zeroStage 1 on 16 GPUs: trainer rank 0 needs" in error
     assert "It fits with zeroStage: 3" in error
@@ -105,10 +105,10 @@ def write_lora(tmp_path: Path, **lora: object) -> Path:
 
 def test_adapters_fit_where_the_whole_model_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_lora(tmp_path, rank=8)
-    assert run("validate", BIG, "--device", "L40S") == 64
-    assert run("validate", path, "--device", "L40S") == 0
+    assert run("validate", BIG, "--device", "A100-40GB") == 64
+    assert run("validate", path, "--device", "A100-40GB") == 0
     assert "memory fits: trainer" in capsys.readouterr().out
-    assert run("plan", path, "--device", "L40S") == 0
+    assert run("plan", path, "--device", "A100-40GB") == 0
     text = capsys.readouterr().out
     assert "8.19e9 parameters, adapters of rank 8 with 21.8e6" in text
     assert "room for rank 8" in text
