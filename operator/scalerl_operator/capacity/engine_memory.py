@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_operator.capacity.adapters import count_engine_numbers
 from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.memory import Part, item_bytes
 from scalerl_operator.capacity.model_shape import ModelShape
@@ -47,11 +48,14 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
     note = f"{item} bytes a parameter" + (f", {layer_item} in layers" if layer_item != item else "")
     note += f" over {split}" if split > 1 else ""
     tokens = recipe.length.sequence_tokens
-    parts = (
+    parts: tuple[Part, ...] = (
         Part("weights", weights, note),
         Part("workspace", _workspace(shape, run, split), "activations of a step, and logits in float32"),
         Part("CUDA, graphs, NCCL", RUNTIME_BYTES, "2 GiB: assumed"),
     )
+    if (lora := run.spec.model.lora) is not None:
+        numbers = count_engine_numbers(shape, lora, split)
+        parts += (Part("adapters", item_bytes(run) * numbers, f"room for rank {lora.engine_rank}"),)
     return EngineMemory(
         limit=spec.gpu_memory_share * device.memory_bytes,
         parts=parts,
