@@ -1,6 +1,7 @@
 """Memory of a trainer rank and of an engine's rank on its device, by part.
 
-P is the number of parameters, R of ranks, N of tokens in a micro-batch, h the model's width, V its vocabulary.
+P is the number of parameters, R of ranks, N of tokens in a micro-batch, h the model's width, V its vocabulary. With
+adapters the weights are the model's and theirs; gradients, optimizer and the copy for generators are theirs alone.
 `bench/runtime/plan_memory.py` compares the sums with counted allocations.
 """
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from scalerl_api import RLRun
 from scalerl_operator.capacity.activations import head_bytes, input_bytes, layer_bytes
+from scalerl_operator.capacity.adapters import count_held, count_trained, largest_trained_layer
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.work import bytes_of
 
@@ -72,18 +74,20 @@ def host_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part,
 
     On a CPU everything is on the host: see `trainer_memory`. Python, libraries and the pages of files are not in it.
     """
-    trainer, count = run.spec.trainer, shape.parameters
+    trainer, held, trained = run.spec.trainer, count_held(shape, run), count_trained(shape, run)
     share = max(1, trainer.gpus_per_replica) / trainer.ranks
     tokens, item = trainer.micro_batch_tokens, item_bytes(run)
-    parts = [Part("copy of a checkpoint", 12 * count * share, "float32 weights, two moments: its ranks' share, pinned")]
+    parts = [
+        Part("copy of a checkpoint", 12 * trained * share, "float32 weights, two moments: its ranks' share, pinned")
+    ]
     if is_first:
-        parts.append(Part("copy for the generators", item * count, f"{item} bytes a parameter, pinned"))
+        parts.append(Part("copy for the generators", item * trained, f"{item} bytes a parameter, pinned"))
     if trainer.offload.optimizer == "cpu":
         parts.append(
-            Part("optimizer and sums of gradients", 16 * count * share, "16 bytes a parameter: its ranks' share")
+            Part("optimizer and sums of gradients", 16 * trained * share, "16 bytes a parameter: its ranks' share")
         )
     if trainer.offload.parameters == "cpu":
-        parts.append(Part("weights", item * count * share, f"{item} bytes a parameter: its ranks' share"))
+        parts.append(Part("weights", item * held * share, f"{item} bytes a parameter: its ranks' share"))
     if trainer.activations == "offload":
         inputs = trainer.gpus_per_replica * input_bytes(shape, tokens, item)
         parts.append(Part("inputs of layers", inputs, f"{trainer.gpus_per_replica} ranks"))
@@ -97,20 +101,22 @@ def item_bytes(run: RLRun) -> int:
 
 def _static_parts(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part, ...]:
     """Weights, optimizer, and what rank 0 has for the generators: there from the first step to the last."""
-    trainer, item, count = run.spec.trainer, item_bytes(run), shape.parameters
+    trainer, item, held, trained = run.spec.trainer, item_bytes(run), count_held(shape, run), count_trained(shape, run)
     ranks, is_gpu = trainer.ranks, bool(trainer.gpus_per_replica)
     if trainer.zero_stage < 3:
-        weights, note = item * count, f"{item} bytes a parameter"
+        weights, note = item * held, f"{item} bytes a parameter"
     elif is_gpu and trainer.offload.parameters == "cpu":
         weights, note = 0, "on the host"
     else:
-        weights, note = item * count // ranks, f"{item} bytes a parameter over {ranks}"
+        weights, note = item * held // ranks, f"{item} bytes a parameter over {ranks}"
+    if run.spec.model.lora is not None:
+        note += ", the adapters' included"
     parts = [Part("weights", weights, note)]
     if not (is_gpu and trainer.offload.optimizer == "cpu"):
-        parts.append(Part("optimizer", 12 * count / ranks, f"float32 weights, two moments: 12 bytes over {ranks}"))
+        parts.append(Part("optimizer", 12 * trained / ranks, f"float32 weights, two moments: 12 bytes over {ranks}"))
     if is_first and not is_gpu:
-        parts.append(Part("copy for the generators", item * count, f"{item} bytes a parameter"))
-    elif is_first and not run.spec.generator.colocated:  # else they are read from the host's memory
+        parts.append(Part("copy for the generators", item * trained, f"{item} bytes a parameter"))
+    elif is_first and not run.spec.generator.colocated and run.spec.model.lora is None:  # else by the host's memory
         parts.append(_packets(shape, item))
     return tuple(parts)
 
@@ -132,7 +138,7 @@ def _sums(shape: ModelShape, run: RLRun) -> Part:
         return Part("sums of gradients", 0)
     whole = run.spec.model.dtype == "float32" and trainer.zero_stage == 1
     over = 1 if whole else trainer.ranks
-    return Part("sums of gradients", 4 * shape.parameters / over, f"float32: 4 bytes a parameter over {over}")
+    return Part("sums of gradients", 4 * count_trained(shape, run) / over, f"float32: 4 bytes a parameter over {over}")
 
 
 def _buckets(shape: ModelShape, run: RLRun) -> Part:
@@ -141,7 +147,10 @@ def _buckets(shape: ModelShape, run: RLRun) -> Part:
     settings = trainer.deepspeed.get("zero_optimization")
     settings = settings if isinstance(settings, Mapping) else {}
     size = float(settings.get("reduce_bucket_size", REDUCE_BUCKET))
-    if trainer.zero_stage == 1 and run.spec.model.dtype == "float32":
+    is_small = (
+        run.spec.model.lora is not None and count_trained(shape, run) < size
+    )  # waits in the bucket for the others
+    if trainer.zero_stage == 1 and run.spec.model.dtype == "float32" and not is_small:
         size = 0.0
     twice = 2 if trainer.gpus_per_replica and trainer.zero_stage < 3 else 1  # communication beside the backward
     total = twice * item * size
@@ -156,7 +165,7 @@ def _kept(shape: ModelShape, run: RLRun) -> Part:
     trainer, item = run.spec.trainer, item_bytes(run)
     tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
     if trainer.activations == "keep":
-        total = sum(layer_bytes(shape, each, tokens, item, is_gpu=is_gpu) for each in shape.layer_shapes)
+        total = sum(layer_bytes(shape, each, run) for each in shape.layer_shapes)
         return Part("activations of all layers", total, "all that the backward needs")
     if trainer.activations == "offload" and is_gpu:
         return Part("inputs of layers", 0, "on the host")
@@ -171,11 +180,11 @@ def _forward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
 def _backward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
     """The largest of the head's backward and of a layer's, beside what the forward kept."""
     trainer, item = run.spec.trainer, item_bytes(run)
-    tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
-    layer = max(layer_bytes(shape, each, tokens, item, is_gpu=is_gpu) for each in shape.layer_shapes)
+    tokens = trainer.micro_batch_tokens
+    layer = max(layer_bytes(shape, each, run) for each in shape.layer_shapes)
     # Gradients of a layer's weights, and of the widest tensor and its input, are there before they are summed.
     widest = max(each.width * max(1, each.chosen) for each in shape.layer_shapes)
-    gradients = item * shape.largest_layer.parameters + tokens * item * (2 * widest + 2 * shape.hidden)
+    gradients = item * largest_trained_layer(shape, run) + tokens * item * (2 * widest + 2 * shape.hidden)
     again = 0 if trainer.activations == "keep" else layer
     _, head = head_bytes(shape, run)
     own: tuple[Part, ...]
@@ -194,7 +203,7 @@ def _update_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
     trainer = run.spec.trainer
     if trainer.gpus_per_replica and trainer.offload.optimizer == "cpu":
         return (_buckets(shape, run),)
-    share = 4 * shape.parameters / trainer.ranks
+    share = 4 * count_trained(shape, run) / trainer.ranks
     times = 1 if trainer.gpus_per_replica else 2
     own = Part("temporaries of the update", times * share, f"{4 * times} bytes a parameter over {trainer.ranks}")
     return _sums(shape, run), own

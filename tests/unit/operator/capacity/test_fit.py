@@ -7,12 +7,17 @@ import yaml
 from large_run import make_run
 
 from scalerl_api import RLRun, parse_run
+from scalerl_operator.capacity.adapters import count_trained
 from scalerl_operator.capacity.devices import DEVICES
 from scalerl_operator.capacity.engine_memory import engine_memory
 from scalerl_operator.capacity.fit import find_devices, fit_run, trainer_fits
+from scalerl_operator.capacity.lengths import Lengths
 from scalerl_operator.capacity.memory import host_memory, trainer_memory
 from scalerl_operator.capacity.model_shape import ModelShape, parse_model
 from scalerl_operator.capacity.published_models import PUBLISHED_MODELS
+from scalerl_operator.capacity.run_time import TimeBasis, time_run
+from scalerl_operator.capacity.trainer_speed import OTHER_SHARE
+from scalerl_operator.capacity.work import measure_work
 
 
 def shape_of(name: str) -> ModelShape:
@@ -32,9 +37,8 @@ def test_parts_of_the_8b_example_are_the_sums_by_hand() -> None:
     assert parts["optimizer"] == 12 * count / 16
     assert parts["sums of gradients"] == 4 * count / 16
     assert parts["inputs of layers"] == 2 * 4096 * 16_384 * 36
-    # bench/runtime/activation_memory.py counts 230.3 KiB a token on a CPU, which copies keys and values for each head;
-    # on a GPU these are 6144 of 8192 numbers fewer, and one copy of the result.
-    counted = 230.3 * 1024 - 2 * (8192 - 2048) - 2 * 4096
+    # bench/runtime/activation_memory.py counts 230.3 KiB a token on a CPU, with copies of what attention reads.
+    counted = 230.3 * 1024 - 2 * (4096 + 2 * 1024 + 4096)
     assert parts["the layer that is computed again"] / 16_384 == pytest.approx(counted, rel=0.02)
 
 
@@ -175,3 +179,75 @@ def test_cache_of_a_sequence_by_hand() -> None:
     assert engine_memory(shape_of("Qwen/Qwen3-8B"), fp8, DEVICES["H100"]).sequence_bytes == found.sequence_bytes / 2
     wide = make_run(generator__gpusPerReplica=16)  # 8 heads of keys: one on each GPU, twice
     assert engine_memory(shape_of("Qwen/Qwen3-8B"), wide, DEVICES["H100"]).sequence_bytes == found.sequence_bytes / 2
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"])
+def test_fp8_halves_the_layers_of_an_engine_and_nothing_else(name: str) -> None:
+    shape, device = shape_of(name), DEVICES["H100"]
+    whole, fp8 = (
+        {part.name: part.num_bytes for part in engine_memory(shape, run, device).parts}
+        for run in (make_run(), make_run(generator__engineArgs={"quantization": "fp8"}))
+    )
+    split = make_run().spec.generator.gpus_per_replica
+    assert whole.pop("weights") - fp8.pop("weights") == (shape.parameters - shape.rest_parameters) / split
+    assert whole == fp8
+
+
+def test_parts_with_adapters_by_hand() -> None:
+    """Qwen3-8B: width 4096, 32 heads of 128 and 8 of keys, MLP 12288, 36 layers; q, k, v, o, gate, up, down."""
+    run = make_run(model__lora={"rank": 4})
+    parts = parts_of("Qwen/Qwen3-8B", run)
+    each = 4 * ((4096 + 4096) + 2 * (4096 + 1024) + (4096 + 4096) + 3 * (4096 + 12_288))
+    trained = 36 * each
+    assert parts["weights"] == 2 * (8_190_735_360 + trained)
+    assert parts["optimizer"] == 12 * trained / 16
+    assert parts["sums of gradients"] == 4 * trained / 16
+    on_host = {part.name: part.num_bytes for part in host_memory(shape_of("Qwen/Qwen3-8B"), run, is_first=True)}
+    assert on_host == {"copy of a checkpoint": 12 * trained / 2, "copy for the generators": 2 * trained}
+    assert "weights on their way to the generators" not in parts, "adapters are sent from the host"
+    whole = parts_of("Qwen/Qwen3-8B", make_run())
+    assert parts["inputs of layers"] == whole["inputs of layers"]
+    # Not kept: normalized inputs of both norms and of those of heads. Kept: four numbers of each of seven adapters.
+    name = "the layer that is computed again"
+    assert (whole[name] - parts[name]) / 16_384 == 2 * (2 * 4096 + (32 + 8) * 128) - 2 * 4 * 7
+    assert whole["gradients of a layer"] - parts["gradients of a layer"] == 2 * (192_946_432 - each)
+
+
+def test_layers_without_an_adapter_keep_no_input() -> None:
+    def again(*targets: str) -> float:
+        run = make_run(model__lora={"rank": 4, "targetModules": list(targets)})
+        return parts_of("Qwen/Qwen3-8B", run)["the layer that is computed again"] / 16_384
+
+    assert again("q_proj", "down_proj") - again("q_proj") == 2 * (12_288 + 4)
+    assert again("q_proj", "up_proj") - again("q_proj") == 2 * (4096 + 4)
+    assert again("q_proj", "k_proj") - again("q_proj") == 2 * 4, "one input for both"
+    assert again("q_proj", "o_proj") - again("q_proj") == 2 * 4, "attention keeps its result in any case"
+
+
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_an_engines_room_for_adapters_by_hand(gpus: int) -> None:
+    """Rank 4 gets the room of vLLM's rank 8. A is whole and B in shares; for o and down the other way round."""
+
+    def room(**lora: Any) -> float:
+        run = make_run(model__lora={"rank": 4, **lora}, generator__gpusPerReplica=gpus)
+        (part,) = (
+            p for p in engine_memory(shape_of("Qwen/Qwen3-8B"), run, DEVICES["H100"]).parts if p.name == "adapters"
+        )
+        return part.num_bytes / (2 * 8 * 36)
+
+    heads = 3 * 4096 + (4096 + 2 * 1024) / gpus
+    assert room(targetModules=["q_proj"]) == heads, "one layer of vLLM's with k and v"
+    output, down = 4096 / gpus + 4096, 12_288 / gpus + 4096
+    assert room() == heads + output + 2 * (4096 + 12_288 / gpus) + down
+
+
+def test_only_adapters_are_sent_and_stored() -> None:
+    shape = shape_of("Qwen/Qwen3-8B")
+    run, basis = make_run(model__lora={"rank": 4}), TimeBasis(Lengths((100.0,), 10.0, "given"), OTHER_SHARE)
+    trained = count_trained(shape, run)
+    timed = time_run(run, measure_work(shape, trained), DEVICES["H100"], basis)
+    assert timed.push.num_bytes == 2 * trained
+    assert timed.checkpoint.num_bytes == 14 * trained
+    whole = time_run(run, measure_work(shape), DEVICES["H100"], basis)
+    assert 0.5 < timed.train.flops.products / whole.train.flops.products < 0.76, "3 of 4 products, and 2 of 3 of MFU's"
+    assert timed.train.optimizer == pytest.approx(whole.train.optimizer * trained / shape.parameters)
