@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from scalerl_api.addresses import HubName, parse_hub_dataset
 from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.readers import Record, RecordTable
@@ -17,7 +18,8 @@ def fetch_hub(spec: DatasetSpec) -> RecordTable:
     from datasets import load_dataset  # slow to import, and most runs read files
 
     config = {} if spec.config is None else {"name": spec.config}
-    dataset = load_dataset(spec.source, split=spec.split, **config)
+    found = parse_hub_dataset(spec.source) or HubName(spec.source)
+    dataset = load_dataset(found.name, revision=found.revision, split=spec.split, **config)
     return RecordTable(_name_rows(spec, dataset), len(dataset), is_small=True)
 
 
