@@ -127,7 +127,7 @@ def test_imports_without(module: str, banned: str) -> None:
 
 
 def test_pure_packages_are_kept_pure_by_contract() -> None:
-    names = {"run", "decide", "resources", "reconcile", "render", "forecast"}
+    names = {"run", "decide", "resources", "reconcile", "render", "forecast", "capacity"}
     expected = {f"operator/scalerl_operator/{name}" for name in names} | {"runtime/scalerl_runtime/algorithm"}
     assert expected == PURE_PACKAGES
     assert set(purity_contract()["forbidden_modules"]) >= ACTING | {"kopf", "kubernetes", "pathlib"}

@@ -272,6 +272,7 @@ def _look_up_on_cluster(options: RunQueryOptions, missing: UsageError | None) ->
 
 
 def _read_curves(options: FitOptions | CompareOptions | PlanOptions) -> int:
+    from scalerl_operator.cli.capacity.plan_command import are_runs, plan_runs
     from scalerl_operator.cli.fit_compare import run_compare, run_fit
     from scalerl_operator.cli.plan import run_plan
     from scalerl_operator.forecast import FitError
@@ -283,7 +284,7 @@ def _read_curves(options: FitOptions | CompareOptions | PlanOptions) -> int:
             case CompareOptions():
                 write_out(run_compare(options))
             case PlanOptions():
-                write_out(run_plan(options))
+                write_out(plan_runs(options) if are_runs(options) else run_plan(options))
     except FitError as error:
         raise UsageError(str(error)) from error
     return EXIT_FINISHED

@@ -163,14 +163,30 @@ class CompareOptions(CurveOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(CurveOptions):
-    """Options of `scalerl plan`."""
+class PlanOptions:
+    """Options of `scalerl plan`: of curves, or of runs."""
 
     files: tuple[Path, ...]
+    x: str | None
+    y: str | None
+    stderr: str | None
+    completions: int | None
     width: float
     budget: float | None
     loss: float
     split: float | None
+    device: str | None
+    devices: Path | None
+    """The user's own table."""
+    model_config: Path | None
+    json: Path | None
+
+    @property
+    def columns(self) -> Columns:
+        """Return the columns of curves."""
+        assert self.x is not None, "the command has checked it"
+        assert self.y is not None, "the command has checked it"
+        return Columns(self.x, self.y, self.stderr, self.completions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,11 +264,11 @@ def _export() -> click.Command:
     return build_command(text, parameters, ExportCommandOptions, examples, name="export")
 
 
-def _columns() -> Parameters:
+def _columns(*, required: bool = True) -> Parameters:
     completions = "prompts times samples behind each pass rate; its standard error is then binomial"
     return [
-        click.Option(["--x"], required=True, metavar="COLUMN", help="compute, in any unit, at least 0"),
-        click.Option(["--y"], required=True, metavar="COLUMN", help="pass rate, in [0, 1]"),
+        click.Option(["--x"], required=required, metavar="COLUMN", help="compute, in any unit, at least 0"),
+        click.Option(["--y"], required=required, metavar="COLUMN", help="pass rate, in [0, 1]"),
         text_option("--stderr", metavar="COLUMN", text="standard error of the pass rate over repeats"),
         click.Option(["--completions"], type=AT_LEAST_ONE, metavar="N", help=completions),
     ]
@@ -357,20 +357,27 @@ With the full recipe first and a run without each of its parts after it, this is
 
 def _plan() -> click.Command:
     examples = """\
+  scalerl plan run.yaml --device H100        what the run needs, and whether it fits
   scalerl plan pilot.csv --x gpu_hours --y pass_rate --budget 16000
   scalerl plan base.csv arm*.csv --x gpu_hours --y pass_rate --split 30000 --json plan.json
 """
-    text = "plan from pilots: when a ceiling will be known, where to stop, how to split a budget"
+    text = "plan a run's devices from its YAML file, or budgets from pilots' curves"
     width = "width of the ceiling's 90 % interval at which it counts as known (default: 0.1, as for Identified)"
     loss = "pass rate that an earlier stop may lose against the end of the budget (default: 0.01)"
+    kinds = "RLRuns in YAML files, or CSV files with the points of one run so far in each"
+    device = "GPU of all pods: a name of the table, in docs/plan.md (default: H100)"
+    config = "config.json of the run's model, where neither this machine nor the table has it"
     split = "compute that all runs together may still spend, split for the largest sum of their pass rates"
     parameters: Parameters = [
-        _curves("the points of one run so far in each file"),
-        *_columns(),
+        click.Argument(["files"], type=FILE, metavar="RUN.yaml|CSV...", nargs=-1, required=True, help=kinds),
+        *_columns(required=False),
         click.Option(["--width"], type=parse_share, metavar="Y", default=0.1, help=width),
         click.Option(["--budget"], type=parse_positive, metavar="X", help="compute at which each run would end"),
         click.Option(["--loss"], type=parse_share, metavar="Y", default=0.01, help=loss),
         click.Option(["--split"], type=parse_positive, metavar="X", help=split),
+        text_option("--device", text=device),
+        path_option("--devices", metavar="YAML", text="your own table of devices: see docs/plan.md"),
+        path_option("--model-config", metavar="JSON", text=config),
         path_option("--json", metavar="JSON", text="write the plan into this file"),
     ]
     return build_command(text, parameters, PlanOptions, examples, name="plan")

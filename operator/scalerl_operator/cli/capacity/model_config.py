@@ -1,0 +1,102 @@
+"""Finds the config.json of a run's model: a file, a folder, the hub's cache, the table of models, the hub. I/O."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from scalerl_api import Fault, InvalidRun, RLRun
+from scalerl_api.rlrun import ScratchModel
+from scalerl_operator.capacity.config_fields import MODEL_PATH
+from scalerl_operator.capacity.model_shape import ModelShape, parse_model
+from scalerl_operator.capacity.published_models import find_published
+
+HUB_SECONDS = 10.0
+HUB = "https://huggingface.co"
+SCRATCH_VOCABULARY = 128  # of single characters, `runtime/scalerl_runtime/data/scratch_model.py`
+Config = Mapping[str, object]
+
+
+def find_shape(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelShape:
+    """Return the sizes of the run's model.
+
+    Args:
+        run: of which `spec.model` is read.
+        config_file: a config.json that the user names; it comes first.
+        ask_hub: fetch the config.json of a hub id that is neither in the cache nor known.
+
+    Raises:
+        InvalidRun: the model is not known here, or its config.json cannot be planned with.
+    """
+    source = run.spec.model.source
+    if config_file is not None:
+        return parse_model(_read_config(config_file, "--model-config"), str(config_file))
+    if source == "scratch":
+        return parse_model(_scratch_config(run.spec.model.scratch or ScratchModel()), "scratch")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return parse_model(_read_config(folder / "config.json", MODEL_PATH), source)
+    cached = _find_cached(source)
+    if cached is not None:
+        return parse_model(_read_config(cached, MODEL_PATH), source)
+    config = find_published(source) or (_fetch_config(source) if ask_hub else None)
+    if config is None:
+        allowed = "a model that is known here, in the hub's cache, or given by --model-config config.json"
+        raise InvalidRun([Fault(MODEL_PATH, f"{source}, whose sizes are not known here", allowed)])
+    return parse_model(config, source)
+
+
+def _scratch_config(sizes: ScratchModel) -> Config:
+    return {
+        "model_type": "qwen3",
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+        "vocab_size": SCRATCH_VOCABULARY,
+        "tie_word_embeddings": sizes.tied_embeddings,
+    }
+
+
+def _read_config(path: Path, field: str) -> Config:
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidRun([Fault(field, str(path), f"a config.json that can be read ({error.strerror})")]) from error
+    except ValueError as error:
+        raise InvalidRun([Fault(field, str(path), f"a config.json that is JSON ({error})")]) from error
+    if not isinstance(found, dict):
+        raise InvalidRun([Fault(field, str(path), "a config.json that holds an object")])
+    return found
+
+
+def _find_cached(source: str) -> Path | None:
+    """Return the config.json of a hub id in the hub's cache on this machine."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    model = cache / f"models--{source.replace('/', '--')}"
+    try:
+        commit = (model / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    path = model / "snapshots" / commit / "config.json"
+    return path if path.is_file() else None
+
+
+def _fetch_config(source: str) -> Config | None:
+    """Return the config.json of a hub id from the hub; None where it cannot be reached or has none."""
+    address = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{source}/resolve/main/config.json"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or not address.startswith(("http:", "https:")):
+        return None
+    token = os.environ.get("HF_TOKEN")
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
+            found = json.loads(answer.read())
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
