@@ -5,7 +5,6 @@ processes: docs/storage.md.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +33,7 @@ class AddressForms:
 
     patterns: tuple[str, ...]
     shown: tuple[str, ...]
+    note: str = ""
 
     @property
     def pattern(self) -> str:
@@ -43,7 +43,7 @@ class AddressForms:
     @property
     def allowed(self) -> str:
         """Words for a message."""
-        return f"an address of a known form, without user and password: {', '.join(self.shown)}"
+        return f"an address of a known form, without user and password: {', '.join(self.shown)}{self.note}"
 
     def fits(self, text: str) -> bool:
         """Whether `text` is no address, or one of these forms."""
@@ -72,7 +72,9 @@ DATA_ADDRESSES = AddressForms(
         "hf://datasets/organization/name[@revision]/file",
     ),
 )
-CHECKPOINT_ADDRESSES = AddressForms((_FILE_PATTERN,), ("file:///folder",))
+CHECKPOINT_ADDRESSES = AddressForms(
+    (_FILE_PATTERN,), ("file:///folder",), "; checkpoints need a folder: object storage has to be mounted as one"
+)
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,9 @@ def parse_hub_file(source: str) -> tuple[HubName, str] | None:
     return None if match is None else (_to_name(match["name"], match["revision"]), match["path"])
 
 
-def is_of_hub(source: str, suffixes: Sequence[str] = ()) -> bool:
-    """Whether `source` has the form of a repository of the hub; a name that ends with one of `suffixes` is a file's."""
-    if source.startswith(f"{HF}{SPLIT}"):
-        return True
-    return parse_hub_model(source) is not None and not source.lower().endswith(tuple(suffixes))
+def is_of_hub(source: str) -> bool:
+    """Whether a model's `source` has the form of a repository of the hub."""
+    return parse_hub_model(source) is not None
 
 
 def _to_name(name: str, revision: str | None) -> HubName:

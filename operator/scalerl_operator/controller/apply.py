@@ -16,6 +16,7 @@ import yaml
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
+from scalerl_operator.capacity.claim import fit_claim
 from scalerl_operator.controller.curve_config_map import CurveConfigMaps
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
@@ -183,7 +184,7 @@ class KubeCluster:
     def _owner(self, observed: ObservedRun, run: RLRun) -> Owner:
         document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
         token = derive_token(self._deps.token_key, observed.uid)
-        return Owner(run, observed.uid, document, token, observed.accepted_data)
+        return Owner(run, observed.uid, document, token, observed.accepted_data, fit_claim(run))
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
         """Create or apply the shared objects whose digest has changed since this operator last wrote them."""

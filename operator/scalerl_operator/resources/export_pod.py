@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from scalerl_api.rlrun import SecretKey
 from scalerl_api.wire import ENV_FOLDER, ENV_SPEC
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import TOKEN_VOLUME, build_pod
+from scalerl_operator.resources.pod_storage import build_token_variable
 from scalerl_operator.resources.pod_template import Json
 
 TOKEN_SECRET_KEY = "token"
@@ -41,7 +43,7 @@ def build_export_pod(owner: Owner, wanted: ExportPod) -> Json:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": wanted.seconds,
-        "containers": [_container(runtime, wanted)],
+        "containers": [_container(runtime, wanted, owner.run.spec.secrets.hub_token)],
         "volumes": [each for each in spec["volumes"] if each["name"] != TOKEN_VOLUME],
     }
     return {**pod, "metadata": _metadata(owner, pod["metadata"], wanted), "spec": spec}
@@ -61,10 +63,12 @@ def _metadata(owner: Owner, metadata: Json, wanted: ExportPod) -> Json:
     }
 
 
-def _container(runtime: Json, wanted: ExportPod) -> Json:
+def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) -> Json:
     dropped = ("ports", "readinessProbe", "resources")
     kept = {key: value for key, value in runtime.items() if key not in dropped}
     variables = [each for each in runtime["env"] if _stays(each["name"])]
+    if own_token is not None:  # the run's own: an export fetches nothing
+        variables = [each for each in variables if each != build_token_variable(own_token)]
     if wanted.token_secret is not None:
         key = {"name": wanted.token_secret, "key": TOKEN_SECRET_KEY}
         others = [each for each in variables if each["name"] != "HF_TOKEN"]

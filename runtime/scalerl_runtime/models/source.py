@@ -84,7 +84,8 @@ def resolve_model(source: str, *, endpoint: str | None = None) -> Path:
 def find_at_hand(source: str) -> Path | None:
     """Return the folder of `source` if its files are here or whole in the hub's cache, else None; nothing is fetched.
 
-    A model of a bucket counts as not here: whether the cache has its content, only the store can say. Raises InvalidRun for a folder that is no model's, ModelUnavailable.
+    A model of a bucket counts as not here: whether the cache has its content, only the store can say.
+    Raises InvalidRun for a folder that is no model's, ModelUnavailable.
     """
     if is_path(source):
         return resolve_model(source)

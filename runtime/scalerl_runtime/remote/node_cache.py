@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalerl_api.wire import ENV_CACHE
 from scalerl_runtime.remote.faults import RemoteFault, RemoteUnavailable
 from scalerl_runtime.remote.stores import Patience, RemoteFile, Store, digest_files
 
 log = logging.getLogger(__name__)
 
-ENV_CACHE = "SCALERL_CACHE"
 CONTENT = "files"
 ENTRY = "entry.json"
 BOOT = "boot"

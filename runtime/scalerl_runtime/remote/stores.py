@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import fsspec
 
 from scalerl_api.addresses import GS, HF, S3, SPLIT
+from scalerl_api.wire import ENV_OFFLINE
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.remote.faults import RemoteFault, RemoteUnavailable, describe_fault, passes, redact
 
 log = logging.getLogger(__name__)
 
-ENV_OFFLINE = "SCALERL_OFFLINE"  # set by `scalerl validate`, which fetches nothing
 OFFLINE = "nothing is fetched from object storage"
 PACKAGES = {S3: "s3fs", GS: "gcsfs", HF: "huggingface_hub"}
 # Seconds. A request that gets no byte for so long is made again.

@@ -195,7 +195,8 @@ def test_reference_names_every_field_once() -> None:
     [
         "| `spec.checkpoint.keep` | integer | 2 … 1,000 | `3` | Number of checkpoints to "
         "keep. At least 2: if the newest is damaged, the one before is used. |",
-        "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, or `scratch`. "
+        "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, `scratch`, or an "
+        "address: `hf://org/name@revision`, `s3://bucket/folder`, `gs://...`, `file:///folder` (docs/storage.md). "
         "Cannot change after the run's creation. |",
         "| `spec.recipe.noPositiveResampling` | boolean |  | `true` | A prompt whose historic pass rate reaches "
         "`noPositiveThreshold` is excluded from later epochs. |",
