@@ -401,6 +401,7 @@ def test_models_and_data_of_google_cloud_storage(tmp_path: Path, model: Path, mo
 
     with stores.serve_gcs(tmp_path / "log") as endpoint:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         monkeypatch.setenv("SCALERL_CACHE", str(tmp_path / "cache"))
         gcsfs.GCSFileSystem.clear_instance_cache()
         writer = gcsfs.GCSFileSystem(token="anon", endpoint_url=endpoint)
@@ -411,7 +412,7 @@ def test_models_and_data_of_google_cloud_storage(tmp_path: Path, model: Path, mo
         assert same_files(resolve_model("gs://lab/a/model"), model)
         assert [record for _, record in read("gs://lab/rows/*.jsonl")] == ROWS
         assert "none is there" in refusal("gs://lab/none")
-        assert "bucket" in refusal("gs://nothing-here/model")
+        assert "an address that exists" in refusal("gs://nothing-here/model")
 
 
 def test_the_digest_of_an_entry_follows_name_size_and_mark() -> None:

@@ -38,6 +38,7 @@ _NO_CREDENTIALS = frozenset(
 )
 _OUTAGES = frozenset(
     {
+        "ClientPayloadError",  # its cause has a code that looks like a status of 400
         "ConnectTimeoutError",
         "ConnectionClosedError",
         "EndpointConnectionError",

@@ -95,7 +95,7 @@ class NodeCache:
                 if (found.st_size, found.st_mtime_ns) != (size, mtime):
                     log.warning("%s: %s of %s has changed since it was fetched", entry, name, stored["source"])
                     return None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: its %s cannot be read (%s)", entry, ENTRY, error)
@@ -116,7 +116,7 @@ class NodeCache:
             with self._locked(wanted) as is_waited:
                 found = self.find(wanted.key) if is_waited else None
                 return found or self._download(wanted)
-        except (PermissionError, NotADirectoryError) as error:
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
             allowed = f"a node whose cache can be written: {self.folder}: {error.strerror}"
             raise RemoteFault(f"{allowed} ({ENV_CACHE}; on a cluster the chart's modelCache)") from error
 

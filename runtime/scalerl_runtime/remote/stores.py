@@ -135,6 +135,8 @@ class Store:
 
     def _open(self) -> Any:
         if self._filesystem is None:
+            if self.scheme == GS:  # otherwise each bucket's kind is asked for by gRPC, which emulators lack: a minute
+                os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             self._filesystem = fsspec.filesystem(self.scheme, **OPTIONS[self.scheme])
         return self._filesystem
 
