@@ -58,11 +58,24 @@ ARG ACCELERATOR=cpu
 COPY requirements/runtime-${ACCELERATOR}.txt /opt/scalerl-build/packages.txt
 COPY --from=build /compiled /opt/scalerl-build/compiled
 RUN /opt/scalerl-build/install-packages
-# vLLM's CPU kernels need libnuma. Triton compiles its launchers when a GPU is first used.
-RUN if [ "$ACCELERATOR" = cuda ]; then extra="gcc libc6-dev"; fi \
+# vLLM's CPU kernels need libnuma. With a GPU, kernels are compiled at run time: Triton's launchers in C with Python's
+# headers, FlashInfer's and torch.compile's in C++ and CUDA.
+RUN if [ "$ACCELERATOR" = cuda ]; then \
+      extra="gcc g++ libc6-dev" \
+      && headers=$(python3 -c "import sysconfig; print(sysconfig.get_path('include'))") \
+      && { [ -e "$headers/Python.h" ] || extra="$extra python3-dev"; }; \
+    fi \
  && apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 ${extra:-} \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+# The wheels' nvcc and headers, at the place where compilers of kernels look when CUDA_HOME is not set.
+RUN cuda=/opt/scalerl/lib/python3.11/site-packages/nvidia/cu13 \
+ && if [ "$ACCELERATOR" = cuda ]; then \
+      ln -s "$cuda" /usr/local/cuda && ln -s lib "$cuda/lib64" \
+      && for library in "$cuda"/lib/lib*.so.*; do \
+           name=${library%%.so.*}.so; [ -e "$name" ] || ln -s "${library##*/}" "$name"; \
+         done; \
+    fi
 COPY --from=build /project /opt/scalerl/lib/python3.11/site-packages
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="scalerl-runtime" \

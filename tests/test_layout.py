@@ -29,7 +29,10 @@ KNOWN_ONLY_BY = {
     "vllm": {
         "runtime/scalerl_runtime/actors/engine_loading.py",  # vLLM's worker process
         "runtime/scalerl_runtime/actors/expert_recorder.py",  # the same
-        "runtime/scalerl_runtime/actors/generator.py",  # the main process
+        "runtime/scalerl_runtime/actors/engine/detokenize.py",  # the actor's process
+        "runtime/scalerl_runtime/actors/engine/engine_process.py",  # the same
+        "runtime/scalerl_runtime/actors/engine/engine_thread.py",  # the same
+        "runtime/scalerl_runtime/actors/generator.py",  # the same
         "runtime/scalerl_runtime/actors/thinking_budget.py",  # the worker process
         "runtime/scalerl_runtime/actors/vllm_worker.py",  # the same
         "runtime/scalerl_runtime/models/passed_settings.py",  # the types of its arguments
@@ -184,6 +187,7 @@ def test_class_names_are_unique() -> None:
 # Broad excepts, by module: each is where anything may be raised, and each records what it caught.
 BROAD_EXCEPTS = {
     "operator/scalerl_operator/controller/reconciler.py": 1,  # one run's pass; the loop must serve the other runs
+    "runtime/scalerl_runtime/actors/engine/engine_thread.py": 2,  # the thread's top; an order's error is its sender's
     "runtime/scalerl_runtime/actors/fleet.py": 1,  # a Ray node that does not start raises a bare Exception
     "runtime/scalerl_runtime/process/attempt.py": 1,  # the coordinator's top: termination message and exit code
     "runtime/scalerl_runtime/rewards/confined/calls.py": 3,  # a program raises anything: the tests get it, or its text

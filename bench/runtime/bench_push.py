@@ -61,7 +61,8 @@ async def measure(run: RLRun, model: Path, *, updates: int, is_idle: bool) -> li
 
 async def _measure(fleet: Fleet, generators: int, updates: int, is_idle: bool) -> list[dict[str, float]]:
     members = frozenset(range(generators))
-    await within(SECONDS, "starting the trainer", fleet.start())
+    await within(SECONDS, "starting Ray", fleet.start(600.0))
+    await within(SECONDS, "starting the trainer", fleet.start_trainer())
     starts = [fleet.start_generator(index) for index in members]
     await within(SECONDS, "starting the engines", asyncio.gather(*starts))
     await within(SECONDS, "the first update", _update(fleet, members, 0))  # connects

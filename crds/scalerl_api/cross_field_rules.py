@@ -17,7 +17,7 @@ from scalerl_api.addresses import CHECKPOINT_ADDRESSES, DATA_ADDRESSES, MODEL_AD
 from scalerl_api.data import DataSpec, NamedDatasetSpec
 from scalerl_api.policies import Bound, FailureRule, SetBound, StopCondition
 from scalerl_api.recipe import MIN_TEMPERATURE, Recipe
-from scalerl_api.rlrun import RLRunSpec, ScratchModel, WarmStartSpec
+from scalerl_api.rlrun import LoraSpec, RLRunSpec, ScratchModel, WarmStartSpec
 
 Part = TypeVar("Part")
 
@@ -118,6 +118,14 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
+        blamed="trainer.minReplicas",
+        cel="!has(self.trainer.minReplicas) || self.trainer.minReplicas <= self.trainer.replicas",
+        holds=lambda it: it.trainer.min_replicas is None or it.trainer.min_replicas <= it.trainer.replicas,
+        found="{it.trainer.min_replicas}",
+        allowed="at most replicas ({it.trainer.replicas})",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
         blamed="generator.maxReplicas",
         cel="self.generator.maxReplicas >= self.generator.minReplicas",
         holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,
@@ -192,6 +200,30 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         holds=lambda it: it.model.source == "scratch" or it.model.scratch is None,
         found="set",
         allowed="only with source: scratch, not '{it.model.source}'",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="model.lora",
+        cel="self.model.source != 'scratch' || !has(self.model.lora)",
+        holds=lambda it: it.model.source != "scratch" or it.model.lora is None,
+        found="set",
+        allowed="not with source: scratch: adapters change a trained model, and random weights would stay random",
+    ),
+    Rule[LoraSpec](
+        at="spec.model.lora",
+        blamed="dropout",
+        cel="self.dropout == 0.0",
+        holds=lambda it: it.dropout == 0.0,
+        found="{it.dropout}",
+        allowed="0: the generators have no dropout, so the trainer's log-probabilities would not be theirs",
+    ),
+    Rule[LoraSpec](
+        at="spec.model.lora",
+        blamed="modulesToSave",
+        cel="self.modulesToSave.size() == 0",
+        holds=lambda it: not it.modules_to_save,
+        found="set",
+        allowed="must be empty: generators get adapters only; leave model.lora out to train whole layers",
     ),
     Rule[ScratchModel](
         at="spec.model.scratch",

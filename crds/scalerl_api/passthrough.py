@@ -52,6 +52,7 @@ _MODEL = "spec.model sets it"
 _RATIO = "the importance ratio rests on it"
 _NODES = "generator.gpusPerReplica sets the devices of an engine"
 _UPDATES = "weight updates rest on it"
+_LORA = "model.lora sets it"
 _LENGTH = "recipe.length sets it"
 
 # Name in vLLM's EngineArgs -> why it cannot be set.
@@ -69,7 +70,9 @@ OWNED_ENGINE: Mapping[str, str] = {
     **dict.fromkeys(("logprobs_mode", "max_logprobs", "return_sampling_mask"), _RATIO),
     **dict.fromkeys(("logits_processors", "reasoning_parser", "reasoning_config", "additional_config"), _LENGTH),
     "enable_return_routed_experts": "recipe.routerReplay sets it",
-    **dict.fromkeys(("weight_transfer_config", "worker_extension_cls", "worker_cls", "enable_lora"), _UPDATES),
+    **dict.fromkeys(("weight_transfer_config", "worker_extension_cls", "worker_cls"), _UPDATES),
+    **dict.fromkeys(("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), _LORA),
+    **dict.fromkeys(("lora_target_modules", "fully_sharded_loras", "default_mm_loras"), _LORA),
     **dict.fromkeys(("enable_sleep_mode", "scheduler_cls", "tokens_only"), _UPDATES),
     **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend"), _NODES),
     **dict.fromkeys(("device_ids", "nnodes", "node_rank", "master_addr", "master_port"), _NODES),

@@ -238,6 +238,23 @@ class FailurePolicy(ApiModel):
     matched against the trainer pod that ended the attempt, but not for requested ends and exit codes 0 and 64."""
 
 
+class PreflightSpec(ApiModel):
+    """Checks of each pod's node before the model is loaded.
+
+    A node that fails ends the attempt at no cost to `failurePolicy`, and the run's later pods avoid it: see
+    docs/gpu-cluster.md.
+    """
+
+    enabled: bool = True
+    """Check devices, memory and, for the trainer, speed and network."""
+    min_free_memory_share: float = Field(default=0.85, ge=0.0, le=1.0)
+    """Share of each device's memory that must be free."""
+    max_slowdown: float = Field(default=0.3, ge=0.01, le=0.99)
+    """A device whose matrix product is slower than the gang's median by more than this share is unfit."""
+    min_bandwidth: float | None = Field(default=None, ge=0.0, le=100_000.0)
+    """Least bus bandwidth of an all-reduce over all trainer ranks, in GB/s; unset: it is measured and not compared."""
+
+
 class Deadlines(ApiModel):
     """Longest waits, in seconds. A longer wait ends the attempt; the error names its phase."""
 
@@ -245,6 +262,11 @@ class Deadlines(ApiModel):
     """On a cluster: from the creation of an attempt's trainer pods until all of them run. Then all pods are deleted,
     which frees their devices for other runs, and created again after the backoff; this costs no restart. Unset: no
     limit, for clusters where runs queue for devices."""
+    gang_seconds: int = Field(default=300, ge=1, le=31_536_000)
+    """On a cluster, with `trainer.minReplicas`: from the creation of a restarted attempt's trainer pods until it is
+    given up for one with as many as have room. Only pods that cannot be scheduled count as having none."""
+    preflight_seconds: int = Field(default=300, ge=1, le=86_400)
+    """The check of the trainer ranks' nodes, once all ranks have started."""
     start_seconds: int = Field(default=1800, ge=1, le=604_800)
     """From the start of the processes until the engines respond."""
     active_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
@@ -267,11 +289,12 @@ class Deadlines(ApiModel):
 
     @property
     def stop_seconds(self) -> int:
-        """From a request to end until all is saved: a checkpoint first, then the models made of it."""
-        return 2 * self.checkpoint_seconds
+        """From a request to end until all is saved: checkpoints first, then the models made of the last."""
+        before, last = 2, 3  # written and sealed; copied, written and sealed
+        return (before + last + 1) * self.checkpoint_seconds
 
     @property
     def step_seconds(self) -> int:
         """Longest time between steps that these deadlines allow: evaluation, checkpoint, weights, batch, step."""
-        saving = 2 * self.checkpoint_seconds  # written, then sealed
+        saving = 3 * self.checkpoint_seconds  # the one before is written, then sealed; then the copy
         return self.eval_seconds + saving + self.sync_seconds + self.batch_seconds + self.train_seconds

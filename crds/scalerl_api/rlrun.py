@@ -1,6 +1,6 @@
 """RLRun, the custom resource: the spec that a user writes. The CRD is generated from these classes. PURE."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -8,7 +8,7 @@ from scalerl_api.addresses import show_address
 from scalerl_api.base import RUN_NAME_PATTERN, ApiModel
 from scalerl_api.data import DatasetSpec, DataSpec
 from scalerl_api.passthrough import PodTemplate, Settings
-from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, StopPolicy, Watchdog
+from scalerl_api.policies import MISMATCH_BOUNDS, Deadlines, FailurePolicy, PreflightSpec, StopPolicy, Watchdog
 from scalerl_api.recipe import PRESETS, PresetName, Recipe, merge
 from scalerl_api.reward import RewardSpec, WeightedVerifier
 from scalerl_api.status import RLRunStatus
@@ -20,6 +20,7 @@ KIND: Final = "RLRun"
 MANAGED_BY: Final = "scalerl.io/operator"
 SCRATCH: Final = "scratch"  # a model's source: it is made when the run starts
 SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+MAX_LORA_RANK = 512  # the largest of vLLM's
 QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
 
 
@@ -42,6 +43,27 @@ class ScratchModel(ApiModel):
     """Input and output embeddings are one matrix."""
 
 
+LayerName = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class LoraSpec(ApiModel):
+    """Low-rank adapters (LoRA): they are trained, stored and sent to generators; the model stays as it is."""
+
+    rank: int = Field(default=16, ge=1, le=MAX_LORA_RANK)
+    """Rank of every adapter. An adapter of a layer from n to m numbers has rank * (n + m) trained values."""
+    alpha: float = Field(default=32.0, ge=0.001, le=65_536.0)
+    """An adapter's output is scaled by alpha / rank; with `useRslora` by alpha / sqrt(rank)."""
+    use_rslora: bool = False
+    """Scale by the square root of the rank (arXiv:2312.03732), for ranks of 64 and more."""
+    target_modules: list[LayerName] | None = Field(default=None, min_length=1, max_length=20)
+    """Last names of the linear layers that get an adapter: `[q_proj, v_proj]`. Unset: all linear layers of the decoder
+    blocks, without routers and experts. docs/lora.md lists what a model has."""
+    dropout: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Always 0: generators have no dropout, so their log-probabilities would be another policy's."""
+    modules_to_save: list[LayerName] = Field(default=[], max_length=20)
+    """Always empty: only adapters are trained and sent."""
+
+
 class ModelSpec(ApiModel):
     """The policy that is trained."""
 
@@ -52,6 +74,8 @@ class ModelSpec(ApiModel):
     """Sizes of the model; only with `source: scratch`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of weights and activations; the optimizer always keeps float32."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters in place of the model's weights: docs/lora.md. Unset: all weights are trained."""
 
 
 class WarmStartSpec(ApiModel):
@@ -123,6 +147,10 @@ class TrainerSpec(ApiModel):
 
     replicas: int = Field(default=1, ge=1, le=4096)
     """Pods (processes on CPU)."""
+    min_replicas: int | None = Field(default=None, ge=1, le=4096)
+    """On a cluster: fewest pods with which a restarted run goes on, when there is no room for all of them
+    (`deadlines.gangSeconds`); the next restart asks for all again. The batch stays the same. Fewer ranks hold more
+    each, so they need more memory. Unset: all."""
     gpus_per_replica: int = Field(default=1, ge=0, le=16)
     """GPUs of one replica; 0 trains on the CPU, one rank per replica."""
     zero_stage: Literal[1, 2, 3] = 1
@@ -276,6 +304,8 @@ class RLRunSpec(ApiModel):
     """Rules for a run that goes wrong without ending."""
     failure_policy: FailurePolicy = FailurePolicy()
     """Restarts."""
+    preflight: PreflightSpec = PreflightSpec()
+    """Checks of nodes."""
     deadlines: Deadlines = Deadlines()
     """Longest waits."""
     trackers: list[Literal["wandb", "tensorboard", "mlflow"]] = Field(default=[], max_length=3)

@@ -11,6 +11,7 @@ StopCause = Literal[
     "StoppedByPolicy",
     "DeadlineExceeded",
     "PendingDeadline",
+    "GangIncomplete",
     "Stuck",
     "GangBroken",
     "WatchdogRestart",
@@ -18,7 +19,15 @@ StopCause = Literal[
 ]
 """Why an actuator requested a coordinator to end."""
 ConditionType = Literal[
-    "Ready", "Progressing", "Healthy", "Suspended", "ForecastReady", "StopRecommended", "Complete", "Failed"
+    "Ready",
+    "Progressing",
+    "Healthy",
+    "NodesFit",
+    "Suspended",
+    "ForecastReady",
+    "StopRecommended",
+    "Complete",
+    "Failed",
 ]
 FailureAction = Literal["FailRun", "Ignore", "Count"]
 
@@ -158,6 +167,42 @@ class SourceStatus(ApiModel):
     """The self-test of each of its verifiers."""
 
 
+class PreflightStatus(ApiModel):
+    """Measurements of an attempt's trainer ranks before the model was loaded."""
+
+    ranks: int
+    """Ranks that were checked."""
+    nodes: int
+    """Nodes of these ranks."""
+    seconds: float
+    """Duration of the check."""
+    teraflops: float | None = None
+    """Matrix product of the median rank, in 1e12 operations per second."""
+    slowest_teraflops: float | None = None
+    """The same of the slowest rank."""
+    slowest_node: str = ""
+    """Node of that rank."""
+    bandwidth: float | None = None
+    """All-reduce over all ranks: bus bandwidth in GB/s; absent with one rank."""
+    node_bandwidth: float | None = None
+    """The same within one node, of the slowest node; absent where no node has two ranks."""
+    network: str = ""
+    """NCCL's network between nodes, by its name: `IB`, `Socket`, a plugin's; empty: not known."""
+    warnings: list[str] = []
+    """Findings that do not end the attempt, ten at most."""
+
+
+class ExcludedNode(ApiModel):
+    """A node that failed the run's preflight; the run's later pods avoid it."""
+
+    name: str
+    """Name of the node."""
+    reason: str
+    """The measured and the allowed value."""
+    time: datetime
+    """When it was excluded."""
+
+
 class StopInput(ApiModel):
     """One evaluation that a policy used."""
 
@@ -216,7 +261,9 @@ class AttemptStatus(ApiModel):
     number: int
     """1 for the run's first attempt."""
     replicas: int
-    """Number of trainer pods."""
+    """Number of trainer pods; fewer than `trainer.replicas` where not all had room."""
+    room: int | None = None
+    """Number of its pods that had room, if it was given up for a smaller one."""
     created: datetime
     """When its pods were requested."""
     started: datetime | None = None
@@ -239,7 +286,7 @@ class AttemptStatus(ApiModel):
     """The rule of `spec.failurePolicy` that matches its end; absent if none does."""
     ruled: FailureAction | None = None
     """Action of that rule."""
-    said: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"] | None = None
+    said: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed", "Unfit"] | None = None
     """Reason in the coordinator's termination message."""
     error: str = ""
     """Error in the termination message: one line."""
@@ -290,6 +337,11 @@ class RLRunStatus(ApiModel):
     """With several training sources: the last forecast of each."""
     sources: list[SourceStatus] = []
     """The data, as the last attempt read it."""
+    preflight: PreflightStatus | None = None
+    """The check of the last attempt's trainer ranks."""
+    excluded_nodes: list[ExcludedNode] = []
+    """On a cluster: nodes that failed the preflight, 16 at most, oldest first. The annotation `scalerl.io/fit-nodes`
+    takes nodes off this list."""
     stop: StopStatus | None = None
     """The stop policy that held."""
     checkpoint: CheckpointStatus | None = None

@@ -6,13 +6,14 @@ Each block of constants states its writer and its reader.
 from typing import Literal
 
 from scalerl_api.base import ApiModel
-from scalerl_api.status import SourceStatus
+from scalerl_api.status import PreflightStatus, SourceStatus
 
 # Exit codes of the runtime (written by the runtime, read by the actuators).
 EXIT_FINISHED = 0
 EXIT_INVALID = 64  # the spec is wrong; never retried
 EXIT_NON_FINITE = 65  # loss or gradient is not finite; the last checkpoint is sound
 EXIT_RETRY = 75  # a fault of the surroundings, not of the run
+EXIT_UNFIT = 76  # a node failed the preflight; the termination message names it
 EXIT_EXPORT_REFUSED = 3  # of `export`: the checkpoint, the target or the hub refuses; a repetition changes nothing
 
 # Targets of `python -m scalerl_runtime export --to` (written by the command line, read by the runtime); else a folder.
@@ -34,11 +35,16 @@ ACCEPT_DATA = "true"  # any data
 # Annotation of an RLRun with the digest of the data, tokenizer and model that it may resume with (written by the user,
 # read by the operator); the refusal has the digest, so an old annotation accepts no later change.
 ANNOTATION_ACCEPT_DATA = "scalerl.io/accept-new-data"
+# Annotation of an RLRun with names of nodes, separated by commas, that are fit again; `*`: all (written by the user,
+# read by the operator).
+ANNOTATION_FIT_NODES = "scalerl.io/fit-nodes"
 
 # Only on a cluster (written by the operator, read by the runtime's pods).
+ENV_REPLICAS = "SCALERL_TRAINER_REPLICAS"  # of an attempt with fewer trainer pods than the spec has; else not set
 ENV_ROLE = "SCALERL_ROLE"  # trainer or generator
 ENV_INDEX = "SCALERL_INDEX"  # 0 for the role's first pod
 ENV_COORDINATOR = "SCALERL_COORDINATOR"  # DNS name of the coordinator's pod; set if the run has several pods
+ENV_NODE = "SCALERL_NODE"  # name of the pod's node
 ENV_POD_IP = "SCALERL_POD_IP"  # address of this pod for its peers
 ENV_CLUSTER = "SCALERL_RAY_CLUSTER"  # address of Ray's head (written and read by the coordinator's pod itself)
 ENV_TERMINATION_PATH = "SCALERL_TERMINATION_PATH"  # path from which Kubernetes reads the termination message
@@ -91,6 +97,8 @@ EVAL_LABELS = {  # label -> field; the label `attempt` is of the scraped target,
     "excluded": "excluded",
     "measured_by": "attempt",
 }
+
+CONTAINER = "runtime"  # the container of our processes in a pod; a user's template names it too
 
 Phase = Literal["starting", "warmStart", "training", "evaluating", "stopping", "finished"]
 HELD_OUT = "held_out"  # name of the fitted test set, all sources pooled; downstream sets have the user's names
@@ -257,15 +265,25 @@ class Progress(ApiModel):
     """Every point from index `since` on."""
     sources: list[SourceStatus] = []
     """The data, as this attempt read it; empty while it has not."""
+    preflight: PreflightStatus | None = None
+    """The check of this attempt's trainer ranks; absent before it, and without `spec.preflight.enabled`."""
     checkpoint: Checkpoint | None = None
     time: float
     """Unix seconds on the coordinator's clock."""
 
 
-class Termination(ApiModel):
-    """The coordinator's termination message."""
+class UnfitNode(ApiModel):
+    """A node that failed the preflight."""
 
-    reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"]
+    node: str
+    reason: str
+    """The measured and the allowed value."""
+
+
+class Termination(ApiModel):
+    """The coordinator's termination message; of other pods, if the preflight refuses their node."""
+
+    reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed", "Unfit"]
     step: int = 0
     checkpoint: Checkpoint | None = None
     """The newest durable checkpoint; absent if this attempt neither wrote nor found one."""
@@ -274,6 +292,8 @@ class Termination(ApiModel):
     """The last self-check of this attempt."""
     refused_data: str = ""
     """Digest of data, tokenizer and model, if the attempt ends because they are not the checkpoint's."""
+    unfit_nodes: list[UnfitNode] = []
+    """Nodes that the next attempts must avoid."""
     error: str = ""
     """One line."""
 

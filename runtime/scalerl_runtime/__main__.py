@@ -13,9 +13,22 @@ from typing import NoReturn
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_api.wire import ENV_CLUSTER, ENV_COORDINATOR, ENV_SPEC, EXIT_INVALID, EXIT_RETRY, EXPORT_HUB, EXPORT_STREAM
+from scalerl_api.wire import (
+    ENV_CLUSTER,
+    ENV_COORDINATOR,
+    ENV_NODE,
+    ENV_SPEC,
+    EXIT_INVALID,
+    EXIT_RETRY,
+    EXPORT_HUB,
+    EXPORT_STREAM,
+)
 from scalerl_runtime.actors.ray_node import JoinFailed, NodeRole, run_worker_node, start_head, write_termination_message
+from scalerl_runtime.deadlines import DeadlineExceeded
+from scalerl_runtime.preflight.pod import check_pod
+from scalerl_runtime.preflight.readings import NodeUnfit
 from scalerl_runtime.process.pid1 import under_init
+from scalerl_runtime.process.preflight_command import report_unfit, run_preflight
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +44,7 @@ def main() -> int:
     )
     check = roles.add_parser("check", help="prints verdicts on the models of RLRuns as JSON")
     _add_check_arguments(check)
+    roles.add_parser("preflight", help="checks this machine or pod as a run's start does")
     arguments = parser.parse_args()
     if arguments.role == "check":
         _check(arguments)
@@ -38,6 +52,8 @@ def main() -> int:
         from scalerl_runtime.process.export_command import claim_stdout, run_export
 
         return run_export(arguments, os.environ, claim_stdout())
+    if arguments.role == "preflight":
+        return run_preflight(os.environ, sys.stdout)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return asyncio.run(_coordinate(os.environ) if arguments.role == "coordinator" else _work(os.environ))
 
@@ -98,10 +114,19 @@ async def _start_head(variables: Mapping[str, str]) -> str:
 
 async def _work(variables: Mapping[str, str]) -> int:
     try:
-        node = NodeRole.parse(variables, _load(variables))
+        run = _load(variables)
     except InvalidRun as error:
         log.error("%s", error)
         return EXIT_INVALID
+    node = NodeRole.parse(variables, run)
+    try:
+        await check_pod(run, node=variables[ENV_NODE], role=node.role, shared_memory_bytes=node.object_store_bytes)
+    except NodeUnfit as error:
+        log.error("%s", error)
+        return report_unfit(variables, error)
+    except DeadlineExceeded as error:
+        log.error("%s", error)
+        return EXIT_RETRY
     return await run_worker_node(node, num_cpus=os.cpu_count() or 1)
 
 

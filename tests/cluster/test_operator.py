@@ -283,6 +283,29 @@ def test_an_evicted_coordinator_costs_no_restart(lab: Lab) -> None:
     assert lab.attempts("evicted")[0]["infrastructure"] is True
 
 
+def test_an_unfit_node_is_excluded_from_the_next_attempt(lab: Lab) -> None:
+    lab.until_training("unfit", failurePolicy={"maxRestarts": 0, "backoffSeconds": 1})
+    words = {"reason": "Unfit", "unfitNodes": [{"node": "gpu-3", "reason": "rank 3 computes 480 TFLOP/s"}]}
+    lab.behave("unfit", attempt=1, exit=76, words=words)
+    lab.until("the second attempt trains", lambda: lab.run("unfit")["status"]["attempt"] == 2)
+    lab.until("it trains", lambda: lab.state("unfit") == "Training")
+    (found,) = lab.run("unfit")["status"]["excludedNodes"]
+    assert (found["name"], found["reason"]) == ("gpu-3", "rank 3 computes 480 TFLOP/s")
+    assert lab.condition("unfit", "NodesFit")["status"] == "False"
+    assert "NodeExcluded" in lab.events("unfit")
+    selector = "scalerl.io/run=unfit,scalerl.io/attempt=2"
+    pods = lab.core.list_namespaced_pod(lab.namespace, label_selector=selector).items
+    assert len(pods) == 2
+    for pod in pods:
+        required = pod.spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+        (requirement,) = required.node_selector_terms[0].match_expressions
+        assert (requirement.key, requirement.operator, requirement.values) == (
+            "kubernetes.io/hostname",
+            "NotIn",
+            ["gpu-3"],
+        )
+
+
 def test_a_spent_restart_budget_fails_the_run(lab: Lab) -> None:
     lab.until_training("spent", failurePolicy={"maxRestarts": 0})
     lab.behave("spent", attempt=1, exit=3, words={"reason": "Failed", "step": 3})
@@ -419,6 +442,27 @@ def test_pending_pods_are_released_and_retried(lab: Lab) -> None:
     assert first["stopMessage"] == "1 of 2 trainer pods run; trainer-0: ImagePullBackOff: no such image"
     lab.until("the second attempt trains", lambda: lab.state("late") == "Training")
     assert len(lab.attempts("late")) == 2
+
+
+def test_a_restarted_run_goes_on_with_the_trainers_that_have_room(lab: Lab) -> None:
+    """A node is gone: the second attempt's last pod stays unscheduled. With room again, the next restart is whole."""
+    trainer = {**SPEC["trainer"], "replicas": 2, "minReplicas": 1}
+    lab.until_training("smaller", trainer=trainer, deadlines={"gangSeconds": 3})
+    lab.behave("smaller", exit=75, lost=True, room=1, words={"reason": "Retry", "step": 3, "error": "a rank is lost"})
+    lab.until("it is given up", lambda: len(lab.attempts("smaller")) >= 3)
+    lab.until("the third attempt trains", lambda: lab.state("smaller") == "Training")
+    lab.until("on one trainer", lambda: {each for each in lab.pods("smaller") if "trainer" in each} == {"trainer-0"})
+    first, second, third = lab.attempts("smaller")
+    assert (first["replicas"], second["replicas"], third["replicas"]) == (2, 2, 1)
+    assert (second["stopCause"], second["room"]) == ("GangIncomplete", 1)
+    assert "trainer-1: Unschedulable: 0/1 nodes" in second["stopMessage"]
+    assert lab.condition("smaller", "Progressing")["message"].startswith("1 of 2 trainer pods")
+    (container,) = lab.core.read_namespaced_pod("smaller-trainer-0", lab.namespace).spec.containers
+    assert {each.name: each.value for each in container.env}["SCALERL_TRAINER_REPLICAS"] == "1"
+    lab.behave("smaller", attempt=3, exit=75, lost=True, words={"reason": "Retry", "step": 5, "error": "again"})
+    lab.until("the fourth is whole", lambda: len(lab.attempts("smaller")) == 4 and lab.state("smaller") == "Training")
+    assert lab.attempts("smaller")[-1]["replicas"] == 2
+    assert "AskedToEnd" in lab.events("smaller")
 
 
 def test_a_strangers_secret_is_left_alone_and_reported(lab: Lab) -> None:

@@ -84,9 +84,9 @@ def test_suspended_both_save_and_both_go_on_from_there(pair: Life) -> None:
     pair.edit(suspend=False)
     wait_for("it trains again", lambda: pair.state() == "Training" and pair.attempt() > attempt)
     pair.goes_on("after it was resumed")
-    shares = f"pathlib.Path('{RUN_FOLDER}/{CHECKPOINTS}/step-{saved:08d}').rglob('*optim_states.pt')"
+    shares = f"pathlib.Path('{RUN_FOLDER}/{CHECKPOINTS}/step-{saved:08d}').glob('optimizer/*.distcp')"
     found = pair.inside("trainer-1", f"import pathlib\nprint(*sorted(p.name for p in {shares}))").split()
-    assert ["_rank_0_" in found[0], "_rank_1_" in found[-1], len(found)] == [True, True, 2], found
+    assert {name.split("_")[2] for name in found} == {"0", "1"}, "a file of each rank"
     check_ledger(pair, saved, attempt)
 
 

@@ -21,6 +21,7 @@ from scalerl_runtime.actors import fleet
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.loop import evaluation as evals
 from scalerl_runtime.loop import pipeline, self_check
+from scalerl_runtime.storage import checkpoint
 
 if "stand-in" in sys.argv[2:]:  # what is killed is no engine: stand_in_generator.py starts in seconds
     fleet.Generator = StandInGenerator  # type: ignore[misc,assignment,attr-defined]
@@ -61,10 +62,22 @@ def watched(phase: str, original: Any) -> Any:
         PLAN.write_text(json.dumps(plan[1:]))
         work = asyncio.ensure_future(original(*arguments, **options))
         await asyncio.sleep(0.01)  # under way
-        if phase == "saving":
-            await asyncio.gather(work, return_exceptions=True)  # written, not sealed
         strike(victim)
         return await work
+
+    return call
+
+
+def watched_sealing(original: Any) -> Any:
+    """Strike when all ranks have written, before the manifest exists. Only the coordinator does this."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls["sealing"] += 1
+        plan = json.loads(PLAN.read_text())
+        if plan and plan[0][0] == "sealing" and calls["sealing"] >= plan[0][1]:
+            PLAN.write_text(json.dumps(plan[1:]))
+            strike(plan[0][2])
+        return original(*arguments, **options)
 
     return call
 
@@ -73,7 +86,9 @@ Fleet.train_supervised = watched("warm start", counted(Fleet.train_supervised)) 
 Fleet.sample = watched("generating", Fleet.sample)  # type: ignore[method-assign]
 Fleet.train = watched("training", Fleet.train)  # type: ignore[method-assign]
 Fleet.push = watched("broadcasting", Fleet.push)  # type: ignore[method-assign]
-Fleet.save = watched("saving", Fleet.save)  # type: ignore[method-assign]
+Fleet.copy_state = watched("copying", Fleet.copy_state)  # type: ignore[method-assign]
+Fleet.write_copy = watched("writing", Fleet.write_copy)  # type: ignore[method-assign]
+checkpoint.seal_parts = watched_sealing(checkpoint.seal_parts)
 pipeline.evaluate = watched("evaluating", evals.evaluate)  # type: ignore[attr-defined]
 
 if __name__ == "__main__":

@@ -20,17 +20,17 @@ from scalerl_runtime.data.run_data import load_data
 from scalerl_runtime.data.scratch_model import build_tokenizer
 
 COORDINATOR = Path(__file__).with_name("faulty_coordinator.py")
-PHASES = ["warm start", "generating", "training", "broadcasting", "saving", "evaluating"]
-NTH = {"warm start": 14, "generating": 9, "training": 3, "broadcasting": 2, "saving": 2, "evaluating": 1}
+PHASES = ["warm start", "generating", "training", "broadcasting", "copying", "writing", "sealing", "evaluating"]
+NTH = {"warm start": 14, "generating": 9, "training": 3} | dict.fromkeys(PHASES[3:7], 2) | {"evaluating": 1}
 # The victim at each phase, the victims between them, and whether the generator is vLLM's. A dead coordinator or trainer
-# takes the whole attempt along, engines too: twelve starts of it have the stand-in, the two of `once` the real one.
+# takes the whole attempt along, engines too: fifteen starts of it have the stand-in, the two of `once` the real one.
 MATRIX = {
     "coordinator": (None, ["stand-in"]),
     "trainer": (None, ["stand-in"]),
     "generator": ("coordinator", []),
     "engine": ("trainer", []),
 }
-MAX_COMMANDS = 9  # `scalerl run --resume` until it is finished; one per kill of the coordinator, and some to spare
+MAX_COMMANDS = 11  # `scalerl run --resume` until it is finished; one per kill of the coordinator, and some to spare
 
 
 def first_issues(run_file: Path, count: int) -> set[tuple[int, int]]:
@@ -75,10 +75,11 @@ def check_killed_run(
     run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
     once, options = MATRIX[victim]
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
-    phases = PHASES if once is None else PHASES[1:]
+    # A checkpoint is sealed by the coordinator alone.
+    phases = [p for p in PHASES if (once is None or p != "warm start") and (victim == "coordinator" or p != "sealing")]
     kills = [[phase, NTH[phase], victim] for phase in phases]
     if once is not None:
-        kills.insert(phases.index("saving"), ["training", NTH["training"], once])
+        kills.insert(phases.index("copying"), ["training", NTH["training"], once])
     plan.write_text(json.dumps(kills))
     deps = CliDeps(coordinator=[sys.executable, str(COORDINATOR), str(plan), *options], poll_seconds=0.2)
     command = ["run", str(run_file), "--folder", str(folder), "--quiet"]
@@ -91,7 +92,8 @@ def check_killed_run(
     warm_steps = len(plan.with_suffix(".warm").read_text())
     # Every second of the 40 steps has a checkpoint. The kill while completions are generated may come before step 0's:
     # the engines' self-check samples before it.
-    assert warm_steps <= 40 + 2 + 2, "a killed warm start goes on from its checkpoint"
+    # The newest of them may still be written when the process dies.
+    assert warm_steps <= 40 + 2 + 2 + 2, "a killed warm start goes on from its checkpoint"
     ledger = lines(folder / "ledger.jsonl")
     assert [line["step"] for line in ledger] == list(range(1, 15))
     trained = [tuple(prompt) for line in ledger for prompt in line["prompts"]]

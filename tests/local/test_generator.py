@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from scalerl_api import InvalidRun
 from scalerl_api.rlrun import ScratchModel
+from scalerl_runtime.actors.engine.interface import EngineDied
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import linear_logprob
@@ -518,3 +519,48 @@ def test_a_dead_core_is_noticed_under_an_update(native_rig: Rig) -> None:
     native_rig.run(scenario())
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive, "a worker inside a collective goes with its core, or it would keep the device's memory"
+
+
+def test_an_engine_on_a_cpu_is_a_thread_and_one_with_workers_a_process(rig: Rig, native_rig: Rig) -> None:
+    assert type(rig.generator._engine).__name__ == "EngineThread"
+    assert not rig.processes
+    assert type(native_rig.generator._engine).__name__ == "EngineProcess"
+    assert native_rig.processes
+
+
+def test_a_caller_that_gives_up_frees_its_place(rig: Rig) -> None:
+    engine = rig.generator._engine
+
+    async def scenario() -> None:
+        work = asyncio.ensure_future(rig.generator.sample(encode("1 + 1 ="), [SamplingRequest(120, 1.0)] * 4))
+        while len(engine._core.scheduler.running) < 4:
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        await engine.call("can_read", asdict(SharedMemory(8).handle))  # comes after the aborts
+        assert not engine._core.scheduler.running
+        assert not engine._sampled
+
+    rig.run(scenario())
+    rig.run(rig.generator.probe())
+
+
+def test_a_step_that_fails_ends_the_engine_and_all_who_wait_learn_its_error(rig: Rig) -> None:
+    """Last of all: it costs the engine."""
+    engine = rig.generator._engine
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room for a step")
+
+    async def scenario() -> list[object]:
+        engine._core.model_executor.execute_model = fail
+        work = [rig.generator.sample(encode("1 + 1 ="), [SamplingRequest(8, 1.0)] * 2) for _ in range(3)]
+        return await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 60)
+
+    found = rig.run(scenario())
+    assert [type(each) for each in found] == [EngineDied] * 3  # type: ignore[attr-defined]
+    assert "no room for a step" in str(found[0])  # type: ignore[index]
+    for later in (rig.generator.probe(), rig.generator.can_read(SharedMemory(8).handle), rig.push()):
+        with pytest.raises(EngineDied, match="no room for a step"):
+            rig.run(asyncio.wait_for(later, 60))

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scalerl_runtime.export.convert import read_exported
@@ -53,10 +55,12 @@ def check_model(folder: Path, step: int) -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
     tokens = torch.tensor([tokenizer(PROMPT)["input_ids"]])
     assert tokens.shape == (1, len(PROMPT)), "a token for each character"
-    states = folder / "checkpoints" / f"step-{step:08d}" / "deepspeed" / "mp_rank_00_model_states.pt"
-    trained = {name.removeprefix("model."): value for name, value in torch.load(states)["module"].items()}
     twin = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model-start"))
-    twin.load_state_dict(trained)
+    weights = FileSystemReader(folder / "checkpoints" / f"step-{step:08d}" / "weights")
+    trained = {name: torch.full((each.numel(),), float("nan")) for name, each in twin.named_parameters()}
+    distributed_checkpoint.load(trained, storage_reader=weights, no_dist=True)
+    for name, each in twin.named_parameters():
+        each.data = trained[name].view(each.shape)
     with torch.no_grad():
         assert torch.equal(model(tokens).logits, twin.eval()(tokens).logits)
     assert model.generation_config.eos_token_id is not None

@@ -2,8 +2,6 @@
 
 import json
 import math
-import multiprocessing
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,8 @@ from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.data.scratch_model import make_scratch_model
 
 sys.path.insert(0, str(Path(__file__).parent))
+from rank_processes import BOTH, NONE_STAYS, OPTIMIZER, run_ranks  # noqa: E402
 from trainer_rank import sum_gradients, watch_loading, work  # noqa: E402
-
-# Ranks are forked from one process that has imported DeepSpeed, and what it imports while it starts.
-RANKS = multiprocessing.get_context("forkserver")
-NONE_STAYS = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-OPTIMIZER, BOTH = {"optimizer": "cpu"}, {"optimizer": "cpu", "parameters": "cpu"}
-RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +24,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_ranks(folder: Path, name: str, target: Any, case: dict[str, Any]) -> Path:
+def run_on_ranks(folder: Path, name: str, target: Any, case: dict[str, Any]) -> Path:
     """Run `target` on the ranks of `case`; return the path that what they leave is named after."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"model": str(folder / "model"), **case}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     outputs = [path.with_suffix(f".{rank}.log") for rank in range(case["ranks"])]
-    ranks = [RANKS.Process(target=target, args=(path, rank, port, output)) for rank, output in enumerate(outputs)]
-    for process in ranks:
-        process.start()
-    for process, output in zip(ranks, outputs, strict=True):
-        process.join(600)
-        assert process.exitcode == 0, output.read_text()[-3000:]
+    run_ranks(target, path, outputs, seconds=600)
     return path
 
 
 def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """Losses (summed over ranks), gradient norms and micro-batches by step; and the weights after the last one."""
-    path = run_ranks(folder, name, work, case)
+    path = run_on_ranks(folder, name, work, case)
     by_rank = [json.loads(path.with_suffix(f".{rank}.losses").read_text()) for rank in range(case["ranks"])]
     losses = [[sum(step[0] for step in steps), steps[0][1], steps[0][2]] for steps in zip(*by_rank, strict=True)]
     return losses, torch.load(path.with_suffix(".weights"))
@@ -58,9 +43,8 @@ def run_case(folder: Path, name: str, **case: Any) -> tuple[list[list[float]], d
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
-    """One rank, one micro-batch, all activations kept; it also leaves a checkpoint after two steps."""
-    path = str(folder / "checkpoint")
-    return run_case(folder, "whole", ranks=1, stage=1, budget=100_000, save=path, activations="keep")
+    """One rank, one micro-batch, all activations kept."""
+    return run_case(folder, "whole", ranks=1, stage=1, budget=100_000, activations="keep")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +111,7 @@ def test_bf16_gradients_are_summed_in_float32(folder: Path) -> None:
     tiny, stages = 2.0**-10, (1, 2, 3)
     over_micro_batches, over_ranks = [[80, 1.0], [80, 0.0]], [[1, 1.0], [1, tiny]]
     case = {"ranks": 2, "dtype": "bfloat16", "stages": stages}
-    path = run_ranks(
+    path = run_on_ranks(
         folder, "sums", sum_gradients, {**case, "sums": [[[1, 1.0], [1, 0.0]], over_micro_batches, over_ranks]}
     )
     norms = json.loads(path.with_suffix(".0.norms").read_text())
@@ -141,26 +125,9 @@ def test_no_rank_holds_more_than_its_share_and_one_layer(folder: Path) -> None:
     deep = ScratchModel(hidden_size=64, layers=8)
     make_scratch_model(folder / "deep", deep, context_tokens=64, seed=3)
     case = {"ranks": 2, "stage": 3, "model": str(folder / "deep"), "dtype": "bfloat16"}
-    path = run_ranks(folder, "held", watch_loading, case)
+    path = run_on_ranks(folder, "held", watch_loading, case)
     for rank in (0, 1):
         held = json.loads(path.with_suffix(f".{rank}.held").read_text())
         assert held["all"] > 20 * held["largest"], "else a share and a tensor are nearly the model"
         assert held["all"] / 2 <= held["loading"] <= held["all"] / 2 + held["largest"]
         assert held["loading"] < held["checking"] < held["all"] / 2 + held["all"] / deep.layers
-
-
-def test_restart_from_a_checkpoint_repeats_the_run(folder: Path, whole: Any) -> None:
-    losses, weights = run_case(folder, "resumed", ranks=1, stage=1, budget=100_000, resume=str(folder / "checkpoint"))
-    assert [step[0] for step in losses] == [step[0] for step in whole[0][2:]], "bit for bit"
-    for key, value in whole[1].items():
-        assert torch.equal(weights[key], value), key
-
-
-def test_restart_in_shares_repeats_the_run(folder: Path) -> None:
-    """Under ZeRO 3 a rank loads the model in shares, then its part of the checkpoint over them."""
-    case: dict[str, Any] = {"ranks": 2, "stage": 3, "budget": 60}
-    path = str(folder / "checkpoint-3")
-    losses, weights = run_case(folder, "first3", **case, save=path)
-    again, resumed = run_case(folder, "resumed3", **case, resume=path)
-    assert again == losses[2:], "bit for bit"
-    assert all(torch.equal(resumed[name], value) for name, value in weights.items())

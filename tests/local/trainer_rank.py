@@ -111,11 +111,7 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
     case = json.loads(path.read_text())
     trainer = start_trainer(case, rank, port, output)
     losses = []
-    first = 0
-    if case.get("resume"):
-        trainer.load(Path(case["resume"]), 2)
-        first = 2
-    for step in range(first, 4):
+    for step in range(4):
         if case.get("without") == step:
             trainer.set_version(step + 1)
             continue
@@ -131,8 +127,6 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
         packed = pack(sequences, budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
         result = trainer.train(packed.batches[rank], learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
-        if case.get("save") and step == 1:
-            trainer.save(Path(case["save"]))
     trainer.stage_weights(reuse=True)
     staged = trainer.stage_weights(reuse=True)
     assert staged.version == 4
@@ -144,3 +138,66 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
         }
         torch.save(weights, path.with_suffix(".weights"))
     path.with_suffix(f".{rank}.losses").write_text(json.dumps(losses))
+
+
+def train_on(trainer: Trainer, first: int, last: int) -> list[float]:
+    """Train the steps from `first` to before `last`; return this rank's losses."""
+    losses = []
+    for step in range(first, last):
+        sequences = make_sequences(np.random.default_rng(step), 12, 90)
+        packed = pack(sequences, budget=60, ranks=trainer.world_size, quadratic=0.0)
+        batches = packed.batches[trainer.rank]
+        result = trainer.train(batches, learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
+        losses.append(result.stats.loss)
+    return losses
+
+
+def staged_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The weights as engines get them; empty on other ranks than 0."""
+    staged = trainer.stage_weights(reuse=True)
+    if trainer.rank:
+        return {}
+    return {
+        entry.name: view(flat, entry).clone()
+        for bucket, flat in zip(staged.buckets, trainer._staged, strict=True)
+        for entry in bucket.entries
+    }
+
+
+def save_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:
+    """For each of the case's trainers: save after two steps, twice, train on while it is written, and leave it all.
+
+    The first one, before any step, has no moments.
+    """
+    cases = json.loads(path.read_text())
+    for name, case in cases["trainers"].items():
+        trainer = start_trainer({**cases, **case}, rank, port, output)
+        for step in (0, 2):
+            train_on(trainer, max(0, step - 2), step)
+            random = torch.get_rng_state()
+            trainer.copy_state()
+            saved = staged_weights(trainer)
+            folder = Path(case["folder"]) / str(step)
+            if case.get("older"):  # as older versions wrote it
+                state = {"torch_rng": torch.get_rng_state()}
+                trainer._engine.save_checkpoint(str(folder), tag="deepspeed", client_state=state)
+        losses = train_on(trainer, 2, 4)
+        assert torch.equal(random, torch.get_rng_state()), "training draws from torch's generator"
+        part = None if case.get("older") else trainer.write_copy(folder)  # two steps later
+        found = {"losses": losses, "saved": saved, "end": staged_weights(trainer), "part": part}
+        torch.save(found, path.with_suffix(f".{name}.{rank}.pt"))
+
+
+def load_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:
+    """For each of the case's trainers and all checkpoints it may load: load, and leave the same."""
+    cases = json.loads(path.read_text())
+    for name, case in cases["trainers"].items():
+        trainer = start_trainer({**cases, **case}, rank, port, output)
+        train_on(trainer, 0, 1)  # what was there before leaves no trace
+        for writer, folder in case["loads"].items():
+            assert trainer.find_damage(Path(folder)) is None
+            trainer.load(Path(folder), 2)
+            loaded = staged_weights(trainer)
+            losses = train_on(trainer, 2, 4)
+            found = {"losses": losses, "saved": loaded, "end": staged_weights(trainer)}
+            torch.save(found, path.with_suffix(f".{name}.{writer}.{rank}.pt"))

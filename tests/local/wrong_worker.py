@@ -1,5 +1,7 @@
 """An engine's worker that loads every update but its first wrongly; wrong_engine.py starts it."""
 
+from typing import Any
+
 import torch
 
 from scalerl_runtime.actors.vllm_worker import WorkerExtension
@@ -10,8 +12,8 @@ class WrongWorker(WorkerExtension):
 
     num_updates = 0
 
-    def load_received(self, sums: list[int], timeout_seconds: float) -> list[str]:
-        found = super().load_received(sums, timeout_seconds)
+    def load_received(self, sums: list[int], timeout_seconds: float, lora: dict[str, Any] | None) -> list[str]:
+        found = super().load_received(sums, timeout_seconds, lora)
         self.num_updates += 1
         if self.num_updates < 2:
             return found

@@ -108,6 +108,12 @@ class Kubelet:
         }
         await self._write("POST", PODS.path(self.namespace, pod["metadata"]["name"], "binding"), binding)
 
+    async def report_no_room(self, pod: Json) -> None:
+        """Report as the scheduler does that no node has room for the pod."""
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+        body = {"status": {"conditions": [condition]}}
+        await self._write("PATCH", PODS.path(self.namespace, pod["metadata"]["name"], "status"), body)
+
     async def report_running(self, pod: Json) -> None:
         """Report that the container has started."""
         ip = self.address(pod)

@@ -3,7 +3,8 @@
 `python tests/support/scripted_kubelet.py NAMESPACE` serves one namespace of KUBECONFIG's cluster until it is killed.
 The ConfigMap `behave-<run>` scripts a run's coordinator, as JSON under `coordinator`: `step`, `evals`, `vitals`,
 `phase` and `still` (seconds without a step) are its answer. `waiting` is the reason why its container does not start.
-`exit` (a code), `words` (its Termination) and `lost` are its end. `attempt` is the scripted attempt, 1 by default. The
+`exit` (a code), `words` (its Termination) and `lost` are its end. `room` is the number of trainers that get a node, in
+every attempt but the first. `attempt` is the scripted attempt, 1 by default. The
 node is `stand-in-<namespace>`.
 """
 
@@ -60,7 +61,7 @@ class ScriptedKubelet(Kubelet):
             await self.end(pod, 0, STOPPED if is_coordinator(pod) else "")
             await self.remove(pod)
         elif not pod["spec"].get("nodeName"):
-            await self.bind(pod)
+            await (self.bind(pod) if self._has_room(pod) else self.report_no_room(pod))
         elif phase == "Pending" and "waiting" in behaviour:
             await self.report(pod, {"phase": "Pending"}, {"waiting": behaviour["waiting"]})
         elif phase == "Pending":
@@ -68,6 +69,13 @@ class ScriptedKubelet(Kubelet):
         elif phase == "Running" and "exit" in behaviour:
             words = json.dumps(behaviour.get("words", {}))
             await self.end(pod, behaviour["exit"], words, lost=behaviour.get("lost", False))
+
+    def _has_room(self, pod: Json) -> bool:
+        labels = pod["metadata"]["labels"]
+        room = self.behaviour.get(labels["scalerl.io/run"], {}).get("room")
+        if room is None or int(labels.get("scalerl.io/attempt", 1)) == 1:
+            return True
+        return int(labels["scalerl.io/index"]) < int(room)
 
     def _behaviour_of(self, pod: Json) -> Json:
         """Return the script of this pod; empty for members and for other attempts."""

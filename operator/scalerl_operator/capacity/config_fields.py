@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scalerl_api import Fault, InvalidRun
+
+T = TypeVar("T")
 
 MODEL_PATH = "spec.model.source"
 Flag = bool | tuple[str, bool]
@@ -45,20 +48,18 @@ class ConfigFields:
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         """Return a list of integers, None where it is not set."""
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, Sequence) or not all(isinstance(each, int) for each in value):
-            raise self.fault(f"{name} is {value!r}", "a list of integers")
-        return tuple(value)
+        return self._list(name, int, "a list of integers")
 
     def words(self, name: str) -> tuple[str, ...] | None:
         """Return a list of words, None where it is not set."""
+        return self._list(name, str, "a list of words")
+
+    def _list(self, name: str, kind: type[T], allowed: str) -> tuple[T, ...] | None:
         value = self.values.get(name)
         if value is None:
             return None
-        if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-            raise self.fault(f"{name} is {value!r}", "a list of words")
+        if not isinstance(value, Sequence) or not all(isinstance(each, kind) for each in value):
+            raise self.fault(f"{name} is {value!r}", allowed)
         return tuple(value)
 
     def fault(self, found: str, allowed: str) -> InvalidRun:

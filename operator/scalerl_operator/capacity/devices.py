@@ -11,6 +11,7 @@ from types import MappingProxyType
 from scalerl_api import Fault, InvalidRun
 
 MIB = 2**20
+GIB = 2**30
 DEVICES_PATH = "--devices"
 
 
@@ -171,7 +172,7 @@ def _parse_device(name: str, values: object, faults: list[Fault]) -> Device:
         products = []
     return Device(
         name=name,
-        memory_bytes=int(numbers["memoryGiB"] * 2**30),
+        memory_bytes=int(numbers["memoryGiB"] * GIB),
         bf16_flops=numbers["bf16Flops"],
         memory_bandwidth=numbers["memoryBandwidth"],
         link_bandwidth=numbers["linkBandwidth"],

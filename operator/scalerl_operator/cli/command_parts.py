@@ -10,7 +10,13 @@ from click.shell_completion import CompletionItem
 from scalerl_operator.cli.options import Options
 from scalerl_operator.cli.value_types import FILE
 
-_EXCLUSIVE = (("--stderr", "--completions"), ("--margin", "--replicates"), ("--wrong", "--right"), ("--step", "--best"))
+_EXCLUSIVE = (
+    ("--stderr", "--completions"),
+    ("--margin", "--replicates"),
+    ("--wrong", "--right"),
+    ("--step", "--best"),
+    ("--device", "--cluster"),
+)
 SEVERAL = "--replicates"  # takes all values up to the next option; click takes one for each time that it is given
 
 Parameters = list[click.Parameter]

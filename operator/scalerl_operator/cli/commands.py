@@ -29,6 +29,7 @@ from scalerl_operator.cli.options import (
     LookupOptions,
     Options,
     PlanOptions,
+    PreflightOptions,
     ReportOptions,
     RolloutsOptions,
     RunOptions,
@@ -42,7 +43,7 @@ from scalerl_operator.decide.lifecycle import Limits
 from scalerl_operator.local import run_folder as records
 from scalerl_operator.local.durable_files import save_text
 from scalerl_operator.local.run_folder import FolderBusy, RunFolder
-from scalerl_operator.local.run_verdicts import CheckScope, fetch_verdicts
+from scalerl_operator.local.run_verdicts import CheckScope, fetch_verdicts, run_preflight
 from scalerl_operator.local.writable_folder import make_writable
 from scalerl_operator.local.yaml_document import load_document
 from scalerl_operator.render.source_data import describe_source_data
@@ -100,8 +101,8 @@ def _dispatch(options: Options, deps: CliDeps) -> int:
     match options:
         case RunOptions():
             return _run(options, deps)
-        case ValidateOptions():
-            return _validate(options, deps)
+        case ValidateOptions() | PreflightOptions():
+            return _validate(options, deps) if isinstance(options, ValidateOptions) else _preflight()
         case StatusOptions() | ReportOptions() | RolloutsOptions() | LogsOptions():
             return _look_up(options)
         case ExportCommandOptions():
@@ -133,17 +134,28 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
             valid.append((path, parse_run(load_document(path))))
         except InvalidRun as error:
             code = _report_faults(path, error.faults, options.files)
+    from scalerl_operator.cli.capacity.validate_fit import make_check
+
+    check_fit = make_check(options)
     scope = CheckScope(not options.no_self_test, options.run_user_code, options.ask_judges)
     for (path, run), verdict in zip(valid, deps.fetch_verdicts([path for path, _ in valid], scope), strict=True):
-        if verdict.faults:
-            faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
-            code = _report_faults(path, faults, options.files)
+        faults = [Fault(each.path, each.value, each.allowed) for each in verdict.faults]
+        fit = check_fit(run)
+        if faults or fit.faults:
+            code = _report_faults(path, [*faults, *fit.faults], options.files)
             continue
         write_out(f"{path}: RLRun {run.name} is valid\n")
         if verdict.unchecked:
             write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
-        for line in (*map(describe_source_data, verdict.sources), *verdict.untested):
+        for line in (*fit.lines, *map(describe_source_data, verdict.sources), *verdict.untested):
             write_out(f"{path}: {line}\n")
+    return code
+
+
+def _preflight() -> int:
+    code = run_preflight()
+    if code is None:
+        raise CommandError("the runtime is not installed here: run `scalerl preflight` where runs train", EXIT_RETRY)
     return code
 
 

@@ -27,6 +27,18 @@ class ValidateOptions:
     """Do not read the data and try the verifiers."""
     run_user_code: bool
     ask_judges: bool
+    device: str | None = None
+    """Check memory on this kind of GPU."""
+    devices: Path | None = None
+    model_config: Path | None = None
+    cluster: bool = False
+    """Check that the pods can be placed on the nodes of a cluster, and memory on their GPUs."""
+    context: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightOptions:
+    """`scalerl preflight` has no option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +191,15 @@ class PlanOptions:
     devices: Path | None
     """The user's own table."""
     model_config: Path | None
+    mean_tokens: float | None
+    """Of a completion; None: a share of the longest."""
+    like: Path | None
+    """Folder of a run with such lengths."""
+    mfu: float | None
+    """Of the trainer; None: the device's."""
+    price: float | None
+    """Of a GPU-hour, in any currency."""
+    calibrate: bool
     json: Path | None
 
     @property
@@ -199,6 +220,7 @@ class CompletionOptions:
 Options = (
     RunOptions
     | ValidateOptions
+    | PreflightOptions
     | StatusOptions
     | ReportOptions
     | LogsOptions

@@ -8,6 +8,7 @@ from typing import cast
 
 import click
 
+from scalerl_operator.cli.capacity.plan_parameters import build_plan_command
 from scalerl_operator.cli.command_parts import (
     SEVERAL,
     Parameters,
@@ -25,14 +26,21 @@ from scalerl_operator.cli.options import (
     FitOptions,
     LogsOptions,
     Options,
-    PlanOptions,
+    PreflightOptions,
     ReportOptions,
     RolloutsOptions,
     RunOptions,
     StatusOptions,
     ValidateOptions,
 )
-from scalerl_operator.cli.value_types import AT_LEAST_ONE, COUNT, FILE, parse_positive, parse_share, parse_url
+from scalerl_operator.cli.value_types import (
+    AT_LEAST_ONE,
+    COUNT,
+    FILE,
+    parse_positive,
+    parse_share,
+    parse_url,
+)
 from scalerl_operator.controller.options import OperatorOptions
 
 PROGRAM = "scalerl"
@@ -99,6 +107,7 @@ def build_program() -> click.Group:
     commands = [
         _run(),
         _validate(),
+        _preflight(),
         _status(),
         _report(),
         _rollouts(),
@@ -107,7 +116,7 @@ def build_program() -> click.Group:
         _fit(),
         _operator(),
         _compare(),
-        _plan(),
+        build_plan_command(_columns(required=False)),
     ]
     return _CliGroup(
         name=PROGRAM,
@@ -141,6 +150,8 @@ def _validate() -> click.Command:
     examples = """\
   scalerl validate run.yaml
   scalerl validate examples/*.yaml --no-self-test    the specs and the models alone
+  scalerl validate run.yaml --device H100            also whether it fits the memory of these GPUs
+  scalerl validate run.yaml --cluster                also whether the cluster's nodes can hold its pods
 
 Where model and data are on this machine, the verifiers are tried on the rows that the run's start tries. Nothing is
 fetched.
@@ -151,9 +162,19 @@ fetched.
         flag("--no-self-test", text="do not read the data and try the verifiers on it"),
         flag("--run-user-code", text="try functions (python:) and environments (env:) of your own too"),
         flag("--ask-judges", text="ask judges behind an URL (http:) one question each"),
+        text_option("--device", text="refuse a run that does not fit this GPU, a name of the table in docs/plan.md"),
+        flag("--cluster", text="refuse a run that the nodes of the cluster cannot hold, or whose memory does not fit"),
+        text_option("--context", text="with --cluster: context of the kubeconfig (default: the current one)"),
+        path_option("--devices", metavar="YAML", text="your own table of devices: see docs/plan.md"),
+        path_option("--model-config", metavar="JSON", text="config.json of the runs' model, where it is not known"),
     ]
     text = "check RLRuns and print every fault, without starting a run"
     return build_command(text, parameters, ValidateOptions, examples, name="validate")
+
+
+def _preflight() -> click.Command:
+    text = "check this machine's devices and memory as the start of a run does; prints JSON"
+    return build_command(text, [], PreflightOptions, "  scalerl preflight\n", name="preflight")
 
 
 def _status() -> click.Command:
@@ -356,34 +377,6 @@ With the full recipe first and a run without each of its parts after it, this is
         path_option("--json", metavar="JSON", text="write the comparison into this file"),
     ]
     return build_command(text, parameters, CompareOptions, examples, name="compare")
-
-
-def _plan() -> click.Command:
-    examples = """\
-  scalerl plan run.yaml --device H100        what the run needs, and whether it fits
-  scalerl plan pilot.csv --x gpu_hours --y pass_rate --budget 16000
-  scalerl plan base.csv arm*.csv --x gpu_hours --y pass_rate --split 30000 --json plan.json
-"""
-    text = "plan a run's devices from its YAML file, or budgets from pilots' curves"
-    width = "width of the ceiling's 90 % interval at which it counts as known (default: 0.1, as for Identified)"
-    loss = "pass rate that an earlier stop may lose against the end of the budget (default: 0.01)"
-    kinds = "RLRuns in YAML files, or CSV files with the points of one run so far in each"
-    device = "GPU of all pods: a name of the table, in docs/plan.md (default: H100)"
-    config = "config.json of the run's model, where neither this machine nor the table has it"
-    split = "compute that all runs together may still spend, split for the largest sum of their pass rates"
-    parameters: Parameters = [
-        click.Argument(["files"], type=FILE, metavar="RUN.yaml|CSV...", nargs=-1, required=True, help=kinds),
-        *_columns(required=False),
-        click.Option(["--width"], type=parse_share, metavar="Y", default=0.1, help=width),
-        click.Option(["--budget"], type=parse_positive, metavar="X", help="compute at which each run would end"),
-        click.Option(["--loss"], type=parse_share, metavar="Y", default=0.01, help=loss),
-        click.Option(["--split"], type=parse_positive, metavar="X", help=split),
-        text_option("--device", text=device),
-        path_option("--devices", metavar="YAML", text="your own table of devices: see docs/plan.md"),
-        path_option("--model-config", metavar="JSON", text=config),
-        path_option("--json", metavar="JSON", text="write the plan into this file"),
-    ]
-    return build_command(text, parameters, PlanOptions, examples, name="plan")
 
 
 def _curves(text: str) -> click.Argument:

@@ -33,6 +33,14 @@ def parse_share(text: str) -> float:
     return value
 
 
+def parse_share_above_zero(text: str) -> float:
+    """Return a number in (0, 1]. Raises BadParameter."""
+    value = parse_share(text)
+    if value == 0.0:
+        raise click.BadParameter(f"{text} is not above 0")
+    return value
+
+
 def parse_url(text: str) -> str:
     """Return a server's URL, the part before /api. Raises BadParameter."""
     parts = urlsplit(text)

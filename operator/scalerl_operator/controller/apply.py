@@ -24,7 +24,8 @@ from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, K
 from scalerl_operator.reconcile.cache import InformerCache
 from scalerl_operator.reconcile.observed_pod import parse_observed_pod
 from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run, run_key
-from scalerl_operator.reconcile.pod_plan import Create, Delete, PodPlan
+from scalerl_operator.reconcile.pod_changes import Create, Delete
+from scalerl_operator.reconcile.pod_plan import PodPlan
 from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import is_due, wanted_annotations
 from scalerl_operator.resources.names import COORDINATOR, FIELD_MANAGER, FORECAST_ANNOTATIONS
@@ -165,7 +166,7 @@ class KubeCluster:
     async def _change(self, snapshot: Snapshot, plan: PodPlan, written: _Written) -> None:
         owner = None
         if snapshot.run.run is not None and any(isinstance(each, Create) for each in plan.changes):
-            owner = self._owner(snapshot.run, snapshot.run.run)
+            owner = self._owner(snapshot.run, snapshot.run.run, plan.status)
             await self._share(snapshot.run, owner, written)
         tasks = [self._one(snapshot.run, owner, change) for change in plan.changes if not _is_coordinators(change)]
         _raise_first(await asyncio.gather(*tasks, return_exceptions=True))
@@ -181,10 +182,11 @@ class KubeCluster:
             case Delete():
                 await self._delete(run, change)
 
-    def _owner(self, observed: ObservedRun, run: RLRun) -> Owner:
+    def _owner(self, observed: ObservedRun, run: RLRun, status: RLRunStatus | None) -> Owner:
         document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
         token = derive_token(self._deps.token_key, observed.uid)
-        return Owner(run, observed.uid, document, token, observed.accepted_data, fit_claim(run))
+        excluded = tuple(each.name for each in status.excluded_nodes) if status is not None else ()
+        return Owner(run, observed.uid, document, token, observed.accepted_data, excluded, fit_claim(run))
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
         """Create or apply the shared objects whose digest has changed since this operator last wrote them."""
@@ -205,7 +207,7 @@ class KubeCluster:
 
     async def _create(self, run: ObservedRun, owner: Owner, change: Create) -> None:
         """Create a pod. An apply would change a terminating pod of the same name."""
-        pod = build_pod(owner, change.pod_role, change.attempt, self._deps.options)
+        pod = build_pod(owner, change.pod_role, change.attempt, self._deps.options, replicas=change.replicas)
         try:
             self._put(await self._kube.create(PODS, pod))
         except KubeError as error:

@@ -38,6 +38,10 @@ def list_events(old: RLRunStatus | None, new: RLRunStatus) -> Iterator[Event]:
     if new.stop is not None and not _holding(new) <= _holding(old):
         yield Event("StopRecommended", describe_stop(new.stop)[:MESSAGE_LENGTH])
     yield from _health(old, new)
+    before_excluded = {each.name for each in old.excluded_nodes} if old is not None else set()
+    for each in new.excluded_nodes:
+        if each.name not in before_excluded:
+            yield Event("NodeExcluded", f"node {each.name}: {each.reason}"[:MESSAGE_LENGTH], "Warning")
     verdict = old.forecast.verdict if old is not None and old.forecast is not None else None
     if new.forecast is not None and new.forecast.verdict != verdict:
         ceiling = f", ceiling {new.forecast.summary}" if new.forecast.summary is not None else ""

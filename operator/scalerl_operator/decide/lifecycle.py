@@ -11,7 +11,7 @@ from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopCause
 from scalerl_api.validation import shorten
 from scalerl_api.wire import ANNOTATION_ACCEPT_DATA, EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE
-from scalerl_operator.decide.restart_budget import count_failures, is_free
+from scalerl_operator.decide.restart_budget import UNCOUNTED, count_failures, is_free
 from scalerl_operator.decide.status import Standing, build_status
 from scalerl_operator.decide.watchdog import add_alarms
 from scalerl_operator.run.attempts import active_seconds, describe_exit
@@ -21,7 +21,7 @@ from scalerl_operator.run.observed import Assessment, ObservedState
 DIGEST_LENGTH = 64  # shown of an annotation's value
 
 # Causes for which no checkpoint can be saved: the grace period is `exit_seconds` alone.
-HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline")
+HOPELESS: tuple[StopCause, ...] = ("Stuck", "PendingDeadline", "GangIncomplete")
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _verdict(run: RLRun, last: AttemptStatus, error: str) -> Done | None:
 def _plan_restart(run: RLRun, observed: ObservedState, now: datetime, limits: Limits) -> Action:
     """Restart now, later or never, by the failures and retries since the last new checkpoint."""
     last, policy = observed.attempts[-1], run.spec.failure_policy
-    if last.stop_cause == "Suspended":
+    if last.stop_cause in UNCOUNTED:
         return Start(last.number + 1)
     spent, retries = count_failures(observed, every_steps=run.spec.checkpoint.every_steps)
     why = describe_exit(last)

@@ -1,11 +1,14 @@
 """Which ends of attempts spend the restart budget. PURE."""
 
 from scalerl_api.status import AttemptStatus, StopCause
-from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY
+from scalerl_api.wire import EXIT_FINISHED, EXIT_RETRY, EXIT_UNFIT
 from scalerl_operator.run.observed import ObservedState
 
 # These ends count as the run's own failure, whoever requested them.
 BLAMED: tuple[StopCause, ...] = ("Stuck", "WatchdogRestart", "WatchdogStop")
+
+# No failure of anything: each is followed by a new attempt at once.
+UNCOUNTED: tuple[StopCause, ...] = ("Suspended", "GangIncomplete")
 
 
 def count_failures(observed: ObservedState, *, every_steps: int = 1) -> tuple[int, int]:
@@ -25,7 +28,7 @@ def count_failures(observed: ObservedState, *, every_steps: int = 1) -> tuple[in
         if reached >= known + (every_steps if attempt.stop_cause == "WatchdogRestart" else 1):
             spent, retries = 0, 0
         known = max(known, reached)
-        if attempt.stop_cause == "Suspended":
+        if attempt.stop_cause in UNCOUNTED:
             continue
         if is_free(attempt):
             retries += 1
@@ -40,4 +43,4 @@ def is_free(attempt: AttemptStatus) -> bool:
         return attempt.ruled == "Ignore"
     if attempt.infrastructure or attempt.stop_cause == "PendingDeadline":
         return True
-    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_FINISHED)
+    return attempt.stop_cause not in BLAMED and attempt.exit_code in (EXIT_RETRY, EXIT_UNFIT, EXIT_FINISHED)

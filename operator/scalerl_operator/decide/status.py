@@ -11,6 +11,7 @@ from scalerl_api.status import (
     Condition,
     ConditionType,
     CostStatus,
+    ExcludedNode,
     ForecastStatus,
     ProgressStatus,
     RoleStatus,
@@ -46,13 +47,15 @@ def build_status(
     attempts = len(observed.attempts)
     return RLRunStatus(
         observed_generation=old.observed_generation,
-        conditions=_conditions(old, _wanted(observed, assessment, standing), now),
+        conditions=_conditions(old, _wanted(observed, assessment, standing, old.excluded_nodes), now),
         roles=_roles(run, observed),
         attempt=max(1, observed.attempts[-1].number if attempts else 1),
         progress=_progress(progress, observed) if progress is not None else old.progress,
         forecast=assessment.forecast or old.forecast,
         source_forecasts=list(assessment.sources) or old.source_forecasts,
         sources=(progress.sources if progress is not None else []) or old.sources,
+        preflight=(progress.preflight if progress is not None else None) or old.preflight,
+        excluded_nodes=old.excluded_nodes,
         stop=assessment.stop,
         checkpoint=_checkpoint(observed) or old.checkpoint,
         cost=_cost(progress, old.cost) if progress is not None else old.cost,
@@ -66,7 +69,9 @@ def _cost(progress: Progress, old: CostStatus | None) -> CostStatus:
     return CostStatus(gpu_seconds=spent | reported, idle_fraction=progress.idle_fraction)
 
 
-def _wanted(observed: ObservedState, assessment: Assessment, standing: Standing) -> list[Said]:
+def _wanted(
+    observed: ObservedState, assessment: Assessment, standing: Standing, excluded: Sequence[ExcludedNode]
+) -> list[Said]:
     """Return every condition; each is always present, so that `kubectl wait` works with it."""
     said, message = standing
     phase = observed.progress.phase if observed.progress is not None else "starting"
@@ -80,6 +85,7 @@ def _wanted(observed: ObservedState, assessment: Assessment, standing: Standing)
         ("Ready", "True" if ready else "False", reason, message),
         ("Progressing", "False" if over else "True", reason, message),
         _health_condition(observed, assessment.alarms, over=over),
+        _nodes_condition(excluded),
         ("Suspended", "True" if reason == "Suspended" else "False", reason, message if reason == "Suspended" else ""),
         _forecast_condition(assessment.forecast),
         _stop_condition(assessment.stop),
@@ -95,6 +101,12 @@ def _health_condition(observed: ObservedState, alarms: Sequence[Alarm], *, over:
     if not alarms:
         return "Healthy", "True", "NothingFound", ""
     return "Healthy", "False", alarms[0].rule, "; ".join(f"{each.message} ({each.action})" for each in alarms)
+
+
+def _nodes_condition(excluded: Sequence[ExcludedNode]) -> Said:
+    if not excluded:
+        return "NodesFit", "True", "NoneExcluded", ""
+    return "NodesFit", "False", "NodesExcluded", "; ".join(f"{each.name}: {each.reason}" for each in excluded)
 
 
 def _forecast_condition(forecast: ForecastStatus | None) -> Said:
@@ -141,13 +153,14 @@ def _conditions(old: RLRunStatus, wanted: Sequence[Said], now: datetime) -> list
 
 def _roles(run: RLRun, observed: ObservedState) -> list[RoleStatus]:
     progress = observed.progress
-    alive = observed.running is not None and progress is not None
+    running = observed.running
+    alive = running is not None and progress is not None
     training = progress is not None and progress.phase in ("training", "evaluating")
     return [
         RoleStatus(
             name="trainer",
             desired=run.spec.trainer.replicas,
-            ready=run.spec.trainer.replicas if alive and training else 0,
+            ready=(running.replicas or run.spec.trainer.replicas) if running is not None and alive and training else 0,
             restarts=max(0, observed.attempts[-1].number - 1) if observed.attempts else 0,
         ),
         RoleStatus(

@@ -48,6 +48,11 @@ def read_keys(path: Path, name: RolloutFileName) -> list[RowKey]:
     ]
 
 
+def read_token_counts(path: Path) -> list[int]:
+    """Return the tokens of every completion. Raises NoParquet, UnreadableRollouts."""
+    return [row["num_tokens"] for row in _read(path, ["num_tokens"])]
+
+
 def read_rows(path: Path, rows: Collection[int]) -> Iterator[tuple[int, Rollout]]:
     """Yield position and completion for some positions, ascending. Raises NoParquet, UnreadableRollouts."""
     wanted = frozenset(rows)

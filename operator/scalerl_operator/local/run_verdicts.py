@@ -38,6 +38,16 @@ class CheckScope:
         return [flag for flag, is_wanted in wanted.items() if is_wanted]
 
 
+def run_preflight() -> int | None:
+    """Check this machine as the start of a run does; the report goes to stdout.
+
+    Return the exit code; None where the runtime is not installed.
+    """
+    if any(importlib.util.find_spec(name) is None for name in NEEDED):
+        return None
+    return subprocess.run([sys.executable, "-m", "scalerl_runtime", "preflight"], check=False).returncode
+
+
 def fetch_verdicts(
     files: Sequence[Path], scope: CheckScope, command: Sequence[str] = CHECK_COMMAND
 ) -> list[RunVerdict]:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus, EarlierAttempts
-from scalerl_api.wire import EXIT_RETRY
+from scalerl_api.wire import EXIT_RETRY, EXIT_UNFIT
 from scalerl_operator.decide.failure_policy import Ending, find_rule
 from scalerl_operator.decide.restart_budget import count_failures
 from scalerl_operator.reconcile.observed_pod import ObservedPod, parse_termination
@@ -32,8 +32,17 @@ def trim(history: History, run: RLRun, now: datetime) -> History:
 
 def begin(history: History, number: int, run: RLRun, now: datetime, accepted_data: str = "") -> History:
     """Return the history with a new attempt, of which no pod exists yet; `accepted_data`: what it was begun for."""
-    new = AttemptStatus(number=number, replicas=run.spec.trainer.replicas, created=now, accepted_data=accepted_data)
+    replicas = plan_replicas(history.last, run)
+    new = AttemptStatus(number=number, replicas=replicas, created=now, accepted_data=accepted_data)
     return trim(History((*history.listed, new), history.earlier), run, now)
+
+
+def plan_replicas(last: AttemptStatus | None, run: RLRun) -> int:
+    """Return the number of trainer pods of the attempt after `last`: all, or those that had room a moment ago."""
+    trainer = run.spec.trainer
+    if last is None or last.stop_cause != "GangIncomplete" or last.room is None or trainer.min_replicas is None:
+        return trainer.replicas
+    return min(max(last.room, trainer.min_replicas), trainer.replicas)
 
 
 def refresh(
@@ -93,7 +102,7 @@ def _close(attempt: AttemptStatus, coordinator: ObservedPod, members: Sequence[O
     member = _culprit(attempt, coordinator, members)
     if member is not None:
         lost = member.lost or member.deleting is not None or member.exit_code is None
-        error = f"{member.pod_role.hostname} ended: {member.reason or member.phase}"
+        error = f"{member.pod_role.hostname} ended: {_why(member)}"
         return found | {"exit_code": member.exit_code, "infrastructure": lost, "error": error}
     if termination is None and coordinator.reason not in ("Completed", "Error"):
         found["error"] = coordinator.reason
@@ -101,6 +110,11 @@ def _close(attempt: AttemptStatus, coordinator: ObservedPod, members: Sequence[O
     # A coordinator on a lost node first stops answering; the stop that follows is not its own failure.
     lost = coordinator.lost or attempt.stop_cause == "GangBroken" or (attempt.stop_cause is None and by_others)
     return found | {"exit_code": coordinator.exit_code, "infrastructure": lost}
+
+
+def _why(member: ObservedPod) -> str:
+    refusal = parse_termination(member) if member.exit_code == EXIT_UNFIT else None
+    return refusal.error[:MAX_MESSAGE_LENGTH] if refusal is not None else member.reason or member.phase
 
 
 def is_broken(pod: ObservedPod) -> bool:

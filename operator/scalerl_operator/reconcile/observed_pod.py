@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from scalerl_api.wire import Checkpoint, EvalPoint, Termination
+from scalerl_api.wire import EXIT_UNFIT, Checkpoint, EvalPoint, Termination, UnfitNode
 from scalerl_operator.reconcile.observed_run import Key
 from scalerl_operator.resources.names import CONTAINER, COORDINATOR, LABEL_RUN, PodRole, parse_pod_role
 
@@ -72,6 +72,8 @@ class ObservedPod:
     """Once it has ended for good."""
     termination_message: str = ""
     """Its termination message."""
+    unfit_nodes: tuple[UnfitNode, ...] = ()
+    """Nodes that its process refused when it ended last, with EXIT_UNFIT."""
     reason: str = ""
     """Why it ended, else why the pod did: OOMKilled, Evicted."""
     pod_reason: str = ""
@@ -180,11 +182,21 @@ def _container_fields(spec: Document, status: Document) -> dict[str, Any]:
         "started": _time(running["startedAt"]) if running.get("startedAt") else None,
         "exit_code": int(ended["exitCode"]) if is_over else None,
         "termination_message": ended.get("message", ""),
+        "unfit_nodes": _unfit_nodes(ended or (container.get("lastState") or {}).get("terminated") or {}),
         "reason": reasons[0] or reasons[1],
         "pod_reason": reasons[1],
         "reasons": frozenset([*reasons, *true]) - {""},
         "containers_ended": is_over and all("terminated" in each.get("state", {}) for each in statuses),
     }
+
+
+def _unfit_nodes(ended: Document) -> tuple[UnfitNode, ...]:
+    if ended.get("exitCode") != EXIT_UNFIT:
+        return ()
+    try:
+        return tuple(Termination.model_validate_json(ended.get("message", "")).unfit_nodes)
+    except ValidationError:
+        return ()
 
 
 def _runtime(entries: Iterable[Document]) -> Document:

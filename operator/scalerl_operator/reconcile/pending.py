@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from scalerl_api import RLRun
 from scalerl_api.status import AttemptStatus
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 
@@ -29,6 +30,20 @@ def describe_waits(pods: Sequence[ObservedPod]) -> str:
 def _name(hostnames: Sequence[str]) -> str:
     """Return the hostnames, or the first and how many more: a run may have thousands."""
     return ", ".join(hostnames) if len(hostnames) <= 3 else f"{hostnames[0]} and {len(hostnames) - 1} more"
+
+
+def count_room(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> int:
+    """Return how many of an attempt's trainer pods have a node, or may still get one."""
+    mine = [each for each in pods if each.attempt == attempt.number]
+    return attempt.replicas - sum(bool(each.unscheduled) and each.started is None for each in mine)
+
+
+def gang_until(attempt: AttemptStatus, pods: Sequence[ObservedPod], run: RLRun) -> datetime | None:
+    """Return when a gang without room for all its pods is given up for a smaller one; None: it is not."""
+    least, seconds = run.spec.trainer.min_replicas, run.spec.deadlines.gang_seconds
+    if attempt.number == 1 or least is None or not least <= count_room(attempt, pods) < attempt.replicas:
+        return None
+    return attempt.created + timedelta(seconds=seconds)
 
 
 def pending_until(attempt: AttemptStatus, pods: Sequence[ObservedPod], pending_seconds: int | None) -> datetime | None:

@@ -27,38 +27,24 @@ from scalerl_operator.decide.lifecycle import (
 )
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
+from scalerl_operator.reconcile.excluded_nodes import is_refused, update_excluded
 from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
 from scalerl_operator.reconcile.observed_pod import ObservedPod, last_checkpoint, last_evals
-from scalerl_operator.reconcile.pending import count_begun, describe_waits, pending_until
+from scalerl_operator.reconcile.pending import count_begun, count_room, describe_waits, gang_until, pending_until
+from scalerl_operator.reconcile.pod_changes import (
+    OVERDUE_SECONDS,
+    Change,
+    Delete,
+    generator_due,
+    missing_trainers,
+    plan_generators,
+    plan_overdue,
+)
 from scalerl_operator.reconcile.snapshot import Snapshot
 from scalerl_operator.reconcile.status_write import NUMBERS_SECONDS
-from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.run.attempts import History, active_seconds, ask_to_end, load_history
 from scalerl_operator.run.observed import Assessment, ObservedState
 from scalerl_operator.run.state import is_over, over_since, state_word
-
-GENERATOR_SECONDS = 15.0  # least age of a failed generator's pod before it is replaced
-OVERDUE_SECONDS = 60.0  # a pod still stored this long after its grace is on a node that does not answer
-
-
-@dataclass(frozen=True)
-class Create:
-    """Create the pod of `pod_role`, for `attempt`."""
-
-    pod_role: PodRole
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Delete a pod; `now`: without grace."""
-
-    name: str
-    uid: str
-    now: bool = False
-
-
-Change = Create | Delete
 
 
 @dataclass(frozen=True)
@@ -217,6 +203,9 @@ def _decide(inputs: _Inputs) -> Action:
         lost = find_broken(running, inputs.pods)
         if lost is not None:
             return Terminate("GangBroken", f"{lost} is lost")
+        due = gang_until(running, inputs.pods, inputs.run)
+        if due is not None and inputs.now >= due:
+            return Terminate("GangIncomplete", _describe_pending(inputs, running))
         due = pending_until(running, inputs.pods, inputs.run.spec.deadlines.pending_seconds)
         if due is not None and inputs.now >= due:
             return Terminate("PendingDeadline", _describe_pending(inputs, running))
@@ -237,16 +226,26 @@ def _remember(inputs: _Inputs, action: Action) -> History:
             accepted = inputs.observed.accepted_data if inputs.observed.is_data_accepted else ""
             return begin(history, number, inputs.run, inputs.now, accepted)
         case Terminate(cause, message):
-            return ask_to_end(history, cause, message, inputs.now)
+            asked = ask_to_end(history, cause, message, inputs.now)
+            return _note_room(asked, inputs) if cause == "GangIncomplete" else asked
         case Kill(cause):
             return ask_to_end(history, cause, "", inputs.now)
     return history
+
+
+def _note_room(history: History, inputs: _Inputs) -> History:
+    """The size of the next attempt is written with the intention: the pods are gone when it begins."""
+    running = history.running
+    assert running is not None, "it was just asked to end"
+    return history.replace_last(running.model_copy(update={"room": count_room(running, inputs.pods)}))
 
 
 def _build_status(inputs: _Inputs, history: History, action: Action) -> RLRunStatus:
     written = inputs.snapshot.run.status or RLRunStatus()
     old = written.model_copy(update={"observed_generation": inputs.snapshot.run.generation})
     observed, run = _advance(inputs.observed, history, action), inputs.run.model_copy(update={"status": old})
+    excluded = update_excluded(old.excluded_nodes, inputs.pods, inputs.snapshot.run.annotations, inputs.now)
+    run = run.model_copy(update={"status": old.model_copy(update={"excluded_nodes": excluded})})
     status = build_status(run, observed, inputs.assessment, _standing(inputs, history, action, observed), inputs.now)
     progress = status.progress or ProgressStatus(phase="", step=0, version=0, compute_gpu_hours=0.0)
     poll = inputs.snapshot.poll
@@ -270,7 +269,15 @@ def _standing(inputs: _Inputs, history: History, action: Action, observed: Obser
     running = history.running
     if reason in ("Running", "Restarting") and running is not None and running.started is None:
         return "Pending", f"attempt {running.number}: {_describe_pending(inputs, running)}"
-    return reason, message or (describe_waits(inputs.pods) if reason == "Running" else "")
+    return reason, message or (_describe_running(inputs, running) if reason == "Running" else "")
+
+
+def _describe_running(inputs: _Inputs, running: AttemptStatus | None) -> str:
+    """Return that the gang is smaller than the spec has it, and what pods wait for."""
+    wanted = inputs.run.spec.trainer.replicas
+    smaller = running is not None and 0 < running.replicas < wanted
+    size = f"{running.replicas} of {wanted} trainer pods until the next restart" if running and smaller else ""
+    return "; ".join(each for each in (size, describe_waits(inputs.pods)) if each)
 
 
 def _until(inputs: _Inputs, history: History, action: Action) -> datetime | None:
@@ -282,8 +289,11 @@ def _until(inputs: _Inputs, history: History, action: Action) -> datetime | None
     elif isinstance(action, (Start, Terminate, Kill)):
         due.append(now + timedelta(seconds=1.0))
     if running is not None and running.stop_cause is None:
-        pending = pending_until(running, inputs.pods, deadlines.pending_seconds)
-        due += [pending] if pending is not None else []
+        waits = (
+            pending_until(running, inputs.pods, deadlines.pending_seconds),
+            gang_until(running, inputs.pods, inputs.run),
+        )
+        due += [each for each in waits if each is not None]
     if running is not None and running.started is not None and running.stop_cause is None:
         due += _step_due(inputs, running)
         due.append(now + timedelta(seconds=min(inputs.limits.silence_seconds, deadlines.start_seconds)))
@@ -309,11 +319,13 @@ def _with_changes(plan: PodPlan, inputs: _Inputs, history: History) -> PodPlan:
     wanted = 0 if rests else inputs.run.spec.generator.max_replicas
     changes = [
         *_plan_trainers(plan.action, history, stored),
-        *_missing_trainers(history, stored),
-        *_plan_generators(wanted, last.number if last is not None else 1, stored, now),
-        *_plan_overdue(stored, now),
+        *missing_trainers(history, stored, inputs.run.spec.trainer.replicas),
+        *plan_generators(wanted, last.number if last is not None else 1, stored, now),
+        *plan_overdue(stored, now),
     ]
-    waits = [_generator_due(each) for each in stored if each.pod_role.role == "generator" and each.over]
+    waits = [
+        generator_due(each) for each in stored if each.pod_role.role == "generator" and (each.over or is_refused(each))
+    ]
     waits += [each.deleting + timedelta(seconds=OVERDUE_SECONDS) for each in stored if each.deleting is not None]
     until = min((each for each in [plan.until, *waits] if each is not None and each > now), default=None)
     return replace(plan, changes=tuple(changes), until=until)
@@ -341,41 +353,6 @@ def _is_suspended(action: Action | None) -> bool:
     return isinstance(action, Done) and action.outcome == "Suspended"
 
 
-def _missing_trainers(history: History, stored: Sequence[ObservedPod]) -> list[Create]:
-    """The running attempt's pods that were never created, the coordinator last: its pod proves that all others were."""
-    running = history.running
-    if running is None or running.seen or running.stop_cause is not None:
-        return []
-    if any(each.pod_role.role == "trainer" and each.attempt != running.number for each in stored):
-        return []  # the names are in use: one pod a role and index, one attempt at a time
-    there = {each.pod_role for each in stored}
-    pod_roles = [*(PodRole("trainer", index) for index in range(1, running.replicas)), COORDINATOR]
-    return [Create(pod_role, running.number) for pod_role in pod_roles if pod_role not in there]
-
-
-def _plan_generators(wanted: int, attempt: int, stored: Sequence[ObservedPod], now: datetime) -> Iterator[Change]:
-    """Yield changes that keep the lowest `wanted` indices; a generator that ended is replaced alone."""
-    there = {each.pod_role.index: each for each in stored if each.pod_role.role == "generator"}
-    for index, pod in sorted(there.items()):
-        dead = pod.over and now >= _generator_due(pod)
-        if pod.deleting is None and (index >= wanted or dead):
-            yield Delete(pod.name, pod.uid)
-    for index in range(wanted):
-        if index not in there:
-            yield Create(PodRole("generator", index), attempt)
-
-
-def _generator_due(pod: ObservedPod) -> datetime:
-    return pod.created + timedelta(seconds=GENERATOR_SECONDS)
-
-
-def _plan_overdue(stored: Sequence[ObservedPod], now: datetime) -> Iterator[Delete]:
-    """Yield forced deletions of pods on nodes that do not answer: nothing else removes them from the API server."""
-    for pod in stored:
-        if pod.deleting is not None and now >= pod.deleting + timedelta(seconds=OVERDUE_SECONDS):
-            yield Delete(pod.name, pod.uid, now=True)
-
-
 def _plan_finished(snapshot: Snapshot, now: datetime) -> PodPlan:
     """Return the plan of a finished run: free its devices, keep its coordinator's log, delete it after its TTL."""
     stored = [each for each in snapshot.pods if not each.gone]
@@ -387,8 +364,8 @@ def _plan_finished(snapshot: Snapshot, now: datetime) -> PodPlan:
     run, ended = snapshot.run.run, over_since(snapshot.run.status)
     lifetime = run.spec.ttl_seconds_after_finished if run is not None else None
     if lifetime is None or ended is None:
-        return PodPlan(changes=(*changes, *_plan_overdue(stored, now)))
+        return PodPlan(changes=(*changes, *plan_overdue(stored, now)))
     due = ended + timedelta(seconds=lifetime)
     return PodPlan(
-        changes=(*changes, *_plan_overdue(stored, now)), delete_run=now >= due, until=due if due > now else None
+        changes=(*changes, *plan_overdue(stored, now)), delete_run=now >= due, until=due if due > now else None
     )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from scalerl_api.wire import CONTAINER as CONTAINER
+
 Role = Literal["trainer", "generator"]
 ROLES: tuple[Role, ...] = ("trainer", "generator")
 
@@ -21,7 +23,6 @@ ANNOTATION_IMAGE = "scalerl.io/runtime-image"  # of the ConfigMap with the spec:
 FORECAST_ANNOTATIONS = (ANNOTATION_CEILING, ANNOTATION_INTERVAL)
 
 PORT_NAME = "http"  # of the coordinator's port; the chart's monitors name it
-CONTAINER = "runtime"  # the role's own container; a user's template may name it to add to it
 SPEC_KEY = "run.yaml"  # in the ConfigMap
 TOKEN_KEY = "token"  # in the Secret
 

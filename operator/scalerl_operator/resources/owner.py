@@ -22,6 +22,8 @@ class Owner:
     """The bearer token of the coordinator's /v1, and Ray."""
     accepted_data: str = ""
     """Digest of changed data that the coordinator may resume with; empty: none."""
+    excluded_nodes: tuple[str, ...] = ()
+    """Names of nodes that its pods must not run on."""
     claim_size: str = ""
     """Of the claim that is created; empty: none is."""
 

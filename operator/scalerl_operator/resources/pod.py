@@ -15,8 +15,10 @@ from scalerl_api.wire import (
     ENV_COORDINATOR,
     ENV_FOLDER,
     ENV_INDEX,
+    ENV_NODE,
     ENV_POD_IP,
     ENV_PORT,
+    ENV_REPLICAS,
     ENV_ROLE,
     ENV_SPEC,
     ENV_TERMINATION_FILE,
@@ -29,7 +31,14 @@ from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
 from scalerl_operator.resources.pod_storage import cache_mount, cache_volumes, check_token, storage_environment
-from scalerl_operator.resources.pod_template import GPU, Json, check_template, drop_variables, merge_template
+from scalerl_operator.resources.pod_template import (
+    GPU,
+    Json,
+    check_template,
+    drop_variables,
+    exclude_nodes,
+    merge_template,
+)
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
 USER = 1000  # of the runtime's image; the claim's files belong to this group
@@ -51,9 +60,13 @@ def check_pods(run: RLRun) -> list[Fault]:
     ]
 
 
-def build_pod(owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions) -> Json:
-    """Return the pod of `pod_role`. A generator belongs to no attempt: it stays when the trainers restart."""
-    spec = owner.run.spec.trainer if pod_role.role == "trainer" else owner.run.spec.generator
+def build_pod(
+    owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions, *, replicas: int | None = None
+) -> Json:
+    """Return the pod of `pod_role`. A generator belongs to no attempt: it stays when the trainers restart.
+
+    `replicas`: trainer pods of the attempt, where they are fewer than the spec has.
+    """
     head = build_owned(owner, "v1", "Pod", names.pod_name(owner.name, pod_role), pod_role.role)
     labelled = attempt if pod_role.role == "trainer" else None
     head["metadata"]["labels"] = names.pod_labels(owner.name, pod_role, labelled) | {names.LABEL_RUN_UID: owner.uid}
@@ -78,11 +91,11 @@ def build_pod(owner: Owner, pod_role: PodRole, attempt: int, options: PodOptions
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(owner, pod_role, attempt, spec.gpus_per_replica, options)],
+            "containers": [_container(owner, pod_role, attempt, replicas, options)],
             "volumes": list(_volumes(owner, options)),
         },
     }
-    return merge_template(pod, _template(owner, pod_role))
+    return exclude_nodes(merge_template(pod, _template(owner, pod_role)), owner.excluded_nodes)
 
 
 def _template(owner: Owner, pod_role: PodRole) -> PodTemplate:
@@ -93,13 +106,14 @@ def _template(owner: Owner, pod_role: PodRole) -> PodTemplate:
     return template if pod_role == COORDINATOR or not tokens else drop_variables(template, tokens)
 
 
-def _container(owner: Owner, pod_role: PodRole, attempt: int, gpus: int, options: PodOptions) -> Json:
+def _container(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | None, options: PodOptions) -> Json:
     role = "coordinator" if pod_role == COORDINATOR else "worker"
+    gpus = (owner.run.spec.trainer if pod_role.role == "trainer" else owner.run.spec.generator).gpus_per_replica
     container: Json = {
         "name": names.CONTAINER,
         "image": options.image,
         "command": ["python", "-m", "scalerl_runtime", role],
-        "env": list(_environment(owner, pod_role, attempt)),
+        "env": list(_environment(owner, pod_role, attempt, replicas)),
         "terminationMessagePath": names.TERMINATION_PATH,
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -120,11 +134,12 @@ def _container(owner: Owner, pod_role: PodRole, attempt: int, gpus: int, options
     return container
 
 
-def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json]:
+def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | None) -> Iterator[Json]:
     """Yield names and paths; a generator gets no attempt, because it outlives attempts."""
     yield {"name": ENV_ROLE, "value": pod_role.role}
     yield {"name": ENV_INDEX, "value": str(pod_role.index)}
     yield {"name": ENV_COORDINATOR, "value": names.coordinator_host(owner.name, owner.namespace)}
+    yield {"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     yield {"name": ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     yield {"name": ENV_SPEC, "value": f"{names.SPEC_FOLDER}/{names.SPEC_KEY}"}
     yield {"name": ENV_FOLDER, "value": names.RUN_FOLDER}
@@ -134,12 +149,14 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int) -> Iterator[Json
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
     yield from storage_environment(owner.run, pod_role)
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
+    yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
     if pod_role == COORDINATOR:
         yield {"name": ENV_ATTEMPT, "value": str(attempt)}
+        if replicas is not None:
+            yield {"name": ENV_REPLICAS, "value": str(replicas)}
         yield {"name": ENV_PORT, "value": str(PORT_HTTP)}
         yield {"name": ENV_TOKEN_FILE, "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
         yield {"name": ENV_TERMINATION_FILE, "value": f"{names.SCRATCH_FOLDER}/termination.json"}
-        yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
         # Only a digest: on one machine the variable may also accept any data.
         if DIGEST.fullmatch(owner.accepted_data):
             yield {"name": ENV_ACCEPT_DATA, "value": owner.accepted_data}

@@ -25,6 +25,7 @@ from scalerl_operator.resources.names import (
 Json = dict[str, Any]
 
 GPU = "nvidia.com/gpu"
+LABEL_HOSTNAME = "kubernetes.io/hostname"
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 ENV_PREFIXES = ("SCALERL_", "RAY_AUTH_")  # Ray's: without the token, whoever reaches a pod runs code in it
 
@@ -36,6 +37,7 @@ _OWNED_IN_POD = {
     "terminationGracePeriodSeconds": "follows from deadlines.checkpointSeconds",
     "activeDeadlineSeconds": "use deadlines.activeSeconds",
     "ephemeralContainers": "not part of a template",
+    "hostNetwork": "Ray's ports are fixed, so that two pods on a node would clash; docs/gpu-cluster.md has other ways",
     "nodeName": "use nodeSelector or affinity: a run's pods are scheduled",
 }
 _OWNED_IN_CONTAINER = {
@@ -171,6 +173,27 @@ def merge_template(pod: Json, template: PodTemplate) -> Json:
     if template.metadata.annotations:
         metadata["annotations"] = dict(template.metadata.annotations)
     return {**pod, "metadata": metadata, "spec": _merge(pod["spec"], template.spec)}
+
+
+def exclude_nodes(pod: Json, nodes: Sequence[str]) -> Json:
+    """Return `pod`, which must not be scheduled on `nodes`.
+
+    Terms of a node affinity are alternatives, so each of the user's gets the requirement. It is about the label that
+    kubelets set to the node's name: cluster autoscalers take no requirement on the name itself.
+    """
+    if not nodes:
+        return pod
+    requirement = {"key": LABEL_HOSTNAME, "operator": "NotIn", "values": list(nodes)}
+    affinity = pod["spec"].get("affinity") or {}
+    node_affinity = affinity.get("nodeAffinity") or {}
+    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = [
+        {**term, "matchExpressions": [*(term.get("matchExpressions") or []), requirement]}
+        for term in required.get("nodeSelectorTerms") or [{}]
+    ]
+    required = {**required, "nodeSelectorTerms": terms}
+    node_affinity = {**node_affinity, "requiredDuringSchedulingIgnoredDuringExecution": required}
+    return {**pod, "spec": {**pod["spec"], "affinity": {**affinity, "nodeAffinity": node_affinity}}}
 
 
 def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Json:

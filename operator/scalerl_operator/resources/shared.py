@@ -52,7 +52,8 @@ def _disruption_budget(owner: Owner) -> Json:
 
     `maxUnavailable: 1` would say the same, but needs a scale subresource to be counted, and blocks every drain without.
     """
-    least = owner.run.spec.trainer.replicas - 1
+    trainer = owner.run.spec.trainer
+    least = (trainer.min_replicas or trainer.replicas) - 1  # of a smaller gang too one may go
     return {
         **build_owned(owner, "policy/v1", "PodDisruptionBudget", names.budget_name(owner.name), "trainer"),
         "spec": {"minAvailable": least, "selector": {"matchLabels": names.selector(owner.name, "trainer")}},

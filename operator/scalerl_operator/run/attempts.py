@@ -118,6 +118,7 @@ def _parse_attempt(document: Mapping[str, object]) -> AttemptStatus:
 _ASKED: dict[StopCause | None, str] = {
     "Stuck": "did not answer and was ended",
     "PendingDeadline": "did not begin in time and was ended",
+    "GangIncomplete": "had no room for all its pods and was ended",
     "WatchdogRestart": "was ended by the watchdog",
     "WatchdogStop": "was ended by the watchdog",
 }

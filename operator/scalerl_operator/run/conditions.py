@@ -29,9 +29,10 @@ StandingReason = Outcome | PhaseReason | Literal["Pending", "Restarting", "Backi
 """The reason that `kubectl get` shows as STATE."""
 WatchRule = Literal["NoStep", "NonFinite", "Mismatch", "NoGradient", "Stale", "EntropyLow"]
 HealthReason = WatchRule | Literal["NothingFound", "NotTraining"]
+NodesReason = Literal["NoneExcluded", "NodesExcluded"]
 ForecastReason = Literal["NoPoints", "Identified", "Weak", "NotIdentified"]
 StopReason = Literal["NoPolicyHolds", "Enforce", "Observe"]
-Reason = StandingReason | HealthReason | ForecastReason | StopReason
+Reason = StandingReason | HealthReason | NodesReason | ForecastReason | StopReason
 EventReason = (
     ClusterOutcome
     | Literal[
@@ -41,6 +42,7 @@ EventReason = (
         "BackingOff",
         "FailedCreate",
         "ForecastChanged",
+        "NodeExcluded",
         "StopRecommended",
         "Training",
         "Unhealthy",
@@ -64,6 +66,8 @@ CONDITIONS: Mapping[ConditionType, str] = {
     "Progressing": "The run makes progress, or will without an action of the user. False: it is over or paused, or its "
     "spec is invalid.",
     "Healthy": "No rule of `spec.watchdog` is broken. False: one is; the message has the numbers.",
+    "NodesFit": "No node is excluded. False: the preflight has excluded nodes from this run; the message has each and "
+    "the reason.",
     "Suspended": "`spec.suspend` is true and the run holds no device.",
     "ForecastReady": "The forecast's verdict is `Identified`. Else the message has the reason, and what is missing.",
     "StopRecommended": "A stop policy holds. The message has the numbers, as has `status.stop`.",
@@ -113,8 +117,8 @@ STANDINGS: Mapping[StandingReason, tuple[str, str]] = {
         "The message has the last failure; its coordinator's pod is kept for its log.",
     ),
     "RetriesExhausted": (
-        "Eleven ends in a row that cost no restart (evictions, lost nodes, exit code 75, pods that never started), and "
-        "no new checkpoint.",
+        "Eleven ends in a row that cost no restart (evictions, lost or unfit nodes, exit code 75, pods that never "
+        "started), and no new checkpoint.",
         "Check the cluster first, then the run.",
     ),
     "DeadlineExceeded": ("`deadlines.activeSeconds` are used up.", ""),
@@ -133,6 +137,11 @@ HEALTH: Mapping[HealthReason, str] = {
     "NoGradient": "`watchdog.noGradient`: all completions of a group get the same reward, so nothing is learned.",
     "Stale": "`watchdog.staleness`: the training samples come from weights that are too old.",
     "EntropyLow": "`watchdog.entropy`: the policy's entropy is below its floor.",
+}
+NODES: Mapping[NodesReason, str] = {
+    "NoneExcluded": "No node is excluded.",
+    "NodesExcluded": "The run's pods avoid the nodes in the message, until the annotation `scalerl.io/fit-nodes` has "
+    "their names, or `*`.",
 }
 FORECASTS: Mapping[ForecastReason, str] = {
     "NoPoints": "No held-out evaluation yet: status `Unknown`.",
@@ -161,6 +170,7 @@ EVENTS: Mapping[EventReason, tuple[Literal["Normal", "Warning"], str]] = {
     ),
     "Unhealthy": ("Warning", "A rule of the watchdog is broken, whatever its action."),
     "ForecastChanged": ("Normal", "The forecast's verdict has changed."),
+    "NodeExcluded": ("Warning", "A node failed the preflight; the run's later pods avoid it. The message has why."),
     "StopRecommended": ("Normal", "A stop policy holds; the message has its numbers and the budget that is left."),
     "InvalidSpec": ("Warning", "The spec is invalid, or the runtime refuses it; the message has every fault."),
     "Suspended": ("Normal", "The run is suspended and holds no device."),
@@ -180,6 +190,10 @@ CAUSES: Mapping[StopCause, tuple[str, str]] = {
     "StoppedByPolicy": ("An enforced stop policy.", "nothing: the run is over"),
     "DeadlineExceeded": ("`deadlines.activeSeconds`.", "nothing: the run is over"),
     "PendingDeadline": ("`deadlines.pendingSeconds`: some of its pods did not start.", "a retry"),
+    "GangIncomplete": (
+        "`deadlines.gangSeconds`: no room for all pods of a restarted run, but for `trainer.minReplicas`.",
+        "nothing: the next attempt is smaller",
+    ),
     "Stuck": ("The coordinator does not answer: 600 s, or `deadlines.startSeconds` at its start.", "a restart"),
     "GangBroken": ("A trainer's pod is gone.", "as that pod's end"),
     "WatchdogRestart": ("`spec.watchdog`, action `Restart`.", "a restart"),
@@ -217,6 +231,8 @@ def build_page() -> str:
             _table(("reason", "condition", "meaning", "what to do"), _standing_rows()),
             "\n## Reasons of `Healthy`\n\n",
             _table(("reason", "meaning"), HEALTH.items()),
+            "\n## Reasons of `NodesFit`\n\n",
+            _table(("reason", "meaning"), NODES.items()),
             "\n## Reasons of `ForecastReady`\n\n",
             _table(("reason", "meaning"), FORECASTS.items()),
             "\n## Reasons of `StopRecommended`\n\n",

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from scalerl_api import Fault, InvalidRun
-from scalerl_runtime.models.parts import find_body
+from scalerl_runtime.models.parts import find_body, find_layers
 from scalerl_runtime.models.router_replay import is_experts
 
 Activations = Literal["checkpoint", "offload", "keep"]
@@ -47,14 +46,6 @@ def arrange_activations(model: Any, activations: Activations) -> None:
             partial(_make_contexts, layer, has_experts=has_experts),
             offload=activations == "offload",
         )
-
-
-def find_layers(body: nn.Module) -> list[nn.Module]:
-    """Return the decoder layers of `body`, in order; a layer inside a layer is computed again with the outer one."""
-    found: list[nn.Module] = []
-    for child in body.children():
-        found += [child] if isinstance(child, GradientCheckpointingLayer) else find_layers(child)
-    return found
 
 
 def _run_layer(

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from vllm.config import ModelConfig
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import layerwise
@@ -19,6 +21,7 @@ from vllm.model_executor.model_loader.reload.utils import get_layer_params_buffe
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.platforms import current_platform
 
+from scalerl_runtime.models.engine_adapters import ADAPTER_ID
 from scalerl_runtime.models.weight_names import list_names
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -34,6 +37,30 @@ def load_update(model: nn.Module, model_config: ModelConfig, weights: Weights) -
     layerwise.finalize_layerwise_reload(model, model_config)
     refresh_shared_weights(model)
     return record.gaps()
+
+
+def load_adapter(runner: Any, config: dict[str, Any], weights: Weights) -> list[str]:
+    """Replace the matrices of the one adapter of `runner`, vLLM's of a model; return what did not fit.
+
+    Its place among the engine's adapters stays, so requests that run go on with the new matrices.
+    """
+    manager = runner.lora_manager._adapter_manager
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    adapter = LoRAModel.from_lora_tensors(
+        ADAPTER_ID,
+        {name: tensor.clone() for name, tensor in weights},  # the next update overwrites the bytes
+        PEFTHelper.from_dict(config),
+        device="cpu",
+        dtype=manager.lora_config.lora_dtype,
+        weights_mapper=mapper.get_rename_mapper() if mapper is not None else None,
+    )
+    places = {*manager.modules, *(part for parts in manager.packed_modules.values() for part in parts)}
+    if unknown := sorted(set(adapter.loras) - places):
+        return [f"{len(unknown)} adapters of the trainer have no layer in the engine: {list_names(unknown)}"]
+    manager.remove_adapter(ADAPTER_ID)
+    manager.add_adapter(adapter)
+    manager.activate_adapter(ADAPTER_ID)
+    return []
 
 
 @dataclass

@@ -18,6 +18,11 @@ from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.hub import first_line
 from scalerl_runtime.models.source import ModelUnavailable
+from scalerl_runtime.preflight.joining import all_started
+from scalerl_runtime.preflight.readings import PreflightFailed, RankReading
+from scalerl_runtime.storage.checkpoint import CheckpointError
+from scalerl_runtime.storage.shards import ShardsError
+from scalerl_runtime.storage.trainer_state import RankPart
 from scalerl_runtime.types import (
     ClusterUnavailable,
     EngineOutput,
@@ -81,19 +86,27 @@ class Fleet:
         self._is_read = True  # no engine reads the staged copy
         self._folder: str | None = None
 
-    async def start(self) -> None:
-        """Start Ray and the trainer gang; generators are started one by one, by `start_generator`."""
+    async def start(self, seconds: float) -> None:
+        """Start Ray and the ranks' processes; then generators may start. Raises PreflightFailed with late ranks."""
         import ray
 
         await self._join()
         own = 1.0 if self.options.trainer.device == "cuda" else 0.0
         gpus = COLOCATED_GPUS if self.options.colocated else own
-        # Three threads: training, sending a copy of the weights meanwhile, and short calls.
-        actor = ray.remote(concurrency_groups={"train": 1, "send": 1})(Trainer).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, resources=self._role_resource("trainer")
-        )
-        ranks = self.options.ranks
+        # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
+        ranks, place = self.options.ranks, self._role_resource("trainer")
+        trainer = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer)
+        actor = trainer.options(num_cpus=1, num_gpus=gpus, max_restarts=0, resources=place)
         self._trainers = [actor.remote(self.options.trainer, rank, ranks) for rank in range(ranks)]
+        await all_started([self._trainer(each.address.remote()) for each in self._trainers], seconds)
+
+    async def measure_ranks(self, seconds: float) -> list[RankReading]:
+        """Measure every rank's device and network; the ranks wait `seconds` for each other. Raises PreflightFailed."""
+        address, port = await self._trainer(self._trainers[0].address.remote())
+        return await self._on_ranks("measure", address, port, seconds)
+
+    async def start_trainer(self) -> None:
+        """Have the trainer's ranks load the model and connect to each other."""
         address, port = await self._trainer(self._trainers[0].address.remote())
         await self._on_ranks("start", address, port)
 
@@ -289,12 +302,21 @@ class Fleet:
                 raise SyncFailed(members, result)
         return results
 
-    async def save(self, folder: Path) -> None:
-        """Every rank writes its share under `folder`."""
-        await self._on_ranks("save", folder)
+    async def copy_state(self) -> float:
+        """Copy every rank's share of a checkpoint to host memory; return the seconds of the slowest rank."""
+        return float(max(await self._on_ranks("copy_state")))
+
+    async def write_copy(self, folder: Path) -> list[RankPart]:
+        """Every rank writes its copy under `folder`, beside training; return what was written."""
+        calls = [trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers]
+        return await gather_ranks([self._trainer(call) for call in calls])
+
+    async def find_damage(self, folder: Path) -> str | None:
+        """Compare the checkpoint with its manifest, each rank a share of it; return what differs."""
+        return next((each for each in await self._on_ranks("find_damage", folder) if each is not None), None)
 
     async def load(self, folder: Path, version: int) -> None:
-        """Every rank loads its share of `version`."""
+        """Every rank loads its share of `version`; see `find_damage`. Raises CheckpointError, InvalidRun."""
         await self._on_ranks("load", folder, version)
 
     async def stop(self) -> None:
@@ -327,7 +349,7 @@ class Fleet:
         except RayActorError as error:
             raise TrainerLost(f"a trainer rank is lost: {first_line(error, MESSAGE_CHARACTERS)}") from error
         except RayTaskError as error:
-            if isinstance(error.cause, InvalidRun | ModelUnavailable):
+            if isinstance(error.cause, InvalidRun | ModelUnavailable | PreflightFailed | CheckpointError | ShardsError):
                 raise error.cause from error
             raise RuntimeError(f"a trainer rank failed: {error.cause!r}") from error
 

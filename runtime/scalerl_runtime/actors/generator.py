@@ -1,28 +1,28 @@
-"""One vLLM engine: completions out, weights in. I/O. The only module of the main process that imports vLLM."""
+"""One vLLM engine: completions out, weights in. I/O."""
 
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from scalerl_api.passthrough import merge_settings
+from scalerl_api.rlrun import LoraSpec
 from scalerl_api.validation import Fault, InvalidRun
+from scalerl_runtime.actors.engine.interface import Engine, EngineRequest, FinishedRequest
 from scalerl_runtime.actors.engine_errors import build_error, find_refusal, load_errors, record_errors
-from scalerl_runtime.deadlines import while_alive
 from scalerl_runtime.hub import first_line
+from scalerl_runtime.models.engine_adapters import ADAPTER_ID, ADAPTER_NAME, NO_PATH, engine_arguments, engine_config
 from scalerl_runtime.models.router_replay import REPLAY_FIELD
-from scalerl_runtime.models.source import FIELD, find_model, load_tokenizer
+from scalerl_runtime.models.source import FIELD, find_model, load_config, load_tokenizer
 from scalerl_runtime.types import EngineOutput, Experts, Ints, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import Transport, WeightBucket
 from scalerl_runtime.weights.shared_memory import SharedHandle
-
-T = TypeVar("T")
 
 # Errors of a start: vLLM's own, and what arguments, files and devices raise in it.
 START_ERRORS = (RuntimeError, OSError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
@@ -48,6 +48,7 @@ class EngineOptions:
     tags: tuple[str, str] = ("<think>", "</think>")  # around the thinking
     stop_ids: tuple[int, ...] = ()  # tokens that end a completion, besides the tokenizer's end of sequence
     router_replay: bool = False  # return the experts of each token
+    lora: LoraSpec | None = None  # updates are adapters; the weights are those of the folder
     cpu_threads: int = 1
     transport: Transport = "gloo"
     native_backend: str = "nccl"  # vLLM's name of the engine behind the transport `nccl`
@@ -86,7 +87,7 @@ class Generator:
         _set_environment(self.options)
         errors = record_errors(os.environ["VLLM_LOGGING_LEVEL"])
         try:
-            self._engine = _build_engine(replace(self.options, model=str(folder)))
+            self._engine = await _build_engine(replace(self.options, model=str(folder)))
             await self._start_recorder()
             await self.probe()
             if self.options.phrase is not None:
@@ -102,7 +103,7 @@ class Generator:
 
     async def sample(self, prompt: Ints, requests: Sequence[SamplingRequest]) -> list[EngineOutput]:
         """Return one completion of `prompt` [Tp] for each request, in order. Raises PromptRefused."""
-        rows = self._engine.model_config.get_vocab_size()
+        rows = self._engine.vllm_config.model_config.get_vocab_size()
         if prompt.size == 0 or prompt.min() < 0 or prompt.max() >= rows:  # vLLM may pass these on, and its core dies
             found = f"token ids {prompt.min()} to {prompt.max()}" if prompt.size else "no token"
             raise PromptRefused(f"{found}; the model has ids from 0 to {rows - 1}")
@@ -116,28 +117,36 @@ class Generator:
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             logprobs=0,
+            flat_logprobs=True,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
             stop_token_ids=[] if request.ignore_ends else list(self.options.stop_ids),
             ignore_eos=request.ignore_ends,
             extra_args=_budget_arguments(request),
+            detokenize=False,  # the whole text is decoded once
             skip_special_tokens=False,
         )
-        # The salt keeps a new request from reading prefixes that older weights computed.
-        inputs = {"prompt_token_ids": prompt.tolist(), "cache_salt": f"v{self.version}"}
         name = f"r{next(self._ids)}"
-        final: Any = None
+        # The salt keeps a new request from reading prefixes that older weights computed.
+        made = EngineRequest(name, prompt.tolist(), parameters, cache_salt=f"v{self.version}", adapter=self._adapter())
         with _refusing_prompts(lambda: bool(self._engine.errored)):
-            async for output in self._engine.generate(inputs, parameters, name):
-                final = output
-        output = _parse_output(final.outputs[0])
+            finished: FinishedRequest = await self._engine.complete(made)
         if not self.options.router_replay:
-            return output
-        found = await self._take_experts(name) if self._on_cpu else final.outputs[0].routed_experts
-        return replace(output, experts=_require_experts(found, len(prompt) + len(output.tokens) - 1))
+            return finished.output
+        found = await self._take_experts(name) if self._on_cpu else finished.experts
+        tokens = finished.output.tokens
+        return replace(finished.output, experts=_require_experts(found, len(prompt) + len(tokens) - 1))
+
+    def _adapter(self) -> Any:
+        """vLLM's name of the adapter that requests use: the same for all versions, whose weights replace each other."""
+        if self.options.lora is None or self.version < 0:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(ADAPTER_NAME, ADAPTER_ID, lora_path=NO_PATH)
 
     async def _take_experts(self, name: str) -> Any:
-        ((content, dtype, shape),) = await self._rpc("take_experts", name)
+        ((content, dtype, shape),) = await self._engine.call("take_experts", name)
         return np.frombuffer(content, dtype=dtype).reshape(shape)
 
     @property
@@ -147,27 +156,27 @@ class Generator:
     async def _start_recorder(self) -> None:
         """Have a CPU engine record experts. Devices return them by vLLM's own means."""
         if self.options.router_replay and self._on_cpu:
-            for refusal in await self._rpc("record_experts"):
+            for refusal in await self._engine.call("record_experts"):
                 if refusal is not None:
                     raise InvalidRun([Fault(REPLAY_FIELD, "true", f"false for {self.options.model}: {refusal}")])
 
     async def join_weights(self, address: str, port: int, rank: int, world_size: int, timeout_seconds: float) -> None:
         """Join the transfer group of an epoch as ranks `rank`..."""
         if self.options.transport == "nccl":
-            await self._rpc("join_native", address, port, rank, world_size)
+            await self._engine.call("join_native", address, port, rank, world_size)
         else:
-            await self._rpc("join_weights", address, port, rank, world_size, timeout_seconds)
+            await self._engine.call("join_weights", address, port, rank, world_size, timeout_seconds)
 
     async def can_read(self, shared: SharedHandle) -> bool:
         """Return whether the engine's workers can read the trainer's copy where it lies: they are on its node."""
-        return all(await self._rpc("can_read", asdict(shared)))
+        return all(await self._engine.call("can_read", asdict(shared)))
 
     async def begin_receive(self, buckets: tuple[WeightBucket, ...], shared: SharedHandle | None = None) -> None:
         """Transport `gloo`: receive an update in the background; the trainer may send as soon as this returns.
 
         With `shared`, which this engine can read, nothing is sent.
         """
-        await self._rpc("begin_receive", _layout(buckets), asdict(shared) if shared is not None else None)
+        await self._engine.call("begin_receive", _layout(buckets), asdict(shared) if shared is not None else None)
 
     async def load_received(self, update: WeightUpdate) -> float:
         """Load the received update; return the seconds for which the engine made no token.
@@ -175,7 +184,8 @@ class Generator:
         Raises when the update did not arrive whole; the engine then keeps its old weights and still works. Raises
         InvalidRun when the engine's model and the update differ in their tensors.
         """
-        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds)
+        lora = None if self.options.lora is None else engine_config(self.options.lora)
+        return await self._apply(update, "load_received", list(update.sums), update.timeout_seconds, lora)
 
     async def receive_and_load(self, update: WeightUpdate) -> float:
         """Transport `nccl`: receive and load the broadcast; return the seconds without a token.
@@ -193,17 +203,13 @@ class Generator:
         one before runs, which would read half an update and get the new version's label.
         """
         is_recomputed = update.kv_cache == "recompute"
-        pauses = is_recomputed or self.options.transport == "nccl"
+        pauses = is_recomputed or not self._on_cpu
         clock = asyncio.get_running_loop().time
         began = clock()
         if pauses:
-            await self._answered(self._engine.pause_generation(mode="keep", clear_cache=is_recomputed))
+            await self._engine.pause(clear_cache=is_recomputed)
         try:
-            # The version follows in the engine's queue before it steps again: no token is labelled wrongly.
-            by_worker, _ = await asyncio.gather(
-                self._rpc(method, *arguments),
-                self._answered(self._engine.update_weight_version(str(update.version))),
-            )
+            by_worker = await self._engine.update(method, *arguments, version=update.version)
             if gaps := sorted({gap for gaps in by_worker for gap in gaps}):
                 self._is_spoiled = True
                 needed = "a model of which trainer and engine have the same tensors"
@@ -212,18 +218,10 @@ class Generator:
         finally:
             # The update failed, and the core still runs.
             if self.version != update.version and not self._engine.errored:
-                await self._answered(self._engine.update_weight_version(str(self.version)))
+                await self._engine.set_version(self.version)
             if pauses and not self._engine.errored:
-                await self._answered(self._engine.resume_generation())
+                await self._engine.resume()
         return clock() - began
-
-    async def _rpc(self, method: str, *arguments: object) -> list[Any]:
-        """Return what the method returns in each worker."""
-        return await self._answered(self._engine.collective_rpc(method, args=arguments))
-
-    async def _answered(self, call: Awaitable[T]) -> T:
-        """Await the engine core's reply. For a dead core vLLM would wait for ever."""
-        return await while_alive(call, lambda: bool(self._engine.errored), "the engine's core")
 
     async def probe(self) -> None:
         """Raise unless the engine can generate; a health endpoint may succeed with a dead worker behind it."""
@@ -245,11 +243,21 @@ class Generator:
             self._engine.shutdown()
 
 
-def _build_engine(options: EngineOptions) -> Any:
+async def _build_engine(options: EngineOptions) -> Engine:
+    """Start the engine: in a thread of this process where vLLM needs no other one, which is on a CPU."""
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(options)))
+    from scalerl_runtime.actors.engine.engine_process import EngineProcess
+    from scalerl_runtime.actors.engine.engine_thread import EngineThread
+
+    config = AsyncEngineArgs(**_engine_arguments(options)).create_engine_config()
+    parallel = config.parallel_config
+    is_single = parallel.distributed_executor_backend == "uni" and parallel.data_parallel_size == 1
+    if options.tensor_parallel > 0 or not is_single:
+        return EngineProcess(config)
+    engine = EngineThread(config, options.cpu_threads)
+    await engine.start()
+    return engine
 
 
 @contextmanager
@@ -281,7 +289,7 @@ def _set_environment(options: EngineOptions) -> None:
     if options.tensor_parallel == 0:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # "auto" pins to one core, the trainer's as likely as not
         os.environ["OMP_NUM_THREADS"] = str(options.cpu_threads)
-        # The engine core computes itself: a worker process would import vLLM a third time, 10 s of a slow core.
+        # The engine computes in this process: each process more imports vLLM once more, 10 s of a slow core.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         # VLLM_CPU_KVCACHE_SPACE stays unset: it would override kv_cache_memory_bytes.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"  # the sampler compiles a trifle, which needs a C++ compiler
@@ -309,6 +317,8 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         from vllm.config import WeightTransferConfig
 
         arguments["weight_transfer_config"] = WeightTransferConfig(backend=options.native_backend)
+    if options.lora is not None:
+        arguments |= engine_arguments(options.lora, load_config(Path(options.model), options.model))
     if options.head == "fp32":
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     if options.phrase is not None:
@@ -339,14 +349,3 @@ def _require_experts(found: Any, num_tokens: int) -> Experts:
         raise RuntimeError(f"the engine returned experts of shape {shape}; need those of {num_tokens} tokens")
     experts: Experts = found
     return experts
-
-
-def _parse_output(output: Any) -> EngineOutput:
-    tokens = np.asarray(output.token_ids, dtype=np.int32)
-    logps = np.array(
-        [entry[int(token)].logprob for token, entry in zip(tokens, output.logprobs, strict=True)], dtype=np.float32
-    )
-    versions = np.full(len(tokens), -1, dtype=np.int32)
-    for span in output.weight_versions or ():
-        versions[span.start : span.end] = int(span.version) if span.version.lstrip("-").isdigit() else -1
-    return EngineOutput(tokens, logps, versions, output.text, "stop" if output.finish_reason == "stop" else "length")

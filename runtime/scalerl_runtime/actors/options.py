@@ -11,7 +11,9 @@ from scalerl_api.wire import (
     ENV_ATTEMPT,
     ENV_CLUSTER,
     ENV_FOLDER,
+    ENV_NODE,
     ENV_PORT,
+    ENV_REPLICAS,
     ENV_SPEC,
     ENV_TERMINATION_FILE,
     ENV_TOKEN_FILE,
@@ -35,8 +37,12 @@ class Environment:
     termination_file: Path
     cluster: str | None = None
     """Address of Ray's head where the run is spread over pods; None: a cluster of this process."""
+    replicas: int | None = None
+    """Trainer pods of this attempt, where they are fewer than the spec has."""
     accepted_data: str = ""
     """Digest of other data, tokenizer and model than the checkpoint's to resume with; ACCEPT_DATA: any."""
+    node: str = ""
+    """Name of the pod's node; empty without pods."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> "Environment":
@@ -49,8 +55,18 @@ class Environment:
             token_file=Path(variables[ENV_TOKEN_FILE]),
             termination_file=Path(variables[ENV_TERMINATION_FILE]),
             cluster=variables.get(ENV_CLUSTER) or None,
+            replicas=int(variables[ENV_REPLICAS]) if ENV_REPLICAS in variables else None,
             accepted_data=variables.get(ENV_ACCEPT_DATA, ""),
+            node=variables.get(ENV_NODE, ""),
         )
+
+
+def apply_replicas(run: RLRun, replicas: int | None) -> RLRun:
+    """Return the run of an attempt with `replicas` trainer pods; None: as the spec has it. Ranks and compute follow."""
+    if replicas is None:
+        return run
+    trainer = run.spec.trainer.model_copy(update={"replicas": replicas})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"trainer": trainer})})
 
 
 def context_tokens(recipe: Recipe) -> int:
@@ -65,7 +81,6 @@ def build_fleet_options(
 
     Args:
         run, recipe: the run and its recipe, resolved.
-        model: a folder or hub id.
         num_cpus: on a CPU the processes share them evenly.
         stop_ids: tokens that end a completion.
     """
@@ -87,6 +102,7 @@ def build_fleet_options(
             cpu_threads=threads,
             router_replay=recipe.router_replay,
             activations=spec.trainer.activations,
+            lora=spec.model.lora,
             offload=spec.trainer.offload,
             deepspeed=spec.trainer.deepspeed,
         ),
@@ -118,6 +134,7 @@ def _build_engine_options(
         tags=(recipe.length.think_tags.open, recipe.length.think_tags.close),
         stop_ids=stop_ids,
         router_replay=recipe.router_replay,
+        lora=spec.model.lora,
         seed=spec.seed,
         transport=choose_transport(run),
         cpu_threads=threads,
@@ -126,5 +143,10 @@ def _build_engine_options(
 
 
 def choose_transport(run: RLRun) -> Transport:
-    """NCCL between devices; gloo on CPUs, and where trainer and engine share a device, which NCCL refuses."""
-    return "nccl" if run.spec.trainer.gpus_per_replica and not run.spec.generator.colocated else "gloo"
+    """NCCL between devices; gloo on CPUs, on a device that trainer and engine share, and for adapters.
+
+    Adapters are small, and vLLM's own transfer loads weights of a model only.
+    """
+    spec = run.spec
+    is_native = spec.trainer.gpus_per_replica and not spec.generator.colocated and spec.model.lora is None
+    return "nccl" if is_native else "gloo"

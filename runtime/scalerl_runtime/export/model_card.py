@@ -57,7 +57,7 @@ def build_card(facts: CardFacts) -> str:
 
 def _front_matter(facts: CardFacts) -> str:
     head: dict[str, object] = {
-        "library_name": "transformers",
+        "library_name": "peft" if _has_adapters(facts) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["reinforcement-learning", "scalerl"],
     }
@@ -67,12 +67,20 @@ def _front_matter(facts: CardFacts) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n"
 
 
+def _has_adapters(facts: CardFacts) -> bool:
+    return facts.run is not None and facts.run.spec.model.lora is not None
+
+
 def _use(facts: CardFacts) -> str:
+    package, loader = (
+        ("peft", "AutoPeftModelForCausalLM") if _has_adapters(facts) else ("transformers", "AutoModelForCausalLM")
+    )
     lines = [
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from {package} import {loader}",
+        "from transformers import AutoTokenizer",
         "",
-        'model, tokenizer = (each.from_pretrained("FOLDER") for each in (AutoModelForCausalLM, AutoTokenizer))',
+        f'model, tokenizer = (each.from_pretrained("FOLDER") for each in ({loader}, AutoTokenizer))',
         "```",
         "",
     ]

@@ -17,13 +17,14 @@ from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
+from scalerl_runtime.loop.saver import SavingFleet
 from scalerl_runtime.loop.syncer import WeightPublisher
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.types import Floats, Group
 
 
-class TrainerFleet(WeightPublisher, Protocol):
-    """The fleet's calls that the pipeline uses, beside those of pool and syncer."""
+class TrainerFleet(WeightPublisher, SavingFleet, Protocol):
+    """The fleet's calls that the pipeline uses, beside those of pool, saver and syncer."""
 
     async def train(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
@@ -37,14 +38,6 @@ class TrainerFleet(WeightPublisher, Protocol):
 
     async def set_version(self, version: int) -> None:
         """Set the version of the present weights."""
-        ...
-
-    async def save(self, folder: Path) -> None:
-        """Write the weights and the optimizer's state."""
-        ...
-
-    async def load(self, folder: Path, version: int) -> None:
-        """Load what `save` wrote."""
         ...
 
 

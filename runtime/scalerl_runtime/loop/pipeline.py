@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 
 from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
@@ -26,11 +25,12 @@ from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.prompt_supply import PromptSupply
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
+from scalerl_runtime.loop.saver import Saver
 from scalerl_runtime.loop.self_check import SelfChecker
 from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
-from scalerl_runtime.storage.checkpoint import PendingEval, RunState, Saver
+from scalerl_runtime.storage.checkpoint import PendingEval, RunState
 from scalerl_runtime.trackers.tracing import TraceSpan
 from scalerl_runtime.types import GeneratorLost, Group
 
@@ -49,8 +49,9 @@ class Pipeline:
         self.last_sync: SyncReport | None = None
         self.is_solved = False  # no prompt is left to train on: the run ends early
         self.supply = PromptSupply(deps.data.train, deps.recipe, deps.run.spec)
-        self.saver = Saver(deps.store, deps.fleet.save, deps.run.spec.deadlines.checkpoint_seconds)
-        self.syncer = Syncer(deps.fleet, deps.pool, deps.run.spec.deadlines.sync_seconds, self._on_sync)
+        waits, flush = deps.run.spec.deadlines, deps.rollouts.flush
+        self.saver = Saver(deps.store, deps.fleet, waits.checkpoint_seconds, observer.on_checkpoint, flush)
+        self.syncer = Syncer(deps.fleet, deps.pool, waits.sync_seconds, self._on_sync)
         self.checker = SelfChecker(deps, observer, stopping)
         self._is_checked = asyncio.Event()  # no prompt is generated for before an engine has passed its self-check
         self._evaluation: asyncio.Task[None] | None = None
@@ -67,13 +68,15 @@ class Pipeline:
         self.deps.pool.start_clocks()
         self.deps.trainer_clock.start(self.deps.now())
         self.deps.trainer_clock.switch("wait", self.deps.now())
-        background = [asyncio.create_task(self.syncer.run()), asyncio.create_task(self._submit_prompts())]
+        works = self.syncer.run(), self._submit_prompts(), self.saver.watch()
+        background = [asyncio.create_task(work) for work in works]
         try:
             await self._guarded(self._main(fresh=fresh), background)
         finally:
-            for task in [*background, *([self._evaluation] if self._evaluation else [])]:
+            for task in (*background, *([self._evaluation] if self._evaluation else ())):
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await self.saver.close()
             await self.deps.pool.close()
 
     async def _guarded(self, work: Coroutine[None, None, None], background: list["asyncio.Task[None]"]) -> None:
@@ -101,12 +104,12 @@ class Pipeline:
                     span.fail("Stopped")
                     break
         if self.stopping.is_set():
-            await self._save("stopping")
+            await self._save("stopping", wait=True)
             return
         if self.is_solved and not self._is_evaluated():
             await self._begin_eval()
         await self._finish_evals()
-        await self._save("the end")
+        await self._save("the end", wait=True)
 
     def _is_done(self) -> bool:
         budget = self.deps.run.spec.budget
@@ -305,8 +308,8 @@ class Pipeline:
 
     def _is_evaluated(self) -> bool:
         """Whether the present step is measured, or will be by `_finish_evals`."""
-        pending, evals = self.state.pending, self.deps.journals.evals
-        return self.state.step in ({each.step for each in pending} | {int(line["step"]) for line in evals.read()})
+        recorded = {int(line["step"]) for line in self.deps.journals.evals.read()}
+        return self.state.step in recorded | self._steps_to_evaluate()
 
     async def _join_eval(self) -> None:
         if self._evaluation is not None:
@@ -328,6 +331,7 @@ class Pipeline:
                 return
             finally:
                 self.syncer.release(slot)
+            await self.saver.settle(pending.step)  # what is recorded has a checkpoint to go on from
             self._record(pending, points)
 
     async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
@@ -360,37 +364,35 @@ class Pipeline:
         """Evaluate earlier steps from their checkpoints, then load the present weights again."""
         if not self.state.pending:
             return
-        here = self.state.step
-        present = self.deps.store.path(here)
-        if here not in self.deps.store.steps():
-            present = await self._save("before late evaluations")
+        await self.saver.settle()
+        if (here := self.state.step) not in self.deps.store.steps():
+            await self._save("before late evaluations", wait=True)
         for pending in list(self.state.pending):
             self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
-            await self._load(self.deps.store.path(pending.step), pending.step)
+            await self.saver.load(pending.step)
             await self.syncer.discard_staged()
             lease = await self.syncer.lease(pending.step)
             await self._evaluate(pending, lease)
         if self.state.pending:
             raise RuntimeError(f"step {self.state.pending[0].step} could not be evaluated")
-        await self._load(present, here)
+        await self.saver.load(here)
         await self.syncer.discard_staged()
         self.observer.on_phase("training", "")
 
     # -- durability ------------------------------------------------------------------------------------------------
 
-    async def _save(self, why: str) -> Path:
+    async def _save(self, why: str, *, wait: bool = False) -> None:
+        """Copy the state for a checkpoint, which is written while training goes on, or with `wait` at once."""
         deps = self.deps
         before = deps.trainer_clock.switch("save", deps.now())
-        protect = frozenset(p.step for p in self.state.pending) | {self.state.step}
-        await deps.rollouts.flush()
         with self.tracer.span("scalerl.checkpoint", {"scalerl.step": self.state.step}):
-            path = await self.saver.write(self.state.step, self._contents, protect=protect, why=why)
+            await self.saver.begin(self.state.step, self._contents, protect=self._steps_to_evaluate, why=why)
+            if wait:
+                await self.saver.settle()
         deps.trainer_clock.switch(before, deps.now())
-        self.observer.on_checkpoint(self.state.step, path)
-        return path
 
-    async def _load(self, path: Path, step: int) -> None:
-        await within(self.saver.seconds, f"loading {path.name}", self.deps.fleet.load(path, step))
+    def _steps_to_evaluate(self) -> frozenset[int]:
+        return frozenset(each.step for each in self.state.pending)
 
     def _contents(self) -> tuple[RunState, list[Group]]:
         """Return the coordinator's part of a checkpoint, and the groups that wait for a step."""

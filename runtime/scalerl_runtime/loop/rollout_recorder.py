@@ -55,7 +55,8 @@ class RolloutRecorder:
 
     async def flush(self) -> None:
         """Wait until every step is stored or has failed: a checkpoint must not be ahead of its completions."""
-        await self._wait(0)
+        for task in list(self._waiting):  # `record_step` may go on meanwhile, and removes them
+            await within(self._seconds, "storing completions", asyncio.shield(task))
 
     async def resume(self, step: int, evaluated: Mapping[int, float]) -> None:
         """Remove what the attempt repeats; see `RolloutStore.resume`."""

@@ -9,9 +9,16 @@ from typing import Any
 
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
+from scalerl_runtime.models.adapter_check import examine_adapters
+from scalerl_runtime.models.adapters import LORA_FIELD, require_peft
 from scalerl_runtime.models.architecture import MODEL_ERRORS, Unrepresentable, examine
 from scalerl_runtime.models.dimensions import context_limit, head_dim, rotary_switch
-from scalerl_runtime.models.engine_support import cpu_head_sizes, engine_architectures, engine_name
+from scalerl_runtime.models.engine_support import (
+    adapter_architectures,
+    cpu_head_sizes,
+    engine_architectures,
+    engine_name,
+)
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.router_replay import REPLAY_FIELD, examine_replay
 from scalerl_runtime.models.source import FIELD
@@ -120,8 +127,29 @@ def check_replay(candidate: Candidate) -> Iterable[Fault]:
         yield Fault(REPLAY_FIELD, found, "false, or a model of experts whose routers replay; docs/models.md")
 
 
+def check_adapters(candidate: Candidate) -> Iterable[Fault]:
+    """The model has the layers that get adapters, and the engine can add them."""
+    lora, names = candidate.run.spec.model.lora, getattr(candidate.config, "architectures", None) or []
+    if lora is None or getattr(candidate.config, "is_encoder_decoder", False):
+        return
+    known = adapter_architectures()
+    if known and names and names[0] in engine_architectures() and names[0] not in known:
+        allowed = f"an architecture of which {engine_name()} has adapters; docs/lora.md"
+        yield Fault(LORA_FIELD, f"set, but {engine_name()} has no adapters for {names[0]}", allowed)
+    try:
+        require_peft()
+        examine_adapters(candidate.config, lora, candidate.forward)
+    except InvalidRun as error:
+        yield from error.faults
+    except MODEL_ERRORS as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        yield Fault(LORA_FIELD, f"set for {candidate.source}, {_class_name(candidate.config)}: {words}", ALLOWED)
+
+
 # Each is called with every candidate; the faults of all are reported together.
-CHECKS: tuple[Check, ...] = (check_kind, check_trainer, check_engine, check_context, check_tokens, check_replay)
+CHECKS: tuple[Check, ...] = (
+    check_kind, check_trainer, check_engine, check_context, check_tokens, check_replay, check_adapters,
+)  # fmt: skip
 
 
 def find_faults(candidate: Candidate) -> tuple[Fault, ...]:

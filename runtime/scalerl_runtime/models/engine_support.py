@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_MODELS = "vllm.model_executor.models."
 # Its registry of generating models: its own ones, and those that it runs by transformers' code.
 _REGISTRIES = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
 
@@ -25,6 +26,60 @@ def engine_architectures() -> frozenset[str]:
         for key in value.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
     )
+
+
+@cache
+def adapter_architectures() -> frozenset[str]:
+    """Return the names in vLLM's registry whose class takes low-rank adapters; empty where vLLM is not installed."""
+    path = _find("model_executor/models/registry.py")
+    if path is None:
+        return frozenset()
+    found = set()
+    for name, value in _assignments(ast.parse(path.read_text())):
+        if name in _REGISTRIES and isinstance(value, ast.Dict):
+            for key, place in zip(value.keys, value.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(place, ast.Tuple):
+                    module, cls = (ast.literal_eval(each) for each in place.elts)
+                    if _takes_adapters(path.parent / f"{module.replace('.', '/')}.py", cls):
+                        found.add(str(key.value))
+    return frozenset(found)
+
+
+@cache
+def _takes_adapters(path: Path, name: str) -> bool:
+    """Whether class `name` of the module `path` is a SupportsLoRA, itself or by a class that it derives from."""
+    if not path.is_file():
+        path = path.with_suffix("") / "__init__.py"
+        if not path.is_file():
+            return False
+    module = _parsed(path)
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        source = _find_import(module, path, name)
+        return source is not None and _takes_adapters(*source)
+    bases = [each.id for each in classes[name].bases if isinstance(each, ast.Name) and each.id != name]
+    return "SupportsLoRA" in bases or any(_takes_adapters(path, each) for each in bases)
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _find_import(module: ast.Module, path: Path, name: str) -> tuple[Path, str] | None:
+    """Return the file of vLLM's models, and the name in it, that `name` is imported from."""
+    for node in module.body:
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        own = node.level > 0 or node.module.startswith(_MODELS)
+        for alias in node.names:
+            if own and (alias.asname or alias.name) == name:
+                inner = node.module.removeprefix(_MODELS).replace(".", "/")
+                folder = (
+                    path.parents[node.level - 1] if node.level else path.parents[path.parts[::-1].index("models") - 1]
+                )
+                return folder / f"{inner}.py", alias.name
+    return None
 
 
 @cache

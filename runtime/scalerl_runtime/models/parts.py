@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def find_head(model: Any) -> str:
@@ -22,6 +23,14 @@ def find_body(model: Any) -> Any:
     """Return the module that makes the last hidden states of text: of a multimodal class its text part."""
     body = model.base_model if model.base_model is not model else model.model
     return body.get_decoder() if hasattr(body, "get_decoder") else body
+
+
+def find_layers(body: nn.Module) -> list[nn.Module]:
+    """Return the decoder layers of `body`, in order; a layer inside a layer is computed again with the outer one."""
+    found: list[nn.Module] = []
+    for child in body.children():
+        found += [child] if isinstance(child, GradientCheckpointingLayer) else find_layers(child)
+    return found
 
 
 def auto_class(config: Any) -> Any:

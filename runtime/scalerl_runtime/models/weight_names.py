@@ -81,7 +81,7 @@ def plan_groups(model: nn.Module, shapes: Iterable[TensorShape]) -> tuple[Weight
     empty = {s.name: torch.empty(s.shape, dtype=getattr(torch, s.dtype), device="meta") for s in shapes}
     members: dict[str, list[str]] = {}
     converted: set[str] = set()
-    renamings, converters = _reverse_rules(model)
+    renamings, converters = reverse_rules(model)
     for name in empty:
         key, pattern = rename_source_key(name, renamings, converters, reverse=True)
         members.setdefault(key, []).append(name)
@@ -115,7 +115,7 @@ def _revert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _reverse_rules(model: nn.Module) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+def reverse_rules(model: nn.Module) -> tuple[list[WeightRenaming], list[WeightConverter]]:
     """Return the rules by which `revert_weight_conversion` renames: those that `from_pretrained` used, backwards.
 
     For a model that was built from its configuration, the family's own without changes of a prefix, as that function

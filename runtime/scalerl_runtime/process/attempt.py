@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import yaml
 
 from scalerl_api import InvalidRun, parse_run
-from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY, Termination
-from scalerl_runtime.actors.options import Environment
+from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, EXIT_NON_FINITE, EXIT_RETRY, EXIT_UNFIT, Termination
+from scalerl_runtime.actors.options import Environment, apply_replicas
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.datasets import DataUnavailable
 from scalerl_runtime.deadlines import DeadlineExceeded
 from scalerl_runtime.environments.pool import EnvironmentFailed
 from scalerl_runtime.hub import is_transient
 from scalerl_runtime.models.source import ModelUnavailable
+from scalerl_runtime.preflight.readings import NodeUnfit, PreflightFailed, shorten
 from scalerl_runtime.process.coordinator import Coordinator
 from scalerl_runtime.process.input_check import DataRefused
 from scalerl_runtime.rewards.http_judge import JudgeUnavailable
@@ -36,6 +37,7 @@ RETRYABLE = (
     JudgeUnavailable,
     SandboxUnavailable,
     EnvironmentFailed,
+    PreflightFailed,
 )
 
 
@@ -43,7 +45,7 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
     """Run the attempt to its end, write the termination message and return the exit code."""
     environment = Environment.parse(variables)
     try:
-        run = parse_run(yaml.safe_load(environment.spec.read_text()))
+        run = apply_replicas(parse_run(yaml.safe_load(environment.spec.read_text())), environment.replicas)
         coordinator = Coordinator(environment, run)
     except InvalidRun as error:
         return _terminate(environment, Termination(reason="Invalid", error=str(error)), EXIT_INVALID)
@@ -55,6 +57,10 @@ async def run_attempt(variables: Mapping[str, str]) -> int:
         message = coordinator.reporter.termination("Invalid", str(error))
         refused = error.digest if isinstance(error, DataRefused) else ""
         return _terminate(environment, message.model_copy(update={"refused_data": refused}), EXIT_INVALID)
+    except NodeUnfit as error:
+        log.error("%s", error)
+        message = coordinator.reporter.termination("Unfit", _one_line(error))
+        return _terminate(environment, message.model_copy(update={"unfit_nodes": shorten(error.nodes)}), EXIT_UNFIT)
     except RETRYABLE as error:
         log.error("%s", error)
         return _terminate(environment, coordinator.reporter.termination("Retry", _one_line(error)), EXIT_RETRY)

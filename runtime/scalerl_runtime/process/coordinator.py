@@ -1,6 +1,7 @@
 """The coordinator of a run: takes one attempt from its start to its end. I/O."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
+from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.options import Environment
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.demonstrations import DemonstrationSource
@@ -23,6 +25,8 @@ from scalerl_runtime.loop.run_state import (
     resume_state,
     snapshot,
 )
+from scalerl_runtime.loop.saver import Saver
+from scalerl_runtime.preflight.pod import check_pod
 from scalerl_runtime.process.assembly import (
     AttemptInputs,
     Parts,
@@ -34,17 +38,21 @@ from scalerl_runtime.process.assembly import (
     open_storage,
     start_generators,
 )
+from scalerl_runtime.process.gang_preflight import check_gang
 from scalerl_runtime.process.http import HttpServer
 from scalerl_runtime.process.input_check import check_inputs
 from scalerl_runtime.process.live_state import LiveState
 from scalerl_runtime.process.model_exports import ModelExports
 from scalerl_runtime.process.progress import ProgressReporter, ReportIdentity
 from scalerl_runtime.process.verifier_start import describe_sources
-from scalerl_runtime.storage.checkpoint import RunState, Saver, load_buffer, load_state
+from scalerl_runtime.storage.checkpoint import RunState, load_buffer, load_state
+from scalerl_runtime.storage.trainer_state import describe_change
 from scalerl_runtime.storage.writable_folder import check_writable
 from scalerl_runtime.trackers.points import build_config
 from scalerl_runtime.trackers.track import Trackers, check_packages
 from scalerl_runtime.types import Group
+
+log = logging.getLogger(__name__)
 
 EndReason = Literal["Finished", "AllPromptsSolved", "Stopped"]
 
@@ -74,6 +82,7 @@ class Coordinator:
         await self.server.start(host, environment.port, environment.folder / ADDRESS_FILE)
         try:
             check_packages(self.inputs.run.spec.trackers)
+            await self._check_pod()
             path = self.inputs.run.spec.checkpoint.path
             if path is not None:
                 folder = find_checkpoint_folder(environment, self.inputs.run)
@@ -141,13 +150,17 @@ class Coordinator:
     async def _train(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         start, fleet = self._deadlines.start_seconds, parts.fleet
         self.reporter.sources = describe_sources(parts.data, parts.judges.self_tests)
-        kept = await self._check_inputs(parts, newest)
-        demonstrations = await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
+        kept, demonstrations = await self._prepare(parts, newest)
         self.reporter.on_phase("starting", "trainer and generators")
-        await within(start, "starting the trainer", fleet.start())
+        await fleet.start(start)
+        self.reporter.on_preflight(await check_gang(self.inputs.run, fleet))
         self.handle_signals()
-        start_generators(parts)  # beside the warm start
         self.live.pool = parts.pool
+        await self._start_roles(parts)
+        while newest is not None and await self._is_damaged(parts, newest[0]):
+            newest = await self._find_checkpoint(before=newest[1].step)
+            self.reporter.on_resume(newest)
+            kept, demonstrations = await self._prepare(parts, newest)
         position, fresh = await self._restore(parts, newest, kept)
         quadratic = await within(start, "asking for the model's size", fleet.quadratic_work())
         if demonstrations is not None:
@@ -166,13 +179,45 @@ class Coordinator:
             return "Stopped"
         return "AllPromptsSolved" if pipeline.is_solved else "Finished"
 
+    async def _start_roles(self, parts: Parts) -> None:
+        """Start the trainer, and the generators beside it and beside the warm start."""
+        starting = within(self._deadlines.start_seconds, "starting the trainer", parts.fleet.start_trainer())
+        if parts.fleet.options.colocated:  # vLLM measures the memory of its device, on which the trainer is then whole
+            await starting
+            start_generators(parts)
+        else:
+            start_generators(parts)
+            await starting
+
     def _start_trackers(self) -> Trackers:
         run, folder = self.inputs.run, self.inputs.environment.folder
         return Trackers.build(run.spec.trackers, run.name, folder, build_config(run, self.inputs.recipe))
 
-    async def _find_checkpoint(self) -> tuple[Path, RunState] | None:
-        """The newest whole checkpoint and its state; None if there is none."""
-        looking = asyncio.to_thread(self.storage.checkpoints.latest)
+    async def _check_pod(self) -> None:
+        environment, recipe = self.inputs.environment, self.inputs.recipe
+        role = "trainer" if environment.cluster is not None else None
+        store = object_store_bytes(recipe)
+        await check_pod(self.inputs.run, node=environment.node, role=role, shared_memory_bytes=store)
+
+    async def _prepare(
+        self, parts: Parts, newest: tuple[Path, RunState] | None
+    ) -> tuple[frozenset[int] | None, DemonstrationSource | None]:
+        """Read all that is needed to go on from `newest`. Raises InvalidRun, before a device is taken."""
+        kept = await self._check_inputs(parts, newest)
+        return kept, await load_warm_start(self.inputs, parts, newest[1].warm_steps if newest else 0)
+
+    async def _is_damaged(self, parts: Parts, path: Path) -> bool:
+        """Whether the trainer's part of a checkpoint is damaged; each rank compares a share of it."""
+        what = f"verifying {path.name}"
+        self.reporter.on_phase("starting", what)
+        damage = await within(self._deadlines.checkpoint_seconds, what, parts.fleet.find_damage(path))
+        if damage is not None:
+            log.warning("checkpoint %s is damaged (%s); using the one before", path, damage)
+        return damage is not None
+
+    async def _find_checkpoint(self, before: int | None = None) -> tuple[Path, RunState] | None:
+        """The newest whole checkpoint and its state, older than step `before`; None if there is none."""
+        looking = asyncio.to_thread(self.storage.checkpoints.latest, before)
         path = await within(self._deadlines.checkpoint_seconds, "looking for a checkpoint", looking)
         return None if path is None else (path, load_state(path))
 
@@ -201,7 +246,11 @@ class Coordinator:
         path, state = newest
         state = replace(state if kept is None else keep_prompts(state, kept), fingerprint=fingerprint)
         what = f"loading {path.name}"
-        self.reporter.on_phase("starting", what)
+        trainer = self.inputs.run.spec.trainer
+        change = describe_change(path, trainer.ranks, trainer.zero_stage)
+        if change:
+            log.info("%s, %s", what, change)
+        self.reporter.on_phase("starting", f"{what}, {change}" if change else what)
         await within(self._deadlines.checkpoint_seconds, what, parts.fleet.load(path, state.step))
         buffer = load_buffer(path, {p.id: p for p in parts.data.train if kept is None or p.id in kept})
         position = resume_state(state, self.storage.journals, self._due)
@@ -213,21 +262,25 @@ class Coordinator:
         self, parts: Parts, position: TrainingState, demonstrations: DemonstrationSource, quadratic: float
     ) -> None:
         """The supervised stage; its end is step 0 of the run, and its checkpoints are of step 0 too."""
-        saver = Saver(self.storage.checkpoints, parts.fleet.save, self._deadlines.checkpoint_seconds)
+        seconds = self._deadlines.checkpoint_seconds
+        saver = Saver(self.storage.checkpoints, parts.fleet, seconds, self.reporter.on_checkpoint)
 
         def take() -> tuple[RunState, list[Group]]:
             return snapshot(position, parts.pool.groups, 0.0), []  # nothing is generated yet
 
         async def save(done: int) -> None:
             position.warm_steps = done
-            path = await saver.write(0, take, protect=frozenset(), why=f"warm start, step {done}")
-            self.reporter.on_checkpoint(0, path)
+            await saver.begin(0, take, protect=frozenset, why=f"warm start, step {done}")
 
         def tell(text: str) -> None:
             self.reporter.on_phase("warmStart", text)
 
         stage = build_warm_start(self.inputs, parts, demonstrations, quadratic, save=save, tell=tell)
-        position.warm_steps = await stage.train_from(position.warm_steps)
+        try:
+            position.warm_steps = await stage.train_from(position.warm_steps)
+            await saver.settle()
+        finally:
+            await saver.close()
 
     async def _wait_for_generators(self, parts: Parts) -> None:
         wanted = self.inputs.run.spec.generator.min_replicas if parts.fleet.cluster else 1

@@ -116,6 +116,11 @@ STATE_METRICS = (
     Metric("mismatch_abs_by_lag", "gauge", "nats", "mean absolute difference of log-probability", ("lag",)),
     Metric("mismatch_bound", "gauge", "nats", "bound of `watchdog.mismatch` on mismatch_lag0"),
     Metric("self_check_mean", "gauge", "nats", "last self-check: mean absolute difference, engine to trainer"),
+    Metric("preflight_seconds", "gauge", "s", "duration of the preflight of the trainer ranks"),
+    Metric("preflight_teraflops", "gauge", "TFLOP/s", "preflight: matrix product of the median trainer rank"),
+    Metric("preflight_slowest_teraflops", "gauge", "TFLOP/s", "preflight: matrix product of the slowest trainer rank"),
+    Metric("preflight_bandwidth", "gauge", "GB/s", "preflight: all-reduce over all trainer ranks, bus bandwidth"),
+    Metric("preflight_node_bandwidth", "gauge", "GB/s", "preflight: all-reduce within the slowest node, bus bandwidth"),
     Metric("self_check_max", "gauge", "nats", "last self-check: largest absolute difference"),
 )
 

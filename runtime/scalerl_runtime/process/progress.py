@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scalerl_api.status import SourceStatus
+from scalerl_api.status import PreflightStatus, SourceStatus
 from scalerl_api.wire import (
     SERIES_EARLIER,
     SERIES_PHASE,
@@ -72,6 +72,7 @@ class ProgressReporter:
         self._warning = ""
         self._checkpoint: Checkpoint | None = None
         self._self_check: SelfCheck | None = None
+        self._preflight: PreflightStatus | None = None
         self._publisher.set({"mismatch_bound": identity.mismatch_bound})
         for role in ROLES:
             self._publisher.set_labelled(SERIES_EARLIER, role, cost.before.get(role, 0.0))
@@ -87,6 +88,19 @@ class ProgressReporter:
         path, state = newest
         self._live.start = StartPoint(state.step, state.compute_gpu_hours)
         self._set_checkpoint(state.step, path.stat().st_mtime, path)
+
+    def on_preflight(self, found: PreflightStatus | None) -> None:
+        """The trainer ranks' nodes are checked; None: the run asks for no check."""
+        self._preflight = found
+        if found is not None:
+            values = {
+                "preflight_seconds": found.seconds,
+                "preflight_teraflops": found.teraflops,
+                "preflight_slowest_teraflops": found.slowest_teraflops,
+                "preflight_bandwidth": found.bandwidth,
+                "preflight_node_bandwidth": found.node_bandwidth,
+            }
+            self._publisher.set({name: value for name, value in values.items() if value is not None})
 
     def on_step(self, record: StepRecord, lags: Sequence[int], split: Sequence[tuple[str, str, float]]) -> None:
         """See `Observer`."""
@@ -176,6 +190,7 @@ class ProgressReporter:
             still_seconds=self._vitals.still_seconds if self._phase == "training" else None,
             evals=[point for point in self._evals if point.index >= since],
             sources=list(self.sources),
+            preflight=self._preflight,
             checkpoint=self._checkpoint,
             time=time.time(),
         )
@@ -204,7 +219,9 @@ class ProgressReporter:
             self.trackers.close(summary, is_final=outcome in ("Finished", "AllPromptsSolved"))
 
     def termination(
-        self, reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed"], error: str
+        self,
+        reason: Literal["Finished", "AllPromptsSolved", "Stopped", "Invalid", "Retry", "Failed", "Unfit"],
+        error: str,
     ) -> Termination:
         """The termination message of an attempt that ends for `reason`."""
         return Termination(

@@ -1,11 +1,9 @@
 """Durable checkpoints: a manifest with checksums, an atomic rename, the previous one as a spare. I/O."""
 
-import asyncio
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scalerl_runtime.deadlines import within
+from scalerl_runtime.storage.checkpoint_files import BLAKE2, FileEntry, digest_file, find_difference, written
+from scalerl_runtime.storage.deepspeed_layout import OLD_PART
+from scalerl_runtime.storage.shards import OPTIMIZER, WEIGHTS
 from scalerl_runtime.storage.sync import sync_path
+from scalerl_runtime.storage.trainer_state import RankPart, seal_parts
 from scalerl_runtime.types import Completion, Episode, Experts, Group, Prompt
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ BUFFER = "buffer.npz"
 MODEL_FILES = "model"  # config, tokenizer and spec: with them a checkpoint can become a model without its run
 PREFIX = "step-"
 UNFINISHED = ".part"
+REPLACED = ".part-old"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged manifest raises
 
 
 class CheckpointError(RuntimeError):
@@ -90,32 +93,34 @@ class CheckpointStore:
         path.mkdir(parents=True)
         return path
 
-    def commit(self, unfinished: Path, state: RunState, buffer: Sequence[Group], protect: frozenset[int]) -> Path:
+    def commit(
+        self,
+        unfinished: Path,
+        parts: Sequence[RankPart],
+        state: RunState,
+        buffer: Sequence[Group],
+        protect: frozenset[int],
+    ) -> Path:
         """Write the manifest, make the checkpoint visible in one rename, and delete those that are too old.
 
         Args:
             unfinished: from `begin`, with the trainer's part.
+            parts: what each rank has written there.
             state: the coordinator's part.
             buffer: groups that are complete and not trained.
             protect: steps whose checkpoints are never deleted here: evaluations still need them.
         """
         if self._model_files is not None and self._model_files.is_dir():
             shutil.copytree(self._model_files, unfinished / MODEL_FILES, dirs_exist_ok=True)
-        (unfinished / STATE).write_text(json.dumps(asdict(state)))
-        with (unfinished / BUFFER).open("wb") as file:
-            np.savez(file, **groups_to_arrays(buffer))  # type: ignore[arg-type]  # numpy types only allow_pickle
-        files = sorted(p for p in unfinished.rglob("*") if p.is_file())
-        manifest = {
-            "step": state.step,
-            "files": {str(p.relative_to(unfinished)): [p.stat().st_size, _digest(p)] for p in files},
-        }
-        for path in files:
-            sync_path(path)
-        (unfinished / MANIFEST).write_text(json.dumps(manifest))
-        sync_path(unfinished / MANIFEST)
-        sync_path(unfinished)
+        entries = seal_parts(unfinished, parts) if parts else {}
+        with written(unfinished / STATE) as file:
+            file.write(json.dumps(asdict(state)).encode())
+        with (unfinished / BUFFER).open("wb") as raw:
+            np.savez(raw, **groups_to_arrays(buffer))  # type: ignore[arg-type]  # numpy types only allow_pickle
+        entries[STATE] = file.entry
+        _write_manifest(unfinished, state.step, entries)
         final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
-        old = final.with_name(final.name + UNFINISHED + "-old")
+        old = final.with_name(final.name + REPLACED)
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():  # the same step again: after a resume from an older one, or at the end of the run
             final.rename(old)
@@ -124,6 +129,13 @@ class CheckpointStore:
         shutil.rmtree(old, ignore_errors=True)
         self._prune(protect)
         return final
+
+    def _restore_replaced(self) -> None:
+        """Put a checkpoint back that was to be replaced when the process was killed."""
+        for old in self.folder.glob(f"{PREFIX}*{REPLACED}"):
+            final = old.with_name(old.name.removesuffix(REPLACED))
+            if not final.exists():
+                old.rename(final)
 
     def _prune(self, protect: frozenset[int]) -> None:
         kept = protect.union(*(needed() for needed in self._needed))
@@ -140,58 +152,80 @@ class CheckpointStore:
         """Folder of `step`."""
         return self.folder / f"{PREFIX}{step:08d}"
 
-    def latest(self) -> Path | None:
-        """The newest intact checkpoint; damaged ones are logged and skipped."""
+    def latest(self, before: int | None = None) -> Path | None:
+        """The newest intact checkpoint, older than step `before`; damaged ones are logged and skipped.
+
+        Of the trainer's large files only the sizes are compared: the ranks compare the rest (`find_damaged_part`).
+        """
+        self._restore_replaced()
         for step in reversed(self.steps()):
-            fault = find_damage(self.path(step))
+            if before is not None and step >= before:
+                continue
+            fault = find_damage(self.path(step), lambda name: not _is_trainers(name))
             if fault is None:
                 return self.path(step)
             log.warning("checkpoint %s is damaged (%s); using the one before", self.path(step), fault)
         return None
 
 
-@dataclass(frozen=True)
-class Saver:
-    """Writes checkpoints while the run goes on."""
+def _write_manifest(folder: Path, step: int, known: Mapping[str, FileEntry]) -> None:
+    """Write the entries of all files, those that are not `known` after a look at them: they are small."""
+    files = dict(known)
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        name = str(path.relative_to(folder))
+        if name not in files:
+            files[name] = FileEntry(path.stat().st_size, digest_file(path))
+            sync_path(path)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_path(path)
+    with written(folder / MANIFEST) as file:
+        file.write(json.dumps({"step": step, "files": files}).encode())
+    sync_path(folder)
 
-    store: CheckpointStore
-    save: Callable[[Path], Awaitable[None]]
-    """Makes every trainer rank write its part into a folder."""
-    seconds: float
-    """Deadline of each of the two parts."""
 
-    async def write(
-        self, step: int, take: Callable[[], tuple[RunState, list[Group]]], *, protect: frozenset[int], why: str
-    ) -> Path:
-        """Write and seal the checkpoint of `step`; return its folder.
+def _is_trainers(name: str) -> bool:
+    return name.startswith((f"{WEIGHTS}/", f"{OPTIMIZER}/", f"{OLD_PART}/"))
 
-        `take` is called once the trainer's part is written, so that groups that complete meanwhile are included.
-        """
-        unfinished = self.store.begin(step)
-        await within(self.seconds, f"saving a checkpoint ({why})", self.save(unfinished))
-        state, buffer = take()
-        sealing = asyncio.to_thread(self.store.commit, unfinished, state, buffer, protect)
-        return await within(self.seconds, f"sealing a checkpoint ({why})", sealing)
+
+def find_damaged_part(path: Path, rank: int, num_ranks: int) -> str | None:
+    """Compare a rank's share of the trainer's files at `path` with the manifest; return what differs, or None.
+
+    The ranks compare in parallel, on their nodes; each file is one rank's.
+    """
+    try:
+        names = sorted(name for name in _read_manifest(path) if _is_trainers(name))
+    except UNREADABLE as error:
+        return f"{MANIFEST}: {error}"
+    mine = frozenset(names[rank::num_ranks])
+    return find_damage(path, lambda name: name in mine)
 
 
 def find_damage(path: Path, is_hashed: Callable[[str], bool] = lambda _name: True) -> str | None:
-    """Return the damage of the checkpoint at `path`, or None; of files that are not hashed only the size counts."""
+    """Compare the files at `path` with the manifest; return what differs, or None.
+
+    The size of each file is compared, and the digest of those that `is_hashed`.
+    """
     try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = _read_manifest(path)
+    except UNREADABLE as error:
         return f"{MANIFEST}: {error}"
-    for name, (size, digest) in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size or (is_hashed(name) and _digest(file) != digest):
-            return f"{name} has changed"
+    for name, entry in entries.items():
+        difference = find_difference(path / name, entry, hashed=is_hashed(name))
+        if difference is not None:
+            return f"{name} {difference}"
     return None
+
+
+def _read_manifest(path: Path) -> dict[str, FileEntry]:
+    """Raises one of UNREADABLE."""
+    files = json.loads((path / MANIFEST).read_text())["files"]
+    return {name: FileEntry(int(size), str(digest)) for name, (size, digest) in files.items()}
 
 
 def digest_manifest(path: Path) -> str:
     """Return what identifies the checkpoint at `path`: its manifest has the digests of all its files."""
-    return _digest(path / MANIFEST)
+    return digest_file(path / MANIFEST, like=BLAKE2)
 
 
 def load_state(path: Path) -> RunState:
@@ -295,8 +329,3 @@ def _parse_episode(stored: list[Any] | None) -> Episode | None:
 
 def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -10,6 +10,7 @@ import yaml
 
 from scalerl_api import Recipe, RLRun, parse_run
 from scalerl_api.policies import Deadlines
+from scalerl_operator.resources.pod import check_pods
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
@@ -21,7 +22,8 @@ def load(name: str) -> RLRun:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_example_is_valid(path: Path) -> None:
-    load(path.name)
+    run = load(path.name)
+    assert run.spec.generator.colocated or check_pods(run) == []
 
 
 def test_8b_run_spells_out_the_preset() -> None:
@@ -43,16 +45,20 @@ def test_one_gpu_run_leaves_the_trainer_room() -> None:
     assert spec.generator.gpu_memory_share < 0.5
 
 
-BLOCKS = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "docs/policies.md").read_text(), re.DOTALL)
+PAGES = ("policies", "gpu-cluster")
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / f"docs/{page}.md").read_text(), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.split(":", 1)[0] for block in BLOCKS])
-def test_examples_on_the_page_on_policies_are_valid(
-    block: str, edit: Callable[[dict[str, Any]], dict[str, Any]]
-) -> None:
-    parse_run(edit({f"spec.{name}": value for name, value in yaml.safe_load(block).items()}))
+def test_examples_on_the_pages_are_valid(block: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    run = parse_run(edit({f"spec.{name}": value for name, value in yaml.safe_load(block).items()}))
+    assert check_pods(run) == []
 
 
 def test_the_page_on_policies_states_the_default_bound_of_a_step() -> None:
-    assert Deadlines().step_seconds == 18_600  # 5 h 10 min
+    assert Deadlines().step_seconds == 20_400  # 5 h 40 min
     assert "5 h 10 min" in (EXAMPLES.parent / "docs/policies.md").read_text()

@@ -110,6 +110,7 @@ cost:
 attempts:
 - number: 2
   replicas: 5
+  room: 4
   created: '2026-11-22T08:00:00Z'
   started: '2026-11-22T08:01:30Z'
   seen: true
@@ -127,6 +128,22 @@ attempts:
   acceptedData: fedcba9876543210fedcba9876543210
   step: 7299
   checkpointStep: 7250
+preflight:
+  ranks: 16
+  nodes: 2
+  seconds: 21.5
+  teraflops: 701.0
+  slowestTeraflops: 655.0
+  slowestNode: gpu-4
+  bandwidth: 44.4
+  nodeBandwidth: 301.0
+  network: IB
+  warnings:
+  - gpu-4 is hot
+excludedNodes:
+- name: gpu-3
+  reason: 3 uncorrected ECC errors
+  time: '2026-11-22T07:30:00Z'
 earlier:
   activeSeconds: 8400.5
   failures: 3

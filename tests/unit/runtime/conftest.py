@@ -1,4 +1,4 @@
-"""Fixtures of several packages: a checkpoint as the trainer of ZeRO 1 writes it, without DeepSpeed."""
+"""Fixtures of several packages: a checkpoint of the older layout, without DeepSpeed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,7 @@ def save_step(scratch: SimpleNamespace, store: CheckpointStore) -> Callable[[int
         torch.save({"module": shifted}, part / "deepspeed" / "mp_rank_00_model_states.pt")
         torch.save({}, part / "deepspeed" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
         save_config(scratch.model, part, "float32")
-        return store.commit(part, RunState(step, 0, 0.0), [], frozenset())
+        return store.commit(part, [], RunState(step, 0, 0.0), [], frozenset())
 
     return save
 

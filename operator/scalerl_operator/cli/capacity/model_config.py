@@ -27,8 +27,10 @@ def find_shape(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelS
         ask_hub: fetch the config.json of a hub id that is neither in the cache nor known.
 
     Raises:
-        InvalidRun: the model is not known here, or its config.json cannot be planned with.
+        InvalidRun: the model is not known here, its config.json cannot be planned with, or adapters are trained.
     """
+    if run.spec.model.lora is not None:  # their memory is far below that of the whole model, which would be refused
+        raise InvalidRun([Fault("spec.model.lora", "set", "unset: no memory or time is planned for adapters")])
     source = run.spec.model.source
     if config_file is not None:
         return parse_model(_read_config(config_file, "--model-config"), str(config_file))

@@ -1,12 +1,15 @@
 """`scalerl plan RUN.yaml`: what a run needs of its devices, before anything is started. I/O."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from scalerl_api import RLRun, parse_run
-from scalerl_operator.capacity.devices import Device, find_device, parse_devices
+from scalerl_operator.capacity.devices import GIB, Device, find_device, parse_devices
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.cli.capacity.model_config import find_shape
-from scalerl_operator.cli.capacity.sections import build_sections
+from scalerl_operator.cli.capacity.sections import build_memory_section
+from scalerl_operator.cli.capacity.time_section import PlannedRun, build_time_section
 from scalerl_operator.cli.exit_codes import UsageError
 from scalerl_operator.cli.fit_compare import save_json
 from scalerl_operator.cli.options import PlanOptions
@@ -31,7 +34,16 @@ def are_runs(options: PlanOptions) -> bool:
         "--budget": options.budget,
         "--split": options.split,
     }
-    of_runs = {"--device": options.device, "--devices": options.devices, "--model-config": options.model_config}
+    of_runs = {
+        "--device": options.device,
+        "--devices": options.devices,
+        "--model-config": options.model_config,
+        "--mean-tokens": options.mean_tokens,
+        "--like": options.like,
+        "--mfu": options.mfu,
+        "--price": options.price,
+        "--calibrate": options.calibrate or None,
+    }
     for name, value in (of_curves if runs else of_runs).items():
         if value is not None:
             kind = "curves in CSV files" if runs else "an RLRun in a YAML file"
@@ -48,9 +60,11 @@ def plan_runs(options: PlanOptions) -> str:
     texts: list[str] = []
     values: list[Json] = []
     for path in options.files:
-        run = parse_run(load_document(path))
+        document = load_document(path)
+        run = parse_run(document)
         shape = find_shape(run, options.model_config, ask_hub=True)
-        sections = build_sections(run, shape, device)
+        planned = PlannedRun(run, cast(Mapping[str, Any], document), shape, device)
+        sections = [build_memory_section(run, shape, device), build_time_section(planned, options)]
         texts.append("\n\n".join([_headline(run, shape, device), *(each.text for each in sections)]))
         values.append({"run": run.name, "device": device.name, **{each.name: dict(each.values) for each in sections}})
     if options.json is not None:
@@ -66,4 +80,4 @@ def load_devices(path: Path | None) -> dict[str, Device]:
 def _headline(run: RLRun, shape: ModelShape, device: Device) -> str:
     active = f", {shape.active_parameters / 1e9:.1f}e9 of them active" if shape.has_experts else ""
     size = f"{shape.parameters / 1e9:.3g}e9 parameters{active}"
-    return f"{run.name}: {shape.label}, {size}, on {device.name} ({device.memory_bytes / 2**30:.1f} GiB each)"
+    return f"{run.name}: {shape.label}, {size}, on {device.name} ({device.memory_bytes / GIB:.1f} GiB each)"

@@ -133,10 +133,10 @@ RUNNING_ROWS = [
         "who has lost a member cannot save, and has exit_seconds only",
     ),
     (
-        ObservedState((running(stop_cause="GangBroken", stop_time=ago(629)),), answered=NOW, members_serve=True),
+        ObservedState((running(stop_cause="GangBroken", stop_time=ago(1829)),), answered=NOW, members_serve=True),
         Assessment(),
         Wait(NOW + timedelta(seconds=1)),
-        "a member that is drained serves until its coordinator has saved: 2 x 300 + 30 s",
+        "a member that is drained serves until its coordinator has saved: 6 x 300 + 30 s",
     ),
     (
         ObservedState((running(stop_cause="Stuck", stop_time=ago(30)),), members_serve=True),
@@ -175,10 +175,12 @@ RUNNING_ROWS = [
         "a policy goes before the watchdog",
     ),
     (
-        ObservedState((running(stop_cause="WatchdogRestart", stop_time=ago(629)),), progress=still(1300), answered=NOW),
+        ObservedState(
+            (running(stop_cause="WatchdogRestart", stop_time=ago(1829)),), progress=still(1300), answered=NOW
+        ),
         Assessment(),
         Wait(NOW + timedelta(seconds=1)),
-        "whom the watchdog ends may save: 2 x 300 + 30 s",
+        "whom the watchdog ends may save: 6 x 300 + 30 s",
     ),
     (
         ObservedState((running(stop_cause="PendingDeadline", stop_time=ago(30)),)),
@@ -203,11 +205,11 @@ RUNNING_ROWS = [
     (
         ObservedState((running(stop_cause="Interrupted", stop_time=ago(10)),), answered=NOW, interrupts=1),
         Assessment(),
-        Wait(ago(10) + timedelta(seconds=630)),
-        "who saves has checkpointSeconds twice, for checkpoint and models, and exit_seconds",
+        Wait(ago(10) + timedelta(seconds=1830)),
+        "who saves has six times checkpointSeconds, for two checkpoints and models, and exit_seconds",
     ),
     (
-        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(630)),), answered=NOW),
+        ObservedState((running(stop_cause="StoppedByPolicy", stop_time=ago(1830)),), answered=NOW),
         stop("Enforce"),
         Kill("StoppedByPolicy"),
         "who takes longer is killed",

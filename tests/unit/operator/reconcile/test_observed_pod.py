@@ -204,3 +204,25 @@ def test_a_pod_has_ended_before_the_kubelet_says_its_phase(
     )
     assert pod is not None
     assert (pod.containers_ended, pod.ended) == (silent, silent), why
+
+
+UNFIT = '{"reason": "Unfit", "unfitNodes": [{"node": "gpu-3", "reason": "2 devices are visible; need 8"}]}'
+
+
+@pytest.mark.parametrize(
+    ("states", "nodes"),
+    [
+        ({"state": {"terminated": {"exitCode": 76, "message": UNFIT}}}, ["gpu-3"]),
+        ({"state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 76, "message": UNFIT}}}, ["gpu-3"]),
+        ({"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 76, "message": UNFIT}}}, ["gpu-3"]),
+        ({"state": {"terminated": {"exitCode": 1, "message": UNFIT}}}, []),
+        ({"state": {"terminated": {"exitCode": 76, "message": "cut of"}}}, []),
+        ({"state": {"terminated": {"exitCode": 76}}}, []),
+        ({"state": {"running": {}}, "lastState": {}}, []),
+    ],
+)
+def test_nodes_that_a_process_refused(states: dict[str, Any], nodes: list[str]) -> None:
+    found = pod({"phase": "Running", "containerStatuses": [{"name": "runtime", **states}]})
+    observed = parse_observed_pod({**found, "spec": {"restartPolicy": "Always"}})
+    assert observed is not None
+    assert [each.node for each in observed.unfit_nodes] == nodes

@@ -9,11 +9,13 @@ import pytest
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.status import AttemptStatus, StopStatus
-from scalerl_api.wire import EvalPoint, Progress
+from scalerl_api.wire import EXIT_UNFIT, EvalPoint, Progress, Termination, UnfitNode
 from scalerl_operator.decide.lifecycle import Limits
+from scalerl_operator.reconcile.excluded_nodes import update_excluded
 from scalerl_operator.reconcile.observed_pod import ObservedPod
 from scalerl_operator.reconcile.observed_run import ObservedRun
-from scalerl_operator.reconcile.pod_plan import Change, Create, Delete, PodPlan, plan_pods
+from scalerl_operator.reconcile.pod_changes import Change, Create, Delete
+from scalerl_operator.reconcile.pod_plan import PodPlan, plan_pods
 from scalerl_operator.reconcile.snapshot import PollResult, Snapshot
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.run.observed import Assessment
@@ -102,10 +104,10 @@ def snapshot(make_run: Callable[..., RLRun]) -> Callable[..., Snapshot]:
     return make
 
 
-def create(*places: str, number: int = 4) -> Changes:
+def create(*places: str, number: int = 4, replicas: int | None = None) -> Changes:
     found = [place.split("-") for place in places]
     roles: Any = [(role, int(index)) for role, index in found]
-    return tuple(Create(PodRole(role, index), number) for role, index in roles)
+    return tuple(Create(PodRole(role, index), number, replicas if role == "trainer" else None) for role, index in roles)
 
 
 def delete(*places: str, now: bool = False) -> Changes:
@@ -130,6 +132,30 @@ ASKED = attempt(stop_cause="StoppedByPolicy", stop_time=ago(20))
 BROKEN_MEMBER = (pod("trainer-0"), ended("trainer-1", 137, reason="OOMKilled"), *GENERATORS)
 DRAINED_MEMBER = (pod("trainer-0"), pod("trainer-1", deleting=NOW + timedelta(seconds=330)), *GENERATORS)
 CRASHED = (ended("trainer-0", 1), pod("trainer-1"), *GENERATORS)
+
+FOUR = {"trainer": {"replicas": 4, "minReplicas": 2, "gpusPerReplica": 0}}
+NO_ROOM = (
+    *(pod(f"trainer-{index}") for index in range(3)),
+    pod("trainer-3", phase="Pending", started=None, unscheduled=FULL),
+)
+
+
+def restarted(seconds: int, least: int | None = 2, number: int = 4, **changes: Any) -> dict[str, Any]:
+    """A gang of four, asked for 510 s ago, whose last pod has no node; `seconds`: how long it may wait for it."""
+    trainer = {"replicas": 4, "gpusPerReplica": 0} | ({"minReplicas": least} if least is not None else {})
+    pods = tuple(replace(each, attempt=number) for each in NO_ROOM)
+    return {
+        "trainer": trainer,
+        "deadlines": {"checkpointSeconds": 300, "gangSeconds": seconds},
+        "attempts": (attempt(number, replicas=4),),
+        "pods": (*pods, *GENERATORS),
+        "poll": replace(ANSWERED, attempt=number),
+        **changes,
+    }
+
+
+NO_ROOM_ENDED = attempt(replicas=4, room=3, stop_cause="GangIncomplete", stop_time=ago(9), ended=ago(1))
+SMALLER = attempt(5, replicas=3, started=ago(300), exit_code=75, ended=ago(99), checkpoint_step=9)
 
 ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("a new run is first written down, and its generators are made", {"pods": (), "attempts": (), "poll": PollResult()},
@@ -166,7 +192,7 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
     ("an operator that died after writing it down: the next one asks", {"attempts": (ASKED,)}, delete("trainer-0"),
      "Stopping"),
     ("who takes longer than the checkpoint may is killed",
-     {"attempts": (attempt(stop_cause="StoppedByPolicy", stop_time=ago(630)),)}, delete("trainer-0", now=True),
+     {"attempts": (attempt(stop_cause="StoppedByPolicy", stop_time=ago(1830)),)}, delete("trainer-0", now=True),
      "Stopping"),
     ("suspended: the coordinator saves", {"suspend": True}, delete("trainer-0"), "Stopping"),
     ("suspended and saved: all devices are free",
@@ -221,6 +247,21 @@ ROWS: list[tuple[str, dict[str, Any], Changes, str]] = [
      delete("generator-0", "generator-1", "generator-2"), "BackingOff"),
     ("and is tried again", {"pods": (), "attempts": (attempt(ended=ago(10), stop_cause="PendingDeadline"),)},
      create("trainer-1", "trainer-0", "generator-0", "generator-1", "generator-2", number=5), "Pending"),
+    ("a restarted gang without room for all is given up", restarted(510), delete("trainer-0"), "Stopping"),
+    ("a second earlier it is not", restarted(511), (), "Training"),
+    ("the first attempt waits for all", restarted(510, number=1), (), "Training"),
+    ("without minReplicas a restarted one does too", restarted(510, None), (), "Training"),
+    ("with room for fewer than minReplicas it waits", restarted(510, 4), (), "Training"),
+    ("a pod that has a node is waited for", restarted(510, pods=(
+        *NO_ROOM[:3], pod("trainer-3", phase="Pending", started=None),
+        *GENERATORS)), (), "Training"),
+    ("the next attempt has as many as had room", restarted(510, attempts=(NO_ROOM_ENDED,), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-0", number=5, replicas=3), "Pending"),
+    ("though never fewer than minReplicas is now", restarted(510, 4, attempts=(NO_ROOM_ENDED,), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-3", "trainer-0", number=5), "Pending"),
+    ("the restart after that asks for all again",
+     restarted(510, attempts=(NO_ROOM_ENDED, SMALLER), pods=GENERATORS),
+     create("trainer-1", "trainer-2", "trainer-3", "trainer-0", number=6), "Pending"),
     ("a rule fails the run at the first crash",
      {"pods": (ended("trainer-0", 42), *ALL[1:]), "failurePolicy": {"maxRestarts": 9, "rules": [
          {"name": "data", "action": "FailRun", "onExitCodes": {"operator": "In", "values": [42]}}]}},
@@ -434,6 +475,25 @@ def test_why_it_is_ended_is_written_with_the_intention(snapshot: Callable[..., S
         assert (plan.status.attempts[-1].stop_cause, plan.status.attempts[-1].stop_message) == (cause, message)
 
 
+def test_a_smaller_gang_is_written_down(snapshot: Callable[..., Snapshot]) -> None:
+    """With the intention to end the one before, in its own entry, and in the message of the run that trains."""
+    status = plan_pods(snapshot(**restarted(510)), NOW, LIMITS).status
+    assert status is not None
+    (given_up,) = status.attempts
+    assert (given_up.stop_cause, given_up.room) == ("GangIncomplete", 3)
+    assert given_up.stop_message == f"3 of 4 trainer pods run; trainer-3: {FULL}"
+    status = plan_pods(snapshot(**restarted(510, attempts=(NO_ROOM_ENDED,), pods=GENERATORS)), NOW, LIMITS).status
+    assert status is not None
+    assert [each.replicas for each in status.attempts] == [4, 3]
+    smaller = snapshot(**FOUR, attempts=(attempt(replicas=2),))
+    status = plan_pods(smaller, NOW, LIMITS).status
+    assert status is not None
+    progressing = next(each for each in status.conditions if each.type == "Progressing")
+    assert progressing.message == "2 of 4 trainer pods until the next restart"
+    trainer = next(each for each in status.roles if each.name == "trainer")
+    assert (trainer.desired, trainer.ready) == (4, 2)
+
+
 def test_a_rule_is_written_down_with_the_end_that_it_fits(snapshot: Callable[..., Snapshot]) -> None:
     """Rules that are changed later do not change what an old end has cost."""
     rules = [{"name": "spot", "action": "Count", "onReasons": ["PreemptionByScheduler"]}]
@@ -473,3 +533,68 @@ def test_when_to_look_again(snapshot: Callable[..., Snapshot]) -> None:
     )
     short = {"checkpointSeconds": 300, "startSeconds": 1700, "pendingSeconds": 560}
     assert plan_pods(snapshot(pods=WAITING, deadlines=short), NOW, LIMITS).until == NOW + timedelta(seconds=50)
+
+
+SLOW = UnfitNode(node="gpu-3", reason="rank 7 computes 480 TFLOP/s")
+REFUSED = (ended("trainer-0", EXIT_UNFIT, unfit_nodes=(SLOW,)), pod("trainer-1"), *GENERATORS)
+
+
+def test_an_unfit_node_ends_the_attempt_at_no_cost_and_is_excluded(snapshot: Callable[..., Snapshot]) -> None:
+    plan = plan_pods(snapshot(pods=REFUSED, failurePolicy={"maxRestarts": 0}), NOW, LIMITS)
+    assert plan.status is not None
+    assert state_word(plan.status) == "BackingOff", "no restart is left, and none is needed"
+    (found,) = plan.status.excluded_nodes
+    assert (found.name, found.reason, found.time) == ("gpu-3", SLOW.reason, NOW)
+    condition = next(each for each in plan.status.conditions if each.type == "NodesFit")
+    assert (condition.status, condition.reason) == ("False", "NodesExcluded")
+    assert condition.message == "gpu-3: rank 7 computes 480 TFLOP/s"
+
+
+def test_a_member_that_refuses_its_node_costs_no_restart_either(snapshot: Callable[..., Snapshot]) -> None:
+    words = Termination(reason="Unfit", error="NodeUnfit: node gpu-3: 2 devices are visible; need 8")
+    member = ended("trainer-1", EXIT_UNFIT, unfit_nodes=(SLOW,), termination_message=words.model_dump_json())
+    stopped_by_it = attempt(stop_cause="GangBroken", stop_time=ago(5))
+    pods = (ended("trainer-0", 0), member, *GENERATORS)
+    found = snapshot(pods=pods, attempts=(stopped_by_it,), failurePolicy={"maxRestarts": 0})
+    plan = plan_pods(found, NOW, LIMITS)
+    assert plan.status is not None
+    assert state_word(plan.status) == "BackingOff"
+    assert [each.name for each in plan.status.excluded_nodes] == ["gpu-3"]
+    last = plan.status.attempts[-1]
+    assert (last.exit_code, last.infrastructure) == (EXIT_UNFIT, False)
+    assert last.error == "trainer-1 ended: NodeUnfit: node gpu-3: 2 devices are visible; need 8"
+
+
+def test_an_excluded_node_stays_so_until_the_annotation_names_it(snapshot: Callable[..., Snapshot]) -> None:
+    later = plan_pods(snapshot(pods=REFUSED), NOW, LIMITS).status
+    assert later is not None
+
+    def excluded(annotation: str | None, pods: Sequence[ObservedPod] = ALL) -> list[str]:
+        found = snapshot(pods=pods)
+        annotations = {} if annotation is None else {"scalerl.io/fit-nodes": annotation}
+        run = replace(found.run, status=later.model_copy(update={"attempts": [attempt()]}), annotations=annotations)
+        plan = plan_pods(replace(found, run=run), NOW + timedelta(seconds=60), LIMITS)
+        assert plan.status is not None
+        return [each.name for each in plan.status.excluded_nodes]
+
+    assert excluded(None) == excluded("gpu-30, gpu-4") == ["gpu-3"]
+    assert excluded("gpu-4, gpu-3") == excluded("*") == excluded("*", REFUSED) == []
+
+
+def test_a_generator_that_refuses_its_node_is_made_again_elsewhere(snapshot: Callable[..., Snapshot]) -> None:
+    values = {"unfit_nodes": (SLOW,), "started": None, "restarts": 1}
+    waiting = pod("generator-1", container_state="waiting", **values)
+    plan = plan_pods(snapshot(pods=(*ALL[:3], waiting, ALL[4])), NOW, LIMITS)
+    assert plan.changes == delete("generator-1")
+    assert plan.status is not None
+    assert [each.name for each in plan.status.excluded_nodes] == ["gpu-3"]
+    again = pod("generator-1", container_state="running", **values)
+    assert plan_pods(snapshot(pods=(*ALL[:3], again, ALL[4])), NOW, LIMITS).changes == (), "it tries once more"
+
+
+def test_the_list_of_excluded_nodes_is_bounded() -> None:
+    pods = [pod(f"generator-{n}", unfit_nodes=(UnfitNode(node=f"gpu-{n}", reason="hot"),)) for n in range(20)]
+    found = update_excluded([], pods, {}, NOW)
+    assert [each.name for each in found] == [f"gpu-{n}" for n in range(4, 20)]
+    again = update_excluded(found, pods[4:], {}, NOW + timedelta(seconds=9))
+    assert again == found, "the first time and reason stay"

@@ -11,6 +11,7 @@ import yaml
 from scalerl_api import RLRun
 from scalerl_api.wire import (
     ENV_ACCEPT_DATA,
+    ENV_REPLICAS,
     PORT_HTTP,
     PORT_RAY_AGENT,
     PORT_RAY_DASHBOARD_GRPC,
@@ -80,6 +81,21 @@ def test_the_coordinators_pod(owner: Callable[..., Owner], golden: Callable[[str
 
 
 DIGEST = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("place", "replicas", "found"),
+    [
+        (PodRole("trainer", 0), None, []),
+        (PodRole("trainer", 0), 3, ["3"]),
+        (PodRole("trainer", 1), 3, []),
+    ],
+)
+def test_the_coordinator_is_told_the_size_of_a_smaller_gang(
+    owner: Callable[..., Owner], place: PodRole, replicas: int | None, found: list[str]
+) -> None:
+    container = build_pod(owner(), place, 3, OPTIONS, replicas=replicas)["spec"]["containers"][0]
+    assert [each["value"] for each in container["env"] if each["name"] == ENV_REPLICAS] == found
 
 
 @pytest.mark.parametrize(
@@ -185,7 +201,9 @@ def test_every_port_has_one_user() -> None:
 
 def test_the_kubelets_patience_is_the_plans(owner: Callable[..., Owner]) -> None:
     pod = build_pod(owner(), PodRole("trainer", 0), 1, PodOptions("image", Limits().exit_seconds))
-    assert pod["spec"]["terminationGracePeriodSeconds"] == 2 * 307 + Limits().exit_seconds, "checkpoint, then models"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 6 * 307 + Limits().exit_seconds, (
+        "two checkpoints, then models"
+    )
 
 
 def test_the_longest_name_still_fits() -> None:
@@ -296,3 +314,69 @@ def test_what_one_machine_alone_can_do_is_refused_in_the_words_of_the_api_server
         each["message"] for each in yaml.safe_load((tables / "cluster.yaml").read_text())
     ]
     assert check_pods(make_run(trainer=one, generator=one)) == []
+
+
+NOT_THERE = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["gpu-3", "gpu-8"]}
+
+
+@pytest.mark.parametrize(
+    ("affinity", "terms"),
+    [
+        (None, [{"matchExpressions": [NOT_THERE]}]),
+        ({"podAntiAffinity": {}}, [{"matchExpressions": [NOT_THERE]}]),
+        (
+            {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [
+                            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+                            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["spare"]}]},
+                        ]
+                    }
+                }
+            },
+            [
+                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}, NOT_THERE]},
+                {
+                    "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["spare"]}],
+                    "matchExpressions": [NOT_THERE],
+                },
+            ],
+        ),
+    ],
+)
+def test_pods_avoid_excluded_nodes_in_each_of_the_users_alternatives(
+    owner: Callable[..., Owner], affinity: dict[str, Any] | None, terms: list[dict[str, Any]]
+) -> None:
+    template = {"spec": {} if affinity is None else {"affinity": affinity}}
+    parts = {"replicas": 4, "gpusPerReplica": 2, "template": template}
+    generators = {"minReplicas": 5, "maxReplicas": 6, "gpusPerReplica": 8, "template": template}
+    given = owner(trainer=parts, generator=generators)
+    for place in (PodRole("trainer", 0), PodRole("trainer", 2), PodRole("generator", 1)):
+        before = build_pod(given, place, 3, OPTIONS)["spec"].get("affinity")
+        assert before == affinity
+        found = build_pod(replace(given, excluded_nodes=("gpu-3", "gpu-8")), place, 3, OPTIONS)["spec"]["affinity"]
+        required = found["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert required["nodeSelectorTerms"] == terms
+        assert ("podAntiAffinity" in found) is ("podAntiAffinity" in (affinity or {}))
+
+
+def test_a_template_may_add_what_rdma_needs(owner: Callable[..., Owner]) -> None:
+    container = {
+        "name": "runtime",
+        "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
+        "resources": {"limits": {"rdma/hca": 1}},
+        "env": [{"name": "NCCL_IB_HCA", "value": "mlx5"}],
+    }
+    given = owner(trainer={"replicas": 2, "gpusPerReplica": 8, "template": {"spec": {"containers": [container]}}})
+    assert check_pods(given.run) == []
+    found = build_pod(given, PodRole("trainer", 1), 3, OPTIONS)["spec"]["containers"][0]
+    assert found["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert found["resources"]["limits"] == {"nvidia.com/gpu": "8", "rdma/hca": 1}
+
+
+def test_the_hosts_network_is_refused_with_the_reason(owner: Callable[..., Owner]) -> None:
+    given = owner(trainer={"replicas": 2, "gpusPerReplica": 8, "template": {"spec": {"hostNetwork": True}}})
+    (fault,) = check_pods(given.run)
+    assert fault.path == "spec.trainer.template.spec.hostNetwork"
+    assert "Ray's ports are fixed" in fault.allowed

@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from scalerl_api import parse_run
 from scalerl_api.passthrough import merge_settings
-from scalerl_runtime.actors.options import Environment, build_fleet_options, choose_transport, context_tokens
+from scalerl_runtime.actors.options import (
+    Environment,
+    apply_replicas,
+    build_fleet_options,
+    choose_transport,
+    context_tokens,
+)
+from scalerl_runtime.algorithm.microbatch import TrainSequence
+from scalerl_runtime.algorithm.step import pack
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 
@@ -15,6 +24,21 @@ EXAMPLES = Path(__file__).parents[4] / "examples"
 def load(name):
     run = parse_run(yaml.safe_load((EXAMPLES / name).read_text()))
     return run, run.spec.resolved_recipe()
+
+
+def test_a_smaller_gang_has_its_own_ranks_and_the_same_batch():
+    """16 sequences on 3 ranks: each trains some, none is lost, and every rank has as many micro-batches."""
+    run, recipe = load("quickstart.yaml")
+    smaller = apply_replicas(run, 3)
+    assert (smaller.spec.trainer.ranks, run.spec.trainer.ranks) == (3, 1)
+    assert smaller.spec.resolved_recipe().prompts_per_step == recipe.prompts_per_step
+    assert build_fleet_options(smaller, recipe, "m", num_cpus=8, stop_ids=(1,)).ranks == 3
+    assert apply_replicas(run, None) is run
+    zeros, tokens = np.zeros(8, np.float32), np.arange(8, dtype=np.int32)
+    sequence = TrainSequence(tokens, tokens > 3, zeros, 1.0, 0.25, np.zeros(8, np.int32))
+    ranks = pack([sequence] * 16, budget=16, ranks=3, quadratic=0.0).batches
+    assert len({len(batches) for batches in ranks}) == 1
+    assert sum(float(batch.weight.sum()) for batches in ranks for batch in batches) == 16 * 4 * 0.25
 
 
 def test_environment_is_read_from_the_variables_of_the_wire():
@@ -35,6 +59,7 @@ def test_environment_is_read_from_the_variables_of_the_wire():
         token_file=Path("/etc/token"),
         termination_file=Path("/dev/words"),
     )
+    assert Environment.parse({**variables, "SCALERL_TRAINER_REPLICAS": "3"}).replicas == 3
     del variables["SCALERL_TOKEN_FILE"]
     with pytest.raises(KeyError, match="SCALERL_TOKEN_FILE"):
         Environment.parse(variables)

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from tiny_models import save_model
 from transformers import AutoModelForCausalLM
 
-from scalerl_runtime.actors.weight_copies import WeightCopies, full_shape
+from scalerl_runtime.actors.weight_copies import WeightCopies
 from scalerl_runtime.weights.buckets import view
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 HOST = torch.device("cpu")
 LIMIT = 2**16

@@ -176,10 +176,18 @@ class FakeFleet:
         if index not in self.generators:
             raise GeneratorLost(index, "killed")
 
-    async def save(self, folder):
-        version = self.version
+    async def copy_state(self):
+        await self._take("copy")
+        self.copied = self.version
+        return 0.0
+
+    async def write_copy(self, folder):
         await self._take("save")
-        (folder / "weights.json").write_text(json.dumps(version))
+        (folder / "weights.json").write_text(json.dumps(self.copied))
+        return []
+
+    async def find_damage(self, folder):
+        return None if (folder / "weights.json").is_file() else "weights.json is missing"
 
     async def load(self, folder, version):
         await self._take("load")
@@ -618,7 +626,8 @@ def test_refill_replaces_groups_without_variance(tmp_path, seed):
     ("call", "number", "phase"),
     [
         ("train", 2, "training step 2"),
-        ("save", 2, "saving a checkpoint"),
+        ("copy", 2, "copying a checkpoint"),
+        ("save", 2, "writing a checkpoint"),
         ("stage", 2, "staging weights"),
         ("set_version", 1, "naming a version"),
     ],
@@ -744,16 +753,16 @@ def test_no_checkpoint_is_ahead_of_its_completions(tmp_path):
     """A run that is killed just after a checkpoint must not lack the completions of a step that it does not repeat."""
     attempt = Attempt(tmp_path, FakeFleet(3))
     stored_at_save = {}
-    save = attempt.fleet.save
+    commit = attempt.store.commit
 
-    async def note(folder):
-        stored_at_save[attempt.pipeline.state.step] = list(attempt.stored(None)) if attempt.rollouts.exists() else []
-        await save(folder)
+    def note(unfinished, parts, state, *rest):
+        stored_at_save[state.step] = list(attempt.stored(None)) if attempt.rollouts.exists() else []
+        return commit(unfinished, parts, state, *rest)
 
-    attempt.fleet.save = note
+    attempt.store.commit = note
     play(attempt.go())
     assert set(stored_at_save) >= {0, 2, 4}
-    assert all(steps == list(range(1, step + 1)) for step, steps in stored_at_save.items())
+    assert all(steps[:step] == list(range(1, step + 1)) for step, steps in stored_at_save.items())
 
 
 # --- the end of the prompts, and prompts that an engine refuses

@@ -43,7 +43,7 @@ def coordinator(tmp_path):
 def test_a_stop_before_the_training_cancels_the_start(coordinator, monkeypatch):
     """There is nothing to save yet, and a start may take minutes."""
 
-    async def start():
+    async def start(_seconds):
         coordinator.stop()
         await asyncio.Event().wait()
 
@@ -55,7 +55,7 @@ def test_a_stop_before_the_training_cancels_the_start(coordinator, monkeypatch):
 
 
 def test_a_failed_start_closes_the_parts(coordinator, monkeypatch):
-    async def start():
+    async def start(_seconds):
         raise TrainerLost("rank 1")
 
     parts = Closing(start)
@@ -75,7 +75,7 @@ def test_demonstrations_are_read_before_a_process_starts(coordinator, monkeypatc
         loaded_from.append(num_done)
         raise fault
 
-    async def start():
+    async def start(_seconds):
         raise AssertionError("the trainer is started")
 
     monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, Closing(start)))

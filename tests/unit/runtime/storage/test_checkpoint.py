@@ -1,19 +1,27 @@
+import hashlib
+import itertools
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from scalerl_runtime.storage import checkpoint
 from scalerl_runtime.storage.checkpoint import (
     CheckpointError,
     CheckpointStore,
     PendingEval,
     RunState,
+    find_damage,
+    find_damaged_part,
     groups_from_arrays,
     groups_to_arrays,
     load_buffer,
     load_state,
 )
+from scalerl_runtime.storage.shards import OPTIMIZER, WEIGHTS, Chunk, ShardsError, StoredTensors, write_chunks
+from scalerl_runtime.storage.trainer_state import RankPart
 from scalerl_runtime.types import Completion, Episode, Group, Prompt
 
 PROMPTS = {i: Prompt(i, f"p{i}", np.array([i], np.int32), "") for i in (4, 9)}
@@ -44,7 +52,7 @@ def seal(store, step, protect=frozenset(), weights="w"):
     unfinished = store.begin(step)
     (unfinished / "rank0").mkdir()
     (unfinished / "rank0" / "weights.bin").write_text(f"{weights}{step}")
-    return store.commit(unfinished, RunState(step=step, warm_steps=1, compute_gpu_hours=0.5), GROUPS, protect)
+    return store.commit(unfinished, [], RunState(step=step, warm_steps=1, compute_gpu_hours=0.5), GROUPS, protect)
 
 
 def test_state_is_unchanged_by_a_round_trip(tmp_path):
@@ -60,7 +68,7 @@ def test_state_is_unchanged_by_a_round_trip(tmp_path):
         pending_evals=(PendingEval(4, 0.75),),
     )
     store = CheckpointStore(tmp_path, 2)
-    path = store.commit(store.begin(7), state, [], frozenset())
+    path = store.commit(store.begin(7), [], state, [], frozenset())
     assert path.name == "step-00000007"
     assert load_state(path) == state
     assert load_buffer(path, {}) == []
@@ -196,3 +204,96 @@ def test_same_step_again_replaces_the_first(tmp_path):
     path = seal(store, 5, weights="new")
     assert (path / "rank0" / "weights.bin").read_text() == "new5"
     assert store.latest() == path
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after it is done."""
+
+
+def kill_at(monkeypatch, number):
+    """Raise at the `number`-th thing that is done to the disk from now on; return what counts them."""
+    count = itertools.count(1)
+
+    def dying(original):
+        def call(*arguments, **options):
+            if next(count) == number:
+                raise Killed
+            return original(*arguments, **options)
+
+        return call
+
+    for name in ("sync_path", "written", "digest_file", "seal_parts"):
+        monkeypatch.setattr(checkpoint, name, dying(getattr(checkpoint, name)))
+    monkeypatch.setattr(checkpoint.Path, "rename", dying(checkpoint.Path.rename))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", dying(checkpoint.shutil.rmtree))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
+def test_a_kill_at_any_moment_of_sealing_leaves_a_checkpoint(tmp_path, again):
+    """Whatever was done last, the newest whole checkpoint is the one before or the new one, and the next save works."""
+    for number in itertools.count(1):
+        store = CheckpointStore(tmp_path / str(number), 2)
+        seal(store, 1)
+        if again:
+            seal(store, 2, weights="before")
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, number)
+            try:
+                seal(store, 2)
+                was_killed = False
+            except Killed:
+                was_killed = True
+        found = CheckpointStore(tmp_path / str(number), 2).latest()
+        assert found in {store.path(2)} | (set() if again else {store.path(1)})
+        assert find_damage(found) is None
+        assert seal(store, 3) == store.latest()
+        if not was_killed:
+            break
+    assert number > 10, "moments"
+
+
+def test_the_trainers_files_are_compared_by_the_ranks(tmp_path):
+    """Each file by one rank; the coordinator compares sizes."""
+    store = CheckpointStore(tmp_path, 3)
+    unfinished = store.begin(1)
+    chunks = [Chunk("a", 4, start, torch.full((2,), float(start))) for start in (0, 2)]
+    parts = [
+        RankPart(*(write_chunks(unfinished / each, rank, [chunk]) for each in (WEIGHTS, OPTIMIZER)), {})
+        for rank, chunk in enumerate(chunks)
+    ]
+    path = store.commit(unfinished, parts, RunState(1, 0, 0.0), [], frozenset())
+    assert StoredTensors(path / WEIGHTS).load("a").tolist() == [0, 0, 2, 2]
+    entries = json.loads((path / "manifest.json").read_text())["files"]
+    assert all(digest.startswith("xxh3-128:") for _, digest in entries.values())
+    for name in ("weights/__0_0_0.distcp", "weights/__1_0_0.distcp", "optimizer/__1_0_0.distcp", "weights/.metadata"):
+        content = (path / name).read_bytes()
+        _flip(path / name)
+        assert store.latest() == path
+        damage = [find_damaged_part(path, rank, 2) for rank in range(2)]
+        assert [each for each in damage if each is not None] == [f"{name} has changed"], "one of them"
+        (path / name).write_bytes(content)
+        _cut(path / name)
+        assert store.latest() is None
+        (path / name).write_bytes(content)
+
+
+def test_chunks_that_are_no_whole_tensor_are_not_sealed(tmp_path):
+    store = CheckpointStore(tmp_path, 3)
+    unfinished = store.begin(1)
+    chunk = Chunk("a", 4, 0, torch.zeros(3))
+    part = RankPart(*(write_chunks(unfinished / each, 0, [chunk]) for each in (WEIGHTS, OPTIMIZER)), {})
+    with pytest.raises(ShardsError, match="a invalid fill"):
+        store.commit(unfinished, [part], RunState(1, 0, 0.0), [], frozenset())
+    assert store.latest() is None
+
+
+def test_a_checkpoint_with_digests_of_older_versions_is_verified(tmp_path):
+    store = CheckpointStore(tmp_path, 3)
+    path = seal(store, 1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        entry[1] = hashlib.blake2b((path / name).read_bytes()).hexdigest()[:32]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert store.latest() == path
+    _flip(path / "state.json")
+    assert store.latest() is None

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from scalerl_runtime.actors.weight_copies import full_shape
 from scalerl_runtime.weights.buckets import (
     GlooSender,
     TensorEntry,
@@ -17,6 +16,7 @@ from scalerl_runtime.weights.buckets import (
     view,
 )
 from scalerl_runtime.weights.checksums import checksums
+from scalerl_runtime.weights.zero_partitions import full_shape
 
 
 def free_port():

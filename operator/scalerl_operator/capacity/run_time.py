@@ -1,0 +1,285 @@
+"""The time of a run on GPUs: a step, an evaluation, a checkpoint, a weight update, and the whole budget. PURE."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from scalerl_api import RLRun
+from scalerl_operator.capacity.devices import Device
+from scalerl_operator.capacity.engine_memory import cache_item_bytes
+from scalerl_operator.capacity.engine_speed import EngineSpeed
+from scalerl_operator.capacity.lengths import Lengths
+from scalerl_operator.capacity.schedule import Demand, StepTime, Supply, drain_seconds, time_step
+from scalerl_operator.capacity.trainer_speed import (
+    LINK_SHARE,
+    PCIE_BANDWIDTH,
+    FlopsShare,
+    TrainerSpeed,
+    TrainTime,
+    time_training,
+)
+from scalerl_operator.capacity.work import ModelWork, bytes_of
+
+PUSH_SECONDS = 0.5  # of an update beside its bytes; llm-d publishes .53 s of orchestration for 8B to 4 engines
+OPTIMIZER_STATE_BYTES = 12  # of a parameter in a checkpoint, beside the weight itself
+
+
+@dataclass(frozen=True)
+class TimeBasis:
+    """Numbers that the spec does not have."""
+
+    lengths: Lengths
+    flops_share: FlopsShare
+    cache_bytes: float = math.inf
+    """Of the key-value cache of an engine, all its GPUs together."""
+    trained_share: float = 1.0
+    """Of the completions, those that enter the loss: groups of equal rewards are dropped. In (0, 1]."""
+
+
+@dataclass(frozen=True)
+class EvalTime:
+    """One evaluation."""
+
+    samples: int
+    """Completions of all sets that are due each time."""
+    engines: int
+    seconds: float
+    share: float
+    """Of the tokens that the engines sample."""
+    interval_seconds: float
+    """Between two evaluations, if none holds up the training."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the next evaluation is due before this one ends."""
+        return self.seconds > self.interval_seconds
+
+
+@dataclass(frozen=True)
+class PushTime:
+    """One weight update."""
+
+    num_bytes: float
+    copy_seconds: float
+    """The trainer waits for its copy."""
+    transfer_seconds: float
+    """The engines make no token meanwhile."""
+
+    @property
+    def seconds(self) -> float:
+        """From a step's end until the engines have its weights."""
+        return self.copy_seconds + self.transfer_seconds + PUSH_SECONDS
+
+
+@dataclass(frozen=True)
+class CheckpointTime:
+    """One checkpoint."""
+
+    num_bytes: float
+    pause_seconds: float
+    """The trainer waits for the copy to host memory; files are written beside the training."""
+    per_step: float
+    """Checkpoints of one step, on average: those of evaluations too."""
+
+
+@dataclass(frozen=True)
+class BudgetTime:
+    """The whole run."""
+
+    seconds: float
+    gpus: int
+    gpu_hours: float
+    steps: int
+    ends_by: Literal["steps", "gpuHours"]
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """The times of a run on a device."""
+
+    step: StepTime
+    train: TrainTime
+    seconds: float
+    """Of a step, with the training that waits for a late evaluation."""
+    trainer_gpus: int
+    generator_gpus: int
+    engines: int
+    sequences: float
+    """That an engine runs at most."""
+    sequence_limit: Literal["maxSequences", "cache"]
+    engine_tokens_per_second: float
+    """Of one full engine."""
+    evaluation: EvalTime
+    push: PushTime
+    checkpoint: CheckpointTime
+    budget: BudgetTime
+    basis: TimeBasis
+    mfu: float
+    """Of the trainer while it trains, recomputed operations not counted."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of prompts and completions that are trained a second."""
+        return self.train.tokens / self.seconds
+
+
+def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> RunTime:
+    """Return the times of a run whose trainer and generators have GPUs of one kind."""
+    spec, recipe, lengths = run.spec, run.spec.resolved_recipe(), basis.lengths
+    engine, trainer = build_engine(run, work, device, lengths), build_trainer(run, work, device, basis.flops_share)
+    sequences = max(1.0, min(spec.generator.max_sequences, basis.cache_bytes / engine.cache_bytes))
+    completions = recipe.prompts_per_step * recipe.completions_per_prompt
+    train = time_training(trainer, lengths, basis.trained_share * completions)
+    push, checkpoint = time_push(run, work, device), time_checkpoint(run, work)
+    demand = build_demand(run, lengths)
+    supply = Supply(
+        engines=spec.generator.max_replicas,
+        max_sequences=sequences,
+        token_seconds=engine.step_seconds,
+        train_seconds=train.seconds + push.copy_seconds + checkpoint.per_step * checkpoint.pause_seconds,
+        sync_seconds=push.seconds,
+        stall_seconds=push.transfer_seconds,
+    )
+    step = _time_colocated(demand, supply) if spec.generator.colocated else time_step(demand, supply)
+    evaluation = time_evaluation(run, demand, supply, step)
+    seconds = max(step.seconds, evaluation.seconds / spec.budget.eval_every_steps)
+    return RunTime(
+        step=step,
+        train=train,
+        seconds=seconds,
+        trainer_gpus=spec.trainer.ranks,
+        generator_gpus=count_generator_gpus(run),
+        engines=spec.generator.max_replicas,
+        sequences=sequences,
+        sequence_limit="maxSequences" if sequences == spec.generator.max_sequences else "cache",
+        engine_tokens_per_second=engine.tokens_per_second(sequences),
+        evaluation=evaluation,
+        push=push,
+        checkpoint=checkpoint,
+        budget=time_budget(run, seconds, evaluation.seconds),
+        basis=basis,
+        mfu=train.flops.model / (train.seconds * trainer.ranks * device.bf16_flops),
+    )
+
+
+def build_demand(run: RLRun, lengths: Lengths) -> Demand:
+    """Return what a step of the run needs, its share of the evaluations included."""
+    recipe = run.spec.resolved_recipe()
+    completions = recipe.prompts_per_step * recipe.completions_per_prompt
+    extra = count_eval_samples(run) / completions / run.spec.budget.eval_every_steps
+    return Demand(recipe.prompts_per_step, recipe.completions_per_prompt, recipe.asynchrony, lengths, extra)
+
+
+def count_generator_gpus(run: RLRun) -> int:
+    """Return the GPUs of the engines; 0 where they are the trainer's."""
+    generator = run.spec.generator
+    return 0 if generator.colocated else generator.max_replicas * max(1, generator.gpus_per_replica)
+
+
+def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) -> EngineSpeed:
+    """Return the speed of one of the run's engines."""
+    generator, item = run.spec.generator, bytes_of(run.spec.model.dtype)
+    return EngineSpeed(
+        work=work,
+        gpus=max(1, generator.gpus_per_replica),
+        flops=device.bf16_flops * (2 / item),
+        bandwidth=device.memory_bandwidth,
+        weight_bytes=item,
+        kv_bytes=cache_item_bytes(run),
+        lengths=lengths,
+        completions=run.spec.resolved_recipe().completions_per_prompt,
+    )
+
+
+def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare) -> TrainerSpeed:
+    """Return the speed of the run's trainer group."""
+    trainer, item = run.spec.trainer, bytes_of(run.spec.model.dtype)
+    within_node = trainer.ranks <= device.gpus_per_node and trainer.replicas == 1
+    return TrainerSpeed(
+        work=work,
+        ranks=trainer.ranks,
+        flops=device.bf16_flops * (2 / item),
+        share=share,
+        memory_bandwidth=device.memory_bandwidth,
+        link_bandwidth=device.link_bandwidth if within_node else device.network_bandwidth,
+        weight_bytes=item,
+        zero_stage=trainer.zero_stage,
+        micro_batch_tokens=trainer.micro_batch_tokens,
+        activations=trainer.activations,
+        offload_optimizer=trainer.offload.optimizer == "cpu",
+        offload_parameters=trainer.offload.parameters == "cpu",
+    )
+
+
+def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
+    """Return the time of an update: a copy on the first rank, then one broadcast to all engines.
+
+    A broadcast sends each byte once through the sender's link, however many receive it. Colocated, the weights go
+    through host memory twice.
+    """
+    spec = run.spec
+    num_bytes = work.parameters * bytes_of(spec.model.dtype)
+    copy = 2 * num_bytes / (device.memory_bandwidth * LINK_SHARE)
+    if spec.trainer.zero_stage == 3:
+        link = device.link_bandwidth if spec.trainer.replicas == 1 else device.network_bandwidth
+        copy += num_bytes / (link * LINK_SHARE)
+    if spec.generator.colocated:
+        return PushTime(num_bytes, num_bytes / PCIE_BANDWIDTH, num_bytes / PCIE_BANDWIDTH)
+    gpus = spec.trainer.ranks + count_generator_gpus(run)
+    link = device.link_bandwidth if gpus <= device.gpus_per_node else device.network_bandwidth
+    return PushTime(num_bytes, copy, num_bytes / (link * LINK_SHARE))
+
+
+def time_checkpoint(run: RLRun, work: ModelWork) -> CheckpointTime:
+    """Return the size and the pause of a checkpoint. Each rank copies its share; the weights are the first rank's."""
+    spec = run.spec
+    item = bytes_of(spec.model.dtype)
+    own = work.parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
+    every, evals = spec.checkpoint.every_steps, spec.budget.eval_every_steps
+    per_step = 1 / every + 1 / evals - 1 / math.lcm(every, evals)
+    return CheckpointTime(work.parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
+
+
+def count_eval_samples(run: RLRun) -> int:
+    """Return the completions of an evaluation with every set whose size the spec says."""
+    data = run.spec.data
+    samples = data.held_out.samples_per_prompt
+    return data.held_out.prompts * samples + sum(
+        (each.size or 0) * each.count_samples(samples) for each in data.downstream
+    )
+
+
+def time_evaluation(run: RLRun, demand: Demand, supply: Supply, step: StepTime) -> EvalTime:
+    """Return the time of an evaluation beside the training: one engine, half of its sequences (note 082)."""
+    samples, half = count_eval_samples(run), max(1.0, supply.max_sequences / 2)
+    beside = min(half, step.running)
+    own = Supply(
+        engines=1,
+        max_sequences=half,
+        token_seconds=lambda running: supply.token_seconds(running + beside),
+        train_seconds=supply.train_seconds,
+    )
+    seconds = drain_seconds(demand.lengths, samples, own)
+    share = demand.extra_share / (1 + demand.extra_share)
+    return EvalTime(samples, 1, seconds, share, run.spec.budget.eval_every_steps * step.seconds)
+
+
+def time_budget(run: RLRun, step_seconds: float, last_seconds: float) -> BudgetTime:
+    """Return the whole run: the steps, and the last evaluation, for which the run waits. Starts are not counted."""
+    spec, budget = run.spec, run.spec.budget
+    gpus = spec.trainer.ranks + count_generator_gpus(run)
+    steps = budget.steps
+    ends_by: Literal["steps", "gpuHours"] = "steps"
+    if budget.gpu_hours is not None:
+        allowed = int(budget.gpu_hours * 3600 / gpus // step_seconds)
+        if allowed < steps:
+            steps, ends_by = allowed, "gpuHours"
+    seconds = steps * step_seconds + last_seconds
+    return BudgetTime(seconds, gpus, seconds * gpus / 3600, steps, ends_by)
+
+
+def _time_colocated(demand: Demand, supply: Supply) -> StepTime:
+    """Return the step where one device does both: their times add, as each uses the whole device."""
+    generate = demand.tokens / supply.rate(supply.max_sequences) + supply.stall_seconds
+    seconds = supply.train_seconds + generate
+    return StepTime(seconds, "turns", supply.train_seconds, generate, supply.max_sequences * generate / seconds)
