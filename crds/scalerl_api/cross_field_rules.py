@@ -78,7 +78,7 @@ def _bound(quantity: str) -> Rule[Bound]:
     )
 
 
-def _address(path: str, forms: AddressForms, shown: str, read: Callable[[RLRunSpec], str | None]) -> Rule[RLRunSpec]:
+def _address(path: str, forms: AddressForms, shown: str) -> Rule[RLRunSpec]:
     """A source or folder that, if it is an address, is of one of `forms`; its message repeats no password."""
     parts = path.split(".")
     unset = " || ".join(f"!has(self.{'.'.join(parts[:end])})" for end in range(1, len(parts) + 1))
@@ -87,7 +87,7 @@ def _address(path: str, forms: AddressForms, shown: str, read: Callable[[RLRunSp
         at="spec",
         blamed=path,
         cel=f"{unset} || !self.{path}.contains('://') || self.{path}.matches('{pattern}')",
-        holds=lambda it: forms.fits(read(it) or ""),
+        holds=lambda it: forms.fits(it.find_text(path)),
         found=f"{{it.{shown}}}",
         allowed=forms.allowed,
         derived={f"it.{shown}": f"(self.{path}.contains('@') ? self.{path}.split('://')[0] + '://...' : self.{path})"},
@@ -108,14 +108,9 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         found="{it.generator.gpus_per_replica}",
         allowed="trainer has {it.trainer.gpus_per_replica}: both on GPUs or both on the CPU",
     ),
-    _address("checkpoint.path", CHECKPOINT_ADDRESSES, "shown_path", lambda it: it.checkpoint.path),
-    _address("model.source", MODEL_ADDRESSES, "shown_model", lambda it: it.model.source),
-    _address(
-        "warmStart.source",
-        DATA_ADDRESSES,
-        "shown_demonstrations",
-        lambda it: it.warm_start.source if it.warm_start else None,
-    ),
+    _address("checkpoint.path", CHECKPOINT_ADDRESSES, "shown_path"),
+    _address("model.source", MODEL_ADDRESSES, "shown_model"),
+    _address("warmStart.source", DATA_ADDRESSES, "shown_demonstrations"),
     Rule[RLRunSpec](
         at="spec",
         blamed="trainer.minReplicas",

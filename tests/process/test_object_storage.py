@@ -1,34 +1,26 @@
 """Models and data of buckets, from real servers of S3's and Google's protocols, and what happens when they fail."""
 
-import json
+import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import object_stores as stores
 import pytest
-from object_stores import SECRET, Faults
-from safetensors.numpy import save_file
+from object_stores import SECRET, Faults, put, refusal, same_files, use
 
 from scalerl_api import InvalidRun
-from scalerl_api.data import DatasetSpec
-from scalerl_runtime.data.datasets import DataUnavailable, read_records
-from scalerl_runtime.models import bucket_models
-from scalerl_runtime.models.bucket_models import fetch_model, pin
 from scalerl_runtime.models.source import ModelUnavailable, find_at_hand, locate_model, resolve_model
-from scalerl_runtime.remote import node_cache
+from scalerl_runtime.remote import bucket_models, node_cache
+from scalerl_runtime.remote.bucket_models import fetch_model, pin
 from scalerl_runtime.remote.faults import RemoteUnavailable
-from scalerl_runtime.remote.stores import Patience
+from scalerl_runtime.remote.stores import Patience, RemoteFile, digest_files
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the stores' libraries
-BUCKET = "lab"
-NUM_WEIGHTS = 300_000
 
 
 class Clock:
@@ -49,61 +41,6 @@ def patience(seconds: float = 300.0) -> Patience:
     return Patience(seconds, clock, clock.sleep)
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.serve_s3(tmp_path_factory.mktemp("s3") / "log") as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A folder with what a model needs, by its file headers."""
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "config.json").write_text('{"model_type": "llama", "vocab_size": 77}')
-    (path / "tokenizer.json").write_text("{}")
-    save_file({"a": np.arange(NUM_WEIGHTS, dtype=np.float32)}, path / "model.safetensors")
-    return path
-
-
-@pytest.fixture
-def bucket(s3: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The endpoint of a server whose bucket has the model in `a/model`; its variables are set, and the cache is new."""
-    stores.reset_keys(s3, 10**9)
-    client = stores.s3_client(s3)
-    if BUCKET not in [each["Name"] for each in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket=BUCKET)
-    for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=each["Key"])
-    stores.put_folder(s3, BUCKET, model, "a/model")
-    use(monkeypatch, stores.s3_variables(s3))
-    monkeypatch.setenv("SCALERL_CACHE", str(tmp_path / "cache"))
-    return s3
-
-
-def use(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    """Set variables, and forget clients that were made with others."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-
-def put(endpoint: str, key: str, data: bytes) -> None:
-    stores.s3_client(endpoint).put_object(Bucket=BUCKET, Key=key, Body=data)
-
-
-def same_files(folder: Path, model: Path) -> bool:
-    names = sorted(path.name for path in folder.iterdir())
-    return names == sorted(path.name for path in model.iterdir()) and all(
-        (folder / name).read_bytes() == (model / name).read_bytes() for name in names
-    )
-
-
-# -- models ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_model_is_fetched_once_and_without_other_frameworks_copies(bucket: str, model: Path) -> None:
     for key in ("a/model/model.gguf", "a/model/pytorch_model.bin", "a/model/original/weights.safetensors"):
         put(bucket, key, b"another framework's")
@@ -115,13 +52,13 @@ def test_a_model_is_fetched_once_and_without_other_frameworks_copies(bucket: str
         weights = faults.num_bytes["/lab/a/model/model.safetensors"]
         assert weights == (model / "model.safetensors").stat().st_size
         assert locate_model("s3://lab/a/model").folder == located.folder
-        # What other ranks and engines get names the content.
+        # The name for other ranks and engines has the content.
         assert resolve_model(located.name) == located.folder
         assert faults.num_bytes["/lab/a/model/model.safetensors"] == weights
     assert resolve_model(located.name) == located.folder, "a known content needs no store"
 
 
-def test_a_later_content_is_another_entry_and_no_answer_to_a_pinned_one(bucket: str, model: Path) -> None:
+def test_a_later_content_is_another_entry_and_no_answer_to_a_pinned_one(bucket: str) -> None:
     first = fetch_model("s3://lab/a/model")
     pinned = pin("s3://lab/a/model", first)
     put(bucket, "a/model/config.json", b'{"model_type": "llama", "vocab_size": 78}')
@@ -137,7 +74,7 @@ def test_a_pod_of_the_node_waits_for_the_other_ones_download(bucket: str, model:
     """Eight processes start at once: the weights cross the network once."""
     faults = Faults()
     code = (
-        "import sys; from scalerl_runtime.models.bucket_models import fetch_model; "
+        "import sys; from scalerl_runtime.remote.bucket_models import fetch_model; "
         "print(fetch_model('s3://lab/a/model'))"
     )
     with stores.proxy(bucket, faults) as address:
@@ -158,7 +95,7 @@ def test_a_killed_download_is_continued(bucket: str, model: Path, monkeypatch: p
     chunk = 100_000
     code = (
         "import os, signal\n"
-        "from scalerl_runtime.models.bucket_models import fetch_model\n"
+        "from scalerl_runtime.remote.bucket_models import fetch_model\n"
         "from scalerl_runtime.remote import node_cache, stores\n"
         f"node_cache.CHUNK_BYTES = {chunk}\n"
         "read, pieces = stores.Store.read_range, []\n"
@@ -177,12 +114,13 @@ def test_a_killed_download_is_continued(bucket: str, model: Path, monkeypatch: p
         use(patch, stores.s3_variables(address))
         assert same_files(fetch_model("s3://lab/a/model"), model)
     size = (model / "model.safetensors").stat().st_size
-    # What the killed process had not flushed yet is fetched again.
+    # Bytes that the killed process had not flushed are fetched again.
     assert size - 500_000 <= faults.num_bytes["/lab/a/model/model.safetensors"] < size
 
 
+@pytest.mark.usefixtures("bucket")
 def test_a_download_of_before_a_crash_of_the_node_begins_anew(
-    bucket: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file system may have lost the end of a file, so what is there is not believed."""
     key = fetch_model("s3://lab/a/model").parent.name
@@ -195,14 +133,16 @@ def test_a_download_of_before_a_crash_of_the_node_begins_anew(
     assert same_files(fetch_model("s3://lab/a/model"), model)
 
 
+@pytest.mark.usefixtures("bucket")
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_entry_is_fetched_again(bucket: str, model: Path, name: str) -> None:
+def test_a_damaged_entry_is_fetched_again(model: Path, name: str) -> None:
     folder = fetch_model("s3://lab/a/model")
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     assert same_files(fetch_model("s3://lab/a/model"), model)
 
 
-def test_bytes_that_arrive_wrong_are_found_by_the_stores_checksum(bucket: str, model: Path) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_bytes_that_arrive_wrong_are_found_by_the_stores_checksum(model: Path) -> None:
     wrong = b"x" * 41
     read = bucket_models.Store.read_range
     with pytest.MonkeyPatch.context() as patch:
@@ -218,15 +158,8 @@ def test_bytes_that_arrive_wrong_are_found_by_the_stores_checksum(bucket: str, m
     assert same_files(fetch_model("s3://lab/a/model"), model)
 
 
-def refusal(source: str) -> str:
-    with pytest.raises(InvalidRun) as caught:
-        resolve_model(source)
-    (fault,) = caught.value.faults
-    assert fault.path == "spec.model.source"
-    return fault.allowed
-
-
-def test_what_is_not_there_is_the_users_fault(bucket: str) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_what_is_not_there_is_the_users_fault() -> None:
     assert "a bucket that exists: there is no nothing" in refusal("s3://nothing/model")
     assert "none is there" in refusal("s3://lab/no/model")
     assert "a folder with config.json" in refusal("s3://lab/a").replace("model's folder", "folder")
@@ -248,17 +181,74 @@ def test_wrong_and_missing_keys_are_the_users_fault_and_in_no_message(
         texts.append(refusal("s3://lab/a/model"))
         assert word in texts[-1]
         assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY from a Secret" in texts[-1]
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    use(monkeypatch, {})
-    texts.append(refusal("s3://lab/a/model"))
-    assert "credentials that can be found" in texts[-1]
     use(monkeypatch, right)
     assert resolve_model("s3://lab/a/model").is_dir()
     written = "".join([*texts, caplog.text, *capfd.readouterr()])
     for secret in (SECRET, right["AWS_SECRET_ACCESS_KEY"]):
         assert secret not in written
+
+
+def test_a_public_bucket_needs_no_key_and_another_says_that_none_was_found(
+    bucket: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stores.s3_client(bucket)
+    for path in model.iterdir():
+        client.put_object_acl(Bucket=stores.BUCKET, Key=f"a/model/{path.name}", ACL="public-read")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    use(monkeypatch, {})
+    assert same_files(resolve_model("s3://lab/a/model"), model)
+    with stores.proxy(bucket, Faults(lambda *_: "403")) as address:
+        use(monkeypatch, {"AWS_ENDPOINT_URL": address})
+        text = refusal("s3://lab/a/model")
+    assert "an address that the credentials may read" in text
+    assert "no credentials were found, so it was asked for without" in text
+
+
+def test_an_object_that_is_written_anew_while_it_is_fetched_makes_no_entry(
+    bucket: str, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its halves are of two contents, and so many bytes as were listed arrive."""
+    monkeypatch.setattr(node_cache, "CHUNK_BYTES", 1_000_000)
+    old = (model / "model.safetensors").read_bytes()
+    read = bucket_models.Store.read_range
+
+    def replaced(self: bucket_models.Store, file: RemoteFile, start: int, end: int) -> bytes:
+        data = read(self, file, start, end)
+        if file.path.endswith(".safetensors") and start == 0:
+            put(bucket, "a/model/model.safetensors", old[::-1])
+        return data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket_models.Store, "read_range", replaced)
+        with pytest.raises(RemoteUnavailable, match="has changed while it was fetched"):
+            fetch_model("s3://lab/a/model")
+    assert not list((tmp_path / "cache" / "objects").glob("*/entry.json"))
+    put(bucket, "a/model/model.safetensors", old)
+    assert same_files(fetch_model("s3://lab/a/model"), model)
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, ModelUnavailable, "the disk of the cache is full"),
+        (errno.EDQUOT, ModelUnavailable, "the disk of the cache is full"),
+        (errno.ENOLCK, InvalidRun, "a cache that can be written and locked"),
+        (errno.EROFS, InvalidRun, "a cache that can be written and locked"),
+    ],
+)
+def test_a_cache_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception], words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(node_cache.fcntl, "flock" if number == errno.ENOLCK else "fcntl", fail)
+    monkeypatch.setattr(node_cache.os, "fsync", fail)
+    with pytest.raises(error, match=words):
+        resolve_model("s3://lab/a/model")
 
 
 def test_an_outage_is_waited_for_and_then_the_machines(bucket: str, model: Path) -> None:
@@ -294,12 +284,16 @@ def test_a_connection_that_breaks_is_made_again(bucket: str, model: Path, fault:
     assert len(broken) == 7
 
 
-def test_a_download_that_another_process_holds_without_progress_is_given_up(bucket: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_a_download_that_another_process_holds_without_progress_is_given_up(tmp_path: Path) -> None:
     """Its holder hangs: the lock is not broken, and the wait has an end."""
     key = fetch_model("s3://lab/a/model").parent.name
     cache = tmp_path / "cache" / "objects"
     (cache / key / "entry.json").unlink()
-    code = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print(flush=True); time.sleep(600)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code, str(cache / f"{key}.lock")], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
@@ -312,17 +306,15 @@ def test_a_download_that_another_process_holds_without_progress_is_given_up(buck
     assert fetch_model("s3://lab/a/model").is_dir(), "the kernel frees the lock of a dead process"
 
 
-def test_a_disk_that_is_too_small_is_named_before_a_byte_is_fetched(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_a_disk_that_is_too_small_is_named_before_a_byte_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_cache, "SPARE_BYTES", 10**18)
     with pytest.raises(ModelUnavailable, match="the disk of the cache is full: .* are needed"):
         resolve_model("s3://lab/a/model")
 
 
-def test_a_cache_that_cannot_be_written_names_its_setting(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_a_cache_that_cannot_be_written_names_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SCALERL_CACHE", str(tmp_path / "file"))
     assert "on a cluster the chart's modelCache" in refusal("s3://lab/a/model")
@@ -333,91 +325,7 @@ def test_file_addresses_are_folders(model: Path) -> None:
     assert locate_model(f"file://{model}").name == str(model)
 
 
-# -- data --------------------------------------------------------------------------------------------------------------
-
-ROWS = [{"prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(7)]
-
-
-def lines(rows: list[dict[str, str]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def read(source: str, **fields: object) -> list[tuple[str, object]]:
-    return list(read_records(DatasetSpec.model_validate({"source": source, **fields}), "spec.data.train"))
-
-
-def test_data_of_a_bucket_is_read_by_the_same_readers(bucket: str, tmp_path: Path) -> None:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(arrow.Table.from_pylist(ROWS[:3]), tmp_path / "a.parquet")
-    parquet.write_table(arrow.Table.from_pylist(ROWS[3:]), tmp_path / "b.parquet")
-    for name in ("a.parquet", "b.parquet"):
-        put(bucket, f"rows/{name}", (tmp_path / name).read_bytes())
-    put(bucket, "text/rows.jsonl", lines(ROWS))
-    put(bucket, "text/README.md", b"words")
-    for source in ("s3://lab/rows/*.parquet", "s3://lab/rows", "s3://lab/text/rows.jsonl", "s3://lab/text/"):
-        found = read(source)
-        assert [record for _, record in found] == ROWS, source
-        assert found[0][0].startswith("s3://lab/"), "a bad row is found by its address"
-    assert len(read("s3://lab/rows/*.parquet", size=4)) == 4
-
-
-REFUSED_DATA = {
-    "s3://lab/none/*.jsonl": "none is there",
-    "s3://lab/mixed": "files of one kind",
-    "s3://lab/splits": "files of one split",
-    "s3://lab/zip/a.zip": "or a hub id",
-    "s3://nothing/a.jsonl": "a bucket that exists",
-}
-
-
-@pytest.mark.parametrize("source", REFUSED_DATA)
-def test_data_that_is_refused_costs_one_listing(bucket: str, source: str) -> None:
-    for key in ("mixed/a.jsonl", "mixed/b.csv", "splits/train-1.jsonl", "splits/test-1.jsonl", "zip/a.zip"):
-        put(bucket, key, lines(ROWS))
-    faults = Faults()
-    with stores.proxy(bucket, faults) as address, pytest.MonkeyPatch.context() as patch:
-        use(patch, stores.s3_variables(address))
-        with pytest.raises(InvalidRun) as caught:
-            read(source)
-    assert caught.value.faults[0].path == "spec.data.train.source"
-    assert REFUSED_DATA[source] in caught.value.faults[0].allowed
-    assert not [path for method, path in faults.seen if method == "GET" and "list-type" not in path]
-
-
-def test_validate_fetches_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCALERL_OFFLINE", "1")
-    with pytest.raises(DataUnavailable, match="nothing is fetched from object storage"):
-        read("s3://lab/text/rows.jsonl")
-
-
-# -- Google Cloud Storage ----------------------------------------------------------------------------------------------
-
-
-def test_models_and_data_of_google_cloud_storage(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the protocol of an emulator, which checks no credentials."""
-    import gcsfs
-
-    with stores.serve_gcs(tmp_path / "log") as endpoint:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
-        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        monkeypatch.setenv("SCALERL_CACHE", str(tmp_path / "cache"))
-        gcsfs.GCSFileSystem.clear_instance_cache()
-        writer = gcsfs.GCSFileSystem(token="anon", endpoint_url=endpoint)
-        writer.mkdir("lab")
-        for path in model.iterdir():
-            writer.pipe_file(f"lab/a/model/{path.name}", path.read_bytes())
-        writer.pipe_file("lab/rows/a.jsonl", lines(ROWS))
-        assert same_files(resolve_model("gs://lab/a/model"), model)
-        assert [record for _, record in read("gs://lab/rows/*.jsonl")] == ROWS
-        assert "none is there" in refusal("gs://lab/none")
-        assert "an address that exists" in refusal("gs://nothing-here/model")
-
-
 def test_the_digest_of_an_entry_follows_name_size_and_mark() -> None:
-    from scalerl_runtime.remote.stores import RemoteFile, digest_files
-
     file = RemoteFile("lab/a", 3, "v1", None)
     digests = {
         digest_files("s3://lab", [each])

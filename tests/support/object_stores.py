@@ -16,7 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from scalerl_api import InvalidRun
+
 START_SECONDS = 60.0
+BUCKET = "lab"
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # of AWS's documentation
 S3_COMMAND = (sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p")
 GCS_CODE = (
@@ -98,6 +103,39 @@ def put_folder(endpoint: str, bucket: str, folder: Path, prefix: str) -> None:
             client.put_object(Bucket=bucket, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
 
 
+def use(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """Set variables, and forget clients that were made with others."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def put(endpoint: str, key: str, data: bytes) -> None:
+    """Write an object of the bucket."""
+    s3_client(endpoint).put_object(Bucket=BUCKET, Key=key, Body=data)
+
+
+def same_files(folder: Path, model: Path) -> bool:
+    """Whether `folder` has the files of `model`, and no others."""
+    names = sorted(path.name for path in folder.iterdir())
+    return names == sorted(path.name for path in model.iterdir()) and all(
+        (folder / name).read_bytes() == (model / name).read_bytes() for name in names
+    )
+
+
+def refusal(source: str) -> str:
+    """Return the words in which the model is refused."""
+    from scalerl_runtime.models.source import resolve_model
+
+    with pytest.raises(InvalidRun) as caught:
+        resolve_model(source)
+    (fault,) = caught.value.faults
+    assert fault.path == "spec.model.source"
+    return fault.allowed
+
+
 def require_keys(endpoint: str) -> dict[str, str]:
     """Make the server check keys and signatures from now on; return variables with a key that it knows."""
     iam = s3_client(endpoint, "iam")
@@ -119,68 +157,91 @@ def reset_keys(endpoint: str, num_free: float) -> None:
 
 @dataclass
 class Faults:
-    """What a proxy does to requests, and those that it has seen."""
+    """A proxy's answers to requests, and the requests that came."""
 
     answer: Callable[[str, str, int], str | None] = lambda _method, _path, _number: None
-    """Of method, path and number of the request: "500", "reset", "cut" (half of the body), "slow"; None: forwarded."""
+    """Verdict by method, path and number of the request: "500", "403", "reset", "cut" (half a body), or none."""
     seen: list[tuple[str, str]] = field(default_factory=list)
     num_bytes: Counter[str] = field(default_factory=Counter)
     """Bytes of bodies that were forwarded, by path."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def judge(self, method: str, path: str) -> str | None:
+        """Record the request and return its verdict."""
+        with self._lock:
+            self.seen.append((method, path))
+            number = len(self.seen)
+        return self.answer(method, path, number)
+
+    def count(self, path: str, num_bytes: int) -> None:
+        """Record a body."""
+        with self._lock:
+            self.num_bytes[path.partition("?")[0]] += num_bytes
+
+
+class _Forwarding(BaseHTTPRequestHandler):
+    """Forwards requests to the server's `upstream`, but for those that its `faults` spoil."""
+
+    protocol_version = "HTTP/1.1"
+    server: "_Proxy"
+
+    def do_GET(self) -> None:
+        verdict = self.server.faults.judge(self.command, self.path)
+        if verdict == "reset":
+            self.close_connection = True
+        elif verdict == "500":
+            self.reply(500, {}, b"")
+        elif verdict == "403":
+            self.reply(403, {"Content-Length": str(len(DENIED))}, DENIED)
+        else:
+            self.forward(is_cut=verdict == "cut")
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def forward(self, *, is_cut: bool) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else None
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        found = connection.getresponse()
+        data = found.read()
+        connection.close()
+        headers = {name: value for name, value in found.getheaders() if name.lower() not in SKIPPED}
+        if self.command == "HEAD":
+            headers["Content-Length"] = found.getheader("Content-Length") or "0"
+        else:
+            headers["Content-Length"] = str(len(data))
+        self.server.faults.count(self.path, len(data))
+        self.reply(found.status, headers, data, is_cut=is_cut)
+
+    def reply(self, status: int, headers: Mapping[str, str], data: bytes, *, is_cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if is_cut else data)
+        self.close_connection = is_cut
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+class _Proxy(ThreadingHTTPServer):
+    def __init__(self, endpoint: str, faults: Faults):
+        super().__init__(("127.0.0.1", 0), _Forwarding)
+        self.upstream = endpoint.removeprefix("http://")
+        self.faults = faults
 
 
 @contextmanager
 def proxy(endpoint: str, faults: Faults) -> Iterator[str]:
     """Forward requests to `endpoint`, but for those that `faults` spoils."""
-    host = endpoint.removeprefix("http://")
-    lock = threading.Lock()
-
-    class Forwarding(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            with lock:
-                faults.seen.append((self.command, self.path))
-                number = len(faults.seen)
-            verdict = faults.answer(self.command, self.path, number)
-            if verdict == "reset":
-                self.close_connection = True
-                return
-            if verdict == "500":
-                self.reply(500, {}, b"")
-                return
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else None
-            connection = http.client.HTTPConnection(host, timeout=60)
-            connection.request(self.command, self.path, body, dict(self.headers))
-            found = connection.getresponse()
-            data = found.read()
-            connection.close()
-            headers = {name: value for name, value in found.getheaders() if name.lower() not in SKIPPED}
-            with lock:
-                faults.num_bytes[path] += len(data)
-            self.reply(found.status, headers, data, is_cut=verdict == "cut")
-
-        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-        def reply(self, status: int, headers: Mapping[str, str], data: bytes, *, is_cut: bool = False) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            length = headers.get("Content-Length", len(data)) if self.command == "HEAD" else len(data)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data[: len(data) // 2] if is_cut else data)
-            self.close_connection = is_cut
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forwarding) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with _Proxy(endpoint, faults) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 SKIPPED = {"transfer-encoding", "connection", "content-length", "date", "server"}

@@ -16,12 +16,12 @@ import yaml
 
 from scalerl_api import RLRun, RLRunStatus
 from scalerl_api.rlrun import API_VERSION, KIND
-from scalerl_operator.capacity.claim import fit_claim
 from scalerl_operator.controller.curve_config_map import CurveConfigMaps
 from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.claim import fit_claim
 from scalerl_operator.reconcile.observed_pod import parse_observed_pod
 from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run, run_key
 from scalerl_operator.reconcile.pod_changes import Create, Delete

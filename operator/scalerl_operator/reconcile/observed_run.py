@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.wire import ANNOTATION_ACCEPT_DATA
-from scalerl_operator.capacity.claim import check_claim
+from scalerl_operator.reconcile.claim import check_claim
 from scalerl_operator.resources.pod import check_pods
 
 Key = tuple[str, str]

@@ -9,7 +9,7 @@ from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import TOKEN_VOLUME, build_pod
-from scalerl_operator.resources.pod_storage import build_token_variable
+from scalerl_operator.resources.pod_storage import HUB_FOLDER, VOLUME_CACHE, build_token_variable
 from scalerl_operator.resources.pod_template import Json
 
 TOKEN_SECRET_KEY = "token"
@@ -44,7 +44,7 @@ def build_export_pod(owner: Owner, wanted: ExportPod) -> Json:
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": wanted.seconds,
         "containers": [_container(runtime, wanted, owner.run.spec.secrets.hub_token)],
-        "volumes": [each for each in spec["volumes"] if each["name"] != TOKEN_VOLUME],
+        "volumes": [each for each in spec["volumes"] if each["name"] not in (TOKEN_VOLUME, VOLUME_CACHE)],
     }
     return {**pod, "metadata": _metadata(owner, pod["metadata"], wanted), "spec": spec}
 
@@ -66,7 +66,7 @@ def _metadata(owner: Owner, metadata: Json, wanted: ExportPod) -> Json:
 def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) -> Json:
     dropped = ("ports", "readinessProbe", "resources")
     kept = {key: value for key, value in runtime.items() if key not in dropped}
-    variables = [each for each in runtime["env"] if _stays(each["name"])]
+    variables = [each for each in runtime["env"] if _stays(each["name"]) and each != HUB_FOLDER]
     if own_token is not None:  # the run's own: an export fetches nothing
         variables = [each for each in variables if each != build_token_variable(own_token)]
     if wanted.token_secret is not None:
@@ -76,7 +76,7 @@ def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) ->
     mounts = [
         {**each, "readOnly": True} if each["mountPath"] == names.RUN_FOLDER else each
         for each in runtime["volumeMounts"]
-        if each["name"] != TOKEN_VOLUME
+        if each["name"] != TOKEN_VOLUME and each["mountPath"] != names.CACHE_FOLDER
     ]
     return {
         **kept,

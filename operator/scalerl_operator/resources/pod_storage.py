@@ -1,4 +1,4 @@
-"""What a run's pods get for models and data: the cache of fetched objects, and the hub's token. PURE.
+"""Gives a run's pods the cache of fetched models and data, and the hub's token. PURE.
 
 The cache is a folder of the run's claim unless the operator names another place: pods that are as restricted as the
 standard asks may not use `hostPath`, and with the claim a model is fetched once for all pods and all attempts of a run.
@@ -20,6 +20,7 @@ Json = dict[str, Any]
 FOLDER_IN_CLAIM = "cache"
 VOLUME_CACHE = f"{VOLUME_PREFIX}cache"
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105 # a variable's name
+HUB_FOLDER = {"name": "HF_HOME", "value": f"{CACHE_FOLDER}/huggingface"}
 SECRET_PATH = "spec.secrets.hubToken"
 
 
@@ -64,7 +65,7 @@ def cache_mount(place: CachePlace, volume_run: str) -> Json:
 def storage_environment(run: RLRun, pod_role: PodRole) -> Iterator[Json]:
     """Yield the variables of cache and hub; the token's, a reference, in those pods alone that fetch with it."""
     yield {"name": ENV_CACHE, "value": CACHE_FOLDER}
-    yield {"name": "HF_HOME", "value": f"{CACHE_FOLDER}/huggingface"}
+    yield HUB_FOLDER
     token, source = run.spec.secrets.hub_token, run.spec.model.source
     # Data is read by the coordinator alone, and every pod finds the model for itself.
     fetches_model = source != SCRATCH and is_of_hub(source)

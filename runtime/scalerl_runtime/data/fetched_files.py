@@ -56,6 +56,8 @@ def _fetch_files(store: Store, cache: NodeCache) -> tuple[DataFile, ...]:
     if len(objects) > MAX_FILES:
         raise SourceFault(f"at most {MAX_FILES:,} files; {len(objects):,} are there")
     by_path = {Path(each.path): each for each in objects}
+    if len(by_path) < len(objects):
+        raise SourceFault("keys whose parts have names: some differ in `//` or `/./` alone")
     return tuple(_fetch_file(store, cache, each, by_path[each.path]) for each in _select(store, list(by_path)))
 
 

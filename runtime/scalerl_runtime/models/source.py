@@ -24,8 +24,8 @@ from scalerl_api.addresses import (
 )
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_offline, is_transient
-from scalerl_runtime.models.bucket_models import MODEL_FILES, SAFETENSORS, TORCH_BINARY, fetch_model, pin
 from scalerl_runtime.models.weight_files import find_weight_fault
+from scalerl_runtime.remote.bucket_models import MODEL_FILES, SAFETENSORS, TORCH_BINARY, fetch_model, pin
 from scalerl_runtime.remote.faults import RemoteFault, RemoteUnavailable
 
 FIELD = "spec.model.source"

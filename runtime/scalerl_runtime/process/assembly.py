@@ -174,7 +174,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
 def _check_space(inputs: AttemptInputs, model: Path) -> None:
     """Raise InvalidRun if the run's checkpoints do not fit on their disk."""
     run, parameters = inputs.run, count_parameters(model)
-    if parameters is None:
+    if parameters is None or run.spec.model.lora is not None:  # adapters' checkpoints are small
         return
     checkpoint = run.spec.checkpoint
     store = open_storage(inputs.environment, run).checkpoints

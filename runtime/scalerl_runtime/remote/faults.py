@@ -81,6 +81,11 @@ def passes(error: BaseException) -> bool:
     return is_transient(error)
 
 
+def has_no_key(error: BaseException) -> bool:
+    """Whether `error` says that no credentials are found: neither wrong ones nor a part of them."""
+    return any("NoCredentialsError" in _names(each) for each in list_causes(error))
+
+
 def describe_fault(error: BaseException, address: str, environment: Mapping[str, str]) -> str:
     """Return what is allowed in place of `address`, whose store answered with `error`, which does not pass."""
     scheme = address.partition("://")[0]

@@ -5,8 +5,8 @@ a lock that the kernel frees when its holder dies, and renamed when it is whole.
 the next process of the same boot; after a crash of the node it begins anew, since the file's end may be lost then.
 """
 
+import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -35,6 +35,11 @@ CHUNK_BYTES = 16 * 2**20  # of one request; NUM_STREAMS of them are in memory
 REPORT_SECONDS = 10.0
 POLL_SECONDS = 0.5
 SPARE_BYTES = 64 * 2**20  # left free on the disk
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# No folder, none that may be written, or a file system without locks.
+_REFUSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+)
 
 
 def find_cache_folder(environment: Mapping[str, str]) -> Path:
@@ -116,8 +121,12 @@ class NodeCache:
             with self._locked(wanted) as is_waited:
                 found = self.find(wanted.key) if is_waited else None
                 return found or self._download(wanted)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            allowed = f"a node whose cache can be written: {self.folder}: {error.strerror}"
+        except OSError as error:
+            if error.errno in _FULL:
+                raise RemoteUnavailable(f"the disk of the cache is full: {self.folder}: {error.strerror}") from error
+            if error.errno not in _REFUSED:
+                raise
+            allowed = f"a cache that can be written and locked: {self.folder}: {error.strerror}"
             raise RemoteFault(f"{allowed} ({ENV_CACHE}; on a cluster the chart's modelCache)") from error
 
     @contextmanager
@@ -126,10 +135,10 @@ class NodeCache:
         patience, part = self.patience, self._part(wanted.key)
         with (self.folder / f"{wanted.key}{LOCK}").open("a") as file:
             reported = moved = patience.clock()
-            seen, is_waited = -1, False
+            present, is_waited = -1, False
             while not _try_lock(file.fileno()):
                 is_waited, now, size = True, patience.clock(), _count_bytes(part)
-                seen, moved = (size, now) if size != seen else (seen, moved)
+                present, moved = (size, now) if size != present else (present, moved)
                 if now - moved > patience.seconds:
                     words = f"another process fetches it, without a byte for {patience.seconds:g} s"
                     raise RemoteUnavailable(words)
@@ -200,9 +209,15 @@ class _Download:
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in (1, 2):
             self._complete(file, target)
-            if self._stopping.is_set() or file.md5 is None or _digest(target) == file.md5:
+            if self._stopping.is_set():
                 return
-            if attempt == 1 and not self._wanted.store.is_true_md5(file):
+            # Pieces make one content only if the object was not written anew meanwhile.
+            if not self._wanted.store.is_unchanged(file):
+                target.unlink()
+                raise RemoteUnavailable(f"{file.path} has changed while it was fetched")
+            if file.checksum is None or file.checksum.fits(target):
+                return
+            if attempt == 1 and not self._wanted.store.is_true_checksum(file):
                 return
             log.warning("%s: what was fetched has another checksum than the store's", file.path)
             target.unlink()
@@ -258,8 +273,3 @@ def _count_bytes(folder: Path) -> int:
 def _show_bytes(count: int, whole: int | None = None) -> str:
     unit, name = (1e9, "GB") if (whole or count) >= 1e9 else (1e6, "MB")
     return f"{count / unit:.1f} {name}" if whole is None else f"{count / unit:.1f} of {whole / unit:.1f} {name}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,7 +1,8 @@
 """The size of the claim that holds a run's folder, from the sizes of its model.
 
 A checkpoint has the weights in the model's type and AdamW's float32 state: weights, two moments. In float32 DeepSpeed
-keeps its own copy of the weights beside the model's.
+keeps its own copy of the weights beside the model's. With adapters a checkpoint is smaller: the size is then an upper
+bound, and no claim is refused. PURE.
 """
 
 from scalerl_api import Fault, InvalidRun, RLRun
@@ -10,10 +11,10 @@ from scalerl_api.rlrun import SCRATCH, ScratchModel
 from scalerl_operator.capacity.memory import item_bytes
 from scalerl_operator.capacity.model_shape import parse_model
 from scalerl_operator.capacity.published_models import find_published, scratch_config
+from scalerl_operator.capacity.run_time import OPTIMIZER_STATE_BYTES
 
 PATH = "spec.checkpoint.claimSize"
 UNKNOWN_SIZE = "100Gi"  # of a claim for a model whose sizes are not known here
-STATE_BYTES = 12  # a parameter, in the optimizer: float32 weights and two moments
 NUM_SPARE = 2  # checkpoints beyond `keep`: one that is written, one that an evaluation still needs
 NUM_MODELS = 2  # model-final and model-best
 GIBIBYTE = 2**30
@@ -38,7 +39,7 @@ def count_parameters(run: RLRun) -> int | None:
 
 def checkpoint_bytes(run: RLRun, parameters: int) -> int:
     """Return the size of one checkpoint."""
-    return (item_bytes(run) + STATE_BYTES) * parameters
+    return (item_bytes(run) + OPTIMIZER_STATE_BYTES) * parameters
 
 
 def needed_bytes(run: RLRun, parameters: int) -> int:
@@ -62,7 +63,7 @@ def fit_claim(run: RLRun) -> str:
 def check_claim(run: RLRun) -> list[Fault]:
     """Return a fault for a claim whose size cannot hold the checkpoints to keep and one that is written."""
     spec, parameters = run.spec.checkpoint, count_parameters(run)
-    if spec.claim_size is None or spec.claim_name is not None or parameters is None:
+    if spec.claim_size is None or spec.claim_name is not None or parameters is None or run.spec.model.lora is not None:
         return []
     num, size = spec.keep + 1, checkpoint_bytes(run, parameters)
     if parse_quantity(spec.claim_size) >= num * size:

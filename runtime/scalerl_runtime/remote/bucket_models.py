@@ -38,7 +38,7 @@ def fetch_model(source: str, *, cache: NodeCache | None = None, patience: Patien
     if key is not None and wanted.key != key:
         raise RemoteUnavailable("its objects have changed since the attempt began")
     folder = cache.fetch(wanted)
-    # What was read in pieces is one content only if nothing was written meanwhile.
+    # Each file is whole; together they are one model only if none was written anew meanwhile.
     if Wanted(store, select_files(store.root, store.list_files()), store.root).key != wanted.key:
         raise RemoteUnavailable("its objects have changed while they were fetched")
     return folder
