@@ -1,6 +1,6 @@
 """The base of every API type: frozen, camelCase on the wire, no unknown field. PURE."""
 
-from functools import cache, reduce
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -42,7 +42,9 @@ class ApiModel(BaseModel):
 
     def find_text(self, path: str) -> str:
         """Return the text at `path`, such as `model.source`; empty if a part of it is unset or no text is there."""
-        found = reduce(lambda value, part: getattr(value, to_snake(part), None), path.split("."), self)
+        found: object = self
+        for part in path.split("."):
+            found = getattr(found, to_snake(part), None)
         return found if isinstance(found, str) else ""
 
 

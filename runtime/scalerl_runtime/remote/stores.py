@@ -114,11 +114,11 @@ class Store:
 
     def list_files(self) -> tuple[RemoteFile, ...]:
         """Return the objects at and below the address, by path. Raises RemoteFault if there are none."""
-        return self._to_files(self._call("listing", lambda fs: fs.find(self.root, detail=True)))
+        return self._to_files(self._call("listing", lambda fs: _fresh(fs).find(self.root, detail=True)))
 
     def match_files(self) -> tuple[RemoteFile, ...]:
         """Return the objects that the address, a pattern, matches, by path. Raises RemoteFault if there are none."""
-        return self._to_files(self._call("listing", lambda fs: fs.glob(self.root, detail=True)))
+        return self._to_files(self._call("listing", lambda fs: _fresh(fs).glob(self.root, detail=True)))
 
     def read_range(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return the bytes from `start` to before `end`."""
@@ -196,6 +196,12 @@ class Store:
             if self.scheme == S3:
                 self._filesystem.retries = 1
         return self._filesystem
+
+
+def _fresh(filesystem: Any) -> Any:
+    """Return `filesystem` without the listings that it remembers; the hub's does in spite of its option."""
+    filesystem.invalidate_cache()
+    return filesystem
 
 
 # The stores' libraries derive some errors from Exception alone.
