@@ -20,7 +20,8 @@ KIND: Final = "RLRun"
 MANAGED_BY: Final = "scalerl.io/operator"
 SCRATCH: Final = "scratch"  # a model's source: it is made when the run starts
 SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
-MAX_LORA_RANK = 512  # the largest of vLLM's
+# vLLM's possible largest ranks; its memory and its kernels are sized by them.
+ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
 
 
@@ -49,7 +50,7 @@ LayerName = Annotated[str, Field(min_length=1, max_length=100)]
 class LoraSpec(ApiModel):
     """Low-rank adapters (LoRA): they are trained, stored and sent to generators; the model stays as it is."""
 
-    rank: int = Field(default=16, ge=1, le=MAX_LORA_RANK)
+    rank: int = Field(default=16, ge=1, le=ENGINE_RANKS[-1])
     """Rank of every adapter. An adapter of a layer from n to m numbers has rank * (n + m) trained values."""
     alpha: float = Field(default=32.0, ge=0.001, le=65_536.0)
     """An adapter's output is scaled by alpha / rank; with `useRslora` by alpha / sqrt(rank)."""
@@ -62,6 +63,11 @@ class LoraSpec(ApiModel):
     """Always 0: generators have no dropout, so their log-probabilities would be another policy's."""
     modules_to_save: list[LayerName] = Field(default=[], max_length=20)
     """Always empty: only adapters are trained and sent."""
+
+    @property
+    def engine_rank(self) -> int:
+        """The rank that an engine's adapters have room for."""
+        return next(each for each in ENGINE_RANKS if each >= self.rank)
 
 
 class ModelSpec(ApiModel):
@@ -129,6 +135,10 @@ class BudgetSpec(ApiModel):
     eval_every_steps: int = Field(default=100, ge=1, le=1_000_000)
     """Steps between evaluations. Step 0 and the last step are always evaluated. Each evaluated step has a
     checkpoint."""
+    eval_share: float = Field(default=0.5, ge=0.01, le=1.0)
+    """Share of the engines that an evaluation takes while training goes on: that many of them, rounded up but not the
+    last one, keep the evaluated weights until it is done. With one engine it is a share of its sequences, and the
+    weights are updated meanwhile. docs/evaluations.md has the consequences."""
 
 
 class TrainerOffload(ApiModel):

@@ -92,7 +92,9 @@ EVAL_LABELS = {  # label -> field; the label `attempt` is of the scraped target,
     "index": "index",
     "step": "step",
     "version": "version",
+    "version_end": "version_end",
     "prompts": "prompts",
+    "unsampled": "unsampled",
     "samples": "samples",
     "excluded": "excluded",
     "measured_by": "attempt",
@@ -130,12 +132,17 @@ class EvalPoint(ApiModel):
     step: int
     """Optimizer steps done by the evaluated weights."""
     version: int
-    """The weights' version, the same as `step` unless weights are not pushed every step."""
+    """Lowest version of the weights that sampled its tokens: `step`, or a later one."""
+    version_end: int = 0
+    """Highest version that did: above `version` if an engine was updated meanwhile; 0 in points of older versions."""
     compute_gpu_hours: float
     """GPU-hours (device-hours on CPU) of the whole run when that step ended; warm start excluded."""
     pass_rate: float
     """Mean over prompts and samples, in [0, 1]."""
     prompts: int
+    """Prompts with a graded completion."""
+    unsampled: int = 0
+    """Prompts of the set that were not sampled, because the evaluation was late; the others are a random part."""
     samples: int
     """Completions per prompt."""
     standard_error: float

@@ -13,11 +13,13 @@ import numpy as np
 
 from scalerl_api import RLRun
 from scalerl_api.addresses import to_plain_path
+from scalerl_api.evaluations import measure_eval_load
 from scalerl_api.recipe import Length, Recipe
 from scalerl_api.rollouts import ROLLOUTS
-from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
+from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, HELD_OUT, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options
+from scalerl_runtime.actors.ray_session import RaySession
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
@@ -78,7 +80,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of an attempt. Ray is not started yet, and the pool has no running generator."""
+    """The parts of an attempt. Ray may still be starting, and the pool has no running generator."""
 
     tokenizer: Any
     stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
@@ -131,8 +133,10 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
     return RolloutRecorder(store, source, spec.deadlines.checkpoint_seconds)
 
 
-async def build_parts(inputs: AttemptInputs) -> Parts:
+async def build_parts(inputs: AttemptInputs, session: RaySession) -> Parts:
     """Check the model, load its tokenizer and the data, start the verifier, and build fleet and pool.
+
+    `session` becomes the fleet's, which then stops it.
 
     Raises InvalidRun, ModelUnavailable, DataUnavailable, DeadlineExceeded, and as `start_judges`.
     """
@@ -154,14 +158,13 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
     if warning is not None and run.spec.warm_start is None:
         log.warning(warning)
-    for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
-        log.warning("bad row left out: %s", fault)
+    _warn_of_data(run, data)
     num_cpus = os.cpu_count() or 1
     fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
     # The judges' processes start last: an error above leaves none of them behind.
     judges = await start_judges(run, data)
-    fleet = Fleet(fleet_options, inputs.environment.cluster, attempt=inputs.environment.attempt)
+    fleet = Fleet(fleet_options, session, attempt=inputs.environment.attempt)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)
@@ -181,6 +184,16 @@ def _check_space(inputs: AttemptInputs, model: Path) -> None:
     plan = SpacePlan(size_checkpoint(parameters, run.spec.model.dtype), checkpoint.keep, len(store.steps()))
     field = "path" if checkpoint.path is not None or inputs.environment.cluster is None else "claimSize"
     check_space(store.folder, plan, f"spec.checkpoint.{field}")
+
+
+def _warn_of_data(run: RLRun, data: Data) -> None:
+    """Log bad rows, and that evaluations of so many prompts will be late."""
+    for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
+        log.warning("bad row left out: %s", fault)
+    sizes = {HELD_OUT: len(data.held_out), **{name: len(prompts) for name, prompts in data.downstream.items()}}
+    late = measure_eval_load(run.spec, sizes).warning
+    if late:
+        log.warning("spec.budget: %s", late)
 
 
 def _build_episodes(
@@ -221,6 +234,7 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
         max_sequences=spec.generator.max_sequences,
         devices=max(1, spec.generator.gpus_per_replica),
         max_bad_share=spec.data.max_bad_share,
+        eval_share=spec.budget.eval_share,
     )
 
 

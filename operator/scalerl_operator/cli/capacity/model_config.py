@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.rlrun import SCRATCH, ScratchModel
+from scalerl_operator.capacity.adapters import check_adapters
 from scalerl_operator.capacity.config_fields import MODEL_PATH
 from scalerl_operator.capacity.model_shape import ModelShape, parse_model
 from scalerl_operator.capacity.published_models import find_published, scratch_config
@@ -27,10 +28,15 @@ def find_shape(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelS
         ask_hub: fetch the config.json of a hub id that is neither in the cache nor known.
 
     Raises:
-        InvalidRun: the model is not known here, its config.json cannot be planned with, or adapters are trained.
+        InvalidRun: the model is not known here, its config.json cannot be planned with, or it cannot have the adapters.
     """
-    if run.spec.model.lora is not None:  # their memory is far below that of the whole model, which would be refused
-        raise InvalidRun([Fault("spec.model.lora", "set", "unset: no memory or time is planned for adapters")])
+    shape = _find_model(run, config_file, ask_hub=ask_hub)
+    if run.spec.model.lora is not None:
+        check_adapters(shape, run.spec.model.lora)
+    return shape
+
+
+def _find_model(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelShape:
     source = run.spec.model.source
     if config_file is not None:
         return parse_model(_read_config(config_file, "--model-config"), str(config_file))
