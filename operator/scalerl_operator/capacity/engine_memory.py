@@ -40,12 +40,13 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
     """Return what each GPU of an engine holds; weights and heads are split over the engine's GPUs."""
     spec, recipe = run.spec.generator, run.spec.resolved_recipe()
     split, arguments = max(1, spec.gpus_per_replica), spec.engine_args
-    item = 1 if arguments.get("quantization") == "fp8" else item_bytes(run)
-    weights = item * shape.parameters / split
+    item, layer_item = item_bytes(run), layer_item_bytes(run)
+    weights = (layer_item * (shape.parameters - shape.rest_parameters) + item * shape.rest_parameters) / split
     offloaded = arguments.get("cpu_offload_gb", 0)
     if isinstance(offloaded, int | float) and offloaded > 0:
         weights = max(0.0, weights - offloaded * 2**30)
-    note = f"{item} byte{'s' if item > 1 else ''} a parameter" + (f" over {split}" if split > 1 else "")
+    note = f"{item} bytes a parameter" + (f", {layer_item} in layers" if layer_item != item else "")
+    note += f" over {split}" if split > 1 else ""
     tokens = recipe.length.sequence_tokens
     parts: tuple[Part, ...] = (
         Part("weights", weights, note),
@@ -61,6 +62,11 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
         sequence_bytes=cache_bytes(shape, run, tokens),
         sequence_tokens=tokens,
     )
+
+
+def layer_item_bytes(run: RLRun) -> int:
+    """Bytes of a weight in an engine's decoder layers. `quantization: fp8` leaves embedding and head as they are."""
+    return 1 if run.spec.generator.engine_args.get("quantization") == "fp8" else item_bytes(run)
 
 
 def cache_bytes(shape: ModelShape, run: RLRun, tokens: int) -> float:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_operator.capacity.devices import Device
-from scalerl_operator.capacity.engine_memory import cache_item_bytes
+from scalerl_operator.capacity.engine_memory import cache_item_bytes, layer_item_bytes
 from scalerl_operator.capacity.engine_speed import EngineSpeed
 from scalerl_operator.capacity.lengths import Lengths
 from scalerl_operator.capacity.schedule import Demand, StepTime, Supply, drain_seconds, time_step
@@ -184,7 +184,8 @@ def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) 
         gpus=max(1, generator.gpus_per_replica),
         flops=device.bf16_flops * (2 / item),
         bandwidth=device.memory_bandwidth,
-        weight_bytes=item,
+        weight_bytes=layer_item_bytes(run),
+        head_bytes=item,
         kv_bytes=cache_item_bytes(run),
         lengths=lengths,
         completions=run.spec.resolved_recipe().completions_per_prompt,

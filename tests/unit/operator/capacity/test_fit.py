@@ -181,6 +181,18 @@ def test_cache_of_a_sequence_by_hand() -> None:
     assert engine_memory(shape_of("Qwen/Qwen3-8B"), wide, DEVICES["H100"]).sequence_bytes == found.sequence_bytes / 2
 
 
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"])
+def test_fp8_halves_the_layers_of_an_engine_and_nothing_else(name: str) -> None:
+    shape, device = shape_of(name), DEVICES["H100"]
+    whole, fp8 = (
+        {part.name: part.num_bytes for part in engine_memory(shape, run, device).parts}
+        for run in (make_run(), make_run(generator__engineArgs={"quantization": "fp8"}))
+    )
+    split = make_run().spec.generator.gpus_per_replica
+    assert whole.pop("weights") - fp8.pop("weights") == (shape.parameters - shape.rest_parameters) / split
+    assert whole == fp8
+
+
 def test_parts_with_adapters_by_hand() -> None:
     """Qwen3-8B: width 4096, 32 heads of 128 and 8 of keys, MLP 12288, 36 layers; q, k, v, o, gate, up, down."""
     run = make_run(model__lora={"rank": 4})
