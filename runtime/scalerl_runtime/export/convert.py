@@ -8,14 +8,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.rlrun import LoraSpec
 from scalerl_api.wire import CARD_FILE, EXPORT_FILE, EvalPoint
 from scalerl_runtime.export.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, plan_adapters
-from scalerl_runtime.export.checkpoint_weights import ExportError, is_read, open_weights
+from scalerl_runtime.export.checkpoint_weights import ExportError, Weight, is_read, open_weights
 from scalerl_runtime.export.disk_layout import build_reference, check_complete, plan_groups, split_files
 from scalerl_runtime.export.merged_model import plan_merged
 from scalerl_runtime.export.model_card import CardFacts, build_card
@@ -69,15 +71,8 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
     weights = open_weights(checkpoint, getattr(torch, dtype_name))
     run = _parse(_load_document(folder))
     lora = run.spec.model.lora if run is not None else None
-    files: dict[str, Sequence[TensorGroup]]
     base = _find_base(checkpoint, run) if options.merged else None
-    if lora is None:
-        check_complete(weights, reference)
-        files = {**split_files(plan_groups(weights, reference))}
-    elif base is not None:
-        files = {**plan_merged(base, weights, reference, lora)}
-    else:
-        files = {ADAPTER_WEIGHTS: plan_adapters(weights, reference, lora)}
+    files = _plan_files(weights, reference, lora, base)
     written: dict[str, tuple[int, str]] = {}
 
     def add(name: str, size: int, pieces: Iterator[bytes | memoryview]) -> None:
@@ -140,6 +135,18 @@ def _until_stopped(
         if is_stopping():
             raise ExportStopped("the export was stopped")
         yield piece
+
+
+def _plan_files(
+    weights: Sequence[Weight], reference: Any, lora: LoraSpec | None, base: Path | None
+) -> dict[str, Sequence[TensorGroup]]:
+    """Return name -> tensors: of the whole model, of the adapters, or of both together, given the base's folder."""
+    if lora is None:
+        check_complete(weights, reference)
+        return {**split_files(plan_groups(weights, reference))}
+    if base is not None:
+        return {**plan_merged(base, weights, reference, lora)}
+    return {ADAPTER_WEIGHTS: plan_adapters(weights, reference, lora)}
 
 
 def _find_base(checkpoint: Path, run: RLRun | None) -> Path:
