@@ -34,7 +34,7 @@ class TensorGroup(Protocol):
 
     @property
     def tensors(self) -> Sequence[TensorShape]:
-        """What `load` yields, in order."""
+        """Those that `load` yields, in order."""
 
     def load(self) -> Iterator[tuple[TensorShape, Tensor]]:
         """Yield each tensor."""
