@@ -277,6 +277,9 @@ def _export() -> click.Command:
         click.Option(["--to"], required=True, metavar="FOLDER|hub:NAME", help=to),
         click.Option(["--step"], type=COUNT, metavar="N", help="checkpoint of step N (default: the newest)"),
         flag("--best", text="the evaluated weights with the highest held-out pass rate"),
+        flag(
+            "--merged", text="of a run with model.lora on this machine: a whole model, with the adapters in its weights"
+        ),
         text_option("--hub-token-secret", text="Secret on the cluster whose key `token` is the hub's token"),
         text_option("--image", metavar="IMAGE", text=image),
         *location_options(),
@@ -326,6 +329,7 @@ def _operator() -> click.Command:
     )
     key = "file with a secret of at least 16 bytes, the same for all replicas"
     network = "NetworkPolicyPeers that may reach coordinators, and that runs may reach (default: no NetworkPolicy)"
+    fetched = "fetched models and data"
     lease = "scalerl-operator"
     parameters: Parameters = [
         click.Option(["--image"], required=True, help="runtime image for pod templates that name none"),
@@ -347,6 +351,8 @@ def _operator() -> click.Command:
         path_option("--prometheus-token-file", metavar="FILE", text="bearer token for it, read before every query"),
         path_option("--prometheus-ca-file", metavar="FILE", text="CA certificates for it (default: the system's)"),
         text_option("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', text=network),
+        text_option("--cache-host-path", metavar="FOLDER", text=f"nodes' folder for {fetched} (default: runs' claims)"),
+        text_option("--cache-claim", metavar="NAME", text=f"claim for {fetched}, in each run's namespace"),
     ]
     text = "run the Kubernetes operator (started by the chart)"
     return build_command(text, parameters, OperatorOptions, examples, name="operator")
