@@ -20,7 +20,7 @@ from scalerl_runtime import __main__ as entry
 from scalerl_runtime.actors import fleet
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.loop import evaluation as evals
-from scalerl_runtime.loop import pipeline, self_check
+from scalerl_runtime.loop import self_check
 from scalerl_runtime.storage import checkpoint
 
 if "stand-in" in sys.argv[2:]:  # what is killed is no engine: stand_in_generator.py starts in seconds
@@ -89,7 +89,7 @@ Fleet.push = watched("broadcasting", Fleet.push)  # type: ignore[method-assign]
 Fleet.copy_state = watched("copying", Fleet.copy_state)  # type: ignore[method-assign]
 Fleet.write_copy = watched("writing", Fleet.write_copy)  # type: ignore[method-assign]
 checkpoint.seal_parts = watched_sealing(checkpoint.seal_parts)
-pipeline.evaluate = watched("evaluating", evals.evaluate)  # type: ignore[attr-defined]
+evals.Evaluation.run = watched("evaluating", evals.Evaluation.run)  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     sys.argv = [sys.argv[0], "coordinator"]

@@ -69,10 +69,15 @@ def check_killed_run(
     tmp_path: Path,
     write_run: Callable[[dict[str, Any]], Path],
     lines: Callable[[Path], list[dict[str, Any]]],
+    *,
+    changes: dict[str, Any] | None = None,
 ) -> None:
-    """No eval point is lost, no prompt is trained twice or skipped, the bound on the lag holds, no process stays."""
+    """No eval point is lost, no prompt is trained twice or skipped, the bound on the lag holds, no process stays.
+
+    `changes`: of the spec.
+    """
     before = living_children()
-    run_file, folder, plan = write_run({}), tmp_path / "run", tmp_path / "plan.json"
+    run_file, folder, plan = write_run({"spec": changes or {}}), tmp_path / "run", tmp_path / "plan.json"
     once, options = MATRIX[victim]
     # While generators start beside the warm start there is no engine to kill, and a dead one costs it nothing.
     # A checkpoint is sealed by the coordinator alone.
