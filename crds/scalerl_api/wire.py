@@ -23,6 +23,8 @@ EXPORT_STREAM = "-"  # a tar on stdout
 # Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
 ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
 ENV_FOLDER = "SCALERL_FOLDER"  # the run's folder: records and, unless the spec says otherwise, checkpoints
+ENV_CACHE = "SCALERL_CACHE"  # folder of fetched models and data, shared by the processes of a node
+ENV_OFFLINE = "SCALERL_OFFLINE"  # set by `scalerl validate`, which fetches nothing from object storage
 ENV_ATTEMPT = "SCALERL_ATTEMPT"  # 1 for the first start
 ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1

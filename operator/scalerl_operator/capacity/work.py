@@ -22,7 +22,7 @@ class ModelWork:
     """Sizes of a model that its time depends on."""
 
     parameters: int
-    """All trained values; a tied matrix counts once."""
+    """All values of the model; a tied matrix counts once."""
     active_parameters: int
     """Values that a token is multiplied with in one pass: layers without the experts not chosen, and the head."""
     head_parameters: int
@@ -36,6 +36,13 @@ class ModelWork:
     windows: tuple[int | None, ...] = ()
     """Most tokens that each layer attends; None, or a layer that is not named: all before it."""
     experts: ExpertWork | None = None
+    adapters: int | None = None
+    """Values of low-rank adapters, which are trained in place of the model's; None: the model's are."""
+
+    @property
+    def trained_parameters(self) -> int:
+        """Values that are trained, sent and stored."""
+        return self.parameters if self.adapters is None else self.adapters
 
     @property
     def body_parameters(self) -> int:
@@ -69,7 +76,7 @@ class ModelWork:
 
         With independent, even choices an expert is missed by n tokens with the chance (1 - chosen / number)^n.
         """
-        once = self.active_parameters
+        once = self.active_parameters + (self.adapters or 0)
         if self.experts is None:
             return float(once)
         share = self.experts.chosen / self.experts.number
@@ -82,8 +89,8 @@ def bytes_of(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2}[dtype]
 
 
-def measure_work(shape: ModelShape) -> ModelWork:
-    """Return the work of a model's shape."""
+def measure_work(shape: ModelShape, adapters: int | None = None) -> ModelWork:
+    """Return the work of a model's shape, with so many values of adapters where these are trained."""
     layers = shape.layer_shapes
     routed = [each for each in layers if each.experts]
     experts = None
@@ -103,4 +110,5 @@ def measure_work(shape: ModelShape) -> ModelWork:
         hidden=shape.hidden,
         windows=tuple(each.window for each in layers),
         experts=experts,
+        adapters=adapters,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from scalerl_api import Fault, InvalidRun, RLRun, parse_run
+from scalerl_api.addresses import to_plain_path
 from scalerl_api.evaluations import count_eval_prompts, measure_eval_load
 from scalerl_api.wire import BEST_MODEL, FINAL_MODEL, RunVerdict
 from scalerl_operator.cli.exit_codes import (
@@ -214,7 +215,7 @@ def _check_folders(folder: RunFolder, run: RLRun) -> None:
     if obstacle is not None:
         raise UsageError(f"--folder cannot be written: {obstacle}")
     path = run.spec.checkpoint.path
-    obstacle = make_writable(Path(path)) if path is not None else None
+    obstacle = make_writable(Path(to_plain_path(path))) if path is not None else None
     if obstacle is not None:
         raise InvalidRun([Fault("spec.checkpoint.path", str(path), f"a folder that can be written ({obstacle})")])
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from scalerl_api.generated_page import write_page
+from scalerl_api.pages.generated_page import write_page
 from scalerl_api.wire import (
     EVAL_LABELS,
     EVAL_SERIES,
