@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scalerl_api import RLRun
+from scalerl_operator.resources.export_pod import ExportPod, build_export_pod
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import build_pod, check_pods
