@@ -1,5 +1,6 @@
 """Where the pods of a run can be placed: nodes with GPUs, what selects and what repels, and what is free."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,6 +14,7 @@ GPU = "nvidia.com/gpu"
 PRODUCT, MEMORY, COUNT = f"{GPU}.product", f"{GPU}.memory", f"{GPU}.count"  # labels of GPU feature discovery
 Group = Literal["trainer", "generator"]
 REPELLING = ("NoSchedule", "NoExecute")
+INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def _place_group(
     kinds = [_device_of(node, devices) for node in usable]
     known = [each for each in kinds if each is not None]
     notes = [] if len(known) == len(kinds) else [f"{len(kinds) - len(known)} nodes have no label {MEMORY} or {PRODUCT}"]
-    if "affinity" in spec.template.spec:
-        notes.append("the template's affinity was not considered")
+    if _has_pod_rules(spec.template.spec):
+        notes.append("the template's pod affinity and spread constraints were not considered")
     free = sum((node.gpus - node.used) // spec.gpus_per_replica for node in usable)
     total = sum(node.gpus // spec.gpus_per_replica for node in usable)
     if not faults:
@@ -188,6 +190,9 @@ def _refusal(node: ClusterNode, template: Json) -> str:
     for key, value in (selector if isinstance(selector, Mapping) else {}).items():
         if node.labels.get(key) != value:
             return f"{node.name} has {key}={node.labels.get(key, 'unset')}, not {value}"
+    terms = _required_terms(template)
+    if terms is not None and not any(_is_term_met(term, node) for term in terms):
+        return f"{node.name} meets no term of the required node affinity"
     tolerations = template.get("tolerations")
     for taint in node.taints:
         if taint.get("effect") in REPELLING and not _is_tolerated(
@@ -195,6 +200,58 @@ def _refusal(node: ClusterNode, template: Json) -> str:
         ):
             return f"{node.name} has the taint {taint['key']}={taint.get('value', '')}:{taint['effect']}"
     return "" if node.is_schedulable else f"{node.name} is cordoned or not ready"
+
+
+def _as_mapping(value: object) -> Json:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _as_list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _has_pod_rules(template: Json) -> bool:
+    affinity = _as_mapping(template.get("affinity"))
+    return bool(
+        affinity.get("podAffinity") or affinity.get("podAntiAffinity") or template.get("topologySpreadConstraints")
+    )
+
+
+def _required_terms(template: Json) -> Sequence[Any] | None:
+    """Return the terms of which a node must meet one; None: the template requires none."""
+    affinity = _as_mapping(_as_mapping(template.get("affinity")).get("nodeAffinity"))
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    return None if required is None else _as_list(_as_mapping(required).get("nodeSelectorTerms"))
+
+
+def _is_term_met(term: object, node: ClusterNode) -> bool:
+    """Whether a node meets all expressions of a term, as the scheduler reads them; an empty term matches no node."""
+    labels = _as_list(_as_mapping(term).get("matchExpressions"))
+    fields = _as_list(_as_mapping(term).get("matchFields"))
+    return bool(labels or fields) and (
+        all(_is_expression_met(_as_mapping(each), node.labels) for each in labels)
+        and all(_is_expression_met(_as_mapping(each), {"metadata.name": node.name}) for each in fields)
+    )
+
+
+def _is_expression_met(expression: Json, values: Mapping[str, str]) -> bool:
+    """Whether labels meet one expression. `NotIn` and `DoesNotExist` are met by a label that is absent."""
+    value, allowed = values.get(expression.get("key", "")), _as_list(expression.get("values"))
+    match expression.get("operator"):
+        case "In":
+            return value in allowed
+        case "NotIn":
+            return value not in allowed
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt" | "Lt" as operator:
+            numbers = [each for each in (value, *allowed) if isinstance(each, str) and INTEGER.fullmatch(each)]
+            if len(numbers) != 2:
+                return False
+            return (int(numbers[0]) > int(numbers[1])) == (operator == "Gt") and int(numbers[0]) != int(numbers[1])
+    return False  # the API server refuses such a template
 
 
 def _is_tolerated(taint: Json, tolerations: Sequence[Json]) -> bool:

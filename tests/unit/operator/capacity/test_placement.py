@@ -110,3 +110,92 @@ def test_nodes_and_pods_are_read_as_the_api_server_writes_them() -> None:
     running = {"spec": {"nodeName": "a", "containers": [container]}, "status": {"phase": "Running"}}
     over = {"spec": {"nodeName": "a", "containers": [container]}, "status": {"phase": "Succeeded"}}
     assert with_used([node], [running, over])[0].used == 3
+
+
+H100 = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-H100-80GB-HBM3"]}
+L40S = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L40S"]}
+
+
+def expression(operator: str, *values: str, key: str = "rank") -> dict[str, Any]:
+    return {"key": key, "operator": operator, **({"values": list(values)} if values else {})}
+
+
+def require(*terms: dict[str, Any]) -> dict[str, Any]:
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": list(terms)}}
+    return {"spec": {"affinity": {"nodeAffinity": required}}}
+
+
+@pytest.mark.parametrize(
+    ("label", "rule", "is_met"),
+    [
+        ("7", expression("In", "5", "7"), True),
+        ("8", expression("In", "5", "7"), False),
+        (None, expression("In", "5"), False),
+        ("7", expression("NotIn", "5"), True),
+        ("5", expression("NotIn", "5"), False),
+        (None, expression("NotIn", "5"), True),
+        ("", expression("Exists"), True),
+        (None, expression("Exists"), False),
+        ("7", expression("DoesNotExist"), False),
+        (None, expression("DoesNotExist"), True),
+        ("7", expression("Gt", "6"), True),
+        ("7", expression("Gt", "7"), False),
+        ("6", expression("Lt", "7"), True),
+        ("7", expression("Lt", "7"), False),
+        ("10", expression("Lt", "9"), False),
+        ("many", expression("Gt", "6"), False),
+        (None, expression("Lt", "6"), False),
+        ("7", expression("Near", "7"), False),
+    ],
+)  # fmt: skip
+def test_each_operator_of_a_required_node_affinity(label: str | None, rule: dict[str, Any], *, is_met: bool) -> None:
+    labels = {} if label is None else {"rank": label}
+    nodes = [make_node(f"n{i}", labels=labels) for i in range(10)]
+    trainer, _ = place(nodes, trainer__template=require({"matchExpressions": [rule]}))
+    assert bool(trainer.nodes) == is_met
+    if not is_met:
+        assert "n0 meets no term of the required node affinity" in faults([trainer])[0]
+
+
+@pytest.mark.parametrize(
+    ("terms", "names"),
+    [
+        ([{"matchExpressions": [H100]}], ["h0", "h1"]),
+        ([{"matchExpressions": [H100]}, {"matchExpressions": [L40S]}], ["h0", "h1", "l"]),
+        ([{"matchExpressions": [H100, L40S]}], []),
+        ([{"matchFields": [expression("In", "h1", key="metadata.name")]}], ["h1"]),
+        ([{"matchExpressions": [H100], "matchFields": [expression("NotIn", "h1", key="metadata.name")]}], ["h0"]),
+        ([{}], []),
+        ([], []),
+    ],
+)
+def test_a_node_meets_all_expressions_of_one_term(terms: list[dict[str, Any]], names: list[str]) -> None:
+    nodes = [make_node("h0"), make_node("h1"), make_node("l", product="NVIDIA-L40S")]
+    trainer, generator = place(nodes, trainer__template=require(*terms))
+    assert [node.name for node in trainer.nodes] == names
+    assert len(generator.nodes) == 3, "the trainer's affinity is not the generators'"
+
+
+def test_selector_affinity_and_taints_all_count() -> None:
+    template = require({"matchExpressions": [H100]})
+    template["spec"] |= {"nodeSelector": {"pool": "a"}, "tolerations": [{"operator": "Exists"}]}
+    nodes = [
+        make_node("chosen", labels={"pool": "a"}, taints=(TAINT,)),
+        make_node("other pool", labels={"pool": "b"}),
+        make_node("other kind", product="NVIDIA-L40S", labels={"pool": "a"}),
+    ]
+    trainer, _ = place(nodes, trainer__template=template)
+    assert [node.name for node in trainer.nodes] == ["chosen"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}},
+        {"topologySpreadConstraints": [{"maxSkew": 1}]},
+    ],
+)
+def test_rules_between_pods_are_said_not_to_count(rules: dict[str, Any]) -> None:
+    trainer, generator = place([make_node(f"n{i}") for i in range(10)], trainer__template={"spec": rules})
+    assert "the template's pod affinity and spread constraints were not considered" in trainer.notes
+    assert len(generator.notes) == 1

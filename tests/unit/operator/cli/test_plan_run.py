@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
+from http_api import HttpApi, save_kubeconfig, serve_in_thread
 
 from scalerl_api.wire import RunVerdict
 from scalerl_operator.cli.commands import CliDeps, run_command
+from scalerl_operator.cli.main import main
 from scalerl_operator.cli.parser import parse_arguments
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 BIG = EXAMPLES / "qwen3-8b-math.yaml"
+EMPTY = {"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": []}
 DEPS = CliDeps(fetch_verdicts=lambda files, _scope: [RunVerdict() for _ in files])
 
 
@@ -136,3 +140,32 @@ def test_validate_without_a_cluster_says_so(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert run("validate", BIG, "--cluster") == 2
     assert "no kubeconfig" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("resource", "code", "words"),
+    [
+        ("/nodes", 1, ["--cluster reads nodes, which you may not list", "the right `list` on nodes", "--device"]),
+        ("/pods", 64, ["none of the 0 nodes has an allocatable nvidia.com/gpu"]),
+    ],
+)
+def test_a_right_that_is_missing_is_named(
+    resource: str,
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without the right to list pods only the free GPUs are unknown."""
+    message = f'User "jane" cannot list resource "{resource[1:]}" at the cluster scope'
+    with serve_in_thread(HttpApi) as (api, url, _):
+        save_kubeconfig(tmp_path / "config", url, "research")
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        api.extra["/api/v1/nodes"] = lambda _: web.json_response(EMPTY)
+        api.refusals[resource] = (403, {"reason": "Forbidden", "message": message}, {})
+        assert main(["validate", str(BIG), "--no-self-test", "--cluster"]) == code
+    shown = capsys.readouterr()
+    for word in words:
+        assert word in shown.out + shown.err
+    assert "Traceback" not in shown.err
