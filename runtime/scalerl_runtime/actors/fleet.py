@@ -91,8 +91,7 @@ class Fleet:
         import ray
 
         await self._join()
-        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
-        gpus = COLOCATED_GPUS if self.options.colocated else own
+        gpus = COLOCATED_GPUS if self.options.colocated else float(self.options.trainer.device == "cuda")
         # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
         ranks, place = self.options.ranks, self._role_resource("trainer")
         trainer = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer)
@@ -177,7 +176,7 @@ class Fleet:
     async def train(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> list[StepResult]:
-        """Run one optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
+        """Run one optimizer step to `version`; `batches[i]` are the micro-batches of a rank, or of ranks that share."""
         return await self._per_rank(
             "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
         )
@@ -308,7 +307,7 @@ class Fleet:
 
     async def write_copy(self, folder: Path) -> list[RankPart]:
         """Every rank writes its copy under `folder`, beside training; return what was written."""
-        calls = [trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers]
+        calls = (trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers)
         return await gather_ranks([self._trainer(call) for call in calls])
 
     async def find_damage(self, folder: Path) -> str | None:
@@ -328,17 +327,17 @@ class Fleet:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _per_rank(self, method: str, batches: Sequence[Sequence[MicroBatch]], **options: float) -> list[Any]:
+        shared = self.options.trainer.sequence_parallel  # ranks that get the same rows and return the same result
+        shares = [list(each) for each in batches for _ in range(shared)]
         calls = [
-            getattr(trainer, method).options(concurrency_group="train").remote(list(batch), **options)
-            for trainer, batch in zip(self._trainers, batches, strict=True)
+            getattr(trainer, method).options(concurrency_group="train").remote(share, **options)
+            for trainer, share in zip(self._trainers, shares, strict=True)
         ]
-        return await gather_ranks([self._trainer(call) for call in calls])
+        return (await gather_ranks([self._trainer(call) for call in calls]))[::shared]
 
     async def _on_ranks(self, method: str, *arguments: object, **options: object) -> list[Any]:
-        calls = [
-            getattr(trainer, method).options(concurrency_group="train").remote(*arguments, **options)
-            for trainer in self._trainers
-        ]
+        actors = (getattr(trainer, method).options(concurrency_group="train") for trainer in self._trainers)
+        calls = [actor.remote(*arguments, **options) for actor in actors]
         return await gather_ranks([self._trainer(call) for call in calls])
 
     async def _trainer(self, reference: Awaitable[Any]) -> Any:
