@@ -1,4 +1,4 @@
-"""Four ranks that train the same cases whole and in parts, by one start: `train_cases(CASE.json, rank, port, output)`."""
+"""Ranks that train several cases by one start, in whole rows and in parts: see `train_cases`."""
 
 import json
 import os

@@ -3,6 +3,7 @@
 import pytest
 import tiny_models
 
+from scalerl_runtime.actors.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import HeadTransform
 from scalerl_runtime.models.architecture import Unrepresentable, examine
@@ -29,7 +30,7 @@ PARTS = 8  # of the families: one test each, so that they run on all cores
 def verdict(family: str) -> HeadTransform | str:
     register_attention()
     try:
-        return examine(tiny_models.build_config(family), PackedForward(ATTENTION_NAME, forward_hidden))
+        return examine(tiny_models.build_config(family), PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts))
     except Unrepresentable as error:
         return str(error)
 

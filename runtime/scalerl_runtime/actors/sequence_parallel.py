@@ -89,7 +89,7 @@ class SequenceGroup:
         return by_head[self.rank * count : (self.rank + 1) * count]
 
     def to_part(self, attended: Tensor) -> Tensor:
-        """Return all heads of this rank's part, [P, heads, E], from some of the whole row, [size P, heads / size, E]."""
+        """Return all heads of a part, [P, heads, E], from some of the whole row, [size P, heads / size, E]."""
         received = self.exchange(attended.reshape(self.size, -1, *attended.shape[1:]).contiguous())
         return received.transpose(0, 1).flatten(1, 2)
 

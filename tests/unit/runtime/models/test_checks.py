@@ -9,6 +9,7 @@ import tiny_models
 from transformers import AutoConfig, Qwen2Config
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_runtime.actors.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.models.checks import (
     Candidate,
@@ -24,7 +25,7 @@ from scalerl_runtime.models.load import load_candidate
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.source import find_at_hand
 
-FORWARD = PackedForward(ATTENTION_NAME, forward_hidden)
+FORWARD = PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts)
 
 
 def build_run(source: str, *, gpus: int = 0, recipe: dict[str, Any] | None = None, **length: int) -> RLRun:
