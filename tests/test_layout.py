@@ -25,7 +25,7 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=IDS)
 
 # Packages that bring a framework, or that change their names often, and the only modules that import them.
 KNOWN_ONLY_BY = {
-    "ray": {"runtime/scalerl_runtime/actors/fleet.py"},
+    "ray": {"runtime/scalerl_runtime/actors/fleet.py", "runtime/scalerl_runtime/actors/ray_session.py"},
     "vllm": {
         "runtime/scalerl_runtime/actors/engine_loading.py",  # vLLM's worker process
         "runtime/scalerl_runtime/actors/expert_recorder.py",  # the same
@@ -188,7 +188,7 @@ def test_class_names_are_unique() -> None:
 BROAD_EXCEPTS = {
     "operator/scalerl_operator/controller/reconciler.py": 1,  # one run's pass; the loop must serve the other runs
     "runtime/scalerl_runtime/actors/engine/engine_thread.py": 2,  # the thread's top; an order's error is its sender's
-    "runtime/scalerl_runtime/actors/fleet.py": 1,  # a Ray node that does not start raises a bare Exception
+    "runtime/scalerl_runtime/actors/ray_session.py": 1,  # a Ray node that does not start raises a bare Exception
     "runtime/scalerl_runtime/process/attempt.py": 1,  # the coordinator's top: termination message and exit code
     "runtime/scalerl_runtime/rewards/confined/calls.py": 3,  # a program raises anything: the tests get it, or its text
     "runtime/scalerl_runtime/environments/process.py": 2,  # the process's top: a user's class

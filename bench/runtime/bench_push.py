@@ -17,6 +17,7 @@ from chat_model import chat_model_folder
 from scalerl_api import RLRun
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import build_fleet_options
+from scalerl_runtime.actors.ray_session import OwnCluster, RaySession
 from scalerl_runtime.deadlines import within
 from scalerl_runtime.types import SamplingRequest
 
@@ -52,7 +53,8 @@ def build_run(model: Path, generators: int) -> RLRun:
 
 async def measure(run: RLRun, model: Path, *, updates: int, is_idle: bool) -> list[dict[str, float]]:
     """Return the seconds of each part of each update."""
-    fleet = Fleet(build_fleet_options(run, run.spec.resolved_recipe(), str(model), num_cpus=2, stop_ids=()))
+    options = build_fleet_options(run, run.spec.resolved_recipe(), str(model), num_cpus=2, stop_ids=())
+    fleet = Fleet(options, RaySession(None, OwnCluster.of(run)))
     try:
         return await _measure(fleet, run.spec.generator.min_replicas, updates, is_idle)
     finally:

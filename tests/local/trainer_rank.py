@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_api.rlrun import TrainerOffload
+from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors import trainer as trainer_module
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
@@ -46,12 +46,13 @@ def start_trainer(case: dict[str, Any], rank: int, port: int, output: Path) -> T
         dtype=case.get("dtype", "float32"),
         head="fp32",
         zero_stage=case["stage"],
-        optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0, epsilon=1e-8),
+        optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0, epsilon=case.get("epsilon", 1e-8)),
         loss=Loss(),
         temperature=1.0,
         seed=0,
         device="cpu",
         activations=case.get("activations", "checkpoint"),
+        lora=LoraSpec(**case["lora"]) if "lora" in case else None,
         offload=TrainerOffload(**case.get("offload", {})),
         deepspeed=case.get("deepspeed", {}),
     )
@@ -110,6 +111,7 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
     """Be the rank: train, and leave losses and weights."""
     case = json.loads(path.read_text())
     trainer = start_trainer(case, rank, port, output)
+    frozen = frozen_weights(trainer)
     losses = []
     for step in range(4):
         if case.get("without") == step:
@@ -125,19 +127,26 @@ def work(path: Path, rank: int, port: int, output: Path) -> None:
             assert (logps == again).all()
             assert (logps < 0).all()
         packed = pack(sequences, budget=case["budget"], ranks=case["ranks"], quadratic=0.0)
-        result = trainer.train(packed.batches[rank], learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
+        rate = case.get("rate", 1e-3)
+        result = trainer.train(packed.batches[rank], learning_rate=rate, kl_coefficient=0.0, version=step + 1)
         losses.append([result.stats.loss, result.grad_norm, len(packed.batches[rank])])
+    assert bool(frozen) == ("lora" in case)
+    assert all(torch.equal(value, frozen[name]) for name, value in frozen_weights(trainer).items())
     trainer.stage_weights(reuse=True)
-    staged = trainer.stage_weights(reuse=True)
-    assert staged.version == 4
+    assert trainer.stage_weights(reuse=True).version == 4
+    weights = staged_weights(trainer)
     if rank == 0:
-        weights = {
-            entry.name: view(flat, entry).clone()
-            for bucket, flat in zip(staged.buckets, trainer._staged, strict=True)
-            for entry in bucket.entries
-        }
         torch.save(weights, path.with_suffix(".weights"))
     path.with_suffix(f".{rank}.losses").write_text(json.dumps(losses))
+
+
+def frozen_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Copies of this rank's shares of the weights that are not trained."""
+    return {
+        name: getattr(each, "ds_tensor", each).detach().clone()
+        for name, each in trainer._engine.module.named_parameters()
+        if not each.requires_grad
+    }
 
 
 def train_on(trainer: Trainer, first: int, last: int) -> list[float]:

@@ -1,9 +1,7 @@
-"""The run's processes: trainer ranks and generator engines as Ray actors. I/O. The only module that imports Ray."""
+"""The run's processes: trainer ranks and generator engines as Ray actors, in the cluster of `ray_session`. I/O."""
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from scalerl_api.validation import InvalidRun
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
+from scalerl_runtime.actors.ray_session import RaySession
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
@@ -24,7 +23,6 @@ from scalerl_runtime.storage.checkpoint import CheckpointError
 from scalerl_runtime.storage.shards import ShardsError
 from scalerl_runtime.storage.trainer_state import RankPart
 from scalerl_runtime.types import (
-    ClusterUnavailable,
     EngineOutput,
     Floats,
     GeneratorLost,
@@ -52,11 +50,9 @@ class FleetOptions:
     trainer: TrainerOptions
     engine: EngineOptions
     ranks: int
-    generators: int
     kv_cache: Literal["keep", "recompute"]
     transport: Transport
     colocated: bool  # trainer and generator share one device
-    object_store_bytes: int  # of Ray's objects, where the fleet starts Ray itself
 
 
 def engine_seed(seed: int, attempt: int, index: int, num_starts: int) -> int:
@@ -70,28 +66,29 @@ def engine_seed(seed: int, attempt: int, index: int, num_starts: int) -> int:
 class Fleet:
     """The Ray actors. Calls raise GeneratorLost, TrainerLost or InvalidRun; callers set the deadlines."""
 
-    def __init__(self, options: FleetOptions, cluster: str | None = None, *, attempt: int = 1):
-        """Use `cluster`, whose nodes offer their role as a resource; None: a cluster of this process.
-
-        Engines of another `attempt` sample with other noise.
-        """
+    def __init__(self, options: FleetOptions, session: RaySession, *, attempt: int = 1):
+        """Run the actors in the cluster of `session`. Engines of another `attempt` sample with other noise."""
         self.options = options
         self._attempt = attempt
-        self.cluster = cluster
+        self._session = session
+        self.cluster = session.cluster
         self._trainers: list[Any] = []
         self._generators: dict[int, Any] = {}
         self._num_starts: dict[int, int] = {}
         self._members: frozenset[int] = frozenset()  # connected, and the last update reached them
         self._near: frozenset[int] = frozenset()  # members that read the trainer's copy where it lies
         self._is_read = True  # no engine reads the staged copy
-        self._folder: str | None = None
 
     async def start(self, seconds: float) -> None:
-        """Start Ray and the ranks' processes; then generators may start. Raises PreflightFailed with late ranks."""
+        """Start Ray and the ranks' processes; then generators may start.
+
+        Raises ClusterUnavailable, or PreflightFailed with late ranks.
+        """
         import ray
 
-        await self._join()
-        gpus = COLOCATED_GPUS if self.options.colocated else float(self.options.trainer.device == "cuda")
+        await self._session.ready()
+        own = 1.0 if self.options.trainer.device == "cuda" else 0.0
+        gpus = COLOCATED_GPUS if self.options.colocated else own
         # Four threads: training; sending a copy of the weights and writing a checkpoint meanwhile; and short calls.
         ranks, place = self.options.ranks, self._role_resource("trainer")
         trainer = ray.remote(concurrency_groups={"train": 1, "send": 1, "save": 1})(Trainer)
@@ -111,28 +108,6 @@ class Fleet:
 
     def _role_resource(self, role: str) -> dict[str, float] | None:
         return {role: 1.0} if self.cluster is not None else None
-
-    async def _join(self) -> None:
-        """Join Ray's cluster as a driver, or start one. Raises ClusterUnavailable."""
-        import ray
-
-        cluster_options: dict[str, Any] = {"address": self.cluster}
-        if self.cluster is None:
-            self._folder = tempfile.mkdtemp(prefix="scalerl-ray-")  # short: Ray puts unix sockets below it
-            cluster_options = {
-                "address": "local",
-                "num_cpus": self.options.ranks + self.options.generators,
-                "include_dashboard": False,
-                "object_store_memory": self.options.object_store_bytes,
-                "_temp_dir": self._folder,
-                # Ray's default is 15: on a machine that is shared, trainer and engines would get what others leave.
-                "_system_config": {"worker_niceness": 0},
-            }
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        try:
-            await asyncio.to_thread(ray.init, **cluster_options, **quiet)
-        except Exception as error:  # Ray raises nothing narrower
-            raise ClusterUnavailable(f"Ray did not start: {first_line(error, MESSAGE_CHARACTERS)}") from error
 
     async def start_generator(self, index: int) -> float:
         """Start (or start again) generator `index`; return its start-up time in seconds."""
@@ -307,7 +282,7 @@ class Fleet:
 
     async def write_copy(self, folder: Path) -> list[RankPart]:
         """Every rank writes its copy under `folder`, beside training; return what was written."""
-        calls = (trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers)
+        calls = [trainer.write_copy.options(concurrency_group="save").remote(folder) for trainer in self._trainers]
         return await gather_ranks([self._trainer(call) for call in calls])
 
     async def find_damage(self, folder: Path) -> str | None:
@@ -320,11 +295,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """Stop every process. Harmless when nothing runs."""
-        import ray
-
-        await asyncio.to_thread(ray.shutdown)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        await self._session.stop()
 
     async def _per_rank(self, method: str, batches: Sequence[Sequence[MicroBatch]], **options: float) -> list[Any]:
         shared = self.options.trainer.sequence_parallel  # ranks that get the same rows and return the same result
@@ -336,8 +307,10 @@ class Fleet:
         return (await gather_ranks([self._trainer(call) for call in calls]))[::shared]
 
     async def _on_ranks(self, method: str, *arguments: object, **options: object) -> list[Any]:
-        actors = (getattr(trainer, method).options(concurrency_group="train") for trainer in self._trainers)
-        calls = [actor.remote(*arguments, **options) for actor in actors]
+        calls = [
+            getattr(trainer, method).options(concurrency_group="train").remote(*arguments, **options)
+            for trainer in self._trainers
+        ]
         return await gather_ranks([self._trainer(call) for call in calls])
 
     async def _trainer(self, reference: Awaitable[Any]) -> Any:

@@ -20,7 +20,6 @@ from scalerl_api.wire import (
 )
 from scalerl_runtime.actors.fleet import FleetOptions
 from scalerl_runtime.actors.generator import EngineOptions
-from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.trainer import TrainerOptions
 from scalerl_runtime.weights.buckets import Transport
 
@@ -109,11 +108,9 @@ def build_fleet_options(
         ),
         engine=_build_engine_options(run, recipe, model, threads=threads, stop_ids=stop_ids),
         ranks=spec.trainer.ranks,
-        generators=spec.generator.min_replicas,
         kv_cache=recipe.asynchrony.kv_cache,
         transport=transport,
         colocated=spec.generator.colocated,
-        object_store_bytes=object_store_bytes(recipe),
     )
 
 

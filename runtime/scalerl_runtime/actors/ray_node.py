@@ -36,7 +36,7 @@ from scalerl_api.wire import (
     PORT_RAY_OBJECTS,
     PORTS_RAY_WORKERS,
 )
-from scalerl_runtime.actors.object_store import object_store_bytes
+from scalerl_runtime.actors.ray_session import object_store_bytes
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from scalerl_api.rollouts import ROLLOUTS
 from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options
+from scalerl_runtime.actors.ray_session import RaySession
 from scalerl_runtime.algorithm.interruption import Interruption
 from scalerl_runtime.algorithm.rollout_rows import RowSource
 from scalerl_runtime.algorithm.staleness import build_staleness_bound
@@ -75,7 +76,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of an attempt. Ray is not started yet, and the pool has no running generator."""
+    """The parts of an attempt. Ray may still be starting, and the pool has no running generator."""
 
     tokenizer: Any
     stop_ids: tuple[int, ...]  # tokens that end a completion, the one of a right completion first
@@ -122,8 +123,10 @@ def _open_rollouts(environment: Environment, run: RLRun) -> RolloutRecorder:
     return RolloutRecorder(store, source, spec.deadlines.checkpoint_seconds)
 
 
-async def build_parts(inputs: AttemptInputs) -> Parts:
+async def build_parts(inputs: AttemptInputs, session: RaySession) -> Parts:
     """Check the model, load its tokenizer and the data, start the verifier, and build fleet and pool.
+
+    `session` becomes the fleet's, which then stops it.
 
     Raises InvalidRun, ModelUnavailable, DataUnavailable, DeadlineExceeded, and as `start_judges`.
     """
@@ -151,7 +154,7 @@ async def build_parts(inputs: AttemptInputs) -> Parts:
     pool_options = _build_pool_options(inputs, tokenizer)
     # The judges' processes start last: an error above leaves none of them behind.
     judges = await start_judges(run, data)
-    fleet = Fleet(fleet_options, inputs.environment.cluster, attempt=inputs.environment.attempt)
+    fleet = Fleet(fleet_options, session, attempt=inputs.environment.attempt)
     fixed = run.spec.generator.min_replicas if fleet.cluster is None else 0
     slots = [Slot(index, RoleClock(pool_options.devices)) for index in range(fixed)]
     tracer = open_tracing(run.name, run.metadata.namespace, inputs.environment.attempt)

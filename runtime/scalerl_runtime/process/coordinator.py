@@ -4,14 +4,15 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_api.wire import ADDRESS_FILE, BEST_MODEL, FINAL_MODEL, EvalPoint
-from scalerl_runtime.actors.object_store import object_store_bytes
 from scalerl_runtime.actors.options import Environment
+from scalerl_runtime.actors.ray_session import OwnCluster, RaySession, object_store_bytes
 from scalerl_runtime.algorithm.step import NonFinite
 from scalerl_runtime.data.demonstrations import DemonstrationSource
 from scalerl_runtime.deadlines import within
@@ -92,7 +93,7 @@ class Coordinator:
             await self.server.stop()
 
     async def _run_parts(self, newest: tuple[Path, RunState] | None) -> EndReason:
-        parts = await build_parts(self.inputs)
+        parts = await self._build_parts()
         following = asyncio.create_task(self.exports.follow())
         outcome = "Failed"
         try:
@@ -102,6 +103,16 @@ class Coordinator:
             following.cancel()
             await asyncio.to_thread(self.reporter.close_trackers, outcome)
             await parts.close()
+
+    async def _build_parts(self) -> Parts:
+        """Check model and data while Ray starts, which takes no device. An error stops Ray."""
+        session = RaySession(self.inputs.environment.cluster, OwnCluster.of(self.inputs.run))
+        async with AsyncExitStack() as on_error:
+            on_error.push_async_callback(session.stop)
+            session.begin(self.handle_signals)
+            parts = await build_parts(self.inputs, session)
+            on_error.pop_all()
+        return parts
 
     async def _train_and_export(self, parts: Parts, newest: tuple[Path, RunState] | None) -> EndReason:
         """Train to the end or to a stop; then the newest checkpoint, and the best evaluated one, become models."""

@@ -213,7 +213,7 @@ class EngineThread:
             self._loop.call_soon_threadsafe(self._fail_waiting)
 
     def _release_process_groups(self) -> None:
-        """Destroy vLLM's process groups with the last engine: those of a failed one would be taken for the next one's."""
+        """Destroy vLLM's process groups with the last engine: the next one would take over those of a failed one."""
         with _live_lock:
             _live.discard(self)
             if not _live:

@@ -68,7 +68,7 @@ def test_environment_is_read_from_the_variables_of_the_wire():
 def test_on_a_cpu_the_processes_share_the_cores():
     run, recipe = load("quickstart.yaml")
     found = build_fleet_options(run, recipe, "/model", num_cpus=8, stop_ids=(1,))
-    assert (found.ranks, found.generators) == (1, 1)
+    assert found.ranks == 1
     assert (found.trainer.cpu_threads, found.engine.cpu_threads) == (4, 4)
     assert build_fleet_options(run, recipe, "/model", num_cpus=1, stop_ids=()).engine.cpu_threads == 1
     assert (found.trainer.device, found.engine.tensor_parallel) == ("cpu", 0)
@@ -83,7 +83,7 @@ def test_on_a_cpu_the_processes_share_the_cores():
 def test_separate_devices_use_nccl():
     run, recipe = load("qwen3-8b-math.yaml")
     found = build_fleet_options(run, recipe, "hub/id", num_cpus=64, stop_ids=())
-    assert (found.ranks, found.generators, found.engine.tensor_parallel) == (16, 16, 4)
+    assert (found.ranks, found.engine.tensor_parallel) == (16, 4)
     assert (found.transport, found.trainer.transport, found.engine.transport) == ("nccl",) * 3
     assert (found.trainer.device, found.trainer.dtype, found.trainer.head, found.engine.head) == (
         "cuda",

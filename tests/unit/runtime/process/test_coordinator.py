@@ -32,6 +32,26 @@ class Closing:
         self.closed = True
 
 
+class StandInSession:
+    """What becomes of Ray."""
+
+    def __init__(self, *_):
+        self.events = []
+
+    def begin(self, _then):
+        self.events.append("begin")
+
+    async def stop(self):
+        self.events.append("stop")
+
+
+@pytest.fixture(autouse=True)
+def session(monkeypatch):
+    found = StandInSession()
+    monkeypatch.setattr(module, "RaySession", lambda *_: found)
+    return found
+
+
 @pytest.fixture
 def coordinator(tmp_path):
     (tmp_path / "token").write_text("secret")
@@ -48,10 +68,24 @@ def test_a_stop_before_the_training_cancels_the_start(coordinator, monkeypatch):
         await asyncio.Event().wait()
 
     parts = Closing(start)
-    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    monkeypatch.setattr(module, "build_parts", lambda *_: asyncio.sleep(0, parts))
     monkeypatch.setattr(module, "load_warm_start", lambda *_: asyncio.sleep(0))
     assert asyncio.run(coordinator.run_attempt()) == "Stopped"
     assert parts.closed
+
+
+def test_a_refused_model_stops_ray_which_started_meanwhile(coordinator, session, monkeypatch):
+    fault = InvalidRun([Fault("spec.model.source", "missing", "a folder")])
+
+    async def build(_inputs, given):
+        assert given.events == ["begin"]
+        raise fault
+
+    monkeypatch.setattr(module, "build_parts", build)
+    with pytest.raises(InvalidRun) as raised:
+        asyncio.run(coordinator.run_attempt())
+    assert raised.value is fault
+    assert session.events == ["begin", "stop"]
 
 
 def test_a_failed_start_closes_the_parts(coordinator, monkeypatch):
@@ -59,7 +93,7 @@ def test_a_failed_start_closes_the_parts(coordinator, monkeypatch):
         raise TrainerLost("rank 1")
 
     parts = Closing(start)
-    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, parts))
+    monkeypatch.setattr(module, "build_parts", lambda *_: asyncio.sleep(0, parts))
     monkeypatch.setattr(module, "load_warm_start", lambda *_: asyncio.sleep(0))
     with pytest.raises(TrainerLost):
         asyncio.run(coordinator.run_attempt())
@@ -78,7 +112,7 @@ def test_demonstrations_are_read_before_a_process_starts(coordinator, monkeypatc
     async def start(_seconds):
         raise AssertionError("the trainer is started")
 
-    monkeypatch.setattr(module, "build_parts", lambda _inputs: asyncio.sleep(0, Closing(start)))
+    monkeypatch.setattr(module, "build_parts", lambda *_: asyncio.sleep(0, Closing(start)))
     monkeypatch.setattr(module, "load_warm_start", load)
     with pytest.raises(InvalidRun) as raised:
         asyncio.run(coordinator.run_attempt())

@@ -3,7 +3,7 @@
 import pytest
 
 from scalerl_api.recipe import Length, Recipe
-from scalerl_runtime.actors.object_store import object_store_bytes
+from scalerl_runtime.actors.ray_session import object_store_bytes
 
 BASE = 536_870_912
 
