@@ -48,7 +48,6 @@ def plan_rows(case: dict[str, Any], shares: int, seed: int) -> list[list[MicroBa
         build_micro_batch(make_sequences(lengths, seed * 100 + index, case.get("experts", ())))
         for index, lengths in enumerate(case["rows"])
     ]
-    rows += [build_micro_batch([])] * (-len(rows) % shares)
     return [rows[share::shares] for share in range(shares)]
 
 
@@ -76,16 +75,15 @@ def start(case: dict[str, Any], rank: int, port: int, ranks: int) -> Trainer:
 
 
 def train(case: dict[str, Any], rank: int, port: int, ranks: int) -> dict[str, Any]:
-    """Losses, gradient norms and log-probabilities by step, of the rank's share; and on rank 0 the weights after."""
+    """By step the norm, stats, tokens and log-probabilities by row, of the rank's rows; on rank 0 the weights after."""
     trainer = start(case, rank, port, ranks)
     own = rank // case["parts"]
     steps = []
     for step in range(STEPS):
         rows = plan_rows(case, ranks // case["parts"], step)[own]
-        before = trainer.logprobs(rows, step)
+        before = [trainer.logprobs([row], step) for row in rows]
         result = trainer.train(rows, learning_rate=1e-3, kl_coefficient=0.1, version=step + 1)
-        stats = vars(result.stats)
-        steps.append({"norm": result.grad_norm, "stats": stats, "before": before, "logp": result.logp})
+        steps.append({"norm": result.grad_norm, "stats": result.stats, "tokens": result.tokens, "before": before})
     trainer.stage_weights(reuse=True)
     weights = {
         entry.name: view(flat, entry).clone()

@@ -1,6 +1,6 @@
 """Memory of a trainer rank and of an engine's rank on its device, by part.
 
-P is the number of parameters, R of ranks, N of tokens in a micro-batch, h the model's width, V its vocabulary.
+P is the number of parameters, R of ranks, N of tokens in a rank's part of a micro-batch, h the model's width, V its vocabulary.
 `bench/runtime/plan_memory.py` compares the sums with counted allocations.
 """
 
@@ -79,7 +79,7 @@ def host_memory(shape: ModelShape, run: RLRun) -> float:
     if trainer.offload.parameters == "cpu":
         total += ranks * item_bytes(run) * shape.parameters / trainer.ranks
     if trainer.activations == "offload":
-        total += ranks * input_bytes(shape, run.spec.trainer.micro_batch_tokens, item_bytes(run))
+        total += ranks * input_bytes(shape, run.spec.trainer.rank_tokens, item_bytes(run))
     if run.spec.generator.colocated:
         total += item_bytes(run) * shape.parameters
     return total
@@ -137,7 +137,7 @@ def _buckets(shape: ModelShape, run: RLRun) -> Part:
 def _kept(shape: ModelShape, run: RLRun) -> Part:
     """Tensors that the forward pass keeps: inputs of layers, or all that the backward needs."""
     trainer, item = run.spec.trainer, item_bytes(run)
-    tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
+    tokens, is_gpu = trainer.rank_tokens, bool(trainer.gpus_per_replica)
     if trainer.activations == "keep":
         total = sum(layer_bytes(shape, each, tokens, item, is_gpu=is_gpu) for each in shape.layer_shapes)
         return Part("activations of all layers", total, "all that the backward needs")
@@ -154,7 +154,7 @@ def _forward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
 def _backward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
     """The largest of the head's backward and of a layer's, beside what the forward kept."""
     trainer, item = run.spec.trainer, item_bytes(run)
-    tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
+    tokens, is_gpu = trainer.rank_tokens, bool(trainer.gpus_per_replica)
     layer = max(layer_bytes(shape, each, tokens, item, is_gpu=is_gpu) for each in shape.layer_shapes)
     # Gradients of a layer's weights, and of the widest tensor and its input, are there before they are summed.
     widest = max(each.width * max(1, each.chosen) for each in shape.layer_shapes)
