@@ -37,7 +37,7 @@ unit: setup ## run the unit tests: no process, no network
 	@$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_docs.py
 
 local: needs-setup-engines setup ## test with the real vLLM, DeepSpeed and Ray on this machine
-	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W default tests/local # warnings about resources that vLLM leaves open appear at the end, outside any test
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 -W default tests/local # warnings about resources that vLLM leaves open appear at the end, outside any test
 
 check: setup ## check format, lint, types, import rules, generated files; run the unit tests
 	@scripts/check

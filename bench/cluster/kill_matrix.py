@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from cluster_lab import NAMESPACE, ROOT, Testbed, build_parser, build_run, build_table, find_results, write_part
-from kill_ground import LOOK_SECONDS, TRAINERS, Ground, Replicas, SimulatedGround, Witness
+from kill_ground import LOOK_SECONDS, SHRINKS, TRAINERS, Ground, Replicas, SimulatedGround, Witness
 from simulated_kubelet import SCHEDULER, SimulatedKubelet
 
 from scalerl_operator.kube.client import EVENTS, RUNS, Json, KubeClient, KubeError
@@ -29,14 +29,16 @@ VICTIMS = (
     "etcd",
     "coordinator pod",
     "trainer pod",
+    SHRINKS,
     "generator pod",
     "node NotReady",
 )
 PHASES = ("starting", "running", "checkpointing", "suspending", "stopping")
 GOES_ON = PHASES[:3]  # phases after which a run trains
-COSTS_AN_ATTEMPT = ("coordinator pod", "trainer pod", "node NotReady")
+COSTS_AN_ATTEMPT = ("coordinator pod", "trainer pod", SHRINKS, "node NotReady")
 GENERATORS = 3
 CELL_SECONDS = 600.0  # a node is given up after 50 s, its pods after their grace and a minute
+GANG_SECONDS = 10.0  # that a restarted attempt waits for room for all its trainer pods
 LOST_NODE_SECONDS = 10  # that pods tolerate a node which does not answer; Kubernetes' default is 300
 
 
@@ -103,7 +105,7 @@ class Matrix:
     async def _judge(self, cell: Cell, run: str, step: int, struck: float) -> Cell:
         try:
             if cell.phase in GOES_ON:
-                await self._goes_on(run, step)
+                await self._goes_on(cell.victim, run, step)
             elif cell.phase == "suspending":
                 await self._until("it is suspended", lambda: self._is_suspended(run))
             else:
@@ -112,7 +114,9 @@ class Matrix:
             if cell.phase == "suspending":
                 cell.steps_lost = max(0, step - self.ground.saved(run))
                 await self._insist(lambda: self.kube.merge(RUNS, NAMESPACE, run, {"spec": {"suspend": False}}))
-                await self._until("it goes on", lambda: self._trains(run, GENERATORS, self.ground.saved(run)))
+                await self._until(
+                    "it goes on", lambda: self._trains(cell.victim, run, GENERATORS, self.ground.saved(run))
+                )
             elif cell.phase == "stopping":
                 cell.steps_lost = max(0, step - self.ground.saved(run))
             elif int(self.witness.status(run)["attempt"]) > 1:
@@ -125,15 +129,16 @@ class Matrix:
         print(json.dumps(asdict(cell)), flush=True)
         return cell
 
-    async def _goes_on(self, run: str, step: int) -> None:
+    async def _goes_on(self, victim: str, run: str, step: int) -> None:
         """Check that the run trains beyond the step of the kill and that an edit made meanwhile takes effect."""
         edit = {"spec": {"generator": {"maxReplicas": GENERATORS + 1}}}
         await self._insist(lambda: self.kube.merge(RUNS, NAMESPACE, run, edit))
-        await self._until("it goes on", lambda: self._trains(run, GENERATORS + 1, step))
+        await self._until("it goes on", lambda: self._trains(victim, run, GENERATORS + 1, step))
 
-    def _trains(self, run: str, generators: int, step: int) -> bool:
-        witness = self.witness
-        is_whole = witness.state(run) == "Training" and witness.has_pods(run, generators) and witness.is_current(run)
+    def _trains(self, victim: str, run: str, generators: int, step: int) -> bool:
+        witness, trainers = self.witness, TRAINERS - (victim == SHRINKS)
+        has_pods = witness.has_pods(run, generators, trainers)
+        is_whole = witness.state(run) == "Training" and has_pods and witness.is_current(run)
         return is_whole and self.ground.step(run) > step
 
     def _is_suspended(self, run: str) -> bool:
@@ -143,6 +148,7 @@ class Matrix:
         """Yield each fault as a sentence."""
         resumed = cell.phase == "suspending"
         wanted = 1 + resumed + (cell.victim in COSTS_AN_ATTEMPT and cell.phase in GOES_ON)
+        wanted += cell.victim == SHRINKS and cell.phase != "stopping"  # one that waited for room for all ranks
         attempts = int(self.witness.status(run).get("attempt", 0))
         if attempts != wanted:
             yield f"{attempts} attempts instead of {wanted}"
@@ -189,10 +195,10 @@ def build_matrix_run(name: str) -> Json:
     template = {"spec": {"schedulerName": SCHEDULER, "tolerations": tolerations}}
     policy = {"name": "enough", "when": {"passRate": {"above": 0.5}}, "for": 1, "mode": "Enforce"}
     document["spec"] |= {
-        "trainer": {"replicas": TRAINERS, "gpusPerReplica": 0, "template": template},
+        "trainer": {"replicas": TRAINERS, "minReplicas": 1, "gpusPerReplica": 0, "template": template},
         "generator": {"minReplicas": GENERATORS, "maxReplicas": GENERATORS, "gpusPerReplica": 0, "template": template},
         "stopPolicies": [policy],
-        "deadlines": {"checkpointSeconds": 60},
+        "deadlines": {"checkpointSeconds": 60, "gangSeconds": GANG_SECONDS},
     }
     return document
 

@@ -31,6 +31,7 @@ TOKENS = 512  # of a micro-batch
 SEQUENCES = 4
 STEPS = 2
 BUCKET = 1_000_000  # numbers; DeepSpeed's default would be larger than these models
+CASES = "bfloat16/checkpoint/1,float32/keep/1,bfloat16/checkpoint/1/8,float32/keep/1/8"
 MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "dense, tied, grouped": ("qwen3", {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 768, "vocab_size": 4096,
@@ -57,6 +58,8 @@ class Comparison:
     dtype: str
     activations: str
     stage: int
+    rank: int | None
+    """Of adapters; None: the whole model is trained."""
     measured: dict[str, int]
     planned: dict[str, float]
     planned_moments: str
@@ -67,18 +70,18 @@ class Comparison:
         return self.planned["peak"] / self.measured["peak"] - 1.0
 
 
-def compare(model: str, dtype: str, activations: str, stage: int) -> Comparison:
+def compare(model: str, dtype: str, activations: str, stage: int, rank: int | None = None) -> Comparison:
     """Train one model and return what was counted and what was planned."""
     family, settings = MODELS[model]
     config = AutoConfig.for_model(family, **settings)
-    run = make_run(dtype, activations, stage)
+    run = make_run(dtype, activations, stage, rank)
     planned = trainer_memory(parse_model(json.loads(config.to_json_string()), model), run, is_first=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
         measured = measure(folder, run, settings["vocab_size"])
-    return Comparison(model, family, dtype, activations, stage, measured, _planned_bytes(planned), planned.moment)
+    return Comparison(model, family, dtype, activations, stage, rank, measured, _planned_bytes(planned), planned.moment)
 
 
 def _planned_bytes(planned: RankMemory) -> dict[str, float]:
@@ -87,15 +90,16 @@ def _planned_bytes(planned: RankMemory) -> dict[str, float]:
     return {**{name: parts[name] for name in names}, "peak": planned.total}
 
 
-def make_run(dtype: str, activations: str, stage: int) -> RLRun:
+def make_run(dtype: str, activations: str, stage: int, rank: int | None) -> RLRun:
     """Return an RLRun whose trainer is one rank on the CPU."""
+    lora = {} if rank is None else {"lora": {"rank": rank}}
     return parse_run(
         {
             "apiVersion": "scalerl.io/v1alpha1",
             "kind": "RLRun",
             "metadata": {"name": "counted"},
             "spec": {
-                "model": {"source": "counted/model", "dtype": dtype},
+                "model": {"source": "counted/model", "dtype": dtype, **lora},
                 "data": {"train": {"source": "counted.jsonl"}, "heldOut": {"prompts": 1}},
                 "reward": {"verifier": "math"},
                 "budget": {"steps": 1000},
@@ -127,7 +131,7 @@ def measure(folder: Path, run: RLRun, vocabulary: int) -> dict[str, int]:
     found = {
         "weights": storage_bytes(engine.module.parameters()),
         "optimizer": storage_bytes([*masters, *states]),
-        "copy for the generators": storage_bytes(trainer._staged),
+        "copy for the generators": storage_bytes(trainer._staged.flats),
     }
     for name in ("forward", "backward", "step"):
         setattr(engine, name, counted.run_in(name, getattr(engine, name)))
@@ -152,6 +156,7 @@ def _start(folder: Path, run: RLRun) -> Trainer:
         seed=0,
         device="cpu",
         activations=spec.trainer.activations,
+        lora=spec.model.lora,
         deepspeed=spec.trainer.deepspeed,
     )
     with socket.socket() as probe:
@@ -183,12 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--json", type=Path, help="write the comparisons into this file")
     parser.add_argument("--model", choices=list(MODELS), action="append", help="only this one; may be repeated")
-    parser.add_argument("--cases", default="bfloat16/checkpoint/1,float32/keep/1")
+    parser.add_argument("--cases", default=CASES, help="dtype/activations/stage, and /rank of adapters, with commas")
     options = parser.parse_args(arguments)
     os.environ["DS_ACCELERATOR"] = "cpu"
     cases = [case.split("/") for case in options.cases.split(",")]
     names = options.model or list(MODELS)
-    found = [compare(name, dtype, kind, int(stage)) for name in names for dtype, kind, stage in cases]
+    found = [compare(name, *case[:2], *map(int, case[2:])) for name in names for case in cases]
     if options.json:
         options.json.write_text(json.dumps([{**asdict(each), "error": each.error} for each in found]))
     print("| model | type, activations, stage | weights MB | optimizer | copy | peak counted | peak planned | error |")
@@ -196,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     for each in found:
         static = [f"{each.measured[name] / 1e6:.1f}" for name in ("weights", "optimizer", "copy for the generators")]
         peaks = [f"{each.measured['peak'] / 1e6:.1f}", f"{each.planned['peak'] / 1e6:.1f}", f"{each.error:+.1%}"]
-        case = f"{each.dtype}, {each.activations}, {each.stage}"
+        case = f"{each.dtype}, {each.activations}, {each.stage}" + (f", rank {each.rank}" if each.rank else "")
         print(f"| {each.model} ({each.family}) | {case} | {' | '.join([*static, *peaks])} |", flush=True)
     return int(any(abs(each.error) > 0.1 for each in found))
 

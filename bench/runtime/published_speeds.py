@@ -88,6 +88,7 @@ def build_engine(work: ModelWork, gpus: int, lengths: Lengths) -> EngineSpeed:
         flops=device.bf16_flops,
         bandwidth=device.memory_bandwidth,
         weight_bytes=2,
+        head_bytes=2,
         kv_bytes=2,
         lengths=lengths,
     )

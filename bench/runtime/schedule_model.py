@@ -112,7 +112,9 @@ class FluidEngine:
         self.load_seconds += (now - self.updated) * len(self.running)
         self.updated = now
         while self.running and self.running[0][0] <= self.progress + 1e-6:
-            heapq.heappop(self.running)[2].set_result(None)
+            done = heapq.heappop(self.running)[2]
+            if not done.done():  # cancelled: the engine samples it to its end all the same
+                done.set_result(None)
         while self.waiting and len(self.running) < self.scenario.max_sequences:
             length, done = self.waiting.popleft()
             self.serial += 1

@@ -5,7 +5,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import PydanticCustomError
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$"
@@ -39,6 +39,13 @@ class ApiModel(BaseModel):
         if bool in kinds and len(kinds) == 1 and not isinstance(value, bool):
             raise PydanticCustomError("bool_type", "true or false is needed")
         return value
+
+    def find_text(self, path: str) -> str:
+        """Return the text at `path`, such as `model.source`; empty if a part of it is unset or no text is there."""
+        found: object = self
+        for part in path.split("."):
+            found = getattr(found, to_snake(part), None)
+        return found if isinstance(found, str) else ""
 
 
 @cache

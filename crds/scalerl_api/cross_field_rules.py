@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic.alias_generators import to_camel
 
+from scalerl_api.addresses import CHECKPOINT_ADDRESSES, DATA_ADDRESSES, MODEL_ADDRESSES, AddressForms
 from scalerl_api.data import DataSpec, NamedDatasetSpec
 from scalerl_api.policies import Bound, FailureRule, SetBound, StopCondition
 from scalerl_api.recipe import MIN_TEMPERATURE, Recipe
@@ -77,6 +78,22 @@ def _bound(quantity: str) -> Rule[Bound]:
     )
 
 
+def _address(path: str, forms: AddressForms, shown: str) -> Rule[RLRunSpec]:
+    """A source or folder that, if it is an address, is of one of `forms`; its message repeats no password."""
+    parts = path.split(".")
+    unset = " || ".join(f"!has(self.{'.'.join(parts[:end])})" for end in range(1, len(parts) + 1))
+    pattern = forms.pattern.replace("\\", "\\\\")
+    return Rule[RLRunSpec](
+        at="spec",
+        blamed=path,
+        cel=f"{unset} || !self.{path}.contains('://') || self.{path}.matches('{pattern}')",
+        holds=lambda it: forms.fits(it.find_text(path)),
+        found=f"{{it.{shown}}}",
+        allowed=forms.allowed,
+        derived={f"it.{shown}": f"(self.{path}.contains('@') ? self.{path}.split('://')[0] + '://...' : self.{path})"},
+    )
+
+
 _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
 _SET = _count(_QUANTITIES)
 _CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
@@ -92,14 +109,9 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         found="{it.generator.gpus_per_replica}",
         allowed="trainer has {it.trainer.gpus_per_replica}: both on GPUs or both on the CPU",
     ),
-    Rule[RLRunSpec](
-        at="spec",
-        blamed="checkpoint.path",
-        cel="!has(self.checkpoint.path) || !self.checkpoint.path.contains('://')",
-        holds=lambda it: it.checkpoint.path is None or "://" not in it.checkpoint.path,
-        found="{it.checkpoint.path}",
-        allowed="a folder; object storage has to be mounted as one",
-    ),
+    _address("checkpoint.path", CHECKPOINT_ADDRESSES, "shown_path"),
+    _address("model.source", MODEL_ADDRESSES, "shown_model"),
+    _address("warmStart.source", DATA_ADDRESSES, "shown_demonstrations"),
     Rule[RLRunSpec](
         at="spec",
         blamed="trainer.minReplicas",

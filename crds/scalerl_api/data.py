@@ -64,7 +64,8 @@ class DatasetSpec(VerifiedSpec):
 
     source: str = Field(default="", max_length=500)
     """Hub id; a .jsonl, .json, .csv, .tsv or .parquet path, each but the last also with .gz; a folder of such files
-    or a pattern (`part-*.jsonl`); or `reasoning_gym:<task>`. docs/data.md has what is read and what is refused."""
+    or a pattern (`part-*.jsonl`); any of these in a bucket (`s3://bucket/part-*.parquet`, `gs://...`) or on the hub
+    (`hf://datasets/org/name/*.parquet`); or `reasoning_gym:<task>`. docs/data.md has what is read and refused."""
     config: str | None = Field(default=None, min_length=1, max_length=100)
     """Configuration of a hub data set, such as `main` of openai/gsm8k; needed where it has several."""
     split: str = Field(default="train", min_length=1, max_length=100)

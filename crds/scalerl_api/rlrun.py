@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
+from scalerl_api.addresses import show_address
 from scalerl_api.base import RUN_NAME_PATTERN, ApiModel
 from scalerl_api.data import DatasetSpec, DataSpec
 from scalerl_api.passthrough import PodTemplate, Settings
@@ -18,7 +19,10 @@ PLURAL = "rlruns"
 API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
 MANAGED_BY: Final = "scalerl.io/operator"
-MAX_LORA_RANK = 512  # the largest of vLLM's
+SCRATCH: Final = "scratch"  # a model's source: it is made when the run starts
+SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+# vLLM's possible largest ranks; its memory and its kernels are sized by them.
+ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 QUANTITY_PATTERN = r"^[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|Pi)$"
 
 
@@ -47,7 +51,7 @@ LayerName = Annotated[str, Field(min_length=1, max_length=100)]
 class LoraSpec(ApiModel):
     """Low-rank adapters (LoRA): they are trained, stored and sent to generators; the model stays as it is."""
 
-    rank: int = Field(default=16, ge=1, le=MAX_LORA_RANK)
+    rank: int = Field(default=16, ge=1, le=ENGINE_RANKS[-1])
     """Rank of every adapter. An adapter of a layer from n to m numbers has rank * (n + m) trained values."""
     alpha: float = Field(default=32.0, ge=0.001, le=65_536.0)
     """An adapter's output is scaled by alpha / rank; with `useRslora` by alpha / sqrt(rank)."""
@@ -61,12 +65,18 @@ class LoraSpec(ApiModel):
     modules_to_save: list[LayerName] = Field(default=[], max_length=20)
     """Always empty: only adapters are trained and sent."""
 
+    @property
+    def engine_rank(self) -> int:
+        """The rank that an engine's adapters have room for."""
+        return next(each for each in ENGINE_RANKS if each >= self.rank)
+
 
 class ModelSpec(ApiModel):
     """The policy that is trained."""
 
     source: str = Field(min_length=1, max_length=500)
-    """Hub id, local folder, or `scratch`. Cannot change after the run's creation."""
+    """Hub id, local folder, `scratch`, or an address: `hf://org/name@revision`, `s3://bucket/folder`, `gs://...`,
+    `file:///folder` (docs/storage.md). Cannot change after the run's creation."""
     scratch: ScratchModel | None = None
     """Sizes of the model; only with `source: scratch`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -79,7 +89,7 @@ class WarmStartSpec(ApiModel):
     """Supervised fine-tuning before RL; its end is step 0 of the run."""
 
     source: str = Field(min_length=1, max_length=500)
-    """File or hub data set of `prompt` and `completion`, or `reasoning_gym:<task>` for generated traces."""
+    """File, address or hub data set of `prompt` and `completion`, or `reasoning_gym:<task>` for generated traces."""
     steps: int = Field(ge=1, le=1_000_000)
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=1, le=100_000)
@@ -126,6 +136,10 @@ class BudgetSpec(ApiModel):
     eval_every_steps: int = Field(default=100, ge=1, le=1_000_000)
     """Steps between evaluations. Step 0 and the last step are always evaluated. Each evaluated step has a
     checkpoint."""
+    eval_share: float = Field(default=0.5, ge=0.01, le=1.0)
+    """Share of the engines that an evaluation takes while training goes on: that many of them, rounded up but not the
+    last one, keep the evaluated weights until it is done. With one engine it is a share of its sequences, and the
+    weights are updated meanwhile. docs/evaluations.md has the consequences."""
 
 
 class TrainerOffload(ApiModel):
@@ -155,7 +169,7 @@ class TrainerSpec(ApiModel):
     gradients too: their sums are float32, 4 bytes a parameter."""
     sequence_parallel: int = Field(default=1, ge=1, le=256)
     """Ranks that share each packed row, a part each, for long sequences (DeepSpeed-Ulysses): activations of a rank are
-    divided by it. It divides the ranks and the model's attention heads. Updates are those of 1; docs/sequence.md."""
+    divided by it. It divides the ranks and the model's attention heads. Updates are those of 1; docs/gpu.md."""
     micro_batch_tokens: int = Field(default=16_384, ge=16, le=10_000_000)
     """Token budget of one packed micro-batch; the longest sequence must fit. With `sequenceParallel` it is that of the
     row that the ranks share."""
@@ -221,7 +235,7 @@ class CheckpointSpec(ApiModel):
     """Checkpoints: interval, number, storage."""
 
     path: str | None = Field(default=None, max_length=1000)
-    """Folder for checkpoints; unset: `checkpoints` in the run's folder."""
+    """Folder for checkpoints, also as `file:///folder`; unset: `checkpoints` in the run's folder."""
     every_steps: int = Field(default=50, ge=1, le=1_000_000)
     """Steps between checkpoints."""
     keep: int = Field(default=3, ge=2, le=1000)
@@ -229,8 +243,9 @@ class CheckpointSpec(ApiModel):
     claim_name: str | None = Field(default=None, min_length=1, max_length=253)
     """On a cluster: the PersistentVolumeClaim of the run's folder, writable from every node; never deleted. Unset:
     the operator creates `<run>-checkpoints` and keeps it when the run is deleted. Read when a run's pods start."""
-    claim_size: str = Field(default="100Gi", pattern=QUANTITY_PATTERN, max_length=12)
-    """Size of the created claim. Changing it later has no effect."""
+    claim_size: str | None = Field(default=None, pattern=QUANTITY_PATTERN, max_length=12)
+    """Size of the created claim; unset: what the model's checkpoints need, or 100Gi where its size is not known
+    (docs/storage.md). Changing it later has no effect."""
     storage_class_name: str | None = Field(default=None, min_length=1, max_length=253)
     """Storage class of the created claim; unset: the cluster's default. Changing it later has no effect."""
 
@@ -263,6 +278,22 @@ class ForecastSpec(ApiModel):
     """A pass rate; the compute to reach it is predicted."""
 
 
+class SecretKey(ApiModel):
+    """One key of a Secret in the run's namespace."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Of the Secret."""
+    key: str = Field(default="token", pattern=SECRET_KEY_PATTERN, max_length=253)
+    """Its key."""
+
+
+class SecretsSpec(ApiModel):
+    """Secrets that a run's pods get on a cluster, by reference; on one machine the environment has them."""
+
+    hub_token: SecretKey | None = None
+    """Token of the Hugging Face hub: the variable HF_TOKEN of the pods that fetch a model or data."""
+
+
 class RLRunSpec(ApiModel):
     """The desired state of a run."""
 
@@ -293,6 +324,8 @@ class RLRunSpec(ApiModel):
     """Durability."""
     rollouts: RolloutsSpec = RolloutsSpec()
     """Stored completions."""
+    secrets: SecretsSpec = SecretsSpec()
+    """Secrets of the pods."""
     forecast: ForecastSpec = ForecastSpec()
     """Curve fit."""
     stop_policies: list[StopPolicy] = Field(default=[], max_length=20)
@@ -310,6 +343,21 @@ class RLRunSpec(ApiModel):
     docs/trackers.md. Credentials come from the tracker's own environment variables."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seeds data order, sampling, splits and weights."""
+
+    @property
+    def shown_path(self) -> str:
+        """`checkpoint.path` for a message: without what may be a password."""
+        return show_address(self.checkpoint.path or "")
+
+    @property
+    def shown_model(self) -> str:
+        """`model.source` for a message."""
+        return show_address(self.model.source)
+
+    @property
+    def shown_demonstrations(self) -> str:
+        """`warmStart.source` for a message."""
+        return show_address("" if self.warm_start is None else self.warm_start.source)
 
     def resolved_recipe(self) -> Recipe:
         """Return the recipe with preset and overrides applied. Raises pydantic.ValidationError."""

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from scalerl_api.cluster_policy import build_policy, build_roles, build_validations
+from scalerl_api.pages.reference_page import build_reference
 from scalerl_api.recipe import Recipe
-from scalerl_api.reference_page import build_reference
 from scalerl_api.rlrun import API_VERSION, GROUP, KIND, PLURAL, RLRun, RLRunSpec
 from scalerl_api.status import RLRunStatus
 

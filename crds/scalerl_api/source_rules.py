@@ -7,6 +7,7 @@ a structural schema has no type for that, so its rules do not reach the field.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from scalerl_api.addresses import DATA_ADDRESSES, is_address, parse_hub_dataset, show_address
 from scalerl_api.data import DatasetSpec, NamedDatasetSpec, TrainSourceSpec, list_columns
 from scalerl_api.reward import ENVIRONMENT, VerifiedSpec
 from scalerl_api.rlrun import RLRun, RLRunSpec
@@ -72,12 +73,10 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
         yield "spec.reward.verifier", "missing", f"needed, or a verifier of its own in {path}"
     if "reasoning_gym" in judges and not source.is_generated:
         yield f"{path}.source", source.source, "verifier reasoning_gym needs reasoning_gym:<task>"
+    yield from _check_address(path, source)
     yield from _check_columns(path, source)
     yield from _check_options(path, source)
-    if source.is_generated:
-        yield from _check_hub_fields(path, source)
-    if source.task and not source.is_generated:
-        yield f"{path}.task", "set", "only with source: reasoning_gym:<task>"
+    yield from _check_generated(path, source)
     known = {f"http:{each.name}" for each in spec.reward.http}
     for each in judges:
         if each.startswith("http:") and each not in known:
@@ -86,6 +85,13 @@ def _check_source(spec: RLRunSpec, path: str, source: DatasetSpec) -> Iterator[F
     is_plain = spec.data.prompt_format == "plain"
     if is_plain and source.system_prompt is not None:
         yield f"{path}.systemPrompt", "set", "only with promptFormat: chat"
+
+
+def _check_address(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    if not DATA_ADDRESSES.fits(source.source):
+        yield f"{path}.source", show_address(source.source), DATA_ADDRESSES.allowed
+    elif is_address(source.source) and parse_hub_dataset(source.source) is None:
+        yield from _check_hub_fields(path, source)
 
 
 def _check_columns(path: str, source: DatasetSpec) -> Iterator[Finding]:
@@ -107,9 +113,16 @@ def _check_options(path: str, source: DatasetSpec) -> Iterator[Finding]:
         yield f"{path}.shuffleOptions", "false", allowed
 
 
+def _check_generated(path: str, source: DatasetSpec) -> Iterator[Finding]:
+    if source.is_generated:
+        if source.where:
+            yield f"{path}.where", ", ".join(source.where), "only with rows of a file or of the hub"
+        yield from _check_hub_fields(path, source)
+    elif source.task:
+        yield f"{path}.task", "set", "only with source: reasoning_gym:<task>"
+
+
 def _check_hub_fields(path: str, source: DatasetSpec) -> Iterator[Finding]:
-    if source.where:
-        yield f"{path}.where", ", ".join(source.where), "only with rows of a file or of the hub"
     if source.config is not None:
         yield f"{path}.config", source.config, "only with a data set of the hub"
     if source.split != DatasetSpec.model_fields["split"].default:

@@ -15,7 +15,7 @@ from scalerl_api.passthrough import DEEPSPEED_PATH, ENGINE_PATH, OWNED_DEEPSPEED
 from scalerl_api.policies import WORD_ALLOWED, WORD_PATTERN
 from scalerl_api.recipe import PRESETS, TAG_ALLOWED, TAG_PATTERN, Recipe, merge
 from scalerl_api.reward import PACKAGE_PATTERN, URL_PATTERN, VARIABLE_PATTERN, VERIFIER_PATTERN
-from scalerl_api.rlrun import QUANTITY_PATTERN, RecipeSpec, RLRun
+from scalerl_api.rlrun import QUANTITY_PATTERN, SECRET_KEY_PATTERN, RecipeSpec, RLRun
 from scalerl_api.source_rules import find_source_faults
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -194,6 +194,7 @@ PATTERNS = {
     RUN_NAME_PATTERN: RUN_NAME_ALLOWED,
     WORD_PATTERN: WORD_ALLOWED,
     TAG_PATTERN: TAG_ALLOWED,
+    SECRET_KEY_PATTERN: "letters, digits, '-', '_' and '.'",
     QUANTITY_PATTERN: "a whole number with Ki, Mi, Gi, Ti or Pi behind it",
     VERIFIER_PATTERN: "one of math, choice, reasoning_gym, code, http:name, python:package.module:function, "
     "env:package.module:Class",

@@ -23,6 +23,8 @@ EXPORT_STREAM = "-"  # a tar on stdout
 # Environment of the runtime (written by the actuators, read by the runtime): names and places, no secret.
 ENV_SPEC = "SCALERL_SPEC"  # path of the run's YAML
 ENV_FOLDER = "SCALERL_FOLDER"  # the run's folder: records and, unless the spec says otherwise, checkpoints
+ENV_CACHE = "SCALERL_CACHE"  # folder of fetched models and data, shared by the processes of a node
+ENV_OFFLINE = "SCALERL_OFFLINE"  # set by `scalerl validate`, which fetches nothing from object storage
 ENV_ATTEMPT = "SCALERL_ATTEMPT"  # 1 for the first start
 ENV_PORT = "SCALERL_PORT"  # the coordinator's HTTP port; 0 lets the kernel choose, see ADDRESS_FILE
 ENV_TOKEN_FILE = "SCALERL_TOKEN_FILE"  # path of the bearer token that guards /v1
@@ -90,7 +92,9 @@ EVAL_LABELS = {  # label -> field; the label `attempt` is of the scraped target,
     "index": "index",
     "step": "step",
     "version": "version",
+    "version_end": "version_end",
     "prompts": "prompts",
+    "unsampled": "unsampled",
     "samples": "samples",
     "excluded": "excluded",
     "measured_by": "attempt",
@@ -128,12 +132,17 @@ class EvalPoint(ApiModel):
     step: int
     """Optimizer steps done by the evaluated weights."""
     version: int
-    """The weights' version, the same as `step` unless weights are not pushed every step."""
+    """Lowest version of the weights that sampled its tokens: `step`, or a later one."""
+    version_end: int = 0
+    """Highest version that did: above `version` if an engine was updated meanwhile; 0 in points of older versions."""
     compute_gpu_hours: float
     """GPU-hours (device-hours on CPU) of the whole run when that step ended; warm start excluded."""
     pass_rate: float
     """Mean over prompts and samples, in [0, 1]."""
     prompts: int
+    """Prompts with a graded completion."""
+    unsampled: int = 0
+    """Prompts of the set that were not sampled, because the evaluation was late; the others are a random part."""
     samples: int
     """Completions per prompt."""
     standard_error: float

@@ -1,4 +1,4 @@
-"""Separates faults of hub, network and disk from those of the user, by a source's form or an error's type. PURE."""
+"""Separates faults of hub, network and disk from those of the user, by an error's type. PURE."""
 
 import errno
 from collections.abc import Iterator
@@ -48,14 +48,6 @@ CONTENT_ERRORS = (
     ValueError,
 )
 
-_PATH_STARTS = ("/", "./", "../", "~", ".")
-
-
-def is_path_like(source: str) -> bool:
-    """Whether `source` has the form of a path and not of a hub id, whether or not it exists."""
-    looks = source.startswith(_PATH_STARTS) or source.count("/") > 1 or source.endswith("/") or "\\" in source
-    return looks and "://" not in source
-
 
 def is_transient(error: BaseException) -> bool:
     """Whether a later try may succeed: an outage, a full disk, a time limit; looks through the causes of `error`.
@@ -63,7 +55,7 @@ def is_transient(error: BaseException) -> bool:
     The hub's packages wrap an outage in errors that also stand for a wrong name (`LocalEntryNotFoundError`,
     `DatasetNotFoundError`), so the first cause that is clear decides.
     """
-    for each in _causes(error):
+    for each in list_causes(error):
         if is_offline(each):
             return False
         names = {kind.__name__ for kind in type(each).__mro__}
@@ -79,10 +71,10 @@ def is_transient(error: BaseException) -> bool:
 
 def is_offline(error: BaseException) -> bool:
     """Whether `error` comes from the hub's offline mode, which the user's own environment sets."""
-    return any(type(each).__name__ == "OfflineModeIsEnabled" for each in _causes(error))
+    return any(type(each).__name__ == "OfflineModeIsEnabled" for each in list_causes(error))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def list_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and what raised it, the outermost first."""
     known: set[int] = set()
     present: BaseException | None = error

@@ -26,6 +26,7 @@ from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_mod
 from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
+from scalerl_runtime.weights.packets import fill_packet, plan_packets
 from scalerl_runtime.weights.shared_memory import SharedMemory
 
 PHRASE = "time is up</think>"
@@ -208,6 +209,33 @@ def test_an_update_in_shared_memory_is_the_engines_own_once_it_is_loaded(rig: Ri
     with pytest.raises(Exception, match="checksums"):
         rig.run(rig.push(spoil=True, shared=shared))
     assert rig.generator.version == version
+
+
+@pytest.mark.filterwarnings("ignore:Tensor .* exceeds buffer_size_bytes")
+@pytest.mark.parametrize("limit", [1, 100, 4096, 2**16, 2**30])
+def test_packets_are_those_of_vllms_receiver(limit: int) -> None:
+    from vllm.distributed.weight_transfer.packed_tensor import pack_tensors
+
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(7, 3), (64, 64), (5,), (), (300, 40), (2, 2), (64, 64), (9,)]
+    tensors = {f"t{i}": torch.randn(shape, generator=generator).bfloat16() for i, shape in enumerate(shapes)}
+    tensors["bias"] = torch.randn(3, generator=generator)  # float32
+    named = [(n, str(t.dtype).removeprefix("torch."), tuple(t.shape), t.dtype.itemsize) for n, t in tensors.items()]
+    buckets = plan_buckets(named, limit=2**13)
+    flats = [torch.zeros(bucket.num_bytes, dtype=torch.uint8) for bucket in buckets]
+    for bucket, flat in zip(buckets, flats, strict=True):
+        for entry in bucket.entries:
+            view(flat, entry).copy_(tensors[entry.name])
+    packets = plan_packets(buckets, limit=limit)
+    buffer = torch.zeros(max(packet.num_bytes for packet in packets), dtype=torch.uint8)
+    rest = iter(tensors.items())
+    for packet in packets:
+        chunk = pack_tensors(rest, lambda item: item[1], limit)
+        assert chunk is not None
+        sent = fill_packet(packet, flats, buffer)
+        assert torch.equal(sent, chunk.packed_tensor)
+        assert [entry.name for _, entry in packet.pieces] == chunk.names
+    assert pack_tensors(rest, lambda item: item[1], limit) is None, "both ends make the same number of packets"
 
 
 def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(rig: Rig) -> None:

@@ -40,6 +40,19 @@ OLDER: dict[str, dict[str, Any]] = {
 }
 
 
+# A reader loads its own checkpoint and those of some others, so many places further in the list.
+# `test_readers_and_writers_cover_every_change` says what they cover.
+STEPS = (0, 3, 4)
+
+
+def writers_of(reader: str) -> list[str]:
+    """Return the trainers whose checkpoints `reader` loads."""
+    if reader in OLDER:
+        return [reader]
+    names = [name for name in TRAINERS if dtype_of(name) == dtype_of(reader)]
+    return list(dict.fromkeys(names[(names.index(reader) + step) % len(names)] for step in STEPS))
+
+
 def dtype_of(name: str) -> str:
     return "bfloat16" if "low" in name else "float32"
 
@@ -94,11 +107,8 @@ def writers(folder: Path) -> dict[str, dict[str, Any]]:
 def readers(folder: Path, writers: dict[str, dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """By trainer and writer: losses and weights of a trainer that loaded a writer's checkpoint."""
     cases: dict[str, dict[str, Any]] = {}
-    for name, case in TRAINERS.items():
-        loads = {w: str(writers[w]["checkpoint"]) for w in TRAINERS if dtype_of(w) == dtype_of(name)}
-        cases[name] = {**case, "loads": loads}
-    for name, case in OLDER.items():
-        cases[name] = {**case, "loads": {name: str(writers[name]["checkpoint"])}}
+    for name, case in (TRAINERS | OLDER).items():
+        cases[name] = {**case, "loads": {w: str(writers[w]["checkpoint"]) for w in writers_of(name)}}
     run(folder, "read", load_and_go_on, cases)
     return {
         (name, writer): found(folder, f"read.{name}.{writer}", case["ranks"])
@@ -107,7 +117,15 @@ def readers(folder: Path, writers: dict[str, dict[str, Any]]) -> dict[tuple[str,
     }
 
 
-PAIRS = [(r, w) for r in TRAINERS for w in TRAINERS if dtype_of(r) == dtype_of(w)] + [(name, name) for name in OLDER]
+PAIRS = [(reader, writer) for reader in TRAINERS | OLDER for writer in writers_of(reader)]
+
+
+@pytest.mark.parametrize("trait", ["ranks", "stage", "offload"])
+def test_readers_and_writers_cover_every_change(trait: str) -> None:
+    """Each value of a trait is loaded by a trainer with each other value of it."""
+    values = {name: json.dumps(case.get(trait)) for name, case in TRAINERS.items() if dtype_of(name) == "float32"}
+    pairs = {(values[r], values[w]) for r, w in PAIRS if r in values and w in values}
+    assert pairs == {(r, w) for r in values.values() for w in values.values()}
 
 
 @pytest.mark.parametrize(("reader", "writer"), PAIRS)

@@ -11,10 +11,12 @@ import torch
 
 from scalerl_api.rlrun import ScratchModel
 from scalerl_runtime.data.scratch_model import make_scratch_model
+from scalerl_runtime.weights.buckets import view
+from scalerl_runtime.weights.checksums import checksums, read_sums, word_sum
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rank_processes import BOTH, NONE_STAYS, OPTIMIZER, run_ranks  # noqa: E402
-from trainer_rank import sum_gradients, watch_loading, work  # noqa: E402
+from trainer_rank import push_and_go_on, sum_gradients, watch_loading, work  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +168,48 @@ def test_no_rank_holds_more_than_its_share_and_one_layer(folder: Path) -> None:
         assert held["all"] > 20 * held["largest"], "else a share and a tensor are nearly the model"
         assert held["all"] / 2 <= held["loading"] <= held["all"] / 2 + held["largest"]
         assert held["loading"] < held["checking"] < held["all"] / 2 + held["all"] / deep.layers
+
+
+LIMIT = 2**15  # of a bucket; the model has forty times as much
+
+PUSHED = {
+    "bf16 1": {"stage": 1, "dtype": "bfloat16", "transport": "nccl"},
+    "fp32 1": {"stage": 1, "transport": "gloo"},
+    "bf16 2": {"stage": 2, "dtype": "bfloat16", "transport": "gloo"},
+    "bf16 3": {"stage": 3, "dtype": "bfloat16", "transport": "nccl"},
+    "all 3": {"stage": 3, "dtype": "bfloat16", "transport": "nccl", "deepspeed": NONE_STAYS},
+    "both 3": {"stage": 3, "transport": "gloo", "offload": BOTH},
+}
+
+
+@pytest.fixture(scope="module")
+def pushed(folder: Path) -> Path:
+    """Two ranks, whose trainers are pushed from, one after the other."""
+    deep = ScratchModel(hidden_size=64, layers=8)
+    make_scratch_model(folder / "pushed", deep, context_tokens=64, seed=3)
+    case = {"ranks": 2, "model": str(folder / "pushed"), "limit": LIMIT, "trainers": PUSHED}
+    return run_on_ranks(folder, "pushes", push_and_go_on, case)
+
+
+@pytest.mark.parametrize("name", PUSHED)
+def test_weights_arrive_as_they_were_although_training_goes_on(pushed: Path, name: str) -> None:
+    found = torch.load(pushed.with_suffix(f".{name}.0.pt"), weights_only=False)
+    flats, buckets = found["arrived"]
+    arrived = {e.name: view(flat, e) for b, flat in zip(buckets, flats, strict=True) for e in b.entries}
+    assert found["version"] == 2
+    assert set(arrived) == set(found["held"])
+    assert all(torch.equal(value, found["held"][key]) for key, value in arrived.items())
+    assert any(not torch.equal(value, found["end"][key]) for key, value in arrived.items()), "no step was made"
+    by_device = PUSHED[name]["transport"] == "nccl"
+    wanted = [read_sums([word_sum(each)])[0] if by_device else checksums([each])[0] for each in arrived.values()]
+    assert list(found["sums"]) == wanted, "of the kind that the receiver computes"
+
+
+@pytest.mark.parametrize("name", PUSHED)
+def test_no_rank_allocates_a_second_model_to_stage_it(pushed: Path, name: str) -> None:
+    """A batch of gathered tensors, and what a sum or a gathering needs for one of them."""
+    for rank in (0, 1):
+        found = torch.load(pushed.with_suffix(f".{name}.{rank}.pt"), weights_only=False)
+        size = sum(each.numel() * each.element_size() for each in found["held"].values())
+        assert size > 8 * (LIMIT + found["largest"]), "else the bound is no bound"
+        assert found["extra"] <= 2 * (LIMIT + found["largest"])

@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,11 @@ from scalerl_runtime.actors import trainer as trainer_module
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.step import pack
-from scalerl_runtime.weights.buckets import view
+from scalerl_runtime.weights.buckets import GlooSender, broadcast, gloo_group, view
+from scalerl_runtime.weights.staged_copy import StagedCopy
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench/runtime"))
+from live_memory import LiveMemory  # noqa: E402
 
 
 def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> list[TrainSequence]:
@@ -169,7 +176,7 @@ def staged_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
         return {}
     return {
         entry.name: view(flat, entry).clone()
-        for bucket, flat in zip(staged.buckets, trainer._staged, strict=True)
+        for bucket, flat in zip(staged.buckets, trainer._staged.flats, strict=True)
         for entry in bucket.entries
     }
 
@@ -211,3 +218,67 @@ def load_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:
             losses = train_on(trainer, 2, 4)
             found = {"losses": losses, "saved": loaded, "end": staged_weights(trainer)}
             torch.save(found, path.with_suffix(f".{name}.{writer}.{rank}.pt"))
+
+
+def push_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:
+    """For each of the case's trainers: stage, send to a receiver while training goes on, and leave what arrived.
+
+    `extra`: the most bytes that the ranks allocate while they stage, beside what is there for good.
+    """
+    cases = json.loads(path.read_text())
+    for name, case in cases["trainers"].items():
+        trainer = start_trainer({**cases, **case}, rank, port, output)
+        trainer._staged = StagedCopy(
+            trainer._copies.plan(limit=cases["limit"]), case["transport"], trainer._engine.device
+        )
+        trainer.stage_weights(reuse=True)  # takes its memory
+        train_on(trainer, 0, 2)
+        counted = LiveMemory()
+        counted.watch_all()
+        before = counted.now
+        with counted:
+            staged = trainer.stage_weights(reuse=True)
+        found = {"extra": counted.peaks["start"] - before, "largest": largest_bytes(trainer), "version": staged.version}
+        found["held"] = held_weights(trainer)
+        receiver, arrived = None, list[torch.Tensor]()
+        if rank == 0:
+            found["sums"] = trainer.sum_weights()
+            receiver = threading.Thread(target=send_to_thread, args=(trainer, arrived))
+            receiver.start()
+        train_on(trainer, 2, 4)
+        if receiver is not None:
+            receiver.join(60)
+            found["arrived"] = [arrived, staged.buckets]
+        found["end"] = held_weights(trainer)
+        torch.save(found, path.with_suffix(f".{name}.{rank}.pt"))
+
+
+def held_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The trainer's own weights, each gathered by itself."""
+    found = {}
+    for name, tensor in trainer._copies.tensors().items():
+        with trainer._gathered([tensor]):
+            found[name] = tensor.detach().clone()
+    return found
+
+
+def largest_bytes(trainer: Trainer) -> int:
+    return max(entry.num_bytes for bucket in trainer._staged.buckets for entry in bucket.entries)
+
+
+def send_to_thread(trainer: Trainer, arrived: list[torch.Tensor]) -> None:
+    """Send what is staged to another thread over gloo, a bucket at a time; it waits before each one."""
+    _, port = trainer.address()
+
+    def receive() -> None:
+        group = gloo_group("127.0.0.1", port, rank=1, world_size=2, timeout_seconds=60)
+        for bucket in trainer._staged.buckets:
+            time.sleep(0.02)  # training makes its steps meanwhile
+            arrived.append(torch.empty(bucket.num_bytes, dtype=torch.uint8))
+            broadcast(group, arrived[-1])
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    trainer._sender = GlooSender("127.0.0.1", port, world_size=2, timeout_seconds=60)
+    trainer.send_weights()
+    thread.join(60)

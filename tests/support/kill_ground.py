@@ -14,6 +14,7 @@ from simulated_training import Training
 from scalerl_operator.kube.client import PODS, RUNS, Json, KubeClient, KubeError
 
 TRAINERS = 2
+SHRINKS = "trainer pod and its room"  # the victim after which a run goes on with fewer ranks
 LOOK_SECONDS = 0.25
 STEPS_AT_STAKE = 5  # since the last checkpoint
 LEAD_SECONDS = 180.0
@@ -94,9 +95,9 @@ class Witness:
         generation = self.runs.get(run, {}).get("metadata", {}).get("generation")
         return bool(self.status(run).get("observedGeneration") == generation)
 
-    def has_pods(self, run: str, generators: int) -> bool:
+    def has_pods(self, run: str, generators: int, trainers: int = TRAINERS) -> bool:
         """Whether exactly the expected pods exist, and all run."""
-        wanted = {f"trainer-{i}" for i in range(TRAINERS)} | {f"generator-{i}" for i in range(generators)}
+        wanted = {f"trainer-{i}" for i in range(trainers)} | {f"generator-{i}" for i in range(generators)}
         pods = self.pods.get(run, {})
         return set(pods) == wanted and all(
             pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
@@ -192,19 +193,22 @@ class SimulatedGround:
             await asyncio.gather(*(self._strike_pod(victim, run) for run in runs))
 
     async def _strike_pod(self, victim: str, run: str) -> None:
-        place = {"coordinator pod": "trainer-0", "trainer pod": "trainer-1", "generator pod": "generator-1"}[victim]
+        place = {"coordinator pod": "trainer-0", "generator pod": "generator-1"}.get(victim, "trainer-1")
         uid = self.witness.pods[run][place]["metadata"]["uid"]
         if victim == "generator pod":
             options = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
             await self.kubelet.kube.delete(PODS, NAMESPACE, f"{run}-{place}", options)
             return
         self.kubelet.killed.add(uid)
-        if victim == "trainer pod":
+        if victim == SHRINKS:
+            self.kubelet.crowded.add(run)
+        if place == "trainer-1":
             self._training(run).hung = True  # collectives wait for the dead member
 
     async def mend(self) -> None:
-        """Restart the dead node."""
+        """Restart the dead node, and give room to all pods."""
         self.kubelet.dead.clear()
+        self.kubelet.crowded.clear()
 
     def step(self, run: str) -> int:
         """Return the last step."""

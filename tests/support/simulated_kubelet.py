@@ -37,6 +37,8 @@ class SimulatedKubelet(Kubelet):
         self.trainings: dict[str, Training] = {}
         self.killed: set[str] = set()
         """uids of the pods with a killed process."""
+        self.crowded: set[str] = set()
+        """Runs for whose trainer pods but the first no node has room."""
         self._coordinators: dict[str, _Coordinator] = {}
 
     async def turn(self) -> None:
@@ -69,8 +71,10 @@ class SimulatedKubelet(Kubelet):
         if pod["spec"].get("schedulerName") != SCHEDULER:
             return
         phase, node = pod.get("status", {}).get("phase"), pod["spec"].get("nodeName")
-        if not node:
+        if not node and self._has_room(pod):
             await self.bind(pod)
+        elif not node:
+            await self.report_no_room(pod)
         elif node in self.dead:
             return
         elif "deletionTimestamp" in pod["metadata"]:
@@ -80,6 +84,11 @@ class SimulatedKubelet(Kubelet):
         elif phase == "Running" and pod["metadata"]["uid"] in self.killed:
             self._stop(pod["metadata"]["uid"])
             await self.report_end(pod, KILLED, "")
+
+    def _has_room(self, pod: Json) -> bool:
+        labels = pod["metadata"]["labels"]
+        is_member = labels["scalerl.io/role"] == "trainer" and not is_coordinator(pod)
+        return not (is_member and labels["scalerl.io/run"] in self.crowded)
 
     async def _finish(self, pod: Json, phase: str) -> None:
         uid = pod["metadata"]["uid"]

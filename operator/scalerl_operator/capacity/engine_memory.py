@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_operator.capacity.adapters import count_engine_numbers
 from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.memory import Part, item_bytes
 from scalerl_operator.capacity.model_shape import ModelShape
@@ -39,24 +40,33 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
     """Return what each GPU of an engine holds; weights and heads are split over the engine's GPUs."""
     spec, recipe = run.spec.generator, run.spec.resolved_recipe()
     split, arguments = max(1, spec.gpus_per_replica), spec.engine_args
-    item = 1 if arguments.get("quantization") == "fp8" else item_bytes(run)
-    weights = item * shape.parameters / split
+    item, layer_item = item_bytes(run), layer_item_bytes(run)
+    weights = (layer_item * (shape.parameters - shape.rest_parameters) + item * shape.rest_parameters) / split
     offloaded = arguments.get("cpu_offload_gb", 0)
     if isinstance(offloaded, int | float) and offloaded > 0:
         weights = max(0.0, weights - offloaded * 2**30)
-    note = f"{item} byte{'s' if item > 1 else ''} a parameter" + (f" over {split}" if split > 1 else "")
+    note = f"{item} bytes a parameter" + (f", {layer_item} in layers" if layer_item != item else "")
+    note += f" over {split}" if split > 1 else ""
     tokens = recipe.length.sequence_tokens
-    parts = (
+    parts: tuple[Part, ...] = (
         Part("weights", weights, note),
         Part("workspace", _workspace(shape, run, split), "activations of a step, and logits in float32"),
         Part("CUDA, graphs, NCCL", RUNTIME_BYTES, "2 GiB: assumed"),
     )
+    if (lora := run.spec.model.lora) is not None:
+        numbers = count_engine_numbers(shape, lora, split)
+        parts += (Part("adapters", item_bytes(run) * numbers, f"room for rank {lora.engine_rank}"),)
     return EngineMemory(
         limit=spec.gpu_memory_share * device.memory_bytes,
         parts=parts,
         sequence_bytes=cache_bytes(shape, run, tokens),
         sequence_tokens=tokens,
     )
+
+
+def layer_item_bytes(run: RLRun) -> int:
+    """Bytes of a weight in an engine's decoder layers. `quantization: fp8` leaves embedding and head as they are."""
+    return 1 if run.spec.generator.engine_args.get("quantization") == "fp8" else item_bytes(run)
 
 
 def cache_bytes(shape: ModelShape, run: RLRun, tokens: int) -> float:

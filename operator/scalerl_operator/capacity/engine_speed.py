@@ -37,7 +37,9 @@ class EngineSpeed:
     bandwidth: float
     """Of one GPU's memory, bytes a second."""
     weight_bytes: float
-    """Of a parameter."""
+    """Of a parameter of the layers."""
+    head_bytes: float
+    """Of a parameter of the head."""
     kv_bytes: float
     """Of a number in the cache."""
     lengths: Lengths
@@ -48,8 +50,9 @@ class EngineSpeed:
         """Return the seconds of a decoding step of `running` sequences at the mean context, >= 0."""
         reading = self.bandwidth * BANDWIDTH_SHARE * self.gpus
         reduces = ALL_REDUCES_PER_LAYER * self.work.layers * ALL_REDUCE_SECONDS if self.gpus > 1 else 0.0
-        weights = self.work.read_parameters(running) * self.weight_bytes / reading
-        return STEP_SECONDS + reduces + weights + max(0.0, running) * self.sequence_seconds
+        head = self.work.head_parameters
+        weights = (self.work.read_parameters(running) - head) * self.weight_bytes + head * self.head_bytes
+        return STEP_SECONDS + reduces + weights / reading + max(0.0, running) * self.sequence_seconds
 
     @property
     def cache_bytes(self) -> float:

@@ -30,6 +30,10 @@ class Experts:
     router_bias: bool = False
     expert_bias: bool = False
     """A bias for each expert's two products."""
+    shared_linears: tuple[str, ...] | None = None
+    """Linear layers of the shared expert; None: named as those of an MLP."""
+    hides_mlp: bool = False
+    """PEFT adapts the experts too where an adapter has the name of an MLP's layer: such adapters are refused."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,13 @@ class Family:
     """`head_dim` of config.json may differ from the width over the heads."""
     grouped: bool = True
     """Fewer heads of keys than of queries are possible."""
+    attention_linears: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Last names of attention's linear layers; two: queries, keys and values are one. Latent attention has its own."""
+    mlp_linears: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    """Last names of an MLP's linear layers; two with a gate: gate and up are one."""
 
 
+UP_DOWN, GATE_UP_DOWN = ("up_proj", "down_proj"), ("gate_up_proj", "down_proj")
 LLAMA = Family(qkv_bias=("attention_bias", False), out_bias=("attention_bias", False), mlp_bias=("mlp_bias", False))
 ATTENTION_BIAS = replace(LLAMA, mlp_bias=False)
 PLAIN = Family()
@@ -78,6 +87,7 @@ FIRST_DENSE = Experts(
     rule="first-dense",
     shared="counted",
     shared_fields=("n_shared_experts",),
+    hides_mlp=True,
 )
 DEEPSEEK = Family(latent=True, latent_bias=("attention_bias", False), mlp_bias=False, experts=FIRST_DENSE)
 
@@ -87,14 +97,14 @@ FAMILIES: Mapping[str, Family] = {
     "ministral": PLAIN,
     "ministral3": PLAIN,
     "cwm": replace(PLAIN, mlp_bias=("mlp_bias", False)),
-    "arcee": replace(LLAMA, gated=False),
+    "arcee": replace(LLAMA, gated=False, mlp_linears=UP_DOWN),
     "granite": LLAMA,
     "seed_oss": replace(LLAMA, qkv_bias=("attention_bias", True), out_bias=("attention_out_bias", False)),
     "smollm3": replace(LLAMA, tied=True),
     "ernie4_5": Family(
         qkv_bias=("use_bias", False), out_bias=("use_bias", False), mlp_bias=("use_bias", False), tied=True
     ),
-    "phi3": PLAIN,
+    "phi3": replace(PLAIN, attention_linears=("qkv_proj", "o_proj"), mlp_linears=GATE_UP_DOWN),
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "exaone4": replace(PLAIN, qk_norm="head"),
@@ -105,8 +115,8 @@ FAMILIES: Mapping[str, Family] = {
     "gemma": GEMMA,
     "gemma2": replace(GEMMA, layer_norms=4),
     "gemma3_text": replace(GEMMA, layer_norms=4, qk_norm="head"),
-    "glm": Family(qkv_bias=("attention_bias", True)),
-    "glm4": Family(qkv_bias=("attention_bias", True), layer_norms=4),
+    "glm": Family(qkv_bias=("attention_bias", True), mlp_linears=GATE_UP_DOWN),
+    "glm4": Family(qkv_bias=("attention_bias", True), layer_norms=4, mlp_linears=GATE_UP_DOWN),
     "cohere": replace(
         ATTENTION_BIAS,
         layer_norms=1,
@@ -126,6 +136,8 @@ FAMILIES: Mapping[str, Family] = {
         gated=False,
         mlp_bias=True,
         head_bias=True,
+        attention_linears=("q_proj", "k_proj", "v_proj", "dense"),
+        mlp_linears=("fc1", "fc2"),
     ),
     "starcoder2": Family(
         qkv_bias=("use_bias", True),
@@ -134,8 +146,9 @@ FAMILIES: Mapping[str, Family] = {
         gated=False,
         mlp_bias=("use_bias", True),
         tied=True,
+        mlp_linears=("c_fc", "c_proj"),
     ),
-    "nemotron": replace(LLAMA, norm="layer", gated=False),
+    "nemotron": replace(LLAMA, norm="layer", gated=False, mlp_linears=UP_DOWN),
     "gpt_neox": Family(
         qkv_bias=("attention_bias", True),
         out_bias=("attention_bias", True),
@@ -144,6 +157,8 @@ FAMILIES: Mapping[str, Family] = {
         mlp_bias=True,
         own_head_dim=False,
         grouped=False,
+        attention_linears=("query_key_value", "dense"),
+        mlp_linears=("dense_h_to_4h", "dense_4h_to_h"),
     ),
     "gpt2": Family(
         qkv_bias=True,
@@ -155,6 +170,8 @@ FAMILIES: Mapping[str, Family] = {
         positions=("n_positions", 0),
         own_head_dim=False,
         grouped=False,
+        attention_linears=(),  # its layers are `Conv1D`
+        mlp_linears=(),
     ),
     "mixtral": replace(PLAIN, experts=Experts(width=("intermediate_size",))),
     "minimax_m2": replace(PLAIN, qk_norm="width", experts=Experts(width=("intermediate_size",))),
@@ -167,14 +184,19 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoe": replace(ATTENTION_BIAS, experts=Experts(width=("intermediate_size",))),
     "granitemoeshared": replace(
         ATTENTION_BIAS,
-        experts=Experts(width=("intermediate_size",), shared="sized", shared_fields=("shared_intermediate_size",)),
+        experts=Experts(
+            width=("intermediate_size",),
+            shared="sized",
+            shared_fields=("shared_intermediate_size",),
+            shared_linears=("input_linear", "output_linear"),
+        ),
     ),
     "qwen2_moe": replace(
         QWEN2,
         qkv_bias=("qkv_bias", True),
         experts=replace(STEP_EXPERTS, shared="gated", shared_fields=("shared_expert_intermediate_size",)),
     ),
-    "qwen3_moe": replace(QWEN3, experts=STEP_EXPERTS),
+    "qwen3_moe": replace(QWEN3, experts=replace(STEP_EXPERTS, hides_mlp=True)),
     "gpt_oss": Family(
         qkv_bias=("attention_bias", True),
         out_bias=("attention_bias", True),
@@ -183,7 +205,13 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "hunyuan_v1_moe": replace(
         QWEN3,
-        experts=Experts(width=("intermediate_size",), number=("num_experts",), chosen=("moe_topk",), shared="width"),
+        experts=Experts(
+            width=("intermediate_size",),
+            number=("num_experts",),
+            chosen=("moe_topk",),
+            shared="width",
+            hides_mlp=True,
+        ),
     ),
     "glm4_moe": replace(
         Family(qkv_bias=("attention_bias", False), qk_norm="head", qk_norm_if=("use_qk_norm", False)),

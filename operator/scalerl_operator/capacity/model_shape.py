@@ -6,9 +6,22 @@ h is the model's width, V its vocabulary, L its layers.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from scalerl_operator.capacity.config_fields import MODEL_PATH, ConfigFields
 from scalerl_operator.capacity.families import FAMILIES, PARTS, Experts, Family
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer of a decoder block that can have a low-rank adapter."""
+
+    name: str
+    """The last one of its module."""
+    inputs: int
+    outputs: int
+    kind: Literal["heads", "attention output", "wide", "mlp output", "latent"]
+    """Queries, keys and values; an MLP's layers before its last one; projections into the latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +40,7 @@ class LayerShape:
     """Of the MLP that every token passes beside its experts."""
     window: int | None = None
     """Tokens that a query attends at most; None: all before it."""
+    linears: tuple[Linear, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +236,8 @@ def _layer(
     if not has_experts or traits.experts is None:
         width = _dense_width(traits, fields, sizes)
         count = base + _mlp_parameters(traits, fields, sizes, width)
-        return LayerShape(parameters=count, active_parameters=count, width=width, window=window)
+        linears = (*_attention_linears(traits, fields, sizes), *_mlp_linears(traits, traits.mlp_linears, sizes, width))
+        return LayerShape(parameters=count, active_parameters=count, width=width, window=window, linears=linears)
     experts = traits.experts
     width, number = fields.integer(*experts.width), fields.integer(*experts.number)
     chosen = fields.integer(*experts.chosen, default=experts.default_chosen)
@@ -239,7 +254,40 @@ def _layer(
         chosen=min(chosen, number),
         shared_width=shared,
         window=window,
+        linears=(
+            *_attention_linears(traits, fields, sizes),
+            *_mlp_linears(traits, experts.shared_linears or traits.mlp_linears, sizes, shared),
+        ),
     )
+
+
+def _attention_linears(traits: Family, fields: ConfigFields, sizes: _Sizes) -> tuple[Linear, ...]:
+    """Return those that can have an adapter. Engines take `kv_b_proj` of latent attention apart."""
+    h, q, kv = sizes.hidden, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    if traits.latent:
+        latent = fields.integer("kv_lora_rank") + fields.integer("qk_rope_head_dim")
+        queries = [Linear("q_proj", h, q, "heads")]
+        if fields.values.get("q_lora_rank") is not None:
+            width = fields.integer("q_lora_rank")
+            queries = [Linear("q_a_proj", h, width, "latent"), Linear("q_b_proj", width, q, "heads")]
+        output = Linear("o_proj", sizes.heads * sizes.value_dim, h, "attention output")
+        return (*queries, Linear("kv_a_proj_with_mqa", h, latent, "latent"), output)
+    if not traits.attention_linears:
+        return ()
+    *names, last = traits.attention_linears
+    widths = [q + 2 * kv] if len(names) == 1 else [q, kv, kv]
+    heads = [Linear(name, h, width, "heads") for name, width in zip(names, widths, strict=True)]
+    return (*heads, Linear(last, q, h, "attention output"))
+
+
+def _mlp_linears(traits: Family, names: tuple[str, ...], sizes: _Sizes, width: int) -> tuple[Linear, ...]:
+    """Return those of an MLP of `width`; none of a shared expert that is not there, of width 0."""
+    if not width or not names:
+        return ()
+    *before, last = names
+    each = width * (2 if traits.gated and len(before) == 1 else 1)
+    wide = [Linear(name, sizes.hidden, each, "wide") for name in before]
+    return (*wide, Linear(last, width, sizes.hidden, "mlp output"))
 
 
 def _dense_width(traits: Family, fields: ConfigFields, sizes: _Sizes) -> int:
@@ -307,4 +355,4 @@ def _read_windows(family: str, fields: ConfigFields, layers: int) -> tuple[int |
     return (size if family in ("mistral", "phi3", "mixtral", "starcoder2") else None,) * layers
 
 
-__all__ = ["MODEL_PATH", "LayerShape", "ModelShape", "parse_model"]
+__all__ = ["MODEL_PATH", "LayerShape", "Linear", "ModelShape", "parse_model"]

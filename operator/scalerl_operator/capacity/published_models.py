@@ -6,6 +6,10 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from scalerl_api.rlrun import ScratchModel
+
+SCRATCH_VOCABULARY = 128  # of single characters, `runtime/scalerl_runtime/data/scratch_model.py`
+
 Config = Mapping[str, object]
 
 
@@ -152,3 +156,18 @@ def find_published(source: str) -> Config | None:
             if found is not None:
                 return found
     return None
+
+
+def scratch_config(sizes: ScratchModel) -> Config:
+    """Return the config of a model that is made at the start."""
+    return {
+        "model_type": "qwen3",
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+        "vocab_size": SCRATCH_VOCABULARY,
+        "tie_word_embeddings": sizes.tied_embeddings,
+    }

@@ -6,7 +6,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_operator.capacity.devices import Device
-from scalerl_operator.capacity.engine_memory import cache_item_bytes
+from scalerl_operator.capacity.engine_memory import cache_item_bytes, layer_item_bytes
 from scalerl_operator.capacity.engine_speed import EngineSpeed
 from scalerl_operator.capacity.lengths import Lengths
 from scalerl_operator.capacity.schedule import Demand, StepTime, Supply, drain_seconds, time_step
@@ -184,7 +184,8 @@ def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) 
         gpus=max(1, generator.gpus_per_replica),
         flops=device.bf16_flops * (2 / item),
         bandwidth=device.memory_bandwidth,
-        weight_bytes=item,
+        weight_bytes=layer_item_bytes(run),
+        head_bytes=item,
         kv_bytes=cache_item_bytes(run),
         lengths=lengths,
         completions=run.spec.resolved_recipe().completions_per_prompt,
@@ -216,32 +217,32 @@ def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare
 
 
 def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
-    """Return the time of an update: a copy on the first rank, then one broadcast to all engines.
+    """Return the time of an update: a copy to the first rank's host, then one broadcast to all engines.
 
-    A broadcast sends each byte once through the sender's link, however many receive it. Colocated, the weights go
-    through host memory twice.
+    A broadcast sends each byte once through the sender's link, however many receive it; meanwhile the next packet comes
+    from the host, so the slower of the two counts. Colocated, an engine reads the weights from the host.
     """
     spec = run.spec
-    num_bytes = work.parameters * bytes_of(spec.model.dtype)
-    copy = 2 * num_bytes / (device.memory_bandwidth * LINK_SHARE)
+    num_bytes = work.trained_parameters * bytes_of(spec.model.dtype)
+    copy = num_bytes / PCIE_BANDWIDTH
     if spec.trainer.zero_stage == 3:
         link = device.link_bandwidth if spec.trainer.replicas == 1 else device.network_bandwidth
         copy += num_bytes / (link * LINK_SHARE)
     if spec.generator.colocated:
-        return PushTime(num_bytes, num_bytes / PCIE_BANDWIDTH, num_bytes / PCIE_BANDWIDTH)
+        return PushTime(num_bytes, copy, num_bytes / PCIE_BANDWIDTH)
     gpus = spec.trainer.ranks + count_generator_gpus(run)
     link = device.link_bandwidth if gpus <= device.gpus_per_node else device.network_bandwidth
-    return PushTime(num_bytes, copy, num_bytes / (link * LINK_SHARE))
+    return PushTime(num_bytes, copy, num_bytes / min(link * LINK_SHARE, PCIE_BANDWIDTH))
 
 
 def time_checkpoint(run: RLRun, work: ModelWork) -> CheckpointTime:
     """Return the size and the pause of a checkpoint. Each rank copies its share; the weights are the first rank's."""
     spec = run.spec
     item = bytes_of(spec.model.dtype)
-    own = work.parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
+    own = work.trained_parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
     every, evals = spec.checkpoint.every_steps, spec.budget.eval_every_steps
     per_step = 1 / every + 1 / evals - 1 / math.lcm(every, evals)
-    return CheckpointTime(work.parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
+    return CheckpointTime(work.trained_parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
 
 
 def count_eval_samples(run: RLRun) -> int:

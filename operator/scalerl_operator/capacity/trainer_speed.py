@@ -1,7 +1,8 @@
 """Time of an optimizer step from operations, bytes and links. PURE.
 
 Operations of a token: 2 a parameter forward, 4 backward, and 2 more where activations are computed again; the fused
-head computes its logits again in any case. Attention is quadratic in a sequence's length; its backward takes 2.5
+head computes its logits again in any case. With adapters the model's own weights take no gradient: 2 backward.
+Attention is quadratic in a sequence's length; its backward takes 2.5
 forwards.
 Sums of gradients and collected weights travel beside the computation; the longer of the two counts.
 """
@@ -141,7 +142,8 @@ def time_training(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> Tr
     micro_batches = max(1.0, tokens / speed.ranks / speed.micro_batch_tokens)
     compute = speed.share.seconds(flops, speed.flops * speed.ranks)
     weights = speed.work.parameters * speed.weight_bytes / speed.sends_at
-    sums = speed.work.parameters * GRADIENT_BYTES / speed.sends_at
+    updated = speed.work.trained_parameters * speed.weight_bytes / speed.sends_at
+    sums = speed.work.trained_parameters * GRADIENT_BYTES / speed.sends_at
     if speed.reduces_each_micro_batch:
         sums *= micro_batches
     gathers = 2 * micro_batches * weights if speed.zero_stage == 3 else 0.0  # forward, and once for the backward
@@ -149,7 +151,7 @@ def time_training(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> Tr
         compute=compute,
         links=max(0.0, sums + gathers - compute),
         exchange=_exchange_seconds(speed, tokens / speed.ranks),
-        weights=0.0 if speed.zero_stage == 3 else weights,
+        weights=0.0 if speed.zero_stage == 3 else updated,
         optimizer=_optimizer_seconds(speed),
         offload=_offload_seconds(speed, tokens / speed.ranks, micro_batches),
         launches=micro_batches * MICRO_BATCH_SECONDS,
@@ -174,15 +176,18 @@ def count_flops(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> Step
     tokens, completions = lengths.sequence * sequences, lengths.mean * sequences  # the head sees completions only
     attention = work.attention_flops(sequences, lengths.sequence, lengths.sequence_squared)
     body, head = 2.0 * work.body_parameters * tokens, 2.0 * work.head_parameters * completions
+    # The gradient of a weight is a product as large as its forward.
+    own = 0 if work.adapters is None else 1
+    adapters = 6.0 * (work.adapters or 0) * tokens
     return StepFlops(
-        products=(3 + again) * body + HEAD_PASSES * head,
+        products=(3 + again - own) * body + (HEAD_PASSES - own) * head + adapters,
         attention=(1 + ATTENTION_BACKWARD + again) * attention,
-        model=3 * (body + head + attention),
+        model=(3 - own) * (body + head) + 3 * attention + adapters,
     )
 
 
 def _optimizer_seconds(speed: TrainerSpeed) -> float:
-    own = speed.work.parameters / speed.ranks
+    own = speed.work.trained_parameters / speed.ranks
     if speed.offload_optimizer:
         return own * HOST_ADAM_SECONDS
     return own * OPTIMIZER_BYTES / (speed.memory_bandwidth * LINK_SHARE)
@@ -201,11 +206,11 @@ def _exchange_seconds(speed: TrainerSpeed, tokens: float) -> float:
 
 
 def _offload_seconds(speed: TrainerSpeed, tokens: float, micro_batches: float) -> float:
-    own, copied = speed.work.parameters / speed.ranks, 0.0
+    copied = 0.0
     if speed.offload_optimizer:
-        copied += own * (GRADIENT_BYTES + speed.weight_bytes)
+        copied += speed.work.trained_parameters / speed.ranks * (GRADIENT_BYTES + speed.weight_bytes)
     if speed.offload_parameters:
-        copied += 2 * micro_batches * own * speed.weight_bytes
+        copied += 2 * micro_batches * speed.work.parameters / speed.ranks * speed.weight_bytes
     if speed.activations == "offload":
         copied += 2 * tokens * speed.work.layers * speed.work.hidden * speed.weight_bytes
     return copied / PCIE_BANDWIDTH

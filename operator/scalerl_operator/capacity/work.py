@@ -22,7 +22,7 @@ class ModelWork:
     """Sizes of a model that its time depends on."""
 
     parameters: int
-    """All trained values; a tied matrix counts once."""
+    """All values of the model; a tied matrix counts once."""
     active_parameters: int
     """Values that a token is multiplied with in one pass: layers without the experts not chosen, and the head."""
     head_parameters: int
@@ -40,6 +40,13 @@ class ModelWork:
     """Heads of keys that attention gets; with a latent attention all."""
     kv_width: int = 0
     """Of a head's key and value together."""
+    adapters: int | None = None
+    """Values of low-rank adapters, which are trained in place of the model's; None: the model's are."""
+
+    @property
+    def trained_parameters(self) -> int:
+        """Values that are trained, sent and stored."""
+        return self.parameters if self.adapters is None else self.adapters
 
     @property
     def body_parameters(self) -> int:
@@ -73,7 +80,7 @@ class ModelWork:
 
         With independent, even choices an expert is missed by n tokens with the chance (1 - chosen / number)^n.
         """
-        once = self.active_parameters
+        once = self.active_parameters + (self.adapters or 0)
         if self.experts is None:
             return float(once)
         share = self.experts.chosen / self.experts.number
@@ -86,8 +93,8 @@ def bytes_of(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2}[dtype]
 
 
-def measure_work(shape: ModelShape) -> ModelWork:
-    """Return the work of a model's shape."""
+def measure_work(shape: ModelShape, adapters: int | None = None) -> ModelWork:
+    """Return the work of a model's shape, with so many values of adapters where these are trained."""
     layers = shape.layer_shapes
     routed = [each for each in layers if each.experts]
     experts = None
@@ -109,4 +116,5 @@ def measure_work(shape: ModelShape) -> ModelWork:
         experts=experts,
         kv_heads=shape.heads if shape.is_latent else shape.kv_heads,
         kv_width=shape.head_dim + shape.value_dim,
+        adapters=adapters,
     )

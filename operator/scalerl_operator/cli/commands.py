@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from scalerl_api import Fault, InvalidRun, RLRun, parse_run
+from scalerl_api.addresses import to_plain_path
+from scalerl_api.evaluations import count_eval_prompts, measure_eval_load
 from scalerl_api.wire import BEST_MODEL, FINAL_MODEL, RunVerdict
 from scalerl_operator.cli.exit_codes import (
     EXIT_FAILED,
@@ -146,6 +148,9 @@ def _validate(options: ValidateOptions, deps: CliDeps) -> int:
         write_out(f"{path}: RLRun {run.name} is valid\n")
         if verdict.unchecked:
             write_out(f"{path}: its model was not checked: {verdict.unchecked}\n")
+        late = measure_eval_load(run.spec, count_eval_prompts(verdict.sources)).warning
+        if late:
+            write_out(f"{path}: spec.budget: {late}\n")
         for line in (*fit.lines, *map(describe_source_data, verdict.sources), *verdict.untested):
             write_out(f"{path}: {line}\n")
     return code
@@ -210,7 +215,7 @@ def _check_folders(folder: RunFolder, run: RLRun) -> None:
     if obstacle is not None:
         raise UsageError(f"--folder cannot be written: {obstacle}")
     path = run.spec.checkpoint.path
-    obstacle = make_writable(Path(path)) if path is not None else None
+    obstacle = make_writable(Path(to_plain_path(path))) if path is not None else None
     if obstacle is not None:
         raise InvalidRun([Fault("spec.checkpoint.path", str(path), f"a folder that can be written ({obstacle})")])
 

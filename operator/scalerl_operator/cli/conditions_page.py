@@ -2,7 +2,7 @@
 
 import sys
 
-from scalerl_api.generated_page import write_page
+from scalerl_api.pages.generated_page import write_page
 from scalerl_operator.run.conditions import build_page
 
 

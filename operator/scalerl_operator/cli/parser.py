@@ -326,6 +326,7 @@ def _operator() -> click.Command:
     )
     key = "file with a secret of at least 16 bytes, the same for all replicas"
     network = "NetworkPolicyPeers that may reach coordinators, and that runs may reach (default: no NetworkPolicy)"
+    fetched = "fetched models and data"
     lease = "scalerl-operator"
     parameters: Parameters = [
         click.Option(["--image"], required=True, help="runtime image for pod templates that name none"),
@@ -347,6 +348,8 @@ def _operator() -> click.Command:
         path_option("--prometheus-token-file", metavar="FILE", text="bearer token for it, read before every query"),
         path_option("--prometheus-ca-file", metavar="FILE", text="CA certificates for it (default: the system's)"),
         text_option("--network-policy", metavar='{"httpFrom": [..], "outside": [..]}', text=network),
+        text_option("--cache-host-path", metavar="FOLDER", text=f"nodes' folder for {fetched} (default: runs' claims)"),
+        text_option("--cache-claim", metavar="NAME", text=f"claim for {fetched}, in each run's namespace"),
     ]
     text = "run the Kubernetes operator (started by the chart)"
     return build_command(text, parameters, OperatorOptions, examples, name="operator")

@@ -21,6 +21,7 @@ from scalerl_operator.controller.owned_objects import NotOurs, make_child
 from scalerl_operator.decide.events import Event, list_events
 from scalerl_operator.kube.client import EVENTS, PODS, RUNS, Json, KubeClient, KubeError, find_object
 from scalerl_operator.reconcile.cache import InformerCache
+from scalerl_operator.reconcile.claim import fit_claim
 from scalerl_operator.reconcile.observed_pod import parse_observed_pod
 from scalerl_operator.reconcile.observed_run import Key, ObservedRun, parse_observed_run, run_key
 from scalerl_operator.reconcile.pod_changes import Create, Delete
@@ -185,7 +186,7 @@ class KubeCluster:
         document = yaml.safe_dump(observed.document, sort_keys=False, allow_unicode=True, width=120)
         token = derive_token(self._deps.token_key, observed.uid)
         excluded = tuple(each.name for each in status.excluded_nodes) if status is not None else ()
-        return Owner(run, observed.uid, document, token, observed.accepted_data, excluded)
+        return Owner(run, observed.uid, document, token, observed.accepted_data, excluded, fit_claim(run))
 
     async def _share(self, run: ObservedRun, owner: Owner, written: _Written) -> None:
         """Create or apply the shared objects whose digest has changed since this operator last wrote them."""

@@ -33,6 +33,7 @@ from scalerl_operator.reconcile.observed_run import parse_observed_run, run_key
 from scalerl_operator.resources.names import FIELD_MANAGER, LABEL_MANAGED_BY
 from scalerl_operator.resources.network_policy import InvalidIsolation, Isolation
 from scalerl_operator.resources.owner import PodOptions
+from scalerl_operator.resources.pod_storage import CachePlace, InvalidCache
 from scalerl_operator.telemetry.metrics import OperatorMetrics
 from scalerl_operator.telemetry.poller import FetchReading, PollerDeps, ProgressPoller
 from scalerl_operator.telemetry.prometheus import PrometheusClient, fetch_reading
@@ -61,14 +62,18 @@ def main(options: OperatorOptions) -> int:
         raise SystemExit(f"--token-key-file {options.token_key_file} holds {len(key)} bytes; need {MIN_KEY_BYTES}")
     try:
         isolation = Isolation.parse(options.network_policy) if options.network_policy is not None else None
+        cache = CachePlace.parse(options.cache_host_path, options.cache_claim)
     except InvalidIsolation as error:
         raise SystemExit(f"--network-policy: {error}") from error
-    return asyncio.run(_serve(options, key, isolation))
+    except InvalidCache as error:
+        raise SystemExit(str(error)) from error
+    pods = PodOptions(options.image, Limits().exit_seconds, isolation, cache)
+    return asyncio.run(_serve(options, key, pods))
 
 
-async def _serve(options: OperatorOptions, key: bytes, isolation: Isolation | None) -> int:
+async def _serve(options: OperatorOptions, key: bytes, pods: PodOptions) -> int:
     lease = await _build_lease(options)
-    replica = _Replica(options, key, isolation, lease)
+    replica = _Replica(options, key, pods, lease)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +123,7 @@ async def _build_lease(options: OperatorOptions) -> _Lease:
 class _Replica:
     """The parts of one operator process."""
 
-    def __init__(self, options: OperatorOptions, key: bytes, isolation: Isolation | None, lease: _Lease):
+    def __init__(self, options: OperatorOptions, key: bytes, pods: PodOptions, lease: _Lease):
         limits = Limits()
         self._scopes: Sequence[str | None] = options.namespaces or [None]
         self._port = options.http
@@ -134,7 +139,6 @@ class _Replica:
             fetch_reading=_reader(options),
         )
         self._poller = ProgressPoller(self._store, self.metrics, deps)
-        pods = PodOptions(options.image, limits.exit_seconds, isolation)
         apply_deps = ApplyDeps(pods, key, self.keeper.is_leading, _now)
         cluster = KubeCluster(self._kube, self._store, self._poller, apply_deps)
         self._reconciler = Reconciler(cluster, self.metrics, limits, _now)

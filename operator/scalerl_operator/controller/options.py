@@ -25,3 +25,7 @@ class OperatorOptions:
     prometheus_ca_file: Path | None
     network_policy: str | None
     """JSON of `Isolation`; None: the operator creates no NetworkPolicy."""
+    cache_host_path: str | None
+    """Folder of each node for fetched models and data; None, as is `cache_claim`: each run's claim."""
+    cache_claim: str | None
+    """PersistentVolumeClaim for them, in each run's namespace."""

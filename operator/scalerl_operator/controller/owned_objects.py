@@ -33,9 +33,10 @@ async def make_child(kube: KubeClient, document: Json, *, is_known: bool) -> Non
         refusal = await _create(kube, document)
         if refusal is None:
             return
-    uid = await _find_ours(kube, document)
-    if uid is not None:  # with the uid: the apply fails if another object has replaced it meanwhile
-        await kube.apply(CHILDREN[kind], {**document, "metadata": {**document["metadata"], "uid": uid}})
+    found = await _find_ours(kube, document)
+    if found is not None:  # with the uid: the apply fails if another object has replaced it meanwhile
+        metadata = {**document["metadata"], "uid": str(found["metadata"]["uid"])}
+        await kube.apply(CHILDREN[kind], {**_keep_size(document, found), "metadata": metadata})
     elif refusal is not None:
         raise refusal
     else:
@@ -53,8 +54,15 @@ async def _create(kube: KubeClient, document: Json) -> KubeError | None:
     return None
 
 
-async def _find_ours(kube: KubeClient, document: Json) -> str | None:
-    """Return the uid of the run's object; None if no object has the name. Raises NotOurs."""
+def _keep_size(document: Json, found: Json) -> Json:
+    """Return `document` with the size that a claim has: the spec's is that of a new claim, and none may shrink."""
+    if document["kind"] != "PersistentVolumeClaim" or "resources" not in found.get("spec", {}):
+        return document
+    return {**document, "spec": {**document.get("spec", {}), "resources": found["spec"]["resources"]}}
+
+
+async def _find_ours(kube: KubeClient, document: Json) -> Json | None:
+    """Return the run's object; None if no object has the name. Raises NotOurs."""
     kind, metadata = document["kind"], document["metadata"]
     try:
         found = await kube.check(CHILDREN[kind], metadata["namespace"], metadata["name"], _identifying_values(metadata))
@@ -64,7 +72,7 @@ async def _find_ours(kube: KubeClient, document: Json) -> str | None:
         if error.status == 422:
             raise NotOurs(kind, metadata["name"]) from error
         raise
-    return str(found["metadata"]["uid"])
+    return found
 
 
 def _identifying_values(metadata: Json) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """From a run's points to its forecast and its stop recommendation. PURE."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -38,8 +39,14 @@ def fit_points(evals: Sequence[EvalPoint], unit: str, dataset: str = HELD_OUT) -
 
 
 def scatter_of(point: EvalPoint) -> float:
-    """Return how far this pass rate may lie from the curve by chance: the prompts are the same at every evaluation."""
-    return binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
+    """Return how far this pass rate may lie from the curve by chance.
+
+    The prompts of whole evaluations are the same, so only their completions scatter. A late evaluation has measured a
+    random part of them; its error by prompt counts in proportion to the prompts that it left out.
+    """
+    sampling = binomial_standard_error(point.pass_rate, max(1, point.prompts * point.samples - point.excluded))
+    left_out = point.unsampled / max(1, point.prompts + point.unsampled)
+    return math.hypot(sampling, math.sqrt(left_out) * point.standard_error)
 
 
 def forecast_points(run: RLRun, evals: Sequence[EvalPoint], budget: float | None, time: float) -> ForecastLine:

@@ -130,10 +130,7 @@ def _while_running(
 ) -> Action:
     attempt = observed.attempts[-1]
     if attempt.stop_time is not None and attempt.stop_cause is not None:
-        patience = limits.exit_seconds
-        can_save = observed.members_serve if attempt.stop_cause == "GangBroken" else attempt.stop_cause not in HOPELESS
-        if can_save:
-            patience += run.spec.deadlines.stop_seconds
+        patience = limits.exit_seconds + _saving_seconds(run, observed, attempt)
         until = attempt.stop_time + timedelta(seconds=patience)
         return Kill(attempt.stop_cause) if observed.interrupts > 1 or now >= until else Wait(until)
     if observed.interrupts:
@@ -145,6 +142,15 @@ def _while_running(
     if _is_overdue(run, observed, now):
         return Terminate("DeadlineExceeded")
     return Terminate("Stuck") if _is_stuck(run, observed, attempt, now, limits) else _obey_watchdog(assessment)
+
+
+def _saving_seconds(run: RLRun, observed: ObservedState, attempt: AttemptStatus) -> int:
+    """Return how long an attempt that is to end may save, counted from the request."""
+    can_save = observed.members_serve if attempt.stop_cause == "GangBroken" else attempt.stop_cause not in HOPELESS
+    if not can_save:
+        return 0
+    # Without all members the models of the last checkpoint can still be written.
+    return run.spec.deadlines.checkpoint_seconds if observed.member_ended else run.spec.deadlines.stop_seconds
 
 
 def _obey_watchdog(assessment: Assessment) -> Terminate | Wait:

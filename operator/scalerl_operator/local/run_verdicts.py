@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from scalerl_api.wire import RunVerdict
+from scalerl_api.wire import ENV_OFFLINE, RunVerdict
 
 CHECK_COMMAND = (sys.executable, "-m", "scalerl_runtime", "check")
 NEEDED = ("scalerl_runtime", "torch", "transformers")
 TIMEOUT_SECONDS = 600  # a check takes seconds, and the first import of torch on a cold disk a minute
 DATA_SECONDS = 300  # more for the data of each file; the runtime's own limit is shorter
-NO_FETCH = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+NO_FETCH = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", ENV_OFFLINE: "1"}
 
 
 @dataclass(frozen=True)

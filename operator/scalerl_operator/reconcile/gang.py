@@ -135,6 +135,11 @@ def members_serve(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> bool:
     return serving.issuperset(range(1, attempt.replicas))
 
 
+def member_ended(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> bool:
+    """Whether a member of the attempt but the coordinator has ended. One that is deleted still serves."""
+    return any(each.over and not each.is_coordinator for each in pods if each.attempt == attempt.number)
+
+
 def find_broken(attempt: AttemptStatus, pods: Sequence[ObservedPod]) -> str | None:
     """Return the member that the running gang has lost; None for a whole gang, or one that is not complete yet.
 

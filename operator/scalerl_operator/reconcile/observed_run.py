@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from scalerl_api import Fault, InvalidRun, RLRun, RLRunStatus, parse_run
 from scalerl_api.wire import ANNOTATION_ACCEPT_DATA
+from scalerl_operator.reconcile.claim import check_claim
 from scalerl_operator.resources.pod import check_pods
 
 Key = tuple[str, str]
@@ -110,7 +111,7 @@ def _check_spec(bare: Mapping[str, Any]) -> tuple[RLRun | None, tuple[Fault, ...
         run = parse_run(bare)
     except InvalidRun as error:
         return None, error.faults
-    return run, tuple(check_pods(run))
+    return run, (*check_pods(run), *check_claim(run))
 
 
 def _parse_status(value: object) -> tuple[RLRunStatus | None, str]:

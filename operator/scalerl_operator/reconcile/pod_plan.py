@@ -28,7 +28,7 @@ from scalerl_operator.decide.lifecycle import (
 from scalerl_operator.decide.status import Standing, build_status, describe_invalid
 from scalerl_operator.decide.watchdog import add_alarms, longest_step_seconds
 from scalerl_operator.reconcile.excluded_nodes import is_refused, update_excluded
-from scalerl_operator.reconcile.gang import begin, find_broken, members_serve, refresh
+from scalerl_operator.reconcile.gang import begin, find_broken, member_ended, members_serve, refresh
 from scalerl_operator.reconcile.observed_pod import ObservedPod, last_checkpoint, last_evals
 from scalerl_operator.reconcile.pending import count_begun, count_room, describe_waits, gang_until, pending_until
 from scalerl_operator.reconcile.pod_changes import (
@@ -181,6 +181,7 @@ def _observe(snapshot: Snapshot, history: History) -> ObservedState:
         eta_seconds=poll.eta_seconds if is_current else None,
         accepted_data=snapshot.run.accepted_data,
         members_serve=history.running is not None and members_serve(history.running, snapshot.pods),
+        member_ended=history.running is not None and member_ended(history.running, snapshot.pods),
     )
 
 
@@ -194,7 +195,15 @@ def _advance(observed: ObservedState, history: History, action: Action) -> Obser
     if not isinstance(action, Start):
         return advanced
     progress = _as_starting(observed.progress) if observed.progress is not None else None
-    return replace(advanced, progress=progress, answered=None, watched=None, eta_seconds=None, members_serve=False)
+    return replace(
+        advanced,
+        progress=progress,
+        answered=None,
+        watched=None,
+        eta_seconds=None,
+        members_serve=False,
+        member_ended=False,
+    )
 
 
 def _decide(inputs: _Inputs) -> Action:

@@ -91,7 +91,16 @@ def describe_eval(point: EvalPoint) -> str:
     """Return a measured point in one line."""
     return (
         f"eval {point.dataset} at step {point.step}: pass rate {point.pass_rate:.3f} ± {point.standard_error:.3f}"
-        f" (mean@{point.samples} of {point.prompts} prompts){_describe_others(point)}"
+        f" (mean@{point.samples} of {describe_prompts(point)}){_describe_others(point)}"
+    )
+
+
+def describe_prompts(point: EvalPoint) -> str:
+    """Return the number of prompts that were measured, and how many a late evaluation left out."""
+    return (
+        f"{point.prompts} of {point.prompts + point.unsampled} prompts"
+        if point.unsampled
+        else f"{point.prompts} prompts"
     )
 
 

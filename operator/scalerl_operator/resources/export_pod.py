@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from scalerl_api.rlrun import SecretKey
 from scalerl_api.wire import ENV_FOLDER, ENV_SPEC
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import TOKEN_VOLUME, build_pod
+from scalerl_operator.resources.pod_storage import HUB_FOLDER, VOLUME_CACHE, build_token_variable
 from scalerl_operator.resources.pod_template import Json
 
 TOKEN_SECRET_KEY = "token"
@@ -41,8 +43,8 @@ def build_export_pod(owner: Owner, wanted: ExportPod) -> Json:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": wanted.seconds,
-        "containers": [_container(runtime, wanted)],
-        "volumes": [each for each in spec["volumes"] if each["name"] != TOKEN_VOLUME],
+        "containers": [_container(runtime, wanted, owner.run.spec.secrets.hub_token)],
+        "volumes": [each for each in spec["volumes"] if each["name"] not in (TOKEN_VOLUME, VOLUME_CACHE)],
     }
     return {**pod, "metadata": _metadata(owner, pod["metadata"], wanted), "spec": spec}
 
@@ -61,10 +63,12 @@ def _metadata(owner: Owner, metadata: Json, wanted: ExportPod) -> Json:
     }
 
 
-def _container(runtime: Json, wanted: ExportPod) -> Json:
+def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) -> Json:
     dropped = ("ports", "readinessProbe", "resources")
     kept = {key: value for key, value in runtime.items() if key not in dropped}
-    variables = [each for each in runtime["env"] if _stays(each["name"])]
+    variables = [each for each in runtime["env"] if _stays(each["name"]) and each != HUB_FOLDER]
+    if own_token is not None:  # the run's own: an export fetches nothing
+        variables = [each for each in variables if each != build_token_variable(own_token)]
     if wanted.token_secret is not None:
         key = {"name": wanted.token_secret, "key": TOKEN_SECRET_KEY}
         others = [each for each in variables if each["name"] != "HF_TOKEN"]
@@ -72,7 +76,7 @@ def _container(runtime: Json, wanted: ExportPod) -> Json:
     mounts = [
         {**each, "readOnly": True} if each["mountPath"] == names.RUN_FOLDER else each
         for each in runtime["volumeMounts"]
-        if each["name"] != TOKEN_VOLUME
+        if each["name"] != TOKEN_VOLUME and each["mountPath"] != names.CACHE_FOLDER
     ]
     return {
         **kept,

@@ -30,6 +30,7 @@ TOKEN_KEY = "token"  # in the Secret
 SPEC_FOLDER = "/etc/scalerl"
 TOKEN_FOLDER = "/etc/scalerl-token"
 RUN_FOLDER = "/var/lib/scalerl/run"
+CACHE_FOLDER = "/var/lib/scalerl/cache"
 TERMINATION_PATH = "/dev/termination-log"
 SCRATCH_FOLDER = "/tmp"  # noqa: S108 # private to the pod
 SHARED_MEMORY = "/dev/shm"  # noqa: S108

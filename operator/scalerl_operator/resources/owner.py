@@ -6,6 +6,7 @@ from scalerl_api import RLRun
 from scalerl_api.rlrun import API_VERSION, KIND
 from scalerl_operator.resources import names
 from scalerl_operator.resources.network_policy import Isolation
+from scalerl_operator.resources.pod_storage import CachePlace
 from scalerl_operator.resources.pod_template import Json
 
 
@@ -23,6 +24,8 @@ class Owner:
     """Digest of changed data that the coordinator may resume with; empty: none."""
     excluded_nodes: tuple[str, ...] = ()
     """Names of nodes that its pods must not run on."""
+    claim_size: str = ""
+    """Of the claim that is created; empty: none is."""
 
     @property
     def name(self) -> str:
@@ -45,6 +48,8 @@ class PodOptions:
     """From the last checkpoint to a process's end; `plan.Limits` has the same."""
     isolation: Isolation | None = None
     """None: no NetworkPolicy is made."""
+    cache: CachePlace = CachePlace()
+    """Of fetched models and data."""
 
 
 def build_owned(owner: Owner, api_version: str, kind: str, name: str, component: str) -> Json:

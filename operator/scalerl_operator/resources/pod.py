@@ -30,6 +30,7 @@ from scalerl_api.wire import (
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR, PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions, build_owned
+from scalerl_operator.resources.pod_storage import cache_mount, cache_volumes, check_token, storage_environment
 from scalerl_operator.resources.pod_template import (
     GPU,
     Json,
@@ -55,6 +56,7 @@ def check_pods(run: RLRun) -> list[Fault]:
         *shared,
         *check_template(run.spec.trainer.template, "spec.trainer.template"),
         *check_template(run.spec.generator.template, "spec.generator.template"),
+        *check_token(run),
     ]
 
 
@@ -90,7 +92,7 @@ def build_pod(
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(owner, pod_role, attempt, replicas, options)],
-            "volumes": list(_volumes(owner)),
+            "volumes": list(_volumes(owner, options)),
         },
     }
     return exclude_nodes(merge_template(pod, _template(owner, pod_role)), owner.excluded_nodes)
@@ -118,7 +120,7 @@ def _container(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | No
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": list(_mounts(owner)),
+        "volumeMounts": list(_mounts(owner, options)),
     }
     if gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}, "requests": {GPU: str(gpus)}}
@@ -145,6 +147,7 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | 
     yield {"name": "RAY_AUTH_MODE", "value": "token"}
     yield {"name": "RAY_AUTH_TOKEN_PATH", "value": f"{names.TOKEN_FOLDER}/{names.TOKEN_KEY}"}
     yield {"name": "HOME", "value": names.SCRATCH_FOLDER}  # what libraries cache; the root file system is read-only
+    yield from storage_environment(owner.run, pod_role)
     yield {"name": "PYTHONUNBUFFERED", "value": "1"}  # a killed process's last lines must be in its log
     yield {"name": ENV_TERMINATION_PATH, "value": names.TERMINATION_PATH}
     if pod_role == COORDINATOR:
@@ -159,20 +162,22 @@ def _environment(owner: Owner, pod_role: PodRole, attempt: int, replicas: int | 
             yield {"name": ENV_ACCEPT_DATA, "value": owner.accepted_data}
 
 
-def _mounts(owner: Owner) -> Iterator[Json]:
+def _mounts(owner: Owner, options: PodOptions) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "mountPath": names.SPEC_FOLDER, "readOnly": True}
     yield {"name": TOKEN_VOLUME, "mountPath": names.TOKEN_FOLDER, "readOnly": True}
     folder = names.folder_in_claim(owner.name, owner.uid)
     yield {"name": _VOLUME_RUN, "mountPath": names.RUN_FOLDER, "subPath": folder}
+    yield cache_mount(options.cache, _VOLUME_RUN)
     yield {"name": _VOLUME_SHARED_MEMORY, "mountPath": names.SHARED_MEMORY}
     yield {"name": _VOLUME_SCRATCH, "mountPath": names.SCRATCH_FOLDER}
 
 
-def _volumes(owner: Owner) -> Iterator[Json]:
+def _volumes(owner: Owner, options: PodOptions) -> Iterator[Json]:
     yield {"name": _VOLUME_SPEC, "configMap": {"name": names.config_name(owner.name)}}
     yield {"name": TOKEN_VOLUME, "secret": {"secretName": names.token_name(owner.name), "defaultMode": 0o440}}
     claim = owner.run.spec.checkpoint.claim_name or names.claim_name(owner.name)
     yield {"name": _VOLUME_RUN, "persistentVolumeClaim": {"claimName": claim}}
+    yield from cache_volumes(options.cache)
     # Kubernetes gives 64 MB otherwise; Ray's object store and vLLM's workers share memory here.
     yield {"name": _VOLUME_SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}
     yield {"name": _VOLUME_SCRATCH, "emptyDir": {}}

@@ -10,6 +10,7 @@ from scalerl_api import Fault
 from scalerl_api.passthrough import PodTemplate
 from scalerl_api.wire import PORT_HTTP
 from scalerl_operator.resources.names import (
+    CACHE_FOLDER,
     CONTAINER,
     OWNED_PREFIXES,
     PORT_NAME,
@@ -49,7 +50,7 @@ _OWNED_IN_CONTAINER = {
     "startupProbe": "set by the operator",
     "lifecycle": "set by the operator: SIGTERM saves a checkpoint",
 }
-_OWNED_PLACES = (SPEC_FOLDER, TOKEN_FOLDER, RUN_FOLDER, SHARED_MEMORY, SCRATCH_FOLDER)
+_OWNED_PLACES = (SPEC_FOLDER, TOKEN_FOLDER, RUN_FOLDER, CACHE_FOLDER, SHARED_MEMORY, SCRATCH_FOLDER)
 # The keys that identify a list's entries, as in Kubernetes' own server-side apply: a port need not have a name.
 _BY_NAME = ("containers", "initContainers", "volumes", "env", "imagePullSecrets")
 _KEYED_LISTS: dict[str, Sequence[str]] = {**dict.fromkeys(_BY_NAME, ["name"]), "volumeMounts": ["mountPath"]}
@@ -202,19 +203,22 @@ def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Json:
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             merged[key] = _merge(before, value)
         elif isinstance(before, list) and isinstance(value, list):
-            merged[key] = _merge_lists(before, value, _KEYED_LISTS.get(key))
+            # A variable has a value or a reference: of two of one name the user's replaces ours.
+            merged[key] = _merge_lists(before, value, _KEYED_LISTS.get(key), is_replaced=key == "env")
         else:
             merged[key] = value
     return merged
 
 
-def _merge_lists(ours: Sequence[Any], theirs: Sequence[Any], keys: Sequence[str] | None) -> list[Any]:
+def _merge_lists(
+    ours: Sequence[Any], theirs: Sequence[Any], keys: Sequence[str] | None, *, is_replaced: bool
+) -> list[Any]:
     if keys is None:
         return [*ours, *theirs]
     known = {_identity(entry, keys): entry for entry in ours}
     for entry in theirs:
         identity = _identity(entry, keys)
-        known[identity] = _merge(known[identity], entry) if identity in known else entry
+        known[identity] = _merge(known[identity], entry) if identity in known and not is_replaced else entry
     return list(known.values())
 
 

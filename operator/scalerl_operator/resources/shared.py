@@ -71,7 +71,7 @@ def _claim(owner: Owner) -> Json:
     spec = owner.run.spec.checkpoint
     head = build_owned(owner, "v1", "PersistentVolumeClaim", names.claim_name(owner.name), "checkpoints")
     del head["metadata"]["ownerReferences"]
-    wanted: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": spec.claim_size}}}
+    wanted: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": owner.claim_size}}}
     if spec.storage_class_name is not None:
         wanted["storageClassName"] = spec.storage_class_name
     return {**head, "spec": wanted}

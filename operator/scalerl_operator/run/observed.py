@@ -33,6 +33,8 @@ class ObservedState:
     """Predicted time to the end of the budget."""
     members_serve: bool = False
     """On a cluster: every other trainer still runs, so that the coordinator can save a checkpoint with them."""
+    member_ended: bool = False
+    """On a cluster: another trainer has ended, so that no further checkpoint can be made."""
     accepted_data: str = ""
     """On a cluster: digest of changed data that the run's annotation accepts; empty without one."""
     interrupts: int = 0

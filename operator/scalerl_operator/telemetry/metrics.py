@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from scalerl_api import RLRunStatus
-from scalerl_api.generated_page import write_page
+from scalerl_api.pages.generated_page import write_page
 from scalerl_operator.reconcile.observed_run import Key
 from scalerl_operator.reconcile.snapshot import PollResult
 from scalerl_operator.telemetry.run_metrics import RUN_METRICS, RunMetricsView, list_samples

@@ -157,7 +157,8 @@ def read_evals(found: Iterable[Series]) -> tuple[EvalPoint, ...]:
 def _build_point(key: Sequence[str], numbers: Mapping[str, float]) -> EvalPoint | None:
     named = zip(EVAL_LABELS.values(), key, strict=True)
     try:
-        whole = {field: text if field == "dataset" else int(text) for field, text in named}
+        # A label that an older coordinator does not have is empty; its field has a default, or the point is refused.
+        whole = {field: text if field == "dataset" else int(text) for field, text in named if text}
         return EvalPoint.model_validate({**whole, **numbers})
     except (ValidationError, ValueError):
         return None

@@ -37,8 +37,8 @@ from scalerl_runtime.storage.checkpoint import find_damaged_part
 from scalerl_runtime.storage.deepspeed_layout import is_old_layout, load_old
 from scalerl_runtime.storage.trainer_state import HostCopy, RankPart, TrainerState, load_state
 from scalerl_runtime.types import Floats
-from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender, bucket_checksums
-from scalerl_runtime.weights.shared_memory import SharedMemory
+from scalerl_runtime.weights.buckets import GlooSender, StagedWeights, Transport, WeightSender
+from scalerl_runtime.weights.staged_copy import StagedCopy
 
 MISMATCH_TOKENS = 16_384  # per rank and step that are reported one by one, the first ones; enough for a 95th percentile
 
@@ -59,7 +59,7 @@ class TrainerOptions:
     temperature: float
     seed: int
     device: Literal["cpu", "cuda"]
-    transport: Transport = "gloo"  # `nccl` keeps the copy that is sent on the device, `gloo` in host memory
+    transport: Transport = "gloo"  # from device to device, or between hosts; the copy that is sent is in host memory
     cpu_threads: int = 1
     sequence_parallel: int = 1  # ranks that share each row, a part each
     router_replay: bool = False  # routers use the experts of a row where it has some
@@ -81,8 +81,6 @@ class Trainer:
         self.world_size = world_size
         self._version = 0  # optimizer steps behind the weights; travels with every copy of them
         self._sender: WeightSender | None = None
-        self._staged: list[Tensor] = []
-        self._shared: SharedMemory | None = None  # of the staged copy, where it is sent from host memory
         self._host_copy = HostCopy()  # of the next checkpoint
 
     def address(self) -> tuple[str, int]:
@@ -123,7 +121,7 @@ class Trainer:
             config=config,
             dist_init_required=False,
         )
-        self._buckets = self._copies.plan()
+        self._staged = StagedCopy(self._copies.plan(), options.transport, self._engine.device)
 
     def _load_policy(self, config: dict[str, Any]) -> Policy:
         """Load the model and check it; it is in shares under ZeRO-3."""
@@ -253,7 +251,7 @@ class Trainer:
         return attention_width(config) / self._num_parameters
 
     def stage_weights(self, *, reuse: bool) -> StagedWeights:
-        """Copy the weights into buckets on rank 0; return what is staged.
+        """Copy the weights into buckets in rank 0's host memory; return what is staged.
 
         Under ZeRO-3 the ranks gather bucket by bucket, so it runs on all of them. No generator is waited for:
         the copy is sent while the next step trains.
@@ -262,25 +260,11 @@ class Trainer:
             reuse: write into the memory of the copy before, which no engine reads any more.
         """
         began = time.monotonic()
-        if self.rank == 0 and not (reuse and self._staged):
-            self._staged = []  # first: one copy at a time
-            self._staged = self._allocate()
-        self._copies.copy(self._gathered, self._staged if self.rank == 0 else None)
-        if self.options.transport == "nccl":
-            self._is_staged = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._is_staged.record(torch.cuda.current_stream(self._engine.device))
-        handle = self._shared.handle if self._shared is not None else None
-        return StagedWeights(self._version, self._buckets, time.monotonic() - began, handle)
-
-    def _allocate(self) -> list[Tensor]:
-        """Bytes for every bucket, where the copy is sent from."""
-        sizes = [bucket.num_bytes for bucket in self._buckets]
-        if self.options.transport == "nccl":
-            return [torch.empty(size, dtype=torch.uint8, device=self._engine.device) for size in sizes]
-        if self._shared is not None:
-            self._shared.close()
-        self._shared = SharedMemory(sum(sizes))
-        return self._shared.split(sizes)
+        if self.rank == 0:
+            self._staged.take(partial(self._copies.copy, self._gathered), reuse=reuse)
+        else:
+            self._copies.copy(self._gathered, None)
+        return StagedWeights(self._version, self._staged.buckets, time.monotonic() - began, self._staged.handle)
 
     def _gathered(self, parameters: Sequence[nn.Parameter]) -> Any:
         import deepspeed
@@ -302,20 +286,14 @@ class Trainer:
 
     def sum_weights(self) -> tuple[int, ...]:
         """Rank 0 only: return checksums of the staged parameters, in order; runs in parallel with training."""
-        if self.options.transport == "gloo":
-            return tuple(bucket_checksums(self._buckets, self._staged))
-        # Not on the stream of the training step, which would wait for it and which it would wait for.
-        side = torch.cuda.Stream(self._engine.device)  # type: ignore[no-untyped-call]
-        side.wait_event(self._is_staged)
-        with torch.cuda.stream(side):
-            return tuple(bucket_checksums(self._buckets, self._staged))
+        return self._staged.sums()
 
     def send_weights(self) -> float:
         """Rank 0 only: send the staged buckets; return the seconds taken. Raises RuntimeError on a dead peer."""
         if self._sender is None:
             raise RuntimeError("no transfer group is open")
         began = time.monotonic()
-        self._sender.send(self._buckets, self._staged)
+        self._sender.send(self._staged.buckets, self._staged.flats)
         return time.monotonic() - began
 
     def copy_state(self) -> float:

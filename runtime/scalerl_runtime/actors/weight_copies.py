@@ -1,6 +1,6 @@
 """Copies of a trained model for the engines, in buckets, under the names of its folder. PURE."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,8 @@ from scalerl_runtime.models.weight_names import (
 )
 from scalerl_runtime.weights.buckets import BUCKET_BYTES, WeightBucket, plan_buckets, view
 from scalerl_runtime.weights.zero_partitions import Gathering, full_shape
+
+Put = Callable[[Tensor, Tensor], object]  # (place, value): stores the value
 
 
 class WeightCopies:
@@ -52,8 +54,11 @@ class WeightCopies:
         """The layout of one copy."""
         return tuple(bucket for _, buckets in self._batches for bucket in buckets)
 
-    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
-        """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather."""
+    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None, put: Put = Tensor.copy_) -> None:
+        """Copy the weights into `flats`, the bytes of every bucket in order; None on ranks that only gather.
+
+        `put` stores each tensor, in the order of the buckets' entries.
+        """
         rest = iter(flats or ())
         for groups, buckets in self._batches:
             with self._gathered(groups, gathering) as values:
@@ -61,7 +66,7 @@ class WeightCopies:
                     continue
                 places = [view(flat, entry) for b, flat in zip(buckets, rest, strict=False) for entry in b.entries]
                 for place, tensor in zip(places, self._convert(groups, values), strict=True):
-                    place.copy_(tensor)
+                    put(place, tensor)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return parameters and persistent buffers by their name in the model, a tied one once.
@@ -107,7 +112,7 @@ class AdapterCopies:
         """Return the adapters' parameters by their name in the model: all that a checkpoint stores."""
         return dict(self._parameters)
 
-    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None) -> None:
+    def copy(self, gathering: Gathering, flats: Sequence[Tensor] | None, put: Put = Tensor.copy_) -> None:
         """See `WeightCopies.copy`."""
         rest = iter(self._parameters.values())
         for place, bucket in enumerate(self.buckets):
@@ -116,7 +121,7 @@ class AdapterCopies:
                 if flats is None:
                     continue
                 for entry, parameter in zip(bucket.entries, parameters, strict=True):
-                    view(flats[place], entry).copy_(parameter.detach())
+                    put(view(flats[place], entry), parameter.detach())
 
 
 def count_parameters(model: nn.Module) -> int:

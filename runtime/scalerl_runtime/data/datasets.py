@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from scalerl_api.addresses import is_address, show_address
 from scalerl_api.data import DatasetSpec
 from scalerl_api.recipe import Recipe
 from scalerl_api.rlrun import RLRun
 from scalerl_api.validation import Fault, InvalidRun
 from scalerl_runtime.data.choices.answers import find_first_option
 from scalerl_runtime.data.columns import describe_columns, find_field, find_missing, show, simplify
+from scalerl_runtime.data.fetched_files import find_source_files, is_on_hub
 from scalerl_runtime.data.file_lists import SourceFault, find_files
 from scalerl_runtime.data.generated import READING_ERRORS, generate_records
 from scalerl_runtime.data.hub_datasets import fetch_hub, find_name_fault
@@ -29,6 +31,7 @@ from scalerl_runtime.data.rows import (
     spell_reference,
 )
 from scalerl_runtime.hub import first_line, is_transient
+from scalerl_runtime.remote.faults import RemoteUnavailable
 from scalerl_runtime.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -205,7 +208,7 @@ def _select(table: RecordTable, spec: DatasetSpec, path: str) -> Iterator[Record
 
 
 def _open_source(spec: DatasetSpec, path: str) -> RecordTable:
-    files = find_files(spec.source)
+    files = find_source_files(spec.source)
     if files is None:
         return fetch_hub(spec)
     hub_only = "none: only a data set of the hub has it"
@@ -232,7 +235,9 @@ def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
     except (InvalidRun, DataUnavailable):
         raise
     except SourceFault as error:
-        raise InvalidRun([Fault(f"{path}.source", spec.source, str(error))]) from error
+        raise InvalidRun([Fault(f"{path}.source", show_address(spec.source), str(error))]) from error
+    except RemoteUnavailable as error:
+        raise DataUnavailable(f"{path}.source: {spec.source}: {error}") from error
     except (*READING_ERRORS, EOFError, zlib.error, DatasetsError, arrow.ArrowException, http_error) as error:
         is_local = _is_local(spec)
         if is_transient(error):
@@ -244,6 +249,9 @@ def reading(spec: DatasetSpec, path: str) -> Iterator[None]:
 
 
 def _is_local(spec: DatasetSpec) -> bool:
+    """Whether it is read from files, here or of a bucket, and not by the hub's library."""
+    if is_address(spec.source):
+        return not is_on_hub(spec.source)
     try:
         return find_files(spec.source) is not None
     except (SourceFault, OSError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalerl_runtime.hub import is_path_like
+from scalerl_api.addresses import is_path_like
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ class DataFile:
     path: Path
     kind: str  # one of KINDS
     is_zipped: bool
+    address: str = ""  # where it was fetched from; empty: it lies here
+
+    @property
+    def label(self) -> str:
+        """The file as messages name it."""
+        return self.address or str(self.path)
 
 
 def find_files(source: str) -> tuple[DataFile, ...] | None:
@@ -54,20 +60,23 @@ def find_files(source: str) -> tuple[DataFile, ...] | None:
 
     Raises SourceFault for a path that is missing or cannot be read whole.
     """
-    if "://" in source:
-        raise SourceFault(f"{ALLOWED}, or a hub id; no address")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _list_folder(path)
+        return select_folder([each for each in sorted(path.rglob("*")) if each.is_file()], path)
     if path.is_file():
-        return (_require_kind(path),)
-    if any(mark in source for mark in "*?["):
+        return (require_kind(path),)
+    if is_pattern(source):
         return _list_matches(str(path))
     name = path.name.lower()
     if is_path_like(source) or path.exists() or name.endswith((*KINDS, *UNREADABLE, ".txt", ".yaml", ".yml")):
         missing = "" if path.exists() else "; this one does not exist"
         raise SourceFault(f"a file that exists: {ALLOWED}, or a hub id{missing}")
     return None
+
+
+def is_pattern(source: str) -> bool:
+    """Whether `source` has a mark that stands for several names."""
+    return any(mark in source for mark in "*?[")
 
 
 def get_kind(path: Path) -> DataFile | None:
@@ -80,17 +89,18 @@ def get_kind(path: Path) -> DataFile | None:
     return DataFile(path, suffix, is_zipped)
 
 
-def _require_kind(path: Path) -> DataFile:
+def require_kind(path: Path) -> DataFile:
+    """Return the file with its kind. Raises SourceFault for one of no kind that can be read."""
     found = get_kind(path)
     if found is None:
         raise SourceFault(f"{ALLOWED}, or a hub id")
     return found
 
 
-def _list_folder(folder: Path) -> tuple[DataFile, ...]:
-    inside = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+def select_folder(inside: Sequence[Path], folder: Path) -> tuple[DataFile, ...]:
+    """Return the data among `inside`, files at any depth of `folder`. Raises SourceFault for a forbidden mixture."""
     shown = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    files = _select_data(shown, str(folder))
+    files = select_data(shown, str(folder))
     splits = {word for file in files for word in _find_splits(file.path.relative_to(folder))}
     if len(splits) > 1:
         raise SourceFault(
@@ -108,10 +118,10 @@ def _list_matches(pattern: str) -> tuple[DataFile, ...]:
     files = [path for path in matches if path.is_file()]
     if not files:
         raise SourceFault("a pattern that a file matches")
-    return _select_data(files, pattern)
+    return select_data(files, pattern)
 
 
-def _select_data(paths: Sequence[Path], source: str) -> tuple[DataFile, ...]:
+def select_data(paths: Sequence[Path], source: str) -> tuple[DataFile, ...]:
     """Return the files of data; files about them are left out, and data that cannot be read is refused."""
     files, left_out = [], []
     for path in paths:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from scalerl_api.addresses import HubName, parse_hub_dataset
 from scalerl_api.data import DatasetSpec
 from scalerl_api.validation import Fault
 from scalerl_runtime.data.readers import Record, RecordTable
@@ -16,8 +17,10 @@ def fetch_hub(spec: DatasetSpec) -> RecordTable:
     """Return the rows of a hub data set. Raises what `datasets` raises."""
     from datasets import load_dataset  # slow to import, and most runs read files
 
-    config = {} if spec.config is None else {"name": spec.config}
-    dataset = load_dataset(spec.source, split=spec.split, **config)
+    found = parse_hub_dataset(spec.source) or HubName(spec.source)
+    options = {"name": spec.config, "revision": found.revision}
+    given = {name: value for name, value in options.items() if value is not None}
+    dataset = load_dataset(found.name, split=spec.split, **given)
     return RecordTable(_name_rows(spec, dataset), len(dataset), is_small=True)
 
 

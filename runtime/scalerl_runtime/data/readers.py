@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, cast
 
 from scalerl_api.validation import Fault
@@ -73,12 +72,12 @@ def _open(file: DataFile) -> Iterator[IO[bytes]]:
 
 def _read_jsonl(file: DataFile) -> Iterator[Record]:
     with _open(file) as lines:  # bytes: a line in a wrong encoding is then one bad row
-        yield from _parse_lines(lines, file.path)
+        yield from _parse_lines(lines, file.label)
 
 
-def _parse_lines(lines: Iterator[bytes] | IO[bytes], path: Path) -> Iterator[Record]:
+def _parse_lines(lines: Iterator[bytes] | IO[bytes], name: str) -> Iterator[Record]:
     for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
+        where = f"{name}:{number}"
         if not line.strip():
             continue
         try:
@@ -97,10 +96,10 @@ def _read_json(file: DataFile) -> Iterator[Record]:
         lines = content.splitlines()
         if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or len(lines) < 2:
             raise SourceFault(f"a .json file: {file.path.name} is not JSON ({error})") from error
-        yield from _parse_lines(iter(lines), file.path)
+        yield from _parse_lines(iter(lines), file.label)
         return
     for number, record in enumerate(_find_list(value, file.path.name), start=1):
-        yield f"{file.path}:[{number - 1}]", record
+        yield f"{file.label}:[{number - 1}]", record
 
 
 def _find_list(value: object, name: str) -> Sequence[object]:
@@ -126,7 +125,7 @@ def _read_csv(file: DataFile) -> Iterator[Record]:
         header = _check_header(next(reader, []), file.path.name, delimiter)
         while True:
             start = reader.line_num + 1
-            where = f"{file.path}:{start}"
+            where = f"{file.label}:{start}"
             try:
                 cells = next(reader)
             except StopIteration:
@@ -177,7 +176,7 @@ def _read_parquet(file: DataFile) -> Iterator[Record]:
         for batch in table.iter_batches(batch_size=PARQUET_ROWS):
             for record in batch.to_pylist():
                 number += 1
-                yield f"{file.path}:{number}", record
+                yield f"{file.label}:{number}", record
 
 
 def _count_parquet(file: DataFile) -> int:

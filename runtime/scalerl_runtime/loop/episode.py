@@ -5,7 +5,8 @@ tokenised, each once. An episode stays on its generator, whose prefix cache has 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,8 +22,10 @@ from scalerl_runtime.types import Completion, EngineOutput, Prompt
 
 NOT_SOLVED = -1.0  # an episode that ends at a limit, without a reward of its environment
 
-Engine = Callable[[Prompt, int], Awaitable[EngineOutput]]
-"""Samples one completion of at most so many tokens on the episode's generator."""
+Engine = Callable[[Prompt, int, int | None], Awaitable[EngineOutput]]
+"""Samples one completion of at most so many tokens, by a seed if there is one, on the episode's generator."""
+TurnEngine = Callable[[Prompt, int], Awaitable[EngineOutput]]
+"""The same for the turns of one episode."""
 
 
 class Session(Protocol):
@@ -80,14 +83,14 @@ class EpisodePlayer:
         """Whether the prompt's source has an environment."""
         return prompt.source in self._environments
 
-    async def play(self, engine: Engine, prompt: Prompt, count: int, phase: str) -> list[Completion]:
-        """Return `count` episodes of `prompt`, whole. When the engine fails one of them, none is returned.
+    async def play(self, engine: Engine, prompt: Prompt, seeds: Sequence[int | None], phase: str) -> list[Completion]:
+        """Return an episode of `prompt` for each seed, whole. When the engine fails one of them, none is returned.
 
         Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
-        return await all_or_none([self._play_one(engine, prompt, phase) for _ in range(count)])
+        return await all_or_none([self._play_one(_seed_turns(engine, seed), prompt, phase) for seed in seeds])
 
-    async def _play_one(self, engine: Engine, prompt: Prompt, phase: str) -> Completion:
+    async def _play_one(self, engine: TurnEngine, prompt: Prompt, phase: str) -> Completion:
         transcript, session = Transcript(self._rules.completion_tokens), None
         source = self._environments[prompt.source]
         turns = _TimedEngine(engine, prompt, self._rules, phase)
@@ -131,10 +134,20 @@ class EpisodePlayer:
         return True
 
 
+def _seed_turns(engine: Engine, seed: int | None) -> TurnEngine:
+    """Return the engine with a seed of its own for each turn of an episode."""
+    turns = itertools.count()
+
+    async def sample(prompt: Prompt, max_tokens: int) -> EngineOutput:
+        return await engine(prompt, max_tokens, None if seed is None else (seed + next(turns)) % 2**63)
+
+    return sample
+
+
 class _TimedEngine:
     """The engine of one episode. Mutable: it counts the seconds that are left."""
 
-    def __init__(self, engine: Engine, prompt: Prompt, rules: EpisodeRules, phase: str):
+    def __init__(self, engine: TurnEngine, prompt: Prompt, rules: EpisodeRules, phase: str):
         self._engine = engine
         self._prompt = prompt
         self._rules = rules

@@ -14,6 +14,7 @@ from scalerl_runtime.algorithm.results import StepResult
 from scalerl_runtime.algorithm.staleness import StalenessBound
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.loop.device_time import RoleClock
+from scalerl_runtime.loop.eval_sets import EvalProgress
 from scalerl_runtime.loop.pool import Pool
 from scalerl_runtime.loop.rollout_recorder import RolloutRecorder
 from scalerl_runtime.loop.run_state import Journals
@@ -73,6 +74,14 @@ class Observer(Protocol):
 
     def on_self_check(self, found: SelfCheck) -> None:
         """An engine was compared with the trainer."""
+        ...
+
+    def on_eval_progress(self, progress: EvalProgress | None) -> None:
+        """An evaluation began or went on; None: none runs any more."""
+        ...
+
+    def on_late_eval(self) -> None:
+        """An evaluation ended before it had sampled every prompt."""
         ...
 
     def on_eval(self, points: Sequence[EvalPoint]) -> None:

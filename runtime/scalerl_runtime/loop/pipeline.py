@@ -1,11 +1,11 @@
 """The asynchronous loop: prompts to generators, groups to trainers, weights back, evaluations in parallel. I/O.
 
     submit ──> Pool (generators) ──> completed groups ──> train ──> Syncer ──> Pool
-                                                            └──> checkpoint ──> evaluate (on a leased generator)
+                                                            └──> checkpoint ──> evaluate (on leased generators)
 
 `submit` waits for capacity: a step, new weights, or a generator that restarts. `train` waits for a batch: completed
 groups. Both wake on `pool.changed`. The syncer waits for new weights or a generator without weights. An evaluation
-waits for its lease. Each of these waits has a deadline, set in the call that starts it.
+waits for its lease, and training for no evaluation. Each of these waits has a deadline, set in the call that starts it.
 """
 
 import asyncio
@@ -13,26 +13,24 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 
-from scalerl_api.wire import HELD_OUT, EvalPoint, StepRecord
+from scalerl_api.wire import StepRecord
 from scalerl_runtime.algorithm.batch import Batch, build_batch, decide_groups
 from scalerl_runtime.algorithm.prompts.curriculum import AllPromptsExcludedError
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
 from scalerl_runtime.algorithm.schedules import learning_rate
 from scalerl_runtime.algorithm.step import PackedStep, measure, pack, sync_values
-from scalerl_runtime.deadlines import DeadlineExceeded, first_of, within
-from scalerl_runtime.loop.eval_sets import list_eval_sets
-from scalerl_runtime.loop.evaluation import EvalPlan, evaluate
+from scalerl_runtime.deadlines import first_of, within
+from scalerl_runtime.loop.evaluator import Evaluator
 from scalerl_runtime.loop.interfaces import Observer, PipelineDeps
 from scalerl_runtime.loop.prompt_supply import PromptSupply
 from scalerl_runtime.loop.run_state import TrainingState, snapshot
 from scalerl_runtime.loop.saver import Saver
 from scalerl_runtime.loop.self_check import SelfChecker
-from scalerl_runtime.loop.slots import Slot
 from scalerl_runtime.loop.span_values import step_values
 from scalerl_runtime.loop.syncer import Syncer
 from scalerl_runtime.storage.checkpoint import PendingEval, RunState
 from scalerl_runtime.trackers.tracing import TraceSpan
-from scalerl_runtime.types import GeneratorLost, Group
+from scalerl_runtime.types import Group
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +51,8 @@ class Pipeline:
         self.saver = Saver(deps.store, deps.fleet, waits.checkpoint_seconds, observer.on_checkpoint, flush)
         self.syncer = Syncer(deps.fleet, deps.pool, waits.sync_seconds, self._on_sync)
         self.checker = SelfChecker(deps, observer, stopping)
+        self.evaluator = Evaluator(deps, state, observer, self.syncer, self.saver, stopping)
         self._is_checked = asyncio.Event()  # no prompt is generated for before an engine has passed its self-check
-        self._evaluation: asyncio.Task[None] | None = None
         self._tokens_reported = 0
         self._dropped = 0  # groups of the current step that a refill replaces
 
@@ -73,7 +71,7 @@ class Pipeline:
         try:
             await self._guarded(self._main(fresh=fresh), background)
         finally:
-            for task in (*background, *([self._evaluation] if self._evaluation else ())):
+            for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self.saver.close()
@@ -106,10 +104,11 @@ class Pipeline:
         if self.stopping.is_set():
             await self._save("stopping", wait=True)
             return
-        if self.is_solved and not self._is_evaluated():
+        if not self.evaluator.is_evaluated():  # all prompts are solved, or the GPU-hours are spent
             await self._begin_eval()
-        await self._finish_evals()
-        await self._save("the end", wait=True)
+        await self.evaluator.finish()
+        await self._catch_up_evals()
+        await self._save("stopping" if self.stopping.is_set() else "the end", wait=True)
 
     def _is_done(self) -> bool:
         budget = self.deps.run.spec.budget
@@ -297,87 +296,28 @@ class Pipeline:
     # -- evaluations -----------------------------------------------------------------------------------------------
 
     async def _begin_eval(self) -> None:
-        """Save this step, then evaluate it while training continues. One evaluation runs at a time."""
-        await self._join_eval()
+        """Save this step, then evaluate it while training continues; the evaluation before ends with its part."""
+        whole = self._is_done()
+        if not whole:
+            self.evaluator.end()
         compute = self.compute_gpu_hours() if self.state.step else 0.0
-        self.state.pending.append(PendingEval(self.state.step, compute))
+        pending = PendingEval(self.state.step, compute)
+        self.state.pending.append(pending)
         await self._save(f"step {self.state.step}, to be evaluated")
-        pending = self.state.pending[-1]
-        lease = await self.syncer.lease(self.state.step)
-        self._evaluation = asyncio.create_task(self._evaluate(pending, lease))
-
-    def _is_evaluated(self) -> bool:
-        """Whether the present step is measured, or will be by `_finish_evals`."""
-        recorded = {int(line["step"]) for line in self.deps.journals.evals.read()}
-        return self.state.step in recorded | self._steps_to_evaluate()
-
-    async def _join_eval(self) -> None:
-        if self._evaluation is not None:
-            seconds = self.deps.run.spec.deadlines.eval_seconds
-            await within(seconds, "waiting for the evaluation before", asyncio.shield(self._evaluation))
-            self._evaluation = None
-
-    async def _evaluate(self, pending: PendingEval, lease: "asyncio.Future[Slot]") -> None:
-        spec, what = self.deps.run.spec, f"evaluating step {pending.step}"
-        patience = spec.deadlines.start_seconds + spec.deadlines.sync_seconds  # a lost generator may have to restart
-        with self.tracer.span("scalerl.evaluation", {"scalerl.step": pending.step}) as span:
-            slot = await within(patience, f"leasing a generator for step {pending.step}", lease)
-            try:
-                points = await within(spec.deadlines.eval_seconds, what, self._measure(pending, slot))
-            except (GeneratorLost, DeadlineExceeded) as error:
-                span.fail(type(error).__name__)
-                log.warning("the evaluation of step %d is postponed: %s", pending.step, error)
-                self.deps.pool.mark_lost(slot.index, error)
-                return
-            finally:
-                self.syncer.release(slot)
-            await self.saver.settle(pending.step)  # what is recorded has a checkpoint to go on from
-            self._record(pending, points)
-
-    async def _measure(self, pending: PendingEval, slot: Slot) -> list[EvalPoint]:
-        spec = self.deps.run.spec
-        sets = list_eval_sets(spec, self.deps.data, pending.step)
-        plan = EvalPlan(
-            step=pending.step,
-            compute_gpu_hours=pending.compute_gpu_hours,
-            seed=spec.seed,
-            attempt=self.deps.attempt,
-            first_index=self.state.num_evals,
-        )
-        return await evaluate(self.deps.pool, slot, plan, sets, self.deps.rollouts)
-
-    def _record(self, pending: PendingEval, points: Sequence[EvalPoint]) -> None:
-        for point in points:
-            self.deps.journals.evals.append(point.model_dump(by_alias=True))
-            if point.dataset == HELD_OUT:
-                self.deps.rollouts.note_rate(point.step, point.pass_rate)
-        self.state.count_eval(pending, len(points))
-        self.observer.on_eval(points)
-
-    async def _finish_evals(self) -> None:
-        """Finish all evaluations that are due, also those that a lost generator postponed."""
-        self.observer.on_phase("evaluating", "waiting for the last evaluations")
-        await self._join_eval()
-        await self._catch_up_evals()
+        await self.evaluator.begin(pending, whole=whole)
 
     async def _catch_up_evals(self) -> None:
         """Evaluate earlier steps from their checkpoints, then load the present weights again."""
-        if not self.state.pending:
+        if not self.state.pending or self.stopping.is_set():
             return
         await self.saver.settle()
         if (here := self.state.step) not in self.deps.store.steps():
             await self._save("before late evaluations", wait=True)
-        for pending in list(self.state.pending):
-            self.observer.on_phase("evaluating", f"late evaluation of step {pending.step}")
-            await self.saver.load(pending.step)
-            await self.syncer.discard_staged()
-            lease = await self.syncer.lease(pending.step)
-            await self._evaluate(pending, lease)
-        if self.state.pending:
-            raise RuntimeError(f"step {self.state.pending[0].step} could not be evaluated")
+        await self.evaluator.catch_up()
         await self.saver.load(here)
         await self.syncer.discard_staged()
-        self.observer.on_phase("training", "")
+        if not self.stopping.is_set():
+            self.observer.on_phase("training", "")
 
     # -- durability ------------------------------------------------------------------------------------------------
 

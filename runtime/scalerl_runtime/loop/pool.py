@@ -4,8 +4,9 @@ Each generator has a slot. Its states:
 
     starting -> stale (runs, without this run's weights) -> ready -> lost -> starting -> ...
 
-Only `ready` slots get prompts. A lease keeps a ready slot's weights fixed while an evaluation runs on it. Where the
-capacity follows pods, a lost slot is `vacant`, and not charged, until a pod has room for it.
+Only `ready` slots get prompts. A lease keeps a slot's weights for an evaluation, and no group starts there. While no
+other slot is ready, the leased ones are shared: groups start on them, and they are updated. Where the capacity follows
+pods, a lost slot is `vacant`, and not charged, until a pod has room for it.
 """
 
 import asyncio
@@ -19,11 +20,20 @@ from scalerl_runtime.algorithm.batch import leave_out_unsound
 from scalerl_runtime.algorithm.interruption import draw_budget
 from scalerl_runtime.algorithm.pace import RunningShare
 from scalerl_runtime.deadlines import ChangeNotifier, DeadlineExceeded, within
+from scalerl_runtime.loop import slots as slot_rules
 from scalerl_runtime.loop.device_time import RoleClock
 from scalerl_runtime.loop.episode import Engine, EpisodePlayer
 from scalerl_runtime.loop.grading import Grader, SampleGrader, Voting
 from scalerl_runtime.loop.group_buffer import GroupBuffer
-from scalerl_runtime.loop.slots import GeneratorFleet, InFlightGroup, PoolCounters, PoolOptions, Slot, plan_slots
+from scalerl_runtime.loop.slots import (
+    TRAINING_DRAW,
+    Draw,
+    GeneratorFleet,
+    InFlightGroup,
+    PoolCounters,
+    PoolOptions,
+    Slot,
+)
 from scalerl_runtime.loop.span_values import group_values, request_values, submitted_values
 from scalerl_runtime.trackers.tracing import NO_TRACING, Tracer, TraceSpan
 from scalerl_runtime.types import (
@@ -84,9 +94,7 @@ class Pool:
 
     def ready(self) -> list[Slot]:
         """Slots that may get prompts, the least loaded first."""
-        # A submitted group counts at once; its requests only when its task has begun to run.
-        loads = {s.index: max(s.load, s.num_rollouts) for s in self.slots.values()}
-        return sorted((s for s in self.slots.values() if s.state == "ready"), key=lambda s: (loads[s.index], s.index))
+        return slot_rules.sort_ready(self.slots.values())
 
     async def wait_running(self, wanted: int) -> None:
         """Return when `wanted` generators run, with any weights. Raises the error that ended the pool."""
@@ -95,28 +103,30 @@ class Pool:
             self.check()
 
     def notify_stale(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever a generator has started and needs weights."""
+        """Call `callback` whenever a generator may need weights: it has started, or another one is lost."""
         self._on_stale = callback
 
-    def lease(self, version: int) -> Slot | None:
-        """Keep one ready slot on `version` for an evaluation, until `release`; None while no slot has that version."""
-        for slot in self.ready():
-            if slot.version == version and not slot.leased:
-                slot.leased = True
-                return slot
-        return None
+    def lease(self, version: int, *, whole: bool = False) -> list[Slot]:
+        """Keep more ready slots on `version` until `release`, up to an evaluation's share; return the new ones."""
+        chosen = slot_rules.choose_leases(self.ready(), version, self.options.eval_share, whole=whole)
+        for slot in chosen:
+            slot.leased = True
+        return chosen
 
     def release(self, slot: Slot) -> None:
         """End the lease: the slot may be updated again."""
         slot.leased = False
+        self.changed.set()
+
+    def eval_room(self, slot: Slot, *, whole: bool) -> int:
+        """Return how many completions an evaluation may have in flight on `slot`; `whole`: nothing is trained."""
+        room = self.running_share.sequences(self.options.max_sequences)
+        is_shared = not whole and slot_rules.is_shared_by_training(self.ready())
+        return int(room * self.options.eval_share) if is_shared else room - slot.num_rollouts
 
     def outdated(self, version: int) -> frozenset[int]:
         """Slots whose generators run and should receive `version`."""
-        return frozenset(
-            s.index
-            for s in self.slots.values()
-            if s.state in ("stale", "ready") and not s.leased and s.version != version
-        )
+        return slot_rules.find_outdated(self.slots.values(), version, self.options.held_steps)
 
     def record_update(self, members: frozenset[int], version: int) -> None:
         """Record that `members` run `version` now."""
@@ -150,12 +160,12 @@ class Pool:
     def start_slot(self, slot: Slot) -> None:
         """Start the slot's generator in the background; it is stale until it receives weights."""
         slot.state, slot.version, slot.num_checks = "starting", -1, 0
-        self._starts[slot.index] = self._spawn(self._start(slot))
+        self._starts[slot.index] = self.spawn(self._start(slot))
 
     def follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
         """Resize the pool to the cluster's capacity until the pool is closed."""
         self._elastic = True
-        self._spawn(self._follow_capacity(generator_capacity))
+        self.spawn(self._follow_capacity(generator_capacity))
 
     async def _follow_capacity(self, generator_capacity: Callable[[], Awaitable[int]]) -> None:
         while True:
@@ -167,7 +177,7 @@ class Pool:
 
     def resize(self, capacity: int) -> None:
         """Start generators where there is room; give up starting slots beyond the capacity."""
-        start, give_up = plan_slots({index: slot.state for index, slot in self.slots.items()}, capacity)
+        start, give_up = slot_rules.plan_slots({index: slot.state for index, slot in self.slots.items()}, capacity)
         for index in give_up:
             self._starts[index].cancel()
             self._vacate(self.slots[index])
@@ -224,6 +234,7 @@ class Pool:
             self._vacate(slot)
         else:
             self.start_slot(slot)
+        self._on_stale()  # the slots that are left may all be leased, and too old to train with
         self.changed.set()
 
     # -- groups ----------------------------------------------------------------------------------------------------
@@ -238,7 +249,10 @@ class Pool:
             return None
         group = self.options.recipe.completions_per_prompt
         room = self.running_share.sequences(self.options.max_sequences)
-        for slot in self.ready():
+        slots = self.ready()
+        is_shared = slot_rules.is_shared_by_training(slots)
+        room = int(room * (1.0 - self.options.eval_share)) if is_shared else room
+        for slot in slots if is_shared else [slot for slot in slots if not slot.leased]:
             fits = slot.num_rollouts == 0 or slot.num_rollouts + group <= room
             if fits and self.groups.capacity(slot.version) > 0:
                 return slot
@@ -254,7 +268,7 @@ class Pool:
         work = InFlightGroup(prompt, epoch, slot.version, slot.index, budgets)
         self.groups.admit(work)
         slot.num_rollouts += count
-        self._spawn(self._run(work))
+        self.spawn(self._run(work))
 
     async def _run(self, work: InFlightGroup) -> None:
         with self.tracer.span("scalerl.rollout", submitted_values(work)) as span:
@@ -281,8 +295,9 @@ class Pool:
             completions = await asyncio.gather(
                 *(self._grade_completion(work.prompt, s, b) for s, b in zip(samples, work.budgets, strict=True))
             )
-        group = Group(work.prompt, work.epoch, work.version, leave_out_unsound(completions))
-        if any(kept is not each for kept, each in zip(group.completions, completions, strict=True)):
+        kept = leave_out_unsound(completions)
+        group = Group(work.prompt, work.epoch, work.version, kept)
+        if any(now is not before for now, before in zip(kept, completions, strict=True)):
             log.warning("prompt %d: a completion with a log-probability that is not finite is left out", work.prompt.id)
         self.running_share = self.running_share.add([len(each.tokens) for each in completions])
         span.set(group_values, group)
@@ -301,26 +316,16 @@ class Pool:
         log.warning("prompt %d is left out, the engine refuses it: %s; it reads %.80r", prompt.id, error, prompt.text)
 
     async def sample(
-        self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str, *, temperature: float | None = None
+        self, slot: Slot, prompt: Prompt, budgets: Sequence[int | None], phase: str, draw: Draw = TRAINING_DRAW
     ) -> Sequence[EngineOutput | Completion]:
-        """Sample completions of `prompt` on `slot`, one per thinking budget, at `temperature` or the recipe's.
+        """Sample completions of `prompt` on `slot`, one per thinking budget.
 
         Episodes come graded. Raises PromptRefused, GeneratorLost or DeadlineExceeded.
         """
-        recipe = self.options.recipe
-        temperature = recipe.temperature if temperature is None else temperature
+        requests = slot_rules.build_requests(self.options.recipe, prompt, budgets, draw)
         if self.episodes is not None and self.episodes.has(prompt):
-            engine = self._bind_engine(slot, phase, temperature)
-            return await self.episodes.play(engine, prompt, len(budgets), phase)
-        requests = [
-            SamplingRequest(
-                recipe.length.completion_tokens,
-                temperature,
-                think_budget=budget,
-                think_tokens=prompt.think_tokens,
-            )
-            for budget in budgets
-        ]
+            engine = self._bind_engine(slot, phase, requests[0].temperature)
+            return await self.episodes.play(engine, prompt, [each.seed for each in requests], phase)
         samples = await self.request(slot, prompt, requests, phase)
         self.counters.tokens += sum(len(s.tokens) for s in samples)
         return samples
@@ -329,9 +334,10 @@ class Pool:
         """Return the engine that `slot` has now, for the turns of episodes: no later one takes its place."""
         restarts = slot.restarts
 
-        async def sample_turn(prompt: Prompt, max_tokens: int) -> EngineOutput:
+        async def sample_turn(prompt: Prompt, max_tokens: int, seed: int | None) -> EngineOutput:
             slot.check_engine(restarts)
-            (output,) = await self.request(slot, prompt, [SamplingRequest(max_tokens, temperature)], phase)
+            request = SamplingRequest(max_tokens, temperature, seed=seed)
+            (output,) = await self.request(slot, prompt, [request], phase)
             self.counters.tokens += len(output.tokens)
             return output
 
@@ -369,7 +375,8 @@ class Pool:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+    def spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        """Run a background task until the pool is closed; its error is what `check` raises."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)

@@ -52,8 +52,9 @@ class SelfChecker:
             await self._check(await self._wait_updated(version, is_first=False), version)
 
     def _due(self, version: int) -> list[Slot]:
-        ready = self._deps.pool.ready()
-        return [s for s in ready if s.num_checks < CHECKS and (s.version == version or not s.leased)]
+        pool = self._deps.pool
+        expected = pool.outdated(version)
+        return [s for s in pool.ready() if s.num_checks < CHECKS and (s.version == version or s.index in expected)]
 
     async def _wait_updated(self, version: int, *, is_first: bool) -> list[Slot]:
         seconds = self._deps.run.spec.deadlines

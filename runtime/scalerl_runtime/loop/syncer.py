@@ -1,8 +1,9 @@
-"""Weight sync: stages a copy, pushes it to outdated generators, and leases one generator for evaluations. I/O."""
+"""Weight sync: stages a copy, pushes it to outdated generators, and leases generators for evaluations. I/O."""
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from scalerl_runtime.algorithm.results import SyncReport
@@ -34,6 +35,19 @@ class WeightPublisher(Protocol):
         ...
 
 
+class LeaseWithdrawn(RuntimeError):
+    """A lease was not granted in time."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that waits until slots have its version."""
+
+    version: int
+    whole: bool  # all slots
+    granted: "asyncio.Future[list[Slot]]"
+
+
 class Syncer:
     """A background task sends; the train loop only stages a copy."""
 
@@ -46,7 +60,7 @@ class Syncer:
         self._wanted = asyncio.Event()
         self._sending = asyncio.Lock()
         self._newest = -1  # version to stage next
-        self._lease: tuple[int, asyncio.Future[Slot]] | None = None
+        self._lease: Lease | None = None  # that waits for its weights
         pool.notify_stale(self._wanted.set)
 
     async def run(self) -> None:
@@ -68,15 +82,25 @@ class Syncer:
                 await self._stage()
         self._wanted.set()
 
-    async def lease(self, version: int) -> "asyncio.Future[Slot]":
-        """Have `version` sent and one slot kept on it; the returned future yields the slot when it has the version."""
-        future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+    async def lease(self, version: int, *, whole: bool = False) -> "asyncio.Future[list[Slot]]":
+        """Have `version`, the trainer's present weights, sent, and an evaluation's share of the slots kept on it.
+
+        The returned future yields the slots, at least one, when they have the version. `whole`: all slots.
+        """
+        future: asyncio.Future[list[Slot]] = asyncio.get_running_loop().create_future()
         async with self._sending:
             self._newest = version
             await self._stage()
-            self._lease = (version, future)
+            self._lease = Lease(version, whole, future)
         self._wanted.set()
         return future
+
+    def withdraw_lease(self) -> None:
+        """Refuse a lease that still waits, by LeaseWithdrawn; newer weights are sent again."""
+        if self._lease is not None and not self._lease.granted.done():
+            self._lease.granted.set_exception(LeaseWithdrawn("no generator has its weights yet"))
+        self._lease = None
+        self._wanted.set()
 
     async def discard_staged(self) -> None:
         """Drop the staged copy: the trainer loaded other weights."""
@@ -122,13 +146,14 @@ class Syncer:
     def _grant_lease(self) -> None:
         if self._lease is None:
             return
-        version, future = self._lease
-        slot = self.pool.lease(version)
-        if slot is None:
+        if self._lease.granted.done():  # its evaluation was cancelled
+            self._lease = None
             return
+        slots = self.pool.lease(self._lease.version, whole=self._lease.whole)
+        if not slots:
+            return
+        self._lease.granted.set_result(slots)
         self._lease = None
-        if not future.done():
-            future.set_result(slot)
         self._wanted.set()  # a newer version may have been recorded meanwhile
 
     async def _drop_dead_members(self, members: frozenset[int], error: SyncFailed | DeadlineExceeded) -> None:

@@ -14,9 +14,6 @@ ADAPTER_ID = 1
 ADAPTER_NAME = "policy"
 NO_PATH = "/dev/null"  # never read: the adapter is in the engine before the first request that names it
 
-# vLLM's possible largest ranks; its memory and its kernels are sized by them.
-ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
 
 def engine_arguments(lora: LoraSpec, config: Any) -> dict[str, Any]:
     """Return arguments of vLLM's engine for a model of transformers' configuration `config`.
@@ -29,7 +26,7 @@ def engine_arguments(lora: LoraSpec, config: Any) -> dict[str, Any]:
     return {
         "enable_lora": True,
         "max_loras": 1,
-        "max_lora_rank": next(each for each in ENGINE_RANKS if each >= lora.rank),
+        "max_lora_rank": lora.engine_rank,
         "lora_target_modules": sorted({name.rpartition(".")[2] for name in targets}),
     }
 

@@ -5,22 +5,31 @@ node, finds it by the same function. So a wrong source has one message, and no p
 """
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalerl_api.addresses import (
+    HF,
+    MODEL_ADDRESSES,
+    SPLIT,
+    HubName,
+    is_in_bucket,
+    is_path_like,
+    parse_hub_model,
+    show_address,
+    to_plain_path,
+)
 from scalerl_api.validation import Fault, InvalidRun
-from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_offline, is_path_like, is_transient
+from scalerl_runtime.hub import CONTENT_ERRORS, first_line, is_offline, is_transient
 from scalerl_runtime.models.weight_files import find_weight_fault
+from scalerl_runtime.remote.bucket_models import MODEL_FILES, SAFETENSORS, TORCH_BINARY, fetch_model, pin
+from scalerl_runtime.remote.faults import RemoteFault, RemoteUnavailable
 
 FIELD = "spec.model.source"
 CONFIG = "config.json"
-# A model needs these; other frameworks' copies of the weights would double the download.
-HUB_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken"]
-SAFETENSORS, TORCH_BINARY = ["*.safetensors"], ["*.bin"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -32,8 +41,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 PROBE = "What is 12 + 3?"
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+TOKEN = "HF_TOKEN, on a cluster by spec.secrets.hubToken"
+OTHER_FORMS = "a folder of this machine, a hub id such as org/name, or scratch"
 
 
 class ModelUnavailable(RuntimeError):
@@ -46,19 +55,23 @@ class LocatedModel:
 
     folder: Path
     name: str
-    """By which every process resolves it: a hub id, since other nodes have caches of their own, or a path."""
+    """By which every process resolves it to the same content, since other nodes have caches of their own."""
 
 
 def find_model(source: str, *, endpoint: str | None = None) -> Path:
-    """Return the folder of the model `source`, a folder or hub id; a hub model is downloaded into the hub's cache.
+    """Return the folder of the model `source`: a folder, a hub id, or an address.
 
+    A hub model is downloaded into the hub's cache, that of a bucket into the cache of the node.
     `endpoint`: address of the hub; None: the environment's. Raises InvalidRun, ModelUnavailable.
     """
     if is_path(source):
-        return _find_folder(source)
-    if _HUB_NAME.fullmatch(source):
-        return _download(source, endpoint)
-    raise InvalidRun([Fault(FIELD, source, "a folder of this machine, a hub id such as org/name, or scratch")])
+        return _find_folder(to_plain_path(source))
+    if is_in_bucket(source) and MODEL_ADDRESSES.fits(source):
+        return _fetch(source)
+    name = parse_hub_model(source)
+    if name is not None:
+        return _download(source, name, endpoint)
+    raise InvalidRun([Fault(FIELD, show_address(source), f"{OTHER_FORMS}; or {MODEL_ADDRESSES.allowed}")])
 
 
 def resolve_model(source: str, *, endpoint: str | None = None) -> Path:
@@ -71,15 +84,19 @@ def resolve_model(source: str, *, endpoint: str | None = None) -> Path:
 def find_at_hand(source: str) -> Path | None:
     """Return the folder of `source` if its files are here or whole in the hub's cache, else None; nothing is fetched.
 
+    A model of a bucket counts as not here: whether the cache has its content, only the store can say.
     Raises InvalidRun for a folder that is no model's, ModelUnavailable.
     """
     if is_path(source):
         return resolve_model(source)
+    name = parse_hub_model(source)
+    if name is None:
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, local_files_only=True))
+        folder = Path(snapshot_download(name.name, revision=name.revision, local_files_only=True))
         check_folder(folder, source)
     except (LocalEntryNotFoundError, HFValidationError, InvalidRun):  # absent, or fetched in part
         return None
@@ -89,12 +106,23 @@ def find_at_hand(source: str) -> Path | None:
 def locate_model(source: str) -> LocatedModel:
     """Resolve `source` and return its folder with the name for other processes. Raises as `resolve_model`."""
     folder = resolve_model(source)
-    return LocatedModel(folder, str(folder.absolute()) if is_path(source) else source)
+    return LocatedModel(folder, _name_content(source, folder))
+
+
+def _name_content(source: str, folder: Path) -> str:
+    if is_path(source):
+        return str(folder.absolute())
+    if is_in_bucket(source):
+        return pin(source, folder)
+    name = parse_hub_model(source)
+    is_snapshot = folder.parent.name == "snapshots"
+    # A branch may move between the coordinator's look and another node's.
+    return f"{HF}{SPLIT}{name.name}@{folder.name}" if name is not None and "/" in name.name and is_snapshot else source
 
 
 def is_path(source: str) -> bool:
     """Whether `source` names a folder and not a hub id. A path that does not exist is still a path."""
-    return is_path_like(source) or Path(source).exists()
+    return is_path_like(source) or source.startswith("file:///") or (SPLIT not in source and Path(source).exists())
 
 
 def _find_folder(source: str) -> Path:
@@ -215,7 +243,7 @@ def loading(source: str, part: str) -> Iterator[None]:
         raise InvalidRun([Fault(FIELD, source, allowed)]) from error
 
 
-def _download(source: str, endpoint: str | None) -> Path:
+def _download(source: str, name: HubName, endpoint: str | None) -> Path:
     """Fetch `source` into the hub's cache; nothing is fetched twice. Raises InvalidRun, ModelUnavailable."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, XetDownloadError
@@ -223,10 +251,16 @@ def _download(source: str, endpoint: str | None) -> Path:
     http_error: type[BaseException] = HfHubHTTPError.__bases__[
         0
     ]  # of the hub's HTTP library, which differs between its versions
+
+    def fetch(weights: str) -> Path:
+        patterns = [*MODEL_FILES, weights]
+        found = snapshot_download(name.name, revision=name.revision, allow_patterns=patterns, endpoint=endpoint)
+        return Path(found)
+
     try:
-        folder = Path(snapshot_download(source, allow_patterns=HUB_FILES + SAFETENSORS, endpoint=endpoint))
-        if not any(folder.glob("*.safetensors")) and (folder / CONFIG).exists():
-            folder = Path(snapshot_download(source, allow_patterns=HUB_FILES + TORCH_BINARY, endpoint=endpoint))
+        folder = fetch(SAFETENSORS)
+        if not any(folder.glob(SAFETENSORS)) and (folder / CONFIG).exists():
+            folder = fetch(TORCH_BINARY)
     except LocalEntryNotFoundError as error:  # the hub's error for "no answer, and not in the cache"
         if is_offline(error):
             allowed = "a folder, or a model in the hub's cache, as HF_HUB_OFFLINE is set"
@@ -242,6 +276,18 @@ def _download(source: str, endpoint: str | None) -> Path:
     return folder
 
 
+def _fetch(source: str) -> Path:
+    """Fetch `source`, of a bucket, into the cache of the node. Raises InvalidRun, ModelUnavailable."""
+    try:
+        return fetch_model(source)
+    except RemoteFault as error:
+        raise InvalidRun([Fault(FIELD, source, str(error))]) from error
+    except RemoteUnavailable as error:
+        raise ModelUnavailable(f"{FIELD}: {source}: {error}") from error
+    except OSError as error:
+        raise _refuse_or_retry(source, error) from error
+
+
 def _refuse_or_retry(source: str, error: BaseException) -> Exception:
     """Return the error to raise for `error`, met while the model was looked for."""
     if is_transient(error):
@@ -255,13 +301,13 @@ def _name_refusal(error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     words = first_line(error)
     if "GatedRepoError" in kinds:
-        return f"a model that the token may read: accept its terms on the hub, and set HF_TOKEN ({words})"
+        return f"a model that the token may read: accept its terms on the hub, and set {TOKEN} ({words})"
     if "RepositoryNotFoundError" in kinds:
-        return f"a model that exists on the hub, or HF_TOKEN for a private one; a folder starts with / or ./ ({words})"
+        return f"a model that exists on the hub, or {TOKEN} for a private one; a folder starts with / or ./ ({words})"
     if "RevisionNotFoundError" in kinds:
         return f"a revision that exists ({words})"
     if status in (401, 403):
-        return f"a model that the token may read: check HF_TOKEN ({words})"
+        return f"a model that the token may read: check {TOKEN} ({words})"
     if isinstance(error, PermissionError):
         return f"a folder that this process may read: {error.strerror}: {error.filename}"
     return f"a folder, or a model of the hub ({type(error).__name__}: {words})"

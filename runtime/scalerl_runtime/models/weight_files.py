@@ -1,6 +1,7 @@
 """Checks that a folder has a model's weights, all of them and none cut, from file headers alone. I/O."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -79,3 +80,14 @@ def _check_safetensors(name: str, content: BinaryIO, size: int, expected: set[st
     if absent:
         return f"weights as in their index: {name} lacks {', '.join(absent[:NUM_NAMED])}"
     return "weights: the file holds no tensor" if not tensors else None
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Return the number of weights in the safetensors files of a whole model's `folder`; None without such files."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as content:
+            header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        shapes = (value["shape"] for name, value in header.items() if name != "__metadata__")
+        total += sum(math.prod(shape) for shape in shapes)
+    return total or None

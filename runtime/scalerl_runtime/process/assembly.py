@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from scalerl_api import RLRun
+from scalerl_api.addresses import to_plain_path
+from scalerl_api.evaluations import measure_eval_load
 from scalerl_api.recipe import Length, Recipe
 from scalerl_api.rollouts import ROLLOUTS
-from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, LEDGER_FILE, METRICS_FILE
+from scalerl_api.wire import CHECKPOINTS, EVALS_FILE, HELD_OUT, LEDGER_FILE, METRICS_FILE
 from scalerl_runtime.actors.fleet import Fleet
 from scalerl_runtime.actors.options import Environment, build_fleet_options
 from scalerl_runtime.actors.ray_session import RaySession
@@ -38,12 +40,14 @@ from scalerl_runtime.loop.warm_start import WarmStart
 from scalerl_runtime.models.passed_settings import require_settings
 from scalerl_runtime.models.source import LocatedModel, locate_model
 from scalerl_runtime.models.tokenizer import find_stop_ids, find_tag_warning
+from scalerl_runtime.models.weight_files import count_parameters
 from scalerl_runtime.process.input_check import RunInputs, describe_inputs
 from scalerl_runtime.process.model_check import check_model, make_start_model
 from scalerl_runtime.process.verifier_start import Judges, load_run_data, start_judges
 from scalerl_runtime.rewards.voting import AnswerVoting
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
+from scalerl_runtime.storage.free_space import SpacePlan, check_space, size_checkpoint
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.trackers.tracing import open_tracing
@@ -94,6 +98,12 @@ class Parts:
         await asyncio.to_thread(self.pool.tracer.close)
 
 
+def find_checkpoint_folder(environment: Environment, run: RLRun) -> Path:
+    """Return the folder of the run's checkpoints."""
+    path = run.spec.checkpoint.path
+    return Path(to_plain_path(path)) if path is not None else environment.folder / CHECKPOINTS
+
+
 def open_storage(environment: Environment, run: RLRun) -> Storage:
     """Open the run's journals, checkpoints, cost and completions; nothing is written."""
     folder = environment.folder
@@ -104,7 +114,7 @@ def open_storage(environment: Environment, run: RLRun) -> Storage:
             ledger=Journal(folder / LEDGER_FILE),
         ),
         checkpoints=CheckpointStore(
-            Path(run.spec.checkpoint.path or folder / CHECKPOINTS), run.spec.checkpoint.keep, folder / MODEL_PARTS
+            find_checkpoint_folder(environment, run), run.spec.checkpoint.keep, folder / MODEL_PARTS
         ),
         cost=CostFile(folder),
         rollouts=_open_rollouts(environment, run),
@@ -136,6 +146,7 @@ async def build_parts(inputs: AttemptInputs, session: RaySession) -> Parts:
     checking = asyncio.to_thread(check_model, run, model.folder)
     candidate = await within(seconds, "checking the model", checking)
     tokenizer = candidate.tokenizer
+    await within(seconds, "asking for the free space", asyncio.to_thread(_check_space, inputs, model.folder))
     stop_ids = find_stop_ids(tokenizer, run.spec.data, inputs.recipe, candidate.generation_eos)
     spec = inputs.environment.spec.read_text()
     storing = asyncio.to_thread(save_model_files, inputs.environment.folder / MODEL_PARTS, tokenizer, spec, stop_ids)
@@ -147,8 +158,7 @@ async def build_parts(inputs: AttemptInputs, session: RaySession) -> Parts:
     warning = find_tag_warning(tokenizer, run.spec.data, inputs.recipe)
     if warning is not None and run.spec.warm_start is None:
         log.warning(warning)
-    for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
-        log.warning("bad row left out: %s", fault)
+    _warn_of_data(run, data)
     num_cpus = os.cpu_count() or 1
     fleet_options = build_fleet_options(run, inputs.recipe, model.name, num_cpus=num_cpus, stop_ids=stop_ids)
     pool_options = _build_pool_options(inputs, tokenizer)
@@ -162,6 +172,28 @@ async def build_parts(inputs: AttemptInputs, session: RaySession) -> Parts:
     verifier = judges.verifier
     pool = Pool(pool_options, fleet, verifier.verify, slots, time.monotonic, tracer, episodes, AnswerVoting(verifier))
     return Parts(tokenizer, stop_ids, data, digests, judges, fleet, pool)
+
+
+def _check_space(inputs: AttemptInputs, model: Path) -> None:
+    """Raise InvalidRun if the run's checkpoints do not fit on their disk."""
+    run, parameters = inputs.run, count_parameters(model)
+    if parameters is None or run.spec.model.lora is not None:  # adapters' checkpoints are small
+        return
+    checkpoint = run.spec.checkpoint
+    store = open_storage(inputs.environment, run).checkpoints
+    plan = SpacePlan(size_checkpoint(parameters, run.spec.model.dtype), checkpoint.keep, len(store.steps()))
+    field = "path" if checkpoint.path is not None or inputs.environment.cluster is None else "claimSize"
+    check_space(store.folder, plan, f"spec.checkpoint.{field}")
+
+
+def _warn_of_data(run: RLRun, data: Data) -> None:
+    """Log bad rows, and that evaluations of so many prompts will be late."""
+    for fault in data.bad_rows[:MAX_BAD_ROWS_LOGGED]:
+        log.warning("bad row left out: %s", fault)
+    sizes = {HELD_OUT: len(data.held_out), **{name: len(prompts) for name, prompts in data.downstream.items()}}
+    late = measure_eval_load(run.spec, sizes).warning
+    if late:
+        log.warning("spec.budget: %s", late)
 
 
 def _build_episodes(
@@ -202,6 +234,7 @@ def _build_pool_options(inputs: AttemptInputs, tokenizer: Any) -> PoolOptions:
         max_sequences=spec.generator.max_sequences,
         devices=max(1, spec.generator.gpus_per_replica),
         max_bad_share=spec.data.max_bad_share,
+        eval_share=spec.budget.eval_share,
     )
 
 

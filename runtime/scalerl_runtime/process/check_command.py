@@ -10,10 +10,13 @@ from typing import BinaryIO
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.addresses import is_in_bucket
 from scalerl_api.wire import EXIT_FINISHED, EXIT_INVALID, RunFault, RunVerdict
 from scalerl_runtime.models.passed_settings import require_settings
 from scalerl_runtime.models.source import ModelUnavailable, find_at_hand
 from scalerl_runtime.process.data_check import Consent, LocalModel, check_run_data
+
+NOT_FOUND = "neither a folder here nor in the hub's cache"
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ def _judge(path: Path, options: CheckOptions) -> RunVerdict:
         require_settings(run)
         if run.spec.model.source == "scratch":
             return _judge_scratch(run, options)
-        folder = find_at_hand(run.spec.model.source)
+        source = run.spec.model.source
+        folder = find_at_hand(source)
         if folder is None:
-            unchecked = f"{run.spec.model.source} is neither a folder here nor in the hub's cache"
+            where = "in a bucket, and nothing is fetched" if is_in_bucket(source) else NOT_FOUND
+            unchecked = f"{source} is {where}"
             return _judge_data(run, None, options).model_copy(update={"unchecked": unchecked})
         return _judge_here(run, folder, options)
     except InvalidRun as error:

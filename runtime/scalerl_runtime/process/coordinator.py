@@ -34,6 +34,7 @@ from scalerl_runtime.process.assembly import (
     build_parts,
     build_pipeline_deps,
     build_warm_start,
+    find_checkpoint_folder,
     load_warm_start,
     open_storage,
     start_generators,
@@ -85,7 +86,8 @@ class Coordinator:
             await self._check_pod()
             path = self.inputs.run.spec.checkpoint.path
             if path is not None:
-                await asyncio.to_thread(check_writable, Path(path), "spec.checkpoint.path")
+                folder = find_checkpoint_folder(environment, self.inputs.run)
+                await asyncio.to_thread(check_writable, folder, "spec.checkpoint.path")
             newest = await self._find_checkpoint()
             self.reporter.on_resume(newest)  # before the long start: a poll must not see the run begin anew
             return await self._run_parts(newest)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from scalerl_api.generated_page import write_page
+from scalerl_api.pages.generated_page import write_page
 from scalerl_api.wire import (
     EVAL_LABELS,
     EVAL_SERIES,
@@ -103,6 +103,11 @@ STATE_METRICS = (
     Metric(SERIES_EARLIER, "gauge", "s", "device time of the attempts before this one", ("role",)),
     Metric("pass_rate", "gauge", "0..1", "last evaluation", ("dataset",)),
     Metric("pass_rate_standard_error", "gauge", "0..1", "its standard error", ("dataset",)),
+    Metric("eval_prompts", "gauge", "prompts", "of all test sets of the evaluation that runs"),
+    Metric("eval_prompts_done", "gauge", "prompts", "of these, sampled and graded"),
+    Metric("eval_rate_so_far", "gauge", "0..1", "its pass rate so far, of the held-out prompts"),
+    Metric("eval_rate_so_far_error", "gauge", "0..1", "standard error of that"),
+    Metric("late_evaluations_total", "counter", "", "evaluations that ended with a part, or are repeated"),
     Metric("token_lag", "histogram", "steps", "lag of trained tokens"),
     Metric("checkpoint_step", "gauge", "steps", "last durable checkpoint"),
     Metric("generators_ready", "gauge", "", "generators that serve the run's weights"),
@@ -194,6 +199,11 @@ class Publisher:
         """Set gauges by name."""
         for name, value in values.items():
             self._of(name, "gauge")[()] = value
+
+    def unset(self, *names: str) -> None:
+        """Drop gauges that have no value any more."""
+        for name in names:
+            self._of(name, "gauge").clear()
 
     def set_labelled(self, name: str, label: str, value: float) -> None:
         """Set a gauge with one label."""

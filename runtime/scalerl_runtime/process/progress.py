@@ -1,6 +1,7 @@
 """Reports an attempt: `/v1/progress`, the metrics, the termination message, the cost on disk. I/O."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from scalerl_api.wire import (
 )
 from scalerl_runtime.algorithm.equal_rewards import FirstRewards, describe_equal_rewards
 from scalerl_runtime.algorithm.rollout_rows import choose_example
+from scalerl_runtime.loop.eval_sets import EvalProgress
 from scalerl_runtime.process.live_state import ROLES, LiveState, StartPoint
 from scalerl_runtime.process.metrics import Publisher
 from scalerl_runtime.process.vitals import Vitals
@@ -65,6 +67,8 @@ class ProgressReporter:
         self._vitals = Vitals(time.monotonic)
         self._phase: Phase = "starting"
         self._detail = ""
+        self._evaluating = ""  # progress of the evaluation that runs
+        self._num_late_evals = 0
         self.trackers: Trackers | None = None  # from the start of training on
         self._latest: StepRecord | None = None
         self._example: RolloutExample | None = None
@@ -133,6 +137,21 @@ class ProgressReporter:
         self._self_check = found
         self._publisher.set({"self_check_mean": found.mean, "self_check_max": found.largest})
 
+    def on_eval_progress(self, progress: EvalProgress | None) -> None:
+        """See `Observer`."""
+        self._evaluating = "" if progress is None else progress.describe()
+        self._publisher.unset("eval_prompts", "eval_prompts_done", "eval_rate_so_far", "eval_rate_so_far_error")
+        if progress is None:
+            return
+        self._publisher.set({"eval_prompts": progress.prompts, "eval_prompts_done": progress.done})
+        if progress.done and not math.isnan(progress.pass_rate):
+            rates = {"eval_rate_so_far": progress.pass_rate, "eval_rate_so_far_error": progress.standard_error}
+            self._publisher.set(rates)
+
+    def on_late_eval(self) -> None:
+        """See `Observer`."""
+        self._num_late_evals += 1
+
     def on_eval(self, points: Sequence[EvalPoint]) -> None:
         """See `Observer`."""
         self._evals.extend(points)
@@ -174,7 +193,7 @@ class ProgressReporter:
             run=self._identity.run,
             attempt=self._identity.attempt,
             phase=self._phase,
-            detail=self._detail,
+            detail=self._describe_detail(),
             step=live.step,
             version=live.version,
             compute_gpu_hours=live.compute_gpu_hours,
@@ -195,12 +214,19 @@ class ProgressReporter:
             time=time.time(),
         )
 
+    def _describe_detail(self) -> str:
+        """Return what the run does beside its phase: an evaluation that runs is a detail of training, too."""
+        if self._phase not in ("training", "evaluating"):
+            return self._detail
+        return "; ".join(each for each in (self._detail, self._evaluating) if each)
+
     def render_metrics(self) -> bytes:
         """Body of `/metrics`."""
         live, publisher = self._live, self._publisher
         for (role, phase), spent in live.device_seconds_by_phase().items():
             publisher.raise_to(SERIES_SPENT, spent, role, phase)
         publisher.choose(SERIES_PHASE, self._phase)
+        publisher.raise_to("late_evaluations_total", self._num_late_evals)
         if live.start is not None:
             publisher.set({"step": live.step, "compute_gpu_hours": live.compute_gpu_hours})
         if live.pool is not None:

@@ -18,14 +18,14 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line and wait until it is on disk. A line that a kill cut short is terminated first."""
+    def append(self, *lines: Mapping[str, Any]) -> None:
+        """Write lines in one call and wait until they are on disk. A line that a kill cut short is ended first."""
         with self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(json.dumps(line).encode() + b"\n")
+            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 

@@ -5,7 +5,8 @@ its parameters. The transfer group exists for one *epoch*: it is rebuilt wheneve
 receiver costs one timeout and never hangs the sender.
 
     gloo   the trainer's host copy to the engines' host memory, while they keep generating; then loaded in one call
-    nccl   the trainer's device copy through vLLM's own engine (`nccl_sender.py`), loaded as it arrives
+    nccl   the trainer's host copy, a packet at a time, over devices to vLLM's own engine (`nccl_sender.py`), which
+           loads it as it arrives
 """
 
 import math
@@ -147,7 +148,7 @@ class StagedWeights:
     version: int
     buckets: tuple[WeightBucket, ...]
     seconds: float  # gathering and copying
-    shared: SharedHandle | None = None  # where engines of the trainer's node read it; None if it lies on a device
+    shared: SharedHandle | None = None  # where engines of the trainer's node read it; None with `nccl`
 
     @property
     def num_bytes(self) -> int:

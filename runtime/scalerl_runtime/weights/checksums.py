@@ -4,7 +4,7 @@ Both ends of a transport hold the weights in the same kind of memory, so each ki
 in host memory XXH3 (`xxhash`, many GB/s on one core), on a device a sum that it computes without waiting for the host.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import xxhash
@@ -22,9 +22,12 @@ def checksums(tensors: Iterable[Tensor]) -> list[int]:
     """
     sums = [_host_sum(tensor) if tensor.device.type == "cpu" else word_sum(tensor) for tensor in tensors]
     on_device = [value for value in sums if isinstance(value, Tensor)]
-    if on_device:
-        return [int(value) & WORD_MASK for value in torch.stack(on_device).tolist()]
-    return [value for value in sums if isinstance(value, int)]
+    return read_sums(on_device) if on_device else [value for value in sums if isinstance(value, int)]
+
+
+def read_sums(sums: Sequence[Tensor]) -> list[int]:
+    """Return the checksums of tensors on a device, from their `word_sum`s; one wait for the device."""
+    return [int(value) & WORD_MASK for value in torch.stack(list(sums)).tolist()] if sums else []
 
 
 def _host_sum(tensor: Tensor) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scalerl_api.generated_page import write_page
+from scalerl_api.pages.generated_page import write_page
 
 
 def test_check_fails_on_a_stale_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

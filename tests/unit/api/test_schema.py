@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from scalerl_api.cross_field_rules import CRD_RULES, FIXED, Rule
+from scalerl_api.pages.reference_page import build_reference, list_fields
 from scalerl_api.recipe import Recipe
-from scalerl_api.reference_page import build_reference, list_fields
 from scalerl_api.schema import LIST_KEYS, build_crd, build_files, build_schema, find_schema, main
 from scalerl_api.validation import PATTERNS
 
@@ -195,7 +195,8 @@ def test_reference_names_every_field_once() -> None:
     [
         "| `spec.checkpoint.keep` | integer | 2 … 1,000 | `3` | Number of checkpoints to "
         "keep. At least 2: if the newest is damaged, the one before is used. |",
-        "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, or `scratch`. "
+        "| `spec.model.source` | string | at most 500 characters | **required** | Hub id, local folder, `scratch`, or "
+        "an address: `hf://org/name@revision`, `s3://bucket/folder`, `gs://...`, `file:///folder` (docs/storage.md). "
         "Cannot change after the run's creation. |",
         "| `spec.recipe.noPositiveResampling` | boolean |  | `true` | A prompt whose historic pass rate reaches "
         "`noPositiveThreshold` is excluded from later epochs. |",

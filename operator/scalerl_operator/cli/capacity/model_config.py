@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scalerl_api import Fault, InvalidRun, RLRun
-from scalerl_api.rlrun import ScratchModel
+from scalerl_api.rlrun import SCRATCH, ScratchModel
+from scalerl_operator.capacity.adapters import check_adapters
 from scalerl_operator.capacity.config_fields import MODEL_PATH
 from scalerl_operator.capacity.model_shape import ModelShape, parse_model
-from scalerl_operator.capacity.published_models import find_published
+from scalerl_operator.capacity.published_models import find_published, scratch_config
 
 HUB_SECONDS = 10.0
 HUB = "https://huggingface.co"
-SCRATCH_VOCABULARY = 128  # of single characters, `runtime/scalerl_runtime/data/scratch_model.py`
 Config = Mapping[str, object]
 
 
@@ -28,15 +28,20 @@ def find_shape(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelS
         ask_hub: fetch the config.json of a hub id that is neither in the cache nor known.
 
     Raises:
-        InvalidRun: the model is not known here, its config.json cannot be planned with, or adapters are trained.
+        InvalidRun: the model is not known here, its config.json cannot be planned with, or it cannot have the adapters.
     """
-    if run.spec.model.lora is not None:  # their memory is far below that of the whole model, which would be refused
-        raise InvalidRun([Fault("spec.model.lora", "set", "unset: no memory or time is planned for adapters")])
+    shape = _find_model(run, config_file, ask_hub=ask_hub)
+    if run.spec.model.lora is not None:
+        check_adapters(shape, run.spec.model.lora)
+    return shape
+
+
+def _find_model(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelShape:
     source = run.spec.model.source
     if config_file is not None:
         return parse_model(_read_config(config_file, "--model-config"), str(config_file))
-    if source == "scratch":
-        return parse_model(_scratch_config(run.spec.model.scratch or ScratchModel()), "scratch")
+    if source == SCRATCH:
+        return parse_model(scratch_config(run.spec.model.scratch or ScratchModel()), SCRATCH)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return parse_model(_read_config(folder / "config.json", MODEL_PATH), source)
@@ -48,20 +53,6 @@ def find_shape(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> ModelS
         allowed = "a model that is known here, in the hub's cache, or given by --model-config config.json"
         raise InvalidRun([Fault(MODEL_PATH, f"{source}, whose sizes are not known here", allowed)])
     return parse_model(config, source)
-
-
-def _scratch_config(sizes: ScratchModel) -> Config:
-    return {
-        "model_type": "qwen3",
-        "hidden_size": sizes.hidden_size,
-        "intermediate_size": sizes.intermediate_size,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_dim,
-        "vocab_size": SCRATCH_VOCABULARY,
-        "tie_word_embeddings": sizes.tied_embeddings,
-    }
 
 
 def _read_config(path: Path, field: str) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from scalerl_api import RLRun, parse_run
+from scalerl_operator.capacity.adapters import count_trained
 from scalerl_operator.capacity.devices import GIB, Device, find_device, parse_devices
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.cli.capacity.model_config import find_shape
@@ -80,4 +81,6 @@ def load_devices(path: Path | None) -> dict[str, Device]:
 def _headline(run: RLRun, shape: ModelShape, device: Device) -> str:
     active = f", {shape.active_parameters / 1e9:.1f}e9 of them active" if shape.has_experts else ""
     size = f"{shape.parameters / 1e9:.3g}e9 parameters{active}"
+    if (lora := run.spec.model.lora) is not None:
+        size += f", adapters of rank {lora.rank} with {count_trained(shape, run) / 1e6:.3g}e6"
     return f"{run.name}: {shape.label}, {size}, on {device.name} ({device.memory_bytes / GIB:.1f} GiB each)"

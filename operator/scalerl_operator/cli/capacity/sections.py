@@ -28,9 +28,9 @@ def build_memory_section(run: RLRun, shape: ModelShape, device: Device) -> PlanS
     fit = fit_run(shape, run, device)
     trainers = fit.trainers or (trainer_memory(shape, run, is_first=True),)
     blocks = [_describe_trainers(trainers, device if fit.trainers else None)]
-    host = host_memory(shape, run)
-    if host and fit.trainers:
-        blocks.append(f"Host memory of a trainer pod, for what is kept there: {host / GIB:.1f} GiB.")
+    hosts = _host_memory(shape, run) if fit.trainers else {}
+    if hosts:
+        blocks.append(_describe_hosts(hosts))
     if fit.engine is not None:
         blocks.append(_describe_engine(fit.engine, run, device))
     blocks.append(describe_fit(fit, device))
@@ -44,7 +44,7 @@ def build_memory_section(run: RLRun, shape: ModelShape, device: Device) -> PlanS
         "trainer": [_rank_values(each) for each in trainers],
         "engine": None if fit.engine is None else _engine_values(fit.engine),
         "deviceBytes": device.memory_bytes,
-        "hostBytes": host,
+        "host": [_host_values(role, parts) for role, parts in hosts.items()],
         "faults": [str(each) for each in fit.faults],
         "changes": [each.text for each in (*fit.trainer_changes, *fit.engine_changes)],
     }
@@ -83,6 +83,23 @@ def _describe_trainers(ranks: Sequence[RankMemory], device: Device | None) -> st
     return format_table(header, rows).rstrip("\n")
 
 
+def _host_memory(shape: ModelShape, run: RLRun) -> dict[str, tuple[Part, ...]]:
+    """Parts of the host memory of the trainer's pods, by the pod's name."""
+    found = {"first trainer pod": host_memory(shape, run, is_first=True)}
+    if run.spec.trainer.replicas > 1:
+        found["other trainer pods"] = host_memory(shape, run, is_first=False)
+    return found
+
+
+def _describe_hosts(hosts: Mapping[str, Sequence[Part]]) -> str:
+    """A table of host memory. The first pod has every part that another one has."""
+    notes = {part.name: part.note for parts in hosts.values() for part in parts}
+    rows = [[name, *(_cell(parts, name) for parts in hosts.values()), note] for name, note in notes.items()]
+    sums = [f"{sum(part.num_bytes for part in parts) / GIB:.1f}" for parts in hosts.values()]
+    rows.append(["sum", *sums, "beside Python and libraries; the node must have it"])
+    return format_table(["GIB OF THE HOST", *(name.upper() for name in hosts), ""], rows).rstrip("\n")
+
+
 def _describe_engine(engine: EngineMemory, run: RLRun, device: Device) -> str:
     spec = run.spec.generator
     rows = [[part.name, f"{part.num_bytes / GIB:.1f}", part.note] for part in engine.parts]
@@ -103,6 +120,11 @@ def _cell(parts: Sequence[Part], name: str) -> str:
 def _rank_values(rank: RankMemory) -> Json:
     parts: dict[str, Json] = {part.name: part.num_bytes for part in rank.parts}
     return {"role": rank.role, "moment": rank.moment, "parts": parts, "total": rank.total}
+
+
+def _host_values(role: str, parts: Sequence[Part]) -> Json:
+    values: dict[str, Json] = {part.name: part.num_bytes for part in parts}
+    return {"role": role, "parts": values, "total": sum(part.num_bytes for part in parts)}
 
 
 def _engine_values(engine: EngineMemory) -> Json:

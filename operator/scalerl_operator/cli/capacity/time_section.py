@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalerl_api import RLRun
+from scalerl_operator.capacity.adapters import adapters_of
 from scalerl_operator.capacity.cpu_rates import CpuTime, time_cpu_run
 from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.engine_memory import engine_memory
@@ -15,10 +16,10 @@ from scalerl_operator.capacity.lengths import assume_lengths, longest_completion
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.run_time import RunTime, TimeBasis, time_run
 from scalerl_operator.capacity.split import GpuSplit, best_split
-from scalerl_operator.capacity.time_text import describe_cpu_time, describe_time
 from scalerl_operator.capacity.trainer_speed import find_flops_share
 from scalerl_operator.capacity.work import measure_work
 from scalerl_operator.cli.capacity.sections import PlanSection
+from scalerl_operator.cli.capacity.time_text import LABEL_WIDTH, describe_cpu_time, describe_time
 from scalerl_operator.cli.exit_codes import UsageError
 from scalerl_operator.cli.options import PlanOptions
 from scalerl_operator.cli.output import write_error
@@ -28,6 +29,7 @@ from scalerl_operator.local.rollout_files import NoParquet, UnreadableRollouts
 from scalerl_operator.local.run_lengths import MeasuredRun, NoRecords, read_measured_run
 
 SECTION = "time"
+ADAPTERS_NOTE = "adapters take their operations and bytes; launches of their small products are not counted"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def build_time_section(planned: PlannedRun, options: PlanOptions) -> PlanSection
         return PlanSection(SECTION, "time: unknown, as an engine has no room for its cache", {})
     split = _find_split(planned, measured, options.mfu)
     lines = describe_time(found, price=options.price, split=split)
+    if planned.run.spec.model.lora is not None:
+        lines.append(f"{'assumed':{LABEL_WIDTH}}{ADAPTERS_NOTE}")
     return PlanSection(SECTION, "\n".join(lines), list_values(found, split, options.price))
 
 
@@ -86,7 +90,7 @@ def time_on_gpus(planned: PlannedRun, measured: MeasuredRun, mfu: float | None) 
     if mfu is not None:
         share = replace(share, mfu=mfu, source="given")
     basis = TimeBasis(measured.lengths, share, room, measured.trained_share)
-    return time_run(run, measure_work(shape), device, basis)
+    return time_run(run, measure_work(shape, adapters_of(shape, run)), device, basis)
 
 
 def _find_split(planned: PlannedRun, measured: MeasuredRun, mfu: float | None) -> GpuSplit | None:

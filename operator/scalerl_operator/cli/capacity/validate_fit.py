@@ -9,11 +9,11 @@ from scalerl_operator.capacity.fit import RunFit, fit_run
 from scalerl_operator.capacity.lengths import assume_lengths
 from scalerl_operator.capacity.model_shape import ModelShape
 from scalerl_operator.capacity.placement import GroupPlace, place_run
-from scalerl_operator.capacity.time_text import describe_evaluation
 from scalerl_operator.cli.capacity.cluster_nodes import fetch_nodes
 from scalerl_operator.cli.capacity.model_config import find_shape
 from scalerl_operator.cli.capacity.plan_command import load_devices
 from scalerl_operator.cli.capacity.time_section import PlannedRun, time_on_gpus
+from scalerl_operator.cli.capacity.time_text import describe_evaluation
 from scalerl_operator.cli.exit_codes import UsageError
 from scalerl_operator.cli.options import ValidateOptions
 from scalerl_operator.local.run_lengths import MeasuredRun

@@ -7,7 +7,7 @@ import pytest
 
 from scalerl_operator.capacity.run_time import count_eval_samples, time_run
 from scalerl_operator.capacity.split import best_split, list_splits
-from scalerl_operator.capacity.time_text import describe_time, format_seconds
+from scalerl_operator.cli.capacity.time_text import describe_time, format_seconds
 
 MODEL = "Qwen/Qwen3-8B-Base"
 

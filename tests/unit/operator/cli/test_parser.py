@@ -31,6 +31,8 @@ def test_options_keep_their_defaults() -> None:
         prometheus_token_file=None,
         prometheus_ca_file=None,
         network_policy=None,
+        cache_host_path=None,
+        cache_claim=None,
     )
 
 

@@ -87,7 +87,7 @@ def test_a_models_folder_and_the_hubs_cache_are_read(tmp_path: Path, capsys: pyt
 
 
 def test_validate_refuses_with_the_sum(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("validate", BIG, "--device", "L40S") == 64
+    assert run("validate", BIG, "--device", "A100-40GB") == 64
     error = capsys.readouterr().err
     assert "spec.trainer: zeroStage 1 on 16 GPUs: trainer rank 0 needs" in error
     assert "It fits with zeroStage: 3" in error
@@ -95,15 +95,39 @@ def test_validate_refuses_with_the_sum(capsys: pytest.CaptureFixture[str]) -> No
     assert "memory fits: trainer" in capsys.readouterr().out
 
 
-def test_adapters_get_no_sum_of_the_whole_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_lora(tmp_path: Path, **lora: object) -> Path:
     document = yaml.safe_load(BIG.read_text())
-    document["spec"]["model"]["lora"] = {"rank": 8}
+    document["spec"]["model"]["lora"] = lora
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(document))
-    assert run("plan", path, "--device", "L40S") == 64
-    assert "spec.model.lora: set" in capsys.readouterr().err
-    assert run("validate", path, "--device", "L40S") == 0, "nothing is known to be wrong"
-    assert "memory was not checked: spec.model.lora" in capsys.readouterr().out
+    return path
+
+
+def test_adapters_fit_where_the_whole_model_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lora(tmp_path, rank=8)
+    assert run("validate", BIG, "--device", "A100-40GB") == 64
+    assert run("validate", path, "--device", "A100-40GB") == 0
+    assert "memory fits: trainer" in capsys.readouterr().out
+    assert run("plan", path, "--device", "A100-40GB") == 0
+    text = capsys.readouterr().out
+    assert "8.19e9 parameters, adapters of rank 8 with 21.8e6" in text
+    assert "room for rank 8" in text
+    assert "launches of their small products are not counted" in text
+
+
+@pytest.mark.parametrize(
+    ("lora", "error"),
+    [
+        ({"targetModules": ["q_proj", "query"]}, "spec.model.lora.targetModules: query, linear layers of the model: "),
+        ({"rank": 512, "targetModules": ["q_proj"]}, None),
+    ],
+)
+def test_adapters_that_the_model_cannot_have(
+    lora: dict[str, object], error: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_lora(tmp_path, **lora)
+    assert run("plan", path, "--device", "H100") == (0 if error is None else 64)
+    assert (error or "") in capsys.readouterr().err
 
 
 def test_validate_without_a_cluster_says_so(

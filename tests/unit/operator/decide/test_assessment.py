@@ -56,6 +56,12 @@ def test_scatter_is_binomial_over_what_was_judged(point: MakePoint) -> None:
     assert scatter_of(measured) == pytest.approx(math.sqrt(0.25 / 98))
 
 
+def test_the_missing_prompts_of_a_late_evaluation_scatter_too(point: MakePoint) -> None:
+    # 100 completions, 50 right: sqrt(0.25 / 100) = .05. 75 of 100 prompts are missing: .04 counts sqrt(.75) fold.
+    late = point(1, pass_rate=0.5, prompts=25, unsampled=75, samples=4, standard_error=0.04)
+    assert scatter_of(late) == pytest.approx(math.sqrt(0.05**2 + 0.75 * 0.04**2), rel=0.01)
+
+
 def test_entropy_is_foreseen_where_the_watchdog_has_a_floor(make_run: Callable[..., RLRun], point: MakePoint) -> None:
     """.05 + exp(-C / 5) nats are at .25 at C = 5 ln 5 = 8.05, after the last point."""
     evals = [point(i, step=i, compute_gpu_hours=0.4 * i, entropy=0.05 + math.exp(-0.08 * i)) for i in range(16)]

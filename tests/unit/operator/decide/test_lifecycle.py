@@ -139,6 +139,18 @@ RUNNING_ROWS = [
         "a member that is drained serves until its coordinator has saved: 6 x 300 + 30 s",
     ),
     (
+        ObservedState((running(stop_cause="Suspended", stop_time=ago(329)),), answered=NOW, member_ended=True),
+        Assessment(),
+        Wait(NOW + timedelta(seconds=1)),
+        "a member that ended while the run stops leaves one model to write: 300 + 30 s",
+    ),
+    (
+        ObservedState((running(stop_cause="Suspended", stop_time=ago(330)),), answered=NOW, member_ended=True),
+        Assessment(),
+        Kill("Suspended"),
+        "after which a coordinator that waits for the dead member is killed",
+    ),
+    (
         ObservedState((running(stop_cause="Stuck", stop_time=ago(30)),), members_serve=True),
         Assessment(),
         Kill("Stuck"),

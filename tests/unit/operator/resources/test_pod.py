@@ -158,7 +158,7 @@ def test_what_the_pods_share(owner: Callable[..., Owner], golden: Callable[[str,
 
 
 def test_a_claim_is_made_where_none_is_named_and_nobody_owns_it(owner: Callable[..., Owner]) -> None:
-    found = owner(checkpoint={"claimSize": "73Gi", "storageClassName": "nfs"})
+    found = replace(owner(checkpoint={"storageClassName": "nfs"}), claim_size="73Gi")
     claim = build_common(found, OPTIONS)[-1]
     assert claim["kind"] == "PersistentVolumeClaim"
     assert claim["metadata"]["name"] == claim_name("qwen-math") == "qwen-math-checkpoints"

@@ -44,6 +44,8 @@ def test_a_point_that_the_runtime_shows_is_read_back_equal(point: Point) -> None
         dataset="sums",
         step=70,
         version=69,
+        version_end=73,
+        unsampled=57,
         compute_gpu_hours=0.1 + 0.2,
         pass_rate=2 / 3,
         prompts=191,

@@ -1,5 +1,6 @@
 import pytest
 
+from scalerl_runtime.data.fetched_files import find_source_files
 from scalerl_runtime.data.file_lists import SourceFault, find_files
 
 
@@ -86,7 +87,12 @@ def test_what_cannot_be_read_whole_is_refused(tmp_path, files, source, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["https://host/a.jsonl", "s3://bucket/a.parquet", "hf://datasets/a/b"])
-def test_an_address_is_refused(source):
-    with pytest.raises(SourceFault, match="no address"):
-        find_files(source)
+@pytest.mark.parametrize("source", ["https://host/a.jsonl", "S3://bucket/a.parquet", "hf://datasets", "file://a.jsonl"])
+def test_an_address_of_another_form_is_refused(source):
+    with pytest.raises(SourceFault, match="s3://bucket/file"):
+        find_source_files(source)
+
+
+def test_the_address_of_a_file_is_its_path(tmp_path):
+    make(tmp_path, "a.jsonl")
+    assert find_source_files(f"file://{tmp_path}/a.jsonl") == find_files(f"{tmp_path}/a.jsonl")

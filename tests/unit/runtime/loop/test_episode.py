@@ -40,7 +40,7 @@ class Engine:
     def __init__(self, *turns, version=3, seconds=0.0):
         self.turns, self.version, self.seconds, self.requests = list(turns), version, seconds, []
 
-    async def __call__(self, prompt, max_tokens):
+    async def __call__(self, prompt, max_tokens, _seed):
         place = len(self.requests)
         self.requests.append((prompt.tokens.tolist(), max_tokens))
         await asyncio.sleep(self.seconds)
@@ -111,7 +111,7 @@ def make_player(source, markup=MARKUP, **rules):
 
 
 def play(source, engine, **rules):
-    (found,) = asyncio.run(make_player(source, **rules).play(engine, PROMPT, 1, "playing"))
+    (found,) = asyncio.run(make_player(source, **rules).play(engine, PROMPT, [None], "playing"))
     assert source.open_episodes == 0, "every episode frees its state"
     return found
 
@@ -184,14 +184,14 @@ def test_an_environment_that_fails_gives_no_reward(fault):
 def test_all_episodes_of_a_group_end_with_their_engine(error):
     source, engine = Source(), Engine("calc(6*7)", "calc(6*7)", error)
     with pytest.raises(type(error)):
-        asyncio.run(make_player(source).play(engine, PROMPT, 2, "playing"))
+        asyncio.run(make_player(source).play(engine, PROMPT, [None, None], "playing"))
     assert source.open_episodes == 0
 
 
 def test_the_engines_time_is_that_of_all_turns():
     source, engine = Source(lambda: Endless()), Engine("more", seconds=0.02)
     with pytest.raises(DeadlineExceeded, match="playing"):
-        asyncio.run(make_player(source, max_turns=100, generate_seconds=0.05).play(engine, PROMPT, 1, "playing"))
+        asyncio.run(make_player(source, max_turns=100, generate_seconds=0.05).play(engine, PROMPT, [None], "playing"))
     assert len(engine.requests) <= 3
     assert source.open_episodes == 0
 

@@ -114,8 +114,8 @@ class FakeFleet:
 
     async def sample(self, index, prompt, requests):
         name, begun = int(prompt[0]), self.generators.get(index)
-        # Of all requests only those of the self-check have a seed.
-        call = "check" if requests[0].seed is not None else "evaluate" if name >= HELD_OUT else "sample"
+        # Requests of the self-check have a seed, and those of evaluations, whose prompts are others.
+        call = "evaluate" if name >= HELD_OUT else "check" if requests[0].seed is not None else "sample"
         fault = self.faults.get((call, self.calls[call] + 1))
         alive = await self._take(call, index)
         if begun is None or not alive:
@@ -200,6 +200,7 @@ class Quiet:
 
     def __init__(self):
         self.steps, self.points, self.records, self.examples, self.checks = [], [], [], [], []
+        self.progress, self.late = [], 0
 
     def on_step(self, record, *_tokens):
         self.steps.append(record.step)
@@ -210,6 +211,12 @@ class Quiet:
 
     def on_self_check(self, found):
         self.checks.append(found)
+
+    def on_eval_progress(self, progress):
+        self.progress.append(progress)
+
+    def on_late_eval(self):
+        self.late += 1
 
     def on_eval(self, points):
         self.points += points
@@ -330,10 +337,12 @@ def assert_whole_history(attempt, steps=9, points=(0, 4, 8, 9), bound=2, epoch_o
         step: [0, 0, 1, 1, 2, 2] for step in points
     }, "each evaluation once, in full"
     assert all(lag.min() >= 0 and lag.max() <= bound for _, lag in attempt.fleet.trained)
-    # An evaluation's slot is leased: nothing was begun on one version and ended on another.
-    tested = [(begun, ended) for name, begun, ended in attempt.fleet.sampled if name >= HELD_OUT]
-    assert all(begun == ended for begun, ended in tested)
-    assert {begun for begun, _ in tested} <= set(points)
+    # An evaluation's slot is leased: nothing was begun on one version and ended on another. An engine that is the only
+    # one, or becomes it because the other is lost, is updated; test_evaluator.py checks that its versions are recorded.
+    if attempt.run.spec.generator.min_replicas > 1 and not attempt.pipeline.deps.pool.counters.restarts:
+        tested = [(begun, ended) for name, begun, ended in attempt.fleet.sampled if name >= HELD_OUT]
+        assert all(begun == ended for begun, ended in tested)
+        assert {begun for begun, _ in tested} <= set(points)
 
 
 MODES = [
@@ -377,7 +386,7 @@ def test_training_continues_while_a_version_is_evaluated(tmp_path):
     ("faults", "rule"),
     [
         ({("sample", 5): "die"}, "lost while it generates: its prompts are submitted again"),
-        ({("evaluate", 2): "die"}, "lost while it evaluates: the evaluation is repeated"),
+        ({("evaluate", 2): "die"}, "lost while it evaluates: others take over, or the evaluation is repeated"),
         ({("push", 3): "lose one"}, "lost while it is sent weights: the others get them"),
         ({("sample", 4): "die", ("sample", 9): "die", ("push", 2): "lose one"}, "several losses"),
     ],
@@ -981,7 +990,8 @@ def test_a_lost_group_is_an_error_and_its_repetition_is_none(tmp_path, receiver,
     assert {group: spans[group] for group in attempt.prompts} == dict.fromkeys(attempt.prompts, 1)
     failed = [span for span in receiver.named("scalerl.evaluation") if span.is_error]
     # The engine may be restarted already, after another request to it failed.
-    assert [span.values["error.type"] in ("GeneratorLost", "GeneratorRestarted") for span in failed] == [True]
+    # The other one takes over where it still has the weights.
+    assert {span.values["error.type"] for span in failed} <= {"GeneratorLost", "GeneratorRestarted"}
 
 
 def test_what_a_failed_attempt_leaves_is_an_error(tmp_path, receiver):
@@ -1095,7 +1105,7 @@ def test_a_downstream_set_has_its_own_samples_temperature_and_interval(tmp_path)
     sample = fleet.sample
 
     async def watch(index, prompt, requests):
-        if requests[0].seed is None and prompt[0] >= HELD_OUT:
+        if prompt[0] >= HELD_OUT:
             requested.append((len(requests), {request.temperature for request in requests}))
         return await sample(index, prompt, requests)
 

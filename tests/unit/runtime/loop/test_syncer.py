@@ -50,7 +50,7 @@ def test_a_step_after_the_lease_does_not_overtake_its_weights() -> None:
         fleet.version = 5
         await syncer.publish(5)
         task = asyncio.create_task(syncer.run())
-        leased = await asyncio.wait_for(lease, 5)
+        (leased,) = await asyncio.wait_for(lease, 5)
         assert (leased is slot, slot.version, slot.leased) == (True, 4, True)
         syncer.release(slot)
         for _ in range(20):

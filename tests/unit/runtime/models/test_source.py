@@ -110,7 +110,8 @@ def test_a_path_never_becomes_a_name_of_the_hub(source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source", ["s3://bucket/model", "hf://a/b", "https://huggingface.co/a/b", "a b", "org/na me", "-x/y"]
+    "source",
+    ["ftp://host/model", "S3://bucket/model", "hf://a", "https://huggingface.co/a/b", "a b", "org/na me", "-x/y"],
 )
 def test_a_source_that_is_neither_path_nor_hub_id_is_refused(source, monkeypatch):
     monkeypatch.setattr(module, "_download", lambda *_: pytest.fail("looked up on the hub"))

@@ -33,7 +33,7 @@ class Closing:
 
 
 class StandInSession:
-    """What becomes of Ray."""
+    """Ray, as it comes up, fails or hangs."""
 
     def __init__(self, *_):
         self.events = []

@@ -71,9 +71,10 @@ def point(index, **values):
 
 def test_every_number_of_an_evaluation_can_be_read_back():
     publisher = Publisher()
-    publisher.show_evals([point(6, dataset="sums", excluded=7, entropy=0.75)])
+    publisher.show_evals([point(6, dataset="sums", excluded=7, entropy=0.75, version_end=64, unsampled=40)])
     text = publisher.render().decode()
-    labels = 'dataset="sums",excluded="7",index="6",measured_by="3",prompts="250",samples="4",step="60",version="60"'
+    labels = 'dataset="sums",excluded="7",index="6",measured_by="3",prompts="250",samples="4",step="60",'
+    labels += 'unsampled="40",version="60",version_end="64"'
     families = {family.name: family.samples for family in text_string_to_metric_families(text)}
     for field, value in {
         "pass_rate": 0.1 + 0.2,  # 0.30000000000000004: no digit is lost
