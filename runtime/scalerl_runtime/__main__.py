@@ -84,6 +84,7 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--step", type=int, help="checkpoint of this step of a run (default: the newest)")
     chosen.add_argument("--best", action="store_true", help="weights with the highest held-out pass rate of a run")
+    parser.add_argument("--merged", action="store_true", help="a whole model of model.source and the run's adapters")
     parser.add_argument("--forecast", default="", help="Markdown for the model card")
 
 

@@ -1,8 +1,6 @@
 """A real vLLM engine on the CPU gets adapters: the trainer's log-probabilities after each update."""
 
 import asyncio
-import gc
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,8 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from scalerl_api import InvalidRun
 from scalerl_api.rlrun import LoraSpec, ScratchModel
-from scalerl_operator.capacity.adapters import count_engine_numbers
-from scalerl_operator.capacity.model_shape import parse_model
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.actors.weight_copies import AdapterCopies
@@ -55,21 +51,6 @@ async def push(generator: Generator, copies: AdapterCopies, version: int, bucket
     memory.close()
 
 
-def count_room() -> int:
-    """Bytes of the engine's matrices of adapters; on a CPU it is in this process."""
-    from vllm.lora.layers import BaseLinearLayerWithLoRA
-
-    gc.collect()
-    layers = {id(each): each for each in gc.get_objects() if isinstance(each, BaseLinearLayerWithLoRA)}
-    return sum(m.nbytes for each in layers.values() for m in (*each.lora_a_stacked, *each.lora_b_stacked))
-
-
-def planned_room(folder: Path, options: EngineOptions) -> int:
-    shape = parse_model(json.loads((folder / "config.json").read_text()), "tiny")
-    assert options.lora is not None
-    return 4 * count_engine_numbers(shape, options.lora, 1)
-
-
 async def follow(folder: Path) -> None:
     register_attention()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=ATTENTION_NAME)
@@ -82,7 +63,6 @@ async def follow(folder: Path) -> None:
     generator = Generator(options)
     await generator.start()
     try:
-        assert count_room() == planned_room(folder, options)
         for version in range(4):
             if version:
                 with torch.no_grad():

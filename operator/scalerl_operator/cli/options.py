@@ -115,6 +115,8 @@ class ExportCommandOptions(LookupOptions):
     """A folder, or `hub:OWNER/NAME`."""
     step: int | None
     best: bool
+    merged: bool
+    """Of a run with adapters: write the whole model."""
     hub_token_secret: str | None
     """On a cluster: Secret whose key `token` holds the hub's token."""
     image: str | None

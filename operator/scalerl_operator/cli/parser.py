@@ -277,6 +277,9 @@ def _export() -> click.Command:
         click.Option(["--to"], required=True, metavar="FOLDER|hub:NAME", help=to),
         click.Option(["--step"], type=COUNT, metavar="N", help="checkpoint of step N (default: the newest)"),
         flag("--best", text="the evaluated weights with the highest held-out pass rate"),
+        flag(
+            "--merged", text="of a run with model.lora on this machine: a whole model, with the adapters in its weights"
+        ),
         text_option("--hub-token-secret", text="Secret on the cluster whose key `token` is the hub's token"),
         text_option("--image", metavar="IMAGE", text=image),
         *location_options(),

@@ -19,11 +19,14 @@ class ExportChoiceOptions:
     step: int | None
     best: bool
     forecast: str
+    merged: bool = False
+    """Adapters are added to the model that they belong to."""
 
 
 def build_arguments(source: str, target: str, choice: ExportChoiceOptions) -> list[str]:
     """Return the arguments of the runtime's `export`. The card of a folder is completed when the folder is here."""
     chosen = ["--best"] if choice.best else ["--step", str(choice.step)] if choice.step is not None else []
+    chosen += ["--merged"] if choice.merged else []
     is_hub = target.startswith(EXPORT_HUB)
     return [source, "--to", target, *chosen, *(["--forecast", choice.forecast] if choice.forecast and is_hub else [])]
 

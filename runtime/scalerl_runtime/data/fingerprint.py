@@ -99,9 +99,12 @@ def build_fingerprint(digests: DataDigests, *, model: str, tokenizer: str) -> Fi
     return Fingerprint(model, tokenizer, {name: _digest_set(each) for name, each in digests.items()})
 
 
-def digest_model(source: str, config: bytes) -> str:
-    """Return the digest of a model: its `source` in the spec, and the file that describes its architecture."""
-    return _digest(source.encode(), config).hex()
+def digest_model(source: str, config: bytes, *weights: bytes) -> str:
+    """Return the digest of a model: its `source` in the spec, and the file that describes its architecture.
+
+    `weights`: a digest of them, where a checkpoint does not hold them: that of adapters.
+    """
+    return _digest(source.encode(), config, *weights).hex()
 
 
 def digest_tokenizer(vocabulary: Mapping[str, int], chat_template: object) -> str:
@@ -164,7 +167,7 @@ def find_change(old: Fingerprint, new: Fingerprint, before: DataDigests | None, 
 
 def _compare_parts(old: Fingerprint, new: Fingerprint) -> list[tuple[str, bool]]:
     return [
-        ("another model (model.source or its config.json)", old.model == new.model),
+        ("another model (model.source, its config.json, or the weights below adapters)", old.model == new.model),
         ("another tokenizer (its vocabulary or its chat template)", old.tokenizer == new.tokenizer),
     ]
 

@@ -8,18 +8,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.rlrun import LoraSpec
 from scalerl_api.wire import CARD_FILE, EXPORT_FILE, EvalPoint
 from scalerl_runtime.export.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, plan_adapters
-from scalerl_runtime.export.checkpoint_weights import ExportError, is_read, open_weights
-from scalerl_runtime.export.disk_layout import DiskGroup, build_reference, check_complete, plan_groups, split_files
+from scalerl_runtime.export.checkpoint_weights import ExportError, Weight, is_read, open_weights
+from scalerl_runtime.export.disk_layout import build_reference, check_complete, plan_groups, split_files
+from scalerl_runtime.export.merged_model import plan_merged
 from scalerl_runtime.export.model_card import CardFacts, build_card
 from scalerl_runtime.export.model_target import ModelTarget
-from scalerl_runtime.export.safetensors_file import file_pieces
+from scalerl_runtime.export.safetensors_file import TensorGroup, file_pieces
+from scalerl_runtime.models.source import ModelUnavailable, resolve_model
+from scalerl_runtime.models.weight_files import digest_base
 from scalerl_runtime.storage.checkpoint import MODEL_FILES, STATE, digest_manifest, find_damage
 
 STOP_TOKENS_FILE = "stop-tokens.json"  # ids at which a completion of the run ends
@@ -42,6 +47,8 @@ class ExportOptions:
     """Attempt whose evaluation chose this checkpoint; None: it was not chosen by an evaluation."""
     evals: Sequence[EvalPoint] = ()
     forecast: str = ""
+    merged: bool = False
+    """Adapters are added to the model that they belong to, and the whole is written."""
     verify: bool = False
     """Compare the files that are read with the manifest's checksums first."""
     notify: Callable[[str], None] = field(default=lambda _text: None)
@@ -64,11 +71,8 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
     weights = open_weights(checkpoint, getattr(torch, dtype_name))
     run = _parse(_load_document(folder))
     lora = run.spec.model.lora if run is not None else None
-    if lora is None:
-        check_complete(weights, reference)
-        files = split_files(plan_groups(weights, reference))
-    else:
-        files = {ADAPTER_WEIGHTS: plan_adapters(weights, reference, lora)}
+    base = _find_base(checkpoint, run) if options.merged else None
+    files = _plan_files(weights, reference, lora, base)
     written: dict[str, tuple[int, str]] = {}
 
     def add(name: str, size: int, pieces: Iterator[bytes | memoryview]) -> None:
@@ -79,8 +83,8 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
         options.notify(f"{name}: {size / 2**20:,.1f} MiB")
         add(name, size, _until_stopped(pieces, options.is_stopping))
     card = _build_card_text(folder, step, dtype_name, options)
-    if lora is None:
-        small = _small_files(folder, files, card)
+    if lora is None or base is not None:
+        small = _small_files(folder, files, card, config=(base or folder) / "config.json")
     else:
         assert run is not None
         small = _adapter_files(folder, adapter_config(lora, weights, run.spec.model.source), card)
@@ -133,13 +137,43 @@ def _until_stopped(
         yield piece
 
 
-def _small_files(folder: Path, files: Mapping[str, Sequence[DiskGroup]], card: str) -> Iterator[tuple[str, bytes]]:
+def _plan_files(
+    weights: Sequence[Weight], reference: Any, lora: LoraSpec | None, base: Path | None
+) -> dict[str, Sequence[TensorGroup]]:
+    """Return name -> tensors: of the whole model, of the adapters, or of both together, given the base's folder."""
+    if lora is None:
+        check_complete(weights, reference)
+        return {**split_files(plan_groups(weights, reference))}
+    if base is not None:
+        return {**plan_merged(base, weights, reference, lora)}
+    return {ADAPTER_WEIGHTS: plan_adapters(weights, reference, lora)}
+
+
+def _find_base(checkpoint: Path, run: RLRun | None) -> Path:
+    """Return the folder of the model that the adapters of `checkpoint` belong to. Raises ExportError for another."""
+    if run is None or run.spec.model.lora is None:
+        raise ExportError("--merged is for runs with model.lora; this one's checkpoints hold the whole model")
+    source = run.spec.model.source
+    try:
+        base = resolve_model(source)
+    except (InvalidRun, ModelUnavailable) as error:
+        raise ExportError(f"--merged needs the model that was adapted: {error}") from error
+    stored = json.loads((checkpoint / STATE).read_text()).get("fingerprint") or {}
+    if stored and stored["model"] != digest_base(source, base):
+        raise ExportError(f"{source} is not the model that the adapters were trained on: its config or weights differ")
+    return base
+
+
+def _small_files(
+    folder: Path, files: Mapping[str, Sequence[TensorGroup]], card: str, *, config: Path
+) -> Iterator[tuple[str, bytes]]:
     """Yield config, tokenizer, generation config, index of the weights' files, and card."""
     if len(files) > 1:
         yield "model.safetensors.index.json", _build_index(files)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in _OWN_FILES and path.name != "generation_config.json":
+        if path.is_file() and path.name not in (*_OWN_FILES, "config.json", "generation_config.json"):
             yield path.name, path.read_bytes()
+    yield "config.json", config.read_bytes()
     yield "generation_config.json", _generation_config(folder)
     yield CARD_FILE, card.encode()
 
@@ -153,7 +187,7 @@ def _adapter_files(folder: Path, config: bytes, card: str) -> Iterator[tuple[str
     yield CARD_FILE, card.encode()
 
 
-def _build_index(files: Mapping[str, Sequence[DiskGroup]]) -> bytes:
+def _build_index(files: Mapping[str, Sequence[TensorGroup]]) -> bytes:
     entries = [(each, name) for name, groups in files.items() for group in groups for each in group.tensors]
     total = sum(each.num_bytes for each, _ in entries)
     return json.dumps(
@@ -178,6 +212,9 @@ def _build_card_text(folder: Path, step: int, dtype: str, options: ExportOptions
     document = _load_document(folder)
     run = _parse(document)
     source = run.spec.model.source if run is not None else ""
+    if run is not None and options.merged:  # a card of a whole model
+        model = run.spec.model.model_copy(update={"lora": None})
+        run = run.model_copy(update={"spec": run.spec.model_copy(update={"model": model})})
     facts = CardFacts(
         title=f"{run.name}, step {step}" if run is not None else f"step {step}",
         step=step,

@@ -6,11 +6,11 @@ Format: eight bytes with the header's length, the header as JSON, the tensors' b
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from scalerl_runtime.export.disk_layout import DiskGroup
 from scalerl_runtime.models.weight_names import TensorShape
 
 _NAMES = {
@@ -25,6 +25,19 @@ _NAMES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+DTYPES = {short: name for name, short in _NAMES.items()}
+"""Type in a file -> torch's name."""
+
+
+class TensorGroup(Protocol):
+    """Tensors that are loaded together."""
+
+    @property
+    def tensors(self) -> Sequence[TensorShape]:
+        """Those that `load` yields, in order."""
+
+    def load(self) -> Iterator[tuple[TensorShape, Tensor]]:
+        """Yield each tensor."""
 
 
 def build_header(tensors: Sequence[TensorShape]) -> bytes:
@@ -40,14 +53,14 @@ def build_header(tensors: Sequence[TensorShape]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def file_pieces(groups: Sequence[DiskGroup]) -> tuple[int, Iterator[bytes | memoryview]]:
+def file_pieces(groups: Sequence[TensorGroup]) -> tuple[int, Iterator[bytes | memoryview]]:
     """Return the file's size and its content in pieces."""
     tensors = [each for group in groups for each in group.tensors]
     header = build_header(tensors)
     return len(header) + sum(each.num_bytes for each in tensors), _pieces(header, groups)
 
 
-def _pieces(header: bytes, groups: Iterable[DiskGroup]) -> Iterator[bytes | memoryview]:
+def _pieces(header: bytes, groups: Iterable[TensorGroup]) -> Iterator[bytes | memoryview]:
     yield header
     for group in groups:
         for entry, tensor in group.load():

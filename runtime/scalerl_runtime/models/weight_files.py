@@ -1,16 +1,20 @@
 """Checks that a folder has a model's weights, all of them and none cut, from file headers alone. I/O."""
 
+import hashlib
 import json
 import math
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from scalerl_runtime.data.fingerprint import digest_model
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BINARY, BINARY_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 NUM_NAMED = 3  # files in a message
+PIECES, PIECE_BYTES = 64, 4096  # of a file: training changes nearly every value, so a quarter of a MiB shows it
 
 
 def find_weight_fault(folder: Path, names: set[str]) -> str | None:
@@ -26,6 +30,24 @@ def find_weight_fault(folder: Path, names: set[str]) -> str | None:
     others = sorted(name for name in names if name.endswith((".safetensors", ".bin", ".gguf", ".pth", ".pt", ".h5")))
     found = f"; {', '.join(others[:NUM_NAMED])} is under another name" if others else ", which has none"
     return f"a folder with weights: {SINGLE}, or shards with {INDEX}{found}"
+
+
+def sample_weights(folder: Path) -> bytes:
+    """Return a digest of the weights' files by name, size and pieces that are spread evenly over each."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as content:
+            for index in range(PIECES):
+                content.seek(max(0, size - PIECE_BYTES) * index // (PIECES - 1))
+                digest.update(content.read(PIECE_BYTES))
+    return digest.digest()
+
+
+def digest_base(source: str, folder: Path) -> str:
+    """Return the digest of a model that adapters belong to: its source, config and weights."""
+    return digest_model(source, (folder / "config.json").read_bytes(), sample_weights(folder))
 
 
 def _check_index(folder: Path, index: str) -> str | None:

@@ -56,15 +56,17 @@ def run_export(arguments: argparse.Namespace, variables: Mapping[str, str], stdo
     """Export; return the exit code: EXIT_EXPORT_REFUSED for what a repetition will not mend. Messages go to stderr."""
     try:
         source = find_source(arguments.source, ExportChoice(arguments.step, arguments.best), variables)
+        if source.is_model and arguments.merged:
+            raise ExportError(f"{source.path} is an exported model; --merged needs a checkpoint, chosen by --step")
         _notify(f"exporting {source.path} ({source.why})")
         if arguments.to == EXPORT_STREAM:
-            _write(source, TarTarget(stdout), arguments.forecast)
+            _write(source, TarTarget(stdout), arguments.forecast, merged=arguments.merged)
         elif arguments.to.startswith(EXPORT_HUB):
-            _upload(source, arguments.to.removeprefix(EXPORT_HUB), arguments.forecast, variables)
+            _upload(source, arguments, variables)
         else:
             target = open_folder(Path(arguments.to))
             try:
-                _write(source, target, arguments.forecast)
+                _write(source, target, arguments.forecast, merged=arguments.merged)
             finally:
                 target.discard()
     except (ExportError, HubError) as error:
@@ -141,7 +143,7 @@ def _load_evals(run: Path) -> tuple[EvalPoint, ...]:
     return merge_evals(EvalPoint.model_validate(line) for line in Journal(run / EVALS_FILE).read())
 
 
-def _write(source: ExportSource, target: ModelTarget, forecast: str) -> None:
+def _write(source: ExportSource, target: ModelTarget, forecast: str, *, merged: bool = False) -> None:
     if source.is_model:
         copy_exported(source.path, target, forecast)
         return
@@ -150,19 +152,21 @@ def _write(source: ExportSource, target: ModelTarget, forecast: str) -> None:
         evals=source.evals,
         evaluated_by=source.evaluated_by,
         forecast=forecast,
+        merged=merged,
         verify=True,
         notify=_notify,
     )
     export_checkpoint(source.path, target, options)
 
 
-def _upload(source: ExportSource, name: str, forecast: str, variables: Mapping[str, str]) -> None:
+def _upload(source: ExportSource, arguments: argparse.Namespace, variables: Mapping[str, str]) -> None:
+    name, forecast = arguments.to.removeprefix(EXPORT_HUB), arguments.forecast
     folder = Path(tempfile.mkdtemp(prefix="scalerl-export-"))
     try:
         if source.is_model:
             link_exported(source.path, folder / "model", forecast)
         else:
-            _write(source, FolderTarget(folder / "model"), forecast)
+            _write(source, FolderTarget(folder / "model"), forecast, merged=arguments.merged)
         _notify(upload_folder(folder / "model", name, token=variables.get("HF_TOKEN"), notify=_notify))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

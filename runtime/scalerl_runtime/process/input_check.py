@@ -21,6 +21,7 @@ from scalerl_runtime.data.fingerprint import (
     find_change,
 )
 from scalerl_runtime.data.run_data import Data
+from scalerl_runtime.models.weight_files import digest_base
 from scalerl_runtime.storage.prompt_digests import load_digests, save_digests
 
 NUM_SHOWN = 550  # characters of a change in the refusal
@@ -50,13 +51,17 @@ class RunInputs:
 
 
 def describe_inputs(run: RLRun, model: Path, tokenizer: TokenizerParts, data: Data) -> RunInputs:
-    """Return the digests of the run's inputs; `model` is the folder of its config."""
+    """Return the digests of the run's inputs; `model` is the folder of its config and weights."""
     digests = digest_data(data)
-    config = model / "config.json"
+    config, source = model / "config.json", run.spec.model.source
+    if run.spec.model.lora is None:
+        digest = digest_model(source, config.read_bytes() if config.is_file() else b"")
+    else:
+        digest = digest_base(source, model)
     return RunInputs(
         build_fingerprint(
             digests,
-            model=digest_model(run.spec.model.source, config.read_bytes() if config.is_file() else b""),
+            model=digest,
             tokenizer=digest_tokenizer(tokenizer.get_vocab(), tokenizer.chat_template),
         ),
         digests,

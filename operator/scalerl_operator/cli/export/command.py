@@ -51,7 +51,7 @@ def _export_here(options: ExportCommandOptions, source: Path) -> int:
         raise UsageError(f"{', '.join(wrong)}: for runs on a cluster only")
     folder, run = _find_run(source)
     forecast = describe_for_card(run, has_picture=False) if run is not None else ""
-    choice = ExportChoiceOptions(options.step, options.best, forecast)
+    choice = ExportChoiceOptions(options.step, options.best, forecast, options.merged)
     code = run_runtime(build_arguments(str(source), options.to, choice))
     if code == EXIT_FINISHED and not options.to.startswith(EXPORT_HUB):
         if run is not None and folder is not None:
@@ -90,6 +90,8 @@ def _export_from_cluster(options: ExportCommandOptions) -> int:
 
 
 async def _through_pod(access: Access, options: ExportCommandOptions) -> int:
+    if options.merged:
+        raise UsageError("--merged: for runs on this machine only; export the adapters, and merge them with PEFT")
     kube = KubeClient(access.connection)
     try:
         found: StoredRun = await fetch_run(kube, access, options.target)

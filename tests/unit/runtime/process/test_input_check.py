@@ -5,14 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from scalerl_api import InvalidRun
+from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.data.fingerprint import digest_model, digest_tokenizer
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.process.input_check import DataRefused, check_inputs, describe_inputs
 from scalerl_runtime.types import Prompt
 
-RUN = SimpleNamespace(spec=SimpleNamespace(model=SimpleNamespace(source="some/model")))
+RUN = SimpleNamespace(spec=SimpleNamespace(model=SimpleNamespace(source="some/model", lora=None)))
 
 
 class FakeTokenizer:
@@ -96,6 +99,25 @@ def test_without_stored_digests_it_is_refused_all_the_same(tmp_path, stored, fou
 def test_another_tokenizer_or_model_is_refused(tmp_path, stored, options, text):
     with pytest.raises(InvalidRun, match=text):
         check(tmp_path, describe(tmp_path, **options), stored)
+
+
+@pytest.mark.parametrize(("lora", "is_refused"), [(LoraSpec(), True), (None, False)])
+def test_other_weights_below_adapters_are_refused(tmp_path, monkeypatch, lora, is_refused):
+    """A checkpoint of adapters does not hold them; one of a whole model does, and its base plays no part any more."""
+    monkeypatch.setattr(RUN.spec.model, "lora", lora)
+    for index in (1, 2):
+        torch.manual_seed(0)
+        save_file({"a": torch.randn(300, 300)}, tmp_path / f"model-{index}.safetensors")
+    inputs = describe(tmp_path)
+    check(tmp_path, inputs, None)
+    stored = inputs.fingerprint.to_dict()
+    assert check(tmp_path, describe(tmp_path), stored) is None
+    save_file({"a": torch.randn(300, 300)}, tmp_path / "model-2.safetensors")
+    if is_refused:
+        with pytest.raises(InvalidRun, match="another model .* or the weights below adapters"):
+            check(tmp_path, describe(tmp_path), stored)
+    else:
+        assert check(tmp_path, describe(tmp_path), stored) is None
 
 
 def test_a_chat_template_is_part_of_the_tokenizer():
