@@ -1,4 +1,4 @@
-"""A sequence group in one process, whose ranks are threads: to try a model in parts without ranks. PURE.
+"""A sequence group in one process, whose ranks are threads: to try a model in parts without ranks. I/O.
 
 Each thread gets its own copy of a model, as transformers' code may store things on modules.
 """
