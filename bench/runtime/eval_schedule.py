@@ -110,6 +110,7 @@ class EvalFleet(SimulatedFleet):
         self.versions = [-1] * scenario.run.engines
         self.starts = [0] * scenario.run.engines
         self.sampled: list[tuple[int, int, int, int]] = []
+        self.evaluated_on: dict[int, set[int]] = {}  # engines by the version that they had
 
     async def start_generator(self, index: int) -> float:
         """Start at once at first; later after `start_seconds`."""
@@ -136,6 +137,7 @@ class EvalFleet(SimulatedFleet):
         await self.engines[index].generate(lengths)
         versions = (begun, self.versions[index])
         if prompt[0] >= HELD_OUT_ID:
+            self.evaluated_on.setdefault(begun, set()).add(index)
             self.sampled += [(int(prompt[0]), *versions, n) for n in lengths]
         return [
             EngineOutput(ONES[:n], ZEROS[:n], np.array([versions[0], *[versions[1]] * (n - 1)], np.int32), "", "stop")

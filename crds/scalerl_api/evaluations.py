@@ -8,6 +8,8 @@ from scalerl_api.rlrun import RLRunSpec
 from scalerl_api.status import SourceStatus
 from scalerl_api.wire import HELD_OUT, EvalPoint, is_source_dataset
 
+MIN_PROMPTS = 30  # of a late evaluation's set: with fewer the rate's own error is too uncertain to weigh the point by
+
 
 def merge_evals(*histories: Iterable[EvalPoint]) -> tuple[EvalPoint, ...]:
     """Return every point once, by (dataset, step); the latest attempt wins, then the later in order.
@@ -78,8 +80,10 @@ def count_leases(num_engines: int, share: float) -> int:
 class EvalLoad:
     """Completions of an evaluation and of the steps up to the next one."""
 
+    eval_prompts: int
+    """Prompts of an evaluation of all test sets; a rarer set counts in proportion."""
     eval_samples: int
-    """Completions of an evaluation of all test sets."""
+    """Their completions."""
     train_samples: int
     """Completions that are trained until the next one is due."""
     engine_share: float
@@ -124,12 +128,14 @@ def measure_eval_load(spec: RLRunSpec, prompts: Mapping[str, int]) -> EvalLoad:
     """
     recipe, data = spec.resolved_recipe(), spec.data
     samples = data.held_out.samples_per_prompt
-    total = prompts.get(HELD_OUT, data.held_out.prompts) * samples
+    num_prompts = prompts.get(HELD_OUT, data.held_out.prompts)
+    total = num_prompts * samples
     for each in data.downstream:
         interval = each.every_steps or spec.budget.eval_every_steps
-        own = prompts.get(each.name, each.size or 0) * each.count_samples(samples)
-        total += own * spec.budget.eval_every_steps // interval
+        own = prompts.get(each.name, each.size or 0)
+        num_prompts += own * spec.budget.eval_every_steps // interval
+        total += own * each.count_samples(samples) * spec.budget.eval_every_steps // interval
     engines = spec.generator.min_replicas
     share = spec.budget.eval_share if engines == 1 else count_leases(engines, spec.budget.eval_share) / engines
     step = recipe.prompts_per_step * recipe.completions_per_prompt
-    return EvalLoad(total, step * min(spec.budget.eval_every_steps, spec.budget.steps), share)
+    return EvalLoad(num_prompts, total, step * min(spec.budget.eval_every_steps, spec.budget.steps), share)

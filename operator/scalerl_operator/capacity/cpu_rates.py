@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import measure_eval_load
 from scalerl_operator.capacity.lengths import Lengths
-from scalerl_operator.capacity.run_time import count_eval_samples
 
 ENGINE_CORES = 2  # an engine's processes besides its computing threads: front end and output
 
@@ -150,8 +150,8 @@ def time_cpu_run(run: RLRun, rates: CpuRates, lengths: Lengths, *, trained_share
     """Return the times of a run on this machine's cores; its trainer and its engines are processes on them."""
     spec = run.spec
     work = measure_work_of_step(run, lengths, trained_share=trained_share)
-    cpu, samples = rates.step(work), count_eval_samples(run)
-    ratio = samples / work.completions
+    cpu, load = rates.step(work), measure_eval_load(spec, {})
+    ratio = load.eval_samples / work.completions
     extra = ratio * (cpu.engine + rates.loop.unit * work.completions)  # of an evaluation
     every = min(spec.budget.eval_every_steps, spec.budget.steps)
     threads = max(1, rates.cores // (spec.trainer.ranks + spec.generator.min_replicas))
@@ -163,8 +163,8 @@ def time_cpu_run(run: RLRun, rates: CpuRates, lengths: Lengths, *, trained_share
     seconds = max(limits)
     if spec.resolved_recipe().asynchrony.mode != "pipeline":  # the sides take turns
         seconds = max(limits[0], limits[1] + limits[2] + cpu.loop / rates.cores)
-    # An evaluation has half of the engine, and the engine has its share of the busy cores.
-    engine_cores = rates.cores * cpu.engine / cpu.total
+    # An evaluation has its share of the engines, and they have their share of the busy cores.
+    eval_cores = load.engine_share * rates.cores * cpu.engine / cpu.total
     whole = spec.budget.steps * seconds
     devices = spec.trainer.ranks + spec.generator.min_replicas
     if spec.budget.gpu_hours is not None:
@@ -173,8 +173,8 @@ def time_cpu_run(run: RLRun, rates: CpuRates, lengths: Lengths, *, trained_share
         seconds=seconds,
         cpu=cpu,
         running=running_sequences(run, lengths),
-        evaluation_seconds=2 * ratio * cpu.engine / engine_cores,
-        evaluation_samples=samples,
+        evaluation_seconds=ratio * cpu.engine / eval_cores,
+        evaluation_samples=load.eval_samples,
         evaluation_share=extra / every / (cpu.total + extra / every),
         device_hours=whole * devices / 3600,
         whole_seconds=whole,

@@ -1,10 +1,11 @@
 """The time of a run on GPUs: a step, an evaluation, a checkpoint, a weight update, and the whole budget. PURE."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scalerl_api import RLRun
+from scalerl_api.evaluations import MIN_PROMPTS, count_leases, measure_eval_load
 from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.engine_memory import cache_item_bytes, layer_item_bytes
 from scalerl_operator.capacity.engine_speed import EngineSpeed
@@ -38,21 +39,44 @@ class TimeBasis:
 
 @dataclass(frozen=True)
 class EvalTime:
-    """One evaluation."""
+    """One evaluation beside the training, on the engines that it leases."""
 
+    prompts: int
+    """Of all sets; a rarer set counts in proportion."""
     samples: int
-    """Completions of all sets that are due each time."""
+    """Their completions."""
     engines: int
+    """That sample for it; 1 of 1: it has a share of that engine's sequences."""
     seconds: float
+    """If it samples every prompt."""
     share: float
-    """Of the tokens that the engines sample."""
+    """Of the completions that the engines sample."""
     interval_seconds: float
-    """Between two evaluations, if none holds up the training."""
+    """Until the next one is due, with the engines that are left to the training."""
+    deadline_seconds: float
+    """The spec's deadlines.evalSeconds."""
+    last_seconds: float
+    """Of the run's last one, on all engines."""
+
+    @property
+    def limit_seconds(self) -> float:
+        """Until it ends with the part that is sampled."""
+        return min(self.interval_seconds, self.deadline_seconds)
+
+    @property
+    def part(self) -> float:
+        """Share of the prompts that it samples before it is late, in (0, 1]."""
+        return min(1.0, self.limit_seconds / self.seconds)
 
     @property
     def is_late(self) -> bool:
-        """Whether the next evaluation is due before this one ends."""
-        return self.seconds > self.interval_seconds
+        """Whether it ends with a part: the next evaluation is due, or its deadline passes."""
+        return self.part < 1.0
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether its part is too small to count: it is repeated on all engines when the training is over."""
+        return self.part * self.prompts < min(MIN_PROMPTS, self.prompts)
 
 
 @dataclass(frozen=True)
@@ -98,9 +122,10 @@ class RunTime:
     """The times of a run on a device."""
 
     step: StepTime
+    """While no evaluation runs."""
     train: TrainTime
     seconds: float
-    """Of a step, with the training that waits for a late evaluation."""
+    """Of a step on average, with the engines that evaluations take."""
     trainer_gpus: int
     generator_gpus: int
     engines: int
@@ -140,9 +165,8 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
         sync_seconds=push.seconds,
         stall_seconds=push.transfer_seconds,
     )
-    step = _time_colocated(demand, supply) if spec.generator.colocated else time_step(demand, supply)
-    evaluation = time_evaluation(run, demand, supply, step)
-    seconds = max(step.seconds, evaluation.seconds / spec.budget.eval_every_steps)
+    step, evaluation = _time_any_step(run, demand, supply), time_evaluation(run, demand, supply)
+    seconds = mean_step_seconds(step, evaluation, _count_interval(run))
     return RunTime(
         step=step,
         train=train,
@@ -156,18 +180,16 @@ def time_run(run: RLRun, work: ModelWork, device: Device, basis: TimeBasis) -> R
         evaluation=evaluation,
         push=push,
         checkpoint=checkpoint,
-        budget=time_budget(run, seconds, evaluation.seconds),
+        budget=time_budget(run, seconds, evaluation),
         basis=basis,
         mfu=train.flops.model / (train.seconds * trainer.ranks * device.bf16_flops),
     )
 
 
 def build_demand(run: RLRun, lengths: Lengths) -> Demand:
-    """Return what a step of the run needs, its share of the evaluations included."""
+    """Return what a step of the run needs."""
     recipe = run.spec.resolved_recipe()
-    completions = recipe.prompts_per_step * recipe.completions_per_prompt
-    extra = count_eval_samples(run) / completions / run.spec.budget.eval_every_steps
-    return Demand(recipe.prompts_per_step, recipe.completions_per_prompt, recipe.asynchrony, lengths, extra)
+    return Demand(recipe.prompts_per_step, recipe.completions_per_prompt, recipe.asynchrony, lengths)
 
 
 def count_generator_gpus(run: RLRun) -> int:
@@ -245,32 +267,58 @@ def time_checkpoint(run: RLRun, work: ModelWork) -> CheckpointTime:
     return CheckpointTime(work.trained_parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
 
 
-def count_eval_samples(run: RLRun) -> int:
-    """Return the completions of an evaluation with every set whose size the spec says."""
-    data = run.spec.data
-    samples = data.held_out.samples_per_prompt
-    return data.held_out.prompts * samples + sum(
-        (each.size or 0) * each.count_samples(samples) for each in data.downstream
+def time_evaluation(run: RLRun, demand: Demand, supply: Supply) -> EvalTime:
+    """Return the time of an evaluation beside the training (docs/evaluations.md).
+
+    Leased engines sample nothing else, and the training has the others. Of a single engine it has a share of the
+    sequences; both slow each other.
+    """
+    spec, load = run.spec, measure_eval_load(run.spec, {})
+    leased = min(count_leases(supply.engines, spec.budget.eval_share), load.eval_prompts)
+    if supply.engines > 1:
+        own, rest = replace(supply, engines=leased), replace(supply, engines=supply.engines - leased)
+    else:
+        own, rest = _share_engine(supply, load.engine_share)
+    return EvalTime(
+        prompts=load.eval_prompts,
+        samples=load.eval_samples,
+        engines=leased,
+        seconds=drain_seconds(demand.lengths, load.eval_samples, own),
+        share=load.needed_share,
+        interval_seconds=_count_interval(run) * _time_any_step(run, demand, rest).seconds,
+        deadline_seconds=spec.deadlines.eval_seconds,
+        last_seconds=drain_seconds(demand.lengths, load.eval_samples, supply),
     )
 
 
-def time_evaluation(run: RLRun, demand: Demand, supply: Supply, step: StepTime) -> EvalTime:
-    """Return the time of an evaluation beside the training: one engine, half of its sequences (note 082)."""
-    samples, half = count_eval_samples(run), max(1.0, supply.max_sequences / 2)
-    beside = min(half, step.running)
-    own = Supply(
-        engines=1,
-        max_sequences=half,
-        token_seconds=lambda running: supply.token_seconds(running + beside),
-        train_seconds=supply.train_seconds,
+def _share_engine(supply: Supply, share: float) -> tuple[Supply, Supply]:
+    """Return what an evaluation and the training have of the same engine, where both are full."""
+    token_seconds, each = supply.token_seconds, supply.max_sequences
+    own = max(1.0, share * each)
+    left = max(1.0, each - own)
+    return (
+        replace(supply, max_sequences=own, token_seconds=lambda running: token_seconds(running + left)),
+        replace(supply, max_sequences=left, token_seconds=lambda running: token_seconds(running + own)),
     )
-    seconds = drain_seconds(demand.lengths, samples, own)
-    share = demand.extra_share / (1 + demand.extra_share)
-    return EvalTime(samples, 1, seconds, share, run.spec.budget.eval_every_steps * step.seconds)
 
 
-def time_budget(run: RLRun, step_seconds: float, last_seconds: float) -> BudgetTime:
-    """Return the whole run: the steps, and the last evaluation, for which the run waits. Starts are not counted."""
+def _count_interval(run: RLRun) -> int:
+    """Return the steps from one evaluation to the next."""
+    return min(run.spec.budget.eval_every_steps, run.spec.budget.steps)
+
+
+def mean_step_seconds(step: StepTime, evaluation: EvalTime, interval: int) -> float:
+    """Return a step's seconds on average over the `interval` of steps between two evaluations.
+
+    Steps are slower while an evaluation has its engines, and `step` after that.
+    """
+    slow = evaluation.interval_seconds / interval
+    beside = min(evaluation.seconds, evaluation.limit_seconds) / slow
+    return (beside * slow + (interval - beside) * step.seconds) / interval
+
+
+def time_budget(run: RLRun, step_seconds: float, evaluation: EvalTime) -> BudgetTime:
+    """Return the whole run: the steps, and the evaluations for which the run waits at its end. Starts do not count."""
     spec, budget = run.spec, run.spec.budget
     gpus = spec.trainer.ranks + count_generator_gpus(run)
     steps = budget.steps
@@ -279,8 +327,13 @@ def time_budget(run: RLRun, step_seconds: float, last_seconds: float) -> BudgetT
         allowed = int(budget.gpu_hours * 3600 / gpus // step_seconds)
         if allowed < steps:
             steps, ends_by = allowed, "gpuHours"
-    seconds = steps * step_seconds + last_seconds
+    alone = 1 + (math.ceil(steps / budget.eval_every_steps) if evaluation.is_repeated else 0)
+    seconds = steps * step_seconds + alone * evaluation.last_seconds
     return BudgetTime(seconds, gpus, seconds * gpus / 3600, steps, ends_by)
+
+
+def _time_any_step(run: RLRun, demand: Demand, supply: Supply) -> StepTime:
+    return _time_colocated(demand, supply) if run.spec.generator.colocated else time_step(demand, supply)
 
 
 def _time_colocated(demand: Demand, supply: Supply) -> StepTime:

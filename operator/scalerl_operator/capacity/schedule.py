@@ -34,8 +34,6 @@ class Demand:
     """Of a group."""
     asynchrony: Asynchrony
     lengths: Lengths
-    extra_share: float = 0.0
-    """Tokens that the engines sample beside training's, as a share of those: evaluations. >= 0."""
 
     @property
     def sequences(self) -> int:
@@ -45,7 +43,7 @@ class Demand:
     @property
     def tokens(self) -> float:
         """Tokens that the engines sample for a step."""
-        return self.sequences * self.lengths.mean * (1 + self.extra_share)
+        return self.sequences * self.lengths.mean
 
     @cached_property
     def longest_of_group(self) -> float:
@@ -108,7 +106,7 @@ def time_step(demand: Demand, supply: Supply) -> StepTime:
     if demand.asynchrony.mode == "pipeline":
         return _pipeline(demand, supply)
     steps = 1 if demand.asynchrony.mode == "synchronous" else demand.asynchrony.off_policy_steps
-    batch = drain_seconds(demand.lengths, steps * demand.sequences * (1 + demand.extra_share), supply)
+    batch = drain_seconds(demand.lengths, steps * demand.sequences, supply)
     seconds = supply.train_seconds + (batch + supply.sync_seconds) / steps
     return StepTime(
         seconds, "turns", supply.train_seconds, _full_seconds(demand, supply), _running(demand, supply, seconds)

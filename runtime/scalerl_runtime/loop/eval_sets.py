@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalerl_api.data import NamedDatasetSpec
+from scalerl_api.evaluations import MIN_PROMPTS
 from scalerl_api.rlrun import RLRunSpec
 from scalerl_api.wire import HELD_OUT
 from scalerl_runtime.data.run_data import Data
 from scalerl_runtime.types import Prompt
 
-MIN_PROMPTS = 30  # of a set: with fewer the rate's own standard error is too uncertain to weigh the point by
 REPORTS = 20  # of an evaluation's progress: each changes the run's status
 ORDER, SAMPLES = 0, 1  # streams of random numbers
 

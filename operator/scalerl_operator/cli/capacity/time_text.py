@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scalerl_operator.capacity.cpu_rates import CpuTime
-from scalerl_operator.capacity.run_time import RunTime
+from scalerl_operator.capacity.run_time import EvalTime, RunTime
 from scalerl_operator.capacity.split import GpuSplit
 from scalerl_operator.capacity.trainer_speed import FlopsShare
 
@@ -36,12 +36,22 @@ def describe_time(found: RunTime, *, price: float | None, split: GpuSplit | None
 def describe_evaluation(found: RunTime) -> str:
     """Return one line on the evaluation."""
     evaluation = found.evaluation
-    engines = "one engine" if evaluation.engines == 1 else f"{evaluation.engines} engines"
+    engines = f"{evaluation.engines} of {found.engines} engines" if found.engines > 1 else "a share of the engine"
     text = f"{format_seconds(evaluation.seconds)} for {evaluation.samples:,} completions on {engines}"
-    text += f", {evaluation.share:.0%} of all sampled tokens"
+    text += f", {evaluation.share:.0%} of all completions"
     if evaluation.is_late:
-        text += f"; longer than the {format_seconds(evaluation.interval_seconds)} between two"
+        text += f"; {describe_late(evaluation)}"
     return text
+
+
+def describe_late(evaluation: EvalTime) -> str:
+    """Return what limits an evaluation that is late, and the part that it measures."""
+    limit = f"the {format_seconds(evaluation.interval_seconds)} between two"
+    if evaluation.deadline_seconds < evaluation.interval_seconds:
+        limit = f"the {format_seconds(evaluation.deadline_seconds)} of deadlines.evalSeconds"
+    if evaluation.is_repeated:
+        return f"longer than {limit}, with too few prompts by then: each is repeated when training is over"
+    return f"longer than {limit}, so each measures about {evaluation.part:.0%} of the prompts"
 
 
 def list_assumptions(found: RunTime) -> list[str]:
@@ -77,7 +87,7 @@ def _step(found: RunTime) -> str:
     text = f"{format_seconds(found.step.seconds)}; {LIMITS[found.step.limit]}"
     text += f"; idle: trainer {found.step.trainer_idle:.0%}, generators {found.step.generator_idle:.0%}"
     if found.seconds > found.step.seconds * 1.001:
-        text += f". With evaluations that are late {format_seconds(found.seconds)}, as the training waits for each"
+        text += f". {format_seconds(found.seconds)} on average, with the engines that evaluations take"
     return text
 
 

@@ -82,15 +82,22 @@ def _check_memory(run: RLRun, trainer: Device, generator: Device, options: Valid
         return FitReport(fit.faults)
     lines = [_say_room(fit, trainer, generator)]
     if fit.trainers and fit.engine is not None and trainer == generator:
-        lines.append(_say_evaluation(run, shape, trainer))
+        lines += _say_evaluation(run, shape, trainer)
     return FitReport(lines=lines)
 
 
-def _say_evaluation(run: RLRun, shape: ModelShape, device: Device) -> str:
+def _say_evaluation(run: RLRun, shape: ModelShape, device: Device) -> list[str]:
     measured = MeasuredRun(assume_lengths(run.spec.resolved_recipe().length), 1.0)
     found = time_on_gpus(PlannedRun(run, {}, shape, device), measured, None)
     assert found is not None, "an engine that fits has room for its cache"
-    return f"an evaluation takes about {describe_evaluation(found)}; scalerl plan says more"
+    evaluation = found.evaluation
+    lines = [f"an evaluation takes about {describe_evaluation(found)}; scalerl plan says more"]
+    if evaluation.is_late:
+        field = "budget.evalEverySteps"
+        if evaluation.deadline_seconds < evaluation.interval_seconds:
+            field = "deadlines.evalSeconds"
+        lines.append(f"spec.{field}: evaluations are late; raise it or budget.evalShare, or lower data.heldOut")
+    return lines
 
 
 def _say_room(fit: RunFit, trainer: Device, generator: Device) -> str:

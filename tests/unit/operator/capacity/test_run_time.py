@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from scalerl_operator.capacity.run_time import count_eval_samples, time_run
+from scalerl_operator.capacity.run_time import time_run
 from scalerl_operator.capacity.split import best_split, list_splits
-from scalerl_operator.cli.capacity.time_text import describe_time, format_seconds
+from scalerl_operator.cli.capacity.time_text import describe_evaluation, describe_time, format_seconds
 
 MODEL = "Qwen/Qwen3-8B-Base"
 
@@ -84,9 +84,66 @@ def test_more_memory_bandwidth_never_slows(timed, h100):
     assert timed(device=fast).step.generator_seconds < timed().step.generator_seconds
 
 
-def test_downstream_sets_count_in_an_evaluation(paper_run):
-    more = {"data__downstream": [{"name": "aime", "source": "HuggingFaceH4/aime_2024", "size": 30}]}
-    assert count_eval_samples(paper_run(**more)) == 16_000 + 30 * 16
+def test_downstream_sets_count_in_an_evaluation_by_how_often_they_are_due(timed):
+    more = {"name": "aime", "source": "HuggingFaceH4/aime_2024", "size": 30}
+    assert timed(data__downstream=[more]).evaluation.samples == 16_000 + 30 * 16
+    assert timed(data__downstream=[{**more, "everySteps": 300}]).evaluation.samples == 16_000 + 30 * 16 // 3
+
+
+def test_an_evaluation_of_the_papers_run_is_on_time_on_a_quarter_of_its_engines(timed):
+    found = timed()
+    assert found.evaluation.engines == 4
+    assert not found.evaluation.is_late
+    assert found.evaluation.seconds == pytest.approx(3600, rel=0.5), "1,000 prompts on 4 engines: not the hours of one"
+    assert found.seconds == pytest.approx(found.step.seconds, rel=0.01), "12 engines feed the trainer as well"
+    # Each of 16 engines has 1,000 completions instead of 4,000; the longest one takes as long.
+    assert found.evaluation.seconds / 4 < found.evaluation.last_seconds < found.evaluation.seconds / 2
+
+
+def test_engines_that_evaluate_slow_the_steps_meanwhile(timed):
+    few = {"generator__minReplicas": 8, "generator__maxReplicas": 8}
+    found = timed(**few, budget__evalShare=0.5)
+    alone = timed(generator__minReplicas=4, generator__maxReplicas=4)
+    assert found.evaluation.engines == 4
+    assert found.evaluation.interval_seconds == pytest.approx(100 * alone.step.seconds)
+    slow = found.evaluation.seconds * (1 - found.step.seconds / alone.step.seconds) / 100
+    assert found.seconds == pytest.approx(found.step.seconds + slow)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "is_repeated"),
+    [
+        ({}, "", False),
+        ({"budget__evalEverySteps": 20}, "between two", False),
+        ({"deadlines": {"evalSeconds": 1200}}, "20 min of deadlines.evalSeconds", False),
+        ({"deadlines": {"evalSeconds": 30}}, "30.0 s of deadlines.evalSeconds", True),
+    ],
+)
+def test_an_evaluation_is_late_by_the_next_one_or_by_its_deadline(timed, changes, limit, is_repeated):
+    found = timed(**changes)
+    evaluation, text = found.evaluation, describe_evaluation(found)
+    assert evaluation.is_late == bool(limit)
+    assert evaluation.is_repeated == is_repeated
+    assert limit in text
+    assert ("each measures about" in text) == (bool(limit) and not is_repeated)
+    assert ("repeated when training is over" in text) == is_repeated
+    assert 0 < evaluation.part <= 1
+    assert found.seconds >= found.step.seconds * (1 - 1e-9)
+
+
+def test_the_whole_run_has_its_last_evaluation_and_those_that_are_repeated(timed):
+    found, late = timed(budget__steps=300), timed(budget__steps=300, deadlines={"evalSeconds": 30})
+    assert found.budget.seconds == pytest.approx(300 * found.seconds + found.evaluation.last_seconds)
+    assert late.budget.seconds == pytest.approx(300 * late.seconds + 4 * late.evaluation.last_seconds)
+
+
+def test_one_engine_is_shared_by_sequences(timed):
+    one = {"generator__minReplicas": 1, "generator__maxReplicas": 1}
+    found = timed(**one, budget__evalShare=0.5)
+    assert found.evaluation.engines == 1
+    assert found.evaluation.last_seconds < found.evaluation.seconds
+    assert timed(**one, budget__evalShare=0.9).evaluation.seconds < found.evaluation.seconds
+    assert found.evaluation.interval_seconds > 100 * found.step.seconds, "the training has the rest of it"
 
 
 def test_every_split_uses_whole_replicas_of_the_same_gpus(paper_run):

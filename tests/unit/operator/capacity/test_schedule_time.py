@@ -97,13 +97,12 @@ def test_more_of_anything_never_slows_a_step(factor, what, mode, lag, train):
 
 
 @slow_machine
-@given(AMOUNTS, st.floats(0.5, 100), st.sampled_from(["prompts", "lengths", "extra"]))
+@given(AMOUNTS, st.floats(0.5, 100), st.sampled_from(["prompts", "lengths"]))
 def test_more_work_never_speeds_a_step(factor, train, what):
     base = demand(SPREAD)
     more = {
         "prompts": dataclasses.replace(base, prompts=round(10 * factor + 0.5)),
         "lengths": dataclasses.replace(base, lengths=Lengths(tuple(factor * x for x in SPREAD.grid), 0.0, "")),
-        "extra": dataclasses.replace(base, extra_share=factor),
     }[what]
     assert time_step(more, supply(train_seconds=train)).seconds >= time_step(
         base, supply(train_seconds=train)

@@ -133,4 +133,24 @@ def test_an_engine_without_room_has_no_time(tmp_path, capsys):
 
 def test_validate_says_how_long_an_evaluation_takes(capsys):
     assert run("validate", BIG, "--no-self-test", "--device", "H100") == 0
-    assert "an evaluation takes about" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "an evaluation takes about" in out
+    assert "on 4 of 16 engines" in out
+    assert "evaluations are late" not in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"budget": {"evalEverySteps": 20}}, "budget.evalEverySteps"),
+        ({"deadlines": {"evalSeconds": 1200}}, "deadlines.evalSeconds"),
+    ],
+)
+def test_validate_warns_of_evaluations_that_are_late(tmp_path, capsys, changes, field):
+    document = yaml.safe_load(BIG.read_text())
+    for name, values in changes.items():
+        document["spec"][name] = document["spec"].get(name, {}) | values
+    file = tmp_path / "late.yaml"
+    file.write_text(yaml.safe_dump(document))
+    assert run("validate", file, "--no-self-test", "--device", "H100") == 0
+    assert f"spec.{field}: evaluations are late; raise it or budget.evalShare" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from eval_schedule import HELD_OUT_ID, EvalScenario, EvalSimulation, simulate_ev
 from schedule_model import Lengths, Scenario
 from virtual_clock import play
 
+from scalerl_api.evaluations import MIN_PROMPTS
 from scalerl_runtime.loop.eval_sets import (
-    MIN_PROMPTS,
     EvalProgress,
     EvalSet,
     EvalWork,
