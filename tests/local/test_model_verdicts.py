@@ -3,7 +3,7 @@
 import pytest
 import tiny_models
 
-from scalerl_runtime.actors.thread_group import hidden_in_parts
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import HeadTransform
 from scalerl_runtime.models.architecture import Unrepresentable, examine, examine_parts

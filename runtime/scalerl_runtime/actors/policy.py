@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scalerl_api.recipe import Optimizer
-from scalerl_runtime.actors.sequence_parallel import SequenceGroup
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
 from scalerl_runtime.algorithm.microbatch import OWN_CHOICE

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.actors.policy import Policy
-from scalerl_runtime.actors.sequence_parallel import SequenceGroup
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
 from scalerl_runtime.algorithm.head import Precision
 from scalerl_runtime.models.adapters import adapter_parameters

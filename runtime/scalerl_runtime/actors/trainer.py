@@ -19,7 +19,7 @@ from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy, build_optimizer
-from scalerl_runtime.actors.sequence_parallel import join
+from scalerl_runtime.actors.sequence.sequence_group import join
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import AdapterCopies, WeightCopies, count_parameters

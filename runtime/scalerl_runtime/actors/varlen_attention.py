@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from scalerl_runtime.actors.block_attention import AttentionRule, attend_blocks
 from scalerl_runtime.actors.packed_row import PackedRow, pad, plan_row, unpad
-from scalerl_runtime.actors.sequence_parallel import SequenceGroup
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.models.parts import find_body
 
 ATTENTION_NAME = "scalerl_varlen"  # value of `attn_implementation`

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scalerl_api import RLRun
 from scalerl_runtime.actors.options import context_tokens
-from scalerl_runtime.actors.thread_group import hidden_in_parts
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.data.scratch_model import make_scratch_model
 from scalerl_runtime.models.checks import Candidate, require_model

@@ -12,8 +12,8 @@ from scalerl_api import InvalidRun
 from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.start_check import make_checked_policy, pack_all, plan_sequences
-from scalerl_runtime.actors.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.actors.weight_copies import AdapterCopies
 from scalerl_runtime.models.adapter_check import examine_adapters

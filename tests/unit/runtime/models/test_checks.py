@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 
 from scalerl_api import InvalidRun, RLRun, parse_run
-from scalerl_runtime.actors.thread_group import hidden_in_parts
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.models.checks import (
     Candidate,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scalerl_runtime.actors.sequence_parallel import SequenceGroup
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 
 Result = TypeVar("Result")
