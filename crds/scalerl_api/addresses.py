@@ -133,6 +133,12 @@ def parse_hub_file(source: str) -> tuple[HubName, str] | None:
     return None if match is None else (_to_name(match["name"], match["revision"]), match["path"])
 
 
+def to_hub_id(source: str) -> str:
+    """Return the id of an `hf://` address of a model, as other programs write it; any other text as it is."""
+    match = _HUB_MODEL.fullmatch(source)
+    return source if match is None else match["name"]
+
+
 def is_of_hub(source: str) -> bool:
     """Whether a model's `source` has the form of a repository of the hub."""
     return parse_hub_model(source) is not None

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from scalerl_api.rlrun import SecretKey
-from scalerl_api.wire import ENV_FOLDER, ENV_SPEC
+from scalerl_api import RLRun
+from scalerl_api.wire import ENV_CACHE, ENV_FOLDER, ENV_SPEC
 from scalerl_operator.resources import names
 from scalerl_operator.resources.names import COORDINATOR
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import TOKEN_VOLUME, build_pod
-from scalerl_operator.resources.pod_storage import HUB_FOLDER, VOLUME_CACHE, build_token_variable
+from scalerl_operator.resources.pod_storage import HUB_FOLDER, build_token_variable
 from scalerl_operator.resources.pod_template import Json
 
 TOKEN_SECRET_KEY = "token"
@@ -43,8 +43,8 @@ def build_export_pod(owner: Owner, wanted: ExportPod) -> Json:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "activeDeadlineSeconds": wanted.seconds,
-        "containers": [_container(runtime, wanted, owner.run.spec.secrets.hub_token)],
-        "volumes": [each for each in spec["volumes"] if each["name"] not in (TOKEN_VOLUME, VOLUME_CACHE)],
+        "containers": [_container(runtime, wanted, owner.run)],
+        "volumes": [each for each in spec["volumes"] if each["name"] != TOKEN_VOLUME],
     }
     return {**pod, "metadata": _metadata(owner, pod["metadata"], wanted), "spec": spec}
 
@@ -63,12 +63,17 @@ def _metadata(owner: Owner, metadata: Json, wanted: ExportPod) -> Json:
     }
 
 
-def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) -> Json:
+def _container(runtime: Json, wanted: ExportPod, run: RLRun) -> Json:
     dropped = ("ports", "readinessProbe", "resources")
     kept = {key: value for key, value in runtime.items() if key not in dropped}
-    variables = [each for each in runtime["env"] if _stays(each["name"]) and each != HUB_FOLDER]
-    if own_token is not None:  # the run's own: an export fetches nothing
-        variables = [each for each in variables if each != build_token_variable(own_token)]
+    variables = [each for each in runtime["env"] if _stays(each["name"])]
+    fetches = run.spec.model.lora is not None  # the base model, into which adapters may be merged
+    own_token = run.spec.secrets.hub_token
+    if fetches:
+        variables.append({"name": ENV_CACHE, "value": names.CACHE_FOLDER})
+    else:
+        unneeded = [HUB_FOLDER, *([] if own_token is None else [build_token_variable(own_token)])]
+        variables = [each for each in variables if each not in unneeded]
     if wanted.token_secret is not None:
         key = {"name": wanted.token_secret, "key": TOKEN_SECRET_KEY}
         others = [each for each in variables if each["name"] != "HF_TOKEN"]
@@ -76,7 +81,7 @@ def _container(runtime: Json, wanted: ExportPod, own_token: SecretKey | None) ->
     mounts = [
         {**each, "readOnly": True} if each["mountPath"] == names.RUN_FOLDER else each
         for each in runtime["volumeMounts"]
-        if each["name"] != TOKEN_VOLUME and each["mountPath"] != names.CACHE_FOLDER
+        if each["name"] != TOKEN_VOLUME and (fetches or each["mountPath"] != names.CACHE_FOLDER)
     ]
     return {
         **kept,

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_api.addresses import to_hub_id
 from scalerl_api.rlrun import LoraSpec
 from scalerl_api.wire import CARD_FILE, EXPORT_FILE, EvalPoint
 from scalerl_runtime.export.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, plan_adapters
@@ -87,7 +88,7 @@ def export_checkpoint(checkpoint: Path, target: ModelTarget, options: ExportOpti
         small = _small_files(folder, files, card, config=(base or folder) / "config.json")
     else:
         assert run is not None
-        small = _adapter_files(folder, adapter_config(lora, weights, run.spec.model.source), card)
+        small = _adapter_files(folder, adapter_config(lora, weights, to_hub_id(run.spec.model.source)), card)
     for name, content in small:
         add(name, len(content), iter([content]))
     manifest = {"step": step, "digest": digest, "attempt": options.evaluated_by, "files": written}

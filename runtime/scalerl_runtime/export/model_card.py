@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import yaml
 
 from scalerl_api import RLRun
+from scalerl_api.addresses import to_hub_id
 from scalerl_api.data import DataSpec
 from scalerl_api.wire import CARD_FORECAST, HELD_OUT, EvalPoint
 
@@ -62,6 +63,7 @@ def _front_matter(facts: CardFacts) -> str:
         "tags": ["reinforcement-learning", "scalerl"],
     }
     source = facts.run.spec.model.source if facts.run is not None else ""
+    source = to_hub_id(source)
     if _HUB_ID.match(source) and not facts.is_local_source:
         head["base_model"] = source
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n"

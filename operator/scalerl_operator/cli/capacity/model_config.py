@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scalerl_api import Fault, InvalidRun, RLRun
+from scalerl_api.addresses import HubName, parse_hub_model, to_plain_path
 from scalerl_api.rlrun import SCRATCH, ScratchModel
 from scalerl_operator.capacity.adapters import check_adapters
 from scalerl_operator.capacity.config_fields import MODEL_PATH
@@ -42,17 +43,22 @@ def _find_model(run: RLRun, config_file: Path | None, *, ask_hub: bool) -> Model
         return parse_model(_read_config(config_file, "--model-config"), str(config_file))
     if source == SCRATCH:
         return parse_model(scratch_config(run.spec.model.scratch or ScratchModel()), SCRATCH)
-    folder = Path(source).expanduser()
+    folder = Path(to_plain_path(source)).expanduser()
     if folder.is_dir():
         return parse_model(_read_config(folder / "config.json", MODEL_PATH), source)
-    cached = _find_cached(source)
-    if cached is not None:
-        return parse_model(_read_config(cached, MODEL_PATH), source)
-    config = find_published(source) or (_fetch_config(source) if ask_hub else None)
+    name = parse_hub_model(source)
+    config = None if name is None else _find_config(name, ask_hub=ask_hub)
     if config is None:
         allowed = "a model that is known here, in the hub's cache, or given by --model-config config.json"
         raise InvalidRun([Fault(MODEL_PATH, f"{source}, whose sizes are not known here", allowed)])
     return parse_model(config, source)
+
+
+def _find_config(name: HubName, *, ask_hub: bool) -> Config | None:
+    cached = _find_cached(name)
+    if cached is not None:
+        return _read_config(cached, MODEL_PATH)
+    return find_published(name.name) or (_fetch_config(name) if ask_hub else None)
 
 
 def _read_config(path: Path, field: str) -> Config:
@@ -67,22 +73,24 @@ def _read_config(path: Path, field: str) -> Config:
     return found
 
 
-def _find_cached(source: str) -> Path | None:
+def _find_cached(name: HubName) -> Path | None:
     """Return the config.json of a hub id in the hub's cache on this machine."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    model = cache / f"models--{source.replace('/', '--')}"
+    model = cache / f"models--{name.name.replace('/', '--')}"
     try:
-        commit = (model / "refs" / "main").read_text().strip()
+        commit = (model / "refs" / (name.revision or "main")).read_text().strip()
     except OSError:
-        return None
+        commit = name.revision or ""  # perhaps a commit
     path = model / "snapshots" / commit / "config.json"
-    return path if path.is_file() else None
+    return path if commit and path.is_file() else None
 
 
-def _fetch_config(source: str) -> Config | None:
+def _fetch_config(name: HubName) -> Config | None:
     """Return the config.json of a hub id from the hub; None where it cannot be reached or has none."""
-    address = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{source}/resolve/main/config.json"
+    address = (
+        f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{name.name}/resolve/{name.revision or 'main'}/config.json"
+    )
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or not address.startswith(("http:", "https:")):
         return None
     token = os.environ.get("HF_TOKEN")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scalerl_api import RLRun
+from scalerl_operator.resources.export_pod import ExportPod, build_export_pod
 from scalerl_operator.resources.names import PodRole
 from scalerl_operator.resources.owner import Owner, PodOptions
 from scalerl_operator.resources.pod import build_pod, check_pods
@@ -82,3 +83,17 @@ def test_only_one_place_can_be_the_cache() -> None:
         CachePlace.parse("/fast", "models")
     with pytest.raises(InvalidCache, match="from the node's root"):
         CachePlace.parse("fast", None)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 8}])
+def test_an_export_can_fetch_only_where_adapters_are_merged(
+    make_run: Callable[..., RLRun], lora: dict[str, Any] | None
+) -> None:
+    model = {"source": "org/name", **({} if lora is None else {"lora": lora})}
+    owner = Owner(make_run(model=model, secrets=TOKEN), "c0ffee11-2233", "spec", "secret")
+    container = build_export_pod(owner, ExportPod("image", "x", 60))["spec"]["containers"][0]
+    variables = {each["name"]: each for each in container["env"]}
+    has_cache = "/var/lib/scalerl/cache" in [each["mountPath"] for each in container["volumeMounts"]]
+    assert has_cache == (lora is not None)
+    assert (variables.get("HF_TOKEN") == REFERENCE) == (lora is not None)
+    assert {"HF_HOME", "SCALERL_CACHE"}.issubset(variables) == (lora is not None)
