@@ -5,7 +5,7 @@ Each thread gets its own copy of a model, as transformers' code may store things
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -56,14 +56,16 @@ def run_threads(size: int, work: Callable[[SequenceGroup], Result]) -> list[Resu
 
     def run(rank: int) -> Result:
         with torch.set_grad_enabled(has_grad):
-            try:
-                return work(_group(board, rank, size))
-            except BaseException:
-                board.leave()
-                raise
+            return work(_group(board, rank, size))
+
+    def end(future: Future[Result]) -> None:
+        if future.exception() is not None:
+            board.leave()
 
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(run, rank) for rank in range(size)]
+        for each in futures:
+            each.add_done_callback(end)
         errors = [each.exception() for each in futures]
     if found := [each for each in errors if each is not None]:
         raise next((each for each in found if not isinstance(each, threading.BrokenBarrierError)), found[0])
