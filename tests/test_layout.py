@@ -39,6 +39,7 @@ KNOWN_ONLY_BY = {
         "runtime/scalerl_runtime/weights/nccl_sender.py",  # the trainer
     },
     "deepspeed": {
+        "runtime/scalerl_runtime/actors/sequence/sequence_group.py",  # its all-to-all
         "runtime/scalerl_runtime/actors/trainer.py",
         "runtime/scalerl_runtime/export/checkpoint_weights.py",  # reads what it has partitioned
         "runtime/scalerl_runtime/models/passed_settings.py",  # the types of its configuration

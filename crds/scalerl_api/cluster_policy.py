@@ -35,6 +35,8 @@ SPEC_CHANGES = "oldObject == null || object.spec != oldObject.spec"
 SUMS = {
     "ranks": "object.spec.trainer.replicas * "
     "(object.spec.trainer.gpusPerReplica > 0 ? object.spec.trainer.gpusPerReplica : 1)",
+    "dataParallelRanks": "variables.ranks >= object.spec.trainer.sequenceParallel ? "
+    "variables.ranks / object.spec.trainer.sequenceParallel : 1",
     "completionTokens": "variables.thinkTokens + variables.answerTokens",
     "sequenceTokens": "variables.promptTokens + variables.completionTokens",
 }

@@ -97,6 +97,7 @@ def _address(path: str, forms: AddressForms, shown: str) -> Rule[RLRunSpec]:
 _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
 _SET = _count(_QUANTITIES)
 _CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
+_GPU = "(self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : 1)"
 
 # No rule is attached to a group with a default: the API server evaluates it on `{}` before filling in the defaults.
 CRD_RULES: tuple[Rule[Any], ...] = (
@@ -121,6 +122,22 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     ),
     Rule[RLRunSpec](
         at="spec",
+        blamed="trainer.sequenceParallel",
+        cel=f"self.trainer.replicas * {_GPU} % self.trainer.sequenceParallel == 0",
+        holds=lambda it: it.trainer.ranks % it.trainer.sequence_parallel == 0,
+        found="{it.trainer.sequence_parallel}",
+        allowed="must divide the ranks: replicas ({it.trainer.replicas}) times gpusPerReplica, or 1 on the CPU",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
+        blamed="trainer.minReplicas",
+        cel=f"!has(self.trainer.minReplicas) || self.trainer.minReplicas * {_GPU} % self.trainer.sequenceParallel == 0",
+        holds=lambda it: (it.trainer.min_replicas or 0) % it.trainer.replicas_step == 0,
+        found="{it.trainer.min_replicas}",
+        allowed="its ranks must be a multiple of sequenceParallel ({it.trainer.sequence_parallel})",
+    ),
+    Rule[RLRunSpec](
+        at="spec",
         blamed="generator.maxReplicas",
         cel="self.generator.maxReplicas >= self.generator.minReplicas",
         holds=lambda it: it.generator.max_replicas >= it.generator.min_replicas,
@@ -134,11 +151,8 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         "self.generator.minReplicas == 1 && self.generator.gpusPerReplica == 1)",
         holds=lambda it: (
             not it.generator.colocated
-            or it.trainer.replicas
-            == it.trainer.gpus_per_replica
-            == it.generator.min_replicas
-            == it.generator.gpus_per_replica
-            == 1
+            or it.trainer.replicas * it.trainer.gpus_per_replica == 1
+            and it.generator.min_replicas * it.generator.gpus_per_replica == 1
         ),
         found="true",
         allowed="only with one replica of one GPU in trainer and generator",
@@ -303,10 +317,10 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
     Rule[Resolved](
         at="",
         blamed="spec.recipe.promptsPerStep",
-        cel="variables.promptsPerStep % variables.ranks == 0",
-        holds=lambda it: it.recipe.prompts_per_step % it.spec.trainer.ranks == 0,
+        cel="variables.promptsPerStep % variables.dataParallelRanks == 0",
+        holds=lambda it: it.recipe.prompts_per_step % it.spec.trainer.data_parallel_ranks == 0,
         found="{it.recipe.prompts_per_step}",
-        allowed="must be a multiple of the {it.spec.trainer.ranks} ranks",
+        allowed="must be a multiple of the {it.spec.trainer.data_parallel_ranks} data-parallel ranks",
     ),
     Rule[Resolved](
         at="",
@@ -378,9 +392,8 @@ POLICY_RULES: tuple[Rule[Any], ...] = (
         cel="!variables.routerReplay || variables.control != 'interruption' || "
         "object.spec.generator.gpusPerReplica == 0",
         holds=lambda it: (
-            not it.recipe.router_replay
-            or it.recipe.length.control != "interruption"
-            or it.spec.generator.gpus_per_replica == 0
+            it.spec.generator.gpus_per_replica == 0
+            or not (it.recipe.router_replay and it.recipe.length.control == "interruption")
         ),
         found="true",
         allowed="only with length.control penalty or none on GPUs: an engine that returns experts forces no phrase",

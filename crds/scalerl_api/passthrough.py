@@ -45,7 +45,8 @@ OWNED_DEEPSPEED: Mapping[str, str] = {
     **dict.fromkeys(("checkpoint", "load_universal_checkpoint"), _CHECKPOINT),
     **dict.fromkeys(("zero_optimization.elastic_checkpoint", "zero_optimization.load_from_fp32_weights"), _CHECKPOINT),
     **dict.fromkeys(("tensorboard", "wandb", "csv_monitor", "comet"), _TRACKERS),
-    **dict.fromkeys(("tensor_parallel", "pipeline", "sequence_parallel_size", "expert_parallel"), _PARALLEL),
+    **dict.fromkeys(("tensor_parallel", "pipeline", "expert_parallel"), _PARALLEL),
+    "sequence_parallel_size": "trainer.sequenceParallel sets it",
 }
 
 _MODEL = "spec.model sets it"

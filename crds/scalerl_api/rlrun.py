@@ -1,5 +1,6 @@
 """RLRun, the custom resource: the spec that a user writes. The CRD is generated from these classes. PURE."""
 
+from math import gcd
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_serializer, model_validator
@@ -166,8 +167,12 @@ class TrainerSpec(ApiModel):
     zero_stage: Literal[1, 2, 3] = 1
     """State that DeepSpeed shards over the ranks: 1 the optimizer, 2 gradients too, 3 weights too. In bfloat16 1 shards
     gradients too: their sums are float32, 4 bytes a parameter."""
+    sequence_parallel: int = Field(default=1, ge=1, le=256)
+    """Ranks that share each packed row, a part each, for long sequences (DeepSpeed-Ulysses): activations of a rank are
+    divided by it. It divides the ranks and the model's attention heads. Updates are those of 1; docs/gpu.md."""
     micro_batch_tokens: int = Field(default=16_384, ge=16, le=10_000_000)
-    """Token budget of one packed micro-batch; the longest sequence must fit."""
+    """Token budget of one packed micro-batch; the longest sequence must fit. With `sequenceParallel` it is that of the
+    row that the ranks share."""
     activations: Literal["checkpoint", "offload", "keep"] = "checkpoint"
     """Memory of the forward pass: `checkpoint` keeps the input of each decoder layer and computes the layer again in
     the backward pass; `offload` does the same and keeps the inputs in host memory; `keep` computes nothing twice."""
@@ -181,8 +186,23 @@ class TrainerSpec(ApiModel):
 
     @property
     def ranks(self) -> int:
-        """Data-parallel ranks."""
+        """Processes, each with a share of the state."""
         return self.replicas * max(1, self.gpus_per_replica)
+
+    @property
+    def data_parallel_ranks(self) -> int:
+        """Ranks, or groups of `sequenceParallel` ranks that share rows: each has rows of its own."""
+        return max(1, self.ranks // self.sequence_parallel)
+
+    @property
+    def replicas_step(self) -> int:
+        """Replicas whose ranks are whole groups of `sequenceParallel`: a gang has a multiple of it."""
+        return self.sequence_parallel // gcd(max(1, self.gpus_per_replica), self.sequence_parallel)
+
+    @property
+    def rank_tokens(self) -> int:
+        """Most tokens that a rank computes at a time."""
+        return -(-self.micro_batch_tokens // self.sequence_parallel)
 
 
 class GeneratorSpec(ApiModel):

@@ -145,7 +145,7 @@ def test_may_change_in_a_live_run(changes: Document, runs: Runs, tuned: Document
 def test_a_change_obeys_the_rules_too(runs: Runs, tuned: Document) -> None:
     runs.create(tuned)
     assert "generator.maxReplicas" in (runs.change({"spec.generator.minReplicas": 2}) or "")
-    assert "spec.recipe.promptsPerStep: 48, must be a multiple of the 5 ranks" in (
+    assert "spec.recipe.promptsPerStep: 48, must be a multiple of the 5 data-parallel ranks" in (
         runs.change({"spec.trainer.replicas": 5}) or ""
     )
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 RANKS = multiprocessing.get_context("forkserver")
-RANKS.set_forkserver_preload(["trainer_rank", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"])
+RANKS.set_forkserver_preload(
+    ["trainer_rank", "sequence_ranks", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"]
+)
 
 # Settings of `trainer.deepspeed` and `trainer.offload`.
 NONE_STAYS = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}

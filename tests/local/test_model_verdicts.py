@@ -3,9 +3,10 @@
 import pytest
 import tiny_models
 
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import HeadTransform
-from scalerl_runtime.models.architecture import Unrepresentable, examine
+from scalerl_runtime.models.architecture import Unrepresentable, examine, examine_parts
 from scalerl_runtime.models.packing_probe import PackedForward
 
 FAMILIES = list(dict.fromkeys((*tiny_models.CAUSAL, *tiny_models.MULTIMODAL)))
@@ -23,13 +24,14 @@ WITH_STATE = (
     "kimi_linear",
     "hybrid",
 )
+FORWARD = PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts)
 PARTS = 8  # of the families: one test each, so that they run on all cores
 
 
 def verdict(family: str) -> HeadTransform | str:
     register_attention()
     try:
-        return examine(tiny_models.build_config(family), PackedForward(ATTENTION_NAME, forward_hidden))
+        return examine(tiny_models.build_config(family), FORWARD)
     except Unrepresentable as error:
         return str(error)
 
@@ -41,6 +43,9 @@ def test_every_family_has_a_verdict(part: int) -> None:
     found = {family: verdict(family) for family in families}
     represented = [family for family, each in found.items() if isinstance(each, HeadTransform)]
     assert len(represented) > 0.4 * len(families)
+    for family in set(represented) & set(tiny_models.CAUSAL):
+        config = tiny_models.build_config(family)
+        examine_parts(config, FORWARD)
     state = [family for family in represented if any(word in family for word in WITH_STATE)]
     assert [family for family in state if family != "lfm2_vl"] == []  # all attention by default
     assert [family for family, each in found.items() if isinstance(each, str) and len(each) < 15] == []

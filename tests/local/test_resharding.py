@@ -24,7 +24,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "one": {"ranks": 1, "stage": 1},
     "one-3": {"ranks": 1, "stage": 3},
     "two-1-offload": {"ranks": 2, "stage": 1, "offload": OPTIMIZER},
-    "two-2": {"ranks": 2, "stage": 2},
+    "two-2": {"ranks": 2, "stage": 2, "parts": 2},  # of each row
     "two-3": {"ranks": 2, "stage": 3, "deepspeed": NONE_STAYS},
     "three-2": {"ranks": 3, "stage": 2},
     "three-3-offload": {"ranks": 3, "stage": 3, "offload": BOTH},

@@ -58,6 +58,7 @@ def start_trainer(case: dict[str, Any], rank: int, port: int, output: Path) -> T
         temperature=1.0,
         seed=0,
         device="cpu",
+        sequence_parallel=case.get("parts", 1),
         activations=case.get("activations", "checkpoint"),
         lora=LoraSpec(**case["lora"]) if "lora" in case else None,
         offload=TrainerOffload(**case.get("offload", {})),
@@ -158,13 +159,13 @@ def frozen_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def train_on(trainer: Trainer, first: int, last: int) -> list[float]:
     """Train the steps from `first` to before `last`; return this rank's losses."""
-    losses = []
+    losses, parts = [], trainer.options.sequence_parallel
     for step in range(first, last):
         sequences = make_sequences(np.random.default_rng(step), 12, 90)
-        packed = pack(sequences, budget=60, ranks=trainer.world_size, quadratic=0.0)
-        batches = packed.batches[trainer.rank]
+        packed = pack(sequences, budget=60, ranks=trainer.world_size // parts, quadratic=0.0)
+        batches = packed.batches[trainer.rank // parts]
         result = trainer.train(batches, learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
-        losses.append(result.stats.loss)
+        losses.append(result.stats.loss / parts)  # the ranks of a group return the same
     return losses
 
 

@@ -30,7 +30,7 @@ def layer_bytes(shape: ModelShape, layer: LayerShape, run: RLRun) -> float:
     token = norms + attention + _mlp_bytes(shape, layer, item)
     if lora is not None:
         token += item * lora.rank * len(list_adapted(layer, lora)) - _frozen_bytes(shape, layer, run)
-    return trainer.micro_batch_tokens * token
+    return trainer.rank_tokens * token
 
 
 def _frozen_bytes(shape: ModelShape, layer: LayerShape, run: RLRun) -> float:
@@ -87,9 +87,9 @@ def _mlp_bytes(shape: ModelShape, layer: LayerShape, item: int) -> float:
 def head_bytes(shape: ModelShape, run: RLRun) -> tuple[float, float]:
     """Return the largest memory of the head's forward and of its backward.
 
-    All tokens of a micro-batch count as trained ones.
+    All tokens of the rank's part of a micro-batch count as trained ones.
     """
-    rows, item = run.spec.trainer.micro_batch_tokens, bytes_of(run.spec.model.dtype)
+    rows, item = run.spec.trainer.rank_tokens, bytes_of(run.spec.model.dtype)
     is_gpu, vocabulary, hidden = bool(run.spec.trainer.gpus_per_replica), shape.vocabulary, shape.hidden
     chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
     logits = 4.0 * min(rows, chunk) * vocabulary

@@ -237,7 +237,8 @@ def _with_more_ranks(run: RLRun, text: str, device: Device) -> list[SpecChange]:
     start = text if trainer.zero_stage == 3 else _join(text, "zeroStage: 3")
     gpus, prompts = device.gpus_per_node, run.spec.resolved_recipe().prompts_per_step
     for replicas in range(1, prompts // gpus + 1):
-        if prompts % (replicas * gpus) == 0 and replicas * gpus >= trainer.ranks:
+        is_whole = replicas * gpus % trainer.sequence_parallel == 0
+        if is_whole and prompts % (replicas * gpus) == 0 and replicas * gpus >= trainer.ranks:
             more = _set_trainer(run, zero_stage=3, replicas=replicas, gpus_per_replica=gpus)
             found.append(SpecChange(_join(start, f"replicas: {replicas}, gpusPerReplica: {gpus}"), more))
     return found

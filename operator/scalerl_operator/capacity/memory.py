@@ -76,7 +76,7 @@ def host_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part,
     """
     trainer, held, trained = run.spec.trainer, count_held(shape, run), count_trained(shape, run)
     share = max(1, trainer.gpus_per_replica) / trainer.ranks
-    tokens, item = trainer.micro_batch_tokens, item_bytes(run)
+    tokens, item = trainer.rank_tokens, item_bytes(run)
     parts = [
         Part("copy of a checkpoint", 12 * trained * share, "float32 weights, two moments: its ranks' share, pinned")
     ]
@@ -163,7 +163,7 @@ def _buckets(shape: ModelShape, run: RLRun) -> Part:
 def _kept(shape: ModelShape, run: RLRun) -> Part:
     """Tensors that the forward pass keeps: inputs of layers, or all that the backward needs."""
     trainer, item = run.spec.trainer, item_bytes(run)
-    tokens, is_gpu = trainer.micro_batch_tokens, bool(trainer.gpus_per_replica)
+    tokens, is_gpu = trainer.rank_tokens, bool(trainer.gpus_per_replica)
     if trainer.activations == "keep":
         total = sum(layer_bytes(shape, each, run) for each in shape.layer_shapes)
         return Part("activations of all layers", total, "all that the backward needs")
@@ -180,7 +180,7 @@ def _forward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
 def _backward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
     """The largest of the head's backward and of a layer's, beside what the forward kept."""
     trainer, item = run.spec.trainer, item_bytes(run)
-    tokens = trainer.micro_batch_tokens
+    tokens = trainer.rank_tokens
     layer = max(layer_bytes(shape, each, run) for each in shape.layer_shapes)
     # Gradients of a layer's weights, and of the widest tensor and its input, are there before they are summed.
     widest = max(each.width * max(1, each.chosen) for each in shape.layer_shapes)

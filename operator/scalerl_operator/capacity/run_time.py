@@ -218,6 +218,8 @@ def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare
     """Return the speed of the run's trainer group."""
     trainer, item = run.spec.trainer, bytes_of(run.spec.model.dtype)
     within_node = trainer.ranks <= device.gpus_per_node and trainer.replicas == 1
+    # Ranks that share rows follow each other, so a pod has whole groups or a group spans pods.
+    is_near = trainer.gpus_per_replica % trainer.sequence_parallel == 0
     return TrainerSpeed(
         work=work,
         ranks=trainer.ranks,
@@ -227,7 +229,9 @@ def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare
         link_bandwidth=device.link_bandwidth if within_node else device.network_bandwidth,
         weight_bytes=item,
         zero_stage=trainer.zero_stage,
-        micro_batch_tokens=trainer.micro_batch_tokens,
+        micro_batch_tokens=trainer.rank_tokens,
+        sequence_parallel=trainer.sequence_parallel,
+        exchange_bandwidth=device.link_bandwidth if is_near else device.network_bandwidth,
         activations=trainer.activations,
         offload_optimizer=trainer.offload.optimizer == "cpu",
         offload_parameters=trainer.offload.parameters == "cpu",

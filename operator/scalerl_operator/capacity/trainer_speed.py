@@ -9,6 +9,7 @@ Sums of gradients and collected weights travel beside the computation; the longe
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import lcm
 from types import MappingProxyType
 from typing import Literal
 
@@ -75,7 +76,7 @@ MICRO_BATCH_SECONDS = 0.02  # reads and launches of the host that no computation
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSpeed:
-    """The trainer group: a model on some GPUs, data parallel."""
+    """The trainer group: a model on some GPUs, data parallel, and in groups that share rows."""
 
     work: ModelWork
     ranks: int
@@ -90,6 +91,11 @@ class TrainerSpeed:
     """Of a parameter: 2 or 4."""
     zero_stage: Literal[1, 2, 3] = 1
     micro_batch_tokens: int = 16_384
+    """Of a rank: its part of a row, where ranks share rows."""
+    sequence_parallel: int = 1
+    """Ranks that share a row."""
+    exchange_bandwidth: float = float("inf")
+    """Bytes a second that a GPU sends through the slowest link between them."""
     activations: Literal["checkpoint", "offload", "keep"] = "checkpoint"
     offload_optimizer: bool = False
     offload_parameters: bool = False
@@ -112,6 +118,8 @@ class TrainTime:
     compute: float
     links: float
     """Sums of gradients and, with ZeRO 3, collected weights, beyond what the computation hides."""
+    exchange: float
+    """All-to-alls around attention; nothing hides them."""
     weights: float
     """Updated weights to all ranks."""
     optimizer: float
@@ -124,7 +132,7 @@ class TrainTime:
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return self.compute + self.links + self.weights + self.optimizer + self.offload + self.launches
+        return self.compute + self.links + self.exchange + self.weights + self.optimizer + self.offload + self.launches
 
 
 def time_training(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> TrainTime:
@@ -142,6 +150,7 @@ def time_training(speed: TrainerSpeed, lengths: Lengths, sequences: float) -> Tr
     return TrainTime(
         compute=compute,
         links=max(0.0, sums + gathers - compute),
+        exchange=_exchange_seconds(speed, tokens / speed.ranks),
         weights=0.0 if speed.zero_stage == 3 else updated,
         optimizer=_optimizer_seconds(speed),
         offload=_offload_seconds(speed, tokens / speed.ranks, micro_batches),
@@ -182,6 +191,18 @@ def _optimizer_seconds(speed: TrainerSpeed) -> float:
     if speed.offload_optimizer:
         return own * HOST_ADAM_SECONDS
     return own * OPTIMIZER_BYTES / (speed.memory_bandwidth * LINK_SHARE)
+
+
+def _exchange_seconds(speed: TrainerSpeed, tokens: float) -> float:
+    """Queries, keys and values out and results back, of all layers; in the forward, once more, and in the backward.
+
+    Key heads are repeated until the ranks divide them.
+    """
+    work, size = speed.work, speed.sequence_parallel
+    numbers = 2 * work.attention_width + lcm(work.kv_heads, size) * work.kv_width
+    passes = 2 if speed.activations == "keep" else 3
+    sent = passes * tokens * work.layers * numbers * speed.weight_bytes * (size - 1) / size
+    return sent / (speed.exchange_bandwidth * LINK_SHARE)
 
 
 def _offload_seconds(speed: TrainerSpeed, tokens: float, micro_batches: float) -> float:

@@ -36,6 +36,10 @@ class ModelWork:
     windows: tuple[int | None, ...] = ()
     """Most tokens that each layer attends; None, or a layer that is not named: all before it."""
     experts: ExpertWork | None = None
+    kv_heads: int = 0
+    """Heads of keys that attention gets; with a latent attention all."""
+    kv_width: int = 0
+    """Of a head's key and value together."""
     adapters: int | None = None
     """Values of low-rank adapters, which are trained in place of the model's; None: the model's are."""
 
@@ -110,5 +114,7 @@ def measure_work(shape: ModelShape, adapters: int | None = None) -> ModelWork:
         hidden=shape.hidden,
         windows=tuple(each.window for each in layers),
         experts=experts,
+        kv_heads=shape.heads if shape.is_latent else shape.kv_heads,
+        kv_width=shape.head_dim + shape.value_dim,
         adapters=adapters,
     )

@@ -38,11 +38,15 @@ def begin(history: History, number: int, run: RLRun, now: datetime, accepted_dat
 
 
 def plan_replicas(last: AttemptStatus | None, run: RLRun) -> int:
-    """Return the number of trainer pods of the attempt after `last`: all, or those that had room a moment ago."""
+    """Return the number of trainer pods of the attempt after `last`: all, or those that had room a moment ago.
+
+    Ranks that share rows are whole groups: see `sequenceParallel`.
+    """
     trainer = run.spec.trainer
     if last is None or last.stop_cause != "GangIncomplete" or last.room is None or trainer.min_replicas is None:
         return trainer.replicas
-    return min(max(last.room, trainer.min_replicas), trainer.replicas)
+    room = last.room // trainer.replicas_step * trainer.replicas_step
+    return min(max(room, trainer.min_replicas), trainer.replicas)
 
 
 def refresh(

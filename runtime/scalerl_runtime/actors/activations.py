@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.models.parts import find_body, find_layers
@@ -72,8 +73,8 @@ def _make_contexts(
     """
     if not has_experts:
         return nullcontext(), _holding_weights(layer)
-    first, second = create_selective_checkpoint_contexts(_keep_choices)  # type: ignore[no-untyped-call]  # torch
-    return first, _enter_both(second, _holding_weights(layer))
+    choices: list[tuple[Tensor, Tensor]] = []
+    return _KeepChoices(choices), _enter_both(_TakeChoices(choices), _holding_weights(layer))
 
 
 @contextmanager
@@ -102,9 +103,35 @@ def _holding_weights(layer: nn.Module) -> Iterator[None]:
             each.discard(HOLDER)
 
 
-def _keep_choices(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    is_choice = operator is torch.ops.aten.topk.default
-    return CheckpointPolicy.MUST_SAVE if is_choice else CheckpointPolicy.PREFER_RECOMPUTE
+class _KeepChoices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Keeps the results of every `topk`, in order.
+
+    Not by torch's selective checkpoints: they want the same operators in both computations, and under ZeRO-3 weights
+    are gathered in the one or before the other.
+    """
+
+    def __init__(self, choices: list[tuple[Tensor, Tensor]]):
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._choices = choices
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.topk.default:
+            self._choices.append((result[0].detach(), result[1].detach()))
+        return result
+
+
+class _TakeChoices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Returns the kept results, in order, in place of those of every `topk`."""
+
+    def __init__(self, choices: list[tuple[Tensor, Tensor]]):
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._choices = iter(choices)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.topk.default:
+            return next(self._choices)
+        return func(*args, **(kwargs or {}))
 
 
 def _offloading(args: tuple[Any, ...]) -> AbstractContextManager[Any]:

@@ -151,7 +151,7 @@ class Fleet:
     async def train(
         self, batches: Sequence[Sequence[MicroBatch]], *, learning_rate: float, kl_coefficient: float, version: int
     ) -> list[StepResult]:
-        """Run one optimizer step to `version`; `batches[rank]` are a rank's micro-batches, as many on every rank."""
+        """Run one optimizer step to `version`; `batches[i]` are the micro-batches of a rank, or of ranks that share."""
         return await self._per_rank(
             "train", batches, learning_rate=learning_rate, kl_coefficient=kl_coefficient, version=version
         )
@@ -298,11 +298,13 @@ class Fleet:
         await self._session.stop()
 
     async def _per_rank(self, method: str, batches: Sequence[Sequence[MicroBatch]], **options: float) -> list[Any]:
+        shared = self.options.trainer.sequence_parallel  # ranks that get the same rows and return the same result
+        shares = [list(each) for each in batches for _ in range(shared)]
         calls = [
-            getattr(trainer, method).options(concurrency_group="train").remote(list(batch), **options)
-            for trainer, batch in zip(self._trainers, batches, strict=True)
+            getattr(trainer, method).options(concurrency_group="train").remote(share, **options)
+            for trainer, share in zip(self._trainers, shares, strict=True)
         ]
-        return await gather_ranks([self._trainer(call) for call in calls])
+        return (await gather_ranks([self._trainer(call) for call in calls]))[::shared]
 
     async def _on_ranks(self, method: str, *arguments: object, **options: object) -> list[Any]:
         calls = [

@@ -99,6 +99,7 @@ def build_fleet_options(
             device="cuda" if spec.trainer.gpus_per_replica else "cpu",
             transport=transport,
             cpu_threads=threads,
+            sequence_parallel=spec.trainer.sequence_parallel,
             router_replay=recipe.router_replay,
             activations=spec.trainer.activations,
             lora=spec.model.lora,

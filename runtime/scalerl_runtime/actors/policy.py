@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from scalerl_api.recipe import Optimizer
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.actors.varlen_attention import forward_hidden
 from scalerl_runtime.algorithm.head import IDENTITY, HeadTransform, Precision, linear_logprob, plan_chunk
+from scalerl_runtime.algorithm.microbatch import OWN_CHOICE
 from scalerl_runtime.models.parts import find_head
 from scalerl_runtime.models.router_replay import RouterReplay
 from scalerl_runtime.weights.zero_partitions import full_shape
@@ -48,9 +50,18 @@ class Policy(nn.Module):
     The head takes the place of the model's own, so that every parameter keeps its name.
     """
 
-    def __init__(self, model: Any, *, precision: Precision, temperature: float, transform: HeadTransform = IDENTITY):
+    def __init__(
+        self,
+        model: Any,
+        *,
+        precision: Precision,
+        temperature: float,
+        transform: HeadTransform = IDENTITY,
+        group: SequenceGroup | None = None,
+    ):
         super().__init__()
         self.model = model
+        self._group = group
         self._head_name = find_head(model)
         linear = model.get_submodule(self._head_name)
         head = LogprobHead(linear, precision=precision, temperature=temperature, transform=transform)
@@ -75,12 +86,19 @@ class Policy(nn.Module):
         """Return log-probability and entropy [M] of `targets` [M], predicted at positions `select` [M] of the row.
 
         `experts` [N, layers, K] are replayed; only a policy with `replay` has a use for them.
+        In a sequence group every rank gets the whole row, computes its part, and returns the whole row's.
         """
+        group = self._group
         if self.replay is not None:
-            self.replay.set_row(experts)
-        hidden = forward_hidden(self.model, tokens, positions, cu_seqlens)
-        logp, entropy = self.head(hidden.index_select(0, select), targets)
-        return logp, entropy
+            self.replay.set_row(experts if group is None or experts is None else group.cut(experts, OWN_CHOICE))
+        hidden = forward_hidden(self.model, tokens, positions, cu_seqlens, group)
+        if group is None:
+            logp, entropy = self.head(hidden.index_select(0, select), targets)
+            return logp, entropy
+        own, first = group.find_targets(select, tokens.shape[0])
+        logp, entropy = self.head(hidden.index_select(0, select[own] - first), targets[own])
+        count = targets.shape[0]
+        return group.join_targets(logp, own, count), group.join_targets(entropy, own, count)
 
 
 def build_optimizer(policy: Policy, options: Optimizer, *, on_host: bool) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scalerl_api import Fault, InvalidRun
 from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, register_attention
 from scalerl_runtime.algorithm.head import Precision
 from scalerl_runtime.models.adapters import adapter_parameters
@@ -71,6 +72,7 @@ def make_checked_policy(
     temperature: float,
     device: torch.device | str = "cpu",
     running: Running = nullcontext,
+    group: SequenceGroup | None = None,
 ) -> Policy:
     """Return the policy of `model`, whose attention and head it replaces.
 
@@ -78,12 +80,12 @@ def make_checked_policy(
         model: with its own head; any attention. It is moved to `device`.
         precision, temperature: of the policy's head.
         device: where it trains, so that the kernels are those of training.
-        running: see `compare`.
+        running, group: see `compare`.
 
     Raises:
         InvalidRun: the policy cannot run, or does not compute what the model's own forward computes.
     """
-    policy, report = compare(model.to(device), running)
+    policy, report = compare(model.to(device), running, group)
     if report.faults:
         raise _invalid(model, "; ".join(report.faults))
     policy.head.precision, policy.head.temperature = precision, temperature
@@ -103,11 +105,14 @@ def freeze_unused(policy: Policy) -> None:
         parameter.requires_grad_(id(parameter) in used)
 
 
-def compare(model: Any, running: Running = nullcontext) -> tuple[Policy, StartReport]:
+def compare(
+    model: Any, running: Running = nullcontext, group: SequenceGroup | None = None
+) -> tuple[Policy, StartReport]:
     """Replace attention and head of `model`; return the policy and how far it is from what the model was.
 
     The head computes in float32 at temperature 1 here, as nothing else is comparable with the model's own.
     `running` is a context in which a module may run; under ZeRO-3 its parameters are gathered there.
+    `group` are the ranks that share each row, all of which compare: the policy then computes in parts.
 
     Raises:
         InvalidRun: the policy cannot run.
@@ -125,7 +130,7 @@ def compare(model: Any, running: Running = nullcontext) -> tuple[Policy, StartRe
         model.set_attn_implementation(ATTENTION_NAME)
         if find_body(model).config._attn_implementation != ATTENTION_NAME:
             raise ValueError("its layers have an attention of their own, not by transformers' interface")
-        policy = Policy(model, precision="fp32", temperature=1.0, transform=transform)
+        policy = Policy(model, precision="fp32", temperature=1.0, transform=transform, group=group)
         with running(policy):
             packed = logprobs_packed(policy, sequences)
             changed = logprobs_packed(policy, [each if i % 2 else each.flip(0) for i, each in enumerate(sequences)])

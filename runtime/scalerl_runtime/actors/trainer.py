@@ -1,4 +1,4 @@
-"""One rank of the trainer gang: a causal LM under DeepSpeed ZeRO. I/O. The only module that imports DeepSpeed."""
+"""One rank of the trainer gang: a causal LM under DeepSpeed ZeRO. I/O."""
 
 import os
 import socket
@@ -19,6 +19,7 @@ from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import LoraSpec, TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy, build_optimizer
+from scalerl_runtime.actors.sequence.sequence_group import join
 from scalerl_runtime.actors.sharded_loading import Place, gathered_by_layer, load_model
 from scalerl_runtime.actors.start_check import make_checked_policy
 from scalerl_runtime.actors.weight_copies import AdapterCopies, WeightCopies, count_parameters
@@ -60,6 +61,7 @@ class TrainerOptions:
     device: Literal["cpu", "cuda"]
     transport: Transport = "gloo"  # from device to device, or between hosts; the copy that is sent is in host memory
     cpu_threads: int = 1
+    sequence_parallel: int = 1  # ranks that share each row, a part each
     router_replay: bool = False  # routers use the experts of a row where it has some
     activations: Activations = "checkpoint"
     lora: LoraSpec | None = None  # adapters are trained, and sent, in place of the weights
@@ -136,6 +138,7 @@ class Trainer:
             temperature=options.temperature,
             device=options.device,
             running=partial(gathered_by_layer, gathering=self._gathered),
+            group=join(self.rank, self.world_size, options.sequence_parallel),
         )
         if options.router_replay:
             policy.replay = RouterReplay(policy.model)
@@ -154,7 +157,7 @@ class Trainer:
     ) -> StepResult:
         """Run one optimizer step on this rank's micro-batches; every rank gets the same number of them.
 
-        The weights are of `version` afterwards.
+        Ranks that share rows get the same ones, and return the same result. The weights are of `version` afterwards.
         """
 
         def loss(batch: dict[str, Tensor], logp: Tensor, entropy: Tensor) -> tuple[Tensor, LossStats]:

@@ -8,7 +8,7 @@ Whatever a layer asks for that is not represented here is refused by name; nothi
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from scalerl_runtime.actors.block_attention import AttentionRule, attend_blocks
 from scalerl_runtime.actors.packed_row import PackedRow, pad, plan_row, unpad
+from scalerl_runtime.actors.sequence.sequence_group import SequenceGroup
 from scalerl_runtime.models.parts import find_body
 
 ATTENTION_NAME = "scalerl_varlen"  # value of `attn_implementation`
@@ -29,11 +30,6 @@ FLASH_MAX_HEAD_DIM = 256
 UNUSED = frozenset({"position_ids", "position_embeddings", "cache_position", "hidden_states", "use_cache"})
 
 
-# The row that a body runs on: transformers asks for the mask inside the body, and passes no argument of ours to it.
-# The mask carries the row on, so that layers are functions of their arguments when a checkpoint runs them again.
-_current_row: ContextVar[PackedRow] = ContextVar("packed_row")
-
-
 @dataclass(frozen=True)
 class RowMask:
     """Which earlier tokens a token sees; stands where transformers has a mask."""
@@ -41,6 +37,7 @@ class RowMask:
     row: PackedRow  # only those of its own sequence
     window: int | None = None  # itself and the window - 1 before it
     chunk: int | None = None  # those of its own chunk
+    group: SequenceGroup | None = None  # ranks that hold a part of the row each
 
     def __getattr__(self, name: str) -> object:
         """Refuse what a tensor would answer: a layer that computes with its mask has an attention of its own."""
@@ -49,6 +46,11 @@ class RowMask:
     def __getitem__(self, index: object) -> object:
         """Refuse the same for an index."""
         raise TypeError(f"a layer reads the attention mask itself: {ATTENTION_NAME} has a description only")
+
+
+# Of the row that a body runs on: transformers asks for the mask inside the body, and passes no argument of ours to it.
+# The mask carries the row on, so that layers are functions of their arguments when a checkpoint runs them again.
+_current_mask: ContextVar[RowMask] = ContextVar("row_mask")
 
 
 def attend_row(
@@ -140,7 +142,11 @@ def _transformers_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = AttentionRule(scale, mask.window, mask.chunk, softcap)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend_row(q, k, v, mask.row, rule=rule, sinks=s_aux)[None], None
+    if mask.group is None:
+        return attend_row(q, k, v, mask.row, rule=rule, sinks=s_aux)[None], None
+    q, k, v = mask.group.to_heads(q, k, v)
+    attended = attend_row(q, k, v, mask.row, rule=rule, sinks=mask.group.own_heads(s_aux))
+    return mask.group.to_part(attended)[None], None
 
 
 def _refuse_others(module: nn.Module, arguments: dict[str, object]) -> None:
@@ -164,13 +170,13 @@ def _describe_mask(
 
     Padding would be attended silently, so a padding mask is refused; so is every function that is not known here.
     """
-    row = _current_row.get(None)
-    if row is None:
+    mask = _current_mask.get(None)
+    if mask is None:
         raise ValueError(f"{ATTENTION_NAME} attends one packed row, by forward_hidden")
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ValueError(f"{ATTENTION_NAME} packs without padding; got an attention mask {list(attention_mask.shape)}")
     sizes = _mask_sizes(mask_function)
-    return RowMask(row, _smallest(sizes, "sliding_window"), _smallest(sizes, "chunk_size"))
+    return replace(mask, window=_smallest(sizes, "sliding_window"), chunk=_smallest(sizes, "chunk_size"))
 
 
 def _mask_sizes(mask_function: Callable[..., Any]) -> list[tuple[str, int]]:
@@ -201,7 +207,9 @@ def register_attention() -> None:
     AttentionMaskInterface.register(ATTENTION_NAME, _describe_mask)
 
 
-def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+def forward_hidden(
+    model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, group: SequenceGroup | None = None
+) -> Tensor:
     """Last hidden states [N, H] of a packed row: the decoder with its final norm, without the LM head.
 
     Args:
@@ -209,6 +217,7 @@ def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu
         tokens: [N] ids of all sequences, end to end.
         positions: [N], from 0 in each sequence.
         cu_seqlens: [S + 1] where sequences start and end; see `plan_row`.
+        group: ranks that share the row: then the hidden states [P, H] of this rank's part.
 
     Raises:
         ValueError: the model has another attention, which would attend across sequences or build an N x N mask; or it
@@ -220,10 +229,13 @@ def forward_hidden(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cu
             f"model's attention is {attention!r}; call register_attention, then load it with {ATTENTION_NAME!r}"
         )
     body = find_body(model)
-    token = _current_row.set(plan_row(cu_seqlens))
+    if group is not None:
+        cu_seqlens = group.close(cu_seqlens, tokens.shape[0])
+        tokens, positions = group.cut(tokens), group.cut(positions)
+    token = _current_mask.set(RowMask(plan_row(cu_seqlens), group=group))
     try:
         out = body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
     finally:
-        _current_row.reset(token)
+        _current_mask.reset(token)
     hidden: Tensor = out.last_hidden_state
     return hidden[0]

@@ -235,7 +235,7 @@ class Pipeline:
         if not batch.sequences:
             await within(spec.deadlines.train_seconds, "naming a version", deps.fleet.set_version(version))
             return None, []
-        budget, ranks = spec.trainer.micro_batch_tokens, spec.trainer.ranks
+        budget, ranks = spec.trainer.micro_batch_tokens, spec.trainer.data_parallel_ranks
         packed = pack(batch.sequences, budget=budget, ranks=ranks, quadratic=deps.quadratic)
         results = await within(
             spec.deadlines.train_seconds,

@@ -79,7 +79,7 @@ class WarmStart:
         packed = pack(
             sequences_of(self.source.batch(step, spec.batch_size)),
             budget=trainer.micro_batch_tokens,
-            ranks=trainer.ranks,
+            ranks=trainer.data_parallel_ranks,
             quadratic=self.quadratic,
         )
         rate = learning_rate(step, base=spec.learning_rate, warmup_steps=spec.warmup_steps)

@@ -23,6 +23,7 @@ from scalerl_runtime.models.packing_probe import (
     PackedForward,
     find_mixing_module,
     largest_difference,
+    largest_part_difference,
     register_own_value,
 )
 from scalerl_runtime.models.parts import auto_class, find_body, find_head
@@ -60,6 +61,17 @@ def examine(config: Any, forward: PackedForward) -> HeadTransform:
         require_kinds(kinds, eager)
     _compare(config, eager, packed, forward)
     return transform
+
+
+def examine_parts(config: Any, forward: PackedForward) -> None:
+    """Try on small copies whether ranks that hold a part of a row each compute what one computes.
+
+    Raises Unrepresentable.
+    """
+    with _explained("a row in parts"):
+        difference = largest_part_difference([build_small(config, forward.attention) for _ in range(2)], forward)
+    if not difference <= TOLERANCE:
+        raise Unrepresentable(f"a row in parts gives other hidden states than the whole row (by {difference:.2g})")
 
 
 def build_empty(config: Any) -> Any:

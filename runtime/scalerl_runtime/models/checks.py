@@ -5,14 +5,15 @@ A check is a function from a `Candidate` to faults; `CHECKS` is the list of them
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.recipe import Recipe
 from scalerl_runtime.models.adapter_check import examine_adapters
 from scalerl_runtime.models.adapters import LORA_FIELD, require_peft
-from scalerl_runtime.models.architecture import MODEL_ERRORS, Unrepresentable, examine
-from scalerl_runtime.models.dimensions import context_limit, head_dim, rotary_switch
+from scalerl_runtime.models.architecture import MODEL_ERRORS, Unrepresentable, examine, examine_parts
+from scalerl_runtime.models.dimensions import attention_heads, context_limit, head_dim, rotary_switch
 from scalerl_runtime.models.engine_support import (
     adapter_architectures,
     cpu_head_sizes,
@@ -24,6 +25,7 @@ from scalerl_runtime.models.router_replay import REPLAY_FIELD, examine_replay
 from scalerl_runtime.models.source import FIELD
 from scalerl_runtime.models.tokenizer import check_tokenizer
 
+PARTS_FIELD = "spec.trainer.sequenceParallel"
 ALLOWED = "a decoder-only model whose packed rows the trainer represents; docs/models.md lists families"
 
 
@@ -146,9 +148,28 @@ def check_adapters(candidate: Candidate) -> Iterable[Fault]:
         yield Fault(LORA_FIELD, f"set for {candidate.source}, {_class_name(candidate.config)}: {words}", ALLOWED)
 
 
+def check_parts(candidate: Candidate) -> Iterable[Fault]:
+    """The ranks that share a row can share the model's heads, and compute its layers in parts."""
+    size = candidate.run.spec.trainer.sequence_parallel
+    if size == 1 or getattr(candidate.config, "is_encoder_decoder", False):
+        return
+    heads = attention_heads(candidate.config)
+    name = f"{size} for {candidate.source}, {_class_name(candidate.config)}"
+    if any(count % size for count in heads):
+        shared = gcd(*heads)
+        allowed = ", ".join(str(n) for n in range(1, shared + 1) if shared % n == 0)
+        words = " and ".join(map(str, heads))
+        yield Fault(PARTS_FIELD, f"{name}, with {words} attention heads", f"one of {allowed}: it must divide the heads")
+    try:
+        examine_parts(candidate.config, candidate.forward)
+    except Unrepresentable as error:
+        yield Fault(PARTS_FIELD, f"{name}: {error}", "1 for this model; docs/models.md")
+
+
 # Each is called with every candidate; the faults of all are reported together.
 CHECKS: tuple[Check, ...] = (
     check_kind, check_trainer, check_engine, check_context, check_tokens, check_replay, check_adapters,
+    check_parts,
 )  # fmt: skip
 
 

@@ -15,6 +15,14 @@ def head_dim(config: Any) -> int:
     return _number(text, "head_dim") or text.hidden_size // text.num_attention_heads
 
 
+def attention_heads(config: Any) -> tuple[int, ...]:
+    """Return the numbers of query heads of the layers' attention, each once, rising: some models have several."""
+    text = config.get_text_config()
+    by_layer = [getattr(text, name, None) for name in ("num_attention_heads_per_layer", "num_attention_heads")]
+    found = {n for value in by_layer for n in (value if isinstance(value, list | tuple) else [value])}
+    return tuple(sorted(n for n in found if isinstance(n, int)))
+
+
 def attention_width(config: Any) -> int:
     """Return layers times heads times head dimension: a token's work against one other token, in multiply-adds."""
     text = config.get_text_config()

@@ -6,7 +6,7 @@ somebody thought of. A second trial names the module at fault: with attention th
 token's state may depend on another token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,7 @@ class PackedForward:
 
     attention: str  # its `attn_implementation`, already registered
     hidden: Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # (model, tokens, positions, cu_seqlens) -> [N, H]
+    in_parts: Callable[[Sequence[Any], Tensor, Tensor, Tensor], Tensor]  # the same by as many ranks as equal models
 
 
 @torch.no_grad()
@@ -48,6 +49,19 @@ def largest_difference(eager: Any, packed: Any, forward: PackedForward, head: nn
     if not bool(torch.isfinite(alone).all()):
         raise ValueError("the model's own forward gives numbers that are not finite")
     return float((logits.log_softmax(-1) - alone.float().log_softmax(-1)).abs().max())
+
+
+@torch.no_grad()
+def largest_part_difference(models: Sequence[Any], forward: PackedForward) -> float:
+    """Return the largest relative difference of hidden states of a row, whole and in as many parts as equal `models`.
+
+    A cut is inside of a sequence, and where the row is not divisible the last part is padded.
+    """
+    sequences = [_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])
+    row = torch.cat(sequences), positions, torch.tensor([0, *accumulate(LENGTHS)])
+    whole, parts = forward.hidden(models[0], *row), forward.in_parts(models, *row)
+    return float((whole - parts).abs().max() / whole.abs().max())
 
 
 def _tokens(length: int, seed: int) -> Tensor:

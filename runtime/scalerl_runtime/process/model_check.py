@@ -4,6 +4,7 @@ from pathlib import Path
 
 from scalerl_api import RLRun
 from scalerl_runtime.actors.options import context_tokens
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.data.scratch_model import make_scratch_model
 from scalerl_runtime.models.checks import Candidate, require_model
@@ -17,7 +18,7 @@ def check_model(run: RLRun, folder: Path) -> Candidate:
     Raises InvalidRun with every fault, ModelUnavailable.
     """
     register_attention()
-    candidate = load_candidate(run, folder, PackedForward(ATTENTION_NAME, forward_hidden))
+    candidate = load_candidate(run, folder, PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts))
     require_model(candidate)
     return candidate
 

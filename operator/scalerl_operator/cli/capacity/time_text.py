@@ -96,6 +96,7 @@ def _trainer(found: RunTime) -> str:
     parts = {
         "computing": train.compute,
         "links": train.links,
+        "sharing rows": train.exchange,
         "weights to all ranks": train.weights,
         "optimizer": train.optimizer,
         "host memory": train.offload,

@@ -251,3 +251,11 @@ def test_only_adapters_are_sent_and_stored() -> None:
     whole = time_run(run, measure_work(shape), DEVICES["H100"], basis)
     assert 0.5 < timed.train.flops.products / whole.train.flops.products < 0.76, "3 of 4 products, and 2 of 3 of MFU's"
     assert timed.train.optimizer == pytest.approx(whole.train.optimizer * trained / shape.parameters)
+
+
+def test_ranks_that_share_rows_divide_activations_and_no_state() -> None:
+    whole, part = (parts_of("Qwen/Qwen3-8B", make_run(trainer__sequenceParallel=n)) for n in (1, 4))
+    for name in ("inputs of layers", "the layer that is computed again"):
+        assert part[name] == pytest.approx(whole[name] / 4)
+    assert part["weights"] == whole["weights"]
+    assert part["optimizer"] == whole["optimizer"]

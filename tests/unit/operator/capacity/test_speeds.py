@@ -180,3 +180,11 @@ def test_a_better_device_never_slows_an_engine(running, factor, field):
 def test_constants_are_shares():
     for share in (*trainer_speed.FLOPS_SHARES.values(), trainer_speed.OTHER_SHARE):
         assert 0 < share.attention < share.products < 1
+
+
+def test_ranks_that_share_rows_send_queries_keys_values_and_results():
+    """64 tokens on 2 ranks; 16 numbers of queries and results, one key head of 5 twice; 2 bytes; half stays."""
+    work = dataclasses.replace(SMALL, kv_heads=1, kv_width=5)
+    found = time_training(trainer(work=work, sequence_parallel=2, exchange_bandwidth=1e4), TEN, 4)
+    assert found.exchange == pytest.approx(3 * 32 * 2 * 26 * 2 / 2 / (1e4 * 0.8))  # forward, again, backward
+    assert time_training(trainer(), TEN, 4).exchange == 0

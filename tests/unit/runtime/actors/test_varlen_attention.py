@@ -226,11 +226,11 @@ def test_dropout_is_refused() -> None:
 def test_attention_mask_is_refused() -> None:
     row = plan_row(_cu_seqlens([3]))
     describe = functools.partial(varlen_attention._describe_mask, mask_function=causal_mask_function)
-    token = varlen_attention._current_row.set(row)
+    token = varlen_attention._current_mask.set(RowMask(row))
     with pytest.raises(ValueError, match="packs without padding"):
         describe(attention_mask=torch.tensor([[0, 1, 1]]))
     assert describe(attention_mask=torch.ones(1, 3)) == RowMask(row)
-    varlen_attention._current_row.reset(token)
+    varlen_attention._current_mask.reset(token)
 
 
 def test_model_called_without_a_packed_row_is_refused() -> None:

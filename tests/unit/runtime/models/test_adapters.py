@@ -12,6 +12,7 @@ from scalerl_api import InvalidRun
 from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.start_check import make_checked_policy, pack_all, plan_sequences
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.actors.weight_copies import AdapterCopies
@@ -165,7 +166,7 @@ def test_number_of_trained_values_by_hand() -> None:
 def faults(family: str, lora: LoraSpec) -> list[str]:
     register_attention()
     with pytest.raises(InvalidRun) as error:
-        examine_adapters(build_config(family), lora, PackedForward(ATTENTION_NAME, forward_hidden))
+        examine_adapters(build_config(family), lora, PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts))
     return [str(fault) for fault in error.value.faults]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.algorithm.head import HeadTransform
 from scalerl_runtime.models.architecture import Unrepresentable, examine
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torc
 def verdict(config) -> HeadTransform | str:
     register_attention()
     try:
-        return examine(config, PackedForward(ATTENTION_NAME, forward_hidden))
+        return examine(config, PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts))
     except Unrepresentable as error:
         return str(error)
 

@@ -1,20 +1,24 @@
 """A model that trainer or engine cannot represent is refused by what was found, before anything starts."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
+import torch
 from transformers import AutoConfig, Qwen2Config
 
 from scalerl_api import InvalidRun, RLRun, parse_run
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.models.checks import (
     Candidate,
     check_context,
     check_engine,
     check_kind,
+    check_parts,
     check_replay,
     check_trainer,
 )
@@ -24,7 +28,7 @@ from scalerl_runtime.models.load import load_candidate
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.source import find_at_hand
 
-FORWARD = PackedForward(ATTENTION_NAME, forward_hidden)
+FORWARD = PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts)
 
 
 def build_run(source: str, *, gpus: int = 0, recipe: dict[str, Any] | None = None, **length: int) -> RLRun:
@@ -209,3 +213,32 @@ def test_gate_names_the_field_and_asks_only_where_the_recipe_does() -> None:
         "spec.recipe.routerReplay: true for some/model, Qwen2ForCausalLM: no layer has experts"
     )
     assert words(check_replay(candidate(tiny("qwen3_moe"), recipe={"routerReplay": True}))) == ""
+
+
+def sharing(config: Any, size: int) -> Candidate:
+    found = candidate(config)
+    trainer = found.run.spec.trainer.model_copy(update={"replicas": size, "sequence_parallel": size})
+    spec = found.run.spec.model_copy(update={"trainer": trainer})
+    return dataclasses.replace(found, run=found.run.model_copy(update={"spec": spec}))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gpt_oss", "llama4_text", "deepseek_v3"])
+def test_ranks_that_share_rows_compute_a_family(family: str) -> None:
+    assert list(check_parts(sharing(tiny(family), 2))) == []
+
+
+def test_heads_that_the_ranks_do_not_divide_are_refused_with_what_is_allowed() -> None:
+    (fault,) = check_parts(sharing(tiny("qwen2"), 3))
+    assert fault.path == "spec.trainer.sequenceParallel"
+    assert "3 for some/model, Qwen2ForCausalLM, with 4 attention heads" in str(fault)
+    assert "one of 1, 2, 4: it must divide the heads" in str(fault)
+
+
+def test_a_model_that_computes_by_the_place_in_the_row_is_refused_in_parts() -> None:
+    def by_place(model: Any, *row: Any) -> Any:
+        hidden = forward_hidden(model, *row)
+        return hidden * (1 + torch.arange(len(hidden))[:, None])
+
+    found = dataclasses.replace(sharing(tiny("qwen2"), 2), forward=dataclasses.replace(FORWARD, hidden=by_place))
+    (fault,) = check_parts(found)
+    assert "a row in parts gives other hidden states than the whole row" in str(fault)

@@ -8,12 +8,13 @@ from tiny_models import build_config, build_model
 from torch import Tensor
 
 from scalerl_runtime.actors.policy import Policy
+from scalerl_runtime.actors.sequence.thread_group import hidden_in_parts
 from scalerl_runtime.actors.start_check import make_checked_policy, pack_all, plan_sequences
 from scalerl_runtime.actors.varlen_attention import ATTENTION_NAME, forward_hidden, register_attention
 from scalerl_runtime.models.packing_probe import PackedForward
 from scalerl_runtime.models.router_replay import OWN_CHOICE, RouterReplay, Unreplayable, examine_replay
 
-FORWARD = PackedForward(ATTENTION_NAME, forward_hidden)
+FORWARD = PackedForward(ATTENTION_NAME, forward_hidden, hidden_in_parts)
 # A family for each kind of router.
 REPLAYED = {
     "qwen3_moe": "softmax over all, norm by a flag",
