@@ -108,7 +108,8 @@ def _describe_engine(engine: EngineMemory, run: RLRun, device: Device) -> str:
     rows.append(["sum", f"{engine.limit / GIB:.1f}", f"gpuMemoryShare {spec.gpu_memory_share:g} of {device.name}"])
     table = format_table(["GIB", "ENGINE GPU", ""], rows).rstrip("\n")
     full = min(engine.sequences, spec.max_sequences)
-    text = f"An engine of {spec.gpus_per_replica} GPUs runs {full} of maxSequences {spec.max_sequences} at once"
+    gpus = "1 GPU" if spec.gpus_per_replica == 1 else f"{spec.gpus_per_replica} GPUs"
+    text = f"An engine of {gpus} runs {full} of maxSequences {spec.max_sequences} at once"
     return f"{table}\n{text} if all have the full length; shorter ones leave room for more."
 
 
