@@ -122,9 +122,8 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     Rule[RLRunSpec](
         at="spec",
         blamed="trainer.sequenceParallel",
-        cel="[self.trainer.replicas, has(self.trainer.minReplicas) ? self.trainer.minReplicas : 0].all(count, "
-        "count * (self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : 1) % "
-        "self.trainer.sequenceParallel == 0)",
+        cel="[self.trainer.replicas, has(self.trainer.minReplicas) ? self.trainer.minReplicas : 0].all(n, "
+        "n * (self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : 1) % self.trainer.sequenceParallel == 0)",
         holds=lambda it: it.trainer.has_whole_groups,
         found="{it.trainer.sequence_parallel}",
         allowed="must divide the ranks of replicas, and of minReplicas where it is set",
