@@ -97,7 +97,6 @@ def _address(path: str, forms: AddressForms, shown: str) -> Rule[RLRunSpec]:
 _QUANTITIES = tuple(map(to_camel, StopCondition.model_fields))
 _SET = _count(_QUANTITIES)
 _CAUSES = _count(("onExitCodes", "onPodConditions", "onReasons"))
-_GPU = "(self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : 1)"
 
 # No rule is attached to a group with a default: the API server evaluates it on `{}` before filling in the defaults.
 CRD_RULES: tuple[Rule[Any], ...] = (
@@ -123,18 +122,11 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     Rule[RLRunSpec](
         at="spec",
         blamed="trainer.sequenceParallel",
-        cel=f"self.trainer.replicas * {_GPU} % self.trainer.sequenceParallel == 0",
-        holds=lambda it: it.trainer.ranks % it.trainer.sequence_parallel == 0,
+        cel="[self.trainer.replicas, has(self.trainer.minReplicas) ? self.trainer.minReplicas : 0].all(n, "
+        "n * (self.trainer.gpusPerReplica > 0 ? self.trainer.gpusPerReplica : 1) % self.trainer.sequenceParallel == 0)",
+        holds=lambda it: it.trainer.has_whole_groups,
         found="{it.trainer.sequence_parallel}",
-        allowed="must divide the ranks: replicas ({it.trainer.replicas}) times gpusPerReplica, or 1 on the CPU",
-    ),
-    Rule[RLRunSpec](
-        at="spec",
-        blamed="trainer.minReplicas",
-        cel=f"!has(self.trainer.minReplicas) || self.trainer.minReplicas * {_GPU} % self.trainer.sequenceParallel == 0",
-        holds=lambda it: (it.trainer.min_replicas or 0) % it.trainer.replicas_step == 0,
-        found="{it.trainer.min_replicas}",
-        allowed="its ranks must be a multiple of sequenceParallel ({it.trainer.sequence_parallel})",
+        allowed="must divide the ranks of replicas, and of minReplicas where it is set",
     ),
     Rule[RLRunSpec](
         at="spec",
@@ -149,11 +141,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
         blamed="generator.colocated",
         cel="!self.generator.colocated || (self.trainer.replicas == 1 && self.trainer.gpusPerReplica == 1 && "
         "self.generator.minReplicas == 1 && self.generator.gpusPerReplica == 1)",
-        holds=lambda it: (
-            not it.generator.colocated
-            or it.trainer.replicas * it.trainer.gpus_per_replica == 1
-            and it.generator.min_replicas * it.generator.gpus_per_replica == 1
-        ),
+        holds=lambda it: not it.generator.colocated or it.is_one_gpu_each,
         found="true",
         allowed="only with one replica of one GPU in trainer and generator",
     ),

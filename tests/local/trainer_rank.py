@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_api.rlrun import LoraSpec, TrainerOffload
+from scalerl_api.rlrun import LoraSpec
+from scalerl_api.trainer_spec import TrainerOffload
 from scalerl_runtime.actors import trainer as trainer_module
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scalerl_api import Fault, RLRun
-from scalerl_api.rlrun import GeneratorSpec, TrainerSpec
+from scalerl_api.rlrun import GeneratorSpec
+from scalerl_api.trainer_spec import TrainerSpec
 from scalerl_operator.capacity.devices import MIB, Device
 
 Json = Mapping[str, Any]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from scalerl_api import InvalidRun
 from scalerl_api.passthrough import merge_settings
 from scalerl_api.recipe import Loss, Optimizer
-from scalerl_api.rlrun import LoraSpec, TrainerOffload
+from scalerl_api.rlrun import LoraSpec
+from scalerl_api.trainer_spec import TrainerOffload
 from scalerl_runtime.actors.activations import Activations, arrange_activations
 from scalerl_runtime.actors.policy import Policy, build_optimizer
 from scalerl_runtime.actors.sequence.sequence_group import join
