@@ -26,7 +26,7 @@ from scalerl_runtime.data.scratch_model import build_tokenizer, make_scratch_mod
 from scalerl_runtime.deadlines import PeerDied
 from scalerl_runtime.types import EngineOutput, PromptRefused, SamplingRequest
 from scalerl_runtime.weights.buckets import WeightBucket, broadcast, bucket_checksums, gloo_group, plan_buckets, view
-from scalerl_runtime.weights.packets import fill_packet, plan_packets
+from scalerl_runtime.weights.packets import fill_packet, plan_packets, send_order
 from scalerl_runtime.weights.shared_memory import SharedMemory
 
 PHRASE = "time is up</think>"
@@ -228,7 +228,7 @@ def test_packets_are_those_of_vllms_receiver(limit: int) -> None:
             view(flat, entry).copy_(tensors[entry.name])
     packets = plan_packets(buckets, limit=limit)
     buffer = torch.zeros(max(packet.num_bytes for packet in packets), dtype=torch.uint8)
-    rest = iter(tensors.items())
+    rest = iter([(entry.name, tensors[entry.name]) for _, _, entry in send_order(buckets)])
     for packet in packets:
         chunk = pack_tensors(rest, lambda item: item[1], limit)
         assert chunk is not None

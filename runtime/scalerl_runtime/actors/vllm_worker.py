@@ -33,6 +33,7 @@ from scalerl_runtime.weights.buckets import (
     view,
 )
 from scalerl_runtime.weights.checksums import checksums
+from scalerl_runtime.weights.packets import send_order
 from scalerl_runtime.weights.shared_memory import SharedHandle, open_shared
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -112,7 +113,8 @@ class WorkerExtension:
         engine's weights are corrupt.
         """
         model = self.weight_transfer_engine.model  # type: ignore[attr-defined] # the worker's
-        entries = [entry for bucket in parse_buckets(layout) for entry in bucket.entries]
+        order = send_order(parse_buckets(layout))
+        entries = [entry for _, _, entry in order]
         found: list[int] = []
         load = model.load_weights
 
@@ -136,7 +138,7 @@ class WorkerExtension:
         finally:
             del model.load_weights
         refresh_shared_weights(model)
-        _compare(found, sums)
+        _compare(found, [sums[place] for place, _, _ in order])
         return record.gaps()
 
     def record_experts(self) -> str | None:

@@ -38,10 +38,15 @@ class TensorEntry:
     offset: int  # bytes from the bucket's start, a multiple of 8, so that a device sums words
 
     @property
+    def item_bytes(self) -> int:
+        """Size of one value."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype.itemsize
+
+    @property
     def num_bytes(self) -> int:
         """Size without padding."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return math.prod(self.shape) * dtype.itemsize
+        return math.prod(self.shape) * self.item_bytes
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Runs of parameters that are sent at a time; tests/local/test_generator.py compares them with vLLM's own."""
 
+import pytest
 import torch
 
 from scalerl_runtime.weights.buckets import plan_buckets, view
-from scalerl_runtime.weights.packets import fill_packet, plan_packets
+from scalerl_runtime.weights.packets import fill_packet, plan_packets, send_order
 
 SIZES = [3, 5, 20, 1, 1, 9]  # bytes
 
@@ -27,3 +28,16 @@ def test_a_packet_holds_parameters_end_to_end() -> None:
     first, second = (fill_packet(each, flats, buffer).tolist() for each in plan_packets(buckets, limit=8))
     assert first == [0] * 3 + [1] * 5 + [2] * 20
     assert second == [3, 4] + [5] * 9
+
+
+@pytest.mark.parametrize("limit", [1, 50, 1000])
+def test_every_value_is_aligned_in_its_packet(limit: int) -> None:
+    """The receiver views the packet's bytes as values: an odd number of bfloat16 must not precede a float32."""
+    named = [("a", "bfloat16", (3,), 2), ("b", "float32", (5,), 4), ("c", "bfloat16", (1,), 2), ("d", "float32", (), 4)]
+    buckets = plan_buckets(named, limit=16)
+    for packet in plan_packets(buckets, limit=limit):
+        place = 0
+        for _, entry in packet.pieces:
+            assert place % entry.item_bytes == 0, entry.name
+            place += entry.num_bytes
+    assert [(place, entry.name) for place, _, entry in send_order(buckets)] == [(1, "b"), (3, "d"), (0, "a"), (2, "c")]
