@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import distributed
+from trainer_rank import staged_weights
 
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
-from scalerl_runtime.weights.buckets import view
 
 STEPS = 2
 
@@ -84,13 +84,7 @@ def train(case: dict[str, Any], rank: int, port: int, ranks: int) -> dict[str, A
         before = [trainer.logprobs([row], step) for row in rows]
         result = trainer.train(rows, learning_rate=1e-3, kl_coefficient=0.1, version=step + 1)
         steps.append({"norm": result.grad_norm, "stats": result.stats, "tokens": result.tokens, "before": before})
-    trainer.stage_weights(reuse=True)
-    weights = {
-        entry.name: view(flat, entry).clone()
-        for bucket, flat in zip(trainer._buckets, trainer._staged, strict=False)
-        for entry in bucket.entries
-    }
-    return {"steps": steps, "weights": weights}
+    return {"steps": steps, "weights": staged_weights(trainer)}
 
 
 def train_cases(path: Path, rank: int, port: int, output: Path) -> None:
