@@ -217,7 +217,7 @@ CRD_RULES: tuple[Rule[Any], ...] = (
     Rule[LoraSpec](
         at="spec.model.lora",
         blamed="modulesToSave",
-        cel="self.modulesToSave.size() == 0",
+        cel="!has(self.modulesToSave) || self.modulesToSave.size() == 0",
         holds=lambda it: not it.modules_to_save,
         found="set",
         allowed="must be empty: generators get adapters only; leave model.lora out to train whole layers",

@@ -162,12 +162,20 @@ def _convert_plain(node: Schema, definitions: dict[str, Schema]) -> Schema:
         new["additionalProperties"] = _convert(node["additionalProperties"], definitions)
     if "properties" in node:
         new["properties"] = {name: _convert(field, definitions) for name, field in node["properties"].items()}
+    new |= _minimum_rule(node.get("minimum", 0))
     default = node.get("default")
     if "properties" in node and default is not None:
         new["default"] = {}  # the API server fills it from the fields' own defaults
     elif default is not None and not isinstance(default, (list, dict)):
         new["default"] = default
     return new
+
+
+def _minimum_rule(least: float) -> Schema:
+    """Return a rule for a fractional `minimum`: the API server compares whole numbers with it rounded down."""
+    if least == int(least):
+        return {}
+    return {"x-kubernetes-validations": [{"rule": f"self >= {least}", "message": f"at least {least}"}]}
 
 
 def _without_defaults(schema: Schema) -> Schema:

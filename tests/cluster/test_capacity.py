@@ -38,7 +38,7 @@ def test_nodes_of_the_api_server_hold_the_run_or_not(
         assert code == 0, printed.err
         assert "trainer: 12 nodes with H100; 2 nodes have no label nvidia.com/gpu.memory" in printed.out
         assert "2 pods of 8 GPUs; the nodes have room for 12, 12 free now" in printed.out
-        assert "memory fits: trainer 53.6 of 79.6 GiB of H100" in printed.out
+        assert "memory fits: trainer 41.1 of 79.6 GiB of H100" in printed.out
     finally:
         for node in core.list_node().items:
             if node.metadata.name in names:

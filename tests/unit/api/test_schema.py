@@ -1,5 +1,6 @@
 """The CRD: structural, with bounds, defaults and rules, and no field that nobody argued for."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,12 @@ EXAMPLES: dict[str, Schema] = {
         "enum": ["scalerl", "grpo", "dapo", "magistral", "minimax", "gspo"],
         "default": "scalerl",
     },
-    "spec.recipe.loss.klTarget": {"type": "number", "minimum": 1e-6, "maximum": 10.0},
+    "spec.recipe.loss.klTarget": {
+        "type": "number",
+        "minimum": 1e-6,
+        "maximum": 10.0,
+        "x-kubernetes-validations": [{"rule": "self >= 1e-06", "message": "at least 1e-06"}],
+    },
     "status.conditions[].lastTransitionTime": {"type": "string", "format": "date-time"},
     "status.progress.passRate": {"type": "number"},
 }
@@ -235,3 +241,42 @@ def test_every_pattern_of_the_spec_has_words() -> None:
     found = set(find_patterns(find_schema(build_schema(), "spec")))
     assert found
     assert found <= set(PATTERNS)
+
+
+def unguarded(rule: Rule[Any], schema: Schema) -> set[str]:
+    """Return the fields that a rule reads although an object may lack them, without asking `has` first."""
+    found = set()
+    for path in re.findall(r"\bself((?:\.[a-zA-Z]+\b(?!\())+)", rule.cel):
+        parts, place = path[1:].split("."), find_schema(schema, rule.at)
+        for depth, part in enumerate(parts, 1):
+            if "properties" not in place:  # a map, or what the schema does not know
+                break
+            field, name = place["properties"][part], ".".join(parts[:depth])
+            if part not in place.get("required", []) and "default" not in field and f"has(self.{name})" not in rule.cel:
+                found.add(name)
+            place = field
+    return found
+
+
+def test_no_rule_reads_a_field_that_may_be_absent() -> None:
+    """The API server refuses the object then with "no such key". Lists and maps have no default in the schema."""
+    schema = build_schema()
+    assert {rule.blamed: names for rule in CRD_RULES if (names := unguarded(rule, schema))} == {}
+
+
+def find_fractional(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    least = schema.get("minimum", 0)
+    if least != int(least):
+        yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from find_fractional(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from find_fractional(schema["items"], f"{path}[]")
+
+
+def test_a_fractional_minimum_holds_for_whole_numbers_too() -> None:
+    """The API server compares a whole number with the minimum rounded down, so 0 passes .01."""
+    found = dict(find_fractional(build_schema()))
+    assert ".spec.budget.evalShare" in found
+    for path, schema in found.items():
+        assert f"self >= {schema['minimum']}" in [each["rule"] for each in schema["x-kubernetes-validations"]], path
