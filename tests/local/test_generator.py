@@ -247,6 +247,24 @@ def test_arguments_of_the_user_reach_the_engine_and_change_no_log_probability(ri
         assert np.abs(rig.logps(prompt, sample) - sample.logps).max() < 1e-4
 
 
+def test_a_seed_gives_its_completion_however_the_prompt_is_cut(rig: Rig) -> None:
+    """A step takes 64 tokens: beside others the prompt is cut elsewhere, in its first and in its later parts."""
+    prompt = np.resize(encode("12 + 7 ="), 2 * 64 + 5)
+    seeded = [SamplingRequest(12, 1.0, seed=seed, ignore_ends=True) for seed in (5, 6)]
+
+    async def beside_others() -> list[EngineOutput]:
+        fill = [
+            rig.generator.sample(np.resize(encode("3 + 4 ="), size), [SamplingRequest(9, 1.0)]) for size in (50, 90)
+        ]
+        *_, found = await asyncio.gather(*fill, rig.generator.sample(prompt[:-1], seeded))
+        return found
+
+    alone: list[EngineOutput] = rig.run(rig.generator.sample(prompt[:-1], seeded))  # type: ignore[assignment]
+    crowded: list[EngineOutput] = rig.run(beside_others())  # type: ignore[assignment]
+    assert [each.tokens.tolist() for each in alone] == [each.tokens.tolist() for each in crowded]
+    assert alone[0].tokens.tolist() != alone[1].tokens.tolist()
+
+
 REFUSED = {
     "a token beyond the embedding": np.array([3, 10_000], dtype=np.int32),
     "a negative token": np.array([-1, 3], dtype=np.int32),

@@ -88,7 +88,7 @@ class Generator:
         errors = record_errors(os.environ["VLLM_LOGGING_LEVEL"])
         try:
             self._engine = await _build_engine(replace(self.options, model=str(folder)))
-            await self._start_recorder()
+            await self._prepare_cpu()
             await self.probe()
             if self.options.phrase is not None:
                 await self._probe_interruption(folder, self.options.phrase)
@@ -153,8 +153,10 @@ class Generator:
     def _on_cpu(self) -> bool:
         return self.options.tensor_parallel == 0
 
-    async def _start_recorder(self) -> None:
-        """Have a CPU engine record experts. Devices return them by vLLM's own means."""
+    async def _prepare_cpu(self) -> None:
+        """Add what vLLM has on devices only: seeds of prompts in parts, and experts."""
+        if self._on_cpu:
+            await self._engine.call("keep_noise")
         if self.options.router_replay and self._on_cpu:
             for refusal in await self._engine.call("record_experts"):
                 if refusal is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from vllm.config import set_current_vllm_config
 
+from scalerl_runtime.actors.engine.seeded_chunks import keep_noise
 from scalerl_runtime.actors.engine_loading import (
     load_adapter,
     load_update,
@@ -140,6 +141,10 @@ class WorkerExtension:
         refresh_shared_weights(model)
         _compare(found, [sums[place] for place, _, _ in order])
         return record.gaps()
+
+    def keep_noise(self) -> None:
+        """CPU only: see `seeded_chunks`."""
+        keep_noise(self.model_runner)  # type: ignore[attr-defined] # the worker's
 
     def record_experts(self) -> str | None:
         """CPU only: record the experts of requests from now on; return why the model's cannot be, in words."""
