@@ -96,12 +96,16 @@ def test_interruptions_land_where_the_mask_says(sample: Sampler, prompt: str, th
 
 
 def test_a_natural_end_in_any_spelling_is_not_interrupted(sample: Sampler) -> None:
-    closed = [each for each in sample("2+2=[T", 1024, 0) if TAGS.close in TOKENIZER.decode(each.tokens[:BUDGET])]
+    """Random weights also write ids that no token has; they are no text, and a tag around one is none to the engine."""
     spellings = {tuple(TOKENIZER.encode(text)) for text in ("T]", "aT]", "T]a", "aT]a")}
-    written = [[int(token) for token in each.tokens[:BUDGET]] for each in closed]
-    found = {s for s in spellings for tokens in written for i in range(BUDGET) if tuple(tokens[i : i + len(s)]) == s}
+    found: dict[tuple[int, ...], list[EngineOutput]] = {}
+    for each in sample("2+2=[T", 1024, 0):
+        written = [int(token) for token in each.tokens[:BUDGET]]
+        for spelling in spellings:
+            if any(tuple(written[i : i + len(spelling)]) == spelling for i in range(BUDGET)):
+                found.setdefault(spelling, []).append(each)
     assert len(found) > 1, "the model wrote the tag in several ways"
-    assert not any("up. T]" in each.text for each in closed)
+    assert not any("up. T]" in each.text for closed in found.values() for each in closed)
 
 
 def test_a_stop_token_ends_a_completion_and_is_its_last_token(sample: Sampler) -> None:
