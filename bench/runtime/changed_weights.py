@@ -9,7 +9,6 @@ of the version before, or of the first version for the share since then.
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from chat_model import chat_model_folder
 from torch import Tensor
+from trainer_ranks import staged_weights, start_alone
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scalerl_api.recipe import Loss, Optimizer
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
-from scalerl_runtime.weights.buckets import view
 
 PROMPT = "7 + 5 = 12\n13 + 24 = 37\n{} + {} ="
 PROMPTS, COMPLETIONS, TOKENS = 8, 4, 5  # of a step; tokens of a completion
@@ -36,19 +35,7 @@ def start_trainer(model: Path) -> Trainer:
         model=str(model), dtype="bfloat16", head="fp32", zero_stage=1, optimizer=Optimizer(), loss=Loss(),
         temperature=1.0, seed=0, device="cpu", cpu_threads=2,
     )  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    trainer = Trainer(options, 0, 1)
-    trainer.start("127.0.0.1", port)
-    return trainer
-
-
-def staged(trainer: Trainer) -> dict[str, Tensor]:
-    """Return the weights as engines get them."""
-    copy = trainer.stage_weights(reuse=True)
-    flats = zip(copy.buckets, trainer._staged.flats, strict=True)
-    return {entry.name: view(flat, entry).clone() for bucket, flat in flats for entry in bucket.entries}
+    return start_alone(options)
 
 
 def sample(sampler: torch.nn.Module, tokenizer: object, rng: np.random.Generator) -> Iterator[TrainSequence]:
@@ -105,14 +92,14 @@ def measure(model: Path, rate: float, steps: int) -> Iterator[tuple[int, int, fl
     sampler = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     rng = np.random.default_rng(1)
     torch.manual_seed(1)
-    first = before = staged(trainer)
+    first = before = staged_weights(trainer)
     for step in range(1, steps + 1):
         sampler.load_state_dict(before, strict=False)
         with torch.no_grad():
             sequences = list(sample(sampler, tokenizer, rng))
         batch = build_micro_batch(with_own_logps(trainer, sequences, step - 1))
         result = trainer.train([batch], learning_rate=rate, kl_coefficient=0.0, version=step)
-        after = staged(trainer)
+        after = staged_weights(trainer)
         yield step, len(sequences), result.grad_norm, changed_share(before, after), changed_share(first, after)
         before = after
 

@@ -7,7 +7,6 @@ all live tensors in its second step: weights, optimizer, the copy for the genera
 import argparse
 import json
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from live_memory import LiveMemory, storage_bytes
+from trainer_ranks import start_alone
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scalerl_api import RLRun, parse_run
@@ -159,12 +159,7 @@ def _start(folder: Path, run: RLRun) -> Trainer:
         lora=spec.model.lora,
         deepspeed=spec.trainer.deepspeed,
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    trainer = Trainer(options, 0, 1)
-    trainer.start("127.0.0.1", port)
-    return trainer
+    return start_alone(options)
 
 
 def _make_batches(vocabulary: int) -> list[MicroBatch]:

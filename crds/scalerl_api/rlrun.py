@@ -20,6 +20,7 @@ API_VERSION: Final = "scalerl.io/v1alpha1"
 KIND: Final = "RLRun"
 MANAGED_BY: Final = "scalerl.io/operator"
 SCRATCH: Final = "scratch"  # a model's source: it is made when the run starts
+OPTIMIZER_STATE_BYTES: Final = 12  # of a trained value in a checkpoint: float32 weight, two moments
 SECRET_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 # vLLM's possible largest ranks; its memory and its kernels are sized by them.
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -83,6 +84,15 @@ class ModelSpec(ApiModel):
     """Type of weights and activations; the optimizer always keeps float32."""
     lora: LoraSpec | None = None
     """Train low-rank adapters in place of the model's weights: docs/lora.md. Unset: all weights are trained."""
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one weight."""
+        return {"float32": 4, "bfloat16": 2}[self.dtype]
+
+    def checkpoint_bytes(self, parameters: int) -> int:
+        """Return the size of a checkpoint with so many trained values: weights, and AdamW's float32 state."""
+        return (self.item_bytes + OPTIMIZER_STATE_BYTES) * parameters
 
 
 class WarmStartSpec(ApiModel):

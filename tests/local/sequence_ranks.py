@@ -16,8 +16,8 @@ from scalerl_api.rlrun import LoraSpec
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch, TrainSequence, build_micro_batch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from trainer_rank import staged_weights  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench/runtime"))
+from trainer_ranks import staged_weights  # noqa: E402
 
 STEPS = 2
 

@@ -20,11 +20,12 @@ from scalerl_runtime.actors import trainer as trainer_module
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import TrainSequence, build_micro_batch
 from scalerl_runtime.algorithm.step import pack
-from scalerl_runtime.weights.buckets import GlooSender, broadcast, gloo_group, view
+from scalerl_runtime.weights.buckets import GlooSender, broadcast, gloo_group
 from scalerl_runtime.weights.staged_copy import StagedCopy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench/runtime"))
 from live_memory import LiveMemory  # noqa: E402
+from trainer_ranks import staged_weights  # noqa: E402
 
 
 def make_sequences(rng: np.random.Generator, count: int, vocabulary: int) -> list[TrainSequence]:
@@ -168,18 +169,6 @@ def train_on(trainer: Trainer, first: int, last: int) -> list[float]:
         result = trainer.train(batches, learning_rate=1e-3, kl_coefficient=0.0, version=step + 1)
         losses.append(result.stats.loss / parts)  # the ranks of a group return the same
     return losses
-
-
-def staged_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """The weights as engines get them; empty on other ranks than 0."""
-    staged = trainer.stage_weights(reuse=True)
-    if trainer.rank:
-        return {}
-    return {
-        entry.name: view(flat, entry).clone()
-        for bucket, flat in zip(staged.buckets, trainer._staged.flats, strict=True)
-        for entry in bucket.entries
-    }
 
 
 def save_and_go_on(path: Path, rank: int, port: int, output: Path) -> None:

@@ -7,7 +7,6 @@ a number. Counted for real widths by `bench/runtime/activation_memory.py`.
 from scalerl_api import RLRun
 from scalerl_operator.capacity.adapters import list_adapted
 from scalerl_operator.capacity.model_shape import LayerShape, ModelShape
-from scalerl_operator.capacity.work import bytes_of
 
 # `runtime/scalerl_runtime/algorithm/head.py` has these.
 CHUNK_BYTES = 128 * 2**20
@@ -24,7 +23,7 @@ def input_bytes(shape: ModelShape, tokens: int, item: int) -> float:
 
 def layer_bytes(shape: ModelShape, layer: LayerShape, run: RLRun) -> float:
     """Bytes that the backward of one layer needs for a micro-batch."""
-    trainer, item, lora = run.spec.trainer, bytes_of(run.spec.model.dtype), run.spec.model.lora
+    trainer, item, lora = run.spec.trainer, run.spec.model.item_bytes, run.spec.model.lora
     is_gpu = bool(trainer.gpus_per_replica)
     norms, attention = _norm_bytes(shape, item), _attention_bytes(shape, item, is_gpu=is_gpu)
     token = norms + attention + _mlp_bytes(shape, layer, item)
@@ -38,7 +37,7 @@ def _frozen_bytes(shape: ModelShape, layer: LayerShape, run: RLRun) -> float:
 
     An adapter keeps its layer's input. Attention on a GPU keeps its result in any case.
     """
-    item, lora = bytes_of(run.spec.model.dtype), run.spec.model.lora
+    item, lora = run.spec.model.item_bytes, run.spec.model.lora
     kinds = set() if lora is None else {each.kind for each in list_adapted(layer, lora)}
     normalized = {"rms": item, "rms-float": 4, "layer": 0, "layer-no-bias": item, "plain": 0}[shape.traits.norm]
     total = float(shape.hidden * shape.traits.layer_norms * normalized)
@@ -89,7 +88,7 @@ def head_bytes(shape: ModelShape, run: RLRun) -> tuple[float, float]:
 
     All tokens of the rank's part of a micro-batch count as trained ones.
     """
-    rows, item = run.spec.trainer.rank_tokens, bytes_of(run.spec.model.dtype)
+    rows, item = run.spec.trainer.rank_tokens, run.spec.model.item_bytes
     is_gpu, vocabulary, hidden = bool(run.spec.trainer.gpus_per_replica), shape.vocabulary, shape.hidden
     chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
     logits = 4.0 * min(rows, chunk) * vocabulary

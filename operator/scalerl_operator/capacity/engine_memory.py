@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from scalerl_api import RLRun
 from scalerl_operator.capacity.adapters import count_engine_numbers
 from scalerl_operator.capacity.devices import Device
-from scalerl_operator.capacity.memory import Part, item_bytes
+from scalerl_operator.capacity.memory import Part
 from scalerl_operator.capacity.model_shape import ModelShape
 
 # vLLM's default of tokens in one step of a large GPU; `max_num_batched_tokens` of `engineArgs` sets another.
@@ -40,7 +40,7 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
     """Return what each GPU of an engine holds; weights and heads are split over the engine's GPUs."""
     spec, recipe = run.spec.generator, run.spec.resolved_recipe()
     split, arguments = max(1, spec.gpus_per_replica), spec.engine_args
-    item, layer_item = item_bytes(run), layer_item_bytes(run)
+    item, layer_item = run.spec.model.item_bytes, layer_item_bytes(run)
     weights = (layer_item * (shape.parameters - shape.rest_parameters) + item * shape.rest_parameters) / split
     offloaded = arguments.get("cpu_offload_gb", 0)
     if isinstance(offloaded, int | float) and offloaded > 0:
@@ -55,7 +55,7 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
     )
     if (lora := run.spec.model.lora) is not None:
         numbers = count_engine_numbers(shape, lora, split)
-        parts += (Part("adapters", item_bytes(run) * numbers, f"room for rank {lora.engine_rank}"),)
+        parts += (Part("adapters", run.spec.model.item_bytes * numbers, f"room for rank {lora.engine_rank}"),)
     return EngineMemory(
         limit=spec.gpu_memory_share * device.memory_bytes,
         parts=parts,
@@ -66,7 +66,7 @@ def engine_memory(shape: ModelShape, run: RLRun, device: Device) -> EngineMemory
 
 def layer_item_bytes(run: RLRun) -> int:
     """Bytes of a weight in an engine's decoder layers. `quantization: fp8` leaves embedding and head as they are."""
-    return 1 if run.spec.generator.engine_args.get("quantization") == "fp8" else item_bytes(run)
+    return 1 if run.spec.generator.engine_args.get("quantization") == "fp8" else run.spec.model.item_bytes
 
 
 def cache_bytes(shape: ModelShape, run: RLRun, tokens: int) -> float:
@@ -84,7 +84,7 @@ def cache_bytes(shape: ModelShape, run: RLRun, tokens: int) -> float:
 def cache_item_bytes(run: RLRun) -> int:
     """Bytes of a number in an engine's cache."""
     kind = run.spec.generator.engine_args.get("kv_cache_dtype", "auto")
-    return 1 if isinstance(kind, str) and kind.startswith("fp8") else item_bytes(run)
+    return 1 if isinstance(kind, str) and kind.startswith("fp8") else run.spec.model.item_bytes
 
 
 def _workspace(shape: ModelShape, run: RLRun, split: int) -> float:
@@ -92,5 +92,5 @@ def _workspace(shape: ModelShape, run: RLRun, split: int) -> float:
     batched = run.spec.generator.engine_args.get("max_num_batched_tokens", BATCHED_TOKENS)
     tokens = batched if isinstance(batched, int) and batched > 0 else BATCHED_TOKENS
     widest = max(each.width * max(1, each.chosen) + each.shared_width for each in shape.layer_shapes)
-    activations = tokens * item_bytes(run) * (4 * shape.hidden + 3 * widest / split)
+    activations = tokens * run.spec.model.item_bytes * (4 * shape.hidden + 3 * widest / split)
     return float(activations + 3 * 4 * run.spec.generator.max_sequences * shape.vocabulary)

@@ -12,7 +12,6 @@ from scalerl_api import RLRun
 from scalerl_operator.capacity.activations import head_bytes, input_bytes, layer_bytes
 from scalerl_operator.capacity.adapters import count_held, count_trained, largest_trained_layer
 from scalerl_operator.capacity.model_shape import ModelShape
-from scalerl_operator.capacity.work import bytes_of
 
 REDUCE_BUCKET = 500_000_000  # DeepSpeed's default, in numbers
 GATHERED_LIVE = 1_000_000_000  # `stage3_max_live_parameters` of DeepSpeed: whole weights that wait under stage 3
@@ -76,7 +75,7 @@ def host_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part,
     """
     trainer, held, trained = run.spec.trainer, count_held(shape, run), count_trained(shape, run)
     share = max(1, trainer.gpus_per_replica) / trainer.ranks
-    tokens, item = trainer.rank_tokens, item_bytes(run)
+    tokens, item = trainer.rank_tokens, run.spec.model.item_bytes
     parts = [
         Part("copy of a checkpoint", 12 * trained * share, "float32 weights, two moments: its ranks' share, pinned")
     ]
@@ -94,14 +93,14 @@ def host_memory(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part,
     return tuple(parts)
 
 
-def item_bytes(run: RLRun) -> int:
-    """Bytes of a weight."""
-    return bytes_of(run.spec.model.dtype)
-
-
 def _static_parts(shape: ModelShape, run: RLRun, *, is_first: bool) -> tuple[Part, ...]:
     """Weights, optimizer, and what rank 0 has for the generators: there from the first step to the last."""
-    trainer, item, held, trained = run.spec.trainer, item_bytes(run), count_held(shape, run), count_trained(shape, run)
+    trainer, item, held, trained = (
+        run.spec.trainer,
+        run.spec.model.item_bytes,
+        count_held(shape, run),
+        count_trained(shape, run),
+    )
     ranks, is_gpu = trainer.ranks, bool(trainer.gpus_per_replica)
     if trainer.zero_stage < 3:
         weights, note = item * held, f"{item} bytes a parameter"
@@ -143,7 +142,7 @@ def _sums(shape: ModelShape, run: RLRun) -> Part:
 
 def _buckets(shape: ModelShape, run: RLRun) -> Part:
     """DeepSpeed's buckets for gradients on their way; under stage 3 also weights that were gathered and wait."""
-    trainer, item = run.spec.trainer, item_bytes(run)
+    trainer, item = run.spec.trainer, run.spec.model.item_bytes
     settings = trainer.deepspeed.get("zero_optimization")
     settings = settings if isinstance(settings, Mapping) else {}
     size = float(settings.get("reduce_bucket_size", REDUCE_BUCKET))
@@ -162,7 +161,7 @@ def _buckets(shape: ModelShape, run: RLRun) -> Part:
 
 def _kept(shape: ModelShape, run: RLRun) -> Part:
     """Tensors that the forward pass keeps: inputs of layers, or all that the backward needs."""
-    trainer, item = run.spec.trainer, item_bytes(run)
+    trainer, item = run.spec.trainer, run.spec.model.item_bytes
     tokens, is_gpu = trainer.rank_tokens, bool(trainer.gpus_per_replica)
     if trainer.activations == "keep":
         total = sum(layer_bytes(shape, each, run) for each in shape.layer_shapes)
@@ -179,7 +178,7 @@ def _forward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
 
 def _backward_parts(shape: ModelShape, run: RLRun) -> tuple[Part, ...]:
     """The largest of the head's backward and of a layer's, beside what the forward kept."""
-    trainer, item = run.spec.trainer, item_bytes(run)
+    trainer, item = run.spec.trainer, run.spec.model.item_bytes
     tokens = trainer.rank_tokens
     layer = max(layer_bytes(shape, each, run) for each in shape.layer_shapes)
     # Gradients of a layer's weights, and of the widest tensor and its input, are there before they are summed.

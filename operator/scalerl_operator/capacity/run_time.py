@@ -6,6 +6,7 @@ from typing import Literal
 
 from scalerl_api import RLRun
 from scalerl_api.evaluations import MIN_PROMPTS, count_leases, measure_eval_load
+from scalerl_api.rlrun import OPTIMIZER_STATE_BYTES
 from scalerl_operator.capacity.devices import Device
 from scalerl_operator.capacity.engine_memory import cache_item_bytes, layer_item_bytes
 from scalerl_operator.capacity.engine_speed import EngineSpeed
@@ -19,10 +20,9 @@ from scalerl_operator.capacity.trainer_speed import (
     TrainTime,
     time_training,
 )
-from scalerl_operator.capacity.work import ModelWork, bytes_of
+from scalerl_operator.capacity.work import ModelWork
 
 PUSH_SECONDS = 0.5  # of an update beside its bytes; llm-d publishes .53 s of orchestration for 8B to 4 engines
-OPTIMIZER_STATE_BYTES = 12  # of a parameter in a checkpoint, beside the weight itself
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def count_generator_gpus(run: RLRun) -> int:
 
 def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) -> EngineSpeed:
     """Return the speed of one of the run's engines."""
-    generator, item = run.spec.generator, bytes_of(run.spec.model.dtype)
+    generator, item = run.spec.generator, run.spec.model.item_bytes
     return EngineSpeed(
         work=work,
         gpus=max(1, generator.gpus_per_replica),
@@ -216,7 +216,7 @@ def build_engine(run: RLRun, work: ModelWork, device: Device, lengths: Lengths) 
 
 def build_trainer(run: RLRun, work: ModelWork, device: Device, share: FlopsShare) -> TrainerSpeed:
     """Return the speed of the run's trainer group."""
-    trainer, item = run.spec.trainer, bytes_of(run.spec.model.dtype)
+    trainer, item = run.spec.trainer, run.spec.model.item_bytes
     within_node = trainer.ranks <= device.gpus_per_node and trainer.replicas == 1
     # Ranks that share rows follow each other, so a pod has whole groups or a group spans pods.
     is_near = trainer.gpus_per_replica % trainer.sequence_parallel == 0
@@ -245,7 +245,7 @@ def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
     from the host, so the slower of the two counts. Colocated, an engine reads the weights from the host.
     """
     spec = run.spec
-    num_bytes = work.trained_parameters * bytes_of(spec.model.dtype)
+    num_bytes = work.trained_parameters * spec.model.item_bytes
     copy = num_bytes / PCIE_BANDWIDTH
     if spec.trainer.zero_stage == 3:
         link = device.link_bandwidth if spec.trainer.replicas == 1 else device.network_bandwidth
@@ -260,11 +260,11 @@ def time_push(run: RLRun, work: ModelWork, device: Device) -> PushTime:
 def time_checkpoint(run: RLRun, work: ModelWork) -> CheckpointTime:
     """Return the size and the pause of a checkpoint. Each rank copies its share; the weights are the first rank's."""
     spec = run.spec
-    item = bytes_of(spec.model.dtype)
+    item = spec.model.item_bytes
     own = work.trained_parameters * (OPTIMIZER_STATE_BYTES / spec.trainer.ranks + item)
     every, evals = spec.checkpoint.every_steps, spec.budget.eval_every_steps
     per_step = 1 / every + 1 / evals - 1 / math.lcm(every, evals)
-    return CheckpointTime(work.trained_parameters * (OPTIMIZER_STATE_BYTES + item), own / PCIE_BANDWIDTH, per_step)
+    return CheckpointTime(spec.model.checkpoint_bytes(work.trained_parameters), own / PCIE_BANDWIDTH, per_step)
 
 
 def time_evaluation(run: RLRun, demand: Demand, supply: Supply) -> EvalTime:

@@ -88,11 +88,6 @@ class ModelWork:
         return once + self.experts.parameters * (1 - missed - share)
 
 
-def bytes_of(dtype: str) -> int:
-    """Return the bytes of a number."""
-    return {"float32": 4, "bfloat16": 2}[dtype]
-
-
 def measure_work(shape: ModelShape, adapters: int | None = None) -> ModelWork:
     """Return the work of a model's shape, with so many values of adapters where these are trained."""
     layers = shape.layer_shapes

@@ -8,10 +8,8 @@ bound, and no claim is refused. PURE.
 from scalerl_api import Fault, InvalidRun, RLRun
 from scalerl_api.addresses import parse_hub_model, to_plain_path
 from scalerl_api.rlrun import SCRATCH, ScratchModel
-from scalerl_operator.capacity.memory import item_bytes
 from scalerl_operator.capacity.model_shape import parse_model
 from scalerl_operator.capacity.published_models import find_published, scratch_config
-from scalerl_operator.capacity.run_time import OPTIMIZER_STATE_BYTES
 
 PATH = "spec.checkpoint.claimSize"
 UNKNOWN_SIZE = "100Gi"  # of a claim for a model whose sizes are not known here
@@ -37,15 +35,10 @@ def count_parameters(run: RLRun) -> int | None:
         return None
 
 
-def checkpoint_bytes(run: RLRun, parameters: int) -> int:
-    """Return the size of one checkpoint."""
-    return (item_bytes(run) + OPTIMIZER_STATE_BYTES) * parameters
-
-
 def needed_bytes(run: RLRun, parameters: int) -> int:
     """Return the size of the run's folder at its largest, with a copy of the model in the cache."""
-    spec, weights = run.spec, item_bytes(run) * parameters
-    checkpoints = (spec.checkpoint.keep + NUM_SPARE) * checkpoint_bytes(run, parameters)
+    spec, weights = run.spec, run.spec.model.item_bytes * parameters
+    checkpoints = (spec.checkpoint.keep + NUM_SPARE) * run.spec.model.checkpoint_bytes(parameters)
     return checkpoints + (NUM_MODELS + 1) * weights + spec.rollouts.max_megabytes * 1_000_000 + OTHER_BYTES
 
 
@@ -65,7 +58,7 @@ def check_claim(run: RLRun) -> list[Fault]:
     spec, parameters = run.spec.checkpoint, count_parameters(run)
     if spec.claim_size is None or spec.claim_name is not None or parameters is None or run.spec.model.lora is not None:
         return []
-    num, size = spec.keep + 1, checkpoint_bytes(run, parameters)
+    num, size = spec.keep + 1, run.spec.model.checkpoint_bytes(parameters)
     if parse_quantity(spec.claim_size) >= num * size:
         return []
     needed = -(-needed_bytes(run, parameters) // GIBIBYTE)

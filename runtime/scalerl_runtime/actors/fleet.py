@@ -11,7 +11,7 @@ import numpy as np
 
 from scalerl_api.validation import InvalidRun
 from scalerl_runtime.actors.generator import EngineOptions, Generator, WeightUpdate
-from scalerl_runtime.actors.ray_session import RaySession
+from scalerl_runtime.actors.ray_session import MESSAGE_CHARACTERS, RaySession
 from scalerl_runtime.actors.trainer import Trainer, TrainerOptions
 from scalerl_runtime.algorithm.microbatch import MicroBatch
 from scalerl_runtime.algorithm.results import StepResult, SyncReport
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 COLOCATED_GPUS = 0.5  # Ray puts both halves on the same device, and shows it to both
 GROUP_TIMEOUT_SECONDS = 60.0  # of one collective; a dead peer delays it once by this
-MESSAGE_CHARACTERS = 1000  # of an error's first line
 DEATH_REPORT_SECONDS = 30.0  # after a rank's fault: time in which Ray reports that a peer is dead
 
 

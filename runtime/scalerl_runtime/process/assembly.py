@@ -47,7 +47,7 @@ from scalerl_runtime.process.verifier_start import Judges, load_run_data, start_
 from scalerl_runtime.rewards.voting import AnswerVoting
 from scalerl_runtime.storage.checkpoint import CheckpointStore
 from scalerl_runtime.storage.cost import CostFile
-from scalerl_runtime.storage.free_space import SpacePlan, check_space, size_checkpoint
+from scalerl_runtime.storage.free_space import SpacePlan, check_space
 from scalerl_runtime.storage.journal import Journal
 from scalerl_runtime.storage.rollout_files import RolloutStore
 from scalerl_runtime.trackers.tracing import open_tracing
@@ -181,7 +181,7 @@ def _check_space(inputs: AttemptInputs, model: Path) -> None:
         return
     checkpoint = run.spec.checkpoint
     store = open_storage(inputs.environment, run).checkpoints
-    plan = SpacePlan(size_checkpoint(parameters, run.spec.model.dtype), checkpoint.keep, len(store.steps()))
+    plan = SpacePlan(run.spec.model.checkpoint_bytes(parameters), checkpoint.keep, len(store.steps()))
     field = "path" if checkpoint.path is not None or inputs.environment.cluster is None else "claimSize"
     check_space(store.folder, plan, f"spec.checkpoint.{field}")
 

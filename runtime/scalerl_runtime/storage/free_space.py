@@ -9,9 +9,6 @@ from scalerl_api.validation import Fault, InvalidRun
 
 log = logging.getLogger(__name__)
 
-STATE_BYTES = 12  # a parameter: AdamW's float32 weights and two moments
-ITEM_BYTES = {"bfloat16": 2, "float32": 4}
-
 
 @dataclass(frozen=True)
 class SpacePlan:
@@ -26,11 +23,6 @@ class SpacePlan:
     def missing_bytes(self) -> int:
         """For `keep` checkpoints and the one that is written before the oldest is deleted."""
         return max(1, self.keep + 1 - self.num_stored) * self.checkpoint_bytes
-
-
-def size_checkpoint(parameters: int, dtype: str) -> int:
-    """Return the bytes of one checkpoint of a model with so many parameters."""
-    return (ITEM_BYTES[dtype] + STATE_BYTES) * parameters
 
 
 def check_space(folder: Path, plan: SpacePlan, field: str) -> None:

@@ -9,7 +9,6 @@ from scalerl_api import RLRun
 from scalerl_operator.reconcile.claim import (
     UNKNOWN_SIZE,
     check_claim,
-    checkpoint_bytes,
     count_parameters,
     fit_claim,
     needed_bytes,
@@ -34,7 +33,7 @@ def sized(make_run: Callable[..., RLRun]) -> Callable[..., RLRun]:
 def test_a_checkpoint_has_weights_and_three_floats_a_parameter(
     sized: Callable[..., RLRun], dtype: str, num_bytes: int
 ) -> None:
-    assert checkpoint_bytes(sized(dtype=dtype), 1000) == 1000 * num_bytes
+    assert sized(dtype=dtype).spec.model.checkpoint_bytes(1000) == 1000 * num_bytes
 
 
 def test_the_sum_is_the_pages(sized: Callable[..., RLRun]) -> None:
@@ -61,7 +60,7 @@ def test_an_unknown_model_gets_a_fixed_size_and_no_refusal(sized: Callable[..., 
 
 def test_the_specs_size_is_taken_and_one_that_is_too_small_refused(sized: Callable[..., RLRun]) -> None:
     assert fit_claim(sized(claimSize="777Gi")) == "777Gi"
-    least = -(-4 * checkpoint_bytes(sized(), 8_190_735_360) // 2**30)
+    least = -(-4 * sized().spec.model.checkpoint_bytes(8_190_735_360) // 2**30)
     assert check_claim(sized(keep=3, claimSize=f"{least}Gi")) == []
     (fault,) = check_claim(sized(keep=3, claimSize=f"{least - 1}Gi"))
     assert (fault.path, fault.value) == ("spec.checkpoint.claimSize", f"{least - 1}Gi")

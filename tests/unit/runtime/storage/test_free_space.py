@@ -6,14 +6,15 @@ from collections import namedtuple
 import pytest
 
 from scalerl_api import InvalidRun
-from scalerl_runtime.storage.free_space import SpacePlan, check_space, size_checkpoint
+from scalerl_api.rlrun import ModelSpec
+from scalerl_runtime.storage.free_space import SpacePlan, check_space
 
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("bfloat16", 14), ("float32", 16)])
 def test_a_checkpoint_is_as_large_as_the_operator_thinks(dtype, num_bytes):
-    assert size_checkpoint(1000, dtype) == 1000 * num_bytes
+    assert ModelSpec(source="m", dtype=dtype).checkpoint_bytes(1000) == 1000 * num_bytes
 
 
 @pytest.mark.parametrize(
